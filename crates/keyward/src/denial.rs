@@ -1,0 +1,167 @@
+//! Why a request was refused: for logs, metrics and audit, not for the client.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::store::entry::Entry;
+use crate::{AccountId, ErrorCode, Hint, KeyId};
+
+/// Why a request was refused. An adapter puts it into the response's extensions.
+///
+/// It tells more than the client is told, and never the key.
+#[derive(Clone)]
+pub struct Denial {
+    kind: DenialKind,
+    entry: Option<Arc<Entry>>,
+}
+
+impl Denial {
+    pub(crate) fn new(kind: DenialKind, entry: Option<Arc<Entry>>) -> Self {
+        Self { kind, entry }
+    }
+
+    /// The reason.
+    #[must_use]
+    pub fn kind(&self) -> DenialKind {
+        self.kind
+    }
+
+    /// The key that was refused, when the caller proved to have it.
+    #[must_use]
+    pub fn key_id(&self) -> Option<KeyId> {
+        self.entry.as_ref().map(|entry| entry.id)
+    }
+
+    /// What may be shown of that key.
+    #[must_use]
+    pub fn hint(&self) -> Option<Hint> {
+        self.entry.as_ref().map(|entry| entry.hint())
+    }
+
+    /// Who owns that key.
+    #[must_use]
+    pub fn account(&self) -> Option<&AccountId> {
+        self.entry.as_ref().map(|entry| &entry.group.account)
+    }
+
+    /// One line for the operator; `key.id` and `key.hint` are missing where no key was proved.
+    pub(crate) fn log(&self) {
+        let reason = self.kind.reason();
+        let code = self.kind.code().as_str();
+        match &self.entry {
+            None => tracing::info!(code, reason, "request refused"),
+            Some(entry) => {
+                let (id, hint) = (entry.id, entry.hint());
+                let account = &entry.group.account;
+                tracing::info!(code, reason, key.id = %id, key.hint = %hint, %account, "request refused");
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Denial")
+            .field("kind", &self.kind)
+            .field("key_id", &self.key_id())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind.reason())
+    }
+}
+
+impl Error for Denial {}
+
+/// The reason of a refusal, finer than the [`ErrorCode`] that the client reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DenialKind {
+    /// No configured location holds a key.
+    Missing,
+    /// More than one key, or one key more than once.
+    Several,
+    /// What stands in the key's place is not of any accepted format.
+    Malformed,
+    /// The store did not answer, or its last answer is too old.
+    Unavailable,
+    /// No key has this digest.
+    Unknown,
+    /// The key is of another account than the route.
+    ForeignAccount,
+    /// The key is revoked, alone or with all others of its account.
+    Revoked,
+    /// The key is switched off.
+    Disabled,
+    /// The key has expired.
+    Expired,
+    /// The account is suspended.
+    AccountInactive,
+    /// The key is of another environment than the route, or than its own text says.
+    EnvironmentMismatch,
+    /// The key is of a kind that is not accepted on this route.
+    KindNotAccepted,
+    /// The key is of a kind that must not travel where it was found: a secret key in a place for
+    /// publishable ones is probably in a page, and leaked.
+    KindMisplaced,
+    /// The account's plan does not include the API.
+    NoApiAccess,
+    /// The key has an origin list and the request no origin.
+    OriginMissing,
+    /// The request's origin is not on the key's list.
+    OriginNotAllowed,
+    /// The key lacks a scope.
+    ScopeMissing,
+}
+
+impl DenialKind {
+    /// What the client is told, unless the service has dead keys told apart.
+    #[must_use]
+    pub const fn code(self) -> ErrorCode {
+        match self {
+            Self::Missing => ErrorCode::MissingApiKey,
+            Self::Several => ErrorCode::MultipleApiKeys,
+            Self::Malformed
+            | Self::Unknown
+            | Self::ForeignAccount
+            | Self::Revoked
+            | Self::Disabled
+            | Self::Expired => ErrorCode::InvalidApiKey,
+            Self::Unavailable => ErrorCode::AuthUnavailable,
+            Self::AccountInactive => ErrorCode::AccountInactive,
+            Self::EnvironmentMismatch => ErrorCode::EnvironmentMismatch,
+            Self::KindNotAccepted | Self::KindMisplaced | Self::NoApiAccess => {
+                ErrorCode::KeyNotAllowed
+            }
+            Self::OriginMissing => ErrorCode::OriginRequired,
+            Self::OriginNotAllowed => ErrorCode::OriginNotAllowed,
+            Self::ScopeMissing => ErrorCode::InsufficientScope,
+        }
+    }
+
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::Missing => "no key",
+            Self::Several => "more than one key",
+            Self::Malformed => "malformed key",
+            Self::Unavailable => "the keys in memory are too old",
+            Self::Unknown => "unknown key",
+            Self::ForeignAccount => "key of another account",
+            Self::Revoked => "revoked key",
+            Self::Disabled => "disabled key",
+            Self::Expired => "expired key",
+            Self::AccountInactive => "account suspended",
+            Self::EnvironmentMismatch => "key of another environment",
+            Self::KindNotAccepted => "kind of key not accepted here",
+            Self::KindMisplaced => "key in a place for another kind, perhaps leaked",
+            Self::NoApiAccess => "plan without API access",
+            Self::OriginMissing => "no origin",
+            Self::OriginNotAllowed => "origin not on the list",
+            Self::ScopeMissing => "scope missing",
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Which world a key acts in: live, test, or one of the service's own.
+
+use std::fmt;
+
+use crate::{ParseError, ParseErrorKind};
+
+const MAX_LEN: usize = 15;
+
+/// The world a key acts in: `live`, `test`, or a token of the service's own.
+///
+/// It stands in the record, in the key's text where the format has it, and in the route's
+/// requirement; all that are there must agree.
+///
+/// ```
+/// use keyward::Environment;
+///
+/// assert_eq!(Environment::parse("live")?, Environment::LIVE);
+/// assert_eq!(Environment::parse("staging")?.as_str(), "staging");
+/// assert!(Environment::parse("Pre Prod").is_err());
+/// # Ok::<(), keyward::ParseError>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Environment {
+    text: [u8; MAX_LEN],
+    len: u8,
+}
+
+impl Environment {
+    /// Production: what is done here is real.
+    pub const LIVE: Self = Self {
+        text: *b"live\0\0\0\0\0\0\0\0\0\0\0",
+        len: 4,
+    };
+    /// Development: nothing done here is real or billable.
+    pub const TEST: Self = Self {
+        text: *b"test\0\0\0\0\0\0\0\0\0\0\0",
+        len: 4,
+    };
+
+    /// Parses a token: a lower-case letter, then up to 14 of `a-z`, `0-9` and `-`.
+    ///
+    /// # Errors
+    /// When it is empty, longer than 15 bytes or holds another character.
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        Self::from_bytes(text.as_bytes()).map_err(|kind| ParseError::new("environment", kind))
+    }
+
+    pub(crate) fn from_bytes(text: &[u8]) -> Result<Self, ParseErrorKind> {
+        let first = text.first().ok_or(ParseErrorKind::Empty)?;
+        let mut own = [0; MAX_LEN];
+        own.get_mut(..text.len())
+            .ok_or(ParseErrorKind::TooLong)?
+            .copy_from_slice(text);
+        if !first.is_ascii_lowercase() || !text.iter().copied().all(Self::is_token_byte) {
+            return Err(ParseErrorKind::Character);
+        }
+        let len = u8::try_from(text.len()).map_err(|_| ParseErrorKind::TooLong)?;
+        Ok(Self { text: own, len })
+    }
+
+    pub(crate) const fn is_token_byte(byte: u8) -> bool {
+        matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')
+    }
+
+    /// The token.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.text
+            .get(..usize::from(self.len))
+            .and_then(|text| std::str::from_utf8(text).ok())
+            .unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Environment({})", self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_only_short_lower_case_tokens() {
+        for good in ["live", "test", "s", "eu-west-1", "abcdefghijklmno"] {
+            assert_eq!(Environment::parse(good).unwrap().as_str(), good);
+        }
+        for bad in [
+            "",
+            "Live",
+            "1st",
+            "-x",
+            "a_b",
+            "a b",
+            "é",
+            "abcdefghijklmnop",
+        ] {
+            assert!(Environment::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The error of everything that is parsed from text.
+
+use std::error::Error;
+use std::fmt;
+
+/// Text that is not what it should be.
+///
+/// It names the kind of value and the rule it breaks, never the text itself: the text may be a secret.
+///
+/// ```
+/// use keyward::{Environment, ParseErrorKind};
+///
+/// let error = Environment::parse("Live").unwrap_err();
+/// assert_eq!(error.kind(), ParseErrorKind::Character);
+/// assert_eq!(error.to_string(), "invalid environment: holds a character that is not allowed");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParseError {
+    subject: &'static str,
+    kind: ParseErrorKind,
+}
+
+impl ParseError {
+    pub(crate) const fn new(subject: &'static str, kind: ParseErrorKind) -> Self {
+        Self { subject, kind }
+    }
+
+    /// The rule that is broken.
+    #[must_use]
+    pub const fn kind(&self) -> ParseErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for ParseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "invalid {}: {}", self.subject, self.kind.rule())
+    }
+}
+
+impl Error for ParseError {}
+
+/// Why text was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ParseErrorKind {
+    /// There is nothing to parse, or too little.
+    Empty,
+    /// It is longer than its bound.
+    TooLong,
+    /// It holds a character that is not allowed, or one in a place where it is not.
+    Character,
+    /// A wildcard stands where only a plain value may.
+    Wildcard,
+    /// There are more entries than the bound.
+    TooMany,
+    /// It has too little randomness to be a secret: less than 112 bits (NIST SP 800-63B-4 §3.1.2.2).
+    TooWeak,
+    /// It is `null`, the origin that stands for every opaque origin (RFC 6454 §4).
+    Null,
+    /// It has a path, a query, a fragment or userinfo; an origin has none (RFC 6454 §4).
+    NotAnOrigin,
+    /// The scheme is neither `http` nor `https`.
+    Scheme,
+    /// The host is not a host name or an IP address.
+    Host,
+    /// The port is not a number from 1 to 65535.
+    Port,
+    /// It is not in the list of known values.
+    Unknown,
+}
+
+impl ParseErrorKind {
+    const fn rule(self) -> &'static str {
+        match self {
+            Self::Empty => "is empty or too short",
+            Self::TooLong => "is too long",
+            Self::Character => "holds a character that is not allowed",
+            Self::Wildcard => "holds a wildcard where none may stand",
+            Self::TooMany => "has too many entries",
+            Self::TooWeak => "has less than 112 bits of randomness",
+            Self::Null => "null stands for every opaque origin",
+            Self::NotAnOrigin => "has a path, query, fragment or userinfo",
+            Self::Scheme => "the scheme is not http or https",
+            Self::Host => "the host is not a host name or an IP address",
+            Self::Port => "the port is not a number from 1 to 65535",
+            Self::Unknown => "is not a known value",
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! How a gate is put together.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::gate::gate::Inner;
+use crate::{
+    ErrorCode, Gate, KeyField, KeyFormat, KeyLocation, Peppers, Replica, Replies, Reply,
+    ScopeCatalog,
+};
+
+/// Puts a gate together; made by [`Gate::builder`].
+#[derive(Debug)]
+#[must_use]
+pub struct GateBuilder {
+    replica: Replica,
+    formats: Vec<KeyFormat>,
+    locations: Vec<KeyLocation>,
+    realm: String,
+    replies: Replies,
+    peppers: Peppers,
+    catalog: Option<ScopeCatalog>,
+    max_staleness: Duration,
+    forwards_key: bool,
+}
+
+impl GateBuilder {
+    pub(crate) fn new(replica: Replica) -> Self {
+        Self {
+            replica,
+            formats: Vec::new(),
+            locations: Vec::new(),
+            realm: "api".to_owned(),
+            replies: Replies::default(),
+            peppers: Peppers::none(),
+            catalog: None,
+            max_staleness: Duration::from_secs(30),
+            forwards_key: false,
+        }
+    }
+
+    /// Accepts keys of this format; at least one is needed.
+    pub fn format(mut self, format: KeyFormat) -> Self {
+        self.formats.push(format);
+        self
+    }
+
+    /// Accepts a key here. Without any, `X-API-Key` and `Authorization: Bearer`.
+    pub fn location(mut self, location: KeyLocation) -> Self {
+        self.locations.push(location);
+        self
+    }
+
+    /// The realm that challenges name (RFC 9110 §11.5); `api` unless said otherwise.
+    pub fn realm(mut self, realm: &str) -> Self {
+        realm.clone_into(&mut self.realm);
+        self
+    }
+
+    /// Words refusals this way; problem+json unless said otherwise.
+    pub fn replies(mut self, replies: Replies) -> Self {
+        self.replies = replies;
+        self
+    }
+
+    /// Digests keys this way; SHA-256 without a pepper unless said otherwise.
+    pub fn peppers(mut self, peppers: Peppers) -> Self {
+        self.peppers = peppers;
+        self
+    }
+
+    /// Knows these scopes and what they imply. Without one, scopes are taken as they are.
+    pub fn catalog(mut self, catalog: ScopeCatalog) -> Self {
+        self.catalog = Some(catalog);
+        self
+    }
+
+    /// How old the replica may be before the answer is 503; 30 seconds unless said otherwise.
+    ///
+    /// This is how long a revocation takes at the very most, and how long known keys go on working
+    /// when the store is gone. Zero trusts no memory: every request waits for the store.
+    pub fn max_staleness(mut self, age: Duration) -> Self {
+        self.max_staleness = age;
+        self
+    }
+
+    /// Leaves the key in the request for the handler and every layer before it, marked as sensitive.
+    ///
+    /// Insecure: whatever logs or forwards the request may now leak the key. A second gate further
+    /// inside needs it, for it must see the key too.
+    pub fn insecure_forward_key(mut self) -> Self {
+        self.forwards_key = true;
+        self
+    }
+
+    /// The gate.
+    ///
+    /// # Errors
+    /// When there is no format, two locations could claim the same text, there are more than 16
+    /// locations, the realm or the body's content type cannot stand in a field, or a status is mapped
+    /// out of its class.
+    pub fn build(mut self) -> Result<Gate, GateError> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        if self.locations.is_empty() {
+            self.locations = vec![KeyLocation::x_api_key(), KeyLocation::bearer()];
+        }
+        self.check()?;
+        let Self {
+            locations,
+            realm,
+            replies,
+            ..
+        } = &self;
+        let render = |code| Arc::new(replies.render(code, realm, locations, None));
+        let rendered = ErrorCode::ALL.map(render).into();
+        let key_field = |location: &KeyLocation| {
+            let field = location.field().into();
+            if self.forwards_key {
+                KeyField::MarkSensitive(field)
+            } else {
+                KeyField::Remove(field)
+            }
+        };
+        Ok(Gate {
+            inner: Arc::new(Inner {
+                id: NEXT.fetch_add(1, Ordering::Relaxed),
+                key_fields: locations.iter().map(key_field).collect(),
+                rendered,
+                preflight: Arc::new(Reply::new(204, Vec::new())),
+                replica: self.replica,
+                formats: self.formats,
+                locations: self.locations,
+                realm: self.realm,
+                replies: self.replies,
+                peppers: self.peppers,
+                catalog: self.catalog,
+                max_staleness: self.max_staleness,
+            }),
+        })
+    }
+
+    fn check(&self) -> Result<(), GateError> {
+        let is_quotable = |b: u8| matches!(b, b' '..=b'~') && b != b'"' && b != b'\\';
+        let mut pairs = (1..).zip(&self.locations);
+        let overlap = pairs.any(|(next, location)| {
+            let mut later = self.locations.iter().skip(next);
+            later.any(|other| location.overlaps(other))
+        });
+        let kind = if self.formats.is_empty() {
+            GateErrorKind::NoFormat
+        } else if overlap || self.locations.len() > 16 {
+            GateErrorKind::Locations
+        } else if !self.realm.bytes().all(is_quotable) {
+            GateErrorKind::Realm
+        } else if !self.replies.are_valid() {
+            GateErrorKind::Replies
+        } else {
+            return Ok(());
+        };
+        Err(GateError { kind })
+    }
+}
+
+/// A gate that cannot be built.
+///
+/// ```
+/// use keyward::{Gate, GateErrorKind, MemoryStore, Store};
+///
+/// let error = Gate::builder(MemoryStore::new().replica()).build().unwrap_err();
+/// assert_eq!(error.kind(), GateErrorKind::NoFormat);
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct GateError {
+    kind: GateErrorKind,
+}
+
+impl GateError {
+    /// Which it is.
+    #[must_use]
+    pub const fn kind(&self) -> GateErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for GateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            GateErrorKind::NoFormat => "a gate needs a key format",
+            GateErrorKind::Locations => "two locations claim the same text, or there are too many",
+            GateErrorKind::Realm => "the realm holds a character that cannot stand in a challenge",
+            GateErrorKind::Replies => {
+                "a status is mapped out of its class, or the content type cannot stand in a field"
+            }
+        })
+    }
+}
+
+impl Error for GateError {}
+
+/// Which error it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum GateErrorKind {
+    /// There is no format.
+    NoFormat,
+    /// Two locations could claim the same text, or there are more than 16.
+    Locations,
+    /// The realm holds a quote, a backslash, a control or a non-ASCII character.
+    Realm,
+    /// A status is mapped out of its class, or the content type cannot stand in a field.
+    Replies,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{MemoryStore, Store};
+
+    fn builder() -> GateBuilder {
+        let format = KeyFormat::new("x_").unwrap();
+        Gate::builder(MemoryStore::new().replica()).format(format)
+    }
+
+    #[test]
+    fn refuses_what_could_not_work() {
+        let kind = |builder: GateBuilder| builder.build().unwrap_err().kind();
+        let twice = builder()
+            .location(KeyLocation::bearer())
+            .location(KeyLocation::scheme("BEARER").unwrap());
+        assert_eq!(kind(twice), GateErrorKind::Locations);
+        let twice = builder()
+            .location(KeyLocation::x_client_key())
+            .location(KeyLocation::header("X-Client-Key").unwrap());
+        assert_eq!(kind(twice), GateErrorKind::Locations);
+        assert_eq!(kind(builder().realm("a\"b")), GateErrorKind::Realm);
+        assert_eq!(kind(builder().realm("a\r\nb")), GateErrorKind::Realm);
+        let ok = Replies::default().status(ErrorCode::MissingApiKey, 200);
+        assert_eq!(kind(builder().replies(ok)), GateErrorKind::Replies);
+    }
+}

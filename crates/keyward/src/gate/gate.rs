@@ -1,0 +1,403 @@
+//! The one place that decides.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use crate::gate::builder::GateBuilder;
+use crate::key::format::MAX_KEY_LEN;
+use crate::origin::OriginRefusal;
+use crate::request::credential::Credential;
+use crate::request::head::is_preflight;
+use crate::store::entry::Entry;
+use crate::store::replica::Moment;
+use crate::{
+    Access, Admitted, Anonymous, Decision, Denial, DenialKind, Environment, ErrorCode, Finish,
+    KeyField, KeyFormat, KeyLocation, Peppers, Principal, Refusal, Replica, Replies, Reply,
+    RequestHead, Requirement, ScopeCatalog, Verdict,
+};
+
+/// The one place that decides, shared by all routes of a service.
+///
+/// A clone is another handle to the same gate. The checks and their order:
+///
+/// 1. a CORS preflight is answered here, 204;
+/// 2. exactly one key, of an accepted format, in an accepted location (401, 400);
+/// 3. the replica is fresh enough (503), the key is in it, and is of the route's account (401);
+/// 4. the key is not revoked, disabled or expired (401);
+/// 5. its account is active (403), its environment the route's (401), its kind and place right and
+///    the API in its plan (403);
+/// 6. the request's origin is on its list (403);
+/// 7. it holds the route's scopes (403).
+///
+/// The first that fails answers. Nothing about a key is told before step 4.
+///
+/// ```
+/// use keyward::{Gate, KeyFormat, KeyLocation, MemoryStore, Store};
+///
+/// let store = MemoryStore::new();
+/// let gate = Gate::builder(store.replica())
+///     .format(KeyFormat::new("vhk_{env}_")?)
+///     .location(KeyLocation::x_api_key())
+///     .location(KeyLocation::client_key())
+///     .realm("api.example.com")
+///     .build()?;
+/// # drop(gate);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Gate {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    /// Tells the principals of this gate from another's.
+    pub(crate) id: u64,
+    pub(crate) replica: Replica,
+    pub(crate) formats: Vec<KeyFormat>,
+    pub(crate) locations: Vec<KeyLocation>,
+    /// What becomes of the field of each location.
+    pub(crate) key_fields: Vec<KeyField>,
+    pub(crate) realm: String,
+    pub(crate) replies: Replies,
+    /// One for every code, at its place.
+    pub(crate) rendered: Vec<Arc<Reply>>,
+    pub(crate) preflight: Arc<Reply>,
+    pub(crate) peppers: Peppers,
+    pub(crate) catalog: Option<ScopeCatalog>,
+    pub(crate) max_staleness: Duration,
+}
+
+impl Gate {
+    /// A gate over the keys of a store.
+    pub fn builder(replica: &Replica) -> GateBuilder {
+        GateBuilder::new(replica.clone())
+    }
+
+    /// Decides about a request.
+    ///
+    /// `outer` is the principal that an outer layer may have left in the request's extensions. Of
+    /// this gate: only this requirement is checked anew. Of another: the request must prove a key to
+    /// this one too.
+    pub fn check<R: RequestHead>(
+        &self,
+        request: &R,
+        requirement: &Arc<Requirement>,
+        outer: Option<&Principal>,
+    ) -> Decision {
+        if is_preflight(request) {
+            return Decision::Ready(Verdict::Refuse(Refusal {
+                reply: Arc::clone(&self.inner.preflight),
+                denial: None,
+            }));
+        }
+        if let Some(principal) = outer.filter(|principal| principal.gate == self.inner.id) {
+            return Decision::Ready(self.check_again(request, requirement, principal));
+        }
+        let presented = match self.present(request, requirement) {
+            Ok(Some(presented)) => presented,
+            Ok(None) => return Decision::Ready(self.admit_anonymous()),
+            Err(kind) => return Decision::Ready(self.refuse(kind, None, requirement)),
+        };
+        match self.prove(presented.key, self.inner.max_staleness) {
+            Err(DenialKind::Unavailable) if self.inner.max_staleness.is_zero() => {
+                self.ask_the_store(&presented, request, requirement)
+            }
+            proved => Decision::Ready(self.conclude(proved, &presented, request, requirement)),
+        }
+    }
+
+    /// Asserts that the catalog, where there is one, knows the scopes of a requirement.
+    ///
+    /// # Panics
+    /// When it does not: no key could ever meet it.
+    pub fn assert_knows(&self, requirement: &Requirement) {
+        let Some(catalog) = &self.inner.catalog else {
+            return;
+        };
+        for scope in requirement.asked() {
+            assert!(catalog.knows(scope), "the catalog has no scope {scope:?}");
+        }
+    }
+
+    /// Rows 30 to 32: exactly one key, of an accepted form. `None`: no key, and none is needed.
+    fn present<'a, R: RequestHead>(
+        &'a self,
+        request: &'a R,
+        requirement: &Requirement,
+    ) -> Result<Option<Presented<'a>>, DenialKind> {
+        let (key, location) = match Credential::find(request, &self.inner.locations) {
+            Credential::Absent if requirement.is_optional() => return Ok(None),
+            Credential::Absent | Credential::Empty => return Err(DenialKind::Missing),
+            Credential::Several => return Err(DenialKind::Several),
+            Credential::One(key, location) => (key, location),
+        };
+        if key.len() > MAX_KEY_LEN {
+            return Err(DenialKind::Malformed);
+        }
+        let mut formats = self.inner.formats.iter();
+        let recognised = formats.find_map(|format| format.parse(key));
+        let recognised = recognised.ok_or(DenialKind::Malformed)?;
+        Ok(Some(Presented {
+            key,
+            location,
+            environment: recognised.environment,
+        }))
+    }
+
+    /// Rows 40 and 41: the key is in memory, and the memory is fresh enough.
+    ///
+    /// The order is the proof: an entry that is read after the freshness is at least that fresh, and
+    /// a clock that is read last cannot make it look fresher than it was when it was read.
+    fn prove(&self, key: &[u8], max_staleness: Duration) -> Result<Proved, DenialKind> {
+        let replica = &self.inner.replica;
+        let fresh_as_of = replica.fresh_as_of();
+        let mut candidates = self.inner.peppers.candidates(key);
+        let entry = candidates.find_map(|digest| replica.find(&digest));
+        let now = Moment::now(&**replica.clock());
+        if fresh_as_of.is_older_than(max_staleness, now) {
+            return Err(DenialKind::Unavailable);
+        }
+        let entry = entry.ok_or(DenialKind::Unknown)?;
+        Ok(Proved {
+            entry,
+            now: now.unix(),
+        })
+    }
+
+    /// The slow path of a gate that trusts no memory: waits for news asked for after this request.
+    fn ask_the_store<R: RequestHead>(
+        &self,
+        presented: &Presented<'_>,
+        request: &R,
+        requirement: &Arc<Requirement>,
+    ) -> Decision {
+        let gate = self.clone();
+        let requirement = Arc::clone(requirement);
+        let key = Zeroizing::new(presented.key.to_vec());
+        let (location, environment) = (presented.location, presented.environment);
+        let origins = Origins(request.values("origin").map(<[u8]>::to_vec).collect());
+        let refreshed = self.inner.replica.refreshed();
+        Decision::Pending(Box::pin(async move {
+            let proved = if refreshed.await {
+                gate.prove(&key, Duration::MAX)
+            } else {
+                Err(DenialKind::Unavailable)
+            };
+            let presented = Presented {
+                key: &key,
+                location,
+                environment,
+            };
+            gate.conclude(proved, &presented, &origins, &requirement)
+        }))
+    }
+
+    fn conclude<R: RequestHead>(
+        &self,
+        proved: Result<Proved, DenialKind>,
+        presented: &Presented<'_>,
+        request: &R,
+        requirement: &Requirement,
+    ) -> Verdict {
+        let Proved { entry, now } = match proved {
+            Ok(proved) => proved,
+            Err(kind) => return self.refuse(kind, None, requirement),
+        };
+        let judged = judge_key(&entry, now, presented, requirement);
+        let judged =
+            judged.and_then(|()| self.judge_use(&entry, presented.location, request, requirement));
+        if let Err(kind) = judged {
+            return self.refuse(kind, Some(entry), requirement);
+        }
+        entry.used(now);
+        let principal = Principal {
+            entry,
+            gate: self.inner.id,
+            location: presented.location,
+        };
+        self.admit(principal)
+    }
+
+    /// Rows 61 to 80, in that order: what the route asks for.
+    fn judge_use<R: RequestHead>(
+        &self,
+        entry: &Entry,
+        location: u8,
+        request: &R,
+        requirement: &Requirement,
+    ) -> Result<(), DenialKind> {
+        if !requirement.serves(entry.group.environment) {
+            return Err(DenialKind::EnvironmentMismatch);
+        }
+        let place = self.inner.locations.get(usize::from(location));
+        if place.is_none_or(|place| place.accepts() != entry.kind) {
+            return Err(DenialKind::KindMisplaced);
+        }
+        if !requirement.accepts(entry.kind) {
+            return Err(DenialKind::KindNotAccepted);
+        }
+        if !entry.group.has_api_access() {
+            return Err(DenialKind::NoApiAccess);
+        }
+        if let Some(origins) = &entry.origins {
+            let judged = origins.judge(request.values("origin"));
+            judged.map_err(|refusal| match refusal {
+                OriginRefusal::Missing => DenialKind::OriginMissing,
+                OriginRefusal::NotAllowed => DenialKind::OriginNotAllowed,
+            })?;
+        }
+        let met = match &self.inner.catalog {
+            Some(catalog) => requirement.is_met_by(&entry.scopes, catalog),
+            None => requirement.is_met_by(&entry.scopes, &ScopeCatalog::default()),
+        };
+        if met {
+            Ok(())
+        } else {
+            Err(DenialKind::ScopeMissing)
+        }
+    }
+
+    /// An inner layer of the same gate: the key is proved and used already.
+    fn check_again<R: RequestHead>(
+        &self,
+        request: &R,
+        requirement: &Requirement,
+        principal: &Principal,
+    ) -> Verdict {
+        let entry = &principal.entry;
+        let judged = if requirement.is_for(&entry.group.account) {
+            self.judge_use(entry, principal.location, request, requirement)
+        } else {
+            Err(DenialKind::ForeignAccount)
+        };
+        match judged {
+            Err(kind) => self.refuse(kind, Some(Arc::clone(entry)), requirement),
+            Ok(()) => Verdict::Admit(Admitted {
+                access: None,
+                key_field: KeyField::None,
+                finish: Finish::default(),
+            }),
+        }
+    }
+
+    fn admit(&self, principal: Principal) -> Verdict {
+        tracing::debug!(key.id = %principal.key_id(), key.hint = %principal.hint(), "request admitted");
+        let location = usize::from(principal.location);
+        let own_field = |at: &KeyLocation| at.field() != "authorization";
+        let place = self.inner.locations.get(location);
+        let key_field = self.inner.key_fields.get(location);
+        Verdict::Admit(Admitted {
+            access: Some(Access::Principal(principal)),
+            key_field: key_field.cloned().unwrap_or(KeyField::None),
+            finish: Finish {
+                private: place.is_some_and(own_field),
+            },
+        })
+    }
+
+    fn admit_anonymous(&self) -> Verdict {
+        Verdict::Admit(Admitted {
+            access: Some(Access::Anonymous(Anonymous(
+                self.rendered(ErrorCode::MissingApiKey),
+            ))),
+            key_field: KeyField::None,
+            finish: Finish::default(),
+        })
+    }
+
+    fn refuse(
+        &self,
+        kind: DenialKind,
+        entry: Option<Arc<Entry>>,
+        requirement: &Requirement,
+    ) -> Verdict {
+        let denial = Denial::new(kind, entry);
+        denial.log();
+        let code = self.inner.replies.code(kind);
+        let reply = if code == ErrorCode::InsufficientScope {
+            let Inner {
+                realm,
+                locations,
+                replies,
+                ..
+            } = &*self.inner;
+            Arc::new(replies.render(code, realm, locations, Some(requirement)))
+        } else {
+            self.rendered(code)
+        };
+        Verdict::Refuse(Refusal {
+            reply,
+            denial: Some(denial),
+        })
+    }
+
+    fn rendered(&self, code: ErrorCode) -> Arc<Reply> {
+        match self.inner.rendered.get(code as usize) {
+            Some(reply) => Arc::clone(reply),
+            None => Arc::new(Reply::new(500, Vec::new())),
+        }
+    }
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate")
+            .field("realm", &self.inner.realm)
+            .field("formats", &self.inner.formats)
+            .field("locations", &self.inner.locations)
+            .field("replica", &self.inner.replica)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Rows 42 to 61, in that order: the key itself, and what its own text says.
+fn judge_key(
+    entry: &Entry,
+    now: Duration,
+    presented: &Presented<'_>,
+    requirement: &Requirement,
+) -> Result<(), DenialKind> {
+    if !requirement.is_for(&entry.group.account) {
+        return Err(DenialKind::ForeignAccount);
+    }
+    if let Some(dead) = entry.dead(now) {
+        return Err(dead);
+    }
+    if !entry.group.is_active() {
+        return Err(DenialKind::AccountInactive);
+    }
+    let own = entry.group.environment;
+    match presented.environment {
+        Some(in_text) if in_text != own => Err(DenialKind::EnvironmentMismatch),
+        _ => Ok(()),
+    }
+}
+
+/// A text in the form of a key, and where it stood.
+struct Presented<'a> {
+    key: &'a [u8],
+    location: u8,
+    environment: Option<Environment>,
+}
+
+/// The caller has shown the whole key.
+struct Proved {
+    entry: Arc<Entry>,
+    now: Duration,
+}
+
+/// What a waiting request still needs of its head.
+struct Origins(Vec<Vec<u8>>);
+
+impl RequestHead for Origins {
+    fn method(&self) -> &'static str {
+        ""
+    }
+
+    fn values<'a>(&'a self, _: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.0.iter().map(|origin| &origin[..])
+    }
+}

@@ -1,0 +1,11 @@
+//! The one place that decides, what a route asks of it, and what a handler gets from it.
+
+pub(crate) mod builder;
+#[expect(
+    clippy::module_inception,
+    reason = "the room is named after its main type"
+)]
+pub(crate) mod gate;
+pub(crate) mod principal;
+pub(crate) mod requirement;
+pub(crate) mod verdict;

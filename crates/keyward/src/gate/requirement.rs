@@ -1,0 +1,185 @@
+//! What a route demands of a key.
+
+use std::fmt;
+
+use crate::{AccountId, Environment, KeyKind, Scope, ScopeCatalog, Scopes};
+
+/// What a route demands of a key: the only thing a layer adds to its gate.
+///
+/// Unless told otherwise: a live, secret key of any account, with any scopes.
+///
+/// ```
+/// use keyward::{Environment, KeyKind, Requirement};
+///
+/// let submit = Requirement::new().scope("kyc").environment(Environment::TEST);
+/// let either = Requirement::new().any_scope(["kyc", "kyc_plus"]).any_environment();
+/// let widget = Requirement::new().kinds([KeyKind::Publishable]);
+/// # drop((submit, either, widget));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Requirement {
+    /// `None` stands for any.
+    environments: Option<Vec<Environment>>,
+    /// One scope at least of every group must be held.
+    scopes: Vec<Vec<Scope>>,
+    kinds: Vec<KeyKind>,
+    account: Option<AccountId>,
+    optional: bool,
+}
+
+impl Requirement {
+    /// A live, secret key.
+    pub fn new() -> Self {
+        Self {
+            environments: Some(vec![Environment::LIVE]),
+            scopes: Vec::new(),
+            kinds: vec![KeyKind::Secret],
+            account: None,
+            optional: false,
+        }
+    }
+
+    /// Also asks for this scope.
+    ///
+    /// # Panics
+    /// When it is not a [`Scope`], naming it.
+    pub fn scope(self, scope: &str) -> Self {
+        self.any_scope([scope])
+    }
+
+    /// Also asks for one of these scopes.
+    ///
+    /// # Panics
+    /// When one is not a [`Scope`], naming it, or there is none.
+    #[expect(
+        clippy::panic,
+        reason = "a mistake in the program's own text, shown when it starts"
+    )]
+    pub fn any_scope<I>(mut self, scopes: I) -> Self
+    where
+        I: IntoIterator<Item: AsRef<str>>,
+    {
+        let scopes = scopes.into_iter().map(|scope| {
+            let scope = scope.as_ref();
+            Scope::parse(scope).unwrap_or_else(|error| panic!("{error}: {scope:?}"))
+        });
+        let scopes: Vec<_> = scopes.collect();
+        assert!(!scopes.is_empty(), "a choice of no scopes can never be met");
+        self.scopes.push(scopes);
+        self
+    }
+
+    /// Serves this environment only, instead of `live`.
+    pub fn environment(self, environment: Environment) -> Self {
+        self.environments([environment])
+    }
+
+    /// Serves these environments, instead of `live`.
+    pub fn environments(mut self, environments: impl IntoIterator<Item = Environment>) -> Self {
+        self.environments = Some(environments.into_iter().collect());
+        self
+    }
+
+    /// Serves every environment; the handler must tell them apart.
+    pub fn any_environment(mut self) -> Self {
+        self.environments = None;
+        self
+    }
+
+    /// Accepts these kinds of keys, instead of secret ones.
+    pub fn kinds(mut self, kinds: impl IntoIterator<Item = KeyKind>) -> Self {
+        self.kinds = kinds.into_iter().collect();
+        self
+    }
+
+    /// Accepts only keys of this account; any other is answered like an unknown one.
+    pub fn account(mut self, account: AccountId) -> Self {
+        self.account = Some(account);
+        self
+    }
+
+    /// Lets a request without any key pass as anonymous. A key that is there must be good.
+    pub fn optional(mut self) -> Self {
+        self.optional = true;
+        self
+    }
+
+    pub(crate) fn is_optional(&self) -> bool {
+        self.optional
+    }
+
+    pub(crate) fn serves(&self, environment: Environment) -> bool {
+        let list = self.environments.as_ref();
+        list.is_none_or(|list| list.contains(&environment))
+    }
+
+    pub(crate) fn accepts(&self, kind: KeyKind) -> bool {
+        self.kinds.contains(&kind)
+    }
+
+    pub(crate) fn is_for(&self, account: &AccountId) -> bool {
+        self.account.as_ref().is_none_or(|own| own == account)
+    }
+
+    pub(crate) fn is_met_by(&self, held: &Scopes, catalog: &ScopeCatalog) -> bool {
+        let mut groups = self.scopes.iter();
+        groups.all(|group| group.iter().any(|scope| catalog.allows(held, scope)))
+    }
+
+    /// All scopes that are asked for, for the challenge.
+    pub(crate) fn asked(&self) -> impl Iterator<Item = &Scope> {
+        self.scopes.iter().flatten()
+    }
+
+    /// The scopes in words: `a and (b or c)`.
+    pub(crate) fn in_words(&self) -> impl fmt::Display {
+        let groups = self.scopes.iter().map(|group| match &group[..] {
+            [one] => one.to_string(),
+            some => format!("({})", join(some, " or ")),
+        });
+        groups.collect::<Vec<_>>().join(" and ")
+    }
+}
+
+impl Default for Requirement {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+pub(crate) fn join<'a>(scopes: impl IntoIterator<Item = &'a Scope>, with: &str) -> String {
+    let scopes: Vec<_> = scopes.into_iter().map(Scope::as_str).collect();
+    scopes.join(with)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_groups_must_be_met_each_by_one() {
+        let asked = Requirement::new().scope("a").any_scope(["b", "c"]);
+        let catalog = ScopeCatalog::default();
+        let met = |held: &[&str]| asked.is_met_by(&Scopes::parse(held).unwrap(), &catalog);
+        assert!(met(&["a", "b"]));
+        assert!(met(&["a", "c"]));
+        assert!(!met(&["a"]));
+        assert!(!met(&["b", "c"]));
+        assert!(!met(&[]));
+        assert_eq!(asked.in_words().to_string(), "a and (b or c)");
+        assert!(Requirement::new().is_met_by(&Scopes::none(), &catalog));
+    }
+
+    #[test]
+    #[should_panic(expected = "invalid scope: holds a wildcard where none may stand: \"kyc.*\"")]
+    fn an_invalid_scope_is_named_when_the_layer_is_made() {
+        drop(Requirement::new().scope("kyc.*"));
+    }
+
+    #[test]
+    #[should_panic(expected = "a choice of no scopes")]
+    fn a_choice_of_none_is_refused() {
+        drop(Requirement::new().any_scope([""; 0]));
+    }
+}

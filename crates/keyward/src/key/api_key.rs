@@ -1,0 +1,102 @@
+//! The secret text, and the part of it that may be shown.
+
+use std::fmt;
+
+use zeroize::Zeroizing;
+
+use crate::{ParseError, ParseErrorKind};
+
+/// The secret text of a key, shown to its owner once.
+///
+/// It has no `Display`, its `Debug` shows the hint, and its memory is zeroed on drop.
+///
+/// ```
+/// use keyward::{Environment, KeyFormat};
+///
+/// let key = KeyFormat::new("vhk_{env}_")?.generate(Environment::LIVE)?;
+/// assert!(key.expose_secret().starts_with("vhk_live_"));
+/// assert_eq!(format!("{key:?}"), format!("ApiKey({})", key.hint()));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct ApiKey {
+    text: Zeroizing<String>,
+    hint: Hint,
+}
+
+impl ApiKey {
+    pub(crate) fn new(text: Zeroizing<String>, prefix: &str) -> Self {
+        let mut last = [0; 4];
+        let tail = text.as_bytes().iter().rev();
+        for (to, from) in last.iter_mut().rev().zip(tail) {
+            *to = *from;
+        }
+        let prefix = prefix.into();
+        Self {
+            text,
+            hint: Hint { prefix, last },
+        }
+    }
+
+    /// The secret. Show it to its owner and keep no copy.
+    #[must_use]
+    pub fn expose_secret(&self) -> &str {
+        &self.text
+    }
+
+    /// What may be shown of the key from now on.
+    #[must_use]
+    pub fn hint(&self) -> &Hint {
+        &self.hint
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ApiKey({})", self.hint)
+    }
+}
+
+/// What may be shown of a key: its prefix and its last four characters, as `vhk_live_…x7Qd`.
+///
+/// ```
+/// use keyward::Hint;
+///
+/// assert_eq!(Hint::parse("vhk_live_…x7Qd")?.to_string(), "vhk_live_…x7Qd");
+/// # Ok::<(), keyward::ParseError>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct Hint {
+    pub(crate) prefix: Box<str>,
+    pub(crate) last: [u8; 4],
+}
+
+impl Hint {
+    /// Parses the shown form, as a store keeps it.
+    ///
+    /// # Errors
+    /// When it is not a prefix, an ellipsis and four ASCII characters.
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        let error = ParseError::new("hint", ParseErrorKind::Character);
+        let (prefix, last) = text.split_once('…').ok_or(error)?;
+        if !text.chars().all(|c| c.is_ascii_graphic() || c == '…') {
+            return Err(error);
+        }
+        Ok(Self {
+            prefix: prefix.into(),
+            last: last.as_bytes().try_into().map_err(|_| error)?,
+        })
+    }
+}
+
+impl fmt::Display for Hint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let last = std::str::from_utf8(&self.last).unwrap_or_default();
+        write!(f, "{}…{last}", self.prefix)
+    }
+}
+
+impl fmt::Debug for Hint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Hint({self})")
+    }
+}

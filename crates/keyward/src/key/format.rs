@@ -1,0 +1,397 @@
+//! How a product's keys look.
+
+use std::error::Error;
+use std::fmt;
+
+use zeroize::Zeroizing;
+
+use crate::{ApiKey, Environment, ParseError, ParseErrorKind};
+
+/// The longest text that is looked at as a key.
+pub(crate) const MAX_KEY_LEN: usize = 512;
+
+const PLACEHOLDER: &str = "{env}";
+
+/// How a product's keys look: prefix, alphabet, length, checksum. Generates and recognises them.
+///
+/// The prefix may carry the environment (`vhk_{env}_`) or be fixed (`sk_live_`). By default 32
+/// base62 characters (190 bits) follow it, then a checksum: the CRC-32 of everything before, so that
+/// a mistyped key or an edited environment is known as such without a look-up. The checksum is no
+/// secret and proves nothing.
+///
+/// ```
+/// use keyward::{Alphabet, Environment, KeyFormat};
+///
+/// let format = KeyFormat::new("vhk_{env}_")?;
+/// let key = format.generate(Environment::TEST)?;
+/// assert!(format.recognises(key.expose_secret().as_bytes()));
+/// assert_eq!(key.expose_secret().len(), "vhk_test_".len() + 32 + 6);
+///
+/// let edited = key.expose_secret().replace("_test_", "_live_");
+/// assert!(!format.recognises(edited.as_bytes()));
+///
+/// let format = KeyFormat::new("cs_")?
+///     .alphabet(Alphabet::Base64Url)
+///     .length(64)?
+///     .without_checksum();
+/// assert_eq!(format.generate(Environment::LIVE)?.expose_secret().len(), 3 + 64);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct KeyFormat {
+    /// What stands before the environment, or the whole prefix.
+    head: Box<str>,
+    /// What stands after the environment; `None` where the text does not carry it.
+    tail: Option<Box<str>>,
+    alphabet: Alphabet,
+    length: usize,
+    checksum: bool,
+}
+
+impl KeyFormat {
+    /// A format with this prefix, in which `{env}` stands for the environment.
+    ///
+    /// # Errors
+    /// When the prefix is empty or longer than 32 bytes, holds a character outside `A-Z`, `a-z`,
+    /// `0-9`, `_` and `-`, or does not go on after `{env}` with a character that no environment has.
+    pub fn new(prefix: &str) -> Result<Self, ParseError> {
+        let error = |kind| Err(ParseError::new("key format", kind));
+        if prefix.is_empty() {
+            return error(ParseErrorKind::Empty);
+        }
+        if prefix.len() > 32 {
+            return error(ParseErrorKind::TooLong);
+        }
+        let (head, tail) = match prefix.split_once(PLACEHOLDER) {
+            Some((head, tail)) => (head, Some(tail)),
+            None => (prefix, None),
+        };
+        let safe = |text: &str| text.bytes().all(|b| Alphabet::Base64Url.holds(b));
+        let ends_environment =
+            |text: &str| !text.bytes().next().is_none_or(Environment::is_token_byte);
+        if !safe(head) || !tail.is_none_or(|tail| safe(tail) && ends_environment(tail)) {
+            return error(ParseErrorKind::Character);
+        }
+        Ok(Self {
+            head: head.into(),
+            tail: tail.map(Into::into),
+            alphabet: Alphabet::Base62,
+            length: 32,
+            checksum: true,
+        })
+    }
+
+    /// The characters of the secret part; base62 unless said otherwise.
+    #[must_use]
+    pub fn alphabet(mut self, alphabet: Alphabet) -> Self {
+        self.alphabet = alphabet;
+        self
+    }
+
+    /// The number of random characters; 32 unless said otherwise.
+    ///
+    /// # Errors
+    /// When they hold less than 112 bits in the narrowest alphabet, hexadecimal (28 characters), or
+    /// are more than 256.
+    pub fn length(mut self, length: usize) -> Result<Self, ParseError> {
+        let error = |kind| Err(ParseError::new("key format", kind));
+        if length < 28 {
+            return error(ParseErrorKind::TooWeak);
+        }
+        if length > 256 {
+            return error(ParseErrorKind::TooLong);
+        }
+        self.length = length;
+        Ok(self)
+    }
+
+    /// Leaves out the checksum; every well-formed key then costs a look-up.
+    #[must_use]
+    pub fn without_checksum(mut self) -> Self {
+        self.checksum = false;
+        self
+    }
+
+    /// A new key from the operating system's random generator, every character equally likely.
+    ///
+    /// # Errors
+    /// When the operating system gives no random bytes.
+    pub fn generate(&self, environment: Environment) -> Result<ApiKey, RandomError> {
+        let mut prefix = self.head.to_string();
+        if let Some(tail) = &self.tail {
+            prefix.push_str(environment.as_str());
+            prefix.push_str(tail);
+        }
+        let checksum = self.checksum_len();
+        // Reserved whole: a growing `String` would leave copies of the secret behind.
+        let room = prefix.len() + self.length + checksum;
+        let mut text = Zeroizing::new(String::with_capacity(room));
+        text.push_str(&prefix);
+        self.alphabet.push_random(&mut text, self.length)?;
+        if self.checksum {
+            let sum = crc32fast::hash(text.as_bytes());
+            text.extend(self.alphabet.digits(sum, checksum));
+        }
+        Ok(ApiKey::new(text, &prefix))
+    }
+
+    /// Whether the bytes have this form and, where it has one, the right checksum.
+    #[must_use]
+    pub fn recognises(&self, text: &[u8]) -> bool {
+        self.parse(text).is_some()
+    }
+
+    /// What the text says of its environment; `None` when it is not of this form.
+    pub(crate) fn parse(&self, text: &[u8]) -> Option<Recognised> {
+        let mut rest = text.strip_prefix(self.head.as_bytes())?;
+        let mut environment = None;
+        if let Some(tail) = &self.tail {
+            let ends = rest.iter().position(|b| !Environment::is_token_byte(*b))?;
+            let (token, after) = rest.split_at_checked(ends)?;
+            environment = Some(Environment::from_bytes(token).ok()?);
+            rest = after.strip_prefix(tail.as_bytes())?;
+        }
+        let checksum = self.checksum_len();
+        if rest.len() != self.length + checksum || !rest.iter().all(|b| self.alphabet.holds(*b)) {
+            return None;
+        }
+        if self.checksum {
+            let (signed, sum) = text.split_at_checked(text.len() - checksum)?;
+            let digits = self.alphabet.digits(crc32fast::hash(signed), checksum);
+            if !digits.map(u32::from).eq(sum.iter().map(|b| u32::from(*b))) {
+                return None;
+            }
+        }
+        Some(Recognised { environment })
+    }
+
+    fn checksum_len(&self) -> usize {
+        if self.checksum {
+            self.alphabet.checksum_len()
+        } else {
+            0
+        }
+    }
+}
+
+/// A text that has the form of a key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Recognised {
+    /// The environment that stands in the text, where the format has it there.
+    pub(crate) environment: Option<Environment>,
+}
+
+/// The characters of a key's secret part. All are safe in a URL and are selected by a double click,
+/// `-` excepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Alphabet {
+    /// `0-9`, `A-Z`, `a-z`: 5.95 bits a character.
+    Base62,
+    /// `0-9`, `A-Z`, `a-z`, `-`, `_`: 6 bits a character.
+    Base64Url,
+    /// `0-9`, `a-f`: 4 bits a character.
+    Hex,
+}
+
+impl Alphabet {
+    const fn chars(self) -> &'static [u8] {
+        match self {
+            Self::Base62 => b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz",
+            Self::Base64Url => b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_",
+            Self::Hex => b"0123456789abcdef",
+        }
+    }
+
+    const fn holds(self, byte: u8) -> bool {
+        match self {
+            Self::Base62 => byte.is_ascii_alphanumeric(),
+            Self::Base64Url => byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'),
+            Self::Hex => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+        }
+    }
+
+    /// The number of digits that hold any `u32`.
+    const fn checksum_len(self) -> usize {
+        match self {
+            Self::Base62 | Self::Base64Url => 6,
+            Self::Hex => 8,
+        }
+    }
+
+    /// A number in this alphabet, the highest digit first.
+    fn digits(self, number: u32, len: usize) -> impl Iterator<Item = char> {
+        let chars = self.chars();
+        (0..len).rev().map(move |place| {
+            let base = chars.len() as u64;
+            let digit =
+                u64::from(number) / base.pow(u32::try_from(place).unwrap_or(u32::MAX)) % base;
+            let digit = usize::try_from(digit).unwrap_or_default();
+            char::from(chars.get(digit).copied().unwrap_or_default())
+        })
+    }
+
+    /// Appends random characters without modulo bias: a byte past the last whole multiple of the
+    /// alphabet's size is thrown away.
+    pub(crate) fn push_random(self, text: &mut String, count: usize) -> Result<(), RandomError> {
+        let chars = self.chars();
+        let fair = 256 / chars.len() * chars.len();
+        let mut random = Zeroizing::new([0; 64]);
+        let mut left = count;
+        while left > 0 {
+            getrandom::fill(random.as_mut_slice()).map_err(RandomError)?;
+            let fair = random.iter().map(|b| usize::from(*b)).filter(|b| *b < fair);
+            let drawn = fair.filter_map(|b| chars.get(b % chars.len()));
+            for char in drawn.take(left) {
+                text.push(char::from(*char));
+                left -= 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The operating system gave no random bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct RandomError(pub(crate) getrandom::Error);
+
+impl fmt::Display for RandomError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the operating system's random generator failed")
+    }
+}
+
+impl Error for RandomError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn formats() -> [KeyFormat; 5] {
+        let format = |prefix| KeyFormat::new(prefix).unwrap();
+        [
+            format("vhk_{env}_"),
+            format("sk_live_"),
+            format("cs_")
+                .alphabet(Alphabet::Base64Url)
+                .length(64)
+                .unwrap()
+                .without_checksum(),
+            format("hx-{env}_x_").alphabet(Alphabet::Hex),
+            format("{env}_").alphabet(Alphabet::Base64Url),
+        ]
+    }
+
+    #[test]
+    fn recognises_what_it_generates_and_no_other_format_does() {
+        for (i, format) in formats().iter().enumerate() {
+            for environment in ["live", "test", "eu-west-1"] {
+                let environment = Environment::parse(environment).unwrap();
+                let key = format.generate(environment).unwrap();
+                let text = key.expose_secret().as_bytes();
+                let parsed = format.parse(text).unwrap();
+                assert!(parsed.environment.is_none_or(|e| e == environment));
+                for (j, other) in formats().iter().enumerate() {
+                    assert_eq!(other.recognises(text), i == j, "{key:?} as {other:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_changed_character_is_noticed() {
+        let format = KeyFormat::new("vhk_{env}_").unwrap();
+        let key = format.generate(Environment::TEST).unwrap();
+        let text = key.expose_secret().as_bytes();
+        for at in 0..text.len() {
+            for byte in [b'0', b'a', b'Z', b'_', 0, 0xFF] {
+                let mut edited = text.to_vec();
+                edited[at] = byte;
+                assert_eq!(format.recognises(&edited), edited == text, "{at} {byte}");
+            }
+        }
+        for shorter in 0..text.len() {
+            assert!(!format.recognises(&text[..shorter]));
+        }
+        assert!(!format.recognises(&[text, b"0"].concat()));
+    }
+
+    #[test]
+    fn the_checksum_is_the_crc_32_of_all_before_it() {
+        let format = KeyFormat::new("vhk_{env}_").unwrap();
+        // crc32("vhk_test_" + 32 zeros), computed with zlib: 0x2C2A0A8C.
+        let body = format!("vhk_test_{}", "0".repeat(32));
+        let sum = crc32fast::hash(body.as_bytes());
+        let digits: String = Alphabet::Base62.digits(sum, 6).collect();
+        assert!(format.recognises(format!("{body}{digits}").as_bytes()));
+        let max: String = Alphabet::Base62.digits(u32::MAX, 6).collect();
+        assert_eq!(max, "4gfFC3");
+        let max: String = Alphabet::Hex.digits(0xDEAD_BEEF, 8).collect();
+        assert_eq!(max, "deadbeef");
+    }
+
+    #[test]
+    fn every_character_is_equally_likely() {
+        let mut text = String::new();
+        Alphabet::Base62.push_random(&mut text, 62_000).unwrap();
+        for char in Alphabet::Base62.chars() {
+            // 1,000 expected, standard deviation 31: eight of them never happen by chance.
+            let seen = text.bytes().filter(|b| b == char).count();
+            assert!((750..1250).contains(&seen), "{char}: {seen}");
+        }
+    }
+
+    #[test]
+    fn refuses_a_prefix_that_could_not_be_read_back() {
+        for bad in [
+            "",
+            "a b_",
+            "é_",
+            "vhk_{env}",
+            "vhk_{env}x_",
+            "{env}-",
+            "a_{ENV}_",
+            "{env}_{env}_",
+        ] {
+            assert!(KeyFormat::new(bad).is_err(), "{bad}");
+        }
+        assert!(KeyFormat::new(&"x".repeat(33)).is_err());
+        let format = KeyFormat::new("x_").unwrap();
+        assert!(format.clone().length(27).is_err());
+        assert!(format.length(257).is_err());
+    }
+
+    #[test]
+    fn the_hint_is_the_prefix_and_the_last_four() {
+        let key = KeyFormat::new("sk_live_")
+            .unwrap()
+            .generate(Environment::TEST)
+            .unwrap();
+        let text = key.expose_secret();
+        let hint = format!("sk_live_…{}", &text[text.len() - 4..]);
+        assert_eq!(key.hint().to_string(), hint);
+    }
+
+    proptest! {
+        #[test]
+        fn parses_any_bytes_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            for format in formats() {
+                prop_assert!(!format.recognises(&bytes));
+            }
+        }
+
+        #[test]
+        fn parses_any_text_behind_a_prefix_without_panic(text in "(vhk_|sk_|cs_|hx-)?(live|test)?_?[ -~]{0,80}") {
+            for format in formats() {
+                let text = text.as_bytes();
+                prop_assert!(!format.recognises(text) || !format.checksum);
+            }
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! The key itself: its text, the form of that text, and the digest that is kept instead.
+
+pub(crate) mod api_key;
+pub(crate) mod digest;
+pub(crate) mod format;
+pub(crate) mod pepper;

@@ -1,0 +1,245 @@
+//! A secret of the service that goes into every digest, so that a stolen database alone proves nothing.
+
+use std::fmt;
+use std::sync::Arc;
+
+use hmac::digest::KeyInit;
+use hmac::{Hmac, Mac};
+use sha2::{Digest, Sha256};
+
+use crate::key::digest::DigestBytes;
+use crate::{DigestScheme, KeyDigest, ParseError, ParseErrorKind};
+
+/// How many schemes a look-up tries at most.
+const MAX_SCHEMES: usize = 4;
+
+/// The public name of a pepper, kept beside every digest made with it.
+///
+/// ```
+/// assert_eq!(keyward::PepperId::parse("2026-11")?.to_string(), "2026-11");
+/// # Ok::<(), keyward::ParseError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PepperId(Arc<str>);
+
+impl PepperId {
+    /// Parses a name of 1 to 32 letters, digits, `-`, `_` and `.`.
+    ///
+    /// # Errors
+    /// When it is empty, longer or holds another character.
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        let kind = match text.len() {
+            0 => ParseErrorKind::Empty,
+            1..=32 if text.bytes().all(Self::holds) => return Ok(Self(text.into())),
+            1..=32 => ParseErrorKind::Character,
+            _ => ParseErrorKind::TooLong,
+        };
+        Err(ParseError::new("pepper id", kind))
+    }
+
+    fn holds(byte: u8) -> bool {
+        byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')
+    }
+}
+
+impl fmt::Display for PepperId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A secret of the service, kept outside the database, and its public name.
+#[derive(Clone)]
+pub struct Pepper {
+    id: PepperId,
+    mac: Hmac<Sha256>,
+}
+
+impl Pepper {
+    /// A pepper of at least 16 bytes from a random generator.
+    ///
+    /// # Errors
+    /// When the id is not one, or the secret is empty or shorter than 16 bytes.
+    ///
+    /// ```
+    /// use keyward::{ParseErrorKind, Pepper};
+    ///
+    /// let unset = String::new(); // a missing environment variable must not pass for a pepper
+    /// let error = Pepper::new("2026", unset.as_bytes()).unwrap_err();
+    /// assert_eq!(error.kind(), ParseErrorKind::Empty);
+    /// ```
+    pub fn new(id: &str, secret: &[u8]) -> Result<Self, ParseError> {
+        let id = PepperId::parse(id)?;
+        let error = ParseError::new("pepper", ParseErrorKind::Empty);
+        if secret.len() < 16 {
+            return Err(error);
+        }
+        let mac = Hmac::new_from_slice(secret).map_err(|_| error)?;
+        Ok(Self { id, mac })
+    }
+}
+
+impl fmt::Debug for Pepper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pepper({}, ..)", self.id)
+    }
+}
+
+/// How the keys of a service are digested: the current way, then the retired ones.
+///
+/// New keys use the current way. A look-up tries them in this order, so only a key that is not found
+/// pays for all.
+///
+/// ```
+/// use keyward::{Pepper, Peppers};
+///
+/// let current = Pepper::new("2026", b"sixteen bytes or more")?;
+/// let old = Pepper::new("2025", b"another sixteen bytes")?;
+/// let peppers = Peppers::new(current).retired(old)?.or_none()?;
+/// assert_eq!(peppers.current().to_string(), "hmac-sha256:2026");
+/// # Ok::<(), keyward::ParseError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Peppers(Vec<Option<Pepper>>);
+
+impl Peppers {
+    /// No pepper: SHA-256 alone.
+    #[must_use]
+    pub fn none() -> Self {
+        Self(vec![None])
+    }
+
+    /// Digests new keys with this pepper.
+    #[must_use]
+    pub fn new(current: Pepper) -> Self {
+        Self(vec![Some(current)])
+    }
+
+    /// Goes on accepting keys that were digested with this pepper.
+    ///
+    /// # Errors
+    /// When this is a fifth way, or the id is there already.
+    pub fn retired(self, pepper: Pepper) -> Result<Self, ParseError> {
+        self.or(Some(pepper))
+    }
+
+    /// Goes on accepting keys that were digested without a pepper.
+    ///
+    /// # Errors
+    /// When this is a fifth way, or is there already.
+    pub fn or_none(self) -> Result<Self, ParseError> {
+        self.or(None)
+    }
+
+    /// The scheme of new digests.
+    #[must_use]
+    pub fn current(&self) -> DigestScheme {
+        scheme(self.0.first().and_then(Option::as_ref))
+    }
+
+    /// The digest of a key under the current scheme.
+    #[must_use]
+    pub fn digest(&self, key: &crate::ApiKey) -> KeyDigest {
+        let current = self.0.first().and_then(Option::as_ref);
+        let bytes = digest(current, key.expose_secret().as_bytes());
+        KeyDigest::new(scheme(current), bytes.0)
+    }
+
+    /// The digests under which the key may be kept, in the order in which to try them.
+    pub(crate) fn candidates(&self, key: &[u8]) -> impl Iterator<Item = DigestBytes> {
+        self.0.iter().map(move |way| digest(way.as_ref(), key))
+    }
+
+    fn or(mut self, way: Option<Pepper>) -> Result<Self, ParseError> {
+        let new = scheme(way.as_ref());
+        if self.0.len() == MAX_SCHEMES || self.0.iter().any(|old| scheme(old.as_ref()) == new) {
+            return Err(ParseError::new("peppers", ParseErrorKind::TooMany));
+        }
+        self.0.push(way);
+        Ok(self)
+    }
+}
+
+impl Default for Peppers {
+    fn default() -> Self {
+        Self::none()
+    }
+}
+
+fn scheme(pepper: Option<&Pepper>) -> DigestScheme {
+    pepper.map_or(DigestScheme::Sha256, |pepper| {
+        DigestScheme::HmacSha256(pepper.id.clone())
+    })
+}
+
+fn digest(pepper: Option<&Pepper>, key: &[u8]) -> DigestBytes {
+    DigestBytes(match pepper {
+        None => Sha256::digest(key).into(),
+        Some(pepper) => pepper
+            .mac
+            .clone()
+            .chain_update(key)
+            .finalize()
+            .into_bytes()
+            .into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(bytes: DigestBytes) -> String {
+        format!("{:02x?}", bytes.0).replace(['[', ']', ',', ' '], "")
+    }
+
+    #[test]
+    fn digests_are_those_of_the_standards() {
+        // FIPS 180-4, the one-block example.
+        assert_eq!(
+            hex(digest(None, b"abc")),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+        // RFC 4231 §4.2, test case 1.
+        let pepper = Pepper::new("rfc", &[0x0b; 20]).unwrap();
+        assert_eq!(
+            hex(digest(Some(&pepper), b"Hi There")),
+            "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7"
+        );
+    }
+
+    #[test]
+    fn an_empty_or_short_pepper_is_an_error() {
+        for secret in [&b""[..], b"fifteen bytes.."] {
+            assert!(Pepper::new("2026", secret).is_err());
+        }
+        assert!(Pepper::new("", b"sixteen bytes or more").is_err());
+    }
+
+    #[test]
+    fn tries_at_most_four_ways_and_none_twice() {
+        let pepper = |id| Pepper::new(id, b"sixteen bytes or more").unwrap();
+        let three = Peppers::new(pepper("a"))
+            .retired(pepper("b"))
+            .unwrap()
+            .or_none()
+            .unwrap();
+        assert!(three.clone().retired(pepper("a")).is_err());
+        assert!(three.clone().or_none().is_err());
+        let four = three.retired(pepper("c")).unwrap();
+        assert_eq!(four.candidates(b"key").count(), 4);
+        assert!(four.retired(pepper("d")).is_err());
+    }
+
+    #[test]
+    fn debug_shows_neither_pepper_nor_digest() {
+        let peppers = Peppers::new(Pepper::new("id", b"sixteen bytes or more").unwrap());
+        let key = crate::KeyFormat::new("x_")
+            .unwrap()
+            .generate(crate::Environment::LIVE)
+            .unwrap();
+        assert_eq!(format!("{peppers:?}"), "Peppers([Some(Pepper(id, ..))])");
+        let digest = peppers.digest(&key);
+        assert_eq!(format!("{digest:?}"), "KeyDigest(hmac-sha256:id, ..)");
+    }
+}

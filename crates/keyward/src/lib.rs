@@ -1,0 +1,60 @@
+//! Decides about API keys.
+//!
+//! This crate holds everything there is to decide: how a key looks ([`KeyFormat`]), what is kept of it
+//! ([`KeyRecord`]), what a route demands ([`Requirement`]) and whether a request may pass ([`Gate`]).
+//! It knows no web framework, no runtime and no database: `keyward-tower` and `keyward-actix` put a
+//! gate in front of handlers, `keyward-sqlite` keeps the keys.
+//!
+//! ```text
+//! request head -> exactly one key -> its form -> digest -> record -> checks -> Principal
+//!                                                                          or Denial -> Reply
+//! ```
+
+mod admin;
+mod clock;
+mod denial;
+mod environment;
+mod error;
+mod gate;
+mod key;
+mod origin;
+mod record;
+mod reply;
+mod request;
+mod scope;
+mod store;
+
+pub use crate::admin::{AdminError, CreatedKey, KeyAdmin, NewKey};
+pub use crate::clock::{Clock, ManualClock, SystemClock};
+pub use crate::denial::{Denial, DenialKind};
+pub use crate::environment::Environment;
+pub use crate::error::{ParseError, ParseErrorKind};
+pub use crate::gate::builder::{GateBuilder, GateError, GateErrorKind};
+pub use crate::gate::gate::Gate;
+pub use crate::gate::principal::Principal;
+pub use crate::gate::requirement::Requirement;
+pub use crate::gate::verdict::{
+    Access, Admitted, Anonymous, Decision, Finish, KeyField, Refusal, ResponseHead, Verdict,
+};
+pub use crate::key::api_key::{ApiKey, Hint};
+pub use crate::key::digest::{DigestScheme, KeyDigest};
+pub use crate::key::format::{Alphabet, KeyFormat, RandomError};
+pub use crate::key::pepper::{Pepper, PepperId, Peppers};
+pub use crate::origin::{OriginList, OriginPolicy};
+pub use crate::record::account::{Account, AccountId, AccountStatus};
+pub use crate::record::key_id::KeyId;
+pub use crate::record::key_record::{KeyKind, KeyRecord, KeyStatus};
+pub use crate::reply::body::{
+    DetailJson, ErrorBody, ErrorJson, ErrorMessageJson, ErrorText, ProblemJson,
+};
+pub use crate::reply::code::ErrorCode;
+pub use crate::reply::replies::Replies;
+pub use crate::reply::reply::Reply;
+pub use crate::request::head::RequestHead;
+pub use crate::request::location::KeyLocation;
+pub use crate::scope::{Scope, ScopeCatalog, Scopes};
+#[cfg(any(test, feature = "conformance"))]
+pub use crate::store::conformance;
+pub use crate::store::memory::MemoryStore;
+pub use crate::store::replica::{Poll, Replica, ReplicaError, ReplicaErrorKind, Revision};
+pub use crate::store::store::{Commit, Store, StoreError, StoreErrorKind, StoreFuture};

@@ -1,0 +1,487 @@
+//! Which web pages may use a key (RFC 6454).
+
+use std::fmt;
+
+use url::{Host, Url};
+
+use crate::{ParseError, ParseErrorKind};
+
+const MAX_PATTERNS: usize = 25;
+
+/// Which web pages may use a key.
+///
+/// A browser states the page's origin and a page cannot forge it; any other program can. So a list
+/// proves that a browser page is one of the listed, and nothing about other callers.
+///
+/// ```
+/// use keyward::OriginPolicy;
+///
+/// let policy = OriginPolicy::listed(["shop.example", "*.shop.example"])?;
+/// assert!(policy.patterns().eq(["https://shop.example", "https://*.shop.example"]));
+/// assert!(OriginPolicy::listed(Vec::<String>::new()).is_err()); // "nobody" is not said by accident
+/// # Ok::<(), keyward::ParseError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OriginPolicy {
+    /// `Origin` is not looked at.
+    Any,
+    /// Only pages of the listed origins.
+    Listed(OriginList),
+}
+
+impl OriginPolicy {
+    /// Only pages of the listed origins; a call without `Origin` is refused.
+    ///
+    /// # Errors
+    /// When the list is empty, has more than 25 entries, or one is not a pattern.
+    pub fn listed<I>(patterns: I) -> Result<Self, ParseError>
+    where
+        I: IntoIterator<Item: AsRef<str>>,
+    {
+        let patterns = patterns
+            .into_iter()
+            .map(|pattern| OriginPattern::parse(pattern.as_ref()))
+            .collect::<Result<Box<[_]>, _>>()?;
+        let kind = match patterns.len() {
+            0 => ParseErrorKind::Empty,
+            1..=MAX_PATTERNS => {
+                let servers = false;
+                return Ok(Self::Listed(OriginList { patterns, servers }));
+            }
+            _ => ParseErrorKind::TooMany,
+        };
+        Err(ParseError::new("origin list", kind))
+    }
+
+    /// Also lets a call without `Origin` pass: a server, an app, or a same-origin `GET`.
+    #[must_use]
+    pub fn or_no_origin(mut self) -> Self {
+        if let Self::Listed(list) = &mut self {
+            list.servers = true;
+        }
+        self
+    }
+
+    /// The listed patterns in their normal form; none where any origin may call.
+    pub fn patterns(&self) -> impl Iterator<Item = &str> {
+        let patterns = match self {
+            Self::Any => &[][..],
+            Self::Listed(list) => &list.patterns,
+        };
+        patterns.iter().map(|pattern| &*pattern.text)
+    }
+
+    /// Whether a call without `Origin` passes.
+    #[must_use]
+    pub fn allows_no_origin(&self) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Listed(list) => list.servers,
+        }
+    }
+
+    /// Judges all `Origin` values of a request.
+    pub(crate) fn judge<'a>(
+        &self,
+        mut origins: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<(), OriginRefusal> {
+        let Self::Listed(list) = self else {
+            return Ok(());
+        };
+        match (origins.next(), origins.next()) {
+            (None, _) if list.servers => Ok(()),
+            (None, _) => Err(OriginRefusal::Missing),
+            (Some(origin), None) if list.holds(origin) => Ok(()),
+            _ => Err(OriginRefusal::NotAllowed),
+        }
+    }
+}
+
+/// Why a request's origin is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OriginRefusal {
+    Missing,
+    NotAllowed,
+}
+
+/// A list of origin patterns; made by [`OriginPolicy::listed`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OriginList {
+    patterns: Box<[OriginPattern]>,
+    servers: bool,
+}
+
+impl OriginList {
+    fn holds(&self, origin: &[u8]) -> bool {
+        self.patterns.iter().any(|pattern| pattern.matches(origin))
+    }
+}
+
+/// `[scheme://][*.]host[:port or :*]` in its normal form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct OriginPattern {
+    /// The whole; where nothing in it is wild, this is the origin's own serialisation.
+    text: Box<str>,
+    scheme: Scheme,
+    /// Whether one label or more must stand before the host.
+    subdomains: bool,
+    host: Box<str>,
+    port: Port,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scheme {
+    Http,
+    Https,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Port {
+    /// The scheme's own, which a serialised origin leaves out.
+    Default,
+    Exactly(u16),
+    Any,
+}
+
+impl OriginPattern {
+    fn parse(text: &str) -> Result<Self, ParseError> {
+        Self::normalise(text).map_err(|kind| ParseError::new("origin pattern", kind))
+    }
+
+    fn normalise(text: &str) -> Result<Self, ParseErrorKind> {
+        if text.is_empty() {
+            return Err(ParseErrorKind::Empty);
+        }
+        if text.eq_ignore_ascii_case("null") {
+            return Err(ParseErrorKind::Null);
+        }
+        let (scheme, rest) = match text.split_once("://") {
+            None => (Scheme::Https, text),
+            Some((scheme, rest)) => (Scheme::parse(scheme).ok_or(ParseErrorKind::Scheme)?, rest),
+        };
+        if rest.contains(['/', '\\', '?', '#', '@']) {
+            return Err(ParseErrorKind::NotAnOrigin);
+        }
+        let (rest, subdomains) = match rest.strip_prefix("*.") {
+            Some(rest) => (rest, true),
+            None => (rest, false),
+        };
+        let (host, port) = split_port(rest);
+        let port = match port {
+            None => Port::Default,
+            Some("*") => Port::Any,
+            Some(port) => scheme.port(port).ok_or(ParseErrorKind::Port)?,
+        };
+        if host.contains('*') {
+            return Err(ParseErrorKind::Wildcard);
+        }
+        let host = match Host::parse(host).map_err(|_| ParseErrorKind::Host)? {
+            Host::Domain(host) if are_labels(host.as_bytes()) => host,
+            Host::Domain(_) => return Err(ParseErrorKind::Host),
+            Host::Ipv4(_) | Host::Ipv6(_) if subdomains => return Err(ParseErrorKind::Wildcard),
+            ip => ip.to_string(),
+        };
+        let star = if subdomains { "*." } else { "" };
+        let text = match port {
+            Port::Default => format!("{}{star}{host}", scheme.before_host()),
+            Port::Exactly(port) => format!("{}{star}{host}:{port}", scheme.before_host()),
+            Port::Any => format!("{}{star}{host}:*", scheme.before_host()),
+        };
+        Ok(Self {
+            text: text.into(),
+            scheme,
+            subdomains,
+            host: host.into(),
+            port,
+        })
+    }
+
+    fn matches(&self, origin: &[u8]) -> bool {
+        if !self.subdomains && self.port != Port::Any {
+            return self.text.as_bytes() == origin;
+        }
+        std::str::from_utf8(origin).is_ok_and(|origin| self.matches_wildly(origin))
+    }
+
+    /// A wildcard leaves parts of the origin open: what stands there must be in the form in which a
+    /// browser serialises it.
+    fn matches_wildly(&self, origin: &str) -> bool {
+        let Some(rest) = origin.strip_prefix(self.scheme.before_host()) else {
+            return false;
+        };
+        let (host, port) = split_port(rest);
+        let port_matches = match (self.port, port) {
+            (Port::Default | Port::Any, None) => true,
+            (Port::Exactly(_) | Port::Any, Some(text)) => {
+                matches!(self.scheme.port(text), Some(Port::Exactly(port))
+                    if (self.port == Port::Any || self.port == Port::Exactly(port))
+                        && !text.starts_with(['0', '+']))
+            }
+            _ => false,
+        };
+        let host_matches = if self.subdomains {
+            host.strip_suffix(&*self.host)
+                .and_then(|labels| labels.strip_suffix('.'))
+                .is_some_and(|labels| are_labels(labels.as_bytes()))
+                && host.len() <= 253
+                && (!host.contains("xn--") || serialises_to_itself(origin))
+        } else {
+            *host == *self.host
+        };
+        port_matches && host_matches
+    }
+}
+
+impl Scheme {
+    fn parse(text: &str) -> Option<Self> {
+        if text.eq_ignore_ascii_case("https") {
+            Some(Self::Https)
+        } else if text.eq_ignore_ascii_case("http") {
+            Some(Self::Http)
+        } else {
+            None
+        }
+    }
+
+    const fn before_host(self) -> &'static str {
+        match self {
+            Self::Http => "http://",
+            Self::Https => "https://",
+        }
+    }
+
+    fn port(self, text: &str) -> Option<Port> {
+        if !text.bytes().all(|b| b.is_ascii_digit()) {
+            return None;
+        }
+        match (self, text.parse().ok()?) {
+            (_, 0) => None,
+            (Self::Http, 80) | (Self::Https, 443) => Some(Port::Default),
+            (_, port) => Some(Port::Exactly(port)),
+        }
+    }
+}
+
+/// Splits at the colon before the port, which is not one inside an IPv6 address.
+fn split_port(text: &str) -> (&str, Option<&str>) {
+    match text.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (text, None),
+    }
+}
+
+/// One label or more of 1 to 63 `a-z`, `0-9`, `-` and `_`, with dots between them.
+fn are_labels(text: &[u8]) -> bool {
+    text.split(|byte| *byte == b'.').all(|label| {
+        (1..=63).contains(&label.len())
+            && label
+                .iter()
+                .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
+    })
+}
+
+/// Whether punycode in the host is valid and in its only form; needs the tables of IDNA.
+fn serialises_to_itself(origin: &str) -> bool {
+    Url::parse(origin).is_ok_and(|url| url.origin().ascii_serialization() == origin)
+}
+
+impl fmt::Display for OriginPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn allows(pattern: &str, origin: &str) -> bool {
+        let policy = OriginPolicy::listed([pattern]).unwrap();
+        policy.judge([origin.as_bytes()].into_iter()).is_ok()
+    }
+
+    #[test]
+    fn normalises_what_is_stored() {
+        for (stored, normal) in [
+            ("example.com", "https://example.com"),
+            ("HTTPS://Example.COM:443", "https://example.com"),
+            ("http://localhost:80", "http://localhost"),
+            ("http://localhost:*", "http://localhost:*"),
+            ("*.Example.com:8443", "https://*.example.com:8443"),
+            ("bücher.example", "https://xn--bcher-kva.example"),
+            ("http://[0:0::1]:3000", "http://[::1]:3000"),
+            ("127.0.0.1", "https://127.0.0.1"),
+            ("a_b.example", "https://a_b.example"),
+        ] {
+            let policy = OriginPolicy::listed([stored]).unwrap();
+            assert!(policy.patterns().eq([normal]), "{stored}: {policy:?}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_no_pattern() {
+        use ParseErrorKind as Kind;
+        for (bad, kind) in [
+            ("", Kind::Empty),
+            ("null", Kind::Null),
+            ("*", Kind::Wildcard),
+            ("https://*", Kind::Wildcard),
+            ("exa*mple.com", Kind::Wildcard),
+            ("*.*.example.com", Kind::Wildcard),
+            ("*example.com", Kind::Wildcard),
+            ("*.127.0.0.1", Kind::Wildcard),
+            ("*.[::1]", Kind::Wildcard),
+            ("ftp://example.com", Kind::Scheme),
+            ("example.com/path", Kind::NotAnOrigin),
+            ("https://example.com/", Kind::NotAnOrigin),
+            ("user@example.com", Kind::NotAnOrigin),
+            ("example.com?x", Kind::NotAnOrigin),
+            ("example.com#x", Kind::NotAnOrigin),
+            ("example.com:0", Kind::Port),
+            ("example.com:65536", Kind::Port),
+            ("example.com:+80", Kind::Port),
+            ("example.com:", Kind::Port),
+            ("example.com.", Kind::Host),
+            ("exa mple.com", Kind::Host),
+            ("a..b", Kind::Host),
+        ] {
+            let error = OriginPolicy::listed([bad]).unwrap_err();
+            assert_eq!(error.kind(), kind, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_list_has_1_to_25_entries() {
+        let hosts = |n| (0..n).map(|n| format!("h{n}.example"));
+        assert!(OriginPolicy::listed(hosts(0)).is_err());
+        assert!(OriginPolicy::listed(hosts(25)).is_ok());
+        assert!(OriginPolicy::listed(hosts(26)).is_err());
+    }
+
+    #[test]
+    fn an_exact_pattern_matches_only_the_same_bytes() {
+        assert!(allows("example.com", "https://example.com"));
+        for other in [
+            "",
+            "null",
+            "http://example.com",
+            "https://EXAMPLE.com",
+            "https://example.com:443",
+            "https://example.com:8443",
+            "https://example.com.",
+            "https://example.com/",
+            "https://user@example.com",
+            "https://www.example.com",
+            "https://example.com.evil.io",
+            "https://evil-example.com",
+            "https://example.com https://example.com",
+            " https://example.com",
+        ] {
+            assert!(!allows("example.com", other), "{other}");
+        }
+        assert!(allows("bücher.example", "https://xn--bcher-kva.example"));
+        assert!(!allows("bücher.example", "https://bücher.example"));
+        assert!(allows("http://[::1]:3000", "http://[::1]:3000"));
+    }
+
+    #[test]
+    fn a_subdomain_pattern_takes_labels_and_never_the_apex() {
+        for yes in [
+            "https://a.example.com",
+            "https://a.b-c.example.com",
+            "https://a_b.example.com",
+        ] {
+            assert!(allows("*.example.com", yes), "{yes}");
+        }
+        for no in [
+            "https://example.com",
+            "https://.example.com",
+            "https://a..example.com",
+            "https://evil-example.com",
+            "https://evilexample.com",
+            "https://a.example.com.",
+            "https://a.example.com.evil.io",
+            "https://A.example.com",
+            "https://a.example.com:443",
+            "https://a.example.com:8443",
+            "http://a.example.com",
+            "https://u@a.example.com",
+            "https://a/b.example.com",
+            "https://a b.example.com",
+            "https://xn--a.example.com",
+        ] {
+            assert!(!allows("*.example.com", no), "{no}");
+        }
+        assert!(allows("*.example.com", "https://xn--bcher-kva.example.com"));
+    }
+
+    #[test]
+    fn a_port_pattern_takes_ports_as_a_browser_writes_them() {
+        for yes in [
+            "http://localhost",
+            "http://localhost:1",
+            "http://localhost:65535",
+        ] {
+            assert!(allows("http://localhost:*", yes), "{yes}");
+        }
+        for no in [
+            "http://localhost:",
+            "http://localhost:80",
+            "http://localhost:0",
+            "http://localhost:08",
+            "http://localhost:+8",
+            "http://localhost:65536",
+            "http://localhost:*",
+            "https://localhost:1",
+        ] {
+            assert!(!allows("http://localhost:*", no), "{no}");
+        }
+        assert!(allows("*.example.com:8443", "https://a.example.com:8443"));
+        assert!(!allows("*.example.com:8443", "https://a.example.com"));
+    }
+
+    #[test]
+    fn judges_the_number_of_fields() {
+        let listed = OriginPolicy::listed(["example.com"]).unwrap();
+        let one = &b"https://example.com"[..];
+        assert_eq!(listed.judge([].into_iter()), Err(OriginRefusal::Missing));
+        assert_eq!(
+            listed.judge([one, one].into_iter()),
+            Err(OriginRefusal::NotAllowed)
+        );
+        let with_servers = listed.or_no_origin();
+        assert_eq!(with_servers.judge([].into_iter()), Ok(()));
+        assert!(with_servers.judge([&b"null"[..]].into_iter()).is_err());
+        assert_eq!(OriginPolicy::Any.judge([one, one].into_iter()), Ok(()));
+    }
+
+    proptest! {
+        /// Whatever passes is an origin as the URL standard serialises it.
+        #[test]
+        fn what_passes_is_its_own_serialisation(
+            origin in "https?://([a-zA-Z0-9_.*-]{0,9}\\.|xn--[a-z0-9-]{1,6}\\.)?(example\\.com|localhost)(:[0-9+]{0,6})?[/.]?"
+        ) {
+            for pattern in ["*.example.com", "*.example.com:*", "example.com:*", "http://localhost:*"] {
+                if allows(pattern, &origin) {
+                    prop_assert!(serialises_to_itself(&origin), "{pattern} {origin}");
+                }
+            }
+        }
+
+        #[test]
+        fn a_normalised_pattern_is_its_own_normal_form(text in "(https?://)?(\\*\\.)?[a-zA-Zü0-9.:*-]{1,20}") {
+            if let Ok(pattern) = OriginPattern::parse(&text) {
+                prop_assert_eq!(OriginPattern::parse(&pattern.to_string()).unwrap(), pattern);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_judged_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let policy = OriginPolicy::listed(["*.example.com:*", "example.com"]).unwrap();
+            prop_assert!(policy.judge([&bytes[..]].into_iter()).is_err());
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Who owns keys.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::{Environment, ParseError, ParseErrorKind};
+
+/// The service's own name for an account: 1 to 128 printable ASCII characters, no spaces.
+///
+/// ```
+/// assert_eq!(keyward::AccountId::parse("acct_42")?.as_str(), "acct_42");
+/// # Ok::<(), keyward::ParseError>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AccountId(Arc<str>);
+
+impl AccountId {
+    /// Parses a name.
+    ///
+    /// # Errors
+    /// When it is empty, longer than 128 bytes or holds a space, a control or a non-ASCII character.
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        let kind = match text.len() {
+            0 => ParseErrorKind::Empty,
+            1..=128 if text.bytes().all(|b| b.is_ascii_graphic()) => return Ok(Self(text.into())),
+            1..=128 => ParseErrorKind::Character,
+            _ => ParseErrorKind::TooLong,
+        };
+        Err(ParseError::new("account id", kind))
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for AccountId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for AccountId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AccountId({})", self.as_str())
+    }
+}
+
+/// Who owns keys, as far as a decision needs to know.
+///
+/// ```
+/// use keyward::{Account, AccountId, AccountStatus};
+///
+/// let mut account = Account::new(AccountId::parse("acct_42")?);
+/// assert_eq!(account.status, AccountStatus::Active);
+/// account.status = AccountStatus::Suspended; // every key now gets 403 `account_inactive`
+/// # Ok::<(), keyward::ParseError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Account {
+    /// Its name.
+    pub id: AccountId,
+    /// Which version this is; the store sets it. Zero: not stored yet.
+    pub revision: u64,
+    /// Whether its keys work at all.
+    pub status: AccountStatus,
+    /// Whether its plan includes the API; without it every key gets 403 `key_not_allowed`.
+    pub api_access: bool,
+    /// Per environment, the epoch a key must have been made in, or later, to live.
+    /// A counter, never a time: revoking all keys adds one.
+    pub revoked_before: BTreeMap<Environment, u32>,
+}
+
+impl Account {
+    /// An active account whose plan includes the API.
+    #[must_use]
+    pub fn new(id: AccountId) -> Self {
+        Self {
+            id,
+            revision: 0,
+            status: AccountStatus::Active,
+            api_access: true,
+            revoked_before: BTreeMap::new(),
+        }
+    }
+
+    /// The epoch of the keys that are made now.
+    #[must_use]
+    pub fn epoch(&self, environment: Environment) -> u32 {
+        self.revoked_before
+            .get(&environment)
+            .copied()
+            .unwrap_or_default()
+    }
+}
+
+/// Whether an account's keys work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AccountStatus {
+    /// They do.
+    Active,
+    /// They get 403 `account_inactive` until it is lifted.
+    Suspended,
+}
+
+impl AccountStatus {
+    /// Parses what [`as_str`](Self::as_str) gives.
+    ///
+    /// # Errors
+    /// When it is neither `active` nor `suspended`.
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        match text {
+            "active" => Ok(Self::Active),
+            "suspended" => Ok(Self::Suspended),
+            _ => Err(ParseError::new("account status", ParseErrorKind::Unknown)),
+        }
+    }
+
+    /// `active` or `suspended`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! What is kept of a key and of the account that owns it.
+
+pub(crate) mod account;
+pub(crate) mod key_id;
+pub(crate) mod key_record;

@@ -1,0 +1,168 @@
+//! The shapes of an error body.
+
+use std::fmt;
+
+use serde_json::Value;
+
+use crate::ErrorCode;
+
+/// How a service writes its errors.
+///
+/// It has a say in the body alone; status and fields stay with the gate, so that no body can break
+/// what HTTP demands of them.
+///
+/// ```
+/// use keyward::{ErrorBody, ErrorText, Replies};
+///
+/// #[derive(Debug)]
+/// struct Plain;
+///
+/// impl ErrorBody for Plain {
+///     fn content_type(&self) -> &'static str {
+///         "text/plain; charset=utf-8"
+///     }
+///
+///     fn render(&self, error: &ErrorText<'_>) -> Vec<u8> {
+///         format!("{}: {}\n", error.code.as_str(), error.detail).into_bytes()
+///     }
+/// }
+///
+/// let replies = Replies::new(Plain);
+/// # drop(replies);
+/// ```
+pub trait ErrorBody: fmt::Debug + Send + Sync + 'static {
+    /// The media type of the body, of visible ASCII characters and spaces.
+    fn content_type(&self) -> &'static str;
+
+    /// The body. Called when the gate is built and when a scope is missing.
+    fn render(&self, error: &ErrorText<'_>) -> Vec<u8>;
+}
+
+/// What an error body has to say.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct ErrorText<'a> {
+    /// The status of the answer.
+    pub status: u16,
+    /// The status in words, such as `Forbidden`.
+    pub title: &'a str,
+    /// For programs.
+    pub code: ErrorCode,
+    /// For people: what to do.
+    pub detail: &'a str,
+}
+
+/// `application/problem+json` (RFC 9457), the default:
+///
+/// ```json
+/// {"type":"about:blank","title":"Unauthorized","status":401,"detail":"…","code":"invalid_api_key"}
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "written by its name")]
+pub struct ProblemJson;
+
+impl ErrorBody for ProblemJson {
+    fn content_type(&self) -> &'static str {
+        "application/problem+json"
+    }
+
+    fn render(&self, error: &ErrorText<'_>) -> Vec<u8> {
+        let (title, detail) = (quoted(error.title), quoted(error.detail));
+        let (status, code) = (error.status, error.code.as_str());
+        format!(
+            r#"{{"type":"about:blank","title":{title},"status":{status},"detail":{detail},"code":"{code}"}}"#
+        )
+        .into_bytes()
+    }
+}
+
+/// `{"error":"…"}`, the detail alone.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "written by its name")]
+pub struct ErrorJson;
+
+impl ErrorBody for ErrorJson {
+    fn content_type(&self) -> &'static str {
+        "application/json"
+    }
+
+    fn render(&self, error: &ErrorText<'_>) -> Vec<u8> {
+        format!(r#"{{"error":{}}}"#, quoted(error.detail)).into_bytes()
+    }
+}
+
+/// `{"error":"Unauthorized","message":"…"}`, the status in words and the detail.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "written by its name")]
+pub struct ErrorMessageJson;
+
+impl ErrorBody for ErrorMessageJson {
+    fn content_type(&self) -> &'static str {
+        "application/json"
+    }
+
+    fn render(&self, error: &ErrorText<'_>) -> Vec<u8> {
+        let (title, detail) = (quoted(error.title), quoted(error.detail));
+        format!(r#"{{"error":{title},"message":{detail}}}"#).into_bytes()
+    }
+}
+
+/// `{"detail":"…"}`, the detail alone.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "written by its name")]
+pub struct DetailJson;
+
+impl ErrorBody for DetailJson {
+    fn content_type(&self) -> &'static str {
+        "application/json"
+    }
+
+    fn render(&self, error: &ErrorText<'_>) -> Vec<u8> {
+        format!(r#"{{"detail":{}}}"#, quoted(error.detail)).into_bytes()
+    }
+}
+
+/// A JSON string with its quotes.
+fn quoted(text: &str) -> Value {
+    Value::from(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shapes_are_json_whatever_the_text() {
+        let error = ErrorText {
+            status: 403,
+            title: "Forbidden",
+            code: ErrorCode::OriginNotAllowed,
+            detail: "a \"quoted\"\nline \u{7}",
+        };
+        let shapes: [(&dyn ErrorBody, &[&str]); 4] = [
+            (&ProblemJson, &["type", "title", "status", "detail", "code"]),
+            (&ErrorJson, &["error"]),
+            (&ErrorMessageJson, &["error", "message"]),
+            (&DetailJson, &["detail"]),
+        ];
+        for (shape, members) in shapes {
+            let body: Value = serde_json::from_slice(&shape.render(&error)).unwrap();
+            let mut found: Vec<_> = body
+                .as_object()
+                .unwrap()
+                .keys()
+                .map(String::as_str)
+                .collect();
+            let mut members = members.to_vec();
+            found.sort_unstable();
+            members.sort_unstable();
+            assert_eq!(found, members);
+            assert!(
+                body.as_object()
+                    .unwrap()
+                    .values()
+                    .any(|v| v == error.detail)
+            );
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What a client is told.
+
+/// What a client is told: the `code` of the default body.
+///
+/// ```
+/// use keyward::ErrorCode;
+///
+/// assert_eq!(ErrorCode::InvalidApiKey.as_str(), "invalid_api_key");
+/// assert_eq!(ErrorCode::InvalidApiKey.status(), 401);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorCode {
+    /// 401 `missing_api_key`
+    MissingApiKey,
+    /// 400 `multiple_api_keys`
+    MultipleApiKeys,
+    /// 401 `invalid_api_key`: malformed, unknown, revoked, disabled, expired, of another account
+    InvalidApiKey,
+    /// 401 `revoked_api_key`, where the service has dead keys told apart
+    RevokedApiKey,
+    /// 401 `disabled_api_key`, where the service has dead keys told apart
+    DisabledApiKey,
+    /// 401 `expired_api_key`, where the service has dead keys told apart
+    ExpiredApiKey,
+    /// 503 `auth_unavailable`
+    AuthUnavailable,
+    /// 403 `account_inactive`
+    AccountInactive,
+    /// 401 `environment_mismatch`
+    EnvironmentMismatch,
+    /// 403 `key_not_allowed`
+    KeyNotAllowed,
+    /// 403 `origin_required`
+    OriginRequired,
+    /// 403 `origin_not_allowed`
+    OriginNotAllowed,
+    /// 403 `insufficient_scope`
+    InsufficientScope,
+}
+
+impl ErrorCode {
+    pub(crate) const ALL: [Self; 13] = [
+        Self::MissingApiKey,
+        Self::MultipleApiKeys,
+        Self::InvalidApiKey,
+        Self::RevokedApiKey,
+        Self::DisabledApiKey,
+        Self::ExpiredApiKey,
+        Self::AuthUnavailable,
+        Self::AccountInactive,
+        Self::EnvironmentMismatch,
+        Self::KeyNotAllowed,
+        Self::OriginRequired,
+        Self::OriginNotAllowed,
+        Self::InsufficientScope,
+    ];
+
+    /// As it stands in the body.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MissingApiKey => "missing_api_key",
+            Self::MultipleApiKeys => "multiple_api_keys",
+            Self::InvalidApiKey => "invalid_api_key",
+            Self::RevokedApiKey => "revoked_api_key",
+            Self::DisabledApiKey => "disabled_api_key",
+            Self::ExpiredApiKey => "expired_api_key",
+            Self::AuthUnavailable => "auth_unavailable",
+            Self::AccountInactive => "account_inactive",
+            Self::EnvironmentMismatch => "environment_mismatch",
+            Self::KeyNotAllowed => "key_not_allowed",
+            Self::OriginRequired => "origin_required",
+            Self::OriginNotAllowed => "origin_not_allowed",
+            Self::InsufficientScope => "insufficient_scope",
+        }
+    }
+
+    /// The status, unless the service maps it to another.
+    #[must_use]
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::MultipleApiKeys => 400,
+            Self::MissingApiKey
+            | Self::InvalidApiKey
+            | Self::RevokedApiKey
+            | Self::DisabledApiKey
+            | Self::ExpiredApiKey
+            | Self::EnvironmentMismatch => 401,
+            Self::AccountInactive
+            | Self::KeyNotAllowed
+            | Self::OriginRequired
+            | Self::OriginNotAllowed
+            | Self::InsufficientScope => 403,
+            Self::AuthUnavailable => 503,
+        }
+    }
+
+    /// The `error` of the challenge (RFC 6750 §3.1); none where the client sent no key.
+    pub(crate) const fn challenge_error(self) -> Option<&'static str> {
+        match self {
+            Self::MissingApiKey => None,
+            Self::MultipleApiKeys => Some("invalid_request"),
+            Self::InsufficientScope => Some("insufficient_scope"),
+            _ => Some("invalid_token"),
+        }
+    }
+
+    /// Whether the answer carries a challenge even where its status is not 401.
+    pub(crate) const fn always_challenges(self) -> bool {
+        matches!(self, Self::MultipleApiKeys | Self::InsufficientScope)
+    }
+
+    pub(crate) const fn depends_on_origin(self) -> bool {
+        matches!(self, Self::OriginRequired | Self::OriginNotAllowed)
+    }
+
+    /// What the client should do; the two that name the route's or the gate's own terms end in them.
+    pub(crate) const fn detail(self) -> &'static str {
+        match self {
+            Self::MissingApiKey => "Send an API key as ",
+            Self::MultipleApiKeys => {
+                "Send exactly one API key, once and in one place: the request holds several."
+            }
+            Self::InvalidApiKey => {
+                "The API key is not valid. Check that it is complete; if it has been revoked or has expired, create a new one."
+            }
+            Self::RevokedApiKey => "The API key has been revoked. Create a new one.",
+            Self::DisabledApiKey => "The API key is disabled. Enable it or use another.",
+            Self::ExpiredApiKey => "The API key has expired. Create a new one.",
+            Self::AuthUnavailable => {
+                "API keys cannot be checked at the moment. The key may well be good: try again."
+            }
+            Self::AccountInactive => "The account that owns the API key is not active.",
+            Self::EnvironmentMismatch => {
+                "The API key belongs to another environment than this endpoint, such as a test key where a live key is needed."
+            }
+            Self::KeyNotAllowed => {
+                "This kind of API key is not accepted here, or the account's plan does not include the API."
+            }
+            Self::OriginRequired => {
+                "The API key is restricted to certain web pages and the request has no Origin."
+            }
+            Self::OriginNotAllowed => {
+                "The API key may not be used from this web page. Add its origin to the key's allowed domains."
+            }
+            Self::InsufficientScope => "The API key lacks a scope that is required here: ",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_in_the_list_at_its_place() {
+        for (at, code) in ErrorCode::ALL.into_iter().enumerate() {
+            assert_eq!(code as usize, at);
+        }
+        assert_eq!(
+            ErrorCode::InsufficientScope as usize + 1,
+            ErrorCode::ALL.len()
+        );
+    }
+}

@@ -1,0 +1,10 @@
+//! What is answered instead of the handler, rendered here so that every adapter sends the same bytes.
+
+pub(crate) mod body;
+pub(crate) mod code;
+pub(crate) mod replies;
+#[expect(
+    clippy::module_inception,
+    reason = "the room is named after its main type"
+)]
+pub(crate) mod reply;

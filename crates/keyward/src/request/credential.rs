@@ -1,0 +1,121 @@
+//! Finds exactly one key in a request.
+
+use crate::{KeyLocation, RequestHead};
+
+/// What a request holds in the configured locations.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Credential<'a> {
+    /// No location is used.
+    Absent,
+    /// A location is used, but the place for the key is empty.
+    Empty,
+    /// One key, and the index of its location.
+    One(&'a [u8], u8),
+    /// More than one: which of them counts would be a guess, and another program may guess otherwise.
+    Several,
+}
+
+impl<'a> Credential<'a> {
+    pub(crate) fn find<R: RequestHead>(request: &'a R, locations: &'a [KeyLocation]) -> Self {
+        let mut found = Credential::Absent;
+        for (index, location) in (0..).zip(locations) {
+            let mut lines = request.values(location.field());
+            let Some(line) = lines.next() else { continue };
+            if lines.next().is_some() {
+                return Credential::Several;
+            }
+            let Some(key) = location.key_in(line) else {
+                continue;
+            };
+            found = match found {
+                Credential::Absent if key.is_empty() => Credential::Empty,
+                found if key.is_empty() => found,
+                // No alphabet has a comma: it joins what were two lines (RFC 9110 §5.3).
+                _ if key.contains(&b',') => return Credential::Several,
+                Credential::One(..) => return Credential::Several,
+                _ => Credential::One(key, index),
+            };
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    struct Head(Vec<(&'static str, Vec<u8>)>);
+
+    impl RequestHead for Head {
+        fn method(&self) -> &'static str {
+            "GET"
+        }
+
+        fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+            let lines = self.0.iter().filter(move |(name, _)| *name == field);
+            lines.map(|(_, value)| &value[..])
+        }
+    }
+
+    fn locations() -> [KeyLocation; 3] {
+        [
+            KeyLocation::x_api_key(),
+            KeyLocation::bearer(),
+            KeyLocation::client_key(),
+        ]
+    }
+
+    #[expect(clippy::needless_pass_by_value, reason = "reads as a table")]
+    fn check(lines: &[(&'static str, &[u8])], expected: Credential<'_>) {
+        let head = Head(lines.iter().map(|(n, v)| (*n, v.to_vec())).collect());
+        let locations = locations();
+        assert_eq!(Credential::find(&head, &locations), expected, "{lines:?}");
+    }
+
+    #[test]
+    fn tells_none_from_empty_from_one_from_several() {
+        use Credential::{Absent, Empty, One, Several};
+        let x = "x-api-key";
+        let a = "authorization";
+        check(&[], Absent);
+        check(&[("x-other", b"k")], Absent);
+        check(&[(a, b"Basic dTpw")], Absent);
+        check(&[(a, b"Bearer\tk")], Absent);
+        check(&[(x, b"")], Empty);
+        check(&[(x, b"   ")], Empty);
+        check(&[(x, b"\t")], Empty);
+        check(&[(a, b"Bearer")], Empty);
+        check(&[(x, b"k")], One(b"k", 0));
+        check(&[(x, b" k ")], One(b"k", 0));
+        check(&[(a, b"bearer  k")], One(b"k", 1));
+        check(&[(a, b"clientkey k")], One(b"k", 2));
+        check(&[(x, b""), (a, b"Bearer k")], One(b"k", 1));
+        check(&[(x, b"k"), (a, b"Basic dTpw")], One(b"k", 0));
+        check(&[(x, b"k"), (a, b"Bearer")], One(b"k", 0));
+        check(&[(x, b"k"), (x, b"k")], Several);
+        check(&[(x, b"k"), (x, b"")], Several);
+        check(&[(x, b"k"), (a, b"Bearer k")], Several);
+        check(&[(x, b"k"), (a, b"Bearer ey.J.w")], Several);
+        check(&[(a, b"Bearer k"), (a, b"Basic dTpw")], Several);
+        check(&[(x, b"k,k")], Several);
+        check(&[(x, b"k, k")], Several);
+        check(&[(a, b"Bearer k, Bearer k")], Several);
+        check(&[(x, b"\0\x80\xFF")], One(b"\0\x80\xFF", 0));
+    }
+
+    proptest! {
+        #[test]
+        fn reads_any_bytes_without_panic(
+            one in proptest::collection::vec(any::<u8>(), 0..40),
+            two in proptest::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let head = Head(vec![("x-api-key", one), ("authorization", two)]);
+            let locations = locations();
+            if let Credential::One(key, _) = Credential::find(&head, &locations) {
+                prop_assert!(!key.is_empty() && !key.contains(&b','));
+            }
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Where in a request a key may travel.
+
+use crate::{KeyKind, ParseError, ParseErrorKind};
+
+/// Where in a request a key may travel. Never the URL, never a cookie.
+///
+/// ```
+/// use keyward::{KeyKind, KeyLocation};
+///
+/// let own = KeyLocation::header("X-Acme-Key")?;
+/// assert_eq!(own.field(), "x-acme-key");
+/// assert_eq!(KeyLocation::bearer().field(), "authorization");
+/// assert_eq!(KeyLocation::client_key().accepts(), KeyKind::Publishable);
+/// # Ok::<(), keyward::ParseError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyLocation {
+    place: Place,
+    accepts: KeyKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    Field(Box<str>),
+    Scheme(Box<str>),
+    RawAuthorization,
+}
+
+impl KeyLocation {
+    /// A field of its own that holds the key and nothing else.
+    ///
+    /// # Errors
+    /// When it is not a field name (RFC 9110 §5.1), or one that means something else: `authorization`,
+    /// `proxy-authorization`, `cookie`, `origin`.
+    pub fn header(name: &str) -> Result<Self, ParseError> {
+        let name = name.to_ascii_lowercase();
+        check_token("field name", &name)?;
+        let taken = ["authorization", "proxy-authorization", "cookie", "origin"];
+        if taken.contains(&&*name) {
+            return Err(ParseError::new("field name", ParseErrorKind::Unknown));
+        }
+        Ok(Self::secret(Place::Field(name.into())))
+    }
+
+    /// `X-API-Key: <key>`
+    #[must_use]
+    pub fn x_api_key() -> Self {
+        Self::secret(Place::Field("x-api-key".into()))
+    }
+
+    /// `Authorization: Bearer <key>` (RFC 6750 §2.1)
+    #[must_use]
+    pub fn bearer() -> Self {
+        Self::secret(Place::Scheme("Bearer".into()))
+    }
+
+    /// `Authorization: <scheme> <key>`, the scheme in any case.
+    ///
+    /// # Errors
+    /// When it is not a token (RFC 9110 §11.1).
+    pub fn scheme(scheme: &str) -> Result<Self, ParseError> {
+        check_token("authentication scheme", scheme)?;
+        Ok(Self::secret(Place::Scheme(scheme.into())))
+    }
+
+    /// `Authorization: <key>`, without a scheme: what some services ask for against RFC 9110 §11.6.2.
+    #[must_use]
+    pub fn raw_authorization() -> Self {
+        Self::secret(Place::RawAuthorization)
+    }
+
+    /// `Authorization: ClientKey <key>`, for publishable keys.
+    #[must_use]
+    pub fn client_key() -> Self {
+        Self::secret(Place::Scheme("ClientKey".into())).publishable()
+    }
+
+    /// `X-Client-Key: <key>`, for publishable keys.
+    #[must_use]
+    pub fn x_client_key() -> Self {
+        Self::secret(Place::Field("x-client-key".into())).publishable()
+    }
+
+    /// Takes publishable keys here, and no secret ones: a secret key in a page is a leak.
+    #[must_use]
+    pub fn publishable(mut self) -> Self {
+        self.accepts = KeyKind::Publishable;
+        self
+    }
+
+    /// The field, in lower case.
+    #[must_use]
+    pub fn field(&self) -> &str {
+        match &self.place {
+            Place::Field(name) => name,
+            Place::Scheme(_) | Place::RawAuthorization => "authorization",
+        }
+    }
+
+    /// Which kind of key may stand here.
+    #[must_use]
+    pub fn accepts(&self) -> KeyKind {
+        self.accepts
+    }
+
+    /// The scheme that a challenge names; `ApiKey` where the key stands alone in its field.
+    pub(crate) fn challenge(&self) -> &str {
+        match &self.place {
+            Place::Scheme(scheme) => scheme,
+            Place::Field(_) | Place::RawAuthorization => "ApiKey",
+        }
+    }
+
+    /// How to send a key here, for the one who forgot.
+    pub(crate) fn usage(&self) -> String {
+        match &self.place {
+            Place::Field(name) => format!("{name}: <key>"),
+            Place::Scheme(scheme) => format!("Authorization: {scheme} <key>"),
+            Place::RawAuthorization => "Authorization: <key>".to_owned(),
+        }
+    }
+
+    /// Whether two locations could claim the same text.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        match (&self.place, &other.place) {
+            (Place::Field(a), Place::Field(b)) => a == b,
+            (Place::Scheme(a), Place::Scheme(b)) => a.eq_ignore_ascii_case(b),
+            (a, b) => a == b,
+        }
+    }
+
+    /// The key's text in a line of this location's field: `None` when the line is of another
+    /// scheme, empty when the place for the key is.
+    pub(crate) fn key_in<'a>(&self, line: &'a [u8]) -> Option<&'a [u8]> {
+        let line = trim(line);
+        match &self.place {
+            Place::Field(_) => Some(line),
+            Place::Scheme(scheme) => {
+                let (given, rest) = match line.iter().position(|byte| *byte == b' ') {
+                    Some(space) => line.split_at_checked(space)?,
+                    None => (line, &[][..]),
+                };
+                let same = given.eq_ignore_ascii_case(scheme.as_bytes());
+                // RFC 9110 §11.4 separates them by spaces; a tab is no space.
+                let spaces = rest.iter().take_while(|byte| **byte == b' ').count();
+                same.then(|| rest.get(spaces..)).flatten()
+            }
+            Place::RawAuthorization => (!line.contains(&b' ')).then_some(line),
+        }
+    }
+
+    fn secret(place: Place) -> Self {
+        let accepts = KeyKind::Secret;
+        Self { place, accepts }
+    }
+}
+
+/// Without the optional white space around a field's value (RFC 9110 §5.5).
+fn trim(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
+fn check_token(subject: &'static str, text: &str) -> Result<(), ParseError> {
+    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    let kind = match text.len() {
+        0 => ParseErrorKind::Empty,
+        1..=64 if text.bytes().all(is_token) => return Ok(()),
+        1..=64 => ParseErrorKind::Character,
+        _ => ParseErrorKind::TooLong,
+    };
+    Err(ParseError::new(subject, kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_only_field_names_that_are_free() {
+        for bad in ["", "x y", "x:y", "é", "Authorization", "cookie", "ORIGIN"] {
+            assert!(KeyLocation::header(bad).is_err(), "{bad}");
+        }
+        assert!(KeyLocation::scheme("").is_err());
+        assert!(KeyLocation::scheme("a b").is_err());
+    }
+
+    #[test]
+    fn reads_a_scheme_without_case_and_only_spaces_after_it() {
+        let bearer = KeyLocation::bearer();
+        for line in [
+            &b"Bearer k"[..],
+            b"bearer k",
+            b"BEARER    k",
+            b" Bearer k\t",
+        ] {
+            assert_eq!(bearer.key_in(line), Some(&b"k"[..]), "{line:?}");
+        }
+        for line in [&b"Bearer"[..], b"Bearer ", b"bearer    "] {
+            assert_eq!(bearer.key_in(line), Some(&b""[..]), "{line:?}");
+        }
+        for line in [&b"Bearer\tk"[..], b"Basic k", b"Bearerk", b"", b"k"] {
+            assert_eq!(bearer.key_in(line), None, "{line:?}");
+        }
+        assert_eq!(bearer.key_in(b"Bearer \tk"), Some(&b"\tk"[..]));
+    }
+
+    #[test]
+    fn takes_a_raw_key_only_without_a_scheme() {
+        let raw = KeyLocation::raw_authorization();
+        assert_eq!(raw.key_in(b" cs_1 "), Some(&b"cs_1"[..]));
+        assert_eq!(raw.key_in(b"Bearer cs_1"), None);
+    }
+}

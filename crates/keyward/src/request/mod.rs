@@ -1,0 +1,5 @@
+//! The request as core sees it, and the one key in it.
+
+pub(crate) mod credential;
+pub(crate) mod head;
+pub(crate) mod location;

@@ -1,0 +1,154 @@
+//! A key as the replica holds it: small, and ready to be judged.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use crate::clock::unix_time;
+use crate::key::digest::DigestBytes;
+use crate::{
+    Account, AccountId, AccountStatus, DenialKind, Environment, Hint, KeyId, KeyKind, KeyRecord,
+    KeyStatus, OriginPolicy, Scopes,
+};
+
+/// What the replica keeps of a key. A million of them are held, so every byte counts.
+pub(crate) struct Entry {
+    pub(crate) digest: DigestBytes,
+    pub(crate) id: KeyId,
+    last: [u8; 4],
+    pub(crate) group: Arc<Group>,
+    pub(crate) scopes: Arc<Scopes>,
+    /// `None` stands for any origin.
+    pub(crate) origins: Option<Arc<OriginPolicy>>,
+    epoch: u32,
+    /// Seconds since the Unix epoch; the maximum stands for never.
+    expires_at: u32,
+    /// Seconds since the Unix epoch; zero stands for never.
+    last_used: AtomicU32,
+    pub(crate) kind: KeyKind,
+    status: KeyStatus,
+}
+
+impl Entry {
+    pub(crate) fn new(record: &KeyRecord, group: Arc<Group>, scopes: Arc<Scopes>) -> Self {
+        Self {
+            digest: record.digest.bytes(),
+            id: record.id,
+            last: record.hint.last,
+            group,
+            scopes,
+            origins: match &record.origins {
+                OriginPolicy::Any => None,
+                listed @ OriginPolicy::Listed(_) => Some(Arc::new(listed.clone())),
+            },
+            epoch: record.epoch,
+            expires_at: record.expires_at.map_or(u32::MAX, |at| {
+                u32::try_from(unix_time(at).as_secs()).unwrap_or(u32::MAX)
+            }),
+            last_used: AtomicU32::new(0),
+            kind: record.kind,
+            status: record.status,
+        }
+    }
+
+    /// Whether the key itself is dead, whatever is asked of it.
+    pub(crate) fn dead(&self, now: Duration) -> Option<DenialKind> {
+        match self.status {
+            KeyStatus::Revoked => Some(DenialKind::Revoked),
+            _ if self.epoch < self.group.revoked_before.load(Ordering::Acquire) => {
+                Some(DenialKind::Revoked)
+            }
+            KeyStatus::Disabled => Some(DenialKind::Disabled),
+            KeyStatus::Active => {
+                let expired =
+                    self.expires_at != u32::MAX && now.as_secs() >= u64::from(self.expires_at);
+                expired.then_some(DenialKind::Expired)
+            }
+        }
+    }
+
+    pub(crate) fn used(&self, now: Duration) {
+        let now = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
+        self.last_used.store(now, Ordering::Relaxed);
+    }
+
+    pub(crate) fn last_used(&self) -> u32 {
+        self.last_used.load(Ordering::Relaxed)
+    }
+
+    /// Takes over what was counted in an older entry of the same key.
+    pub(crate) fn inherit(&self, older: &Self) {
+        self.last_used
+            .fetch_max(older.last_used(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn hint(&self) -> Hint {
+        Hint {
+            prefix: self.group.prefix.clone(),
+            last: self.last,
+        }
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What all keys of one account and environment share, changed in place when the account changes.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) account: AccountId,
+    pub(crate) environment: Environment,
+    pub(crate) prefix: Box<str>,
+    active: AtomicBool,
+    api_access: AtomicBool,
+    revoked_before: AtomicU32,
+}
+
+impl Group {
+    /// A group whose account is not known yet: closed until [`follow`](Self::follow) opens it.
+    pub(crate) fn closed(account: AccountId, environment: Environment, prefix: Box<str>) -> Self {
+        Self {
+            account,
+            environment,
+            prefix,
+            active: AtomicBool::new(false),
+            api_access: AtomicBool::new(false),
+            revoked_before: AtomicU32::new(0),
+        }
+    }
+
+    /// Takes over the account's state; `None` for an account that is gone.
+    pub(crate) fn follow(&self, account: Option<&Account>) {
+        let epoch = account.map_or(u32::MAX, |account| account.epoch(self.environment));
+        let active = account.is_some_and(|account| account.status == AccountStatus::Active);
+        let access = account.is_some_and(|account| account.api_access);
+        self.revoked_before.store(epoch, Ordering::Release);
+        self.active.store(active, Ordering::Release);
+        self.api_access.store(access, Ordering::Release);
+    }
+
+    pub(crate) fn is_active(&self) -> bool {
+        self.active.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn has_api_access(&self) -> bool {
+        self.api_access.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_takes_no_more_than_its_share_of_memory() {
+        // With the two counters of an `Arc` and the allocator's word: 112 bytes.
+        assert!(size_of::<Entry>() <= 88, "{}", size_of::<Entry>());
+    }
+}
