@@ -1,0 +1,118 @@
+//! The layer.
+
+use std::sync::Arc;
+
+use keyward::{AccountId, Environment, Gate, KeyKind, Requirement};
+use tower_layer::Layer;
+
+use crate::RequireKey;
+
+/// Puts a gate in front of a service and says what the routes behind it demand.
+///
+/// Unless told otherwise: a live, secret key of any account, with any scopes. The methods are those
+/// of [`Requirement`].
+///
+/// A refusal looks like this, unless the gate words it otherwise:
+///
+/// ```text
+/// HTTP/1.1 403 Forbidden
+/// cache-control: no-store
+/// content-type: application/problem+json
+/// www-authenticate: ApiKey realm="api", error="insufficient_scope", scope="kyc"
+/// www-authenticate: Bearer realm="api", error="insufficient_scope", scope="kyc"
+///
+/// {"type":"about:blank","title":"Forbidden","status":403,"detail":"The API key lacks a scope that is required here: kyc.","code":"insufficient_scope"}
+/// ```
+///
+/// ```
+/// # use keyward::{Environment, Gate, KeyFormat, MemoryStore, Store};
+/// # use keyward_tower::RequireKeyLayer;
+/// # let store = MemoryStore::new();
+/// # let format = KeyFormat::new("vhk_{env}_")?;
+/// # let gate = Gate::builder(store.replica()).format(format).build()?;
+/// let submit = RequireKeyLayer::new(gate.clone()).scope("kyc");
+/// let sandbox = RequireKeyLayer::new(gate).scope("kyc").environment(Environment::TEST);
+/// # drop((submit, sandbox));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct RequireKeyLayer {
+    gate: Gate,
+    requirement: Arc<Requirement>,
+}
+
+impl RequireKeyLayer {
+    /// Demands a live, secret key.
+    pub fn new(gate: Gate) -> Self {
+        let requirement = Arc::default();
+        Self { gate, requirement }
+    }
+
+    /// Demands this, instead of what was demanded so far.
+    ///
+    /// # Panics
+    /// When the gate has a catalog that does not know a scope.
+    pub fn requirement(mut self, requirement: Requirement) -> Self {
+        self.gate.assert_knows(&requirement);
+        self.requirement = Arc::new(requirement);
+        self
+    }
+
+    /// Also demands this scope.
+    ///
+    /// # Panics
+    /// When it is not a scope, or the gate has a catalog that does not know it.
+    pub fn scope(self, scope: &str) -> Self {
+        self.also(|requirement| requirement.scope(scope))
+    }
+
+    /// Also demands one of these scopes.
+    ///
+    /// # Panics
+    /// As [`scope`](Self::scope), and when there is none.
+    pub fn any_scope<I>(self, scopes: I) -> Self
+    where
+        I: IntoIterator<Item: AsRef<str>>,
+    {
+        self.also(|requirement| requirement.any_scope(scopes))
+    }
+
+    /// Serves this environment only, instead of `live`.
+    pub fn environment(self, environment: Environment) -> Self {
+        self.also(|requirement| requirement.environment(environment))
+    }
+
+    /// Serves every environment; the handler must tell them apart.
+    pub fn any_environment(self) -> Self {
+        self.also(Requirement::any_environment)
+    }
+
+    /// Accepts these kinds of keys, instead of secret ones.
+    pub fn kinds(self, kinds: impl IntoIterator<Item = KeyKind>) -> Self {
+        self.also(|requirement| requirement.kinds(kinds))
+    }
+
+    /// Accepts only keys of this account; any other is answered like an unknown one.
+    pub fn account(self, account: AccountId) -> Self {
+        self.also(|requirement| requirement.account(account))
+    }
+
+    /// Lets a request without any key pass as anonymous. A key that is there must be good.
+    pub fn optional(self) -> Self {
+        self.also(Requirement::optional)
+    }
+
+    fn also(self, change: impl FnOnce(Requirement) -> Requirement) -> Self {
+        let requirement = Requirement::clone(&self.requirement);
+        self.requirement(change(requirement))
+    }
+}
+
+impl<S> Layer<S> for RequireKeyLayer {
+    type Service = RequireKey<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        RequireKey::new(inner, self.gate.clone(), Arc::clone(&self.requirement))
+    }
+}

@@ -1,0 +1,65 @@
+//! API keys as a [tower] layer: for axum, tonic, hyper, anything on [`tower_service::Service`].
+//!
+//! A [`Gate`](keyward::Gate) decides, a [`RequireKeyLayer`] puts it in front of a service and says what
+//! the routes behind it demand. The handler gets the [`Principal`](keyward::Principal); a request
+//! that is refused never reaches it.
+//!
+//! ```
+//! use axum::{Router, routing::get};
+//! use keyward::{Gate, KeyFormat, MemoryStore, Store};
+//! use keyward_tower::{Principal, RequireKeyLayer};
+//!
+//! async fn whoami(principal: Principal) -> String {
+//!     principal.account().to_string()
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let store = MemoryStore::new();
+//! let gate = Gate::builder(store.replica()).format(KeyFormat::new("vhk_{env}_")?).build()?;
+//! let app: Router = Router::new()
+//!     .route("/whoami", get(whoami))
+//!     .layer(RequireKeyLayer::new(gate).scope("kyc"));
+//! # drop(app);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where to put the layer
+//!
+//! There are no exempt paths: a route that needs no key is added after the layer, or to another
+//! router.
+//!
+//! - `Router::layer` covers the routes added before it, and the fallback: an unknown path without a
+//!   key is a 401. `Router::route_layer` covers the routes only: an unknown path is a 404.
+//! - `MethodRouter::layer`, as in `get(list).layer(…)`, covers only the methods added before it:
+//!   `get(list).layer(…).post(create)` leaves `create` open. Add the layer last.
+//! - A CORS preflight is answered by the layer, and only where the layer is reached. Neither a
+//!   `route_layer` nor a `MethodRouter` layer is reached by an `OPTIONS` that no method of the route
+//!   handles: axum answers 405 before. Where browsers call, use `Router::layer`.
+//! - A nested router is covered by the layers of both. Of the same gate the inner layer adds its
+//!   requirement, and the key is proved and used once. A different gate inside authenticates for
+//!   itself; then the outer must be built with
+//!   [`insecure_forward_key`](keyward::GateBuilder::insecure_forward_key).
+//!
+//! # What the layer does to a request and its response
+//!
+//! The field that held the key is removed before the inner service. A response to a key that came in
+//! a field of its own gets `Cache-Control: private` if it has no `Cache-Control`. A refusal carries
+//! the [`Denial`](keyward::Denial) in its extensions, for logs and metrics of outer layers.
+//!
+//! [tower]: https://docs.rs/tower
+
+mod body;
+#[cfg(feature = "axum")]
+mod extract;
+mod future;
+mod head;
+mod layer;
+mod service;
+
+pub use crate::body::ResponseBody;
+#[cfg(feature = "axum")]
+pub use crate::extract::{Principal, PrincipalRejection};
+pub use crate::future::ResponseFuture;
+pub use crate::layer::RequireKeyLayer;
+pub use crate::service::RequireKey;

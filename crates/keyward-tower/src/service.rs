@@ -1,0 +1,69 @@
+//! The service.
+
+use std::mem;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use keyward::{Decision, Gate, Principal, Requirement, Verdict};
+use tower_service::Service;
+
+use crate::head::{Head, admit};
+use crate::{ResponseBody, ResponseFuture};
+
+/// A service behind a gate; made by [`RequireKeyLayer`](crate::RequireKeyLayer).
+#[derive(Clone, Debug)]
+pub struct RequireKey<S> {
+    inner: S,
+    gate: Gate,
+    requirement: Arc<Requirement>,
+}
+
+impl<S> RequireKey<S> {
+    pub(crate) fn new(inner: S, gate: Gate, requirement: Arc<Requirement>) -> Self {
+        Self {
+            inner,
+            gate,
+            requirement,
+        }
+    }
+}
+
+impl<S, B, ResBody> Service<Request<B>> for RequireKey<S>
+where
+    S: Service<Request<B>, Response = Response<ResBody>> + Clone,
+{
+    type Response = Response<ResponseBody<ResBody>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, B>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let outer = request.extensions().get::<Principal>();
+        match self.gate.check(&Head(&request), &self.requirement, outer) {
+            Decision::Ready(Verdict::Admit(admitted)) => {
+                let finish = admit(admitted, &mut request);
+                ResponseFuture::called(self.inner.call(request), finish)
+            }
+            Decision::Ready(Verdict::Refuse(refusal)) => {
+                drop(self.take_ready());
+                ResponseFuture::refused(refusal)
+            }
+            Decision::Pending(verdict) => {
+                ResponseFuture::pending(verdict, self.take_ready(), request)
+            }
+        }
+    }
+}
+
+impl<S: Clone> RequireKey<S> {
+    /// Takes the service that is ready and leaves one that is not. What readiness has reserved, such
+    /// as a permit, goes with it: kept here, it would be missing to everybody else.
+    fn take_ready(&mut self) -> S {
+        let clone = self.inner.clone();
+        mem::replace(&mut self.inner, clone)
+    }
+}
