@@ -52,7 +52,7 @@ impl Clock for SystemClock {
 /// let clock = ManualClock::at(Duration::from_secs(1_700_000_000));
 /// clock.advance(Duration::from_secs(60));
 /// assert_eq!(clock.unix().as_secs(), 1_700_000_060);
-/// assert_eq!(clock.boot().as_secs(), 60);
+/// assert_eq!(clock.boot().as_secs(), 61);
 /// ```
 #[derive(Debug)]
 pub struct ManualClock(Mutex<Reading>);
@@ -64,10 +64,10 @@ struct Reading {
 }
 
 impl ManualClock {
-    /// A clock that shows this time since the Unix epoch, on a machine that has just booted.
+    /// A clock that shows this time since the Unix epoch, on a machine that booted a second ago.
     #[must_use]
     pub fn at(unix: Duration) -> Self {
-        let boot = Duration::ZERO;
+        let boot = Duration::from_secs(1);
         Self(Mutex::new(Reading { unix, boot }))
     }
 

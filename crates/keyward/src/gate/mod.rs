@@ -8,4 +8,6 @@ pub(crate) mod builder;
 pub(crate) mod gate;
 pub(crate) mod principal;
 pub(crate) mod requirement;
+#[cfg(test)]
+mod tests;
 pub(crate) mod verdict;

@@ -383,7 +383,7 @@ impl Freshness {
             return;
         }
         self.unix.store(moment.unix, Ordering::Release);
-        self.boot.store(moment.boot.max(1), Ordering::Release);
+        self.boot.store(moment.boot, Ordering::Release);
     }
 
     fn get(&self) -> Moment {
@@ -557,5 +557,93 @@ impl Hasher for Identity {
         for byte in bytes {
             self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Hint, KeyDigest, KeyId};
+
+    const FIRST: Revision = Revision {
+        number: 1,
+        nonce: 7,
+    };
+    const SECOND: Revision = Revision {
+        number: 2,
+        nonce: 8,
+    };
+
+    fn record(n: u8) -> KeyRecord {
+        let digest = KeyDigest::new(crate::DigestScheme::Sha256, [n; 32]);
+        let account = AccountId::parse("acme").unwrap();
+        let hint = Hint::parse("x_…0000").unwrap();
+        let id = KeyId::random().unwrap();
+        let epoch = SystemTime::UNIX_EPOCH;
+        KeyRecord::new(id, digest, hint, account, Environment::LIVE, epoch)
+    }
+
+    fn load(replica: &Replica, keys: std::ops::Range<u8>, head: Revision) {
+        let mut poll = replica.poll();
+        poll.restart();
+        keys.for_each(|n| poll.key(&record(n)));
+        poll.finish(head).unwrap();
+    }
+
+    #[test]
+    fn a_restart_forgets_what_is_not_given_again() {
+        let replica = Replica::new();
+        load(&replica, 0..200, FIRST);
+        assert_eq!(replica.len(), 200);
+        load(&replica, 100..150, SECOND);
+        assert_eq!(replica.len(), 50);
+        assert!(replica.find(&record(99).digest.bytes()).is_none());
+        assert!(replica.find(&record(100).digest.bytes()).is_some());
+    }
+
+    #[test]
+    fn a_poll_that_is_not_finished_changes_nothing() {
+        let replica = Replica::new();
+        load(&replica, 0..1, FIRST);
+        let mut poll = replica.poll();
+        poll.restart();
+        drop(poll);
+        assert_eq!((replica.len(), replica.poll().since()), (1, Some(FIRST)));
+    }
+
+    #[test]
+    fn a_poll_that_was_overtaken_cannot_bring_old_rows_back() {
+        let replica = Replica::new();
+        load(&replica, 0..1, FIRST);
+        let mut slow = replica.poll();
+        slow.key(&record(1));
+        replica.poll().finish(SECOND).unwrap();
+        let error = slow.finish(FIRST).unwrap_err();
+        assert_eq!(error.kind(), ReplicaErrorKind::Overtaken);
+        assert_eq!((replica.len(), replica.poll().since()), (1, Some(SECOND)));
+    }
+
+    #[test]
+    fn refuses_to_load_more_keys_than_its_ceiling() {
+        let replica = Replica::with(Arc::new(SystemClock), 2);
+        let mut poll = replica.poll();
+        (0..3).for_each(|n| poll.key(&record(n)));
+        let error = poll.finish(FIRST).unwrap_err();
+        assert_eq!(error.kind(), ReplicaErrorKind::TooManyKeys);
+        assert!(replica.is_empty());
+        load(&replica, 0..2, FIRST);
+    }
+
+    #[test]
+    fn keys_of_one_account_share_what_they_have_in_common() {
+        let replica = Replica::new();
+        load(&replica, 0..2, FIRST);
+        let find = |n| replica.find(&record(n).digest.bytes()).unwrap();
+        let (one, two) = (find(0), find(1));
+        assert!(Arc::ptr_eq(&one.group, &two.group) && Arc::ptr_eq(&one.scopes, &two.scopes));
+        assert!(
+            !one.group.is_active(),
+            "an account that was never given is closed"
+        );
     }
 }

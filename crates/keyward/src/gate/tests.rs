@@ -1,0 +1,504 @@
+//! What the gate promises, on bytes.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll as TaskPoll, Waker};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use crate::conformance::block_on;
+use crate::*;
+
+const NOW: Duration = Duration::from_secs(1_700_000_000);
+
+/// A service with one account, one key and one route; each test changes what it is about.
+struct World {
+    clock: Arc<ManualClock>,
+    replica: Replica,
+    account: Account,
+    key: ApiKey,
+    record: KeyRecord,
+    requirement: Requirement,
+    fields: Vec<(&'static str, Vec<u8>)>,
+    method: &'static str,
+}
+
+impl World {
+    fn new() -> Self {
+        let clock = Arc::new(ManualClock::at(NOW));
+        let replica = Replica::with(Arc::<ManualClock>::clone(&clock), 1000);
+        let account = Account::new(AccountId::parse("acme").unwrap());
+        let key = format().generate(Environment::LIVE).unwrap();
+        let record = KeyRecord::new(
+            KeyId::random().unwrap(),
+            Peppers::none().digest(&key),
+            key.hint().clone(),
+            account.id.clone(),
+            Environment::LIVE,
+            SystemTime::UNIX_EPOCH + NOW,
+        );
+        let fields = vec![("x-api-key", key.expose_secret().into())];
+        let requirement = Requirement::new();
+        let method = "GET";
+        Self {
+            clock,
+            replica,
+            account,
+            key,
+            record,
+            requirement,
+            fields,
+            method,
+        }
+    }
+
+    /// One round of the feed.
+    fn feed(&self) {
+        let mut poll = self.replica.poll();
+        let number = poll.since().map_or(1, |revision| revision.number + 1);
+        poll.account(self.account.clone());
+        poll.key(&self.record);
+        poll.finish(Revision { number, nonce: 0 }).unwrap();
+    }
+
+    fn builder(&self) -> GateBuilder {
+        Gate::builder(&self.replica)
+            .format(format())
+            .location(KeyLocation::x_api_key())
+            .location(KeyLocation::bearer())
+            .location(KeyLocation::x_client_key())
+    }
+
+    fn check(&self, gate: &Gate, outer: Option<&Principal>) -> Decision {
+        gate.check(self, &Arc::new(self.requirement.clone()), outer)
+    }
+
+    fn verdict(&self, gate: &Gate) -> Verdict {
+        match self.check(gate, None) {
+            Decision::Ready(verdict) => verdict,
+            Decision::Pending(_) => panic!("not decided at once"),
+        }
+    }
+
+    /// What a gate of the default settings says.
+    fn ask(&self) -> Result<(), DenialKind> {
+        reason(self.verdict(&self.builder().build().unwrap()))
+    }
+}
+
+impl RequestHead for World {
+    fn method(&self) -> &str {
+        self.method
+    }
+
+    fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        let lines = self.fields.iter().filter(move |(name, _)| *name == field);
+        lines.map(|(_, value)| &value[..])
+    }
+}
+
+fn format() -> KeyFormat {
+    KeyFormat::new("vhk_{env}_").unwrap()
+}
+
+fn reason(verdict: Verdict) -> Result<(), DenialKind> {
+    match verdict {
+        Verdict::Admit(_) => Ok(()),
+        Verdict::Refuse(refusal) => Err(refusal.denial.unwrap().kind()),
+    }
+}
+
+fn principal(verdict: Verdict) -> Principal {
+    match verdict {
+        Verdict::Admit(Admitted {
+            access: Some(Access::Principal(principal)),
+            ..
+        }) => principal,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_lowest_row_that_applies_answers() {
+    use DenialKind as Kind;
+    type Break = fn(&mut World);
+    // In the order of the rows; what one breaks, none of the others mends.
+    let rows: [(Kind, Break); 9] = [
+        (Kind::Unavailable, |world| {
+            world.clock.advance(Duration::from_secs(31));
+        }),
+        (Kind::ForeignAccount, |world| {
+            let other = AccountId::parse("other").unwrap();
+            world.requirement = world.requirement.clone().account(other);
+        }),
+        (Kind::Revoked, |world| {
+            world.record.status = KeyStatus::Revoked;
+        }),
+        (Kind::AccountInactive, |world| {
+            world.account.status = AccountStatus::Suspended;
+        }),
+        (Kind::EnvironmentMismatch, |world| {
+            world.requirement = world.requirement.clone().environment(Environment::TEST);
+        }),
+        (Kind::KindMisplaced, |world| {
+            world.fields[0].0 = "x-client-key";
+        }),
+        (Kind::NoApiAccess, |world| world.account.api_access = false),
+        (Kind::OriginNotAllowed, |world| {
+            world.record.origins = OriginPolicy::listed(["shop.example"]).unwrap();
+            world
+                .fields
+                .push(("origin", b"https://evil.example".into()));
+        }),
+        (Kind::ScopeMissing, |world| {
+            world.requirement = world.requirement.clone().scope("kyc");
+        }),
+    ];
+    for subset in 0..1_u32 << rows.len() {
+        let broken = || {
+            rows.iter()
+                .enumerate()
+                .filter(|(at, _)| subset >> at & 1 == 1)
+        };
+        let mut world = World::new();
+        // Time passes after the feed, everything else is there before.
+        let (late, early): (Vec<_>, Vec<_>) = broken().partition(|(at, _)| *at == 0);
+        early.iter().for_each(|(_, (_, change))| change(&mut world));
+        world.feed();
+        late.iter().for_each(|(_, (_, change))| change(&mut world));
+        let lowest = broken().next().map_or(Ok(()), |(_, (kind, _))| Err(*kind));
+        assert_eq!(world.ask(), lowest, "{subset:b}");
+
+        // And the rows before them, which need no look-up.
+        world.fields[0].1[12] ^= 1;
+        assert_eq!(world.ask(), Err(Kind::Malformed), "{subset:b}");
+        world.fields.push(("authorization", b"Bearer x".into()));
+        assert_eq!(world.ask(), Err(Kind::Several), "{subset:b}");
+        world.fields.retain(|(name, _)| *name == "origin");
+        assert_eq!(world.ask(), Err(Kind::Missing), "{subset:b}");
+    }
+}
+
+#[test]
+fn a_preflight_is_answered_before_anything_is_looked_at() {
+    let mut world = World::new();
+    world.method = "OPTIONS";
+    world.fields = vec![
+        ("origin", b"null".into()),
+        ("access-control-request-method", b"PUT".into()),
+    ];
+    let gate = world.builder().build().unwrap();
+    let Verdict::Refuse(refusal) = world.verdict(&gate) else {
+        panic!()
+    };
+    assert_eq!(refusal.reply.status(), 204);
+    assert!(refusal.denial.is_none());
+    world.fields.pop();
+    assert_eq!(
+        world.ask(),
+        Err(DenialKind::Missing),
+        "any other OPTIONS needs a key"
+    );
+}
+
+#[test]
+fn a_key_is_dead_from_the_second_of_its_expiry() {
+    let mut world = World::new();
+    world.record.expires_at = Some(SystemTime::UNIX_EPOCH + NOW + Duration::from_secs(10));
+    world.feed();
+    world.clock.advance(Duration::from_millis(9_999));
+    assert_eq!(world.ask(), Ok(()));
+    world.clock.advance(Duration::from_millis(1));
+    assert_eq!(world.ask(), Err(DenialKind::Expired));
+}
+
+#[test]
+fn a_revoked_key_is_not_told_from_an_unknown_one_unless_asked_for() {
+    let mut world = World::new();
+    let reply = |world: &World, replies| {
+        let gate = world.builder().replies(replies).build().unwrap();
+        let Verdict::Refuse(refusal) = world.verdict(&gate) else {
+            panic!()
+        };
+        refusal.reply
+    };
+    let unknown = reply(&world, Replies::default()); // nothing was fed yet: 503
+    assert_eq!(unknown.status(), 503);
+    world
+        .replica
+        .poll()
+        .finish(Revision {
+            number: 1,
+            nonce: 0,
+        })
+        .unwrap();
+    let unknown = reply(&world, Replies::default());
+    for status in [KeyStatus::Revoked, KeyStatus::Disabled] {
+        world.record.status = status;
+        world.feed();
+        assert_eq!(reply(&world, Replies::default()), unknown);
+        let apart = reply(&world, Replies::default().tell_dead_keys_apart());
+        let body = String::from_utf8(apart.body().to_vec()).unwrap();
+        assert!(body.contains(status.as_str()), "{body}");
+    }
+}
+
+#[test]
+fn memory_that_is_too_old_answers_503_and_never_401() {
+    let mut world = World::new();
+    assert_eq!(
+        world.ask(),
+        Err(DenialKind::Unavailable),
+        "before the first poll"
+    );
+    world.feed();
+    world.clock.advance(Duration::from_secs(30));
+    assert_eq!(world.ask(), Ok(()));
+    world.clock.advance(Duration::from_nanos(1));
+    assert_eq!(world.ask(), Err(DenialKind::Unavailable));
+    world.fields[0].1 = format()
+        .generate(Environment::LIVE)
+        .unwrap()
+        .expose_secret()
+        .into();
+    assert_eq!(
+        world.ask(),
+        Err(DenialKind::Unavailable),
+        "an unknown key may be a new one"
+    );
+}
+
+#[test]
+fn a_time_of_day_that_jumps_ahead_counts_as_age() {
+    let world = World::new();
+    world.feed();
+    world.clock.set_unix(NOW + Duration::from_secs(31));
+    assert_eq!(world.ask(), Ok(()));
+    world.clock.set_unix(NOW + Duration::from_secs(32));
+    assert_eq!(world.ask(), Err(DenialKind::Unavailable));
+    world.clock.set_unix(Duration::ZERO);
+    assert_eq!(world.ask(), Ok(()), "backwards it says nothing");
+}
+
+#[test]
+fn a_poll_that_began_before_the_outage_does_not_look_fresh_after_it() {
+    let world = World::new();
+    world.feed();
+    let poll = world.replica.poll();
+    world.clock.advance(Duration::from_secs(60));
+    poll.finish(Revision {
+        number: 2,
+        nonce: 0,
+    })
+    .unwrap();
+    assert_eq!(world.ask(), Err(DenialKind::Unavailable));
+}
+
+#[test]
+fn a_gate_that_trusts_no_memory_waits_for_the_store() {
+    let mut world = World::new();
+    world.feed();
+    world.clock.advance(Duration::from_millis(1));
+    let (ask, asked) = std::sync::mpsc::channel();
+    world.replica.on_demand(move || ask.send(()).is_ok());
+    let gate = world
+        .builder()
+        .max_staleness(Duration::ZERO)
+        .build()
+        .unwrap();
+    let requirement = Arc::new(world.requirement.clone());
+    let pending = |world: &World| match gate.check(world, &requirement, None) {
+        Decision::Pending(verdict) => verdict,
+        Decision::Ready(verdict) => panic!("{verdict:?}"),
+    };
+
+    let answer = pending(&world);
+    world.record.status = KeyStatus::Revoked;
+    let answer = thread::scope(|threads| {
+        let answer = threads.spawn(|| reason(block_on(answer)));
+        asked.recv().unwrap();
+        world.feed();
+        answer.join().unwrap()
+    });
+    assert_eq!(
+        answer,
+        Err(DenialKind::Revoked),
+        "the news came before the answer"
+    );
+
+    world.clock.advance(Duration::from_millis(1));
+    let answer = pending(&world);
+    let answer = thread::scope(|threads| {
+        let answer = threads.spawn(|| reason(block_on(answer)));
+        asked.recv().unwrap();
+        drop(world.replica.poll()); // the store failed
+        answer.join().unwrap()
+    });
+    assert_eq!(answer, Err(DenialKind::Unavailable));
+
+    drop(asked); // the feed is gone
+    world.clock.advance(Duration::from_millis(1));
+    assert_eq!(
+        reason(block_on(pending(&world))),
+        Err(DenialKind::Unavailable)
+    );
+}
+
+#[test]
+fn a_poll_that_began_before_a_request_does_not_answer_it() {
+    let world = World::new();
+    world.feed();
+    world.replica.on_demand(|| true);
+    let gate = world
+        .builder()
+        .max_staleness(Duration::ZERO)
+        .build()
+        .unwrap();
+    let early = world.replica.poll();
+    world.clock.advance(Duration::from_millis(1));
+    let Decision::Pending(verdict) = world.check(&gate, None) else {
+        panic!()
+    };
+    let mut verdict = pin!(verdict);
+    let mut context = Context::from_waker(Waker::noop());
+    early
+        .finish(Revision {
+            number: 2,
+            nonce: 0,
+        })
+        .unwrap();
+    assert!(verdict.as_mut().poll(&mut context).is_pending());
+    world.feed();
+    let TaskPoll::Ready(verdict) = verdict.poll(&mut context) else {
+        panic!()
+    };
+    assert_eq!(reason(verdict), Ok(()));
+}
+
+#[test]
+fn an_inner_layer_of_the_same_gate_needs_no_key_and_adds_its_requirement() {
+    let mut world = World::new();
+    world.record.scopes = Scopes::parse(["kyc"]).unwrap();
+    world.feed();
+    let gate = world.builder().build().unwrap();
+    let outer = principal(world.verdict(&gate));
+    world.fields.clear(); // as the outer layer left it
+    let ask = |requirement: Requirement, gate: &Gate| match gate.check(
+        &world,
+        &Arc::new(requirement),
+        Some(&outer),
+    ) {
+        Decision::Ready(verdict) => reason(verdict),
+        Decision::Pending(_) => panic!("not decided at once"),
+    };
+    assert_eq!(ask(Requirement::new().scope("kyc"), &gate), Ok(()));
+    assert_eq!(
+        ask(Requirement::new().scope("other"), &gate),
+        Err(DenialKind::ScopeMissing)
+    );
+    let test = Requirement::new().environment(Environment::TEST);
+    assert_eq!(ask(test, &gate), Err(DenialKind::EnvironmentMismatch));
+    let other = Requirement::new().account(AccountId::parse("other").unwrap());
+    assert_eq!(ask(other, &gate), Err(DenialKind::ForeignAccount));
+    let another_gate = world.builder().build().unwrap();
+    assert_eq!(
+        ask(Requirement::new(), &another_gate),
+        Err(DenialKind::Missing)
+    );
+}
+
+#[test]
+fn where_a_key_is_optional_only_its_absence_passes() {
+    let mut world = World::new();
+    world.requirement = world.requirement.clone().optional();
+    world.feed();
+    let gate = world.builder().build().unwrap();
+    principal(world.verdict(&gate));
+    for fields in [vec![], vec![("authorization", &b"Basic dTpw"[..])]] {
+        world.fields = fields
+            .into_iter()
+            .map(|(name, value)| (name, value.into()))
+            .collect();
+        let Verdict::Admit(admitted) = world.verdict(&gate) else {
+            panic!()
+        };
+        assert!(matches!(admitted.access, Some(Access::Anonymous(_))));
+    }
+    for (value, kind) in [
+        (&b""[..], DenialKind::Missing),
+        (b"vhk_live_wrong", DenialKind::Malformed),
+        (b"a,b", DenialKind::Several),
+    ] {
+        world.fields = vec![("x-api-key", value.into())];
+        assert_eq!(world.ask(), Err(kind));
+    }
+}
+
+#[test]
+fn the_environment_in_the_text_must_be_that_of_the_record() {
+    let mut world = World::new();
+    world.record.environment = Environment::TEST;
+    world.requirement = world.requirement.clone().any_environment();
+    world.feed();
+    assert_eq!(world.ask(), Err(DenialKind::EnvironmentMismatch));
+}
+
+#[test]
+fn a_publishable_key_passes_only_where_both_route_and_place_are_meant_for_it() {
+    let mut world = World::new();
+    world.record.kind = KeyKind::Publishable;
+    world.feed();
+    assert_eq!(world.ask(), Err(DenialKind::KindMisplaced));
+    world.fields[0].0 = "x-client-key";
+    assert_eq!(world.ask(), Err(DenialKind::KindNotAccepted));
+    world.requirement = Requirement::new().kinds([KeyKind::Publishable]);
+    assert_eq!(world.ask(), Ok(()));
+}
+
+#[test]
+fn finds_keys_under_the_current_and_the_retired_peppers() {
+    let pepper = |id| Pepper::new(id, format!("sixteen bytes or {id}").as_bytes()).unwrap();
+    let peppers = Peppers::new(pepper("new"))
+        .retired(pepper("old"))
+        .unwrap()
+        .or_none()
+        .unwrap();
+    for (way, found) in [
+        (Peppers::new(pepper("new")), true),
+        (Peppers::new(pepper("old")), true),
+        (Peppers::none(), true),
+        (Peppers::new(pepper("lost")), false),
+    ] {
+        let mut world = World::new();
+        world.record.digest = way.digest(&world.key);
+        world.feed();
+        let gate = world.builder().peppers(peppers.clone()).build().unwrap();
+        assert_eq!(reason(world.verdict(&gate)).is_ok(), found, "{way:?}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "the catalog has no scope Scope(kcy)")]
+fn a_scope_that_the_catalog_does_not_know_is_a_mistake_of_the_program() {
+    let world = World::new();
+    let catalog = ScopeCatalog::new(["kyc"]).unwrap();
+    let gate = world.builder().catalog(catalog).build().unwrap();
+    gate.assert_knows(&Requirement::new().scope("kyc"));
+    gate.assert_knows(&Requirement::new().scope("kcy"));
+}
+
+#[test]
+fn last_used_is_noted_when_a_request_passes_and_survives_a_change_of_the_record() {
+    let mut world = World::new();
+    world.feed();
+    assert_eq!(world.replica.last_used(&world.record), None);
+    world.clock.advance(Duration::from_secs(5));
+    world.ask().unwrap();
+    let used = SystemTime::UNIX_EPOCH + NOW + Duration::from_secs(5);
+    assert_eq!(world.replica.last_used(&world.record), Some(used));
+    world.record.status = KeyStatus::Disabled;
+    world.feed();
+    world.clock.advance(Duration::from_secs(5));
+    world.ask().unwrap_err();
+    assert_eq!(world.replica.last_used(&world.record), Some(used));
+}
