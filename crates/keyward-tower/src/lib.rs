@@ -33,9 +33,8 @@
 //!   key is a 401. `Router::route_layer` covers the routes only: an unknown path is a 404.
 //! - `MethodRouter::layer`, as in `get(list).layer(…)`, covers only the methods added before it:
 //!   `get(list).layer(…).post(create)` leaves `create` open. Add the layer last.
-//! - A CORS preflight is answered by the layer, and only where the layer is reached. Neither a
-//!   `route_layer` nor a `MethodRouter` layer is reached by an `OPTIONS` that no method of the route
-//!   handles: axum answers 405 before. Where browsers call, use `Router::layer`.
+//! - A CORS preflight is answered by the layer wherever the layer is reached. `MethodRouter::route_layer`
+//!   is not reached by an `OPTIONS` that no method of the route handles: axum answers 405 before.
 //! - A nested router is covered by the layers of both. Of the same gate the inner layer adds its
 //!   requirement, and the key is proved and used once. A different gate inside authenticates for
 //!   itself; then the outer must be built with

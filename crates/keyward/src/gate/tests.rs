@@ -163,9 +163,13 @@ fn the_lowest_row_that_applies_answers() {
         let mut world = World::new();
         // Time passes after the feed, everything else is there before.
         let (late, early): (Vec<_>, Vec<_>) = broken().partition(|(at, _)| *at == 0);
-        early.iter().for_each(|(_, (_, change))| change(&mut world));
+        for (_, (_, change)) in early {
+            change(&mut world);
+        }
         world.feed();
-        late.iter().for_each(|(_, (_, change))| change(&mut world));
+        for (_, (_, change)) in late {
+            change(&mut world);
+        }
         let lowest = broken().next().map_or(Ok(()), |(_, (kind, _))| Err(*kind));
         assert_eq!(world.ask(), lowest, "{subset:b}");
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// What the layer answers itself: a refusal or a preflight.
 ///
-/// The same for every adapter: send the fields in this order, each on a line of its own.
+/// The same for every adapter: each field on a line of its own, lines of one name in this order.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Reply {
     status: u16,

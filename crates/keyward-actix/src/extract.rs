@@ -1,0 +1,182 @@
+//! What a handler receives.
+
+use std::error::Error;
+use std::fmt;
+use std::future::{Ready, ready};
+use std::ops::Deref;
+
+use actix_web::dev::Payload;
+use actix_web::http::StatusCode;
+use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse, ResponseError};
+use keyward::{Access, Anonymous};
+
+use crate::head::to_response;
+
+/// Who calls, as an argument of a handler; a [`keyward::Principal`].
+///
+/// Behind an [optional](crate::RequireKey::optional) middleware take [`MaybePrincipal`]: a handler
+/// that takes `Principal` answers an anonymous request like a middleware that needs a key, 401
+/// `missing_api_key`. Without any middleware it is a 500: a forgotten one must not let anyone in.
+///
+/// Do not take `Option<Principal>`: actix-web makes a `None` of *every* error, so that a forgotten
+/// middleware would look like an anonymous request. No crate can forbid it; here an error is logged.
+///
+/// ```
+/// use keyward_actix::Principal;
+///
+/// async fn report(principal: Principal) -> String {
+///     format!("{} of {}", principal.key_id(), principal.account())
+/// }
+/// # let route: actix_web::Route = actix_web::web::get().to(report);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Principal(keyward::Principal);
+
+impl Principal {
+    /// The principal itself.
+    #[must_use]
+    pub fn into_inner(self) -> keyward::Principal {
+        self.0
+    }
+}
+
+impl Deref for Principal {
+    type Target = keyward::Principal;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl FromRequest for Principal {
+    type Error = PrincipalError;
+    type Future = Ready<Result<Self, PrincipalError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(match access(request) {
+            Ok(Access::Principal(principal)) => Ok(Self(principal)),
+            Ok(Access::Anonymous(anonymous)) => Err(PrincipalError(Some(anonymous))),
+            Err(error) => Err(error),
+        })
+    }
+}
+
+/// Who calls, if a key was sent, behind an [optional](crate::RequireKey::optional) middleware.
+///
+/// Unlike `Option<Principal>` it knows an anonymous request from a forgotten middleware, which is a
+/// 500.
+///
+/// ```
+/// use keyward_actix::MaybePrincipal;
+///
+/// async fn greet(MaybePrincipal(principal): MaybePrincipal) -> String {
+///     principal.map_or("hello".to_owned(), |principal| format!("hello, {}", principal.account()))
+/// }
+/// # let route: actix_web::Route = actix_web::web::get().to(greet);
+/// ```
+#[derive(Clone, Debug)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a handler takes it apart in its arguments"
+)]
+pub struct MaybePrincipal(pub Option<keyward::Principal>);
+
+impl FromRequest for MaybePrincipal {
+    type Error = PrincipalError;
+    type Future = Ready<Result<Self, PrincipalError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(access(request).map(|access| match access {
+            Access::Principal(principal) => Self(Some(principal)),
+            Access::Anonymous(_) => Self(None),
+        }))
+    }
+}
+
+/// What the innermost middleware has left.
+fn access(request: &HttpRequest) -> Result<Access, PrincipalError> {
+    let extensions = request.extensions();
+    if let Some(principal) = extensions.get().cloned() {
+        return Ok(Access::Principal(principal));
+    }
+    let anonymous = extensions.get().cloned().map(Access::Anonymous);
+    anonymous.ok_or_else(|| {
+        tracing::error!(
+            "a handler takes a principal, but no middleware of keyward covers its route"
+        );
+        PrincipalError(None)
+    })
+}
+
+/// Why a handler gets no principal: 401 where a key is optional, 500 where there is no middleware.
+#[derive(Clone, Debug)]
+pub struct PrincipalError(Option<Anonymous>);
+
+impl fmt::Display for PrincipalError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Some(_) => "a key is needed here and there was none",
+            None => "no middleware of keyward covers the route",
+        })
+    }
+}
+
+impl Error for PrincipalError {}
+
+impl ResponseError for PrincipalError {
+    fn status_code(&self) -> StatusCode {
+        self.error_response().status()
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        match &self.0 {
+            Some(anonymous) => to_response(anonymous.missing_key()),
+            None => HttpResponse::new(StatusCode::INTERNAL_SERVER_ERROR),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::{TestRequest, read_body};
+    use actix_web::{App, web};
+
+    use super::*;
+    use crate::RequireKey;
+    use crate::fixture::{Fixture, answer};
+
+    #[actix_web::test]
+    async fn a_handler_that_needs_a_key_answers_like_a_gate_that_does() {
+        let fixture = Fixture::new().await;
+        let layer = RequireKey::new(fixture.gate());
+        let needs = async |principal: Principal| principal.account().to_string();
+        let optional = App::new()
+            .wrap(layer.clone().optional())
+            .route("/", web::get().to(needs));
+        let by_handler = answer(optional, TestRequest::default()).await;
+        let by_gate = answer(App::new().wrap(layer), TestRequest::default()).await;
+        assert_eq!(by_handler.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(by_handler.status(), by_gate.status());
+        for field in ["www-authenticate", "content-type", "cache-control"] {
+            let lines = by_gate.headers().get_all(field);
+            assert!(by_handler.headers().get_all(field).eq(lines));
+        }
+        assert_eq!(by_handler.headers().len(), by_gate.headers().len());
+        assert_eq!(read_body(by_handler).await, read_body(by_gate).await);
+    }
+
+    #[actix_web::test]
+    async fn without_a_middleware_nobody_is_let_in() {
+        let app = App::new()
+            .route("/", web::get().to(async |_: Principal| "in"))
+            .route("/maybe", web::get().to(async |_: MaybePrincipal| "in"));
+        let app = actix_web::test::init_service(app).await;
+        for path in ["/", "/maybe"] {
+            let request = TestRequest::with_uri(path).to_request();
+            let response = actix_web::test::call_service(&app, request).await;
+            assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+            assert_eq!(response.headers().len(), 0);
+            assert!(read_body(response).await.is_empty());
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! A key and a gate that knows it, for the tests.
+
+use std::sync::Arc;
+
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{ServiceFactory, ServiceRequest, ServiceResponse};
+use actix_web::test::{TestRequest, call_service, init_service};
+use actix_web::{App, Error};
+use keyward::{
+    AccountId, CreatedKey, Environment, Gate, GateBuilder, KeyAdmin, KeyFormat, MemoryStore,
+    NewKey, Replica, Scopes, Store,
+};
+
+/// A live key of `acme` with the scope `kyc`.
+pub(crate) struct Fixture {
+    store: Arc<MemoryStore>,
+    pub(crate) created: CreatedKey,
+}
+
+impl Fixture {
+    pub(crate) async fn new() -> Self {
+        let store = Arc::new(MemoryStore::new());
+        let admin = KeyAdmin::new(Arc::<MemoryStore>::clone(&store), format());
+        let acme = AccountId::parse("acme").unwrap();
+        admin.open_account(&acme).await.unwrap();
+        let scopes = Scopes::parse(["kyc"]).unwrap();
+        let new = NewKey::new(acme, Environment::LIVE, "test").scopes(scopes);
+        let created = admin.create(new).await.unwrap();
+        Self { store, created }
+    }
+
+    pub(crate) fn gate(&self) -> Gate {
+        self.builder().build().unwrap()
+    }
+
+    pub(crate) fn builder(&self) -> GateBuilder {
+        gate_over(self.store.replica())
+    }
+
+    /// A request with the key.
+    pub(crate) fn request(&self, path: &str) -> TestRequest {
+        let key = ("x-api-key", self.created.key.expose_secret());
+        TestRequest::with_uri(path).insert_header(key)
+    }
+}
+
+pub(crate) fn gate_over(replica: &Replica) -> GateBuilder {
+    Gate::builder(replica).format(format())
+}
+
+fn format() -> KeyFormat {
+    KeyFormat::new("vhk_{env}_").unwrap()
+}
+
+/// What an app answers; it must not be an `Err`.
+pub(crate) async fn answer<T, B>(app: App<T>, request: TestRequest) -> ServiceResponse<BoxBody>
+where
+    T: ServiceFactory<
+            ServiceRequest,
+            Config = (),
+            Response = ServiceResponse<B>,
+            Error = Error,
+            InitError = (),
+            Future: 'static,
+        > + 'static,
+    B: MessageBody + 'static,
+{
+    let app = init_service(app).await;
+    let response = call_service(&app, request.to_request()).await;
+    response.map_into_boxed_body()
+}

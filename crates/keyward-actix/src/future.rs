@@ -1,0 +1,132 @@
+//! The future of a response.
+
+use std::fmt;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use actix_web::body::EitherBody;
+use actix_web::dev::{Service, ServiceRequest, ServiceResponse};
+use keyward::{Finish, Verdict};
+use pin_project_lite::pin_project;
+
+use crate::head::{admit, finish, refuse, refuse_shared};
+
+pin_project! {
+    /// The future of a response; made by [`RequireKeyMiddleware`](crate::RequireKeyMiddleware).
+    pub struct ResponseFuture<S>
+    where
+        S: Service<ServiceRequest>,
+    {
+        #[pin]
+        state: State<S>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<S>
+    where
+        S: Service<ServiceRequest>,
+    {
+        /// The gate has not decided yet.
+        Pending {
+            verdict: Pin<Box<dyn Future<Output = Verdict> + Send>>,
+            // The service, and what to call it with.
+            waiting: Option<(Rc<S>, ServiceRequest)>,
+        },
+        Called {
+            #[pin]
+            future: S::Future,
+            finish: Finish,
+        },
+        Answered {
+            response: Option<ServiceResponse>,
+        },
+    }
+}
+
+impl<S> ResponseFuture<S>
+where
+    S: Service<ServiceRequest>,
+{
+    pub(crate) fn pending(
+        verdict: Pin<Box<dyn Future<Output = Verdict> + Send>>,
+        service: Rc<S>,
+        request: ServiceRequest,
+    ) -> Self {
+        let waiting = Some((service, request));
+        let state = State::Pending { verdict, waiting };
+        Self { state }
+    }
+
+    pub(crate) fn decided(verdict: Verdict, service: &S, request: ServiceRequest) -> Self {
+        let state = State::decided(verdict, service, request);
+        Self { state }
+    }
+}
+
+impl<S> State<S>
+where
+    S: Service<ServiceRequest>,
+{
+    fn decided(verdict: Verdict, service: &S, mut request: ServiceRequest) -> Self {
+        let response = match verdict {
+            Verdict::Admit(admitted) => match admit(admitted, &mut request) {
+                Some(finish) => {
+                    let future = service.call(request);
+                    return Self::Called { future, finish };
+                }
+                None => refuse_shared(),
+            },
+            Verdict::Refuse(refusal) => refuse(refusal),
+        };
+        let response = Some(request.into_response(response));
+        Self::Answered { response }
+    }
+}
+
+impl<S, B> Future for ResponseFuture<S>
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>>,
+{
+    type Output = Result<ServiceResponse<EitherBody<B>>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        loop {
+            let next = match state.as_mut().project() {
+                StateProj::Called {
+                    future,
+                    finish: with,
+                } => {
+                    let response = ready!(future.poll(context))?;
+                    let response = finish(*with, response).map_into_left_body();
+                    return Poll::Ready(Ok(response));
+                }
+                StateProj::Answered { response } => match response.take() {
+                    Some(response) => return Poll::Ready(Ok(response.map_into_right_body())),
+                    // Polled after it was ready, which a future need not answer.
+                    None => return Poll::Pending,
+                },
+                StateProj::Pending { verdict, waiting } => {
+                    let verdict = ready!(verdict.as_mut().poll(context));
+                    match waiting.take() {
+                        Some((service, request)) => State::decided(verdict, &*service, request),
+                        None => return Poll::Pending,
+                    }
+                }
+            };
+            state.set(next);
+        }
+    }
+}
+
+impl<S> fmt::Debug for ResponseFuture<S>
+where
+    S: Service<ServiceRequest>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,123 @@
+//! Requests and responses as core sees them.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use actix_web::body::BoxBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue};
+use actix_web::web::Bytes;
+use actix_web::{HttpMessage, HttpResponse};
+use keyward::{
+    Access, Admitted, Anonymous, Finish, KeyField, Principal, Refusal, Reply, RequestHead,
+    ResponseHead,
+};
+
+/// The head of a request, not copied.
+pub(crate) struct Head<'a>(pub(crate) &'a ServiceRequest);
+
+impl RequestHead for Head<'_> {
+    fn method(&self) -> &str {
+        self.0.method().as_str()
+    }
+
+    fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        let lines = self.0.headers().get_all(field);
+        lines.map(HeaderValue::as_bytes)
+    }
+}
+
+/// Hands a request on as the gate says; `None` when it is shared and its key cannot be removed.
+pub(crate) fn admit(admitted: Admitted, request: &mut ServiceRequest) -> Option<Finish> {
+    // First, so that a request that is refused after all has got no principal.
+    match admitted.key_field {
+        KeyField::None => {}
+        KeyField::Remove(field) => {
+            headers_mut(request)?.remove(&*field);
+        }
+        KeyField::MarkSensitive(field) => {
+            if let Some(value) = headers_mut(request)?.get_mut(&*field) {
+                value.set_sensitive(true);
+            }
+        }
+    }
+    let mut extensions = request.extensions_mut();
+    match admitted.access {
+        None => {}
+        Some(Access::Principal(principal)) => {
+            extensions.insert(principal);
+        }
+        Some(Access::Anonymous(anonymous)) => {
+            extensions.remove::<Principal>();
+            extensions.insert::<Anonymous>(anonymous);
+        }
+    }
+    Some(admitted.finish)
+}
+
+/// The fields of a request, which nobody can change while a clone of its `HttpRequest` is alive.
+fn headers_mut(request: &mut ServiceRequest) -> Option<&mut HeaderMap> {
+    // There is no asking whether a clone is alive. actix-web panics before anything has changed.
+    let fields = catch_unwind(AssertUnwindSafe(move || {
+        let whole = request;
+        whole.headers_mut()
+    }));
+    fields.ok()
+}
+
+/// Adds to a response what the gate says.
+pub(crate) fn finish<B>(finish: Finish, mut response: ServiceResponse<B>) -> ServiceResponse<B> {
+    finish.apply(&mut Fields(response.headers_mut()));
+    response
+}
+
+/// Answers instead of the inner service.
+pub(crate) fn refuse(refusal: Refusal) -> HttpResponse {
+    let mut response = to_response(&refusal.reply);
+    if let Some(denial) = refusal.denial {
+        response.extensions_mut().insert(denial);
+    }
+    response
+}
+
+/// Answers a request that is shared.
+pub(crate) fn refuse_shared() -> HttpResponse {
+    tracing::error!("the key cannot be removed: an outer middleware holds a clone of HttpRequest");
+    let mut response = HttpResponse::new(StatusCode::INTERNAL_SERVER_ERROR);
+    let no_store = HeaderValue::from_static("no-store");
+    response.headers_mut().insert(CACHE_CONTROL, no_store);
+    response
+}
+
+/// The same bytes as every other adapter sends.
+pub(crate) fn to_response(reply: &Reply) -> HttpResponse {
+    let status = StatusCode::from_u16(reply.status());
+    let body = Bytes::copy_from_slice(reply.body());
+    // Not through a builder: it would add fields of its own.
+    let mut response = HttpResponse::with_body(
+        status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+        BoxBody::new(body),
+    );
+    for (name, value) in reply.fields() {
+        // The gate has made sure of it when it was built.
+        if let Ok(value) = HeaderValue::from_str(value) {
+            let name = HeaderName::from_static(name);
+            response.headers_mut().append(name, value);
+        }
+    }
+    response
+}
+
+struct Fields<'a>(&'a mut HeaderMap);
+
+impl ResponseHead for Fields<'_> {
+    fn has(&self, field: &'static str) -> bool {
+        self.0.contains_key(field)
+    }
+
+    fn append(&mut self, field: &'static str, value: &'static str) {
+        let name = HeaderName::from_static(field);
+        let value = HeaderValue::from_static(value);
+        self.0.append(name, value);
+    }
+}

@@ -1,0 +1,89 @@
+//! API keys as [actix-web] middleware: for an app, a scope or a resource.
+//!
+//! A [`Gate`](keyward::Gate) decides, a [`RequireKey`] puts it in front of a service and says what the
+//! routes behind it demand. The handler gets the [`Principal`](keyward::Principal); a request that is
+//! refused never reaches it.
+//!
+//! ```no_run
+//! use actix_web::{App, HttpServer, web};
+//! use keyward::{Gate, KeyFormat, MemoryStore, Store};
+//! use keyward_actix::{Principal, RequireKey};
+//!
+//! async fn whoami(principal: Principal) -> String {
+//!     principal.account().to_string()
+//! }
+//!
+//! #[actix_web::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let store = MemoryStore::new();
+//!     let gate = Gate::builder(store.replica()).format(KeyFormat::new("vhk_{env}_")?).build()?;
+//!     let server = HttpServer::new(move || {
+//!         let api = web::scope("/v1")
+//!             .wrap(RequireKey::new(gate.clone()).scope("kyc"))
+//!             .route("/whoami", web::get().to(whoami));
+//!         App::new().service(api)
+//!     });
+//!     server.bind(("127.0.0.1", 8080))?.run().await?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! The gate is built once, outside the closure, which runs for every worker.
+//!
+//! # Where to wrap
+//!
+//! There are no exempt paths: a route that needs no key stays outside of what is wrapped.
+//!
+//! - `App::wrap` covers everything, and the default service: an unknown path without a key is a 401.
+//! - `Scope::wrap` covers every path under its prefix, known or not, whichever default service would
+//!   answer: an unknown path under it is a 401, any other is not touched. `web::scope("")` matches
+//!   every path: register what is open before it.
+//! - `Resource::wrap` covers every method of its paths, and the 405 for the others.
+//! - `Route::wrap`, and `wrap` in a macro, as in `#[get("/x", wrap = "…")]`, cover one method only:
+//!   every other route of the same path is open.
+//! - The last `wrap` is the outermost. Wrap CORS and logs after this middleware: inside of it they
+//!   see no refusal.
+//! - A CORS preflight is answered by the middleware, and only where it is reached: under `App::wrap`
+//!   for every path, under `Scope::wrap` and `Resource::wrap` for theirs, never under what covers one
+//!   method only. Where browsers call, wrap one of the three.
+//! - A service in a wrapped scope or app is covered by the middleware of both. Of the same gate the
+//!   inner one adds its requirement, and the key is proved and used once. A different gate inside
+//!   authenticates for itself; then the outer must be built with
+//!   [`insecure_forward_key`](keyward::GateBuilder::insecure_forward_key).
+//!
+//! # What the middleware does to a request and its response
+//!
+//! The field that held the key is removed before the inner service. A response to a key that came in
+//! a field of its own gets `Cache-Control: private` if it has no `Cache-Control`; an `Err` of an inner
+//! middleware is handed on as it is. A refusal carries the [`Denial`](keyward::Denial) in its
+//! extensions, for logs and metrics of outer middleware; it is a response, not an `Err`.
+//!
+//! # Who may not hold the request
+//!
+//! actix-web panics when the fields of a request are changed while a clone of its `HttpRequest` is
+//! alive. Where an outer middleware holds one while it calls the inner service, the key can neither
+//! be removed nor marked; the request is refused and the error is logged:
+//!
+//! ```text
+//! HTTP/1.1 500 Internal Server Error
+//! cache-control: no-store
+//! content-length: 0
+//! ```
+//!
+//! The panic is caught, but the panic hook reports it. Under `panic = "abort"` it cannot be caught:
+//! the process ends. Either way the handler is not reached.
+//!
+//! [actix-web]: https://docs.rs/actix-web
+
+mod extract;
+#[cfg(test)]
+mod fixture;
+mod future;
+mod head;
+mod middleware;
+mod transform;
+
+pub use crate::extract::{MaybePrincipal, Principal, PrincipalError};
+pub use crate::future::ResponseFuture;
+pub use crate::middleware::RequireKeyMiddleware;
+pub use crate::transform::RequireKey;

@@ -1,0 +1,150 @@
+//! A small API behind keys, on actix-web and a SQLite file.
+//!
+//! ```text
+//! cargo run --example quickstart-actix
+//! PORT=8080 DATABASE_URL=sqlite:///var/lib/demo/keys.db cargo run --example quickstart-actix
+//! ```
+
+use std::env;
+use std::error::Error;
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use actix_web::web::{self, Data, Json, ServiceConfig};
+use actix_web::{App, HttpResponse, HttpServer};
+use keyward::{AccountId, Environment, Gate, KeyAdmin, KeyFormat, NewKey, Scopes, Store};
+use keyward_actix::{Principal, RequireKey};
+use keyward_sqlite::SqliteStore;
+use serde_json::{Value, json};
+
+#[actix_web::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    let port = env::var("PORT").unwrap_or("3000".into());
+    let database = env::var("DATABASE_URL").unwrap_or("sqlite://quickstart.db".into());
+    let database = database.strip_prefix("sqlite://").ok_or("DATABASE_URL is not sqlite://path")?;
+
+    let (routes, admin) = service(database)?;
+    let listener = TcpListener::bind(format!("127.0.0.1:{port}"))?;
+    println!("{} is open. Try, each with the status it gets:\n", listener.local_addr()?);
+    for line in try_these(&admin, &listener.local_addr()?.to_string()).await? {
+        println!("{line}");
+    }
+    println!("\nThe keys are in {database}, by their digest only: this is the one time they are");
+    println!("shown. The next start makes new ones; these go on working until they are revoked.");
+    let server = HttpServer::new(move || App::new().configure(routes.clone()));
+    Ok(server.listen(listener)?.run().await?)
+}
+
+/// The store, the gate before the routes, and the one who makes keys.
+fn service(
+    database: &str,
+) -> Result<(impl FnOnce(&mut ServiceConfig) + Clone, KeyAdmin), Box<dyn Error>> {
+    let format = KeyFormat::new("demo_{env}_")?;
+    let store = Arc::new(SqliteStore::open(database)?);
+    let gate = Gate::builder(store.replica()).format(format.clone()).build()?;
+    let admin = KeyAdmin::new(store, format);
+
+    let state = Data::new(admin.clone());
+    let routes = move |app: &mut ServiceConfig| {
+        // A live key, unless the middleware says otherwise; and the scopes it says.
+        let key = || RequireKey::new(gate.clone());
+        let any = key().any_environment();
+        app.app_data(state)
+            .service(web::resource("/whoami").wrap(any).get(whoami))
+            .service(web::resource("/charges").wrap(key().scope("charges")).post(charge))
+            .service(web::resource("/reports").wrap(key().scope("reports.read")).get(report))
+            .service(web::resource("/key").wrap(key()).delete(revoke))
+            .service(web::resource("/health").get(async || "ok"));
+    };
+    Ok((routes, admin))
+}
+
+async fn whoami(principal: Principal) -> Json<Value> {
+    Json(json!({
+        "account": principal.account().as_str(),
+        "environment": principal.environment().as_str(),
+        "key": principal.hint().to_string(),
+        "scopes": principal.scopes().iter().collect::<Vec<_>>(),
+    }))
+}
+
+async fn charge(principal: Principal) -> HttpResponse {
+    HttpResponse::Created().json(json!({ "charged": principal.account().as_str() }))
+}
+
+async fn report() -> Json<Value> {
+    Json(json!({ "charges": 1 }))
+}
+
+/// Revokes the key that calls: the next request with it is refused.
+async fn revoke(principal: Principal, admin: Data<KeyAdmin>) -> HttpResponse {
+    match admin.revoke(principal.key_id()).await {
+        Ok(_) => HttpResponse::NoContent().finish(),
+        Err(_) => HttpResponse::ServiceUnavailable().finish(),
+    }
+}
+
+/// Makes a live and a test key, and says what to try with them.
+async fn try_these(admin: &KeyAdmin, address: &str) -> Result<Vec<String>, Box<dyn Error>> {
+    let account = AccountId::parse("acme")?;
+    admin.open_account(&account).await?;
+    let make = async |environment| {
+        let new = NewKey::new(account.clone(), environment, "quickstart");
+        admin.create(new.scopes(Scopes::parse(["charges"])?)).await.map_err(Box::<dyn Error>::from)
+    };
+    let live = make(Environment::LIVE).await?.key;
+    let test = make(Environment::TEST).await?.key;
+    let (live, test) = (live.expose_secret(), test.expose_secret());
+    Ok(vec![
+        format!("curl -i {address}/health  # 200 no key needed"),
+        format!("curl -i {address}/whoami -H 'X-API-Key: {live}'  # 200"),
+        format!("curl -i {address}/whoami -H 'Authorization: Bearer {test}'  # 200"),
+        format!("curl -i {address}/charges -X POST -H 'X-API-Key: {live}'  # 201"),
+        format!("curl -i {address}/charges -X POST -H 'X-API-Key: {test}'  # 401 a test key"),
+        format!("curl -i {address}/reports -H 'X-API-Key: {live}'  # 403 scope missing"),
+        format!("curl -i {address}/whoami  # 401 no key"),
+        format!("curl -i {address}/whoami -H 'X-API-Key: {live}x'  # 401 mistyped"),
+        format!("curl -i {address}/whoami -H 'X-API-Key: {live}' -H 'X-API-Key: {live}'  # 400"),
+        format!("curl -i {address}/key -X DELETE -H 'X-API-Key: {live}'  # 204 revoked"),
+        format!("curl -i {address}/whoami -H 'X-API-Key: {live}'  # 401 dead at once"),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// The status that a line's curl gets, and the one that its comment says.
+    fn run(line: &str) -> (String, String) {
+        let (command, comment) = line.split_once("  # ").unwrap();
+        let command = format!("{command} -s -o /dev/null -w '%{{http_code}}'");
+        let output = Command::new("sh").args(["-c", &command]).output().expect("curl is installed");
+        let status = String::from_utf8(output.stdout).unwrap();
+        (status, comment[..3].to_owned())
+    }
+
+    #[actix_web::test]
+    async fn every_printed_line_gets_the_status_it_says_and_again_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("quickstart.db");
+        for _ in 0..2 {
+            let (routes, admin) = service(database.to_str().unwrap()).unwrap();
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            let server = HttpServer::new(move || App::new().configure(routes.clone()));
+            let server = server.workers(1).listen(listener).unwrap().run();
+            let handle = server.handle();
+            actix_web::rt::spawn(server);
+            let lines = try_these(&admin, &address).await.unwrap();
+            for line in lines {
+                let again = line.clone();
+                let (status, said) = web::block(move || run(&again)).await.unwrap();
+                assert_eq!(status, said, "{line}");
+            }
+            handle.stop(false).await;
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! A known key costs no allocation of ours before the inner service is called.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::hint::black_box;
+use std::sync::OnceLock;
+
+use allocation_counter::measure;
+use http::{Request, Response};
+use http_body_util::Empty;
+use keyward::Principal;
+use keyward_tower::RequireKeyLayer;
+use tower::{Layer, Service, ServiceExt, service_fn};
+
+use crate::service;
+
+type Body = Empty<bytes::Bytes>;
+
+fn hello(request: Request<()>) -> Ready<Result<Response<Body>, Infallible>> {
+    black_box(request);
+    ready(Ok(Response::new(Body::new())))
+}
+
+/// The allocations of `call` up to and with the call of the inner service.
+async fn count<S>(service: &mut S, request: Request<()>) -> u64
+where
+    S: Service<Request<()>, Error = Infallible>,
+{
+    let service = service.ready().await.unwrap();
+    let mut future = None;
+    let info = measure(|| future = Some(service.call(request)));
+    drop(future);
+    info.count_total
+}
+
+#[tokio::test]
+async fn an_allowed_request_allocates_what_an_insert_into_the_extensions_does() {
+    let service = service::Service::new();
+    for (path, lines) in [
+        ("/live", vec![("x-api-key", service.keys["live"].clone())]),
+        ("/live", vec![("authorization", format!("Bearer {}", service.keys["live"]))]),
+        ("/kyc", vec![("x-api-key", service.keys["hybrid"].clone())]),
+        ("/reports", vec![("x-api-key", service.keys["reports"].clone())]),
+        ("/live", vec![
+            ("x-api-key", service.keys["shop"].clone()),
+            ("origin", "https://shop.example".to_owned()),
+        ]),
+        ("/live", vec![
+            ("x-api-key", service.keys["subdomains"].clone()),
+            ("origin", "https://a.b.shop.example".to_owned()),
+        ]),
+    ] {
+        let request = || {
+            let mut request = Request::builder();
+            for (name, value) in &lines {
+                request = request.header(*name, value);
+            }
+            request.body(()).unwrap()
+        };
+        let (_, gate, requirement) =
+            service.routes.iter().find(|(route, ..)| *route == path).unwrap();
+        let layer = RequireKeyLayer::new(gate.clone()).requirement(requirement.clone());
+        let seen = OnceLock::new();
+        let keep = layer.clone().layer(service_fn(|request: Request<()>| {
+            seen.get_or_init(|| request.extensions().get::<Principal>().cloned());
+            hello(request)
+        }));
+        assert_eq!(keep.oneshot(request()).await.unwrap().status(), 200);
+        let principal = seen.get().cloned().flatten().unwrap();
+
+        let mut insert_only = service_fn(|mut request: Request<()>| {
+            request.extensions_mut().insert(principal.clone());
+            hello(request)
+        });
+        let mut behind = layer.layer(service_fn(hello));
+        let bare = count(&mut insert_only, request()).await;
+        let ours = count(&mut behind, request()).await;
+        assert!(bare > 0);
+        assert_eq!(ours, bare, "{path} {:?}", lines.last());
+    }
+}

@@ -1,0 +1,324 @@
+//! One table of requests through every stack: the same status, the same fields, the same body.
+
+use std::sync::Arc;
+
+use crate::service::Service;
+use crate::stacks::{Answer, Ask, everywhere};
+
+/// A row: what it is about, the request, the status, and the code (or the whole body where it is
+/// not the default shape, or what the handler says of the caller).
+struct Row {
+    about: &'static str,
+    ask: Ask,
+    status: u16,
+    says: &'static str,
+}
+
+/// A row as it is written: what it is about, method and path, fields, status, what is said.
+type Written = (&'static str, &'static str, &'static [Line], u16, &'static str);
+
+/// The part of a request that a row adds: a field and its value, in which `{name}` stands for a key.
+type Line = (&'static str, &'static str);
+
+const X: &str = "x-api-key";
+const A: &str = "authorization";
+const C: &str = "x-client-key";
+const O: &str = "origin";
+const ACME: &str = "acme live Secret {}; sees []";
+
+#[rustfmt::skip]
+fn rows(service: &Service) -> Vec<Row> {
+    let table: &[Written] = &[
+        // A good key, in every place it may travel.
+        ("live key in its own field", "GET /live", &[(X, "{live}")], 200, ACME),
+        ("live key as bearer", "GET /live", &[(A, "Bearer {live}")], 200, ACME),
+        ("scheme in lower case", "GET /live", &[(A, "bearer {live}")], 200, ACME),
+        ("scheme in upper case", "GET /live", &[(A, "BEARER {live}")], 200, ACME),
+        ("several spaces after the scheme", "GET /live", &[(A, "Bearer    {live}")], 200, ACME),
+        ("spaces around the value", "GET /live", &[(X, "  {live} ")], 200, ACME),
+        ("tabs around the value", "GET /live", &[(X, "\t{live}\t")], 200, ACME),
+        ("empty field beside a bearer key", "GET /live", &[(X, ""), (A, "Bearer {live}")], 200, "acme live Secret {}; sees [\"x-api-key\"]"),
+        ("another scheme beside the key", "GET /live", &[(X, "{live}"), (A, "Basic dTpw")], 200, "acme live Secret {}; sees [\"authorization\"]"),
+        ("POST", "POST /live", &[(X, "{live}")], 200, ACME),
+        ("DELETE", "DELETE /live", &[(X, "{live}")], 200, ACME),
+        ("HEAD", "HEAD /live", &[(X, "{live}")], 200, ACME),
+        ("key that expires in a second", "GET /live", &[(X, "{expiring}")], 200, ACME),
+        // No key (row 30).
+        ("no key", "GET /live", &[], 401, "missing_api_key"),
+        ("no key, HEAD", "HEAD /live", &[], 401, "missing_api_key"),
+        ("empty value", "GET /live", &[(X, "")], 401, "missing_api_key"),
+        ("spaces only", "GET /live", &[(X, "   ")], 401, "missing_api_key"),
+        ("a tab only", "GET /live", &[(X, "\t")], 401, "missing_api_key"),
+        ("scheme without a key", "GET /live", &[(A, "Bearer")], 401, "missing_api_key"),
+        ("scheme and spaces", "GET /live", &[(A, "Bearer   ")], 401, "missing_api_key"),
+        ("unknown scheme", "GET /live", &[(A, "Basic dTpw")], 401, "missing_api_key"),
+        ("key in an unknown scheme", "GET /live", &[(A, "Token {live}")], 401, "missing_api_key"),
+        ("tab after the scheme", "GET /live", &[(A, "Bearer\t{live}")], 401, "missing_api_key"),
+        ("raw key where a scheme is needed", "GET /live", &[(A, "{live}")], 401, "missing_api_key"),
+        ("key in a cookie", "GET /live", &[("cookie", "api_key={live}")], 401, "missing_api_key"),
+        ("key in a field that is not configured", "GET /live", &[("x-helios-key", "{live}")], 401, "missing_api_key"),
+        // More than one key (row 31).
+        ("the same key twice in a field", "GET /live", &[(X, "{live}"), (X, "{live}")], 400, "multiple_api_keys"),
+        ("an empty line and a key", "GET /live", &[(X, ""), (X, "{live}")], 400, "multiple_api_keys"),
+        ("two keys in two places", "GET /live", &[(X, "{live}"), (A, "Bearer {test}")], 400, "multiple_api_keys"),
+        ("the same key in two places", "GET /live", &[(X, "{live}"), (A, "Bearer {live}")], 400, "multiple_api_keys"),
+        ("a JWT beside the key", "GET /live", &[(X, "{live}"), (A, "Bearer eyJhbGciOiJub25lIn0.e30.")], 400, "multiple_api_keys"),
+        ("two authorization lines", "GET /live", &[(A, "Bearer {live}"), (A, "Bearer {live}")], 400, "multiple_api_keys"),
+        ("two authorization lines, one of another scheme", "GET /live", &[(A, "Basic dTpw"), (A, "Bearer {live}")], 400, "multiple_api_keys"),
+        ("a comma-joined pair", "GET /live", &[(X, "{live}, {live}")], 400, "multiple_api_keys"),
+        ("a comma-joined pair of schemes", "GET /live", &[(A, "Bearer {live}, Bearer {live}")], 400, "multiple_api_keys"),
+        ("publishable and secret key", "GET /live", &[(X, "{live}"), (C, "{publishable}")], 400, "multiple_api_keys"),
+        // Malformed (row 32).
+        ("a word", "GET /live", &[(X, "secret")], 401, "invalid_api_key"),
+        ("one flipped character", "GET /live", &[(X, "{live^}")], 401, "invalid_api_key"),
+        ("test key edited to live", "GET /live", &[(X, "{test>live}")], 401, "invalid_api_key"),
+        ("key of another product", "GET /live", &[(X, "{another product}")], 401, "invalid_api_key"),
+        ("a key and a blank and a word", "GET /live", &[(X, "{live} x")], 401, "invalid_api_key"),
+        ("a tab before the key, after the scheme's space", "GET /live", &[(A, "Bearer \t{live}")], 401, "invalid_api_key"),
+        ("bytes above 0x7F", "GET /live", &[(X, "vhk_live_\u{e9}\u{ff}")], 401, "invalid_api_key"),
+        ("60 kB", "GET /live", &[(X, "{60k}")], 401, "invalid_api_key"),
+        ("quoted key", "GET /live", &[(X, "\"{live}\"")], 401, "invalid_api_key"),
+        // Unavailable (row 40).
+        ("memory too old", "GET /stale", &[(X, "{live}")], 503, "auth_unavailable"),
+        ("memory too old, no key", "GET /stale", &[], 401, "missing_api_key"),
+        ("memory too old, malformed key", "GET /stale", &[(X, "x")], 401, "invalid_api_key"),
+        // Unknown or dead (rows 41 to 50).
+        ("unknown key", "GET /live", &[(X, "{unknown}")], 401, "invalid_api_key"),
+        ("key of another account than the route's", "GET /acme", &[(X, "{other}")], 401, "invalid_api_key"),
+        ("key of the route's account", "GET /acme", &[(X, "{live}")], 200, ACME),
+        ("revoked key", "GET /live", &[(X, "{revoked}")], 401, "invalid_api_key"),
+        ("key revoked with all others", "GET /live", &[(X, "{swept}")], 401, "invalid_api_key"),
+        ("disabled key", "GET /live", &[(X, "{disabled}")], 401, "invalid_api_key"),
+        ("expired key", "GET /live", &[(X, "{expired}")], 401, "invalid_api_key"),
+        ("revoked key, told apart", "GET /apart", &[(X, "{revoked}")], 401, "revoked_api_key"),
+        ("disabled key, told apart", "GET /apart", &[(X, "{disabled}")], 401, "disabled_api_key"),
+        ("expired key, told apart", "GET /apart", &[(X, "{expired}")], 401, "expired_api_key"),
+        ("unknown key, told apart", "GET /apart", &[(X, "{unknown}")], 401, "invalid_api_key"),
+        // Account and environment (rows 60 and 61).
+        ("suspended account", "GET /live", &[(X, "{suspended}")], 403, "account_inactive"),
+        ("test key on a live route", "GET /live", &[(X, "{test}")], 401, "environment_mismatch"),
+        ("live key on a test route", "GET /test", &[(X, "{live}")], 401, "environment_mismatch"),
+        ("staging key on a live route", "GET /live", &[(X, "{staging}")], 401, "environment_mismatch"),
+        ("test key on a test route", "GET /test", &[(X, "{test}")], 200, "acme test Secret {}; sees []"),
+        ("staging key on a route of two environments", "GET /staging", &[(X, "{staging}")], 200, "acme staging Secret {}; sees []"),
+        ("live key on a route of two others", "GET /staging", &[(X, "{live}")], 401, "environment_mismatch"),
+        ("test key on a route of any environment", "GET /any", &[(X, "{test}")], 200, "acme test Secret {}; sees []"),
+        // Kind, place, plan (row 62).
+        ("publishable key in its field", "GET /widget", &[(C, "{publishable}")], 200, "acme live Publishable {}; sees []"),
+        ("publishable key in its scheme", "GET /widget", &[(A, "ClientKey {publishable}")], 200, "acme live Publishable {}; sees []"),
+        ("publishable key in a secret place", "GET /widget", &[(X, "{publishable}")], 403, "key_not_allowed"),
+        ("publishable key on a secret route", "GET /live", &[(C, "{publishable}")], 403, "key_not_allowed"),
+        ("secret key in a publishable place", "GET /both-kinds", &[(C, "{live}")], 403, "key_not_allowed"),
+        ("secret key on a publishable route", "GET /widget", &[(X, "{live}")], 403, "key_not_allowed"),
+        ("either kind, secret", "GET /both-kinds", &[(X, "{live}")], 200, ACME),
+        ("either kind, publishable", "GET /both-kinds", &[(C, "{publishable}")], 200, "acme live Publishable {}; sees []"),
+        ("plan without the API", "GET /live", &[(X, "{free}")], 403, "key_not_allowed"),
+        // Origin (rows 70 and 71).
+        ("listed origin", "GET /live", &[(X, "{shop}"), (O, "https://shop.example")], 200, ACME),
+        ("no origin", "GET /live", &[(X, "{shop}")], 403, "origin_required"),
+        ("no origin, servers allowed", "GET /live", &[(X, "{shop or server}")], 200, ACME),
+        ("wrong origin, servers allowed", "GET /live", &[(X, "{shop or server}"), (O, "https://evil.example")], 403, "origin_not_allowed"),
+        ("two origins", "GET /live", &[(X, "{shop}"), (O, "https://shop.example"), (O, "https://shop.example")], 403, "origin_not_allowed"),
+        ("null origin", "GET /live", &[(X, "{shop}"), (O, "null")], 403, "origin_not_allowed"),
+        ("empty origin", "GET /live", &[(X, "{shop}"), (O, "")], 403, "origin_not_allowed"),
+        ("upper-case host", "GET /live", &[(X, "{shop}"), (O, "https://SHOP.example")], 403, "origin_not_allowed"),
+        ("default port written out", "GET /live", &[(X, "{shop}"), (O, "https://shop.example:443")], 403, "origin_not_allowed"),
+        ("another port", "GET /live", &[(X, "{shop}"), (O, "https://shop.example:8443")], 403, "origin_not_allowed"),
+        ("userinfo", "GET /live", &[(X, "{shop}"), (O, "https://u@shop.example")], 403, "origin_not_allowed"),
+        ("a path", "GET /live", &[(X, "{shop}"), (O, "https://shop.example/")], 403, "origin_not_allowed"),
+        ("trailing dot", "GET /live", &[(X, "{shop}"), (O, "https://shop.example.")], 403, "origin_not_allowed"),
+        ("http for https", "GET /live", &[(X, "{shop}"), (O, "http://shop.example")], 403, "origin_not_allowed"),
+        ("referer is no origin", "GET /live", &[(X, "{shop}"), ("referer", "https://shop.example/")], 403, "origin_required"),
+        ("look-alike before", "GET /live", &[(X, "{subdomains}"), (O, "https://evil-shop.example")], 403, "origin_not_allowed"),
+        ("look-alike behind", "GET /live", &[(X, "{subdomains}"), (O, "https://a.shop.example.evil.io")], 403, "origin_not_allowed"),
+        ("apex against a subdomain pattern", "GET /live", &[(X, "{subdomains}"), (O, "https://shop.example")], 403, "origin_not_allowed"),
+        ("subdomain", "GET /live", &[(X, "{subdomains}"), (O, "https://a.b.shop.example")], 200, ACME),
+        ("subdomain with an empty label", "GET /live", &[(X, "{subdomains}"), (O, "https://.shop.example")], 403, "origin_not_allowed"),
+        ("any port", "GET /live", &[(X, "{ports}"), (O, "http://localhost:5173")], 200, ACME),
+        ("any port, default written out", "GET /live", &[(X, "{ports}"), (O, "http://localhost:80")], 403, "origin_not_allowed"),
+        ("IDNA in punycode", "GET /live", &[(X, "{idna}"), (O, "https://xn--bcher-kva.example")], 200, ACME),
+        ("IDNA in bytes", "GET /live", &[(X, "{idna}"), (O, "https://b\u{fc}cher.example")], 403, "origin_not_allowed"),
+        ("any origin without a list", "GET /live", &[(X, "{live}"), (O, "null")], 200, ACME),
+        // Scopes (row 80).
+        ("scope held", "GET /kyc", &[(X, "{kyc}")], 200, "acme live Secret {\"kyc\"}; sees []"),
+        ("scope missing", "GET /kyc", &[(X, "{reports}")], 403, "insufficient_scope"),
+        ("no scopes at all", "GET /kyc", &[(X, "{live}")], 403, "insufficient_scope"),
+        ("scope implied", "GET /kyc", &[(X, "{hybrid}")], 200, "acme live Secret {\"hybrid\"}; sees []"),
+        ("scope by wildcard", "GET /reports", &[(X, "{reports}")], 200, "acme live Secret {\"reports.*\"}; sees []"),
+        ("one of two scopes where both are needed", "GET /both", &[(X, "{kyc}")], 403, "insufficient_scope"),
+        ("both scopes implied", "GET /both", &[(X, "{hybrid}")], 200, "acme live Secret {\"hybrid\"}; sees []"),
+        ("one of two scopes where one is enough", "GET /either", &[(X, "{kyc}")], 200, "acme live Secret {\"kyc\"}; sees []"),
+        ("none of two scopes", "GET /either", &[(X, "{reports}")], 403, "insufficient_scope"),
+        // Preflight and other OPTIONS (rows 10 and 11).
+        ("preflight", "OPTIONS /live", &[(O, "https://shop.example"), ("access-control-request-method", "PUT")], 204, ""),
+        ("preflight with a bad key", "OPTIONS /kyc", &[(O, "null"), ("access-control-request-method", "PUT"), (X, "x")], 204, ""),
+        ("OPTIONS without an origin", "OPTIONS /live", &[("access-control-request-method", "PUT")], 401, "missing_api_key"),
+        ("OPTIONS without a method", "OPTIONS /live", &[(O, "https://shop.example")], 401, "missing_api_key"),
+        ("OPTIONS with a key", "OPTIONS /live", &[(X, "{live}")], 200, ACME),
+        ("the preflight fields on a GET", "GET /live", &[(O, "https://a.example"), ("access-control-request-method", "PUT")], 401, "missing_api_key"),
+        // Optional keys.
+        ("optional, none", "GET /optional", &[], 200, "anonymous; sees []"),
+        ("optional, another scheme", "GET /optional", &[(A, "Basic dTpw")], 200, "anonymous; sees [\"authorization\"]"),
+        ("optional, a good one", "GET /optional", &[(X, "{live}")], 200, ACME),
+        ("optional, an empty one", "GET /optional", &[(X, "")], 401, "missing_api_key"),
+        ("optional, a wrong one", "GET /optional", &[(X, "nonsense")], 401, "invalid_api_key"),
+        ("optional, a revoked one", "GET /optional", &[(X, "{revoked}")], 401, "invalid_api_key"),
+        ("optional, two", "GET /optional", &[(X, "{live}"), (A, "Bearer {live}")], 400, "multiple_api_keys"),
+        // Other shapes, locations and formats.
+        ("own text, invalid", "GET /own", &[(X, "{revoked}")], 401, r#"{"error":"Invalid API key"}"#),
+        ("own text, environment", "GET /own", &[(X, "{test}")], 401, r#"{"error":"Environment mismatch"}"#),
+        ("own text, scope", "GET /own", &[(X, "{live}")], 403, r#"{"error":"Scope does not allow this product"}"#),
+        ("own text, origin", "GET /own", &[(X, "{shop}"), (O, "null")], 403, r#"{"error":"Origin not allowed for this key"}"#),
+        ("raw authorization", "GET /cs", &[(A, "{cs}")], 200, ACME),
+        ("raw authorization, with a scheme", "GET /cs", &[(A, "Bearer {cs}")], 401, r#"{"detail":"Invalid user credentials"}"#),
+        ("raw authorization, wrong", "GET /cs", &[(A, "cs_wrong")], 401, r#"{"detail":"Invalid user credentials"}"#),
+        ("raw authorization, in another field", "GET /cs", &[(X, "{cs}")], 401, r#"{"detail":"Invalid user credentials"}"#),
+        ("own field", "GET /sk", &[("x-helios-key", "{sk}")], 200, ACME),
+        ("own field, missing", "GET /sk", &[], 401, r#"{"error":"Unauthorized","message":"Invalid or missing API key"}"#),
+        ("own field, key of another format", "GET /sk", &[("x-helios-key", "{live}")], 401, r#"{"error":"Unauthorized","message":"Invalid or missing API key"}"#),
+    ];
+    let row = |(about, target, lines, status, says): &Written| {
+        let (method, path) = target.split_once(' ').unwrap();
+        let method = ["GET", "POST", "DELETE", "HEAD", "OPTIONS"].into_iter().find(|m| *m == method).unwrap();
+        let fields = lines.iter().map(|(name, value)| (*name, fill(service, value))).collect();
+        let ask = Ask { method, path: path.to_owned(), fields };
+        Row { about, ask, status: *status, says }
+    };
+    table.iter().map(row).collect()
+}
+
+/// Puts keys in the place of their names: `{live}` whole, `{live^}` with a character flipped,
+/// `{test>live}` with its environment edited.
+fn fill(service: &Service, value: &str) -> Vec<u8> {
+    let mut text = value.replace("{60k}", &"a".repeat(60_000));
+    for (name, key) in &service.keys {
+        text = text.replace(&format!("{{{name}}}"), key);
+        let flipped = format!("{}{}", &key[..20], key[20..].replacen(&key[20..21], "-", 1));
+        text = text.replace(&format!("{{{name}^}}"), &flipped);
+        text = text.replace(&format!("{{{name}>live}}"), &key.replace("_test_", "_live_"));
+    }
+    // One byte for each character, as old servers send them.
+    text.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect()
+}
+
+#[test]
+fn every_stack_answers_every_row_alike_and_as_the_table_says() {
+    let service = Arc::new(Service::new());
+    let rows = rows(&service);
+    let asks: Vec<_> = rows.iter().map(|row| row.ask.clone()).collect();
+    let answers = everywhere(&service, &asks);
+    assert!(rows.len() >= 80);
+    for (row, answer) in rows.iter().zip(&answers) {
+        let about = row.about;
+        assert_eq!(answer.status, row.status, "{about}: {answer:?}");
+        match answer.status {
+            _ if row.ask.method == "HEAD" => {}
+            200 => assert_eq!(answer.body, row.says, "{about}"),
+            _ if row.says.starts_with('{') => assert_eq!(answer.body, row.says, "{about}"),
+            204 => assert_eq!(answer.body, "", "{about}"),
+            _ => assert_code(row, answer),
+        }
+        assert_fields(row, answer);
+        for key in service.keys.values() {
+            assert!(!format!("{answer:?}").contains(&**key), "{about}: the answer holds a key");
+        }
+    }
+}
+
+fn assert_code(row: &Row, answer: &Answer) {
+    let (about, body) = (row.about, &answer.body);
+    assert!(body.ends_with(&format!(r#","code":"{}"}}"#, row.says)), "{about}: {body}");
+    assert!(body.contains(&format!(r#""status":{},"#, row.status)), "{about}: {body}");
+    assert_eq!(answer.fields["content-type"], ["application/problem+json"], "{about}");
+}
+
+/// What holds for the fields of every answer.
+fn assert_fields(row: &Row, answer: &Answer) {
+    let about = row.about;
+    let field = |name: &str| answer.fields.get(name).map_or(&[][..], |values| &values[..]);
+    let own_field = |(name, value): &(&str, Vec<u8>)| {
+        [X, C, "x-helios-key"].contains(name) && !value.is_empty()
+    };
+    if answer.status == 200 {
+        let private = row.ask.fields.iter().any(own_field);
+        let expected: &[&str] = if private { &["private"] } else { &[] };
+        assert_eq!(field("cache-control"), expected, "{about}");
+        assert!(field("www-authenticate").is_empty(), "{about}");
+        return;
+    }
+    assert_eq!(field("cache-control"), ["no-store"], "{about}");
+    let challenges = field("www-authenticate");
+    let schemes: Vec<_> = challenges.iter().filter_map(|line| line.split(' ').next()).collect();
+    let expected: &[&str] = match (answer.status, row.says) {
+        (401 | 400, _) | (403, "insufficient_scope" | r#"{"error":"Scope does not allow this product"}"#) => {
+            match &*row.ask.path {
+                "/cs" | "/sk" => &["ApiKey"],
+                "/stale" => &["ApiKey", "Bearer"],
+                _ => &["ApiKey", "Bearer", "ClientKey"],
+            }
+        }
+        _ => &[],
+    };
+    assert_eq!(schemes, expected, "{about}");
+    let error = match row.says {
+        "missing_api_key" => None,
+        "multiple_api_keys" => Some("invalid_request"),
+        "insufficient_scope" => Some("insufficient_scope"),
+        "invalid_api_key" | "environment_mismatch" => Some("invalid_token"),
+        _ => return,
+    };
+    for line in challenges {
+        let realm = if row.ask.path == "/sk" { "helios" } else { "api" };
+        assert!(line.contains(&format!(r#" realm="{realm}""#)), "{about}: {line}");
+        let found = line.split_once("error=\"").and_then(|(_, rest)| rest.split('"').next());
+        assert_eq!(found, error, "{about}: {line}");
+    }
+    let origin = row.says.starts_with("origin_");
+    assert_eq!(!field("vary").is_empty(), origin, "{about}");
+    assert_eq!(!field("retry-after").is_empty(), row.status == 503, "{about}");
+}
+
+#[test]
+fn what_cannot_be_told_apart_has_the_same_bytes() {
+    let service = Arc::new(Service::new());
+    let keys = ["unknown", "revoked", "disabled", "expired", "swept", "other", "another product"];
+    let ask = |key: &str| Ask {
+        method: "GET",
+        path: "/acme".to_owned(),
+        fields: vec![(X, service.keys[key].clone().into_bytes())],
+    };
+    let asks: Vec<_> = keys.into_iter().map(ask).collect();
+    let answers = everywhere(&service, &asks);
+    assert_eq!(answers[0].status, 401);
+    for (key, answer) in keys.iter().zip(&answers) {
+        assert_eq!(answer, &answers[0], "{key}");
+    }
+}
+
+#[test]
+fn the_exact_answers_are_those_of_the_docs() {
+    let service = Arc::new(Service::new());
+    let ask = |path: &str, key: Option<&str>| Ask {
+        method: "GET",
+        path: path.to_owned(),
+        fields: key.map(|key| (X, service.keys[key].clone().into_bytes())).into_iter().collect(),
+    };
+    let asks = [ask("/live", None), ask("/both", Some("live"))];
+    let answers = everywhere(&service, &asks);
+    assert_eq!(
+        answers[0].body,
+        r#"{"type":"about:blank","title":"Unauthorized","status":401,"detail":"Send an API key as `x-api-key: <key>` or `Authorization: Bearer <key>` or `Authorization: ClientKey <key>` or `x-client-key: <key>`.","code":"missing_api_key"}"#
+    );
+    assert_eq!(
+        answers[0].fields["www-authenticate"],
+        [r#"ApiKey realm="api""#, r#"Bearer realm="api""#, r#"ClientKey realm="api""#]
+    );
+    assert_eq!(
+        answers[1].body,
+        r#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"The API key lacks a scope that is required here: kyc and reports.read.","code":"insufficient_scope"}"#
+    );
+    assert_eq!(
+        answers[1].fields["www-authenticate"][1],
+        r#"Bearer realm="api", error="insufficient_scope", scope="kyc reports.read""#
+    );
+}

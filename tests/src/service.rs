@@ -1,0 +1,186 @@
+//! One service with every sort of key and route, from which each stack builds the same API.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use keyward::conformance::block_on;
+use keyward::{
+    Account, AccountId, AccountStatus, Alphabet, Commit, DetailJson, Environment, ErrorCode,
+    ErrorJson, ErrorMessageJson, Gate, KeyFormat, KeyId, KeyKind, KeyLocation, KeyRecord,
+    KeyStatus, ManualClock, MemoryStore, OriginPolicy, Peppers, Replica, Replies, Requirement,
+    ScopeCatalog, Scopes, Store,
+};
+
+/// The time at which everything happens.
+pub const NOW: Duration = Duration::from_secs(1_700_000_000);
+
+/// A service: its store, its keys by name and its routes by path.
+pub struct Service {
+    pub store: Arc<MemoryStore>,
+    pub keys: HashMap<&'static str, String>,
+    pub routes: Vec<(&'static str, Gate, Requirement)>,
+}
+
+impl Service {
+    pub fn new() -> Self {
+        let clock = Arc::new(ManualClock::at(NOW));
+        let store = Arc::new(MemoryStore::with_clock(clock));
+        let mut service = Self { store, keys: HashMap::new(), routes: Vec::new() };
+        service.open_accounts();
+        service.make_keys();
+        service.draw_routes();
+        service
+    }
+
+    fn open_accounts(&self) {
+        let account = |id| Account::new(AccountId::parse(id).unwrap());
+        let mut suspended = account("suspended");
+        suspended.status = AccountStatus::Suspended;
+        let mut free = account("free");
+        free.api_access = false;
+        let mut swept = account("swept");
+        swept.revoked_before.insert(Environment::LIVE, 1);
+        let accounts = vec![account("acme"), account("other"), suspended, free, swept];
+        let commit = Commit { accounts, keys: Vec::new() };
+        block_on(self.store.commit(commit)).unwrap();
+    }
+
+    fn make_keys(&mut self) {
+        let scopes = |scopes: &[&str]| Scopes::parse(scopes).unwrap();
+        let origins = |patterns: &[&str]| OriginPolicy::listed(patterns).unwrap();
+        let live = Environment::LIVE;
+        self.key("live", live, |_| {});
+        self.key("test", Environment::TEST, |_| {});
+        self.key("staging", Environment::parse("staging").unwrap(), |_| {});
+        self.key("kyc", live, |key| key.scopes = scopes(&["kyc"]));
+        self.key("hybrid", live, |key| key.scopes = scopes(&["hybrid"]));
+        self.key("reports", live, |key| key.scopes = scopes(&["reports.*"]));
+        self.key("other", live, |key| key.account = AccountId::parse("other").unwrap());
+        self.key("suspended", live, |key| key.account = AccountId::parse("suspended").unwrap());
+        self.key("free", live, |key| key.account = AccountId::parse("free").unwrap());
+        self.key("swept", live, |key| key.account = AccountId::parse("swept").unwrap());
+        self.key("revoked", live, |key| key.status = KeyStatus::Revoked);
+        self.key("disabled", live, |key| key.status = KeyStatus::Disabled);
+        let at = SystemTime::UNIX_EPOCH + NOW;
+        self.key("expired", live, |key| key.expires_at = Some(at));
+        self.key("expiring", live, |key| key.expires_at = Some(at + Duration::from_secs(1)));
+        self.key("publishable", live, |key| key.kind = KeyKind::Publishable);
+        self.key("shop", live, |key| key.origins = origins(&["shop.example"]));
+        self.key("shop or server", live, |key| {
+            key.origins = origins(&["shop.example"]).or_no_origin();
+        });
+        self.key("subdomains", live, |key| key.origins = origins(&["*.shop.example"]));
+        self.key("ports", live, |key| key.origins = origins(&["http://localhost:*"]));
+        self.key("idna", live, |key| key.origins = origins(&["bücher.example"]));
+        self.foreign_key("unknown", "vhk_{env}_", false);
+        self.foreign_key("another product", "xyz_{env}_", true);
+        self.foreign_key("sk", "sk_live_", true);
+        self.foreign_key("cs", "cs_", true);
+    }
+
+    fn key(&mut self, name: &'static str, env: Environment, change: impl FnOnce(&mut KeyRecord)) {
+        self.make(name, &format("vhk_{env}_"), env, true, change);
+    }
+
+    fn foreign_key(&mut self, name: &'static str, prefix: &str, stored: bool) {
+        self.make(name, &format(prefix), Environment::LIVE, stored, |_| {});
+    }
+
+    fn make(
+        &mut self,
+        name: &'static str,
+        format: &KeyFormat,
+        environment: Environment,
+        stored: bool,
+        change: impl FnOnce(&mut KeyRecord),
+    ) {
+        let key = format.generate(environment).unwrap();
+        self.keys.insert(name, key.expose_secret().to_owned());
+        let mut record = KeyRecord::new(
+            KeyId::random().unwrap(),
+            Peppers::none().digest(&key),
+            key.hint().clone(),
+            AccountId::parse("acme").unwrap(),
+            environment,
+            SystemTime::UNIX_EPOCH,
+        );
+        change(&mut record);
+        let keys = if stored { vec![record] } else { vec![] };
+        let commit = Commit { accounts: Vec::new(), keys };
+        block_on(self.store.commit(commit)).unwrap();
+    }
+
+    fn draw_routes(&mut self) {
+        let implied = ["kyc", "kyc_plus", "reports.read"];
+        let catalog = ScopeCatalog::new(implied).unwrap().implying("hybrid", implied).unwrap();
+        let main = || {
+            Gate::builder(self.store.replica())
+                .format(format("vhk_{env}_"))
+                .location(KeyLocation::x_api_key())
+                .location(KeyLocation::bearer())
+                .location(KeyLocation::client_key())
+                .location(KeyLocation::x_client_key())
+                .catalog(catalog.clone())
+        };
+        let gate = main().build().unwrap();
+        let any = Requirement::new;
+        let account = AccountId::parse("acme").unwrap();
+        let staging = Environment::parse("staging").unwrap();
+        let stale = Gate::builder(&Replica::new()).format(format("vhk_{env}_")).build().unwrap();
+        let apart = main().replies(Replies::default().tell_dead_keys_apart()).build().unwrap();
+        let own = Replies::new(ErrorJson)
+            .text(ErrorCode::InvalidApiKey, "Invalid API key")
+            .text(ErrorCode::EnvironmentMismatch, "Environment mismatch")
+            .text(ErrorCode::InsufficientScope, "Scope does not allow this product")
+            .text(ErrorCode::OriginNotAllowed, "Origin not allowed for this key");
+        let own = main().replies(own).build().unwrap();
+        let cs = Replies::new(DetailJson)
+            .text(ErrorCode::MissingApiKey, "Invalid user credentials")
+            .text(ErrorCode::InvalidApiKey, "Invalid user credentials");
+        let cs = Gate::builder(self.store.replica())
+            .format(format("cs_"))
+            .location(KeyLocation::raw_authorization())
+            .replies(cs)
+            .build()
+            .unwrap();
+        let sk = Replies::new(ErrorMessageJson)
+            .text(ErrorCode::MissingApiKey, "Invalid or missing API key")
+            .text(ErrorCode::InvalidApiKey, "Invalid or missing API key")
+            .status(ErrorCode::AccountInactive, 402);
+        let sk = Gate::builder(self.store.replica())
+            .format(format("sk_live_"))
+            .location(KeyLocation::header("X-Helios-Key").unwrap())
+            .realm("helios")
+            .replies(sk)
+            .build()
+            .unwrap();
+        self.routes = vec![
+            ("/live", gate.clone(), any()),
+            ("/test", gate.clone(), any().environment(Environment::TEST)),
+            ("/staging", gate.clone(), any().environments([staging, Environment::TEST])),
+            ("/any", gate.clone(), any().any_environment()),
+            ("/kyc", gate.clone(), any().scope("kyc")),
+            ("/both", gate.clone(), any().scope("kyc").scope("reports.read")),
+            ("/either", gate.clone(), any().any_scope(["kyc", "kyc_plus"])),
+            ("/reports", gate.clone(), any().scope("reports.read")),
+            ("/widget", gate.clone(), any().kinds([KeyKind::Publishable])),
+            ("/both-kinds", gate.clone(), any().kinds([KeyKind::Publishable, KeyKind::Secret])),
+            ("/acme", gate.clone(), any().account(account)),
+            ("/optional", gate, any().optional()),
+            ("/stale", stale, any()),
+            ("/apart", apart, any()),
+            ("/own", own, any().scope("kyc")),
+            ("/cs", cs, any()),
+            ("/sk", sk, any()),
+        ];
+    }
+}
+
+fn format(prefix: &str) -> KeyFormat {
+    let format = KeyFormat::new(prefix).unwrap();
+    match prefix {
+        "cs_" => format.alphabet(Alphabet::Base64Url).length(64).unwrap().without_checksum(),
+        _ => format,
+    }
+}
