@@ -1,0 +1,30 @@
+//! What an error of SQLite means to the caller of a store.
+
+use std::error::Error;
+
+use keyward::{StoreError, StoreErrorKind};
+use rusqlite::ErrorCode;
+
+/// Tells a change that came too late and a row that is not valid from an outage.
+pub(crate) fn failed(error: rusqlite::Error) -> StoreError {
+    let kind = match (&error, error.sqlite_error_code()) {
+        (_, Some(ErrorCode::ConstraintViolation))
+        | (rusqlite::Error::StatementChangedRows(_), _) => StoreErrorKind::Conflict,
+        (_, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+        | (
+            rusqlite::Error::FromSqlConversionFailure(..)
+            | rusqlite::Error::IntegralValueOutOfRange(..)
+            | rusqlite::Error::InvalidColumnType(..)
+            | rusqlite::Error::QueryReturnedNoRows
+            | rusqlite::Error::Utf8Error(..),
+            _,
+        ) => StoreErrorKind::Corrupt,
+        _ => StoreErrorKind::Unavailable,
+    };
+    StoreError::new(kind).because(error)
+}
+
+/// The store cannot answer, and this is why.
+pub(crate) fn unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> StoreError {
+    StoreError::new(StoreErrorKind::Unavailable).because(source)
+}

@@ -1,0 +1,249 @@
+//! The file at a path, whichever that is by now.
+
+use std::ffi::OsString;
+use std::path::{self, Path, PathBuf};
+use std::time::{Duration, Instant};
+use std::{fs, io, thread};
+
+use keyward::StoreError;
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+
+use crate::error::{failed, unavailable};
+use crate::migration::{NoTables, migrate};
+
+/// How long SQLite waits for another process.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The file at a path, whichever that is by now.
+///
+/// An operator may move another file there while this one is open. SQLite goes on reading and writing
+/// the old one, which nobody else sees any more, so the path is looked at before every use.
+#[derive(Debug)]
+pub(crate) struct KeyFile {
+    path: PathBuf,
+    /// Without symbolic links: beside it lie the file's log and the log's index.
+    real: PathBuf,
+    connection: Connection,
+    identity: Identity,
+    log: Option<Identity>,
+    index: Option<Identity>,
+}
+
+impl KeyFile {
+    /// Opens the file, or makes a new one.
+    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+        // SQLite does the same, so the two agree even when the process changes its directory.
+        let path = path::absolute(path).map_err(unavailable)?;
+        Self::open_with(path, OpenFlags::SQLITE_OPEN_CREATE, NoTables::Create)
+    }
+
+    /// The file that is at the path now.
+    pub(crate) fn connection(&mut self) -> Result<&mut Connection, StoreError> {
+        if identity(&self.path).map_err(unavailable)? != self.identity {
+            self.leave()?;
+            // A file that is not ours must not pass for one without keys.
+            let path = self.path.clone();
+            *self = Self::open_with(path, OpenFlags::empty(), NoTables::Refuse)?;
+            tracing::warn!(path = %self.path.display(), "another file was put in the keys' place");
+        }
+        Ok(&mut self.connection)
+    }
+
+    fn open_with(path: PathBuf, create: OpenFlags, tables: NoTables) -> Result<Self, StoreError> {
+        let (mut connection, identity) = connect(&path, create)?;
+        let real = fs::canonicalize(&path).map_err(unavailable)?;
+        connection.busy_timeout(PATIENCE).map_err(failed)?;
+        migrate(&mut connection, tables)?;
+        write_ahead(&connection)?;
+        // The last of these makes SQLite open its log.
+        let settings =
+            "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; SELECT * FROM keyward_meta";
+        connection.execute_batch(settings).map_err(failed)?;
+        let [log, index] = beside(&real).map(|path| self::identity(&path).ok());
+        Ok(Self {
+            path,
+            real,
+            connection,
+            identity,
+            log,
+            index,
+        })
+    }
+
+    /// Completes the file that was moved away from its log, and removes the log: SQLite would find it
+    /// beside the new file and replay it into that.
+    fn leave(&mut self) -> Result<(), StoreError> {
+        if identity(&self.real).is_ok_and(|there| there == self.identity) {
+            return Ok(()); // It has not moved: a symbolic link leads elsewhere now.
+        }
+        self.connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            .map_err(failed)?;
+        // Every process that had the file open does this now. They take turns, or one would remove
+        // the log that another has begun for the new file.
+        let _turn = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(failed)?;
+        for (path, own) in beside(&self.real).into_iter().zip([self.log, self.index]) {
+            if own.is_some() && identity(&path).ok() == own {
+                fs::remove_file(&path).map_err(unavailable)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Opens the file and tells which it is; SQLite itself does not.
+fn connect(path: &Path, create: OpenFlags) -> Result<(Connection, Identity), StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | create;
+    for _ in 0..8 {
+        let before = identity(path);
+        let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
+        // The same before and after, so also in between.
+        match (before, identity(path)) {
+            (Ok(before), Ok(after)) if before == after => return Ok((connection, after)),
+            _ => {}
+        }
+    }
+    Err(unavailable("the file is replaced again and again"))
+}
+
+/// Puts the file into WAL mode, in which readers and the writer do not wait for each other.
+fn write_ahead(connection: &Connection) -> Result<(), StoreError> {
+    let since = Instant::now();
+    loop {
+        let mode = connection.query_row("PRAGMA journal_mode = WAL", [], |row| {
+            row.get::<_, String>(0)
+        });
+        match mode {
+            Ok(mode) if mode == "wal" => return Ok(()),
+            Ok(_) => return Err(unavailable("the file cannot be put into WAL mode")),
+            // Where two connections switch at once, SQLite does not wait by itself.
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                    && since.elapsed() < PATIENCE =>
+            {
+                thread::sleep(Duration::from_millis(1));
+            }
+            Err(error) => return Err(failed(error)),
+        }
+    }
+}
+
+/// The file's log and the log's index.
+fn beside(path: &Path) -> [PathBuf; 2] {
+    ["-wal", "-shm"].map(|suffix| {
+        let mut path = OsString::from(path);
+        path.push(suffix);
+        path.into()
+    })
+}
+
+/// Tells one file from another: device and inode. An open file keeps its own.
+type Identity = (u64, u64);
+
+#[cfg(unix)]
+fn identity(path: &Path) -> io::Result<Identity> {
+    use std::os::unix::fs::MetadataExt;
+
+    fs::metadata(path).map(|file| (file.dev(), file.ino()))
+}
+
+/// Elsewhere a file that is open cannot be moved away.
+#[cfg(not(unix))]
+fn identity(path: &Path) -> io::Result<Identity> {
+    fs::metadata(path).map(|_| (0, 0))
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use keyward::{DenialKind, Store, StoreErrorKind};
+
+    use super::*;
+    use crate::fixture::{Fixture, add, ask, ask_strictly, commit, key, stored};
+    use crate::{SqliteOptions, SqliteStore};
+
+    #[test]
+    fn a_file_put_in_its_place_is_taken_up() {
+        let fixture = Fixture::new();
+        let backup = SqliteStore::open(fixture.at("backup.db")).unwrap();
+        let (restored, record) = add(&backup, "acme");
+        drop(backup);
+        let store = fixture.open();
+        let (lost, lost_record) = add(&store, "other");
+        let second = fixture.open_slow();
+
+        fs::rename(fixture.path(), fixture.at("old.db")).unwrap();
+        fs::rename(fixture.at("backup.db"), fixture.path()).unwrap();
+        let (later, new) = key("acme");
+        commit(&store, vec![], vec![new]).unwrap();
+        // The second comes to the new file when the first has begun a log for it.
+        for store in [&store, &second] {
+            assert_eq!(ask_strictly(store, &restored), Ok(()));
+            assert_eq!(ask_strictly(store, &later), Ok(()));
+            assert_eq!(ask_strictly(store, &lost), Err(DenialKind::Unknown));
+            assert_eq!(stored(store, record.id), record);
+        }
+        drop((store, second));
+
+        assert_eq!(ask(&fixture.open(), &later), Ok(()), "in the new file");
+        let old = SqliteStore::open(fixture.at("old.db")).unwrap();
+        let kept = stored(&old, lost_record.id);
+        assert_eq!(kept, lost_record, "which was in the old log only");
+    }
+
+    #[test]
+    fn a_file_that_is_gone_is_neither_read_nor_written() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        let (secret, _) = add(&store, "acme");
+        fs::rename(fixture.path(), fixture.at("elsewhere.db")).unwrap();
+        assert_eq!(ask_strictly(&store, &secret), Err(DenialKind::Unavailable));
+        let (_, record) = key("acme");
+        let written = commit(&store, vec![], vec![record]);
+        assert_eq!(written, Err(StoreErrorKind::Unavailable));
+        assert!(!fixture.path().exists(), "and none is made");
+
+        fs::write(fixture.path(), "").unwrap();
+        assert_eq!(
+            ask_strictly(&store, &secret),
+            Err(DenialKind::Unavailable),
+            "empty"
+        );
+        fs::rename(fixture.at("elsewhere.db"), fixture.path()).unwrap();
+        assert_eq!(ask_strictly(&store, &secret), Ok(()), "it is back");
+    }
+
+    #[test]
+    fn a_link_that_leads_elsewhere_is_followed() {
+        let fixture = Fixture::new();
+        let [one, two] = ["one.db", "two.db"].map(|name| fixture.at(name));
+        let (second, _) = add(&SqliteStore::open(&two).unwrap(), "acme");
+        std::os::unix::fs::symlink(&one, fixture.path()).unwrap();
+        let store = fixture.open();
+        let (first, _) = add(&store, "acme");
+        let stays = SqliteStore::open(&one).unwrap();
+        fs::remove_file(fixture.path()).unwrap();
+        std::os::unix::fs::symlink(&two, fixture.path()).unwrap();
+        assert_eq!(ask_strictly(&store, &second), Ok(()));
+        assert_eq!(ask_strictly(&store, &first), Err(DenialKind::Unknown));
+
+        // The first file is still where it was, and so is its log.
+        let (later, _) = add(&stays, "later");
+        let again = SqliteStore::open(&one).unwrap();
+        for key in [&first, &later] {
+            assert_eq!(ask(&again, key), Ok(()));
+        }
+    }
+
+    #[test]
+    fn the_file_is_in_wal_mode() {
+        let fixture = Fixture::new();
+        let store = SqliteOptions::new().open(fixture.path()).unwrap();
+        assert!(store.replica().is_empty());
+        let other = Connection::open(fixture.path()).unwrap();
+        let mode = other.query_row("PRAGMA journal_mode", [], |row| row.get::<_, String>(0));
+        assert_eq!(mode.unwrap(), "wal");
+    }
+}

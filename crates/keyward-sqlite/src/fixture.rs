@@ -1,0 +1,141 @@
+//! What the tests share: a service whose keys lie in a file of a directory of its own.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use keyward::conformance::block_on;
+use keyward::{
+    Account, AccountId, ApiKey, Commit, Decision, DenialKind, Environment, Gate, KeyFormat, KeyId,
+    KeyRecord, Peppers, Replica, RequestHead, Requirement, Store, StoreErrorKind, Verdict,
+};
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use crate::{SqliteOptions, SqliteStore};
+
+pub(crate) struct Fixture {
+    dir: TempDir,
+}
+
+impl Fixture {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self { dir }
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.at("keys.db")
+    }
+
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A store that notices soon what others do.
+    pub(crate) fn open(&self) -> SqliteStore {
+        let soon = SqliteOptions::new().poll_interval(Duration::from_millis(5));
+        soon.open(self.path()).unwrap()
+    }
+
+    /// A store that notices what others do only when it is asked.
+    pub(crate) fn open_slow(&self) -> SqliteStore {
+        let slow = SqliteOptions::new().poll_interval(Duration::MAX);
+        slow.open(self.path()).unwrap()
+    }
+
+    /// What an operator types into `sqlite3`.
+    pub(crate) fn type_in(&self, sql: &str) -> rusqlite::Result<()> {
+        let shell = Connection::open(self.path())?;
+        shell.busy_timeout(Duration::from_secs(5))?;
+        // The command does not enforce foreign keys unless it is told to.
+        shell.execute_batch("PRAGMA foreign_keys = OFF")?;
+        shell.execute_batch(sql)
+    }
+}
+
+/// A new account with one key.
+pub(crate) fn add(store: &SqliteStore, account: &str) -> (ApiKey, KeyRecord) {
+    let (key, record) = key(account);
+    let account = Account::new(AccountId::parse(account).unwrap());
+    commit(store, vec![account], vec![record.clone()]).unwrap();
+    (key, stored(store, record.id))
+}
+
+pub(crate) fn key(account: &str) -> (ApiKey, KeyRecord) {
+    let key = format().generate(Environment::LIVE).unwrap();
+    let record = KeyRecord::new(
+        KeyId::random().unwrap(),
+        Peppers::none().digest(&key),
+        key.hint().clone(),
+        AccountId::parse(account).unwrap(),
+        Environment::LIVE,
+        SystemTime::UNIX_EPOCH,
+    );
+    (key, record)
+}
+
+pub(crate) fn commit(
+    store: &SqliteStore,
+    accounts: Vec<Account>,
+    keys: Vec<KeyRecord>,
+) -> Result<(), StoreErrorKind> {
+    block_on(store.commit(Commit { accounts, keys })).map_err(|error| error.kind())
+}
+
+pub(crate) fn stored(store: &SqliteStore, id: KeyId) -> KeyRecord {
+    block_on(store.key(id)).unwrap().unwrap()
+}
+
+/// What a gate says that trusts its memory.
+pub(crate) fn ask(store: &SqliteStore, key: &ApiKey) -> Result<(), DenialKind> {
+    ask_gate(store.replica(), Duration::from_secs(30), key)
+}
+
+/// What a gate says that trusts no memory.
+pub(crate) fn ask_strictly(store: &SqliteStore, key: &ApiKey) -> Result<(), DenialKind> {
+    ask_gate(store.replica(), Duration::ZERO, key)
+}
+
+pub(crate) fn ask_gate(
+    replica: &Replica,
+    max_staleness: Duration,
+    key: &ApiKey,
+) -> Result<(), DenialKind> {
+    let gate = Gate::builder(replica).format(format());
+    let gate = gate.max_staleness(max_staleness).build().unwrap();
+    let verdict = match gate.check(&Head(key), &Arc::new(Requirement::new()), None) {
+        Decision::Ready(verdict) => verdict,
+        Decision::Pending(verdict) => block_on(verdict),
+    };
+    match verdict {
+        Verdict::Admit(_) => Ok(()),
+        Verdict::Refuse(refusal) => Err(refusal.denial.unwrap().kind()),
+    }
+}
+
+/// Waits until it is so, and fails when it takes too long.
+pub(crate) fn eventually(is_so: impl Fn() -> bool) {
+    let since = Instant::now();
+    while !is_so() {
+        assert!(since.elapsed() < Duration::from_secs(20), "it never came");
+        std::thread::yield_now();
+    }
+}
+
+fn format() -> KeyFormat {
+    KeyFormat::new("sql_{env}_").unwrap()
+}
+
+struct Head<'a>(&'a ApiKey);
+
+impl RequestHead for Head<'_> {
+    fn method(&self) -> &'static str {
+        "GET"
+    }
+
+    fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        let key = self.0.expose_secret().as_bytes();
+        (field == "x-api-key").then_some(key).into_iter()
+    }
+}

@@ -1,0 +1,65 @@
+//! Keeps keyward's API keys in an SQLite file.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use keyward::{AccountId, Environment, Gate, KeyAdmin, KeyFormat, NewKey, Store};
+//! use keyward_sqlite::SqliteStore;
+//!
+//! # let dir = tempfile::tempdir()?;
+//! # let path = dir.path().join("keys.db");
+//! let store = Arc::new(SqliteStore::open(&path)?);
+//! let format = KeyFormat::new("vhk_{env}_")?;
+//! let gate = Gate::builder(store.replica()).format(format.clone()).build()?;
+//! let admin = KeyAdmin::new(store.clone(), format);
+//! # keyward::conformance::block_on(async {
+//! let acme = AccountId::parse("acme")?;
+//! admin.open_account(&acme).await?;
+//! let created = admin.create(NewKey::new(acme, Environment::LIVE, "production")).await?;
+//! # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+//! assert_eq!(store.replica().len(), 1); // the gate knows the key already
+//! # drop(gate);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! A commit is on the disk when it returns. Requests are answered from memory; a thread of the store's
+//! own compares it with the file four times a second, so other processes may change the same file.
+//!
+//! # At three in the morning
+//!
+//! No program of yours is needed to revoke a key. Triggers see to it that every running process
+//! notices a change within its poll interval, whoever makes it:
+//!
+//! ```text
+//! sqlite3 -cmd '.timeout 5000' keys.db \
+//!   "UPDATE keyward_key SET status = 'revoked' WHERE id = 'key_4fLq7ZpT0aXc'"
+//! sqlite3 -cmd '.timeout 5000' keys.db \
+//!   "UPDATE keyward_account SET status = 'suspended' WHERE id = 'acme'"
+//! ```
+//!
+//! A row that is typed wrong is refused by the file, or logged and taken for dead: no key works
+//! because somebody was tired. A backup is restored with `mv`, which running processes notice too;
+//! they would not notice a `cp` over the file. Where the file is gone or cannot be read, requests are
+//! refused with 503 once the gate's `max_staleness` has passed.
+//!
+//! # A file of its own, or the application's
+//!
+//! All tables begin with `keyward_`; nothing else in the file is touched, except that it is put into
+//! WAL mode. [`MIGRATIONS`] may be run by the application's own tool.
+
+#![expect(clippy::doc_markdown, reason = "SQLite is a name")]
+
+mod commit;
+mod error;
+mod feed;
+mod file;
+#[cfg(test)]
+mod fixture;
+mod migration;
+mod options;
+mod row;
+mod store;
+mod worker;
+
+pub use crate::migration::MIGRATIONS;
+pub use crate::options::SqliteOptions;
+pub use crate::store::SqliteStore;

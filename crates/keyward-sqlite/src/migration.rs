@@ -1,0 +1,200 @@
+//! The tables, and how a file comes to have them.
+
+use keyward::{StoreError, StoreErrorKind};
+use rusqlite::{Connection, TransactionBehavior};
+
+use crate::error::{failed, unavailable};
+
+/// The tables as numbered SQL files, in order; each records its number.
+///
+/// Opening a store runs those the file lacks. An application may run them with its own tool instead,
+/// each in one transaction.
+///
+/// ```
+/// let (number, sql) = keyward_sqlite::MIGRATIONS[0];
+/// assert_eq!(number, 1);
+/// assert!(sql.contains("CREATE TABLE keyward_key"));
+/// ```
+pub const MIGRATIONS: &[(u32, &str)] = &[(1, include_str!("../migrations/0001_keys.sql"))];
+
+/// Whether a file without our tables gets them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoTables {
+    Create,
+    Refuse,
+}
+
+/// Brings the tables up to date. Processes that do so at once wait for each other.
+pub(crate) fn migrate(connection: &mut Connection, no_tables: NoTables) -> Result<(), StoreError> {
+    let transaction = connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(failed)?;
+    let version = version(&transaction).map_err(failed)?;
+    if version == 0 && no_tables == NoTables::Refuse {
+        return Err(unavailable("the file has no tables for keys"));
+    }
+    if MIGRATIONS.iter().all(|(number, _)| *number < version) {
+        return Err(StoreError::new(StoreErrorKind::Schema));
+    }
+    for (_, sql) in MIGRATIONS.iter().filter(|(number, _)| *number > version) {
+        transaction.execute_batch(sql).map_err(failed)?;
+    }
+    transaction.commit().map_err(failed)
+}
+
+/// The number of the last migration that was run; zero before the first.
+fn version(connection: &Connection) -> rusqlite::Result<u32> {
+    let ours = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'keyward_meta'";
+    if connection.query_row(ours, [], |row| row.get::<_, i64>(0))? == 0 {
+        return Ok(0);
+    }
+    let version = "SELECT max(schema_version) FROM keyward_meta";
+    connection.query_row(version, [], |row| row.get(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use keyward::conformance::block_on;
+    use keyward::{DenialKind, Store};
+
+    use super::*;
+    use crate::SqliteStore;
+    use crate::fixture::{Fixture, add, ask, ask_strictly, eventually};
+
+    #[test]
+    fn a_newer_schema_is_refused() {
+        let fixture = Fixture::new();
+        drop(fixture.open());
+        let newer = "UPDATE keyward_meta SET schema_version = schema_version + 1";
+        fixture.type_in(newer).unwrap();
+        let error = SqliteStore::open(fixture.path()).unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Schema);
+    }
+
+    #[test]
+    fn processes_that_open_a_new_file_at_once_all_succeed() {
+        for _ in 0..10 {
+            let fixture = Fixture::new();
+            thread::scope(|threads| {
+                let open = || drop(SqliteStore::open(fixture.path()).unwrap());
+                let all: Vec<_> = (0..8).map(|_| threads.spawn(open)).collect();
+                for one in all {
+                    one.join().unwrap();
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn the_tables_may_lie_in_the_file_of_an_application() {
+        let fixture = Fixture::new();
+        let own = "CREATE TABLE user (id); PRAGMA user_version = 7";
+        fixture.type_in(own).unwrap();
+        fixture.type_in(MIGRATIONS[0].1).unwrap();
+        add(&fixture.open(), "acme");
+        let connection = Connection::open(fixture.path()).unwrap();
+        let version = connection.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0));
+        assert_eq!(version.unwrap(), 7);
+    }
+
+    #[test]
+    fn what_makes_no_sense_cannot_be_typed() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        let (secret, _) = add(&store, "acme");
+        for typed in [
+            "UPDATE keyward_key SET status = 'Revoked'",
+            "UPDATE keyward_key SET status = NULL",
+            "UPDATE keyward_key SET kind = ''",
+            "UPDATE keyward_key SET environment = 'Live'",
+            "UPDATE keyward_key SET environment = 'a-very-long-token'",
+            "UPDATE keyward_key SET origins = ' '",
+            "UPDATE keyward_key SET epoch = -1",
+            "UPDATE keyward_key SET epoch = 4294967296",
+            "UPDATE keyward_key SET expires_at = 'tomorrow'",
+            "UPDATE keyward_key SET revision = 'x'",
+            "UPDATE keyward_key SET digest = randomblob(32)",
+            "UPDATE keyward_key SET digest_scheme = 'hmac-sha256:x'",
+            "UPDATE keyward_key SET id = 'key_000000000000'",
+            "UPDATE keyward_account SET id = 'other'",
+            "UPDATE keyward_account SET status = 'gone'",
+            "UPDATE keyward_account SET api_access = 2",
+            "INSERT INTO keyward_account (id) VALUES ('two words')",
+            "INSERT INTO keyward_epoch VALUES ('acme', 'live', -1)",
+            "INSERT INTO keyward_epoch VALUES ('acme', '', 1)",
+        ] {
+            assert!(fixture.type_in(typed).is_err(), "{typed}");
+        }
+        assert_eq!(ask_strictly(&store, &secret), Ok(()));
+    }
+
+    #[test]
+    fn no_way_to_change_a_key_goes_unseen() {
+        const COPY: &str = "(id, digest_scheme, digest, hint, account, environment, created_at, status) \
+             SELECT id, digest_scheme, randomblob(32), hint, account, environment, created_at, 'active' \
+             FROM keyward_key";
+        for (typed, answer) in [
+            (
+                "PRAGMA recursive_triggers = ON; UPDATE keyward_key SET status = 'revoked'",
+                DenialKind::Revoked,
+            ),
+            (
+                "UPDATE keyward_key SET status = 'revoked', revision = revision + 1",
+                DenialKind::Revoked,
+            ),
+            (
+                "UPDATE keyward_key SET status = 'revoked', revision = 0",
+                DenialKind::Revoked,
+            ),
+            ("DELETE FROM keyward_key", DenialKind::Unknown),
+            (
+                "INSERT OR REPLACE INTO keyward_key COPY",
+                DenialKind::Unknown,
+            ),
+            (
+                "UPDATE keyward_key SET account = 'other'; DELETE FROM keyward_account WHERE id = 'other'",
+                DenialKind::Revoked,
+            ),
+            (
+                "DELETE FROM keyward_account WHERE id = 'acme'",
+                DenialKind::Revoked,
+            ),
+            (
+                "INSERT INTO keyward_epoch VALUES ('other', 'live', 1); \
+                 UPDATE keyward_epoch SET account = 'acme'",
+                DenialKind::Revoked,
+            ),
+            (
+                "DELETE FROM keyward_revision; INSERT INTO keyward_revision DEFAULT VALUES; \
+                 UPDATE keyward_key SET status = 'disabled'",
+                DenialKind::Disabled,
+            ),
+        ] {
+            let fixture = Fixture::new();
+            let store = fixture.open_slow();
+            let (secret, _) = add(&store, "acme");
+            add(&store, "other");
+            let typed = typed.replace("COPY", COPY);
+            fixture.type_in(&typed).unwrap();
+            assert_eq!(ask_strictly(&store, &secret), Err(answer), "{typed}");
+        }
+    }
+
+    #[test]
+    fn replacing_an_account_keeps_its_keys_revoked() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        let (secret, record) = add(&store, "acme");
+        let revoked = "INSERT INTO keyward_epoch VALUES ('acme', 'live', 1)";
+        fixture.type_in(revoked).unwrap();
+        eventually(|| ask(&store, &secret) == Err(DenialKind::Revoked));
+        let replaced =
+            "PRAGMA foreign_keys = ON; INSERT OR REPLACE INTO keyward_account (id) VALUES ('acme')";
+        fixture.type_in(replaced).unwrap();
+        assert_eq!(ask_strictly(&store, &secret), Err(DenialKind::Revoked));
+        let account = block_on(store.account(record.account)).unwrap().unwrap();
+        assert_eq!(account.epoch(record.environment), 1);
+    }
+}

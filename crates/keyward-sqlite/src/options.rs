@@ -1,0 +1,79 @@
+//! How a store is opened.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyward::{Clock, Replica, StoreError, SystemClock};
+
+use crate::SqliteStore;
+
+/// How a store is opened, where [`SqliteStore::open`] does not fit.
+///
+/// ```
+/// use std::time::Duration;
+/// use keyward::Store;
+/// use keyward_sqlite::SqliteOptions;
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("keys.db");
+/// let options = SqliteOptions::new().poll_interval(Duration::from_millis(50)).ceiling(5_000_000);
+/// let store = options.open(&path)?;
+/// assert!(store.replica().is_empty());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct SqliteOptions {
+    poll_interval: Duration,
+    clock: Arc<dyn Clock>,
+    ceiling: usize,
+}
+
+impl SqliteOptions {
+    /// What [`SqliteStore::open`] takes.
+    pub fn new() -> Self {
+        Self {
+            poll_interval: Duration::from_millis(250),
+            clock: Arc::new(SystemClock),
+            ceiling: 1_000_000,
+        }
+    }
+
+    /// How soon a change made by another process is noticed; 250 milliseconds unless said otherwise.
+    ///
+    /// At least a millisecond. A gate without any [`max_staleness`] does not wait for it.
+    ///
+    /// [`max_staleness`]: keyward::GateBuilder::max_staleness
+    pub fn poll_interval(mut self, interval: Duration) -> Self {
+        self.poll_interval = interval.max(Duration::from_millis(1));
+        self
+    }
+
+    /// Judges expiry and freshness by this clock; the machine's unless said otherwise.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// The most keys to hold in memory, 150 bytes each; a million unless said otherwise.
+    pub fn ceiling(mut self, keys: usize) -> Self {
+        self.ceiling = keys;
+        self
+    }
+
+    /// Opens the store, as [`SqliteStore::open`] does.
+    ///
+    /// # Errors
+    /// The same, and when the file holds more keys than the ceiling.
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<SqliteStore, StoreError> {
+        let replica = Replica::with(Arc::clone(&self.clock), self.ceiling);
+        SqliteStore::start(path.as_ref(), replica, self.poll_interval)
+    }
+}
+
+impl Default for SqliteOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
