@@ -1,4 +1,4 @@
-//! A small API behind keys, on axum and a SQLite file.
+//! A small API behind keys, on axum and a `SQLite` file.
 //!
 //! ```text
 //! cargo run --example quickstart
@@ -21,14 +21,21 @@ use tokio::net::TcpListener;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .init();
     let port = env::var("PORT").unwrap_or("3000".into());
     let database = env::var("DATABASE_URL").unwrap_or("sqlite://quickstart.db".into());
-    let database = database.strip_prefix("sqlite://").ok_or("DATABASE_URL is not sqlite://path")?;
+    let database = database
+        .strip_prefix("sqlite://")
+        .ok_or("DATABASE_URL is not sqlite://path")?;
 
     let (app, admin) = service(database)?;
     let listener = TcpListener::bind(format!("127.0.0.1:{port}")).await?;
-    println!("{} is open. Try, each with the status it gets:\n", listener.local_addr()?);
+    println!(
+        "{} is open. Try, each with the status it gets:\n",
+        listener.local_addr()?
+    );
     for line in try_these(&admin, &listener.local_addr()?.to_string()).await? {
         println!("{line}");
     }
@@ -41,7 +48,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
 fn service(database: &str) -> Result<(Router, KeyAdmin), Box<dyn Error>> {
     let format = KeyFormat::new("demo_{env}_")?;
     let store = Arc::new(SqliteStore::open(database)?);
-    let gate = Gate::builder(store.replica()).format(format.clone()).build()?;
+    let gate = Gate::builder(store.replica())
+        .format(format.clone())
+        .build()?;
     let admin = KeyAdmin::new(store, format);
 
     // A live key, unless the layer says otherwise; and the scopes it says.
@@ -66,7 +75,10 @@ async fn whoami(principal: Principal) -> Json<Value> {
 }
 
 async fn charge(principal: Principal) -> (StatusCode, Json<Value>) {
-    (StatusCode::CREATED, Json(json!({ "charged": principal.account().as_str() })))
+    (
+        StatusCode::CREATED,
+        Json(json!({ "charged": principal.account().as_str() })),
+    )
 }
 
 async fn report() -> Json<Value> {
@@ -87,7 +99,10 @@ async fn try_these(admin: &KeyAdmin, address: &str) -> Result<Vec<String>, Box<d
     admin.open_account(&account).await?;
     let make = async |environment| {
         let new = NewKey::new(account.clone(), environment, "quickstart");
-        admin.create(new.scopes(Scopes::parse(["charges"])?)).await.map_err(Box::<dyn Error>::from)
+        admin
+            .create(new.scopes(Scopes::parse(["charges"])?))
+            .await
+            .map_err(Box::<dyn Error>::from)
     };
     let live = make(Environment::LIVE).await?.key;
     let test = make(Environment::TEST).await?.key;
@@ -117,7 +132,10 @@ mod tests {
     fn run(line: &str) -> (String, String) {
         let (command, comment) = line.split_once("  # ").unwrap();
         let command = format!("{command} -s -o /dev/null -w '%{{http_code}}'");
-        let output = Command::new("sh").args(["-c", &command]).output().expect("curl is installed");
+        let output = Command::new("sh")
+            .args(["-c", &command])
+            .output()
+            .expect("curl is installed");
         let status = String::from_utf8(output.stdout).unwrap();
         (status, comment[..3].to_owned())
     }

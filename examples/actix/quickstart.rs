@@ -1,4 +1,4 @@
-//! A small API behind keys, on actix-web and a SQLite file.
+//! A small API behind keys, on actix-web and a `SQLite` file.
 //!
 //! ```text
 //! cargo run --example quickstart-actix
@@ -19,14 +19,21 @@ use serde_json::{Value, json};
 
 #[actix_web::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .init();
     let port = env::var("PORT").unwrap_or("3000".into());
     let database = env::var("DATABASE_URL").unwrap_or("sqlite://quickstart.db".into());
-    let database = database.strip_prefix("sqlite://").ok_or("DATABASE_URL is not sqlite://path")?;
+    let database = database
+        .strip_prefix("sqlite://")
+        .ok_or("DATABASE_URL is not sqlite://path")?;
 
     let (routes, admin) = service(database)?;
     let listener = TcpListener::bind(format!("127.0.0.1:{port}"))?;
-    println!("{} is open. Try, each with the status it gets:\n", listener.local_addr()?);
+    println!(
+        "{} is open. Try, each with the status it gets:\n",
+        listener.local_addr()?
+    );
     for line in try_these(&admin, &listener.local_addr()?.to_string()).await? {
         println!("{line}");
     }
@@ -39,10 +46,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
 /// The store, the gate before the routes, and the one who makes keys.
 fn service(
     database: &str,
-) -> Result<(impl FnOnce(&mut ServiceConfig) + Clone, KeyAdmin), Box<dyn Error>> {
+) -> Result<(impl FnOnce(&mut ServiceConfig) + Clone + use<>, KeyAdmin), Box<dyn Error>> {
     let format = KeyFormat::new("demo_{env}_")?;
     let store = Arc::new(SqliteStore::open(database)?);
-    let gate = Gate::builder(store.replica()).format(format.clone()).build()?;
+    let gate = Gate::builder(store.replica())
+        .format(format.clone())
+        .build()?;
     let admin = KeyAdmin::new(store, format);
 
     let state = Data::new(admin.clone());
@@ -52,8 +61,16 @@ fn service(
         let any = key().any_environment();
         app.app_data(state)
             .service(web::resource("/whoami").wrap(any).get(whoami))
-            .service(web::resource("/charges").wrap(key().scope("charges")).post(charge))
-            .service(web::resource("/reports").wrap(key().scope("reports.read")).get(report))
+            .service(
+                web::resource("/charges")
+                    .wrap(key().scope("charges"))
+                    .post(charge),
+            )
+            .service(
+                web::resource("/reports")
+                    .wrap(key().scope("reports.read"))
+                    .get(report),
+            )
             .service(web::resource("/key").wrap(key()).delete(revoke))
             .service(web::resource("/health").get(async || "ok"));
     };
@@ -91,7 +108,10 @@ async fn try_these(admin: &KeyAdmin, address: &str) -> Result<Vec<String>, Box<d
     admin.open_account(&account).await?;
     let make = async |environment| {
         let new = NewKey::new(account.clone(), environment, "quickstart");
-        admin.create(new.scopes(Scopes::parse(["charges"])?)).await.map_err(Box::<dyn Error>::from)
+        admin
+            .create(new.scopes(Scopes::parse(["charges"])?))
+            .await
+            .map_err(Box::<dyn Error>::from)
     };
     let live = make(Environment::LIVE).await?.key;
     let test = make(Environment::TEST).await?.key;
@@ -121,7 +141,10 @@ mod tests {
     fn run(line: &str) -> (String, String) {
         let (command, comment) = line.split_once("  # ").unwrap();
         let command = format!("{command} -s -o /dev/null -w '%{{http_code}}'");
-        let output = Command::new("sh").args(["-c", &command]).output().expect("curl is installed");
+        let output = Command::new("sh")
+            .args(["-c", &command])
+            .output()
+            .expect("curl is installed");
         let status = String::from_utf8(output.stdout).unwrap();
         (status, comment[..3].to_owned())
     }

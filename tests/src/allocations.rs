@@ -38,17 +38,29 @@ async fn an_allowed_request_allocates_what_an_insert_into_the_extensions_does() 
     let service = service::Service::new();
     for (path, lines) in [
         ("/live", vec![("x-api-key", service.keys["live"].clone())]),
-        ("/live", vec![("authorization", format!("Bearer {}", service.keys["live"]))]),
+        (
+            "/live",
+            vec![("authorization", format!("Bearer {}", service.keys["live"]))],
+        ),
         ("/kyc", vec![("x-api-key", service.keys["hybrid"].clone())]),
-        ("/reports", vec![("x-api-key", service.keys["reports"].clone())]),
-        ("/live", vec![
-            ("x-api-key", service.keys["shop"].clone()),
-            ("origin", "https://shop.example".to_owned()),
-        ]),
-        ("/live", vec![
-            ("x-api-key", service.keys["subdomains"].clone()),
-            ("origin", "https://a.b.shop.example".to_owned()),
-        ]),
+        (
+            "/reports",
+            vec![("x-api-key", service.keys["reports"].clone())],
+        ),
+        (
+            "/live",
+            vec![
+                ("x-api-key", service.keys["shop"].clone()),
+                ("origin", "https://shop.example".to_owned()),
+            ],
+        ),
+        (
+            "/live",
+            vec![
+                ("x-api-key", service.keys["subdomains"].clone()),
+                ("origin", "https://a.b.shop.example".to_owned()),
+            ],
+        ),
     ] {
         let request = || {
             let mut request = Request::builder();
@@ -57,8 +69,11 @@ async fn an_allowed_request_allocates_what_an_insert_into_the_extensions_does() 
             }
             request.body(()).unwrap()
         };
-        let (_, gate, requirement) =
-            service.routes.iter().find(|(route, ..)| *route == path).unwrap();
+        let (_, gate, requirement) = service
+            .routes
+            .iter()
+            .find(|(route, ..)| *route == path)
+            .unwrap();
         let layer = RequireKeyLayer::new(gate.clone()).requirement(requirement.clone());
         let seen = OnceLock::new();
         let keep = layer.clone().layer(service_fn(|request: Request<()>| {

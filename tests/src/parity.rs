@@ -15,7 +15,13 @@ struct Row {
 }
 
 /// A row as it is written: what it is about, method and path, fields, status, what is said.
-type Written = (&'static str, &'static str, &'static [Line], u16, &'static str);
+type Written = (
+    &'static str,
+    &'static str,
+    &'static [Line],
+    u16,
+    &'static str,
+);
 
 /// The part of a request that a row adds: a field and its value, in which `{name}` stands for a key.
 type Line = (&'static str, &'static str);
@@ -195,10 +201,15 @@ fn fill(service: &Service, value: &str) -> Vec<u8> {
         text = text.replace(&format!("{{{name}}}"), key);
         let flipped = format!("{}{}", &key[..20], key[20..].replacen(&key[20..21], "-", 1));
         text = text.replace(&format!("{{{name}^}}"), &flipped);
-        text = text.replace(&format!("{{{name}>live}}"), &key.replace("_test_", "_live_"));
+        text = text.replace(
+            &format!("{{{name}>live}}"),
+            &key.replace("_test_", "_live_"),
+        );
     }
     // One byte for each character, as old servers send them.
-    text.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect()
+    text.chars()
+        .map(|c| u8::try_from(u32::from(c)).unwrap())
+        .collect()
 }
 
 #[test]
@@ -220,22 +231,40 @@ fn every_stack_answers_every_row_alike_and_as_the_table_says() {
         }
         assert_fields(row, answer);
         for key in service.keys.values() {
-            assert!(!format!("{answer:?}").contains(&**key), "{about}: the answer holds a key");
+            assert!(
+                !format!("{answer:?}").contains(&**key),
+                "{about}: the answer holds a key"
+            );
         }
     }
 }
 
 fn assert_code(row: &Row, answer: &Answer) {
     let (about, body) = (row.about, &answer.body);
-    assert!(body.ends_with(&format!(r#","code":"{}"}}"#, row.says)), "{about}: {body}");
-    assert!(body.contains(&format!(r#""status":{},"#, row.status)), "{about}: {body}");
-    assert_eq!(answer.fields["content-type"], ["application/problem+json"], "{about}");
+    assert!(
+        body.ends_with(&format!(r#","code":"{}"}}"#, row.says)),
+        "{about}: {body}"
+    );
+    assert!(
+        body.contains(&format!(r#""status":{},"#, row.status)),
+        "{about}: {body}"
+    );
+    assert_eq!(
+        answer.fields["content-type"],
+        ["application/problem+json"],
+        "{about}"
+    );
 }
 
 /// What holds for the fields of every answer.
 fn assert_fields(row: &Row, answer: &Answer) {
     let about = row.about;
-    let field = |name: &str| answer.fields.get(name).map_or(&[][..], |values| &values[..]);
+    let field = |name: &str| {
+        answer
+            .fields
+            .get(name)
+            .map_or(&[][..], |values| &values[..])
+    };
     let own_field = |(name, value): &(&str, Vec<u8>)| {
         [X, C, "x-helios-key"].contains(name) && !value.is_empty()
     };
@@ -248,9 +277,13 @@ fn assert_fields(row: &Row, answer: &Answer) {
     }
     assert_eq!(field("cache-control"), ["no-store"], "{about}");
     let challenges = field("www-authenticate");
-    let schemes: Vec<_> = challenges.iter().filter_map(|line| line.split(' ').next()).collect();
+    let schemes: Vec<_> = challenges
+        .iter()
+        .filter_map(|line| line.split(' ').next())
+        .collect();
     let expected: &[&str] = match (answer.status, row.says) {
-        (401 | 400, _) | (403, "insufficient_scope" | r#"{"error":"Scope does not allow this product"}"#) => {
+        (401 | 400, _)
+        | (403, "insufficient_scope" | r#"{"error":"Scope does not allow this product"}"#) => {
             match &*row.ask.path {
                 "/cs" | "/sk" => &["ApiKey"],
                 "/stale" => &["ApiKey", "Bearer"],
@@ -268,20 +301,41 @@ fn assert_fields(row: &Row, answer: &Answer) {
         _ => return,
     };
     for line in challenges {
-        let realm = if row.ask.path == "/sk" { "helios" } else { "api" };
-        assert!(line.contains(&format!(r#" realm="{realm}""#)), "{about}: {line}");
-        let found = line.split_once("error=\"").and_then(|(_, rest)| rest.split('"').next());
+        let realm = if row.ask.path == "/sk" {
+            "helios"
+        } else {
+            "api"
+        };
+        assert!(
+            line.contains(&format!(r#" realm="{realm}""#)),
+            "{about}: {line}"
+        );
+        let found = line
+            .split_once("error=\"")
+            .and_then(|(_, rest)| rest.split('"').next());
         assert_eq!(found, error, "{about}: {line}");
     }
     let origin = row.says.starts_with("origin_");
     assert_eq!(!field("vary").is_empty(), origin, "{about}");
-    assert_eq!(!field("retry-after").is_empty(), row.status == 503, "{about}");
+    assert_eq!(
+        !field("retry-after").is_empty(),
+        row.status == 503,
+        "{about}"
+    );
 }
 
 #[test]
 fn what_cannot_be_told_apart_has_the_same_bytes() {
     let service = Arc::new(Service::new());
-    let keys = ["unknown", "revoked", "disabled", "expired", "swept", "other", "another product"];
+    let keys = [
+        "unknown",
+        "revoked",
+        "disabled",
+        "expired",
+        "swept",
+        "other",
+        "another product",
+    ];
     let ask = |key: &str| Ask {
         method: "GET",
         path: "/acme".to_owned(),
@@ -301,7 +355,10 @@ fn the_exact_answers_are_those_of_the_docs() {
     let ask = |path: &str, key: Option<&str>| Ask {
         method: "GET",
         path: path.to_owned(),
-        fields: key.map(|key| (X, service.keys[key].clone().into_bytes())).into_iter().collect(),
+        fields: key
+            .map(|key| (X, service.keys[key].clone().into_bytes()))
+            .into_iter()
+            .collect(),
     };
     let asks = [ask("/live", None), ask("/both", Some("live"))];
     let answers = everywhere(&service, &asks);
@@ -311,7 +368,11 @@ fn the_exact_answers_are_those_of_the_docs() {
     );
     assert_eq!(
         answers[0].fields["www-authenticate"],
-        [r#"ApiKey realm="api""#, r#"Bearer realm="api""#, r#"ClientKey realm="api""#]
+        [
+            r#"ApiKey realm="api""#,
+            r#"Bearer realm="api""#,
+            r#"ClientKey realm="api""#
+        ]
     );
     assert_eq!(
         answers[1].body,

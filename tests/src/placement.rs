@@ -49,12 +49,18 @@ async fn a_router_layer_covers_unknown_paths_and_a_route_layer_does_not() {
     let routes = || Router::new().route("/", get(account));
     let all = routes().layer(layer(&service));
     assert_eq!(status(&all, "GET", "/nowhere", None).await, 401);
-    assert_eq!(status(&all, "GET", "/nowhere", Some(&service.keys["live"])).await, 404);
+    assert_eq!(
+        status(&all, "GET", "/nowhere", Some(&service.keys["live"])).await,
+        404
+    );
     let only = routes().route_layer(layer(&service));
     assert_eq!(status(&only, "GET", "/nowhere", None).await, 404);
     for app in [all, only] {
         assert_eq!(status(&app, "GET", "/", None).await, 401);
-        assert_eq!(status(&app, "GET", "/", Some(&service.keys["live"])).await, 200);
+        assert_eq!(
+            status(&app, "GET", "/", Some(&service.keys["live"])).await,
+            200
+        );
     }
 }
 
@@ -65,7 +71,10 @@ async fn a_method_router_layer_covers_the_methods_before_it() {
     let methods = get(account).layer(layer(&service)).merge(post(open));
     let app = Router::new().route("/", methods);
     assert_eq!(status(&app, "GET", "/", None).await, 401);
-    assert_eq!(status(&app, "GET", "/", Some(&service.keys["live"])).await, 200);
+    assert_eq!(
+        status(&app, "GET", "/", Some(&service.keys["live"])).await,
+        200
+    );
     assert_eq!(status(&app, "POST", "/", None).await, 200);
 }
 
@@ -74,7 +83,9 @@ async fn a_preflight_reaches_every_layer_but_the_route_layer_of_a_method_router(
     let service = Service::new();
     let preflight = || {
         let mut request = ask("OPTIONS", "/", None);
-        request.headers_mut().insert("origin", "https://a.example".parse().unwrap());
+        request
+            .headers_mut()
+            .insert("origin", "https://a.example".parse().unwrap());
         let method = "access-control-request-method";
         request.headers_mut().insert(method, "GET".parse().unwrap());
         request
@@ -85,7 +96,10 @@ async fn a_preflight_reaches_every_layer_but_the_route_layer_of_a_method_router(
         (routes().layer(layer()), 204),
         (routes().route_layer(layer()), 204),
         (Router::new().route("/", get(account).layer(layer())), 204),
-        (Router::new().route("/", get(account).route_layer(layer())), 405),
+        (
+            Router::new().route("/", get(account).route_layer(layer())),
+            405,
+        ),
     ] {
         assert_eq!(app.oneshot(preflight()).await.unwrap().status(), status);
     }
@@ -94,31 +108,62 @@ async fn a_preflight_reaches_every_layer_but_the_route_layer_of_a_method_router(
 #[tokio::test]
 async fn a_nested_layer_of_the_same_gate_adds_its_requirement() {
     let service = Service::new();
-    let inner = Router::new().route("/", get(account)).layer(layer(&service).scope("kyc"));
-    let app = Router::new().nest("/kyc", inner).route("/", get(account)).layer(layer(&service));
-    assert_eq!(status(&app, "GET", "/", Some(&service.keys["live"])).await, 200);
-    assert_eq!(status(&app, "GET", "/kyc", Some(&service.keys["live"])).await, 403);
-    assert_eq!(status(&app, "GET", "/kyc", Some(&service.keys["kyc"])).await, 200);
+    let inner = Router::new()
+        .route("/", get(account))
+        .layer(layer(&service).scope("kyc"));
+    let app = Router::new()
+        .nest("/kyc", inner)
+        .route("/", get(account))
+        .layer(layer(&service));
+    assert_eq!(
+        status(&app, "GET", "/", Some(&service.keys["live"])).await,
+        200
+    );
+    assert_eq!(
+        status(&app, "GET", "/kyc", Some(&service.keys["live"])).await,
+        403
+    );
+    assert_eq!(
+        status(&app, "GET", "/kyc", Some(&service.keys["kyc"])).await,
+        200
+    );
     assert_eq!(status(&app, "GET", "/kyc", None).await, 401);
 }
 
 #[tokio::test]
 async fn a_nested_optional_layer_does_not_weaken_the_outer() {
     let service = Service::new();
-    let inner = Router::new().route("/", get(account)).layer(layer(&service).optional());
+    let inner = Router::new()
+        .route("/", get(account))
+        .layer(layer(&service).optional());
     let app = inner.layer(layer(&service));
     assert_eq!(status(&app, "GET", "/", None).await, 401);
-    assert_eq!(status(&app, "GET", "/", Some(&service.keys["live"])).await, 200);
+    assert_eq!(
+        status(&app, "GET", "/", Some(&service.keys["live"])).await,
+        200
+    );
 }
 
 #[tokio::test]
 async fn another_gate_inside_authenticates_for_itself() {
     let service = Service::new();
-    let other = service.routes.iter().find(|(path, ..)| *path == "/apart").unwrap().1.clone();
-    let inner = Router::new().route("/", get(account)).layer(RequireKeyLayer::new(other));
+    let other = service
+        .routes
+        .iter()
+        .find(|(path, ..)| *path == "/apart")
+        .unwrap()
+        .1
+        .clone();
+    let inner = Router::new()
+        .route("/", get(account))
+        .layer(RequireKeyLayer::new(other));
     let live = &*service.keys["live"];
     let removed = inner.clone().layer(layer(&service));
-    assert_eq!(status(&removed, "GET", "/", Some(live)).await, 401, "the key is gone");
+    assert_eq!(
+        status(&removed, "GET", "/", Some(live)).await,
+        401,
+        "the key is gone"
+    );
     let forwarding = Gate::builder(keyward::Store::replica(&*service.store))
         .format(keyward::KeyFormat::new("vhk_{env}_").unwrap())
         .insecure_forward_key()
@@ -131,13 +176,27 @@ async fn another_gate_inside_authenticates_for_itself() {
 #[tokio::test]
 async fn an_anonymous_inner_gate_hides_the_principal_of_the_outer() {
     let service = Service::new();
-    let other = service.routes.iter().find(|(path, ..)| *path == "/apart").unwrap().1.clone();
+    let other = service
+        .routes
+        .iter()
+        .find(|(path, ..)| *path == "/apart")
+        .unwrap()
+        .1
+        .clone();
     let who = async |principal: Option<Principal>| {
-        principal.map_or("anonymous".to_owned(), |principal| principal.account().to_string())
+        principal.map_or("anonymous".to_owned(), |principal| {
+            principal.account().to_string()
+        })
     };
     let inner = RequireKeyLayer::new(other).optional();
-    let app = Router::new().route("/", get(who)).layer(inner).layer(layer(&service));
-    let response = app.oneshot(ask("GET", "/", Some(&service.keys["live"]))).await.unwrap();
+    let app = Router::new()
+        .route("/", get(who))
+        .layer(inner)
+        .layer(layer(&service));
+    let response = app
+        .oneshot(ask("GET", "/", Some(&service.keys["live"])))
+        .await
+        .unwrap();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(body, "anonymous");
 }
@@ -145,7 +204,10 @@ async fn an_anonymous_inner_gate_hides_the_principal_of_the_outer() {
 #[tokio::test]
 async fn a_handler_without_the_layer_answers_500() {
     let optional = async |_: Option<Principal>| "let in";
-    for app in [Router::new().route("/", get(account)), Router::new().route("/", get(optional))] {
+    for app in [
+        Router::new().route("/", get(account)),
+        Router::new().route("/", get(optional)),
+    ] {
         assert_eq!(status(&app, "GET", "/", Some("anything")).await, 500);
     }
 }
@@ -158,7 +220,11 @@ async fn a_handler_that_needs_a_principal_refuses_the_anonymous_like_the_layer()
         let response = app.clone().layer(layer).oneshot(ask("GET", "/", None));
         async {
             let (head, body) = response.await.unwrap().into_parts();
-            (head.status, head.headers, body.collect().await.unwrap().to_bytes())
+            (
+                head.status,
+                head.headers,
+                body.collect().await.unwrap().to_bytes(),
+            )
         }
     };
     let by_handler = refuse(layer(&service).optional()).await;
@@ -169,8 +235,13 @@ async fn a_handler_that_needs_a_principal_refuses_the_anonymous_like_the_layer()
 #[tokio::test]
 async fn a_refusal_carries_its_reason_for_outer_layers() {
     let service = Service::new();
-    let app = Router::new().route("/", get(account)).layer(layer(&service));
-    let response = app.oneshot(ask("GET", "/", Some(&service.keys["revoked"]))).await.unwrap();
+    let app = Router::new()
+        .route("/", get(account))
+        .layer(layer(&service));
+    let response = app
+        .oneshot(ask("GET", "/", Some(&service.keys["revoked"])))
+        .await
+        .unwrap();
     let denial = response.extensions().get::<Denial>().unwrap();
     assert_eq!(denial.kind(), DenialKind::Revoked);
     assert!(denial.key_id().is_some());
@@ -189,7 +260,9 @@ async fn a_forwarded_key_is_marked_as_sensitive() {
         assert!(value.is_sensitive() && !format!("{:?}", request.headers()).contains("vhk_"));
         Ok::<_, Infallible>(Response::new(Body::empty()))
     });
-    let service_behind = ServiceBuilder::new().layer(RequireKeyLayer::new(gate)).service(inner);
+    let service_behind = ServiceBuilder::new()
+        .layer(RequireKeyLayer::new(gate))
+        .service(inner);
     let request = ask("GET", "/", Some(&service.keys["live"]));
     assert_eq!(service_behind.oneshot(request).await.unwrap().status(), 200);
 }
@@ -198,8 +271,13 @@ async fn a_forwarded_key_is_marked_as_sensitive() {
 async fn a_cache_control_of_the_handler_stays() {
     let service = Service::new();
     let handler = async || [("cache-control", "max-age=60, private")];
-    let app = Router::new().route("/", get(handler)).layer(layer(&service));
-    let response = app.oneshot(ask("GET", "/", Some(&service.keys["live"]))).await.unwrap();
+    let app = Router::new()
+        .route("/", get(handler))
+        .layer(layer(&service));
+    let response = app
+        .oneshot(ask("GET", "/", Some(&service.keys["live"])))
+        .await
+        .unwrap();
     let values: Vec<_> = response.headers().get_all("cache-control").iter().collect();
     assert_eq!(values, ["max-age=60, private"]);
 }
@@ -228,11 +306,15 @@ async fn hyper_serves_it_without_axum_and_head_has_no_body() {
         let (stream, _) = listener.accept().await.unwrap();
         let connection = hyper::server::conn::http1::Builder::new();
         let service = TowerToHyperService::new(behind);
-        connection.serve_connection(TokioIo::new(stream), service).await.unwrap();
+        connection
+            .serve_connection(TokioIo::new(stream), service)
+            .await
+            .unwrap();
     });
     let stream = TcpStream::connect(address).await.unwrap();
-    let (mut client, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    let (mut client, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
     tokio::spawn(connection);
     let live = service.keys["live"].clone();
     for (method, key, status, length, body) in [
@@ -242,11 +324,16 @@ async fn hyper_serves_it_without_axum_and_head_has_no_body() {
         ("HEAD", None, 401, "227", 0),
         ("GET", Some(&live), 200, "5", 5),
     ] {
-        let mut request = Request::builder().method(method).uri("/").header("host", "localhost");
+        let mut request = Request::builder()
+            .method(method)
+            .uri("/")
+            .header("host", "localhost");
         if let Some(key) = key {
             request = request.header("x-api-key", key);
         }
-        let response = client.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await;
+        let response = client
+            .send_request(request.body(Empty::<Bytes>::new()).unwrap())
+            .await;
         let response = response.unwrap();
         assert_eq!(response.status(), status, "{method}");
         assert_eq!(response.headers()["content-length"], length, "{method}");
@@ -263,5 +350,8 @@ async fn one_requirement_serves_many_layers() {
         .route("/", get(account))
         .layer(layer(&service).requirement(requirement.clone()))
         .layer(layer(&service).requirement(requirement));
-    assert_eq!(status(&app, "GET", "/", Some(&service.keys["kyc"])).await, 200);
+    assert_eq!(
+        status(&app, "GET", "/", Some(&service.keys["kyc"])).await,
+        200
+    );
 }

@@ -20,7 +20,10 @@ use crate::service;
 type Body = Empty<bytes::Bytes>;
 
 fn ask(key: &str) -> Request<()> {
-    Request::builder().header("x-api-key", key).body(()).unwrap()
+    Request::builder()
+        .header("x-api-key", key)
+        .body(())
+        .unwrap()
 }
 
 /// A service that must be asked for readiness before each call.
@@ -32,7 +35,10 @@ struct Strict {
 
 impl Clone for Strict {
     fn clone(&self) -> Self {
-        Self { ready: false, calls: Arc::clone(&self.calls) }
+        Self {
+            ready: false,
+            calls: Arc::clone(&self.calls),
+        }
     }
 }
 
@@ -47,7 +53,10 @@ impl Service<Request<()>> for Strict {
     }
 
     fn call(&mut self, _: Request<()>) -> Self::Future {
-        assert!(std::mem::take(&mut self.ready), "called without being ready");
+        assert!(
+            std::mem::take(&mut self.ready),
+            "called without being ready"
+        );
         self.calls.fetch_add(1, Ordering::Relaxed);
         ready(Ok(Response::new(Body::new())))
     }
@@ -77,12 +86,23 @@ impl Waiting {
             std::time::SystemTime::UNIX_EPOCH,
         ));
         poll.account(account);
-        poll.finish(Revision { number: 1, nonce: 0 }).unwrap();
+        poll.finish(Revision {
+            number: 1,
+            nonce: 0,
+        })
+        .unwrap();
         let (ask, asked) = mpsc::channel();
         replica.on_demand(move || ask.send(()).is_ok());
-        let gate = Gate::builder(&replica).format(format).max_staleness(Duration::ZERO);
+        let gate = Gate::builder(&replica)
+            .format(format)
+            .max_staleness(Duration::ZERO);
         let key = key.expose_secret().to_owned();
-        Self { gate: gate.build().unwrap(), replica, key, asked }
+        Self {
+            gate: gate.build().unwrap(),
+            replica,
+            key,
+            asked,
+        }
     }
 }
 
@@ -92,7 +112,12 @@ async fn calls_the_service_that_was_ready() {
     let strict = Strict::default();
     let layer = RequireKeyLayer::new(service.routes[0].1.clone());
     let mut behind = ServiceBuilder::new().layer(layer).service(strict.clone());
-    for (key, status) in [("live", 200), ("revoked", 401), ("live", 200), ("live", 200)] {
+    for (key, status) in [
+        ("live", 200),
+        ("revoked", 401),
+        ("live", 200),
+        ("live", 200),
+    ] {
         let behind = behind.ready().await.unwrap();
         let response = behind.call(ask(&service.keys[key])).await.unwrap();
         assert_eq!(response.status(), status);
@@ -112,7 +137,13 @@ async fn a_request_that_waits_for_the_store_keeps_the_service_that_was_ready() {
     let Waiting { replica, asked, .. } = world;
     thread::spawn(move || {
         for () in asked {
-            replica.poll().finish(Revision { number: 1, nonce: 0 }).unwrap();
+            replica
+                .poll()
+                .finish(Revision {
+                    number: 1,
+                    nonce: 0,
+                })
+                .unwrap();
         }
     });
     assert_eq!(first.await.unwrap().status(), 200);
@@ -132,13 +163,22 @@ async fn a_refused_request_does_not_keep_the_only_permit() {
     let mut one_connection = behind.clone();
     let mut another = behind;
     for key in ["revoked", "nonsense"] {
-        let refused = one_connection.ready().await.unwrap().call(ask(
-            service.keys.get(key).map_or(key, |key| &**key),
-        ));
+        let refused = one_connection
+            .ready()
+            .await
+            .unwrap()
+            .call(ask(service.keys.get(key).map_or(key, |key| &**key)));
         assert_eq!(refused.await.unwrap().status(), 401);
         let ready = timeout(Duration::from_secs(5), another.ready()).await;
         let ready = ready.expect("the permit is free").unwrap();
-        assert_eq!(ready.call(ask(&service.keys["live"])).await.unwrap().status(), 200);
+        assert_eq!(
+            ready
+                .call(ask(&service.keys["live"]))
+                .await
+                .unwrap()
+                .status(),
+            200
+        );
     }
 }
 
@@ -155,5 +195,8 @@ async fn a_cancelled_request_gives_its_permit_back() {
     let busy = timeout(Duration::from_millis(20), another.ready()).await;
     assert!(busy.is_err(), "the waiting request holds the permit");
     drop(waiting);
-    timeout(Duration::from_secs(5), another.ready()).await.expect("the permit is free").unwrap();
+    timeout(Duration::from_secs(5), another.ready())
+        .await
+        .expect("the permit is free")
+        .unwrap();
 }

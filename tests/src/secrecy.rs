@@ -22,7 +22,11 @@ fn secrets(key: &str) -> Vec<Vec<u8>> {
     vec![
         key[9..30].into(),
         bytes[..8].into(),
-        bytes[..8].iter().map(|b| format!("{b:02x}")).collect::<String>().into(),
+        bytes[..8]
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect::<String>()
+            .into(),
         list.trim_matches(['[', ']']).into(),
     ]
 }
@@ -72,7 +76,12 @@ fn the_log_names_keys_by_id_and_hint_and_holds_no_secret() {
     tracing::subscriber::with_default(subscriber, || everywhere(&service, &asks));
     let log = log.0.lock().unwrap();
     let text = String::from_utf8_lossy(&log);
-    for word in ["request admitted", "request refused", "key.id=key_", "key.hint=vhk_live_…"] {
+    for word in [
+        "request admitted",
+        "request refused",
+        "key.id=key_",
+        "key.hint=vhk_live_…",
+    ] {
         assert!(text.contains(word), "{word}");
     }
     assert_eq!(find(&log, service.keys.values()), None);
@@ -104,8 +113,14 @@ fn no_debug_holds_a_secret() {
         &created.record.digest,
         &gate,
     ];
-    let mut text: String = shown.iter().map(|shown| format!("{shown:?}\n{shown:#?}\n")).collect();
-    let commit = Commit { accounts: vec![account], keys: vec![created.record.clone()] };
+    let mut text: String = shown
+        .iter()
+        .map(|shown| format!("{shown:?}\n{shown:#?}\n"))
+        .collect();
+    let commit = Commit {
+        accounts: vec![account],
+        keys: vec![created.record.clone()],
+    };
     text += &format!("{commit:?}{:?}", block_on(store.commit(commit.clone())));
     text += &format!("{:?}", gate.build().unwrap());
     let key = created.key.expose_secret();
@@ -130,6 +145,9 @@ fn the_database_file_holds_the_digest_and_no_secret() {
         .flat_map(|file| std::fs::read(file.unwrap().path()).unwrap())
         .collect();
     let holds = |part: &[u8]| files.windows(part.len()).any(|window| window == part);
-    assert!(holds(created.record.digest.expose_bytes()), "the files were read");
+    assert!(
+        holds(created.record.digest.expose_bytes()),
+        "the files were read"
+    );
     assert!(!holds(&created.key.expose_secret().as_bytes()[9..30]));
 }

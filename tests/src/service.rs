@@ -26,7 +26,11 @@ impl Service {
     pub fn new() -> Self {
         let clock = Arc::new(ManualClock::at(NOW));
         let store = Arc::new(MemoryStore::with_clock(clock));
-        let mut service = Self { store, keys: HashMap::new(), routes: Vec::new() };
+        let mut service = Self {
+            store,
+            keys: HashMap::new(),
+            routes: Vec::new(),
+        };
         service.open_accounts();
         service.make_keys();
         service.draw_routes();
@@ -42,7 +46,10 @@ impl Service {
         let mut swept = account("swept");
         swept.revoked_before.insert(Environment::LIVE, 1);
         let accounts = vec![account("acme"), account("other"), suspended, free, swept];
-        let commit = Commit { accounts, keys: Vec::new() };
+        let commit = Commit {
+            accounts,
+            keys: Vec::new(),
+        };
         block_on(self.store.commit(commit)).unwrap();
     }
 
@@ -56,23 +63,39 @@ impl Service {
         self.key("kyc", live, |key| key.scopes = scopes(&["kyc"]));
         self.key("hybrid", live, |key| key.scopes = scopes(&["hybrid"]));
         self.key("reports", live, |key| key.scopes = scopes(&["reports.*"]));
-        self.key("other", live, |key| key.account = AccountId::parse("other").unwrap());
-        self.key("suspended", live, |key| key.account = AccountId::parse("suspended").unwrap());
-        self.key("free", live, |key| key.account = AccountId::parse("free").unwrap());
-        self.key("swept", live, |key| key.account = AccountId::parse("swept").unwrap());
+        self.key("other", live, |key| {
+            key.account = AccountId::parse("other").unwrap();
+        });
+        self.key("suspended", live, |key| {
+            key.account = AccountId::parse("suspended").unwrap();
+        });
+        self.key("free", live, |key| {
+            key.account = AccountId::parse("free").unwrap();
+        });
+        self.key("swept", live, |key| {
+            key.account = AccountId::parse("swept").unwrap();
+        });
         self.key("revoked", live, |key| key.status = KeyStatus::Revoked);
         self.key("disabled", live, |key| key.status = KeyStatus::Disabled);
         let at = SystemTime::UNIX_EPOCH + NOW;
         self.key("expired", live, |key| key.expires_at = Some(at));
-        self.key("expiring", live, |key| key.expires_at = Some(at + Duration::from_secs(1)));
+        self.key("expiring", live, |key| {
+            key.expires_at = Some(at + Duration::from_secs(1));
+        });
         self.key("publishable", live, |key| key.kind = KeyKind::Publishable);
         self.key("shop", live, |key| key.origins = origins(&["shop.example"]));
         self.key("shop or server", live, |key| {
             key.origins = origins(&["shop.example"]).or_no_origin();
         });
-        self.key("subdomains", live, |key| key.origins = origins(&["*.shop.example"]));
-        self.key("ports", live, |key| key.origins = origins(&["http://localhost:*"]));
-        self.key("idna", live, |key| key.origins = origins(&["bücher.example"]));
+        self.key("subdomains", live, |key| {
+            key.origins = origins(&["*.shop.example"]);
+        });
+        self.key("ports", live, |key| {
+            key.origins = origins(&["http://localhost:*"]);
+        });
+        self.key("idna", live, |key| {
+            key.origins = origins(&["bücher.example"]);
+        });
         self.foreign_key("unknown", "vhk_{env}_", false);
         self.foreign_key("another product", "xyz_{env}_", true);
         self.foreign_key("sk", "sk_live_", true);
@@ -107,13 +130,19 @@ impl Service {
         );
         change(&mut record);
         let keys = if stored { vec![record] } else { vec![] };
-        let commit = Commit { accounts: Vec::new(), keys };
+        let commit = Commit {
+            accounts: Vec::new(),
+            keys,
+        };
         block_on(self.store.commit(commit)).unwrap();
     }
 
     fn draw_routes(&mut self) {
         let implied = ["kyc", "kyc_plus", "reports.read"];
-        let catalog = ScopeCatalog::new(implied).unwrap().implying("hybrid", implied).unwrap();
+        let catalog = ScopeCatalog::new(implied)
+            .unwrap()
+            .implying("hybrid", implied)
+            .unwrap();
         let main = || {
             Gate::builder(self.store.replica())
                 .format(format("vhk_{env}_"))
@@ -127,13 +156,25 @@ impl Service {
         let any = Requirement::new;
         let account = AccountId::parse("acme").unwrap();
         let staging = Environment::parse("staging").unwrap();
-        let stale = Gate::builder(&Replica::new()).format(format("vhk_{env}_")).build().unwrap();
-        let apart = main().replies(Replies::default().tell_dead_keys_apart()).build().unwrap();
+        let stale = Gate::builder(&Replica::new())
+            .format(format("vhk_{env}_"))
+            .build()
+            .unwrap();
+        let apart = main()
+            .replies(Replies::default().tell_dead_keys_apart())
+            .build()
+            .unwrap();
         let own = Replies::new(ErrorJson)
             .text(ErrorCode::InvalidApiKey, "Invalid API key")
             .text(ErrorCode::EnvironmentMismatch, "Environment mismatch")
-            .text(ErrorCode::InsufficientScope, "Scope does not allow this product")
-            .text(ErrorCode::OriginNotAllowed, "Origin not allowed for this key");
+            .text(
+                ErrorCode::InsufficientScope,
+                "Scope does not allow this product",
+            )
+            .text(
+                ErrorCode::OriginNotAllowed,
+                "Origin not allowed for this key",
+            );
         let own = main().replies(own).build().unwrap();
         let cs = Replies::new(DetailJson)
             .text(ErrorCode::MissingApiKey, "Invalid user credentials")
@@ -158,14 +199,30 @@ impl Service {
         self.routes = vec![
             ("/live", gate.clone(), any()),
             ("/test", gate.clone(), any().environment(Environment::TEST)),
-            ("/staging", gate.clone(), any().environments([staging, Environment::TEST])),
+            (
+                "/staging",
+                gate.clone(),
+                any().environments([staging, Environment::TEST]),
+            ),
             ("/any", gate.clone(), any().any_environment()),
             ("/kyc", gate.clone(), any().scope("kyc")),
-            ("/both", gate.clone(), any().scope("kyc").scope("reports.read")),
-            ("/either", gate.clone(), any().any_scope(["kyc", "kyc_plus"])),
+            (
+                "/both",
+                gate.clone(),
+                any().scope("kyc").scope("reports.read"),
+            ),
+            (
+                "/either",
+                gate.clone(),
+                any().any_scope(["kyc", "kyc_plus"]),
+            ),
             ("/reports", gate.clone(), any().scope("reports.read")),
             ("/widget", gate.clone(), any().kinds([KeyKind::Publishable])),
-            ("/both-kinds", gate.clone(), any().kinds([KeyKind::Publishable, KeyKind::Secret])),
+            (
+                "/both-kinds",
+                gate.clone(),
+                any().kinds([KeyKind::Publishable, KeyKind::Secret]),
+            ),
             ("/acme", gate.clone(), any().account(account)),
             ("/optional", gate, any().optional()),
             ("/stale", stale, any()),
@@ -180,7 +237,11 @@ impl Service {
 fn format(prefix: &str) -> KeyFormat {
     let format = KeyFormat::new(prefix).unwrap();
     match prefix {
-        "cs_" => format.alphabet(Alphabet::Base64Url).length(64).unwrap().without_checksum(),
+        "cs_" => format
+            .alphabet(Alphabet::Base64Url)
+            .length(64)
+            .unwrap()
+            .without_checksum(),
         _ => format,
     }
 }

@@ -66,7 +66,11 @@ fn answer<'a>(
         all.entry(name.to_owned()).or_default().push(value);
     }
     let body = String::from_utf8(body.into()).unwrap();
-    Answer { status, fields: all, body }
+    Answer {
+        status,
+        fields: all,
+        body,
+    }
 }
 
 /// Sends the requests through the service in axum.
@@ -82,7 +86,10 @@ pub async fn axum(service: &Service, asks: &[Ask]) -> Vec<Answer> {
     }
     let mut answers = Vec::new();
     for ask in asks {
-        let response = app.clone().oneshot(request(ask).map(axum::body::Body::from)).await;
+        let response = app
+            .clone()
+            .oneshot(request(ask).map(axum::body::Body::from))
+            .await;
         answers.push(collect(response.unwrap()).await);
     }
     answers
@@ -113,7 +120,10 @@ pub async fn actix(service: &Service, asks: &[Ask]) -> Vec<Answer> {
     async fn handler(request: HttpRequest) -> HttpResponse {
         let extensions = request.extensions();
         let anonymous = extensions.get::<Anonymous>().is_some();
-        let fields = request.headers().keys().map(|name| name.as_str());
+        let fields = request
+            .headers()
+            .keys()
+            .map(actix_web::http::header::HeaderName::as_str);
         HttpResponse::Ok().body(handle(extensions.get::<Principal>(), anonymous, fields))
     }
 
@@ -121,14 +131,18 @@ pub async fn actix(service: &Service, asks: &[Ask]) -> Vec<Answer> {
     let app = App::new().configure(|app| {
         for (path, gate, requirement) in routes {
             let layer = RequireKey::new(gate).requirement(requirement);
-            app.service(web::resource(path).wrap(layer).route(web::route().to(handler)));
+            app.service(
+                web::resource(path)
+                    .wrap(layer)
+                    .route(web::route().to(handler)),
+            );
         }
     });
     let app = actix_web::test::init_service(app).await;
     let mut answers = Vec::new();
     for ask in asks {
-        let mut request = actix_web::test::TestRequest::with_uri(&ask.path)
-            .method(ask.method.parse().unwrap());
+        let mut request =
+            actix_web::test::TestRequest::with_uri(&ask.path).method(ask.method.parse().unwrap());
         for (name, value) in &ask.fields {
             let value = actix_web::http::header::HeaderValue::from_bytes(value).unwrap();
             request = request.append_header((*name, value));
@@ -137,7 +151,9 @@ pub async fn actix(service: &Service, asks: &[Ask]) -> Vec<Answer> {
         let status = response.status().as_u16();
         let headers = response.headers().clone();
         let body = actix_web::test::read_body(response).await;
-        let fields = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let fields = headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_bytes()));
         answers.push(answer(status, fields, body));
     }
     answers
@@ -145,7 +161,10 @@ pub async fn actix(service: &Service, asks: &[Ask]) -> Vec<Answer> {
 
 /// Sends the requests through all stacks; the answers must be equal.
 pub fn everywhere(service: &Arc<Service>, asks: &[Ask]) -> Vec<Answer> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let mut axum = runtime.block_on(axum(service, asks));
     let mut tower = runtime.block_on(tower(service, asks));
     let mut actix = actix_web::rt::System::new().block_on(actix(service, asks));
@@ -174,8 +193,12 @@ fn request(ask: &Ask) -> Request<Bytes> {
 fn hello<B>(request: &Request<B>) -> Response<Full<Bytes>> {
     let extensions = request.extensions();
     let anonymous = extensions.get::<Anonymous>().is_some();
-    let fields = request.headers().keys().map(|name| name.as_str());
-    Response::new(Full::from(handle(extensions.get::<Principal>(), anonymous, fields)))
+    let fields = request.headers().keys().map(http::HeaderName::as_str);
+    Response::new(Full::from(handle(
+        extensions.get::<Principal>(),
+        anonymous,
+        fields,
+    )))
 }
 
 async fn collect<B>(response: Response<B>) -> Answer
@@ -185,6 +208,9 @@ where
 {
     let (head, body) = response.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
-    let fields = head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let fields = head
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_bytes()));
     answer(head.status.as_u16(), fields, body)
 }

@@ -209,6 +209,12 @@ impl Gate {
         let judged = judge_key(&entry, now, presented, requirement);
         let judged =
             judged.and_then(|()| self.judge_use(&entry, presented.location, request, requirement));
+        // Changed while it was judged, perhaps together with its account: the two halves that were
+        // seen may never have been true at once.
+        if judged.is_ok() && entry.is_superseded() {
+            let proved = self.prove(presented.key, Duration::MAX);
+            return self.conclude(proved, presented, request, requirement);
+        }
         if let Err(kind) = judged {
             return self.refuse(kind, Some(entry), requirement);
         }

@@ -506,3 +506,37 @@ fn last_used_is_noted_when_a_request_passes_and_survives_a_change_of_the_record(
     world.ask().unwrap_err();
     assert_eq!(world.replica.last_used(&world.record), Some(used));
 }
+
+#[test]
+fn no_request_sees_a_state_that_never_was() {
+    let mut world = World::new();
+    let gate = world.builder().build().unwrap();
+    let head = World {
+        fields: world.fields.clone(),
+        ..World::new()
+    };
+    let requirement = Arc::new(Requirement::new());
+    let ask = || match gate.check(&head, &requirement, None) {
+        Decision::Ready(verdict) => reason(verdict),
+        Decision::Pending(_) => panic!("not decided at once"),
+    };
+    // Either the account is suspended or the key is revoked, and one poll brings both changes.
+    let mut feed = |even: bool| {
+        let suspended = (AccountStatus::Suspended, KeyStatus::Active);
+        let revoked = (AccountStatus::Active, KeyStatus::Revoked);
+        (world.account.status, world.record.status) = if even { suspended } else { revoked };
+        world.feed();
+    };
+    feed(true);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|threads| {
+        let asker = threads.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                ask().unwrap_err();
+            }
+        });
+        (0..2000).for_each(|round| feed(round % 2 == 1));
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        asker.join().unwrap();
+    });
+}

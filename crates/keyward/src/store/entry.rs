@@ -26,6 +26,7 @@ pub(crate) struct Entry {
     expires_at: u32,
     /// Seconds since the Unix epoch; zero stands for never.
     last_used: AtomicU32,
+    superseded: AtomicBool,
     pub(crate) kind: KeyKind,
     status: KeyStatus,
 }
@@ -47,6 +48,7 @@ impl Entry {
                 u32::try_from(unix_time(at).as_secs()).unwrap_or(u32::MAX)
             }),
             last_used: AtomicU32::new(0),
+            superseded: AtomicBool::new(false),
             kind: record.kind,
             status: record.status,
         }
@@ -75,6 +77,15 @@ impl Entry {
 
     pub(crate) fn last_used(&self) -> u32 {
         self.last_used.load(Ordering::Relaxed)
+    }
+
+    /// Whether a newer entry of the key, or none, has taken its place.
+    pub(crate) fn is_superseded(&self) -> bool {
+        self.superseded.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn supersede(&self) {
+        self.superseded.store(true, Ordering::Release);
     }
 
     /// Takes over what was counted in an older entry of the same key.
@@ -120,6 +131,18 @@ impl Group {
             active: AtomicBool::new(false),
             api_access: AtomicBool::new(false),
             revoked_before: AtomicU32::new(0),
+        }
+    }
+
+    /// Takes over what the account's state forbids.
+    pub(crate) fn close(&self, account: &Account) {
+        let epoch = account.epoch(self.environment);
+        self.revoked_before.fetch_max(epoch, Ordering::AcqRel);
+        if account.status != AccountStatus::Active {
+            self.active.store(false, Ordering::Release);
+        }
+        if !account.api_access {
+            self.api_access.store(false, Ordering::Release);
         }
     }
 

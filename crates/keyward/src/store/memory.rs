@@ -1,6 +1,7 @@
 //! A store for tests: everything is gone when the process ends.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{
@@ -16,13 +17,13 @@ use crate::{
 /// let store = MemoryStore::new();
 /// assert!(store.replica().is_empty());
 /// ```
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct MemoryStore {
     replica: Replica,
     rows: Mutex<Rows>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Rows {
     revision: u64,
     accounts: HashMap<AccountId, Account>,
@@ -93,6 +94,14 @@ impl Store for MemoryStore {
 
     fn key(&self, id: KeyId) -> StoreFuture<'_, Option<KeyRecord>> {
         Box::pin(async move { Ok(self.rows().keys.get(&id).cloned()) })
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore")
+            .field("replica", &self.replica)
+            .finish_non_exhaustive()
     }
 }
 

@@ -252,7 +252,7 @@ impl Poll<'_> {
     /// this poll.
     ///
     /// # Errors
-    /// When everything was given and is more keys than the ceiling, or another poll finished first.
+    /// When this is the first poll and gives more keys than the ceiling, or another poll finished first.
     /// Nothing is changed then.
     pub fn finish(mut self, head: Revision) -> Result<(), ReplicaError> {
         let inner = &self.replica.inner;
@@ -260,15 +260,19 @@ impl Poll<'_> {
         if feed.revision != self.since {
             return Err(ReplicaError::new(ReplicaErrorKind::Overtaken));
         }
-        if self.restarted && self.entries.len() > inner.ceiling {
+        // Only when the service starts: one that runs must not stop because of one key more.
+        if self.since.is_none() && self.entries.len() > inner.ceiling {
             return Err(ReplicaError::new(ReplicaErrorKind::TooManyKeys));
         }
-        // Accounts first: a key must not be seen before the epoch that may have killed it.
-        feed.follow(mem::take(&mut self.accounts), self.restarted);
+        // What an account forbids comes before its keys, what it allows after them: no request may
+        // see an old key under an account that was opened when the key was closed.
+        let accounts = mem::take(&mut self.accounts);
+        feed.close(&accounts);
         let entries = mem::take(&mut self.entries);
         if self.restarted || !entries.is_empty() {
             replace(&inner.shards, entries, self.restarted);
         }
+        feed.follow(accounts, self.restarted);
         feed.revision = Some(head);
         drop(feed);
         inner.freshness.set(self.asked);
@@ -454,6 +458,14 @@ impl Feed {
         scopes
     }
 
+    fn close(&self, accounts: &[Account]) {
+        for account in accounts {
+            for group in self.groups.get(&account.id).into_iter().flatten() {
+                group.close(account);
+            }
+        }
+    }
+
     fn follow(&mut self, accounts: Vec<Account>, restarted: bool) {
         if restarted {
             self.accounts.clear();
@@ -502,13 +514,22 @@ fn replace(shards: &[ArcSwap<Shard>], entries: Vec<Arc<Entry>>, restarted: bool)
             Shard::clone(&old)
         };
         new.reserve(entries.len());
+        let mut gone = Vec::new();
         for entry in entries {
             if let Some(older) = old.get(&entry.digest) {
                 entry.inherit(&older.0);
+                gone.push(Arc::clone(&older.0));
             }
             new.replace(ByDigest(entry));
         }
         shard.store(Arc::new(new));
+        // Before their accounts change: see `Gate::conclude`.
+        for entry in gone {
+            entry.supersede();
+        }
+        if restarted {
+            old.iter().for_each(|entry| entry.0.supersede());
+        }
     }
 }
 
