@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use actix_web::web::{self, Data, Json, ServiceConfig};
 use actix_web::{App, HttpResponse, HttpServer};
-use keyward::{AccountId, Environment, Gate, KeyAdmin, KeyFormat, NewKey, Scopes, Store};
+use keyward::{AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, NewKey, Scopes, Store};
 use keyward_actix::{Principal, RequireKey};
 use keyward_sqlite::SqliteStore;
 use serde_json::{Value, json};
@@ -26,7 +26,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let database = env::var("DATABASE_URL").unwrap_or("sqlite://quickstart.db".into());
     let database = database
         .strip_prefix("sqlite://")
-        .ok_or("DATABASE_URL is not sqlite://path")?;
+        .filter(|path| !path.is_empty() && !path.contains(['?', ':']))
+        .ok_or("DATABASE_URL must be sqlite://path, without options")?;
 
     let (routes, admin) = service(database)?;
     let listener = TcpListener::bind(format!("127.0.0.1:{port}"))?;
@@ -52,7 +53,7 @@ fn service(
     let gate = Gate::builder(store.replica())
         .format(format.clone())
         .build()?;
-    let admin = KeyAdmin::new(store, format);
+    let admin = KeyAdmin::new(store, format).max_active_keys(1000);
 
     let state = Data::new(admin.clone());
     let routes = move |app: &mut ServiceConfig| {
@@ -96,7 +97,8 @@ async fn report() -> Json<Value> {
 
 /// Revokes the key that calls: the next request with it is refused.
 async fn revoke(principal: Principal, admin: Data<KeyAdmin>) -> HttpResponse {
-    match admin.revoke(principal.key_id()).await {
+    let actor = Actor::key(&principal);
+    match admin.revoke(&actor, principal.key_id(), "by itself").await {
         Ok(_) => HttpResponse::NoContent().finish(),
         Err(_) => HttpResponse::ServiceUnavailable().finish(),
     }
@@ -105,16 +107,18 @@ async fn revoke(principal: Principal, admin: Data<KeyAdmin>) -> HttpResponse {
 /// Makes a live and a test key, and says what to try with them.
 async fn try_these(admin: &KeyAdmin, address: &str) -> Result<Vec<String>, Box<dyn Error>> {
     let account = AccountId::parse("acme")?;
-    admin.open_account(&account).await?;
+    let operator = Actor::operator("quickstart");
+    admin.open_account(&operator, &account).await?;
     let make = async |environment| {
         let new = NewKey::new(account.clone(), environment, "quickstart");
-        admin
-            .create(new.scopes(Scopes::parse(["charges"])?))
-            .await
-            .map_err(Box::<dyn Error>::from)
+        let new = new.scopes(Scopes::parse(["charges", "api_keys.revoke"])?);
+        let created = admin.create(&operator, new).await?;
+        created
+            .key
+            .ok_or_else(|| Box::<dyn Error>::from("no token, so a key"))
     };
-    let live = make(Environment::LIVE).await?.key;
-    let test = make(Environment::TEST).await?.key;
+    let live = make(Environment::LIVE).await?;
+    let test = make(Environment::TEST).await?;
     let (live, test) = (live.expose_secret(), test.expose_secret());
     Ok(vec![
         format!("curl -i {address}/health  # 200 no key needed"),

@@ -169,6 +169,9 @@ fn rows(service: &Service) -> Vec<Row> {
         ("optional, an empty one", "GET /optional", &[(X, "")], 401, "missing_api_key"),
         ("optional, a wrong one", "GET /optional", &[(X, "nonsense")], 401, "invalid_api_key"),
         ("optional, a revoked one", "GET /optional", &[(X, "{revoked}")], 401, "invalid_api_key"),
+        ("optional, a key without its scheme", "GET /optional", &[(A, "{live}")], 401, "missing_api_key"),
+        ("optional, a tab after the scheme", "GET /optional", &[(A, "Bearer\t{live}")], 401, "missing_api_key"),
+        ("optional, a colon after the scheme", "GET /optional", &[(A, "Bearer:{live}")], 401, "missing_api_key"),
         ("optional, two", "GET /optional", &[(X, "{live}"), (A, "Bearer {live}")], 400, "multiple_api_keys"),
         // Other shapes, locations and formats.
         ("own text, invalid", "GET /own", &[(X, "{revoked}")], 401, r#"{"error":"Invalid API key"}"#),
@@ -177,6 +180,8 @@ fn rows(service: &Service) -> Vec<Row> {
         ("own text, origin", "GET /own", &[(X, "{shop}"), (O, "null")], 403, r#"{"error":"Origin not allowed for this key"}"#),
         ("raw authorization", "GET /cs", &[(A, "{cs}")], 200, ACME),
         ("raw authorization, with a scheme", "GET /cs", &[(A, "Bearer {cs}")], 401, r#"{"detail":"Invalid user credentials"}"#),
+        ("raw authorization, two", "GET /cs", &[(A, "{cs}, {cs}")], 400, r#"{"detail":"Send exactly one API key, once and in one place: the request holds several."}"#),
+        ("raw authorization, a word behind the key", "GET /cs", &[(A, "{cs} x")], 401, r#"{"detail":"Invalid user credentials"}"#),
         ("raw authorization, wrong", "GET /cs", &[(A, "cs_wrong")], 401, r#"{"detail":"Invalid user credentials"}"#),
         ("raw authorization, in another field", "GET /cs", &[(X, "{cs}")], 401, r#"{"detail":"Invalid user credentials"}"#),
         ("own field", "GET /sk", &[("x-helios-key", "{sk}")], 200, ACME),

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use keyward::conformance::block_on;
 use keyward::{
-    AccountId, Commit, Environment, Gate, KeyAdmin, KeyFormat, NewKey, Pepper, Peppers, Store,
+    AccountId, Actor, Commit, Environment, Gate, Grace, KeyAdmin, KeyChange, KeyFilter, KeyFormat,
+    NewKey, Pepper, Peppers, Permission, Store,
 };
 use keyward_sqlite::SqliteStore;
 use sha2::{Digest, Sha256};
@@ -51,8 +52,8 @@ impl io::Write for Log {
     }
 }
 
-#[test]
-fn the_log_names_keys_by_id_and_hint_and_holds_no_secret() {
+/// A log, and what writes everything into it.
+fn capture() -> (Log, impl tracing::Subscriber + Send + Sync) {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
@@ -61,6 +62,12 @@ fn the_log_names_keys_by_id_and_hint_and_holds_no_secret() {
         .with_ansi(false)
         .with_writer(move || writer.clone())
         .finish();
+    (log, subscriber)
+}
+
+#[test]
+fn the_log_names_keys_by_id_and_hint_and_holds_no_secret() {
+    let (log, subscriber) = capture();
     let service = Arc::new(Service::new());
     let asks: Vec<_> = (service.keys.values())
         .flat_map(|key| {
@@ -94,9 +101,14 @@ fn no_debug_holds_a_secret() {
     let pepper = Pepper::new("2026", b"a pepper of some length").unwrap();
     let admin = KeyAdmin::new(Arc::<keyward::MemoryStore>::clone(&store), format.clone());
     let acme = AccountId::parse("acme").unwrap();
-    let account = block_on(admin.open_account(&acme)).unwrap();
+    let operator = Actor::operator("ops");
+    let account = block_on(admin.open_account(&operator, &acme)).unwrap();
     let new = NewKey::new(acme, Environment::LIVE, "name");
-    let created = block_on(admin.create(new.clone())).unwrap();
+    let created = block_on(admin.create(&operator, new.clone())).unwrap();
+    let key = created.key.as_ref().unwrap();
+    let view = block_on(admin.key(&operator, created.record.id)).unwrap();
+    let leaks = block_on(admin.leaks(&operator, key.expose_secret())).unwrap();
+    let line = block_on(store.audit(None, None, 1)).unwrap();
     let gate = Gate::builder(store.replica())
         .format(format.clone())
         .peppers(Peppers::new(pepper.clone()));
@@ -109,6 +121,10 @@ fn no_debug_holds_a_secret() {
         &new,
         &created,
         &created.key,
+        &operator,
+        &view,
+        &leaks,
+        &line,
         &created.record,
         &created.record.digest,
         &gate,
@@ -120,13 +136,13 @@ fn no_debug_holds_a_secret() {
     let commit = Commit {
         accounts: vec![account],
         keys: vec![created.record.clone()],
+        ..Commit::default()
     };
     text += &format!("{commit:?}{:?}", block_on(store.commit(commit.clone())));
     text += &format!("{:?}", gate.build().unwrap());
-    let key = created.key.expose_secret();
-    assert_eq!(find(text.as_bytes(), [key]), None);
+    assert_eq!(find(text.as_bytes(), [key.expose_secret()]), None);
     assert!(!text.contains("a pepper of some length"));
-    assert!(text.contains(&created.key.hint().to_string()));
+    assert!(text.contains(&key.hint().to_string()));
 }
 
 #[test]
@@ -137,9 +153,11 @@ fn the_database_file_holds_the_digest_and_no_secret() {
     let format = KeyFormat::new("vhk_{env}_").unwrap();
     let admin = KeyAdmin::new(Arc::<SqliteStore>::clone(&store), format);
     let acme = AccountId::parse("acme").unwrap();
-    block_on(admin.open_account(&acme)).unwrap();
+    let operator = Actor::operator("ops");
+    block_on(admin.open_account(&operator, &acme)).unwrap();
     let new = NewKey::new(acme, Environment::LIVE, "name");
-    let created = block_on(admin.create(new)).unwrap();
+    let created = block_on(admin.create(&operator, new)).unwrap();
+    let key = created.key.unwrap();
     let files: Vec<u8> = std::fs::read_dir(&folder)
         .unwrap()
         .flat_map(|file| std::fs::read(file.unwrap().path()).unwrap())
@@ -149,5 +167,78 @@ fn the_database_file_holds_the_digest_and_no_secret() {
         holds(created.record.digest.expose_bytes()),
         "the files were read"
     );
-    assert!(!holds(&created.key.expose_secret().as_bytes()[9..30]));
+    assert!(!holds(&key.expose_secret().as_bytes()[9..30]));
+}
+
+#[test]
+fn a_whole_life_of_keys_leaves_no_secret_in_results_logs_trail_or_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, subscriber) = capture();
+    let (text, keys) = tracing::subscriber::with_default(subscriber, || {
+        let store = Arc::new(SqliteStore::open(folder.path().join("keys.db")).unwrap());
+        let format = KeyFormat::new("vhk_{env}_").unwrap();
+        let admin = KeyAdmin::new(Arc::<SqliteStore>::clone(&store), format);
+        live(&admin)
+    });
+    let log = log.0.lock().unwrap();
+    assert_eq!(
+        find(text.as_bytes(), &keys),
+        None,
+        "in a result or an error"
+    );
+    assert_eq!(find(&log, &keys), None, "in the log");
+    for file in std::fs::read_dir(&folder).unwrap() {
+        let bytes = std::fs::read(file.unwrap().path()).unwrap();
+        let text = |key: &String| key.as_bytes()[9..30].to_vec();
+        let holds = |part: Vec<u8>| bytes.windows(part.len()).any(|window| window == part);
+        assert!(!keys.iter().map(text).any(holds), "in the file");
+    }
+}
+
+/// Does everything that can be done to keys, rightly and wrongly; gives all that was answered, as
+/// `Debug` and `Display` write it, and the keys.
+fn live(admin: &KeyAdmin) -> (String, Vec<String>) {
+    let mut text = String::new();
+    let mut keys = Vec::new();
+    let acme = AccountId::parse("acme").unwrap();
+    let operator = Actor::operator("ops");
+    block_on(admin.open_account(&operator, &acme)).unwrap();
+    let ann = Actor::user("ann", acme.clone(), Permission::ALL);
+    let bob = Actor::user("bob", AccountId::parse("other").unwrap(), Permission::ALL);
+    let new = || NewKey::new(acme.clone(), Environment::LIVE, "name");
+    let mut make = || {
+        let created = block_on(admin.create(&ann, new())).unwrap();
+        let shown = format!("{created:?}");
+        keys.push(created.key.unwrap().expose_secret().to_owned());
+        (created.record.id, shown, keys.last().unwrap().clone())
+    };
+    let mut successors = Vec::new();
+    for _ in 0..3 {
+        let (id, shown, key) = make();
+        text += &shown;
+        let mut note = |outcome: &dyn Debug| text += &format!("{outcome:?}\n");
+        let change = KeyChange::new().name("another");
+        note(&block_on(admin.update(&ann, id, change.clone())));
+        note(&block_on(admin.update(&ann, id, change.clone().name(&key))));
+        note(&block_on(admin.update(&bob, id, change)));
+        note(&block_on(admin.create(&bob, new())));
+        note(&block_on(admin.create(&ann, new().token(&key))));
+        note(&block_on(admin.disable(&ann, id)));
+        note(&block_on(admin.enable(&ann, id)));
+        note(&block_on(admin.leaks(&ann, &format!("{key} {key}"))));
+        let grace = Grace::For(std::time::Duration::from_secs(60));
+        let rotated = block_on(admin.rotate(&ann, id, grace));
+        note(&rotated);
+        successors.push(rotated.unwrap().key.unwrap().expose_secret().to_owned());
+        note(&block_on(admin.rotate(&ann, id, grace)));
+        note(&block_on(admin.revoke(&ann, id, &format!("leaked: {key}"))));
+        note(&block_on(admin.revoke(&ann, id, "leaked")));
+        note(&block_on(admin.enable(&ann, id)));
+        note(&block_on(admin.revoke_all(&ann, &acme, None, &key)));
+        note(&block_on(admin.audit(&operator, None, None)));
+        note(&block_on(admin.keys(&ann, &acme, KeyFilter::new())));
+        note(&admin);
+    }
+    keys.extend(successors);
+    (text, keys)
 }

@@ -44,11 +44,11 @@ impl Service {
         let mut free = account("free");
         free.api_access = false;
         let mut swept = account("swept");
-        swept.revoked_before.insert(Environment::LIVE, 1);
+        swept.revoked.insert(Environment::LIVE, 1);
         let accounts = vec![account("acme"), account("other"), suspended, free, swept];
         let commit = Commit {
             accounts,
-            keys: Vec::new(),
+            ..Commit::default()
         };
         block_on(self.store.commit(commit)).unwrap();
     }
@@ -131,8 +131,8 @@ impl Service {
         change(&mut record);
         let keys = if stored { vec![record] } else { vec![] };
         let commit = Commit {
-            accounts: Vec::new(),
             keys,
+            ..Commit::default()
         };
         block_on(self.store.commit(commit)).unwrap();
     }

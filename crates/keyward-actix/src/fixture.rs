@@ -7,7 +7,7 @@ use actix_web::dev::{ServiceFactory, ServiceRequest, ServiceResponse};
 use actix_web::test::{TestRequest, call_service, init_service};
 use actix_web::{App, Error};
 use keyward::{
-    AccountId, CreatedKey, Environment, Gate, GateBuilder, KeyAdmin, KeyFormat, MemoryStore,
+    AccountId, Actor, CreatedKey, Environment, Gate, GateBuilder, KeyAdmin, KeyFormat, MemoryStore,
     NewKey, Replica, Scopes, Store,
 };
 
@@ -22,10 +22,11 @@ impl Fixture {
         let store = Arc::new(MemoryStore::new());
         let admin = KeyAdmin::new(Arc::<MemoryStore>::clone(&store), format());
         let acme = AccountId::parse("acme").unwrap();
-        admin.open_account(&acme).await.unwrap();
+        let operator = Actor::operator("test");
+        admin.open_account(&operator, &acme).await.unwrap();
         let scopes = Scopes::parse(["kyc"]).unwrap();
         let new = NewKey::new(acme, Environment::LIVE, "test").scopes(scopes);
-        let created = admin.create(new).await.unwrap();
+        let created = admin.create(&operator, new).await.unwrap();
         Self { store, created }
     }
 
@@ -39,7 +40,10 @@ impl Fixture {
 
     /// A request with the key.
     pub(crate) fn request(&self, path: &str) -> TestRequest {
-        let key = ("x-api-key", self.created.key.expose_secret());
+        let key = (
+            "x-api-key",
+            self.created.key.as_ref().unwrap().expose_secret(),
+        );
         TestRequest::with_uri(path).insert_header(key)
     }
 }

@@ -1,19 +1,80 @@
 //! What a commit writes.
 
-use keyward::Commit;
-use rusqlite::{Connection, TransactionBehavior};
+use keyward::{Commit, CreateToken, StoreError, StoreErrorKind};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
-use crate::row;
+use crate::error::failed;
+use crate::{audit, list, row};
 
 /// Writes all of it or nothing.
-pub(crate) fn write(connection: &mut Connection, commit: &Commit) -> rusqlite::Result<()> {
-    let Commit { accounts, keys } = commit;
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+pub(crate) fn write(connection: &mut Connection, commit: &Commit) -> Result<(), StoreError> {
+    // No other process writes between what is looked at and what is written.
+    let transaction = connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(failed)?;
+    if !is_unchanged(&transaction, commit).map_err(failed)? {
+        return Err(StoreError::new(StoreErrorKind::Conflict));
+    }
+    put(&transaction, commit).map_err(failed)?;
+    if let Some(bound) = &commit.active_keys {
+        let active = list::count_active(&transaction, bound).map_err(failed)?;
+        if active > bound.at_most.into() {
+            return Err(StoreError::new(StoreErrorKind::TooManyKeys));
+        }
+    }
+    transaction.commit().map_err(failed)
+}
+
+/// Whether what the commit rests on is as it was.
+fn is_unchanged(connection: &Connection, commit: &Commit) -> rusqlite::Result<bool> {
+    let is = |table: &str, id: &str, wanted: u64| {
+        let stored = connection
+            .prepare_cached(&format!("SELECT revision FROM {table} WHERE id = ?1"))?
+            .query_row([id], |row| row.get::<_, i64>(0))
+            .optional()?;
+        Ok::<_, rusqlite::Error>(stored.unwrap_or(0).cast_unsigned() == wanted)
+    };
+    for (id, revision) in &commit.unchanged_accounts {
+        if !is("keyward_account", id.as_str(), *revision)? {
+            return Ok(false);
+        }
+    }
+    for (id, revision) in &commit.unchanged_keys {
+        if !is("keyward_key", &id.to_string(), *revision)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn put(connection: &Connection, commit: &Commit) -> rusqlite::Result<()> {
+    let Commit {
+        accounts,
+        keys,
+        unchanged_accounts: _,
+        unchanged_keys: _,
+        active_keys: _,
+        token,
+        audit,
+    } = commit;
     for account in accounts {
-        row::put_account(&transaction, account)?;
+        row::put_account(connection, account)?;
     }
     for key in keys {
-        row::put_key(&transaction, key)?;
+        row::put_key(connection, key)?;
     }
-    transaction.commit()
+    if let Some(CreateToken {
+        account,
+        token,
+        key,
+    }) = token
+    {
+        connection
+            .prepare_cached("INSERT INTO keyward_token (account, token, key) VALUES (?1, ?2, ?3)")?
+            .execute([account.as_str(), token, &key.to_string()])?;
+    }
+    for entry in audit {
+        audit::put(connection, entry)?;
+    }
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use keyward::{Poll, Revision};
 use rusqlite::{Connection, Row, Transaction};
 
-use crate::row;
+use crate::row::{self, Broken};
 
 /// Gives the replica what it has not seen. One transaction is one snapshot of the file.
 pub(crate) fn feed(connection: &mut Connection, poll: &mut Poll<'_>) -> rusqlite::Result<Revision> {
@@ -22,14 +22,7 @@ pub(crate) fn feed(connection: &mut Connection, poll: &mut Poll<'_>) -> rusqlite
         poll.restart();
         broken = give(&snapshot, i64::MIN, poll)?;
     }
-    for Broken { id, why } in broken {
-        let error: &(dyn std::error::Error + 'static) = &why;
-        tracing::error!(
-            id,
-            error,
-            "a row is not valid, what it stands for is refused"
-        );
-    }
+    broken.iter().for_each(Broken::log);
     Ok(head)
 }
 
@@ -80,22 +73,11 @@ fn each(
     let mut rows = snapshot.prepare_cached(&format!("{rows} WHERE revision > ?1"))?;
     let mut rows = rows.query([above])?;
     while let Some(row) = rows.next()? {
-        match give(row) {
-            // SQLite itself has no complaint: the row could be read, and makes no sense.
-            Err(why) if why.sqlite_error_code().is_none() => {
-                let id = row.get(0).unwrap_or_default();
-                broken.push(Broken { id, why });
-            }
-            given => given?,
+        if let Err(why) = give(row) {
+            broken.push(Broken::new(row, why)?);
         }
     }
     Ok(())
-}
-
-/// A row that somebody typed wrong, past the checks of the table.
-struct Broken {
-    id: String,
-    why: rusqlite::Error,
 }
 
 #[cfg(test)]
@@ -137,6 +119,14 @@ mod tests {
             "created_at = 'long ago'",
             "expires_at = 'never'",
             "expires_at = 1e300",
+            "rate_limit = '100'",
+            "rate_limit = '1/1;0'",
+            "metadata = '[]'",
+            "metadata = '{\"a\":}'",
+            "revoked_at = 'once'",
+            "revoked_for = X'00'",
+            "predecessor = 'key_1'",
+            "successor = 'next'",
         ] {
             let only = format!("WHERE id = '{}'", record.id);
             force(&fixture, &format!("UPDATE keyward_key SET {odd} {only}"));
@@ -154,7 +144,9 @@ mod tests {
                 .type_in(&format!(
                     "UPDATE keyward_key SET environment = 'live', hint = '{}', kind = 'secret', \
                  status = 'active', scopes = '', origins = NULL, no_origin = 0, name = '', \
-                 account = 'acme', epoch = 0, created_at = 0, expires_at = NULL {only}",
+                 account = 'acme', epoch = 0, created_at = 0, expires_at = NULL, rate_limit = NULL, \
+                 metadata = '{{}}', revoked_at = NULL, revoked_for = '', predecessor = NULL, \
+                 successor = NULL {only}",
                     record.hint
                 ))
                 .unwrap();
@@ -172,6 +164,14 @@ mod tests {
             (
                 "UPDATE keyward_account SET status = 'x' WHERE id = 'acme'",
                 "UPDATE keyward_account SET status = 'active' WHERE id = 'acme'",
+            ),
+            (
+                "UPDATE keyward_account SET max_active_keys = -1 WHERE id = 'acme'",
+                "UPDATE keyward_account SET max_active_keys = NULL WHERE id = 'acme'",
+            ),
+            (
+                "UPDATE keyward_account SET revoked_all = 'x' WHERE id = 'acme'",
+                "UPDATE keyward_account SET revoked_all = 0 WHERE id = 'acme'",
             ),
             (
                 "INSERT INTO keyward_epoch VALUES ('acme', 'TEST', 1)",

@@ -12,7 +12,9 @@ use crate::error::{failed, unavailable};
 use crate::migration::{NoTables, migrate};
 
 /// How long SQLite waits for another process.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+/// More than there are, so that each is compiled once.
+const STATEMENTS: usize = 64;
 
 /// The file at a path, whichever that is by now.
 ///
@@ -53,6 +55,7 @@ impl KeyFile {
         let (mut connection, identity) = connect(&path, create)?;
         let real = fs::canonicalize(&path).map_err(unavailable)?;
         connection.busy_timeout(PATIENCE).map_err(failed)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
         migrate(&mut connection, tables)?;
         write_ahead(&connection)?;
         // The last of these makes SQLite open its log.

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant, SystemTime};
 use keyward::conformance::block_on;
 use keyward::{
     Account, AccountId, ApiKey, Commit, Decision, DenialKind, Environment, Gate, KeyFormat, KeyId,
-    KeyRecord, Peppers, Replica, RequestHead, Requirement, Store, StoreErrorKind, Verdict,
+    KeyRecord, Peppers, Replica, RequestHead, Requirement, Store, StoreErrorKind, UsageQuery,
+    Verdict,
 };
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -80,11 +81,40 @@ pub(crate) fn commit(
     accounts: Vec<Account>,
     keys: Vec<KeyRecord>,
 ) -> Result<(), StoreErrorKind> {
-    block_on(store.commit(Commit { accounts, keys })).map_err(|error| error.kind())
+    let commit = Commit {
+        accounts,
+        keys,
+        ..Commit::default()
+    };
+    write(store, commit)
+}
+
+pub(crate) fn write(store: &SqliteStore, commit: Commit) -> Result<(), StoreErrorKind> {
+    block_on(store.commit(commit)).map_err(|error| error.kind())
 }
 
 pub(crate) fn stored(store: &SqliteStore, id: KeyId) -> KeyRecord {
     block_on(store.key(id)).unwrap().unwrap()
+}
+
+/// How often the keys of an account were let in and refused, as far as the file knows.
+pub(crate) fn used(store: &SqliteStore, account: &str) -> (u64, u64) {
+    let query = UsageQuery {
+        account: AccountId::parse(account).unwrap(),
+        environment: None,
+        from: 0,
+        until: u64::MAX,
+    };
+    let hours = block_on(store.usage(query)).unwrap();
+    hours.iter().fold((0, 0), |(admitted, refused), hour| {
+        (admitted + hour.admitted, refused + hour.refused)
+    })
+}
+
+/// What the store's own connection is told.
+pub(crate) fn type_inside(store: &SqliteStore, sql: &'static str) {
+    block_on(store.ask(move |worker| worker.read(|connection| connection.execute_batch(sql))))
+        .unwrap();
 }
 
 /// What a gate says that trusts its memory.
@@ -103,7 +133,10 @@ pub(crate) fn ask_gate(
     key: &ApiKey,
 ) -> Result<(), DenialKind> {
     let gate = Gate::builder(replica).format(format());
-    let gate = gate.max_staleness(max_staleness).build().unwrap();
+    ask_with(&gate.max_staleness(max_staleness).build().unwrap(), key)
+}
+
+pub(crate) fn ask_with(gate: &Gate, key: &ApiKey) -> Result<(), DenialKind> {
     let verdict = match gate.check(&Head(key), &Arc::new(Requirement::new()), None) {
         Decision::Ready(verdict) => verdict,
         Decision::Pending(verdict) => block_on(verdict),
@@ -123,7 +156,7 @@ pub(crate) fn eventually(is_so: impl Fn() -> bool) {
     }
 }
 
-fn format() -> KeyFormat {
+pub(crate) fn format() -> KeyFormat {
     KeyFormat::new("sql_{env}_").unwrap()
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use keyward::{AccountId, Environment, Gate, KeyAdmin, KeyFormat, NewKey, Store};
+//! use keyward::{AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, NewKey, Store};
 //! use keyward_sqlite::SqliteStore;
 //!
 //! # let dir = tempfile::tempdir()?;
@@ -13,8 +13,9 @@
 //! let admin = KeyAdmin::new(store.clone(), format);
 //! # keyward::conformance::block_on(async {
 //! let acme = AccountId::parse("acme")?;
-//! admin.open_account(&acme).await?;
-//! let created = admin.create(NewKey::new(acme, Environment::LIVE, "production")).await?;
+//! let operator = Actor::operator("sign-up");
+//! admin.open_account(&operator, &acme).await?;
+//! admin.create(&operator, NewKey::new(acme, Environment::LIVE, "production")).await?;
 //! # Ok::<(), Box<dyn std::error::Error>>(()) })?;
 //! assert_eq!(store.replica().len(), 1); // the gate knows the key already
 //! # drop(gate);
@@ -34,7 +35,13 @@
 //!   "UPDATE keyward_key SET status = 'revoked' WHERE id = 'key_4fLq7ZpT0aXc'"
 //! sqlite3 -cmd '.timeout 5000' keys.db \
 //!   "UPDATE keyward_account SET status = 'suspended' WHERE id = 'acme'"
+//! sqlite3 -cmd '.timeout 5000' keys.db \
+//!   "UPDATE keyward_account SET revoked_all = revoked_all + 1 WHERE id = 'acme'"
 //! ```
+//!
+//! The last of these revokes all keys of the account for good. The audit trail is the table
+//! `keyward_audit`: it tells what was done through a program, not what was typed, and nothing that is
+//! typed changes or deletes a line of it.
 //!
 //! A row that is typed wrong is refused by the file, or logged and taken for dead: no key works
 //! because somebody was tired. A backup is restored with `mv`, which running processes notice too;
@@ -48,16 +55,22 @@
 
 #![expect(clippy::doc_markdown, reason = "SQLite is a name")]
 
+mod audit;
 mod commit;
 mod error;
 mod feed;
 mod file;
 #[cfg(test)]
 mod fixture;
+mod flush;
+#[cfg(test)]
+mod kill;
+mod list;
 mod migration;
 mod options;
 mod row;
 mod store;
+mod usage;
 mod worker;
 
 pub use crate::migration::MIGRATIONS;

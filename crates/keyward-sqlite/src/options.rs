@@ -26,6 +26,7 @@ use crate::SqliteStore;
 #[must_use]
 pub struct SqliteOptions {
     poll_interval: Duration,
+    flush_interval: Duration,
     clock: Arc<dyn Clock>,
     ceiling: usize,
 }
@@ -35,6 +36,7 @@ impl SqliteOptions {
     pub fn new() -> Self {
         Self {
             poll_interval: Duration::from_millis(250),
+            flush_interval: Duration::from_secs(10),
             clock: Arc::new(SystemClock),
             ceiling: 1_000_000,
         }
@@ -47,6 +49,15 @@ impl SqliteOptions {
     /// [`max_staleness`]: keyward::GateBuilder::max_staleness
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.poll_interval = interval.max(Duration::from_millis(1));
+        self
+    }
+
+    /// How often what was counted is written; every ten seconds unless said otherwise.
+    ///
+    /// At least a millisecond. This much is lost at most when the process is killed: a store that is
+    /// dropped writes the rest.
+    pub fn flush_interval(mut self, interval: Duration) -> Self {
+        self.flush_interval = interval.max(Duration::from_millis(1));
         self
     }
 
@@ -68,7 +79,12 @@ impl SqliteOptions {
     /// The same, and when the file holds more keys than the ceiling.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<SqliteStore, StoreError> {
         let replica = Replica::with(Arc::clone(&self.clock), self.ceiling);
-        SqliteStore::start(path.as_ref(), replica, self.poll_interval)
+        SqliteStore::start(
+            path.as_ref(),
+            replica,
+            self.poll_interval,
+            self.flush_interval,
+        )
     }
 }
 

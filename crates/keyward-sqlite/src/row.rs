@@ -4,47 +4,50 @@ use std::time::{Duration, SystemTime};
 
 use keyward::{
     Account, AccountId, AccountStatus, DigestScheme, Environment, Hint, KeyDigest, KeyId, KeyKind,
-    KeyRecord, KeyStatus, OriginPolicy, ParseError, Scopes,
+    KeyRecord, KeyStatus, Metadata, OriginPolicy, ParseError, RateLimit, Scopes,
 };
-use rusqlite::types::{FromSql, Type};
-use rusqlite::{Connection, Error, Row, params};
+use rusqlite::types::{FromSql, Type, ValueRef};
+use rusqlite::{Connection, Error, OptionalExtension, Row, Rows, params};
 
 /// The columns that [`account`] reads.
-pub(crate) const ACCOUNTS: &str = "SELECT id, revision, status, api_access FROM keyward_account";
+pub(crate) const ACCOUNTS: &str = "SELECT id, revision, status, api_access, max_active_keys, \
+     revoked_all FROM keyward_account";
 
 /// The columns that [`key`] reads.
 pub(crate) const KEYS: &str = "SELECT id, digest_scheme, digest, hint, account, environment, \
-     created_at, revision, name, kind, scopes, no_origin, origins, epoch, status, expires_at \
-     FROM keyward_key";
+     created_at, revision, name, kind, scopes, no_origin, origins, rate_limit, metadata, epoch, \
+     status, expires_at, revoked_at, revoked_for, predecessor, successor, redigested FROM keyward_key";
 
 /// The account of a row of [`ACCOUNTS`].
 pub(crate) fn account(connection: &Connection, row: &Row<'_>) -> rusqlite::Result<Account> {
-    let mut cells = Cells { row, next: 0 };
+    let mut cells = Cells::of(row);
     let mut account = Account::new(cells.parse(AccountId::parse)?);
     account.revision = cells.get::<i64>()?.cast_unsigned();
     account.status = cells.parse(AccountStatus::parse)?;
     account.api_access = cells.get()?;
+    account.max_active_keys = cells.get()?;
+    account.revoked_all = cells.get()?;
 
-    let epochs = "SELECT environment, revoked_before FROM keyward_epoch WHERE account = ?1";
+    let epochs = "SELECT environment, revoked FROM keyward_epoch WHERE account = ?1";
     let mut epochs = connection.prepare_cached(epochs)?;
     let mut epochs = epochs.query([account.id.as_str()])?;
     while let Some(row) = epochs.next()? {
-        let mut cells = Cells { row, next: 0 };
+        let mut cells = Cells::of(row);
         let environment = cells.parse(Environment::parse)?;
-        account.revoked_before.insert(environment, cells.get()?);
+        account.revoked.insert(environment, cells.get()?);
     }
     Ok(account)
 }
 
-/// The key of a row of [`KEYS`].
+/// The key of a row of [`KEYS`], but for its last use.
 pub(crate) fn key(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
-    let mut cells = Cells { row, next: 0 };
+    let mut cells = Cells::of(row);
     let id = cells.parse(KeyId::parse)?;
     let digest = KeyDigest::new(cells.parse(DigestScheme::parse)?, cells.get()?);
     let hint = cells.parse(Hint::parse)?;
     let account = cells.parse(AccountId::parse)?;
     let environment = cells.parse(Environment::parse)?;
-    let created_at = cells.get().and_then(|millis| cells.time(millis))?;
+    let created_at = cells.time()?;
     let mut key = KeyRecord::new(id, digest, hint, account, environment, created_at);
     key.revision = cells.get::<i64>()?.cast_unsigned();
     key.name = cells.get()?;
@@ -59,34 +62,103 @@ pub(crate) fn key(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
             listed
         };
     }
+    key.rate_limit = cells.parse_some(RateLimit::parse)?;
+    key.metadata = cells.parse(Metadata::parse)?;
     key.epoch = cells.get()?;
     key.status = cells.parse(KeyStatus::parse)?;
-    let expires_at = cells.get::<Option<i64>>()?;
-    key.expires_at = expires_at.map(|millis| cells.time(millis)).transpose()?;
+    key.expires_at = cells.time_if_any()?;
+    key.revoked_at = cells.time_if_any()?;
+    key.revoked_for = cells.get()?;
+    key.predecessor = cells.parse_some(KeyId::parse)?;
+    key.successor = cells.parse_some(KeyId::parse)?;
+    key.redigested = cells.get()?;
     Ok(key)
+}
+
+/// The key of a row of [`KEYS`], and when it was used last.
+pub(crate) fn used_key(connection: &Connection, row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
+    let mut key = key(row)?;
+    key.last_used_at = connection
+        .prepare_cached("SELECT last_used_at FROM keyward_usage_key WHERE key = ?1")?
+        .query_row([key.id.to_string()], |row| Cells::of(row).time())
+        .optional()?;
+    Ok(key)
+}
+
+/// The first rows that are valid. The others are not given, and the log tells of them.
+pub(crate) fn valid<T>(
+    rows: &mut Rows<'_>,
+    limit: usize,
+    read: impl Fn(&Row<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<Vec<T>> {
+    let mut valid = Vec::new();
+    while valid.len() < limit
+        && let Some(row) = rows.next()?
+    {
+        match read(row) {
+            Err(why) => Broken::new(row, why)?.log(),
+            read => valid.push(read?),
+        }
+    }
+    Ok(valid)
+}
+
+/// A row that somebody typed wrong, past the checks of the table.
+pub(crate) struct Broken {
+    id: String,
+    why: Error,
+}
+
+impl Broken {
+    /// The row that could not be read; an error that is not the row's is given back.
+    pub(crate) fn new(row: &Row<'_>, why: Error) -> rusqlite::Result<Self> {
+        if why.sqlite_error_code().is_some() {
+            return Err(why);
+        }
+        // SQLite itself has no complaint: the row could be read, and makes no sense.
+        let id = match row.get_ref(0) {
+            Ok(ValueRef::Text(text)) => String::from_utf8_lossy(text).into_owned(),
+            Ok(ValueRef::Integer(number)) => number.to_string(),
+            _ => String::new(),
+        };
+        Ok(Self { id, why })
+    }
+
+    pub(crate) fn log(&self) {
+        let error: &(dyn std::error::Error + 'static) = &self.why;
+        tracing::error!(
+            id = self.id,
+            error,
+            "a row is not valid, what it stands for is refused"
+        );
+    }
 }
 
 /// Writes an account over the one of its revision; fails when there is none.
 pub(crate) fn put_account(connection: &Connection, account: &Account) -> rusqlite::Result<()> {
     let id = account.id.as_str();
     let sql = if account.revision == 0 {
-        "INSERT INTO keyward_account (id, revision, status, api_access) VALUES (?1, ?2, ?3, ?4)"
+        "INSERT INTO keyward_account (id, revision, status, api_access, max_active_keys, revoked_all) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
     } else {
-        "UPDATE keyward_account SET status = ?3, api_access = ?4 WHERE id = ?1 AND revision = ?2"
+        "UPDATE keyward_account SET status = ?3, api_access = ?4, max_active_keys = ?5, \
+         revoked_all = ?6 WHERE id = ?1 AND revision = ?2"
     };
     one(connection.prepare_cached(sql)?.execute(params![
         id,
         account.revision.cast_signed(),
         account.status.as_str(),
         account.api_access,
+        account.max_active_keys.map(i64::from),
+        i64::from(account.revoked_all),
     ])?)?;
     connection
         .prepare_cached("DELETE FROM keyward_epoch WHERE account = ?1")?
         .execute([id])?;
-    for (environment, epoch) in &account.revoked_before {
+    for (environment, revoked) in &account.revoked {
         connection
             .prepare_cached("INSERT INTO keyward_epoch VALUES (?1, ?2, ?3)")?
-            .execute(params![id, environment.as_str(), i64::from(*epoch)])?;
+            .execute(params![id, environment.as_str(), i64::from(*revoked)])?;
     }
     Ok(())
 }
@@ -95,12 +167,17 @@ pub(crate) fn put_account(connection: &Connection, account: &Account) -> rusqlit
 pub(crate) fn put_key(connection: &Connection, key: &KeyRecord) -> rusqlite::Result<()> {
     let sql = if key.revision == 0 {
         "INSERT INTO keyward_key (id, revision, digest_scheme, digest, hint, name, account, \
-         environment, kind, scopes, origins, no_origin, epoch, status, created_at, expires_at) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)"
+         environment, kind, scopes, origins, no_origin, rate_limit, metadata, epoch, status, \
+         created_at, expires_at, revoked_at, revoked_for, predecessor, successor, \
+         redigested) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, \
+         ?19, ?20, ?21, ?22, ?23)"
     } else {
         "UPDATE keyward_key SET digest_scheme = ?3, digest = ?4, hint = ?5, name = ?6, \
          account = ?7, environment = ?8, kind = ?9, scopes = ?10, origins = ?11, no_origin = ?12, \
-         epoch = ?13, status = ?14, created_at = ?15, expires_at = ?16 \
+         rate_limit = ?13, metadata = ?14, epoch = ?15, status = ?16, created_at = ?17, \
+         expires_at = ?18, revoked_at = ?19, revoked_for = ?20, predecessor = ?21, successor = ?22, \
+         redigested = ?23 \
          WHERE id = ?1 AND revision = ?2"
     };
     let listed = key.origins != OriginPolicy::Any;
@@ -117,31 +194,66 @@ pub(crate) fn put_key(connection: &Connection, key: &KeyRecord) -> rusqlite::Res
         spaced(key.scopes.iter()),
         listed.then(|| spaced(key.origins.patterns())),
         key.origins.allows_no_origin(),
+        key.rate_limit.map(|limit| limit.to_string()),
+        key.metadata.as_str(),
         i64::from(key.epoch),
         key.status.as_str(),
         millis(key.created_at),
         key.expires_at.map(millis),
+        key.revoked_at.map(millis),
+        key.revoked_for,
+        key.predecessor.map(|id| id.to_string()),
+        key.successor.map(|id| id.to_string()),
+        i64::from(key.redigested),
     ])?)
 }
 
 /// Reads a row from left to right.
-struct Cells<'a> {
+pub(crate) struct Cells<'a> {
     row: &'a Row<'a>,
     next: usize,
 }
 
-impl Cells<'_> {
-    fn get<T: FromSql>(&mut self) -> rusqlite::Result<T> {
+impl<'a> Cells<'a> {
+    pub(crate) fn of(row: &'a Row<'a>) -> Self {
+        Self { row, next: 0 }
+    }
+
+    pub(crate) fn get<T: FromSql>(&mut self) -> rusqlite::Result<T> {
         self.next += 1;
         self.row.get(self.next - 1)
     }
 
-    fn parse<T>(
+    /// A number that is never negative.
+    pub(crate) fn number(&mut self) -> rusqlite::Result<u64> {
+        let number: i64 = self.get()?;
+        u64::try_from(number).map_err(|_| Error::IntegralValueOutOfRange(self.next - 1, number))
+    }
+
+    pub(crate) fn parse<T>(
         &mut self,
         parse: impl FnOnce(&str) -> Result<T, ParseError>,
     ) -> rusqlite::Result<T> {
         let text: String = self.get()?;
         self.valid(parse(&text))
+    }
+
+    pub(crate) fn parse_some<T>(
+        &mut self,
+        parse: impl FnOnce(&str) -> Result<T, ParseError>,
+    ) -> rusqlite::Result<Option<T>> {
+        let text: Option<String> = self.get()?;
+        text.map(|text| self.valid(parse(&text))).transpose()
+    }
+
+    pub(crate) fn time(&mut self) -> rusqlite::Result<SystemTime> {
+        let millis = self.get()?;
+        self.told(millis)
+    }
+
+    pub(crate) fn time_if_any(&mut self) -> rusqlite::Result<Option<SystemTime>> {
+        let millis: Option<i64> = self.get()?;
+        millis.map(|millis| self.told(millis)).transpose()
     }
 
     /// What was made of the cell that was read last.
@@ -152,7 +264,7 @@ impl Cells<'_> {
     }
 
     /// The time of the cell that was read last; not every platform can tell every time.
-    fn time(&self, millis: i64) -> rusqlite::Result<SystemTime> {
+    fn told(&self, millis: i64) -> rusqlite::Result<SystemTime> {
         let distance = Duration::from_millis(millis.unsigned_abs());
         let time = if millis < 0 {
             SystemTime::UNIX_EPOCH.checked_sub(distance)
@@ -164,7 +276,7 @@ impl Cells<'_> {
 }
 
 /// Milliseconds since the Unix epoch, rounded down; the last there are for a time beyond them.
-fn millis(time: SystemTime) -> i64 {
+pub(crate) fn millis(time: SystemTime) -> i64 {
     match time.duration_since(SystemTime::UNIX_EPOCH) {
         Ok(after) => i64::try_from(after.as_millis()).unwrap_or(i64::MAX),
         Err(before) => {

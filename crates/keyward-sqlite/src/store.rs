@@ -7,23 +7,29 @@ use std::time::Duration;
 
 use futures_channel::oneshot;
 use keyward::{
-    Account, AccountId, Commit, KeyId, KeyRecord, Replica, Store, StoreError, StoreFuture,
+    Account, AccountId, AuditEntry, Commit, DigestScheme, KeyId, KeyQuery, KeyRecord, Replica,
+    Store, StoreError, StoreFuture, UsageHour, UsageQuery,
 };
 use rusqlite::OptionalExtension;
 
 use crate::SqliteOptions;
 use crate::error::unavailable;
 use crate::file::KeyFile;
-use crate::row;
+use crate::row::Cells;
 use crate::worker::{Task, Worker};
+use crate::{audit, list, row, usage};
 
 /// Keeps keys in an SQLite file.
 ///
 /// It has one thread, which alone touches the file. Where another process is writing, it waits for up
 /// to five seconds. A commit that fails as unavailable may have been written nevertheless.
 ///
-/// Dropping the store stops the thread and waits for it; gates that are still there go on until their
-/// `max_staleness` is over.
+/// What gates count is written every ten seconds, and by [`flush`](Store::flush); a process that is
+/// killed loses what was counted since. Nothing is counted twice, also where it is not known whether
+/// a write succeeded. While the file cannot be written, the counts wait in memory.
+///
+/// Dropping the store writes them too, stops the thread and waits for it; gates that are still there
+/// go on until their `max_staleness` is over, and what they count then is lost.
 ///
 /// ```
 /// use keyward::{Account, AccountId, Commit, Store};
@@ -63,9 +69,11 @@ impl SqliteStore {
         path: &Path,
         replica: Replica,
         poll_interval: Duration,
+        flush_interval: Duration,
     ) -> Result<Self, StoreError> {
         let (tasks, waiting) = mpsc::channel();
-        let mut worker = Worker::new(KeyFile::open(path)?, replica.clone(), poll_interval);
+        let file = KeyFile::open(path)?;
+        let mut worker = Worker::new(file, replica.clone(), poll_interval, flush_interval)?;
         worker.poll()?;
         worker.answer_wishes(tasks.clone());
         let thread = thread::Builder::new().name("keyward-sqlite".to_owned());
@@ -78,7 +86,7 @@ impl SqliteStore {
     }
 
     /// Has the thread do this, and waits for what comes of it.
-    fn ask<T: Send + 'static>(
+    pub(crate) fn ask<T: Send + 'static>(
         &self,
         task: impl FnOnce(&mut Worker) -> Result<T, StoreError> + Send + 'static,
     ) -> StoreFuture<'_, T> {
@@ -118,9 +126,61 @@ impl Store for SqliteStore {
             worker.read(|connection| {
                 connection
                     .prepare_cached(&format!("{} WHERE id = ?1", row::KEYS))?
-                    .query_row([id.to_string()], row::key)
+                    .query_row([id.to_string()], |row| row::used_key(connection, row))
                     .optional()
             })
+        })
+    }
+
+    fn keys(&self, query: KeyQuery) -> StoreFuture<'_, Vec<KeyRecord>> {
+        self.ask(move |worker| worker.read(|connection| list::page(connection, &query)))
+    }
+
+    fn created_with(&self, account: AccountId, token: String) -> StoreFuture<'_, Option<KeyId>> {
+        self.ask(move |worker| {
+            worker.read(|connection| {
+                connection
+                    .prepare_cached(
+                        "SELECT key FROM keyward_token WHERE account = ?1 AND token = ?2",
+                    )?
+                    .query_row([account.as_str(), &token], |row| {
+                        Cells::of(row).parse(KeyId::parse)
+                    })
+                    .optional()
+            })
+        })
+    }
+
+    fn flush(&self) -> StoreFuture<'_, ()> {
+        self.ask(Worker::flush)
+    }
+
+    fn usage(&self, query: UsageQuery) -> StoreFuture<'_, Vec<UsageHour>> {
+        self.ask(move |worker| worker.read(|connection| usage::hours(connection, &query)))
+    }
+
+    fn schemes(&self) -> StoreFuture<'_, Vec<(DigestScheme, u64)>> {
+        self.ask(|worker| {
+            worker.read(|connection| {
+                let mut schemes = connection.prepare_cached(
+                    "SELECT digest_scheme, count(*) FROM keyward_key GROUP BY digest_scheme",
+                )?;
+                row::valid(&mut schemes.query([])?, usize::MAX, |row| {
+                    let mut cells = Cells::of(row);
+                    Ok((cells.parse(DigestScheme::parse)?, cells.number()?))
+                })
+            })
+        })
+    }
+
+    fn audit(
+        &self,
+        account: Option<AccountId>,
+        before: Option<u64>,
+        limit: usize,
+    ) -> StoreFuture<'_, Vec<AuditEntry>> {
+        self.ask(move |worker| {
+            worker.read(|connection| audit::page(connection, account.as_ref(), before, limit))
         })
     }
 }
@@ -140,13 +200,15 @@ impl Drop for SqliteStore {
 mod tests {
     use std::cell::Cell;
     use std::fs;
-    use std::time::Instant;
+    use std::time::{Instant, SystemTime};
 
     use keyward::conformance::block_on;
-    use keyward::{DenialKind, KeyStatus, StoreErrorKind};
+    use keyward::{ActiveKeys, AuditAction, CreateToken, DenialKind, KeyStatus, StoreErrorKind};
 
     use super::*;
-    use crate::fixture::{Fixture, add, ask, ask_strictly, commit, eventually, key, stored};
+    use crate::fixture::{
+        Fixture, add, ask, ask_strictly, commit, eventually, key, stored, type_inside, used, write,
+    };
 
     #[test]
     fn keeps_the_promises_of_a_store() {
@@ -162,16 +224,105 @@ mod tests {
         let fixture = Fixture::new();
         let store = fixture.open();
         let (secret, record) = add(&store, "acme");
-        let account = block_on(store.account(record.account.clone())).unwrap();
+        let (account, token) = (record.account.clone(), "token".to_owned());
+        let mut line = AuditEntry::new(SystemTime::UNIX_EPOCH, "ann", AuditAction::Create);
+        line.key = Some(record.id);
+        let noted = Commit {
+            token: Some(CreateToken {
+                account: account.clone(),
+                token: token.clone(),
+                key: record.id,
+            }),
+            audit: vec![line],
+            ..Commit::default()
+        };
+        write(&store, noted).unwrap();
+        ask(&store, &secret).unwrap();
+        block_on(store.flush()).unwrap();
+        let everything = |store: &SqliteStore| {
+            (
+                block_on(store.account(account.clone())).unwrap(),
+                stored(store, record.id),
+                block_on(store.created_with(account.clone(), token.clone())).unwrap(),
+                block_on(store.audit(None, None, 9)).unwrap(),
+                used(store, "acme"),
+            )
+        };
+        let before = everything(&store);
+        assert!(before.1.last_used_at.is_some());
+        assert_eq!((before.2, before.3.len()), (Some(record.id), 1));
+        assert_eq!(before.4, (1, 0));
         drop(store);
 
         let store = fixture.open();
+        assert_eq!(everything(&store), before);
         assert_eq!(ask(&store, &secret), Ok(()), "loaded when it is opened");
-        assert_eq!(stored(&store, record.id), record);
-        assert_eq!(
-            block_on(store.account(record.account.clone())).unwrap(),
-            account
+    }
+
+    #[test]
+    fn two_processes_do_not_both_take_the_last_place() {
+        let fixture = Fixture::new();
+        let stores = [fixture.open(), fixture.open(), fixture.open()];
+        let (_, first) = add(&stores[0], "acme");
+        let account = block_on(stores[0].account(first.account)).unwrap().unwrap();
+        let create = |store: &SqliteStore| {
+            let (_, record) = key("acme");
+            let active_keys = Some(ActiveKeys {
+                account: record.account.clone(),
+                at_most: 5,
+                now: SystemTime::now(),
+            });
+            let commit = Commit {
+                keys: vec![record],
+                unchanged_accounts: vec![(account.id.clone(), account.revision)],
+                active_keys,
+                ..Commit::default()
+            };
+            write(store, commit)
+        };
+        let outcomes: Vec<_> = thread::scope(|threads| {
+            let stores = stores.iter().cycle().take(12);
+            let all: Vec<_> = stores
+                .map(|store| threads.spawn(|| create(store)))
+                .collect();
+            all.into_iter().map(|one| one.join().unwrap()).collect()
+        });
+        let done = outcomes.iter().filter(|outcome| outcome.is_ok());
+        assert_eq!(done.count(), 4, "beside the one that was there");
+        let full = Err(StoreErrorKind::TooManyKeys);
+        assert!(
+            outcomes
+                .iter()
+                .all(|outcome| outcome.is_ok() || *outcome == full)
         );
+    }
+
+    #[test]
+    fn a_disk_that_is_full_or_read_only_is_a_typed_error() {
+        let fixture = Fixture::new();
+        let store = fixture.open_slow();
+        let (secret, record) = add(&store, "acme");
+        for (broken, mended) in [
+            (
+                "PRAGMA max_page_count = 1",
+                "PRAGMA max_page_count = 1000000",
+            ),
+            ("PRAGMA query_only = ON", "PRAGMA query_only = OFF"),
+        ] {
+            let before = used(&store, "acme");
+            type_inside(&store, broken);
+            let mut record = stored(&store, record.id);
+            record.name = "long ".repeat(10_000);
+            let written = commit(&store, vec![], vec![record.clone()]);
+            assert_eq!(written, Err(StoreErrorKind::Unavailable), "{broken}");
+            assert_eq!(ask_strictly(&store, &secret), Ok(()), "{broken}");
+            assert_eq!(stored(&store, record.id).revision, record.revision);
+
+            type_inside(&store, mended);
+            commit(&store, vec![], vec![record]).unwrap();
+            block_on(store.flush()).unwrap();
+            assert_eq!(used(&store, "acme"), (before.0 + 1, 0), "{mended}");
+        }
     }
 
     #[test]
@@ -210,7 +361,12 @@ mod tests {
                 "INSERT INTO keyward_epoch VALUES ('acme', 'live', 1)",
                 Err(DenialKind::Revoked),
             ),
-            ("UPDATE keyward_epoch SET revoked_before = 0", Ok(())),
+            ("UPDATE keyward_epoch SET revoked = 0", Ok(())),
+            (
+                "UPDATE keyward_account SET revoked_all = revoked_all + 1",
+                Err(DenialKind::Revoked),
+            ),
+            ("UPDATE keyward_key SET epoch = 1", Ok(())),
             ("DELETE FROM keyward_key", Err(DenialKind::Unknown)),
         ] {
             fixture.type_in(typed).unwrap();

@@ -13,12 +13,13 @@ use rusqlite::Connection;
 use crate::commit::write;
 use crate::error::failed;
 use crate::feed::feed;
-use crate::file::KeyFile;
+use crate::file::{KeyFile, PATIENCE};
+use crate::flush::{Taken, forget};
 
 /// What the thread is told to do.
 pub(crate) type Task = Box<dyn FnOnce(&mut Worker) + Send>;
 
-/// What the thread owns: the file, and the feed of the replica.
+/// What the thread owns: the file, the feed of the replica, and what is taken out of it.
 #[derive(Debug)]
 pub(crate) struct Worker {
     file: KeyFile,
@@ -27,20 +28,34 @@ pub(crate) struct Worker {
     poll_interval: Duration,
     polled: Instant,
     failing: bool,
+    taken: Taken,
+    flush_interval: Duration,
+    flushed: Instant,
+    unkept: bool,
     stopped: bool,
 }
 
 impl Worker {
-    pub(crate) fn new(file: KeyFile, replica: Replica, poll_interval: Duration) -> Self {
-        Self {
+    pub(crate) fn new(
+        mut file: KeyFile,
+        replica: Replica,
+        poll_interval: Duration,
+        flush_interval: Duration,
+    ) -> Result<Self, StoreError> {
+        let taken = Taken::new(file.connection()?).map_err(failed)?;
+        Ok(Self {
             file,
             replica,
             wish: Arc::default(),
             poll_interval,
             polled: Instant::now(),
             failing: false,
+            taken,
+            flush_interval,
+            flushed: Instant::now(),
+            unkept: false,
             stopped: false,
-        }
+        })
     }
 
     /// Lets requests that wait for news ask for them.
@@ -51,22 +66,29 @@ impl Worker {
 
     /// Works until it is stopped. Neither tasks nor polls can hold up the other for long: after every
     /// task a poll has its turn if it is due, and it is not due again before the interval is over.
+    /// A flush comes last, one batch at a time.
     pub(crate) fn run(mut self, tasks: &Receiver<Task>) {
         while !self.stopped {
-            let wait = self.poll_interval.saturating_sub(self.polled.elapsed());
+            let wait = self.until_poll().min(self.until_flush());
             match tasks.recv_timeout(wait) {
                 Ok(task) => task(&mut self),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            if self.polled.elapsed() >= self.poll_interval {
-                drop(self.poll()); // It is logged, and the replica ages.
+            self.poll_if_due();
+            if !self.stopped && self.until_flush().is_zero() {
+                self.flush_some();
             }
         }
     }
 
+    /// Writes what was counted, as far as it goes, and ends the loop.
     pub(crate) fn stop(&mut self) {
         self.stopped = true;
+        if let Err(error) = self.flush().and_then(|()| self.leave()) {
+            let error: &(dyn Error + 'static) = &error;
+            tracing::error!(error, "what was counted last of the keys' use is lost");
+        }
     }
 
     /// Feeds the replica. What goes wrong is logged once, until it is over.
@@ -87,8 +109,21 @@ impl Worker {
 
     /// Writes, and feeds the replica before it says so.
     pub(crate) fn commit(&mut self, commit: &Commit) -> Result<(), StoreError> {
-        write(self.file.connection()?, commit).map_err(failed)?;
+        write(self.file.connection()?, commit)?;
         self.poll()
+    }
+
+    /// Writes all that was counted until now.
+    pub(crate) fn flush(&mut self) -> Result<(), StoreError> {
+        // Nothing is taken before what is left of an earlier flush is written.
+        for _ in 0..self.taken.waiting() {
+            self.flush_batch(PATIENCE)?;
+            self.poll_if_due();
+        }
+        while self.flush_batch(PATIENCE)? && self.taken.waiting() > 0 {
+            self.poll_if_due();
+        }
+        Ok(())
     }
 
     /// Reads what the replica does not keep.
@@ -97,6 +132,67 @@ impl Worker {
         read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
         read(self.file.connection()?).map_err(failed)
+    }
+
+    /// Writes a batch when it is time to. What goes wrong is logged once, until it is over.
+    fn flush_some(&mut self) {
+        // Another process that is writing must not hold up the next poll.
+        let flushed = self.flush_batch(self.poll_interval.min(PATIENCE));
+        match &flushed {
+            Err(error) if !self.unkept => {
+                let error: &(dyn Error + 'static) = error;
+                tracing::error!(
+                    error,
+                    "the use of the keys cannot be written, memory keeps it"
+                );
+            }
+            Ok(_) if self.unkept => tracing::info!("the use of the keys can be written again"),
+            _ => {}
+        }
+        self.unkept = flushed.is_err();
+        if self.unkept || self.taken.waiting() == 0 {
+            self.flushed = Instant::now();
+        }
+    }
+
+    /// Writes the next batch, and tells whether there was one.
+    fn flush_batch(&mut self, patience: Duration) -> Result<bool, StoreError> {
+        let Some(batch) = self.taken.next(&self.replica) else {
+            return Ok(false);
+        };
+        let connection = self.file.connection()?;
+        connection.busy_timeout(patience).map_err(failed)?;
+        let written = batch.write(connection);
+        connection.busy_timeout(PATIENCE).map_err(failed)?;
+        written.map_err(failed)?;
+        let changes_keys = batch.changes_keys();
+        self.taken.written();
+        if changes_keys {
+            self.poll()?;
+        }
+        Ok(true)
+    }
+
+    /// The file need not know any longer what this store wrote last.
+    fn leave(&mut self) -> Result<(), StoreError> {
+        match self.taken.node() {
+            Some(node) => forget(self.file.connection()?, node).map_err(failed),
+            None => Ok(()),
+        }
+    }
+
+    fn poll_if_due(&mut self) {
+        if self.until_poll().is_zero() {
+            drop(self.poll()); // It is logged, and the replica ages.
+        }
+    }
+
+    fn until_poll(&self) -> Duration {
+        self.poll_interval.saturating_sub(self.polled.elapsed())
+    }
+
+    fn until_flush(&self) -> Duration {
+        self.flush_interval.saturating_sub(self.flushed.elapsed())
     }
 
     fn fulfil(&mut self) {

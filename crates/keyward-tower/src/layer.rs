@@ -83,12 +83,23 @@ impl RequireKeyLayer {
         self.also(|requirement| requirement.environment(environment))
     }
 
+    /// Serves these environments, instead of `live`.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn environments(self, environments: impl IntoIterator<Item = Environment>) -> Self {
+        self.also(|requirement| requirement.environments(environments))
+    }
+
     /// Serves every environment; the handler must tell them apart.
     pub fn any_environment(self) -> Self {
         self.also(Requirement::any_environment)
     }
 
     /// Accepts these kinds of keys, instead of secret ones.
+    ///
+    /// # Panics
+    /// When there is none.
     pub fn kinds(self, kinds: impl IntoIterator<Item = KeyKind>) -> Self {
         self.also(|requirement| requirement.kinds(kinds))
     }

@@ -1,4 +1,4 @@
-//! API keys as a [tower] layer: for axum, tonic, hyper, anything on [`tower_service::Service`].
+//! API keys as a [tower] layer: for axum, hyper, anything on [`tower_service::Service`].
 //!
 //! A [`Gate`](keyward::Gate) decides, a [`RequireKeyLayer`] puts it in front of a service and says what
 //! the routes behind it demand. The handler gets the [`Principal`](keyward::Principal); a request
@@ -35,6 +35,8 @@
 //!   `get(list).layer(…).post(create)` leaves `create` open. Add the layer last.
 //! - A CORS preflight is answered by the layer wherever the layer is reached. `MethodRouter::route_layer`
 //!   is not reached by an `OPTIONS` that no method of the route handles: axum answers 405 before.
+//! - axum adds `allow` to whatever answers a method that a route does not have, so also to a refusal
+//!   there.
 //! - A nested router is covered by the layers of both. Of the same gate the inner layer adds its
 //!   requirement, and the key is proved and used once. A different gate inside authenticates for
 //!   itself; then the outer must be built with

@@ -45,16 +45,21 @@ impl Denial {
         self.entry.as_ref().map(|entry| &entry.group.account)
     }
 
-    /// One line for the operator; `key.id` and `key.hint` are missing where no key was proved.
+    /// One line for the operator; `key.id` and `key.hint` where a key was proved.
     pub(crate) fn log(&self) {
         let reason = self.kind.reason();
         let code = self.kind.code().as_str();
         match &self.entry {
-            None => tracing::info!(code, reason, "request refused"),
+            // Anybody can cause these, as often as they like.
+            None => tracing::debug!(code, reason, "request refused"),
             Some(entry) => {
                 let (id, hint) = (entry.id, entry.hint());
                 let account = &entry.group.account;
-                tracing::info!(code, reason, key.id = %id, key.hint = %hint, %account, "request refused");
+                if self.kind == DenialKind::KindMisplaced {
+                    tracing::warn!(code, reason, key.id = %id, key.hint = %hint, %account, "request refused");
+                } else {
+                    tracing::info!(code, reason, key.id = %id, key.hint = %hint, %account, "request refused");
+                }
             }
         }
     }

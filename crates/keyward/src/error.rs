@@ -66,6 +66,10 @@ pub enum ParseErrorKind {
     Host,
     /// The port is not a number from 1 to 65535.
     Port,
+    /// It is not a JSON object.
+    Json,
+    /// It is there already.
+    Repeated,
     /// It is not in the list of known values.
     Unknown,
 }
@@ -84,7 +88,37 @@ impl ParseErrorKind {
             Self::Scheme => "the scheme is not http or https",
             Self::Host => "the host is not a host name or an IP address",
             Self::Port => "the port is not a number from 1 to 65535",
+            Self::Json => "is not a JSON object",
+            Self::Repeated => "is there already",
             Self::Unknown => "is not a known value",
         }
     }
 }
+
+/// Gives an enum its names: `as_str` and `parse`.
+macro_rules! named {
+    ($type:ident, $subject:literal: $($variant:ident = $name:literal),+ $(,)?) => {
+        impl $type {
+            /// Its name, as stores keep it.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+
+            /// Parses what [`as_str`](Self::as_str) gives.
+            ///
+            /// # Errors
+            /// When the text is none of the names.
+            pub fn parse(text: &str) -> Result<Self, $crate::ParseError> {
+                match text {
+                    $($name => Ok(Self::$variant),)+
+                    _ => Err($crate::ParseError::new($subject, $crate::ParseErrorKind::Unknown)),
+                }
+            }
+        }
+    };
+}
+
+pub(crate) use named;

@@ -11,6 +11,7 @@
 //! ```
 
 mod admin;
+mod catalog;
 mod clock;
 mod denial;
 mod environment;
@@ -24,7 +25,12 @@ mod request;
 mod scope;
 mod store;
 
-pub use crate::admin::{AdminError, CreatedKey, KeyAdmin, NewKey};
+pub use crate::admin::actor::{Actor, Permission};
+pub use crate::admin::admin::KeyAdmin;
+pub use crate::admin::change::{AccountChange, CreatedKey, Grace, KeyChange, NewKey};
+pub use crate::admin::error::{AdminError, AdminErrorKind};
+pub use crate::admin::list::{AuditPage, KeyCursor, KeyFilter, KeyPage, KeyView, Leak};
+pub use crate::catalog::ScopeCatalog;
 pub use crate::clock::{Clock, ManualClock, SystemClock};
 pub use crate::denial::{Denial, DenialKind};
 pub use crate::environment::Environment;
@@ -36,14 +42,19 @@ pub use crate::gate::requirement::Requirement;
 pub use crate::gate::verdict::{
     Access, Admitted, Anonymous, Decision, Finish, KeyField, Refusal, ResponseHead, Verdict,
 };
+pub use crate::key::alphabet::{Alphabet, RandomError};
 pub use crate::key::api_key::{ApiKey, Hint};
 pub use crate::key::digest::{DigestScheme, KeyDigest};
-pub use crate::key::format::{Alphabet, KeyFormat, RandomError};
+pub use crate::key::foreign::ForeignFormat;
+pub use crate::key::format::KeyFormat;
 pub use crate::key::pepper::{Pepper, PepperId, Peppers};
 pub use crate::origin::{OriginList, OriginPolicy};
 pub use crate::record::account::{Account, AccountId, AccountStatus};
+pub use crate::record::audit::{AuditAction, AuditEntry};
 pub use crate::record::key_id::KeyId;
-pub use crate::record::key_record::{KeyKind, KeyRecord, KeyStatus};
+pub use crate::record::key_record::{KeyKind, KeyRecord, KeyState, KeyStatus};
+pub use crate::record::metadata::Metadata;
+pub use crate::record::rate_limit::RateLimit;
 pub use crate::reply::body::{
     DetailJson, ErrorBody, ErrorJson, ErrorMessageJson, ErrorText, ProblemJson,
 };
@@ -52,9 +63,14 @@ pub use crate::reply::replies::Replies;
 pub use crate::reply::reply::Reply;
 pub use crate::request::head::RequestHead;
 pub use crate::request::location::KeyLocation;
-pub use crate::scope::{Scope, ScopeCatalog, Scopes};
+pub use crate::scope::{Scope, Scopes};
+pub use crate::store::commit::{ActiveKeys, Commit, CreateToken};
 #[cfg(any(test, feature = "conformance"))]
 pub use crate::store::conformance;
+pub use crate::store::error::{StoreError, StoreErrorKind};
 pub use crate::store::memory::MemoryStore;
-pub use crate::store::replica::{Poll, Replica, ReplicaError, ReplicaErrorKind, Revision};
-pub use crate::store::store::{Commit, Store, StoreError, StoreErrorKind, StoreFuture};
+pub use crate::store::poll::{Poll, ReplicaError, ReplicaErrorKind, Revision};
+pub use crate::store::query::KeyQuery;
+pub use crate::store::replica::Replica;
+pub use crate::store::store::{Store, StoreFuture};
+pub use crate::store::usage::{UsageCount, UsageHour, UsageQuery};

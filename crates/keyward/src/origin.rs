@@ -21,7 +21,7 @@ const MAX_PATTERNS: usize = 25;
 /// assert!(OriginPolicy::listed(Vec::<String>::new()).is_err()); // "nobody" is not said by accident
 /// # Ok::<(), keyward::ParseError>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum OriginPolicy {
     /// `Origin` is not looked at.
@@ -72,6 +72,22 @@ impl OriginPolicy {
         patterns.iter().map(|pattern| &*pattern.text)
     }
 
+    /// Whether every call that `other` lets pass would pass here too.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Any, _) => true,
+            (Self::Listed(_), Self::Any) => false,
+            (Self::Listed(own), Self::Listed(others)) => {
+                (own.servers || !others.servers)
+                    && others
+                        .patterns
+                        .iter()
+                        .all(|pattern| own.patterns.contains(pattern))
+            }
+        }
+    }
+
     /// Whether a call without `Origin` passes.
     #[must_use]
     pub fn allows_no_origin(&self) -> bool {
@@ -106,7 +122,7 @@ pub(crate) enum OriginRefusal {
 }
 
 /// A list of origin patterns; made by [`OriginPolicy::listed`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct OriginList {
     patterns: Box<[OriginPattern]>,
     servers: bool,
@@ -119,7 +135,7 @@ impl OriginList {
 }
 
 /// `[scheme://][*.]host[:port or :*]` in its normal form.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct OriginPattern {
     /// The whole; where nothing in it is wild, this is the origin's own serialisation.
     text: Box<str>,
@@ -130,13 +146,13 @@ struct OriginPattern {
     port: Port,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Scheme {
     Http,
     Https,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Port {
     /// The scheme's own, which a serialised origin leaves out.
     Default,

@@ -1,4 +1,4 @@
-//! What a key may do: scope tokens (RFC 6749 §3.3), what a key was granted, and a service's catalog.
+//! What a key may do: scope tokens (RFC 6749 §3.3), and what a key was granted.
 
 use std::fmt;
 use std::sync::Arc;
@@ -114,9 +114,20 @@ impl Scopes {
     /// Whether one of the grants covers the scope.
     #[must_use]
     pub fn allow(&self, scope: &Scope) -> bool {
-        let wanted = scope.as_str();
+        self.covers_grant(scope.as_str())
+    }
+
+    /// Whether all that `other` grants is granted.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        other.0.iter().all(|wanted| self.covers_grant(wanted))
+    }
+
+    pub(crate) fn covers_grant(&self, wanted: &str) -> bool {
         self.0.iter().any(|grant| match grant.strip_suffix('*') {
-            Some(stem) => wanted.len() > stem.len() && wanted.starts_with(stem),
+            Some(stem) => {
+                **grant == *wanted || wanted.len() > stem.len() && wanted.starts_with(stem)
+            }
             None => **grant == *wanted,
         })
     }
@@ -136,94 +147,6 @@ impl Scopes {
 impl fmt::Debug for Scopes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.iter()).finish()
-    }
-}
-
-/// The scopes a service has, and which of them imply others.
-///
-/// With a catalog, a route that asks for a scope the catalog does not know is a mistake that shows
-/// when the layer is built, not a 403 for everyone.
-///
-/// ```
-/// use keyward::{Scope, ScopeCatalog, Scopes};
-///
-/// let catalog = ScopeCatalog::new(["verifyage", "kyc"])?.implying("hybrid", ["verifyage", "kyc"])?;
-/// let held = Scopes::parse(["hybrid"])?;
-/// assert!(catalog.allows(&held, &Scope::parse("kyc")?));
-/// assert!(!catalog.allows(&Scopes::parse(["kyc"])?, &Scope::parse("hybrid")?));
-/// # Ok::<(), keyward::ParseError>(())
-/// ```
-#[derive(Clone, Debug, Default)]
-pub struct ScopeCatalog {
-    known: Vec<Scope>,
-    /// What each of the first implies, transitively.
-    implied: Vec<(Scope, Vec<Scope>)>,
-}
-
-impl ScopeCatalog {
-    /// A catalog of scopes that imply nothing.
-    ///
-    /// # Errors
-    /// When one is not a scope.
-    pub fn new<I>(scopes: I) -> Result<Self, ParseError>
-    where
-        I: IntoIterator<Item: AsRef<str>>,
-    {
-        let mut catalog = Self::default();
-        for scope in scopes {
-            catalog.learn(Scope::parse(scope.as_ref())?);
-        }
-        Ok(catalog)
-    }
-
-    /// Adds a scope that stands for others, and for what those imply.
-    ///
-    /// # Errors
-    /// When one is not a scope, or an implied one is not in the catalog yet.
-    pub fn implying<I>(mut self, scope: &str, implied: I) -> Result<Self, ParseError>
-    where
-        I: IntoIterator<Item: AsRef<str>>,
-    {
-        let mut all = Vec::new();
-        for scope in implied {
-            let scope = Scope::parse(scope.as_ref())?;
-            if !self.knows(&scope) {
-                return Err(ParseError::new("scope", ParseErrorKind::Unknown));
-            }
-            all.extend(self.implied_by(&scope).cloned());
-            all.push(scope);
-        }
-        let scope = Scope::parse(scope)?;
-        self.learn(scope.clone());
-        self.implied.push((scope, all));
-        Ok(self)
-    }
-
-    /// Whether the scope is in the catalog.
-    #[must_use]
-    pub fn knows(&self, scope: &Scope) -> bool {
-        self.known.contains(scope)
-    }
-
-    /// Whether grants cover a scope, directly or by implication.
-    #[must_use]
-    pub fn allows(&self, held: &Scopes, scope: &Scope) -> bool {
-        held.allow(scope)
-            || self
-                .implied
-                .iter()
-                .any(|(by, implied)| implied.contains(scope) && held.allow(by))
-    }
-
-    fn implied_by(&self, scope: &Scope) -> impl Iterator<Item = &Scope> {
-        let all = self.implied.iter().filter(move |(by, _)| by == scope);
-        all.flat_map(|(_, implied)| implied)
-    }
-
-    fn learn(&mut self, scope: Scope) {
-        if !self.knows(&scope) {
-            self.known.push(scope);
-        }
     }
 }
 
@@ -285,17 +208,25 @@ mod tests {
     }
 
     #[test]
-    fn a_catalog_implies_across_steps() {
-        let catalog = ScopeCatalog::new(["read"])
-            .unwrap()
-            .implying("write", ["read"])
-            .unwrap()
-            .implying("admin", ["write"])
-            .unwrap();
-        let admin = Scopes::parse(["admin"]).unwrap();
-        assert!(catalog.allows(&admin, &Scope::parse("read").unwrap()));
-        assert!(!catalog.allows(&Scopes::none(), &Scope::parse("read").unwrap()));
-        assert!(catalog.implying("all", ["nothing"]).is_err());
+    fn covers_a_set_when_every_grant_is_within_one_of_its_own() {
+        let held = Scopes::parse(["a.*", "b"]).unwrap();
+        for (others, covered) in [
+            (&["b"][..], true),
+            (&["a.x", "b"], true),
+            (&["a.*"], true),
+            (&["a.x.*"], true),
+            (&[], true),
+            (&["a"], false),
+            (&["b.x"], false),
+            (&["b.*"], false),
+            (&["b", "c"], false),
+        ] {
+            assert_eq!(
+                held.covers(&Scopes::parse(others).unwrap()),
+                covered,
+                "{others:?}"
+            );
+        }
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::gate::gate::Inner;
 use crate::{
-    ErrorCode, Gate, KeyField, KeyFormat, KeyLocation, Peppers, Replica, Replies, Reply,
-    ScopeCatalog,
+    ErrorCode, ForeignFormat, Gate, KeyField, KeyFormat, KeyLocation, Peppers, Replica, Replies,
+    Reply, ScopeCatalog,
 };
 
 /// Puts a gate together; made by [`Gate::builder`].
@@ -18,6 +18,7 @@ use crate::{
 pub struct GateBuilder {
     replica: Replica,
     formats: Vec<KeyFormat>,
+    foreign: Vec<ForeignFormat>,
     locations: Vec<KeyLocation>,
     realm: String,
     replies: Replies,
@@ -25,6 +26,7 @@ pub struct GateBuilder {
     catalog: Option<ScopeCatalog>,
     max_staleness: Duration,
     forwards_key: bool,
+    counts_usage: bool,
 }
 
 impl GateBuilder {
@@ -32,6 +34,7 @@ impl GateBuilder {
         Self {
             replica,
             formats: Vec::new(),
+            foreign: Vec::new(),
             locations: Vec::new(),
             realm: "api".to_owned(),
             replies: Replies::default(),
@@ -39,12 +42,19 @@ impl GateBuilder {
             catalog: None,
             max_staleness: Duration::from_secs(30),
             forwards_key: false,
+            counts_usage: true,
         }
     }
 
     /// Accepts keys of this format; at least one is needed.
     pub fn format(mut self, format: KeyFormat) -> Self {
         self.formats.push(format);
+        self
+    }
+
+    /// Also accepts keys of this format, which were made elsewhere and imported.
+    pub fn foreign_format(mut self, format: ForeignFormat) -> Self {
+        self.foreign.push(format);
         self
     }
 
@@ -96,6 +106,12 @@ impl GateBuilder {
         self
     }
 
+    /// Counts no requests and notes no last use.
+    pub fn without_usage(mut self) -> Self {
+        self.counts_usage = false;
+        self
+    }
+
     /// The gate.
     ///
     /// # Errors
@@ -132,12 +148,14 @@ impl GateBuilder {
                 preflight: Arc::new(Reply::new(204, Vec::new())),
                 replica: self.replica,
                 formats: self.formats,
+                foreign: self.foreign,
                 locations: self.locations,
                 realm: self.realm,
                 replies: self.replies,
                 peppers: self.peppers,
                 catalog: self.catalog,
                 max_staleness: self.max_staleness,
+                counts_usage: self.counts_usage,
             }),
         })
     }

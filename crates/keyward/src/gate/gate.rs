@@ -12,11 +12,11 @@ use crate::origin::OriginRefusal;
 use crate::request::credential::Credential;
 use crate::request::head::is_preflight;
 use crate::store::entry::Entry;
-use crate::store::replica::Moment;
+use crate::store::freshness::Moment;
 use crate::{
     Access, Admitted, Anonymous, Decision, Denial, DenialKind, Environment, ErrorCode, Finish,
-    KeyField, KeyFormat, KeyLocation, Peppers, Principal, Refusal, Replica, Replies, Reply,
-    RequestHead, Requirement, ScopeCatalog, Verdict,
+    ForeignFormat, KeyField, KeyFormat, KeyLocation, Peppers, Principal, Refusal, Replica, Replies,
+    Reply, RequestHead, Requirement, ScopeCatalog, Verdict,
 };
 
 /// The one place that decides, shared by all routes of a service.
@@ -57,6 +57,7 @@ pub(crate) struct Inner {
     pub(crate) id: u64,
     pub(crate) replica: Replica,
     pub(crate) formats: Vec<KeyFormat>,
+    pub(crate) foreign: Vec<ForeignFormat>,
     pub(crate) locations: Vec<KeyLocation>,
     /// What becomes of the field of each location.
     pub(crate) key_fields: Vec<KeyField>,
@@ -68,6 +69,7 @@ pub(crate) struct Inner {
     pub(crate) peppers: Peppers,
     pub(crate) catalog: Option<ScopeCatalog>,
     pub(crate) max_staleness: Duration,
+    pub(crate) counts_usage: bool,
 }
 
 impl Gate {
@@ -101,7 +103,7 @@ impl Gate {
             Ok(None) => return Decision::Ready(self.admit_anonymous()),
             Err(kind) => return Decision::Ready(self.refuse(kind, None, requirement)),
         };
-        match self.prove(presented.key, self.inner.max_staleness) {
+        match self.prove(&presented, self.inner.max_staleness) {
             Err(DenialKind::Unavailable) if self.inner.max_staleness.is_zero() => {
                 self.ask_the_store(&presented, request, requirement)
             }
@@ -137,13 +139,24 @@ impl Gate {
         if key.len() > MAX_KEY_LEN {
             return Err(DenialKind::Malformed);
         }
-        let mut formats = self.inner.formats.iter();
-        let recognised = formats.find_map(|format| format.parse(key));
+        let own = self
+            .inner
+            .formats
+            .iter()
+            .find_map(|format| format.parse(key));
+        let foreign = || {
+            self.inner
+                .foreign
+                .iter()
+                .find_map(|format| format.parse(key))
+        };
+        let recognised = own.or_else(foreign);
         let recognised = recognised.ok_or(DenialKind::Malformed)?;
         Ok(Some(Presented {
             key,
             location,
             environment: recognised.environment,
+            secret: recognised.secret,
         }))
     }
 
@@ -151,16 +164,26 @@ impl Gate {
     ///
     /// The order is the proof: an entry that is read after the freshness is at least that fresh, and
     /// a clock that is read last cannot make it look fresher than it was when it was read.
-    fn prove(&self, key: &[u8], max_staleness: Duration) -> Result<Proved, DenialKind> {
+    fn prove(
+        &self,
+        presented: &Presented<'_>,
+        max_staleness: Duration,
+    ) -> Result<Proved, DenialKind> {
         let replica = &self.inner.replica;
         let fresh_as_of = replica.fresh_as_of();
-        let mut candidates = self.inner.peppers.candidates(key);
-        let entry = candidates.find_map(|digest| replica.find(&digest));
+        let Presented { key, secret, .. } = *presented;
+        let candidates = self.inner.peppers.candidates(key, secret);
+        let mut entries = candidates.map(|digest| replica.find(&digest)).enumerate();
+        let entry = entries.find_map(|(way, entry)| Some((way, entry?)));
         let now = Moment::now(&**replica.clock());
         if fresh_as_of.is_older_than(max_staleness, now) {
             return Err(DenialKind::Unavailable);
         }
-        let entry = entry.ok_or(DenialKind::Unknown)?;
+        let (way, entry) = entry.ok_or(DenialKind::Unknown)?;
+        // Found in a way that new keys are not digested in any more.
+        if way > 0 {
+            replica.redigest(&entry, || self.inner.peppers.digest_text(key));
+        }
         Ok(Proved {
             entry,
             now: now.unix(),
@@ -177,19 +200,25 @@ impl Gate {
         let gate = self.clone();
         let requirement = Arc::clone(requirement);
         let key = Zeroizing::new(presented.key.to_vec());
-        let (location, environment) = (presented.location, presented.environment);
+        let Presented {
+            location,
+            environment,
+            secret,
+            ..
+        } = *presented;
         let origins = Origins(request.values("origin").map(<[u8]>::to_vec).collect());
         let refreshed = self.inner.replica.refreshed();
         Decision::Pending(Box::pin(async move {
-            let proved = if refreshed.await {
-                gate.prove(&key, Duration::MAX)
-            } else {
-                Err(DenialKind::Unavailable)
-            };
             let presented = Presented {
                 key: &key,
                 location,
                 environment,
+                secret,
+            };
+            let proved = if refreshed.await {
+                gate.prove(&presented, Duration::MAX)
+            } else {
+                Err(DenialKind::Unavailable)
             };
             gate.conclude(proved, &presented, &origins, &requirement)
         }))
@@ -212,13 +241,14 @@ impl Gate {
         // Changed while it was judged, perhaps together with its account: the two halves that were
         // seen may never have been true at once.
         if judged.is_ok() && entry.is_superseded() {
-            let proved = self.prove(presented.key, Duration::MAX);
+            let proved = self.prove(presented, Duration::MAX);
             return self.conclude(proved, presented, request, requirement);
         }
         if let Err(kind) = judged {
+            self.count(&entry, false, now);
             return self.refuse(kind, Some(entry), requirement);
         }
-        entry.used(now);
+        self.count(&entry, true, now);
         let principal = Principal {
             entry,
             gate: self.inner.id,
@@ -289,8 +319,14 @@ impl Gate {
         }
     }
 
+    fn count(&self, entry: &Entry, admitted: bool, now: Duration) {
+        if self.inner.counts_usage {
+            self.inner.replica.count(entry, admitted, now);
+        }
+    }
+
     fn admit(&self, principal: Principal) -> Verdict {
-        tracing::debug!(key.id = %principal.key_id(), key.hint = %principal.hint(), "request admitted");
+        note(&principal);
         let location = usize::from(principal.location);
         let own_field = |at: &KeyLocation| at.field() != "authorization";
         let place = self.inner.locations.get(location);
@@ -359,6 +395,17 @@ impl fmt::Debug for Gate {
     }
 }
 
+/// Tells who calls: to the log, and to the span of the request if it has room for it.
+fn note(principal: &Principal) {
+    let (id, hint) = (principal.key_id(), &principal.entry);
+    tracing::debug!(key.id = %id, key.hint = %hint.hint(), "request admitted");
+    let span = tracing::Span::current();
+    if !span.is_disabled() {
+        span.record("key.id", tracing::field::display(id));
+        span.record("key.hint", tracing::field::display(hint.hint()));
+    }
+}
+
 /// Rows 42 to 61, in that order: the key itself, and what its own text says.
 fn judge_key(
     entry: &Entry,
@@ -387,6 +434,8 @@ struct Presented<'a> {
     key: &'a [u8],
     location: u8,
     environment: Option<Environment>,
+    /// Where the part behind the prefix begins.
+    secret: usize,
 }
 
 /// The caller has shown the whole key.
@@ -403,7 +452,8 @@ impl RequestHead for Origins {
         ""
     }
 
-    fn values<'a>(&'a self, _: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.0.iter().map(|origin| &origin[..])
+    fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        let kept = self.0.iter().filter(move |_| field == "origin");
+        kept.map(|origin| &origin[..])
     }
 }

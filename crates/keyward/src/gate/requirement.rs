@@ -76,8 +76,16 @@ impl Requirement {
     }
 
     /// Serves these environments, instead of `live`.
+    ///
+    /// # Panics
+    /// When there is none.
     pub fn environments(mut self, environments: impl IntoIterator<Item = Environment>) -> Self {
-        self.environments = Some(environments.into_iter().collect());
+        let environments: Vec<_> = environments.into_iter().collect();
+        assert!(
+            !environments.is_empty(),
+            "a choice of no environments can never be met"
+        );
+        self.environments = Some(environments);
         self
     }
 
@@ -88,8 +96,15 @@ impl Requirement {
     }
 
     /// Accepts these kinds of keys, instead of secret ones.
+    ///
+    /// # Panics
+    /// When there is none.
     pub fn kinds(mut self, kinds: impl IntoIterator<Item = KeyKind>) -> Self {
         self.kinds = kinds.into_iter().collect();
+        assert!(
+            !self.kinds.is_empty(),
+            "a choice of no kinds can never be met"
+        );
         self
     }
 

@@ -465,7 +465,7 @@ fn finds_keys_under_the_current_and_the_retired_peppers() {
     let peppers = Peppers::new(pepper("new"))
         .retired(pepper("old"))
         .unwrap()
-        .or_none()
+        .accepting(DigestScheme::Sha256)
         .unwrap();
     for (way, found) in [
         (Peppers::new(pepper("new")), true),

@@ -25,16 +25,8 @@ pub struct ApiKey {
 
 impl ApiKey {
     pub(crate) fn new(text: Zeroizing<String>, prefix: &str) -> Self {
-        let mut last = [0; 4];
-        let tail = text.as_bytes().iter().rev();
-        for (to, from) in last.iter_mut().rev().zip(tail) {
-            *to = *from;
-        }
-        let prefix = prefix.into();
-        Self {
-            text,
-            hint: Hint { prefix, last },
-        }
+        let hint = Hint::of(&text, prefix);
+        Self { text, hint }
     }
 
     /// The secret. Show it to its owner and keep no copy.
@@ -71,6 +63,12 @@ pub struct Hint {
 }
 
 impl Hint {
+    pub(crate) fn of(key: &str, prefix: &str) -> Self {
+        let last = key.as_bytes().last_chunk().copied().unwrap_or_default();
+        let prefix = prefix.into();
+        Self { prefix, last }
+    }
+
     /// Parses the shown form, as a store keeps it.
     ///
     /// # Errors

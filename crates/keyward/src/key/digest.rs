@@ -3,6 +3,8 @@
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
+use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::{ParseError, ParseErrorKind, PepperId};
@@ -23,6 +25,32 @@ impl KeyDigest {
     pub fn new(scheme: DigestScheme, bytes: [u8; 32]) -> Self {
         let bytes = DigestBytes(bytes);
         Self { scheme, bytes }
+    }
+
+    /// A digest that another system has kept: hexadecimal or base64, either alphabet.
+    ///
+    /// ```
+    /// use keyward::{DigestScheme, KeyDigest};
+    ///
+    /// let hex = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    /// let base64 = "ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0";
+    /// let one = KeyDigest::import(DigestScheme::Sha256, hex)?;
+    /// assert_eq!(one, KeyDigest::import(DigestScheme::Sha256, base64)?);
+    /// # Ok::<(), keyward::ParseError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// When the text is not 32 bytes in one of these forms, or 64 for SHA-512, or the scheme needs a
+    /// pepper.
+    pub fn import(scheme: DigestScheme, text: &str) -> Result<Self, ParseError> {
+        let error = ParseError::new("digest", ParseErrorKind::Character);
+        let bytes = decode(text).ok_or(error)?;
+        let bytes = match scheme {
+            DigestScheme::Sha512 if bytes.len() == 64 => Sha256::digest(bytes).into(),
+            DigestScheme::Sha512 | DigestScheme::HmacSha256(_) => return Err(error),
+            _ => bytes.try_into().map_err(|_| error)?,
+        };
+        Ok(Self::new(scheme, bytes))
     }
 
     /// How it was made.
@@ -62,6 +90,10 @@ impl fmt::Debug for KeyDigest {
 pub enum DigestScheme {
     /// SHA-256 of the whole key.
     Sha256,
+    /// SHA-256 of what follows the prefix; only for keys that were made elsewhere.
+    Sha256OfSecret,
+    /// SHA-512 of the whole key, kept as the SHA-256 of it; only for keys that were made elsewhere.
+    Sha512,
     /// HMAC-SHA-256 of the whole key under the pepper of this id.
     HmacSha256(PepperId),
 }
@@ -74,6 +106,8 @@ impl DigestScheme {
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         match text.split_once(':') {
             None if text == "sha256" => Ok(Self::Sha256),
+            None if text == "sha256-of-secret" => Ok(Self::Sha256OfSecret),
+            None if text == "sha512" => Ok(Self::Sha512),
             Some(("hmac-sha256", id)) => Ok(Self::HmacSha256(PepperId::parse(id)?)),
             _ => Err(ParseError::new("digest scheme", ParseErrorKind::Unknown)),
         }
@@ -84,9 +118,26 @@ impl fmt::Display for DigestScheme {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sha256 => f.write_str("sha256"),
+            Self::Sha256OfSecret => f.write_str("sha256-of-secret"),
+            Self::Sha512 => f.write_str("sha512"),
             Self::HmacSha256(id) => write!(f, "hmac-sha256:{id}"),
         }
     }
+}
+
+/// The bytes of a hexadecimal or base64 text, told apart by the length.
+fn decode(text: &str) -> Option<Vec<u8>> {
+    if !matches!(text.len(), 64 | 128) {
+        let text = text
+            .trim_end_matches('=')
+            .replace('+', "-")
+            .replace('/', "_");
+        return BASE64_URL_SAFE_NO_PAD.decode(text).ok();
+    }
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let (pairs, _) = text.as_bytes().as_chunks();
+    let byte = |[high, low]: &[u8; 2]| u8::try_from(digit(*high)? * 16 + digit(*low)?).ok();
+    pairs.iter().map(byte).collect()
 }
 
 /// The bytes by which a record is found. They are compared in constant time, and as they are uniform
@@ -104,7 +155,11 @@ impl DigestBytes {
 
 impl PartialEq for DigestBytes {
     fn eq(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
+        let differ = (0..4).fold(0, |differ, place| {
+            differ | (self.word(place) ^ other.word(place))
+        });
+        // Without a branch on a part of the digest.
+        differ.ct_eq(&0).into()
     }
 }
 

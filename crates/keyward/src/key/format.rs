@@ -1,11 +1,8 @@
 //! How a product's keys look.
 
-use std::error::Error;
-use std::fmt;
-
 use zeroize::Zeroizing;
 
-use crate::{ApiKey, Environment, ParseError, ParseErrorKind};
+use crate::{Alphabet, ApiKey, Environment, Hint, ParseError, ParseErrorKind, RandomError};
 
 /// The longest text that is looked at as a key.
 pub(crate) const MAX_KEY_LEN: usize = 512;
@@ -130,7 +127,13 @@ impl KeyFormat {
         self.alphabet.push_random(&mut text, self.length)?;
         if self.checksum {
             let sum = crc32fast::hash(text.as_bytes());
-            text.extend(self.alphabet.digits(sum, checksum));
+            let digits = self.alphabet.digits(sum);
+            text.extend(
+                digits
+                    .iter()
+                    .skip(8 - checksum)
+                    .map(|digit| char::from(*digit)),
+            );
         }
         Ok(ApiKey::new(text, &prefix))
     }
@@ -139,6 +142,62 @@ impl KeyFormat {
     #[must_use]
     pub fn recognises(&self, text: &[u8]) -> bool {
         self.parse(text).is_some()
+    }
+
+    /// A regular expression that finds these keys, for secret scanners; the checksum is not in it.
+    ///
+    /// ```
+    /// let format = keyward::KeyFormat::new("vhk_{env}_")?;
+    /// assert_eq!(format.regex(), r"vhk_[a-z][a-z0-9-]{0,14}_[0-9A-Za-z]{38}");
+    /// # Ok::<(), keyward::ParseError>(())
+    /// ```
+    #[must_use]
+    pub fn regex(&self) -> String {
+        let environment = self
+            .tail
+            .as_ref()
+            .map(|tail| format!("[a-z][a-z0-9-]{{0,14}}{tail}"));
+        let class = match self.alphabet {
+            Alphabet::Base62 => "[0-9A-Za-z]",
+            Alphabet::Base64Url => "[0-9A-Za-z_-]",
+            Alphabet::Hex => "[0-9a-f]",
+        };
+        let length = self.length + self.checksum_len();
+        format!(
+            "{}{}{class}{{{length}}}",
+            self.head,
+            environment.unwrap_or_default()
+        )
+    }
+
+    /// Every key in a text: where it begins, the key, and its hint.
+    pub(crate) fn find_in<'a>(
+        &'a self,
+        text: &'a str,
+    ) -> impl Iterator<Item = (usize, &'a str, Hint)> {
+        let head = &*self.head;
+        // A head can be empty, where the text of the environment comes first.
+        let starts = text
+            .char_indices()
+            .filter(move |(at, _)| text.get(*at..).is_some_and(|rest| rest.starts_with(head)));
+        starts.filter_map(|(at, _)| {
+            let rest = text.get(at..)?;
+            let key = rest.get(..self.whole_length(rest)?)?;
+            self.parse(key.as_bytes())?;
+            let prefix = key.get(..key.len() - self.length - self.checksum_len())?;
+            let hint = Hint::of(key, prefix);
+            Some((at, key, hint))
+        })
+    }
+
+    /// How long the key would be that begins here.
+    fn whole_length(&self, text: &str) -> Option<usize> {
+        let mut prefix = self.head.len();
+        if let Some(tail) = &self.tail {
+            let rest = text.as_bytes().get(prefix..)?;
+            prefix += rest.iter().position(|b| !Environment::is_token_byte(*b))? + tail.len();
+        }
+        Some(prefix + self.length + self.checksum_len())
     }
 
     /// What the text says of its environment; `None` when it is not of this form.
@@ -157,12 +216,15 @@ impl KeyFormat {
         }
         if self.checksum {
             let (signed, sum) = text.split_at_checked(text.len() - checksum)?;
-            let digits = self.alphabet.digits(crc32fast::hash(signed), checksum);
-            if !digits.map(u32::from).eq(sum.iter().map(|b| u32::from(*b))) {
+            if !self.alphabet.digits(crc32fast::hash(signed)).ends_with(sum) {
                 return None;
             }
         }
-        Some(Recognised { environment })
+        let secret = text.len() - rest.len();
+        Some(Recognised {
+            environment,
+            secret,
+        })
     }
 
     fn checksum_len(&self) -> usize {
@@ -179,92 +241,8 @@ impl KeyFormat {
 pub(crate) struct Recognised {
     /// The environment that stands in the text, where the format has it there.
     pub(crate) environment: Option<Environment>,
-}
-
-/// The characters of a key's secret part. All are safe in a URL and are selected by a double click,
-/// `-` excepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Alphabet {
-    /// `0-9`, `A-Z`, `a-z`: 5.95 bits a character.
-    Base62,
-    /// `0-9`, `A-Z`, `a-z`, `-`, `_`: 6 bits a character.
-    Base64Url,
-    /// `0-9`, `a-f`: 4 bits a character.
-    Hex,
-}
-
-impl Alphabet {
-    const fn chars(self) -> &'static [u8] {
-        match self {
-            Self::Base62 => b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz",
-            Self::Base64Url => b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_",
-            Self::Hex => b"0123456789abcdef",
-        }
-    }
-
-    const fn holds(self, byte: u8) -> bool {
-        match self {
-            Self::Base62 => byte.is_ascii_alphanumeric(),
-            Self::Base64Url => byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'),
-            Self::Hex => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
-        }
-    }
-
-    /// The number of digits that hold any `u32`.
-    const fn checksum_len(self) -> usize {
-        match self {
-            Self::Base62 | Self::Base64Url => 6,
-            Self::Hex => 8,
-        }
-    }
-
-    /// A number in this alphabet, the highest digit first.
-    fn digits(self, number: u32, len: usize) -> impl Iterator<Item = char> {
-        let chars = self.chars();
-        (0..len).rev().map(move |place| {
-            let base = chars.len() as u64;
-            let digit =
-                u64::from(number) / base.pow(u32::try_from(place).unwrap_or(u32::MAX)) % base;
-            let digit = usize::try_from(digit).unwrap_or_default();
-            char::from(chars.get(digit).copied().unwrap_or_default())
-        })
-    }
-
-    /// Appends random characters without modulo bias: a byte past the last whole multiple of the
-    /// alphabet's size is thrown away.
-    pub(crate) fn push_random(self, text: &mut String, count: usize) -> Result<(), RandomError> {
-        let chars = self.chars();
-        let fair = 256 / chars.len() * chars.len();
-        let mut random = Zeroizing::new([0; 64]);
-        let mut left = count;
-        while left > 0 {
-            getrandom::fill(random.as_mut_slice()).map_err(RandomError)?;
-            let fair = random.iter().map(|b| usize::from(*b)).filter(|b| *b < fair);
-            let drawn = fair.filter_map(|b| chars.get(b % chars.len()));
-            for char in drawn.take(left) {
-                text.push(char::from(*char));
-                left -= 1;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The operating system gave no random bytes.
-#[derive(Clone, Copy, Debug)]
-pub struct RandomError(pub(crate) getrandom::Error);
-
-impl fmt::Display for RandomError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the operating system's random generator failed")
-    }
-}
-
-impl Error for RandomError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&self.0)
-    }
+    /// Where the part behind the prefix begins.
+    pub(crate) secret: usize,
 }
 
 #[cfg(test)]
@@ -328,23 +306,11 @@ mod tests {
         // crc32("vhk_test_" + 32 zeros), computed with zlib: 0x2C2A0A8C.
         let body = format!("vhk_test_{}", "0".repeat(32));
         let sum = crc32fast::hash(body.as_bytes());
-        let digits: String = Alphabet::Base62.digits(sum, 6).collect();
+        let digits = Alphabet::Base62.digits(sum);
+        let digits = std::str::from_utf8(&digits[2..]).unwrap();
         assert!(format.recognises(format!("{body}{digits}").as_bytes()));
-        let max: String = Alphabet::Base62.digits(u32::MAX, 6).collect();
-        assert_eq!(max, "4gfFC3");
-        let max: String = Alphabet::Hex.digits(0xDEAD_BEEF, 8).collect();
-        assert_eq!(max, "deadbeef");
-    }
-
-    #[test]
-    fn every_character_is_equally_likely() {
-        let mut text = String::new();
-        Alphabet::Base62.push_random(&mut text, 62_000).unwrap();
-        for char in Alphabet::Base62.chars() {
-            // 1,000 expected, standard deviation 31: eight of them never happen by chance.
-            let seen = text.bytes().filter(|b| b == char).count();
-            assert!((750..1250).contains(&seen), "{char}: {seen}");
-        }
+        assert_eq!(&Alphabet::Base62.digits(u32::MAX)[2..], b"4gfFC3");
+        assert_eq!(&Alphabet::Hex.digits(0xDEAD_BEEF), b"deadbeef");
     }
 
     #[test]
@@ -365,6 +331,37 @@ mod tests {
         let format = KeyFormat::new("x_").unwrap();
         assert!(format.clone().length(27).is_err());
         assert!(format.length(257).is_err());
+    }
+
+    #[test]
+    fn finds_keys_in_a_text_by_form_and_checksum() {
+        let format = KeyFormat::new("vhk_{env}_").unwrap();
+        let make = |environment| format.generate(environment).unwrap();
+        let (one, two) = (make(Environment::LIVE), make(Environment::TEST));
+        let mistyped = one.expose_secret().replace("live", "life");
+        let text = format!(
+            "é vhk_ vhk_live_ {mistyped}\n\"{}\",{}{}",
+            one.expose_secret(),
+            two.expose_secret(),
+            one.expose_secret(),
+        );
+        let found: Vec<_> = format.find_in(&text).collect();
+        let keys: Vec<_> = found.iter().map(|(_, key, _)| *key).collect();
+        assert_eq!(
+            keys,
+            [
+                one.expose_secret(),
+                two.expose_secret(),
+                one.expose_secret()
+            ]
+        );
+        for (at, key, hint) in &found {
+            assert!(text[*at..].starts_with(key));
+            assert!([one.hint(), two.hint()].contains(&hint));
+        }
+        let first = KeyFormat::new("{env}_").unwrap();
+        let key = first.generate(Environment::LIVE).unwrap();
+        assert!(first.find_in(key.expose_secret()).count() >= 1);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hmac::digest::KeyInit;
 use hmac::{Hmac, Mac};
-use sha2::{Digest, Sha256};
+use sha2::{Digest, Sha256, Sha512};
 
 use crate::key::digest::DigestBytes;
 use crate::{DigestScheme, KeyDigest, ParseError, ParseErrorKind};
@@ -91,28 +91,36 @@ impl fmt::Debug for Pepper {
 /// pays for all.
 ///
 /// ```
-/// use keyward::{Pepper, Peppers};
+/// use keyward::{DigestScheme, Pepper, Peppers};
 ///
 /// let current = Pepper::new("2026", b"sixteen bytes or more")?;
 /// let old = Pepper::new("2025", b"another sixteen bytes")?;
-/// let peppers = Peppers::new(current).retired(old)?.or_none()?;
+/// let peppers = Peppers::new(current).retired(old)?.accepting(DigestScheme::Sha256)?;
 /// assert_eq!(peppers.current().to_string(), "hmac-sha256:2026");
 /// # Ok::<(), keyward::ParseError>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct Peppers(Vec<Option<Pepper>>);
+pub struct Peppers(Vec<Way>);
+
+/// One way to make a digest.
+#[derive(Clone, Debug)]
+enum Way {
+    Pepper(Pepper),
+    /// Any scheme that needs no pepper.
+    Plain(DigestScheme),
+}
 
 impl Peppers {
     /// No pepper: SHA-256 alone.
     #[must_use]
     pub fn none() -> Self {
-        Self(vec![None])
+        Self(vec![Way::Plain(DigestScheme::Sha256)])
     }
 
     /// Digests new keys with this pepper.
     #[must_use]
     pub fn new(current: Pepper) -> Self {
-        Self(vec![Some(current)])
+        Self(vec![Way::Pepper(current)])
     }
 
     /// Goes on accepting keys that were digested with this pepper.
@@ -120,39 +128,50 @@ impl Peppers {
     /// # Errors
     /// When this is a fifth way, or the id is there already.
     pub fn retired(self, pepper: Pepper) -> Result<Self, ParseError> {
-        self.or(Some(pepper))
+        self.or(Way::Pepper(pepper))
     }
 
-    /// Goes on accepting keys that were digested without a pepper.
+    /// Goes on accepting keys that were digested in this way, without a pepper.
     ///
     /// # Errors
-    /// When this is a fifth way, or is there already.
-    pub fn or_none(self) -> Result<Self, ParseError> {
-        self.or(None)
+    /// When this is a fifth way, is there already, or needs a pepper.
+    pub fn accepting(self, scheme: DigestScheme) -> Result<Self, ParseError> {
+        match scheme {
+            DigestScheme::HmacSha256(_) => {
+                Err(ParseError::new("digest scheme", ParseErrorKind::Unknown))
+            }
+            plain => self.or(Way::Plain(plain)),
+        }
     }
 
     /// The scheme of new digests.
     #[must_use]
     pub fn current(&self) -> DigestScheme {
-        scheme(self.0.first().and_then(Option::as_ref))
+        self.0.first().map_or(DigestScheme::Sha256, Way::scheme)
     }
 
     /// The digest of a key under the current scheme.
     #[must_use]
     pub fn digest(&self, key: &crate::ApiKey) -> KeyDigest {
-        let current = self.0.first().and_then(Option::as_ref);
-        let bytes = digest(current, key.expose_secret().as_bytes());
-        KeyDigest::new(scheme(current), bytes.0)
+        self.digest_text(key.expose_secret().as_bytes())
+    }
+
+    pub(crate) fn digest_text(&self, key: &[u8]) -> KeyDigest {
+        let bytes = self.candidates(key, 0).next();
+        KeyDigest::new(self.current(), bytes.map_or([0; 32], |bytes| bytes.0))
     }
 
     /// The digests under which the key may be kept, in the order in which to try them.
-    pub(crate) fn candidates(&self, key: &[u8]) -> impl Iterator<Item = DigestBytes> {
-        self.0.iter().map(move |way| digest(way.as_ref(), key))
+    pub(crate) fn candidates(
+        &self,
+        key: &[u8],
+        secret: usize,
+    ) -> impl Iterator<Item = DigestBytes> {
+        self.0.iter().map(move |way| way.digest(key, secret))
     }
 
-    fn or(mut self, way: Option<Pepper>) -> Result<Self, ParseError> {
-        let new = scheme(way.as_ref());
-        if self.0.len() == MAX_SCHEMES || self.0.iter().any(|old| scheme(old.as_ref()) == new) {
+    fn or(mut self, way: Way) -> Result<Self, ParseError> {
+        if self.0.len() == MAX_SCHEMES || self.0.iter().any(|old| old.scheme() == way.scheme()) {
             return Err(ParseError::new("peppers", ParseErrorKind::TooMany));
         }
         self.0.push(way);
@@ -166,23 +185,28 @@ impl Default for Peppers {
     }
 }
 
-fn scheme(pepper: Option<&Pepper>) -> DigestScheme {
-    pepper.map_or(DigestScheme::Sha256, |pepper| {
-        DigestScheme::HmacSha256(pepper.id.clone())
-    })
-}
+impl Way {
+    fn scheme(&self) -> DigestScheme {
+        match self {
+            Self::Pepper(pepper) => DigestScheme::HmacSha256(pepper.id.clone()),
+            Self::Plain(scheme) => scheme.clone(),
+        }
+    }
 
-fn digest(pepper: Option<&Pepper>, key: &[u8]) -> DigestBytes {
-    DigestBytes(match pepper {
-        None => Sha256::digest(key).into(),
-        Some(pepper) => pepper
-            .mac
-            .clone()
-            .chain_update(key)
-            .finalize()
-            .into_bytes()
-            .into(),
-    })
+    /// The digest of a key whose secret part begins at `secret`.
+    fn digest(&self, key: &[u8], secret: usize) -> DigestBytes {
+        DigestBytes(match self {
+            Self::Pepper(pepper) => {
+                let mac = pepper.mac.clone().chain_update(key);
+                mac.finalize().into_bytes().into()
+            }
+            Self::Plain(DigestScheme::Sha256OfSecret) => {
+                Sha256::digest(key.get(secret..).unwrap_or(key)).into()
+            }
+            Self::Plain(DigestScheme::Sha512) => Sha256::digest(Sha512::digest(key)).into(),
+            Self::Plain(_) => Sha256::digest(key).into(),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -197,13 +221,13 @@ mod tests {
     fn digests_are_those_of_the_standards() {
         // FIPS 180-4, the one-block example.
         assert_eq!(
-            hex(digest(None, b"abc")),
+            hex(Way::Plain(DigestScheme::Sha256).digest(b"abc", 0)),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
         // RFC 4231 §4.2, test case 1.
         let pepper = Pepper::new("rfc", &[0x0b; 20]).unwrap();
         assert_eq!(
-            hex(digest(Some(&pepper), b"Hi There")),
+            hex(Way::Pepper(pepper).digest(b"Hi There", 0)),
             "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7"
         );
     }
@@ -222,12 +246,12 @@ mod tests {
         let three = Peppers::new(pepper("a"))
             .retired(pepper("b"))
             .unwrap()
-            .or_none()
+            .accepting(DigestScheme::Sha256)
             .unwrap();
         assert!(three.clone().retired(pepper("a")).is_err());
-        assert!(three.clone().or_none().is_err());
+        assert!(three.clone().accepting(DigestScheme::Sha256).is_err());
         let four = three.retired(pepper("c")).unwrap();
-        assert_eq!(four.candidates(b"key").count(), 4);
+        assert_eq!(four.candidates(b"key", 0).count(), 4);
         assert!(four.retired(pepper("d")).is_err());
     }
 
@@ -238,7 +262,7 @@ mod tests {
             .unwrap()
             .generate(crate::Environment::LIVE)
             .unwrap();
-        assert_eq!(format!("{peppers:?}"), "Peppers([Some(Pepper(id, ..))])");
+        assert_eq!(format!("{peppers:?}"), "Peppers([Pepper(Pepper(id, ..))])");
         let digest = peppers.digest(&key);
         assert_eq!(format!("{digest:?}"), "KeyDigest(hmac-sha256:id, ..)");
     }

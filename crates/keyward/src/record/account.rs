@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::error::named;
 use crate::{Environment, ParseError, ParseErrorKind};
 
 /// The service's own name for an account: 1 to 128 printable ASCII characters, no spaces.
@@ -70,9 +71,12 @@ pub struct Account {
     pub status: AccountStatus,
     /// Whether its plan includes the API; without it every key gets 403 `key_not_allowed`.
     pub api_access: bool,
-    /// Per environment, the epoch a key must have been made in, or later, to live.
-    /// A counter, never a time: revoking all keys adds one.
-    pub revoked_before: BTreeMap<Environment, u32>,
+    /// How many active keys it may have; the service's own bound where there is none.
+    pub max_active_keys: Option<u32>,
+    /// How often all its keys were revoked. A counter, never a time.
+    pub revoked_all: u32,
+    /// How often all its keys of an environment were revoked.
+    pub revoked: BTreeMap<Environment, u32>,
 }
 
 impl Account {
@@ -84,17 +88,17 @@ impl Account {
             revision: 0,
             status: AccountStatus::Active,
             api_access: true,
-            revoked_before: BTreeMap::new(),
+            max_active_keys: None,
+            revoked_all: 0,
+            revoked: BTreeMap::new(),
         }
     }
 
-    /// The epoch of the keys that are made now.
+    /// The epoch of the keys that are made now; a key of an earlier one is revoked.
     #[must_use]
     pub fn epoch(&self, environment: Environment) -> u32 {
-        self.revoked_before
-            .get(&environment)
-            .copied()
-            .unwrap_or_default()
+        let own = self.revoked.get(&environment).copied();
+        self.revoked_all.saturating_add(own.unwrap_or_default())
     }
 }
 
@@ -108,25 +112,4 @@ pub enum AccountStatus {
     Suspended,
 }
 
-impl AccountStatus {
-    /// Parses what [`as_str`](Self::as_str) gives.
-    ///
-    /// # Errors
-    /// When it is neither `active` nor `suspended`.
-    pub fn parse(text: &str) -> Result<Self, ParseError> {
-        match text {
-            "active" => Ok(Self::Active),
-            "suspended" => Ok(Self::Suspended),
-            _ => Err(ParseError::new("account status", ParseErrorKind::Unknown)),
-        }
-    }
-
-    /// `active` or `suspended`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Suspended => "suspended",
-        }
-    }
-}
+named!(AccountStatus, "account status": Active = "active", Suspended = "suspended");

@@ -2,8 +2,7 @@
 
 use std::fmt;
 
-use crate::key::format::{Alphabet, RandomError};
-use crate::{ParseError, ParseErrorKind};
+use crate::{Alphabet, ParseError, ParseErrorKind, RandomError};
 
 const PREFIX: &str = "key_";
 const LEN: usize = 12;

@@ -2,8 +2,9 @@
 
 use std::time::SystemTime;
 
+use crate::error::named;
 use crate::{
-    AccountId, Environment, Hint, KeyDigest, KeyId, OriginPolicy, ParseError, ParseErrorKind,
+    Account, AccountId, Environment, Hint, KeyDigest, KeyId, Metadata, OriginPolicy, RateLimit,
     Scopes,
 };
 
@@ -15,8 +16,10 @@ pub struct KeyRecord {
     pub id: KeyId,
     /// Which version this is; the store sets it. Zero: not stored yet.
     pub revision: u64,
-    /// By which the key is found; it never changes.
+    /// By which the key is found.
     pub digest: KeyDigest,
+    /// How often it was digested anew; a commit that changes the digest adds one.
+    pub redigested: u32,
     /// What may be shown of the key.
     pub hint: Hint,
     /// The owner's name for it.
@@ -31,6 +34,10 @@ pub struct KeyRecord {
     pub scopes: Scopes,
     /// Which web pages may use it.
     pub origins: OriginPolicy,
+    /// How often it may be used.
+    pub rate_limit: Option<RateLimit>,
+    /// What the service wants to remember of it.
+    pub metadata: Metadata,
     /// The account's epoch when it was made; below the account's present one it is revoked.
     pub epoch: u32,
     /// Whether it works.
@@ -39,6 +46,16 @@ pub struct KeyRecord {
     pub created_at: SystemTime,
     /// From this moment on it is dead. Kept in whole seconds, rounded down.
     pub expires_at: Option<SystemTime>,
+    /// When it was revoked by itself; a revocation of all its account's keys leaves no mark here.
+    pub revoked_at: Option<SystemTime>,
+    /// Why it was revoked.
+    pub revoked_for: String,
+    /// The key whose place it took.
+    pub predecessor: Option<KeyId>,
+    /// The key that took its place.
+    pub successor: Option<KeyId>,
+    /// When it was used last, as far as the store knows; a commit does not change it.
+    pub last_used_at: Option<SystemTime>,
 }
 
 impl KeyRecord {
@@ -56,6 +73,7 @@ impl KeyRecord {
             id,
             revision: 0,
             digest,
+            redigested: 0,
             hint,
             name: String::new(),
             account,
@@ -63,12 +81,50 @@ impl KeyRecord {
             kind: KeyKind::Secret,
             scopes: Scopes::none(),
             origins: OriginPolicy::Any,
+            rate_limit: None,
+            metadata: Metadata::default(),
             epoch: 0,
             status: KeyStatus::Active,
             created_at,
             expires_at: None,
+            revoked_at: None,
+            revoked_for: String::new(),
+            predecessor: None,
+            successor: None,
+            last_used_at: None,
         }
     }
+
+    /// Whether it works, all things considered but those of its account's status.
+    #[must_use]
+    pub fn state(&self, account: &Account, now: SystemTime) -> KeyState {
+        match self.status {
+            KeyStatus::Revoked => KeyState::Revoked,
+            _ if self.epoch < account.epoch(self.environment) => KeyState::Revoked,
+            _ if self.expires_at.is_some_and(|at| at <= now) => KeyState::Expired,
+            KeyStatus::Disabled => KeyState::Disabled,
+            KeyStatus::Active => KeyState::Active,
+        }
+    }
+}
+
+/// Whether a key works at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeyState {
+    /// It does.
+    Active,
+    /// It is switched off and can be switched on again.
+    Disabled,
+    /// It is dead for good: by itself, or with all keys of its account.
+    Revoked,
+    /// Its time is over.
+    Expired,
+}
+
+named! {
+    KeyState, "key state":
+    Active = "active", Disabled = "disabled", Revoked = "revoked", Expired = "expired",
 }
 
 /// Where a key may live.
@@ -83,28 +139,7 @@ pub enum KeyKind {
     Publishable,
 }
 
-impl KeyKind {
-    /// Parses what [`as_str`](Self::as_str) gives.
-    ///
-    /// # Errors
-    /// When it is neither `secret` nor `publishable`.
-    pub fn parse(text: &str) -> Result<Self, ParseError> {
-        match text {
-            "secret" => Ok(Self::Secret),
-            "publishable" => Ok(Self::Publishable),
-            _ => Err(ParseError::new("key kind", ParseErrorKind::Unknown)),
-        }
-    }
-
-    /// `secret` or `publishable`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Secret => "secret",
-            Self::Publishable => "publishable",
-        }
-    }
-}
+named!(KeyKind, "key kind": Secret = "secret", Publishable = "publishable");
 
 /// Whether a key works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,27 +153,7 @@ pub enum KeyStatus {
     Revoked,
 }
 
-impl KeyStatus {
-    /// Parses what [`as_str`](Self::as_str) gives.
-    ///
-    /// # Errors
-    /// When it is none of `active`, `disabled` and `revoked`.
-    pub fn parse(text: &str) -> Result<Self, ParseError> {
-        match text {
-            "active" => Ok(Self::Active),
-            "disabled" => Ok(Self::Disabled),
-            "revoked" => Ok(Self::Revoked),
-            _ => Err(ParseError::new("key status", ParseErrorKind::Unknown)),
-        }
-    }
-
-    /// `active`, `disabled` or `revoked`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Disabled => "disabled",
-            Self::Revoked => "revoked",
-        }
-    }
+named! {
+    KeyStatus, "key status":
+    Active = "active", Disabled = "disabled", Revoked = "revoked",
 }

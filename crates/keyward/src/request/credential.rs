@@ -1,5 +1,6 @@
 //! Finds exactly one key in a request.
 
+use crate::request::location::names_a_scheme;
 use crate::{KeyLocation, RequestHead};
 
 /// What a request holds in the configured locations.
@@ -7,7 +8,7 @@ use crate::{KeyLocation, RequestHead};
 pub(crate) enum Credential<'a> {
     /// No location is used.
     Absent,
-    /// A location is used, but the place for the key is empty.
+    /// A location is used, but holds nothing that could be a key.
     Empty,
     /// One key, and the index of its location.
     One(&'a [u8], u8),
@@ -24,8 +25,11 @@ impl<'a> Credential<'a> {
             if lines.next().is_some() {
                 return Credential::Several;
             }
-            let Some(key) = location.key_in(line) else {
-                continue;
+            let key = match location.key_in(line) {
+                Some(key) => key,
+                None if names_a_scheme(line) => continue,
+                // Neither ours nor another scheme's: somebody meant to send something.
+                None => &[],
             };
             found = match found {
                 Credential::Absent if key.is_empty() => Credential::Empty,
@@ -82,7 +86,11 @@ mod tests {
         check(&[], Absent);
         check(&[("x-other", b"k")], Absent);
         check(&[(a, b"Basic dTpw")], Absent);
-        check(&[(a, b"Bearer\tk")], Absent);
+        check(&[(a, b"Bearer\tk")], Empty);
+        check(&[(a, b"Bearer:k")], Empty);
+        check(&[(a, b"vhk_live_k")], Empty);
+        check(&[(a, b"")], Empty);
+        check(&[(a, b"Negotiate")], Absent);
         check(&[(x, b"")], Empty);
         check(&[(x, b"   ")], Empty);
         check(&[(x, b"\t")], Empty);

@@ -2,6 +2,24 @@
 
 use crate::{KeyKind, ParseError, ParseErrorKind};
 
+/// Fields that mean something else: to read a key there, or to remove them, would break the request.
+const TAKEN: [&str; 14] = [
+    "authorization",
+    "connection",
+    "content-length",
+    "content-type",
+    "cookie",
+    "expect",
+    "host",
+    "origin",
+    "proxy-authorization",
+    "referer",
+    "set-cookie",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+];
+
 /// Where in a request a key may travel. Never the URL, never a cookie.
 ///
 /// ```
@@ -30,13 +48,12 @@ impl KeyLocation {
     /// A field of its own that holds the key and nothing else.
     ///
     /// # Errors
-    /// When it is not a field name (RFC 9110 §5.1), or one that means something else: `authorization`,
-    /// `proxy-authorization`, `cookie`, `origin`.
+    /// When it is not a field name (RFC 9110 §5.1), or one that means something else, such as
+    /// `authorization`, `cookie`, `host` or `origin`.
     pub fn header(name: &str) -> Result<Self, ParseError> {
         let name = name.to_ascii_lowercase();
         check_token("field name", &name)?;
-        let taken = ["authorization", "proxy-authorization", "cookie", "origin"];
-        if taken.contains(&&*name) {
+        if TAKEN.contains(&&*name) || name.starts_with("access-control-") {
             return Err(ParseError::new("field name", ParseErrorKind::Unknown));
         }
         Ok(Self::secret(Place::Field(name.into())))
@@ -145,7 +162,7 @@ impl KeyLocation {
                 let spaces = rest.iter().take_while(|byte| **byte == b' ').count();
                 same.then(|| rest.get(spaces..)).flatten()
             }
-            Place::RawAuthorization => (!line.contains(&b' ')).then_some(line),
+            Place::RawAuthorization => (!names_a_scheme(line)).then_some(line),
         }
     }
 
@@ -161,6 +178,14 @@ fn trim(mut value: &[u8]) -> &[u8] {
         value = rest;
     }
     value
+}
+
+/// Whether a line of `Authorization` begins with the name of a scheme (RFC 9110 §11.4): letters, digits
+/// and hyphens, fewer than any key has, then a space or nothing.
+pub(crate) fn names_a_scheme(line: &[u8]) -> bool {
+    let name = line.split(|byte| *byte == b' ').next().unwrap_or_default();
+    let is_name_byte = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-';
+    (1..20).contains(&name.len()) && name.iter().all(is_name_byte)
 }
 
 fn check_token(subject: &'static str, text: &str) -> Result<(), ParseError> {
@@ -180,7 +205,18 @@ mod tests {
 
     #[test]
     fn takes_only_field_names_that_are_free() {
-        for bad in ["", "x y", "x:y", "é", "Authorization", "cookie", "ORIGIN"] {
+        for bad in [
+            "",
+            "x y",
+            "x:y",
+            "é",
+            "Authorization",
+            "cookie",
+            "ORIGIN",
+            "Host",
+            "content-length",
+            "Access-Control-Request-Method",
+        ] {
             assert!(KeyLocation::header(bad).is_err(), "{bad}");
         }
         assert!(KeyLocation::scheme("").is_err());
@@ -211,6 +247,16 @@ mod tests {
     fn takes_a_raw_key_only_without_a_scheme() {
         let raw = KeyLocation::raw_authorization();
         assert_eq!(raw.key_in(b" cs_1 "), Some(&b"cs_1"[..]));
-        assert_eq!(raw.key_in(b"Bearer cs_1"), None);
+        for other in [
+            &b"Bearer cs_1"[..],
+            b"Bearer",
+            b"Basic ",
+            b"AWS4-HMAC-SHA256 x",
+        ] {
+            assert_eq!(raw.key_in(other), None, "{other:?}");
+        }
+        for odd in [&b"cs_1 x"[..], b"cs_1, cs_1", b"Bearer\tcs_1"] {
+            assert_eq!(raw.key_in(odd), Some(odd), "{odd:?}");
+        }
     }
 }

@@ -8,6 +8,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::indexing_slicing,
     reason = "a broken promise ends the test"
 )]
 
@@ -19,9 +20,11 @@ use std::thread::{self, Thread};
 use std::time::{Duration, SystemTime};
 
 use crate::{
-    Account, AccountId, AccountStatus, ApiKey, Commit, Decision, DenialKind, Environment, Gate,
-    KeyFormat, KeyId, KeyKind, KeyRecord, KeyStatus, OriginPolicy, Peppers, RequestHead,
-    Requirement, Scopes, Store, StoreErrorKind, Verdict,
+    Account, AccountId, AccountStatus, ActiveKeys, AdminErrorKind, ApiKey, AuditAction, AuditEntry,
+    Commit, CreateToken, Decision, DenialKind, DigestScheme, Environment, Gate, KeyCursor,
+    KeyFormat, KeyId, KeyKind, KeyQuery, KeyRecord, KeyState, KeyStatus, Metadata, OriginPolicy,
+    Pepper, Peppers, RateLimit, RequestHead, Requirement, Scopes, Store, StoreErrorKind,
+    UsageQuery, Verdict,
 };
 
 /// Runs the suite; `open` gives a new, empty store each time it is called.
@@ -35,6 +38,13 @@ pub fn check<S: Store>(open: impl Fn() -> S) {
     an_account_rules_its_keys(&open());
     refuses_what_is_at_odds_with_what_is_stored(&open());
     of_two_changes_at_once_one_wins(&open());
+    writes_only_where_nothing_has_changed(&open());
+    keeps_the_bound_of_active_keys(&open());
+    lists_keys_page_by_page(&open());
+    a_token_stands_for_one_key(&open());
+    the_audit_trail_only_grows(&open());
+    counts_every_use_once(&open());
+    digests_a_key_anew(&open());
 }
 
 /// Waits for a future on this thread.
@@ -61,7 +71,9 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
 fn gives_back_what_was_committed<S: Store>(store: &S) {
     let mut account = account("acme");
     account.api_access = false;
-    account.revoked_before = BTreeMap::from([(Environment::TEST, 3), (environment("eu-1"), 1)]);
+    account.max_active_keys = Some(0);
+    account.revoked_all = 7;
+    account.revoked = BTreeMap::from([(Environment::TEST, 3), (environment("eu-1"), 1)]);
     let (_, mut full) = key("acme", environment("eu-1"));
     full.name = "Ünïcode 'quoted' \"name\"\n\0".into();
     full.kind = KeyKind::Publishable;
@@ -69,10 +81,16 @@ fn gives_back_what_was_committed<S: Store>(store: &S) {
     full.origins = OriginPolicy::listed(["bücher.example", "http://*.localhost:*"])
         .unwrap()
         .or_no_origin();
-    full.epoch = 1;
+    full.rate_limit = Some(RateLimit::per_minute(100).unwrap().burst(200).unwrap());
+    full.metadata = Metadata::parse("{\"ü\":[1,null]}").unwrap();
+    full.epoch = 8;
     full.status = KeyStatus::Disabled;
     full.expires_at = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::from(u32::MAX) * 2));
+    full.revoked_at = Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_456));
+    full.revoked_for = "posted in a 'chat'".into();
     let (_, plain) = key("acme", Environment::LIVE);
+    full.predecessor = Some(plain.id);
+    full.successor = Some(plain.id);
     commit(store, [&account], [&full, &plain]).unwrap();
 
     account.revision = stored_account(store, &account.id).revision;
@@ -139,7 +157,7 @@ fn an_account_rules_its_keys<S: Store>(store: &S) {
     assert_eq!(change(&|account| account.api_access = true), Ok(()));
     let next = |environment| {
         move |account: &mut Account| {
-            account.revoked_before.insert(environment, 1);
+            account.revoked.insert(environment, 1);
         }
     };
     assert_eq!(change(&next(Environment::TEST)), Ok(()));
@@ -212,6 +230,395 @@ fn of_two_changes_at_once_one_wins<S: Store>(store: &S) {
     assert_eq!(winners, [stored_key(store, record.id).name]);
 }
 
+fn writes_only_where_nothing_has_changed<S: Store>(store: &S) {
+    let (_, record) = key("acme", Environment::LIVE);
+    commit(store, [&account("acme")], [&record]).unwrap();
+    let owner = stored_account(store, &record.account);
+    let current = stored_key(store, record.id);
+    let unknown = KeyId::random().unwrap();
+    for (accounts, keys, outcome) in [
+        (
+            vec![(owner.id.clone(), owner.revision)],
+            vec![(current.id, current.revision)],
+            Ok(()),
+        ),
+        (
+            vec![(owner.id.clone(), owner.revision + 1)],
+            vec![],
+            Err(StoreErrorKind::Conflict),
+        ),
+        (
+            vec![(owner.id.clone(), 0)],
+            vec![],
+            Err(StoreErrorKind::Conflict),
+        ),
+        (
+            vec![],
+            vec![(current.id, current.revision - 1)],
+            Err(StoreErrorKind::Conflict),
+        ),
+        (vec![], vec![(unknown, 1)], Err(StoreErrorKind::Conflict)),
+    ] {
+        let (_, new) = key("acme", Environment::LIVE);
+        let new_id = new.id;
+        let commit = Commit {
+            keys: vec![new],
+            unchanged_accounts: accounts,
+            unchanged_keys: keys,
+            ..Commit::default()
+        };
+        assert_eq!(write(store, commit), outcome);
+        assert_eq!(
+            block_on(store.key(new_id)).unwrap().is_some(),
+            outcome.is_ok()
+        );
+    }
+}
+
+fn keeps_the_bound_of_active_keys<S: Store>(store: &S) {
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    let mut owner = account("acme");
+    owner.revoked_all = 1;
+    commit(store, [&owner, &account("other")], []).unwrap();
+    let create = |change: &dyn Fn(&mut KeyRecord), at_most| {
+        let (_, mut record) = key("acme", Environment::LIVE);
+        record.epoch = 1;
+        change(&mut record);
+        let account = owner.id.clone();
+        let active_keys = Some(ActiveKeys {
+            account,
+            at_most,
+            now,
+        });
+        write(
+            store,
+            Commit {
+                keys: vec![record],
+                active_keys,
+                ..Commit::default()
+            },
+        )
+    };
+    let full = Err(StoreErrorKind::TooManyKeys);
+    assert_eq!(create(&|_| {}, 0), full);
+    assert_eq!(create(&|key| key.status = KeyStatus::Disabled, 0), full);
+    // None of these is active.
+    create(&|key| key.status = KeyStatus::Revoked, 0).unwrap();
+    create(&|key| key.expires_at = Some(now), 0).unwrap();
+    create(&|key| key.epoch = 0, 0).unwrap();
+    let other = AccountId::parse("other").unwrap();
+    create(&|key| key.account = other.clone(), 0).unwrap();
+    // One short of the bound: of many at once, one fits.
+    create(
+        &|key| key.expires_at = Some(now + Duration::from_secs(1)),
+        1,
+    )
+    .unwrap();
+    let done: usize = thread::scope(|threads| {
+        let all: Vec<_> = (0..8)
+            .map(|_| threads.spawn(|| create(&|_| {}, 2)))
+            .collect();
+        all.into_iter()
+            .map(|thread| usize::from(thread.join().unwrap().is_ok()))
+            .sum()
+    });
+    assert_eq!(done, 1);
+    assert_eq!(create(&|_| {}, 2), full);
+    create(&|_| {}, 3).unwrap();
+}
+
+fn lists_keys_page_by_page<S: Store>(store: &S) {
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    let mut owner = account("acme");
+    owner.revoked.insert(Environment::TEST, 1);
+    commit(store, [&owner, &account("other")], []).unwrap();
+    let mut all = Vec::new();
+    for n in 0..30_u64 {
+        let environment = if n % 2 == 0 {
+            Environment::LIVE
+        } else {
+            Environment::TEST
+        };
+        let (_, mut record) = key("acme", environment);
+        // Pairs of the same moment: the id decides.
+        record.created_at =
+            SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_000 + n / 2);
+        record.epoch = u32::from(n % 3 == 0);
+        record.status = match n % 5 {
+            0 => KeyStatus::Disabled,
+            1 => KeyStatus::Revoked,
+            _ => KeyStatus::Active,
+        };
+        record.expires_at = (n % 7 == 0).then_some(now);
+        commit(store, [], [&record]).unwrap();
+        all.push(stored_key(store, record.id));
+    }
+    let (_, others) = key("other", Environment::LIVE);
+    commit(store, [], [&others]).unwrap();
+    all.sort_unstable_by_key(|key| std::cmp::Reverse(KeyCursor::of(key)));
+    let owner = stored_account(store, &owner.id);
+    let states = [
+        KeyState::Active,
+        KeyState::Disabled,
+        KeyState::Revoked,
+        KeyState::Expired,
+    ];
+    for state in states.map(Some).into_iter().chain([None]) {
+        for environment in [None, Some(Environment::LIVE), Some(Environment::TEST)] {
+            let query = |after| KeyQuery {
+                account: owner.id.clone(),
+                environment,
+                state,
+                now,
+                after,
+                limit: 4,
+            };
+            let wanted: Vec<_> = all
+                .iter()
+                .filter(|key| query(None).wants(key, &owner))
+                .collect();
+            let mut found = Vec::new();
+            let mut after = None;
+            loop {
+                let page = block_on(store.keys(query(after))).unwrap();
+                assert!(page.len() <= 4);
+                let Some(last) = page.last() else { break };
+                after = Some(KeyCursor::of(last));
+                found.extend(page);
+            }
+            assert!(found.iter().eq(wanted), "{state:?} {environment:?}");
+        }
+    }
+    let nobody = KeyQuery {
+        account: AccountId::parse("nobody").unwrap(),
+        environment: None,
+        state: None,
+        now,
+        after: None,
+        limit: 1,
+    };
+    assert_eq!(block_on(store.keys(nobody)).unwrap(), []);
+}
+
+fn a_token_stands_for_one_key<S: Store>(store: &S) {
+    commit(store, [&account("acme"), &account("other")], []).unwrap();
+    let create = |owner: &str, token: &str| {
+        let (_, record) = key(owner, Environment::LIVE);
+        let token = CreateToken {
+            account: record.account.clone(),
+            token: token.into(),
+            key: record.id,
+        };
+        let id = record.id;
+        let token = Some(token);
+        write(
+            store,
+            Commit {
+                keys: vec![record],
+                token,
+                ..Commit::default()
+            },
+        )
+        .map(|()| id)
+    };
+    let find = |owner: &str, token: &str| {
+        block_on(store.created_with(AccountId::parse(owner).unwrap(), token.into())).unwrap()
+    };
+    assert_eq!(find("acme", "t"), None);
+    let id = create("acme", "t").unwrap();
+    assert_eq!(find("acme", "t"), Some(id));
+    assert_eq!(create("acme", "t"), Err(StoreErrorKind::Conflict));
+    assert_eq!(find("acme", "t"), Some(id));
+    assert_eq!(find("acme", "T"), None);
+    assert_eq!(find("other", "t"), None);
+    create("other", "t").unwrap();
+    create("acme", "'").unwrap();
+}
+
+fn the_audit_trail_only_grows<S: Store>(store: &S) {
+    let owner = AccountId::parse("acme").unwrap();
+    let mut written = Vec::new();
+    for n in 0..9_u64 {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_000 + n);
+        let mut line = AuditEntry::new(at, "ünì 'x'", AuditAction::RevokeAll);
+        line.account = (n % 3 > 0).then(|| owner.clone());
+        line.key = (n % 2 > 0).then(|| KeyId::random().unwrap());
+        line.refused = (n % 4 > 0).then_some(AdminErrorKind::TooManyKeys);
+        line.reason = format!("reason {n}");
+        write(
+            store,
+            Commit {
+                audit: vec![line.clone()],
+                ..Commit::default()
+            },
+        )
+        .unwrap();
+        written.push(line);
+    }
+    // A commit that conflicts leaves no line.
+    let (_, orphan) = key("nobody", Environment::LIVE);
+    let audit = vec![written[0].clone()];
+    write(
+        store,
+        Commit {
+            keys: vec![orphan],
+            audit,
+            ..Commit::default()
+        },
+    )
+    .unwrap_err();
+
+    let all = block_on(store.audit(None, None, 100)).unwrap();
+    assert!(all.windows(2).all(|pair| pair[0].number > pair[1].number));
+    let without_number = all.iter().rev().map(|line| AuditEntry {
+        number: 0,
+        ..line.clone()
+    });
+    assert!(without_number.eq(written.iter().cloned()));
+    let own: Vec<_> = all
+        .iter()
+        .filter(|line| line.account.is_some())
+        .cloned()
+        .collect();
+    assert_eq!(
+        block_on(store.audit(Some(owner.clone()), None, 100)).unwrap(),
+        own
+    );
+    let page = block_on(store.audit(Some(owner), Some(own[1].number), 2)).unwrap();
+    assert_eq!(page, own[2..4]);
+}
+
+fn counts_every_use_once<S: Store>(store: &S) {
+    let (secret, record) = key("acme", Environment::LIVE);
+    let (others, _) = key("other", Environment::TEST);
+    let (tests, test) = key("acme", Environment::TEST);
+    commit(
+        store,
+        [&account("acme"), &account("other")],
+        [&record, &test],
+    )
+    .unwrap();
+    let query = |account: &str, environment, hours: std::ops::Range<u64>| {
+        let query = UsageQuery {
+            account: AccountId::parse(account).unwrap(),
+            environment,
+            from: hours.start,
+            until: hours.end,
+        };
+        let hours = block_on(store.usage(query)).unwrap();
+        hours
+            .iter()
+            .fold((0, 0, 0), |(admitted, refused, billable), hour| {
+                (
+                    admitted + hour.admitted,
+                    refused + hour.refused,
+                    billable + hour.billable(),
+                )
+            })
+    };
+    let ever = 0..u64::MAX >> 1;
+    (0..3).for_each(|_| ask(store, &secret).unwrap());
+    ask(store, &others).unwrap_err(); // Unknown: it counts for nobody.
+    ask(store, &tests).unwrap_err(); // On a live route.
+    block_on(store.flush()).unwrap();
+    assert_eq!(query("acme", None, ever.clone()), (3, 1, 3));
+    let used = stored_key(store, record.id).last_used_at.unwrap();
+    let now = SystemTime::UNIX_EPOCH + store.replica().clock().unix();
+    assert!(now.duration_since(used).unwrap() < Duration::from_secs(60));
+    assert_eq!(
+        stored_key(store, test.id).last_used_at,
+        None,
+        "it was never let in"
+    );
+
+    block_on(store.flush()).unwrap();
+    assert_eq!(
+        query("acme", None, ever.clone()),
+        (3, 1, 3),
+        "flushed again"
+    );
+    let mut record = stored_key(store, record.id);
+    record.last_used_at = None;
+    record.status = KeyStatus::Revoked;
+    commit(store, [], [&record]).unwrap();
+    assert_eq!(
+        stored_key(store, record.id).last_used_at,
+        Some(used),
+        "a commit leaves it"
+    );
+    ask(store, &secret).unwrap_err();
+    block_on(store.flush()).unwrap();
+    assert_eq!(query("acme", None, ever.clone()), (3, 2, 3));
+    assert_eq!(
+        stored_key(store, record.id).last_used_at,
+        Some(used),
+        "a refusal is no use"
+    );
+    assert_eq!(
+        query("acme", Some(Environment::LIVE), ever.clone()),
+        (3, 1, 3)
+    );
+    assert_eq!(
+        query("acme", Some(Environment::TEST), ever.clone()),
+        (0, 1, 0)
+    );
+    assert_eq!(query("other", None, ever), (0, 0, 0));
+    let hour = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
+        / 3600;
+    assert_eq!(query("acme", None, hour + 2..hour + 9), (0, 0, 0));
+    assert_eq!(query("acme", None, 0..hour - 2), (0, 0, 0));
+}
+
+fn digests_a_key_anew<S: Store>(store: &S) {
+    let pepper = |id| Pepper::new(id, format!("the secret of {id}").as_bytes()).unwrap();
+    let (secret, mut record) = key("acme", Environment::LIVE);
+    let (others, other) = key("acme", Environment::LIVE);
+    record.digest = Peppers::new(pepper("old")).digest(&secret);
+    commit(store, [&account("acme")], [&record, &other]).unwrap();
+    let schemes = || {
+        let mut schemes = block_on(store.schemes()).unwrap();
+        schemes.sort_by_key(|(scheme, _)| scheme.to_string());
+        schemes
+            .into_iter()
+            .map(|(scheme, n)| format!("{scheme} {n}"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(schemes(), ["hmac-sha256:old 1", "sha256 1"]);
+    let both = Peppers::new(pepper("new"))
+        .retired(pepper("old"))
+        .unwrap()
+        .accepting(DigestScheme::Sha256)
+        .unwrap();
+    let gate = Gate::builder(store.replica())
+        .format(format())
+        .peppers(both)
+        .build()
+        .unwrap();
+    let ask = |key| ask_gate(&gate, key);
+    assert_eq!(ask(&secret), Ok(()));
+    assert_eq!(
+        schemes(),
+        ["hmac-sha256:old 1", "sha256 1"],
+        "not before the flush"
+    );
+    block_on(store.flush()).unwrap();
+    assert_eq!(schemes(), ["hmac-sha256:new 1", "sha256 1"]);
+    assert_eq!(stored_key(store, record.id).redigested, 1);
+    assert_eq!((ask(&secret), ask(&others)), (Ok(()), Ok(())));
+    block_on(store.flush()).unwrap();
+    assert_eq!(schemes(), ["hmac-sha256:new 2"]);
+    assert_eq!(store.replica().len(), 2, "nothing is left where it was");
+
+    let mut record = stored_key(store, record.id);
+    record.status = KeyStatus::Revoked;
+    commit(store, [], [&record]).unwrap();
+    assert_eq!(ask(&secret), Err(DenialKind::Revoked), "under every pepper");
+    assert_eq!(ask(&others), Ok(()));
+}
+
 fn account(id: &str) -> Account {
     Account::new(AccountId::parse(id).unwrap())
 }
@@ -245,7 +652,12 @@ fn commit<S: Store, const A: usize, const K: usize>(
     let commit = Commit {
         accounts: accounts.map(Clone::clone).into(),
         keys: keys.map(Clone::clone).into(),
+        ..Commit::default()
     };
+    write(store, commit)
+}
+
+fn write<S: Store>(store: &S, commit: Commit) -> Result<(), StoreErrorKind> {
     block_on(store.commit(commit)).map_err(|error| error.kind())
 }
 
@@ -259,26 +671,32 @@ fn stored_account<S: Store>(store: &S, id: &AccountId) -> Account {
 
 /// What a gate over the store says to the key.
 fn ask<S: Store>(store: &S, key: &ApiKey) -> Result<(), DenialKind> {
-    struct Head<'a>(&'a ApiKey);
+    ask_gate(
+        &Gate::builder(store.replica())
+            .format(format())
+            .build()
+            .unwrap(),
+        key,
+    )
+}
 
-    impl RequestHead for Head<'_> {
-        fn method(&self) -> &'static str {
-            "GET"
-        }
-
-        fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-            let key = self.0.expose_secret().as_bytes();
-            (field == "x-api-key").then_some(key).into_iter()
-        }
-    }
-
-    let gate = Gate::builder(store.replica())
-        .format(format())
-        .build()
-        .unwrap();
+fn ask_gate(gate: &Gate, key: &ApiKey) -> Result<(), DenialKind> {
     match gate.check(&Head(key), &Arc::new(Requirement::new()), None) {
         Decision::Ready(Verdict::Admit(_)) => Ok(()),
         Decision::Ready(Verdict::Refuse(refusal)) => Err(refusal.denial.unwrap().kind()),
         Decision::Pending(_) => panic!("a gate that trusts its memory does not wait"),
+    }
+}
+
+struct Head<'a>(&'a ApiKey);
+
+impl RequestHead for Head<'_> {
+    fn method(&self) -> &'static str {
+        "GET"
+    }
+
+    fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        let key = self.0.expose_secret().as_bytes();
+        (field == "x-api-key").then_some(key).into_iter()
     }
 }

@@ -24,31 +24,35 @@ pub(crate) struct Entry {
     epoch: u32,
     /// Seconds since the Unix epoch; the maximum stands for never.
     expires_at: u32,
-    /// Seconds since the Unix epoch; zero stands for never.
-    last_used: AtomicU32,
+    /// One more than the place of its counters; zero before its first use.
+    tally: AtomicU32,
     superseded: AtomicBool,
+    redigested: AtomicBool,
     pub(crate) kind: KeyKind,
     status: KeyStatus,
 }
 
 impl Entry {
-    pub(crate) fn new(record: &KeyRecord, group: Arc<Group>, scopes: Arc<Scopes>) -> Self {
+    pub(crate) fn new(
+        record: &KeyRecord,
+        group: Arc<Group>,
+        scopes: Arc<Scopes>,
+        origins: Option<Arc<OriginPolicy>>,
+    ) -> Self {
         Self {
             digest: record.digest.bytes(),
             id: record.id,
             last: record.hint.last,
             group,
             scopes,
-            origins: match &record.origins {
-                OriginPolicy::Any => None,
-                listed @ OriginPolicy::Listed(_) => Some(Arc::new(listed.clone())),
-            },
+            origins,
             epoch: record.epoch,
             expires_at: record.expires_at.map_or(u32::MAX, |at| {
                 u32::try_from(unix_time(at).as_secs()).unwrap_or(u32::MAX)
             }),
-            last_used: AtomicU32::new(0),
+            tally: AtomicU32::new(0),
             superseded: AtomicBool::new(false),
+            redigested: AtomicBool::new(false),
             kind: record.kind,
             status: record.status,
         }
@@ -70,18 +74,28 @@ impl Entry {
         }
     }
 
-    pub(crate) fn used(&self, now: Duration) {
-        let now = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
-        self.last_used.store(now, Ordering::Relaxed);
+    /// Where its uses are counted, once there are any.
+    pub(crate) fn tally(&self) -> Option<usize> {
+        let place = self.tally.load(Ordering::Acquire).checked_sub(1)?;
+        usize::try_from(place).ok()
     }
 
-    pub(crate) fn last_used(&self) -> u32 {
-        self.last_used.load(Ordering::Relaxed)
+    /// Gives it a place to count, if it has none yet.
+    pub(crate) fn set_tally(&self, place: usize) {
+        let place = u32::try_from(place).map_or(u32::MAX, |place| place.saturating_add(1));
+        let (done, read) = (Ordering::AcqRel, Ordering::Acquire);
+        // Whoever was first has given it one.
+        _ = self.tally.compare_exchange(0, place, done, read);
     }
 
     /// Whether a newer entry of the key, or none, has taken its place.
     pub(crate) fn is_superseded(&self) -> bool {
         self.superseded.load(Ordering::Acquire)
+    }
+
+    /// Whether nobody has asked before for a new digest of it.
+    pub(crate) fn first_to_redigest(&self) -> bool {
+        !self.redigested.swap(true, Ordering::AcqRel)
     }
 
     pub(crate) fn supersede(&self) {
@@ -90,8 +104,9 @@ impl Entry {
 
     /// Takes over what was counted in an older entry of the same key.
     pub(crate) fn inherit(&self, older: &Self) {
-        self.last_used
-            .fetch_max(older.last_used(), Ordering::Relaxed);
+        if let Some(place) = older.tally() {
+            self.set_tally(place);
+        }
     }
 
     pub(crate) fn hint(&self) -> Hint {

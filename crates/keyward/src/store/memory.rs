@@ -1,12 +1,15 @@
 //! A store for tests: everything is gone when the process ends.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{
-    Account, AccountId, Clock, Commit, KeyId, KeyRecord, Replica, Revision, Store, StoreError,
-    StoreErrorKind, StoreFuture,
+    Account, AccountId, AuditEntry, Clock, Commit, DigestScheme, KeyCursor, KeyId, KeyQuery,
+    KeyRecord, KeyState, Replica, Revision, Store, StoreError, StoreErrorKind, StoreFuture,
+    UsageCount, UsageHour, UsageQuery,
 };
 
 /// Keeps everything in memory, for tests.
@@ -29,6 +32,9 @@ struct Rows {
     accounts: HashMap<AccountId, Account>,
     keys: HashMap<KeyId, KeyRecord>,
     ids: HashMap<[u8; 32], KeyId>,
+    tokens: HashMap<(AccountId, String), KeyId>,
+    audit: Vec<AuditEntry>,
+    usage: BTreeMap<(u64, KeyId), UsageHour>,
 }
 
 impl MemoryStore {
@@ -69,9 +75,20 @@ impl MemoryStore {
         }
         for mut key in commit.keys {
             key.revision = number;
+            key.last_used_at = rows.keys.get(&key.id).and_then(|old| old.last_used_at);
             poll.key(&key);
+            if let Some(old) = rows.keys.get(&key.id).map(|old| *old.digest.expose_bytes()) {
+                rows.ids.remove(&old);
+            }
             rows.ids.insert(*key.digest.expose_bytes(), key.id);
             rows.keys.insert(key.id, key);
+        }
+        if let Some(token) = commit.token {
+            rows.tokens.insert((token.account, token.token), token.key);
+        }
+        for mut entry in commit.audit {
+            entry.number = rows.audit.len() as u64 + 1;
+            rows.audit.push(entry);
         }
         // The history cannot be lost and written anew, so any nonce will do.
         let nonce = 0;
@@ -95,6 +112,83 @@ impl Store for MemoryStore {
     fn key(&self, id: KeyId) -> StoreFuture<'_, Option<KeyRecord>> {
         Box::pin(async move { Ok(self.rows().keys.get(&id).cloned()) })
     }
+
+    fn keys(&self, query: KeyQuery) -> StoreFuture<'_, Vec<KeyRecord>> {
+        Box::pin(async move { Ok(self.rows().keys(&query)) })
+    }
+
+    fn created_with(&self, account: AccountId, token: String) -> StoreFuture<'_, Option<KeyId>> {
+        Box::pin(async move { Ok(self.rows().tokens.get(&(account, token)).copied()) })
+    }
+
+    fn flush(&self) -> StoreFuture<'_, ()> {
+        let now = self.replica.clock().unix();
+        let mut rows = self.rows();
+        rows.count(&self.replica.take_usage(), now.as_secs() / 3600);
+        let mut keys = Vec::new();
+        for (id, digest) in self.replica.take_redigested() {
+            keys.extend(rows.keys.get(&id).cloned().map(|mut key| {
+                (key.digest, key.redigested) = (digest, key.redigested.saturating_add(1));
+                key
+            }));
+        }
+        drop(rows);
+        let nothing = keys.is_empty();
+        let commit = Commit {
+            keys,
+            ..Commit::default()
+        };
+        let written = if nothing { Ok(()) } else { self.write(commit) };
+        Box::pin(ready(written))
+    }
+
+    fn schemes(&self) -> StoreFuture<'_, Vec<(DigestScheme, u64)>> {
+        Box::pin(async move {
+            let mut found: Vec<(DigestScheme, u64)> = Vec::new();
+            for key in self.rows().keys.values() {
+                match found
+                    .iter_mut()
+                    .find(|(scheme, _)| scheme == key.digest.scheme())
+                {
+                    Some((_, count)) => *count += 1,
+                    None => found.push((key.digest.scheme().clone(), 1)),
+                }
+            }
+            Ok(found)
+        })
+    }
+
+    fn usage(&self, query: UsageQuery) -> StoreFuture<'_, Vec<UsageHour>> {
+        Box::pin(async move {
+            let rows = self.rows();
+            let own = |hour: &&UsageHour| {
+                let key = rows.keys.get(&hour.key);
+                key.is_some_and(|key| key.account == query.account)
+                    && query
+                        .environment
+                        .is_none_or(|environment| environment == hour.environment)
+                    && (query.from..query.until).contains(&hour.hour)
+            };
+            Ok(rows.usage.values().filter(own).copied().collect())
+        })
+    }
+
+    fn audit(
+        &self,
+        account: Option<AccountId>,
+        before: Option<u64>,
+        limit: usize,
+    ) -> StoreFuture<'_, Vec<AuditEntry>> {
+        Box::pin(async move {
+            let rows = self.rows();
+            let newest = rows.audit.iter().rev();
+            let wanted = newest.filter(|entry| {
+                before.is_none_or(|before| entry.number < before)
+                    && (account.is_none() || entry.account == account)
+            });
+            Ok(wanted.take(limit).cloned().collect())
+        })
+    }
 }
 
 impl fmt::Debug for MemoryStore {
@@ -106,16 +200,36 @@ impl fmt::Debug for MemoryStore {
 }
 
 impl Rows {
+    fn count(&mut self, counts: &[UsageCount], hour: u64) {
+        for count in counts {
+            let Some(key) = self.keys.get_mut(&count.key) else {
+                continue;
+            };
+            key.last_used_at = key.last_used_at.max(count.last_used_at);
+            let empty = UsageHour::new(key.id, key.environment, hour);
+            let kept = self.usage.entry((hour, key.id)).or_insert(empty);
+            kept.admitted += count.admitted;
+            kept.refused += count.refused;
+        }
+    }
+
+    fn keys(&self, query: &KeyQuery) -> Vec<KeyRecord> {
+        let Some(account) = self.accounts.get(&query.account) else {
+            return Vec::new();
+        };
+        let keys = self.keys.values();
+        let mut keys: Vec<_> = keys.filter(|key| query.wants(key, account)).collect();
+        keys.sort_unstable_by_key(|key| Reverse(KeyCursor::of(key)));
+        keys.into_iter().take(query.limit).cloned().collect()
+    }
+
     fn check(&self, commit: &Commit) -> Result<(), StoreError> {
+        let account_at = |id: &AccountId| self.accounts.get(id).map_or(0, |old| old.revision);
+        let key_at = |id: &KeyId| self.keys.get(id).map_or(0, |old| old.revision);
         let mut fits = true;
         for (at, new) in commit.accounts.iter().enumerate() {
-            let stored = self.accounts.get(&new.id).map_or(0, |old| old.revision);
-            let again = commit
-                .accounts
-                .iter()
-                .skip(at + 1)
-                .any(|other| other.id == new.id);
-            fits &= stored == new.revision && !again;
+            let mut others = commit.accounts.iter().skip(at + 1);
+            fits &= account_at(&new.id) == new.revision && !others.any(|other| other.id == new.id);
         }
         for (at, new) in commit.keys.iter().enumerate() {
             let stored = self.keys.get(&new.id);
@@ -127,16 +241,50 @@ impl Rows {
                     .iter()
                     .any(|account| account.id == new.account);
             let holder = self.ids.get(new.digest.expose_bytes());
-            fits &= stored.map_or(0, |old| old.revision) == new.revision
-                && stored.is_none_or(|old| old.digest == new.digest)
+            fits &= key_at(&new.id) == new.revision
+                && stored.is_none_or(|old| {
+                    let moved = u32::from(old.digest != new.digest);
+                    old.redigested.saturating_add(moved) == new.redigested
+                })
                 && holder.is_none_or(|id| *id == new.id)
                 && owned
                 && !again;
         }
-        if fits {
-            Ok(())
-        } else {
-            Err(StoreError::new(StoreErrorKind::Conflict))
+        let mut accounts = commit.unchanged_accounts.iter();
+        let mut keys = commit.unchanged_keys.iter();
+        let mut tokens = commit.token.iter();
+        fits &= accounts.all(|(id, revision)| account_at(id) == *revision)
+            && keys.all(|(id, revision)| key_at(id) == *revision)
+            && tokens.all(|new| {
+                let taken = (new.account.clone(), new.token.clone());
+                !self.tokens.contains_key(&taken)
+            });
+        if !fits {
+            return Err(StoreError::new(StoreErrorKind::Conflict));
         }
+        if self.has_too_many_keys(commit) {
+            return Err(StoreError::new(StoreErrorKind::TooManyKeys));
+        }
+        Ok(())
+    }
+
+    fn has_too_many_keys(&self, commit: &Commit) -> bool {
+        let Some(bound) = &commit.active_keys else {
+            return false;
+        };
+        let new = commit
+            .accounts
+            .iter()
+            .find(|account| account.id == bound.account);
+        let Some(account) = new.or_else(|| self.accounts.get(&bound.account)) else {
+            return false;
+        };
+        let replaced = |key: &&KeyRecord| commit.keys.iter().any(|new| new.id == key.id);
+        let old = self.keys.values().filter(|key| !replaced(key));
+        let active = old.chain(&commit.keys).filter(|key| {
+            let state = key.state(account, bound.now);
+            key.account == bound.account && matches!(state, KeyState::Active | KeyState::Disabled)
+        });
+        active.count() > usize::try_from(bound.at_most).unwrap_or(usize::MAX)
     }
 }

@@ -1,10 +1,12 @@
 //! Where keys are kept for good.
 
-use std::error::Error;
 use std::fmt;
 use std::pin::Pin;
 
-use crate::{Account, AccountId, KeyId, KeyRecord, Replica, ReplicaError};
+use crate::{
+    Account, AccountId, AuditEntry, Commit, DigestScheme, KeyId, KeyQuery, KeyRecord, Replica,
+    StoreError, UsageHour, UsageQuery,
+};
 
 /// What a store gives back: an outage is an error, never "not found".
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -16,10 +18,12 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 /// store, in a vector that one process owns:
 ///
 /// ```
+/// use std::cmp::Reverse;
 /// use std::sync::Mutex;
 /// use keyward::{
-///     Account, AccountId, Commit, KeyId, KeyRecord, Replica, Revision, Store, StoreError,
-///     StoreErrorKind, StoreFuture,
+///     Account, AccountId, AuditEntry, Commit, CreateToken, DigestScheme, KeyCursor, KeyId, KeyQuery, KeyRecord,
+///     KeyState, Replica, Revision, Store, StoreError, StoreErrorKind, StoreFuture, UsageHour,
+///     UsageQuery,
 /// };
 ///
 /// #[derive(Debug, Default)]
@@ -28,11 +32,14 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///     rows: Mutex<Rows>,
 /// }
 ///
-/// #[derive(Debug, Default)]
+/// #[derive(Debug, Default, Clone)]
 /// struct Rows {
 ///     revision: u64,
 ///     accounts: Vec<Account>,
 ///     keys: Vec<KeyRecord>,
+///     tokens: Vec<CreateToken>,
+///     audit: Vec<AuditEntry>,
+///     usage: Vec<UsageHour>,
 /// }
 ///
 /// impl VecStore {
@@ -40,14 +47,23 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///     fn write(&self, commit: Commit) -> Result<(), StoreError> {
 ///         let mut rows = self.rows.lock().map_err(|_| StoreError::new(StoreErrorKind::Unavailable))?;
 ///         let conflict = || Err(StoreError::new(StoreErrorKind::Conflict));
-///         let revision = rows.revision + 1;
-///         let (mut accounts, mut keys) = (rows.accounts.clone(), rows.keys.clone());
+///         let mut new = rows.clone();
+///         new.revision += 1;
+///         let Rows { revision, accounts, keys, tokens, audit, .. } = &mut new;
+///         let is = |revision: Option<u64>, wanted: &u64| revision.unwrap_or(0) == *wanted;
+///         let account_at = |id: &AccountId| accounts.iter().find(|row| row.id == *id).map(|row| row.revision);
+///         let key_at = |id: &KeyId| keys.iter().find(|row| row.id == *id).map(|row| row.revision);
+///         if !commit.unchanged_accounts.iter().all(|(id, revision)| is(account_at(id), revision))
+///             || !commit.unchanged_keys.iter().all(|(id, revision)| is(key_at(id), revision))
+///         {
+///             return conflict();
+///         }
 ///         for mut account in commit.accounts {
 ///             let old = accounts.iter().position(|old| old.id == account.id);
 ///             if old.map_or(0, |at| accounts[at].revision) != account.revision {
 ///                 return conflict();
 ///             }
-///             account.revision = revision;
+///             account.revision = *revision;
 ///             match old {
 ///                 Some(at) => accounts[at] = account,
 ///                 None => accounts.push(account),
@@ -58,26 +74,52 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///             let taken = |other: &KeyRecord| other.digest == key.digest && other.id != key.id;
 ///             let owned = accounts.iter().any(|account| account.id == key.account);
 ///             if old.map_or(0, |at| keys[at].revision) != key.revision
-///                 || old.is_some_and(|at| keys[at].digest != key.digest)
+///                 || old.is_some_and(|at| {
+///                     let moved = u32::from(keys[at].digest != key.digest);
+///                     keys[at].redigested + moved != key.redigested
+///                 })
 ///                 || keys.iter().any(taken)
 ///                 || !owned
 ///             {
 ///                 return conflict();
 ///             }
-///             key.revision = revision;
+///             key.revision = *revision;
+///             key.last_used_at = old.and_then(|at| keys[at].last_used_at);
 ///             match old {
 ///                 Some(at) => keys[at] = key,
 ///                 None => keys.push(key),
 ///             }
 ///         }
-///         *rows = Rows { revision, accounts, keys };
+///         for token in commit.token {
+///             let same = |old: &CreateToken| old.account == token.account && old.token == token.token;
+///             if tokens.iter().any(same) {
+///                 return conflict();
+///             }
+///             tokens.push(token);
+///         }
+///         for bound in commit.active_keys {
+///             let active = keys.iter().filter(|key| {
+///                 let owner = accounts.iter().find(|row| row.id == key.account);
+///                 let state = owner.map(|owner| key.state(owner, bound.now));
+///                 key.account == bound.account
+///                     && matches!(state, Some(KeyState::Active | KeyState::Disabled))
+///             });
+///             if active.count() > bound.at_most as usize {
+///                 return Err(StoreError::new(StoreErrorKind::TooManyKeys));
+///             }
+///         }
+///         for mut entry in commit.audit {
+///             entry.number = audit.len() as u64 + 1;
+///             audit.push(entry);
+///         }
+///         *rows = new;
 ///
 ///         // Feed the replica before the commit is acknowledged: the next request must see it.
 ///         let mut poll = self.replica.poll();
 ///         let since = poll.since().map_or(0, |revision| revision.number);
 ///         rows.accounts.iter().filter(|row| row.revision > since).for_each(|row| poll.account(row.clone()));
 ///         rows.keys.iter().filter(|row| row.revision > since).for_each(|row| poll.key(row));
-///         poll.finish(Revision { number: revision, nonce: 0 })?;
+///         poll.finish(Revision { number: rows.revision, nonce: 0 })?;
 ///         self.replica.always_fresh(); // this process is the only one that can change anything
 ///         Ok(())
 ///     }
@@ -103,6 +145,84 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///         let found = rows.keys.iter().find(|row| row.id == id).cloned();
 ///         Box::pin(async { Ok(found) })
 ///     }
+///
+///     fn keys(&self, query: KeyQuery) -> StoreFuture<'_, Vec<KeyRecord>> {
+///         let rows = self.rows.lock().unwrap();
+///         let owner = rows.accounts.iter().find(|row| row.id == query.account);
+///         let wanted = |key: &&KeyRecord| owner.is_some_and(|owner| query.wants(key, owner));
+///         let mut found: Vec<_> = rows.keys.iter().filter(wanted).cloned().collect();
+///         found.sort_by_key(|key| Reverse(KeyCursor::of(key)));
+///         found.truncate(query.limit);
+///         Box::pin(async { Ok(found) })
+///     }
+///
+///     fn created_with(&self, account: AccountId, token: String) -> StoreFuture<'_, Option<KeyId>> {
+///         let rows = self.rows.lock().unwrap();
+///         let mut tokens = rows.tokens.iter();
+///         let found = tokens.find(|row| row.account == account && row.token == token);
+///         let found = found.map(|row| row.key);
+///         Box::pin(async move { Ok(found) })
+///     }
+///
+///     fn flush(&self) -> StoreFuture<'_, ()> {
+///         let mut rows = self.rows.lock().unwrap();
+///         let hour = self.replica.clock().unix().as_secs() / 3600;
+///         for count in self.replica.take_usage() {
+///             let Some(key) = rows.keys.iter_mut().find(|key| key.id == count.key) else { continue };
+///             key.last_used_at = key.last_used_at.max(count.last_used_at);
+///             let mut used = UsageHour::new(key.id, key.environment, hour);
+///             (used.admitted, used.refused) = (count.admitted, count.refused);
+///             rows.usage.push(used); // a real store adds it to the row of that hour
+///         }
+///         let mut commit = Commit::default();
+///         for (id, digest) in self.replica.take_redigested() {
+///             let Some(mut key) = rows.keys.iter().find(|key| key.id == id).cloned() else { continue };
+///             (key.digest, key.redigested) = (digest, key.redigested + 1);
+///             commit.keys.push(key);
+///         }
+///         drop(rows);
+///         let written = self.write(commit);
+///         Box::pin(async { written })
+///     }
+///
+///     fn schemes(&self) -> StoreFuture<'_, Vec<(DigestScheme, u64)>> {
+///         let rows = self.rows.lock().unwrap();
+///         let mut found: Vec<(DigestScheme, u64)> = Vec::new();
+///         for key in &rows.keys {
+///             match found.iter_mut().find(|(scheme, _)| scheme == key.digest.scheme()) {
+///                 Some((_, count)) => *count += 1,
+///                 None => found.push((key.digest.scheme().clone(), 1)),
+///             }
+///         }
+///         Box::pin(async { Ok(found) })
+///     }
+///
+///     fn usage(&self, query: UsageQuery) -> StoreFuture<'_, Vec<UsageHour>> {
+///         let rows = self.rows.lock().unwrap();
+///         let owned = |id| rows.keys.iter().any(|key| key.id == id && key.account == query.account);
+///         let wanted = |row: &&UsageHour| {
+///             (query.from..query.until).contains(&row.hour)
+///                 && query.environment.is_none_or(|environment| environment == row.environment)
+///                 && owned(row.key)
+///         };
+///         let found = rows.usage.iter().filter(wanted).copied().collect();
+///         Box::pin(async { Ok(found) })
+///     }
+///
+///     fn audit(
+///         &self,
+///         account: Option<AccountId>,
+///         before: Option<u64>,
+///         limit: usize,
+///     ) -> StoreFuture<'_, Vec<AuditEntry>> {
+///         let rows = self.rows.lock().unwrap();
+///         let wanted = |row: &&AuditEntry| {
+///             before.is_none_or(|before| row.number < before)
+///                 && (account.is_none() || row.account == account)
+///         };
+///         let found = rows.audit.iter().rev().filter(wanted).take(limit).cloned().collect();
+///         Box::pin(async { Ok(found) })
+///     }
 /// }
 ///
 /// # #[cfg(feature = "conformance")]
@@ -118,7 +238,10 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// [`Conflict`](StoreErrorKind::Conflict) when a row's revision is not the stored one (zero: not
-    /// stored yet), a key's account is not stored, or its digest is taken or would change.
+    /// stored yet), a key's account is not stored, its digest is taken or would change
+    /// without `redigested` growing by one, something is
+    /// not unchanged, or the token is taken. [`TooManyKeys`](StoreErrorKind::TooManyKeys) when an
+    /// account would have more active keys than it may.
     fn commit(&self, commit: Commit) -> StoreFuture<'_, ()>;
 
     /// The account of this name.
@@ -132,91 +255,49 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// When the store cannot answer.
     fn key(&self, id: KeyId) -> StoreFuture<'_, Option<KeyRecord>>;
-}
 
-/// What is written together. Each row replaces the stored one of its revision.
-#[derive(Clone, Debug, Default)]
-#[expect(
-    clippy::exhaustive_structs,
-    reason = "a store takes it apart, a new part must not be missed"
-)]
-pub struct Commit {
-    /// New and changed accounts.
-    pub accounts: Vec<Account>,
-    /// New and changed keys.
-    pub keys: Vec<KeyRecord>,
-}
+    /// The keys of an account, newest first: those created last, of these the ones with the highest id.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    fn keys(&self, query: KeyQuery) -> StoreFuture<'_, Vec<KeyRecord>>;
 
-/// The store could not do what it was asked.
-///
-/// ```
-/// use keyward::{StoreError, StoreErrorKind};
-///
-/// let full = std::io::Error::other("no space left on device");
-/// let error = StoreError::new(StoreErrorKind::Unavailable).because(full);
-/// assert_eq!(error.to_string(), "the store cannot answer");
-/// assert!(std::error::Error::source(&error).is_some());
-/// ```
-#[derive(Debug)]
-pub struct StoreError {
-    kind: StoreErrorKind,
-    source: Option<Box<dyn Error + Send + Sync>>,
-}
+    /// The key that was created with this token in this account.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    fn created_with(&self, account: AccountId, token: String) -> StoreFuture<'_, Option<KeyId>>;
 
-impl StoreError {
-    /// An error of this kind.
-    #[must_use]
-    pub fn new(kind: StoreErrorKind) -> Self {
-        Self { kind, source: None }
-    }
+    /// Keeps what the replica has counted since the last time: [`Replica::take_usage`]. Also the new
+    /// digests of [`Replica::take_redigested`], each with `redigested` one higher.
+    ///
+    /// A store that lives longer than a process also does so on a timer and when it is dropped.
+    /// Nothing is counted twice, and last-used never goes back.
+    ///
+    /// # Errors
+    /// When the store cannot write; what was counted is kept for the next time.
+    fn flush(&self) -> StoreFuture<'_, ()>;
 
-    /// With the error behind it.
-    #[must_use]
-    pub fn because(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        self.source = Some(source.into());
-        self
-    }
+    /// How often keys were used, by key and hour, as of the last flush.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    fn usage(&self, query: UsageQuery) -> StoreFuture<'_, Vec<UsageHour>>;
 
-    /// Which it is.
-    #[must_use]
-    pub fn kind(&self) -> StoreErrorKind {
-        self.kind
-    }
-}
+    /// How many keys are kept under each digest scheme.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    fn schemes(&self) -> StoreFuture<'_, Vec<(DigestScheme, u64)>>;
 
-impl fmt::Display for StoreError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.kind {
-            StoreErrorKind::Unavailable => "the store cannot answer",
-            StoreErrorKind::Conflict => "what was to be changed has changed meanwhile",
-            StoreErrorKind::Corrupt => "the store holds a row that is not valid",
-            StoreErrorKind::Schema => "the store's schema is newer than this program",
-        })
-    }
-}
-
-impl Error for StoreError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.source.as_deref().map(|source| source as _)
-    }
-}
-
-impl From<ReplicaError> for StoreError {
-    fn from(error: ReplicaError) -> Self {
-        Self::new(StoreErrorKind::Unavailable).because(error)
-    }
-}
-
-/// Which error it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum StoreErrorKind {
-    /// It cannot be reached, read or written.
-    Unavailable,
-    /// What was to be changed has changed meanwhile; read it again and decide anew.
-    Conflict,
-    /// It holds a row that is not valid.
-    Corrupt,
-    /// It was written by a newer version.
-    Schema,
+    /// The audit trail, of one account or of all, below a number, newest first.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    fn audit(
+        &self,
+        account: Option<AccountId>,
+        before: Option<u64>,
+        limit: usize,
+    ) -> StoreFuture<'_, Vec<AuditEntry>>;
 }

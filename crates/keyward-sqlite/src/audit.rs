@@ -1,0 +1,129 @@
+//! The audit trail as rows.
+
+use keyward::{AccountId, AdminErrorKind, AuditAction, AuditEntry, KeyId};
+use rusqlite::{Connection, Row, params};
+
+use crate::row::{self, Cells};
+
+/// Adds a line; its number is the next.
+pub(crate) fn put(connection: &Connection, entry: &AuditEntry) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO keyward_audit (at, actor, action, account, key, refused, reason) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?
+        .execute(params![
+            row::millis(entry.at),
+            entry.actor,
+            entry.action.as_str(),
+            entry.account.as_ref().map(AccountId::as_str),
+            entry.key.map(|key| key.to_string()),
+            entry.refused.map(AdminErrorKind::as_str),
+            entry.reason,
+        ])
+        .map(drop)
+}
+
+/// The lines below a number, of an account or of all, newest first.
+pub(crate) fn page(
+    connection: &Connection,
+    account: Option<&AccountId>,
+    before: Option<u64>,
+    limit: usize,
+) -> rusqlite::Result<Vec<AuditEntry>> {
+    // Two statements, so that each finds its index.
+    let whose = match account {
+        Some(_) => "account = ?2",
+        None => "?2 IS NULL",
+    };
+    let mut lines = connection.prepare_cached(&format!(
+        "SELECT number, at, actor, action, account, key, refused, reason FROM keyward_audit \
+         WHERE number < ?1 AND {whose} ORDER BY number DESC"
+    ))?;
+    let before = before.map_or(i64::MAX, |before| i64::try_from(before).unwrap_or(i64::MAX));
+    let mut lines = lines.query(params![before, account.map(AccountId::as_str)])?;
+    row::valid(&mut lines, limit, entry)
+}
+
+fn entry(row: &Row<'_>) -> rusqlite::Result<AuditEntry> {
+    let mut cells = Cells::of(row);
+    let number = cells.number()?;
+    let at = cells.time()?;
+    let actor: String = cells.get()?;
+    let mut entry = AuditEntry::new(at, &actor, cells.parse(AuditAction::parse)?);
+    entry.number = number;
+    entry.account = cells.parse_some(AccountId::parse)?;
+    entry.key = cells.parse_some(KeyId::parse)?;
+    entry.refused = cells.parse_some(AdminErrorKind::parse)?;
+    entry.reason = cells.get()?;
+    Ok(entry)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use keyward::conformance::block_on;
+    use keyward::{Commit, Store};
+
+    use super::*;
+    use crate::SqliteStore;
+    use crate::fixture::{Fixture, write};
+
+    fn note(store: &SqliteStore, actor: &str) {
+        let entry = AuditEntry::new(SystemTime::UNIX_EPOCH, actor, AuditAction::Create);
+        let commit = Commit {
+            audit: vec![entry],
+            ..Commit::default()
+        };
+        write(store, commit).unwrap();
+    }
+
+    fn actors(store: &SqliteStore) -> Vec<String> {
+        let lines = block_on(store.audit(None, None, 9)).unwrap();
+        lines.into_iter().map(|line| line.actor).collect()
+    }
+
+    #[test]
+    fn no_line_can_be_changed_or_deleted() {
+        const LINE: &str = "(number, at, actor, action) VALUES (1, 0, 'x', 'create')";
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        note(&store, "ann");
+        note(&store, "bob");
+        for typed in [
+            "UPDATE keyward_audit SET actor = 'x'",
+            "UPDATE OR REPLACE keyward_audit SET number = 1 WHERE number = 2",
+            "DELETE FROM keyward_audit",
+            "DELETE FROM keyward_audit WHERE number = 2",
+            "INSERT OR REPLACE INTO keyward_audit LINE",
+            "INSERT INTO keyward_audit LINE ON CONFLICT (number) DO UPDATE SET actor = 'x'",
+            "PRAGMA recursive_triggers = ON; REPLACE INTO keyward_audit LINE",
+            "PRAGMA ignore_check_constraints = ON; UPDATE keyward_audit SET actor = NULL",
+        ] {
+            let typed = typed.replace("LINE", LINE);
+            assert!(fixture.type_in(&typed).is_err(), "{typed}");
+        }
+        assert_eq!(actors(&store), ["bob", "ann"]);
+    }
+
+    #[test]
+    fn a_line_that_makes_no_sense_hides_no_other() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        note(&store, "ann");
+        let typed = "INSERT INTO keyward_audit (at, actor, action) VALUES (0, 'x', 'dance')";
+        fixture.type_in(typed).unwrap();
+        note(&store, "bob");
+        assert_eq!(actors(&store), ["bob", "ann"]);
+    }
+
+    #[test]
+    fn a_line_alone_is_no_change_of_the_keys() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        let before = store.replica().poll().since();
+        note(&store, "ann");
+        assert_eq!(store.replica().poll().since(), before);
+    }
+}

@@ -1,0 +1,355 @@
+//! What requests leave behind in memory, on its way into the file.
+
+use std::collections::VecDeque;
+
+use keyward::{KeyDigest, KeyId, Replica, UsageCount};
+use rusqlite::{Connection, TransactionBehavior, params};
+
+use crate::row;
+
+/// So many keys are written in one transaction, while which nobody else can write.
+const BATCH: usize = 4096;
+
+/// What was taken out of the replica and is not known to be in the file.
+///
+/// When a write fails, it may have succeeded. So a batch stays as it is and is written again under the
+/// same number, and the file counts each number once. Until then no more is taken: the replica adds up
+/// what comes meanwhile, so that however long it lasts, memory holds each key twice at most.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    node: i64,
+    sequence: i64,
+    batches: VecDeque<Batch>,
+}
+
+impl Taken {
+    /// For a store that was just opened: a node of its own, whatever ran here before.
+    pub(crate) fn new(connection: &Connection) -> rusqlite::Result<Self> {
+        Ok(Self {
+            node: connection.query_row("SELECT random()", [], |row| row.get(0))?,
+            sequence: 0,
+            batches: VecDeque::new(),
+        })
+    }
+
+    /// The batch to write next; more is taken only when none is left.
+    pub(crate) fn next(&mut self, replica: &Replica) -> Option<&Batch> {
+        if self.batches.is_empty() {
+            let hour = replica.clock().unix().as_secs() / 3600;
+            let mut counts = replica.take_usage().into_iter();
+            let mut digests = replica.take_redigested().into_iter();
+            while counts.len() + digests.len() > 0 {
+                self.sequence += 1;
+                self.batches.push_back(Batch {
+                    node: self.node,
+                    sequence: self.sequence,
+                    hour: hour.cast_signed(),
+                    counts: counts.by_ref().take(BATCH).collect(),
+                    digests: digests.by_ref().take(BATCH).collect(),
+                });
+            }
+        }
+        self.batches.front()
+    }
+
+    /// The batch that was next is in the file.
+    pub(crate) fn written(&mut self) {
+        self.batches.pop_front();
+    }
+
+    /// How many batches wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.batches.len()
+    }
+
+    /// By which the file knows the batches of this store; `None` before the first.
+    pub(crate) fn node(&self) -> Option<i64> {
+        (self.sequence > 0).then_some(self.node)
+    }
+}
+
+/// What is written at once.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    node: i64,
+    sequence: i64,
+    /// In which they were taken.
+    hour: i64,
+    /// In the order of their keys, which is that of the tables.
+    counts: Vec<UsageCount>,
+    digests: Vec<(KeyId, KeyDigest)>,
+}
+
+impl Batch {
+    /// Adds the counts to those in the file, unless that was done before, and replaces the digests.
+    pub(crate) fn write(&self, connection: &mut Connection) -> rusqlite::Result<()> {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if self.is_new(&transaction)? {
+            for count in &self.counts {
+                self.add(&transaction, count)?;
+            }
+            for (key, digest) in &self.digests {
+                redigest(&transaction, *key, digest)?;
+            }
+        }
+        transaction.commit()
+    }
+
+    /// Whether it is news to the replica.
+    pub(crate) fn changes_keys(&self) -> bool {
+        !self.digests.is_empty()
+    }
+
+    fn is_new(&self, connection: &Connection) -> rusqlite::Result<bool> {
+        let noted = connection
+            .prepare_cached(
+                "INSERT INTO keyward_usage_node (node, sequence) VALUES (?1, ?2) \
+                 ON CONFLICT (node) DO UPDATE SET sequence = excluded.sequence \
+                 WHERE excluded.sequence > keyward_usage_node.sequence",
+            )?
+            .execute([self.node, self.sequence])?;
+        Ok(noted > 0)
+    }
+
+    /// A key that is gone is not counted.
+    fn add(&self, connection: &Connection, count: &UsageCount) -> rusqlite::Result<()> {
+        let key = count.key.to_string();
+        connection
+            .prepare_cached(
+                "INSERT INTO keyward_usage (key, hour, admitted, refused) \
+                 SELECT id, ?2, ?3, ?4 FROM keyward_key WHERE id = ?1 \
+                 ON CONFLICT (key, hour) DO UPDATE SET \
+                 admitted = keyward_usage.admitted + excluded.admitted, \
+                 refused = keyward_usage.refused + excluded.refused",
+            )?
+            .execute(params![
+                key,
+                self.hour,
+                count.admitted.cast_signed(),
+                count.refused.cast_signed(),
+            ])?;
+        if let Some(last_used_at) = count.last_used_at {
+            connection
+                .prepare_cached(
+                    "INSERT INTO keyward_usage_key (key, last_used_at) \
+                     SELECT id, ?2 FROM keyward_key WHERE id = ?1 \
+                     ON CONFLICT (key) DO UPDATE SET last_used_at = excluded.last_used_at \
+                     WHERE excluded.last_used_at > keyward_usage_key.last_used_at",
+                )?
+                .execute(params![key, row::millis(last_used_at)])?;
+        }
+        Ok(())
+    }
+}
+
+/// Deletes what the file knows of a node that writes no more.
+pub(crate) fn forget(connection: &Connection, node: i64) -> rusqlite::Result<()> {
+    let forget = "DELETE FROM keyward_usage_node WHERE node = ?1";
+    connection.execute(forget, [node]).map(drop)
+}
+
+/// Another process may have been faster. A digest that another key has stays where it is, and holds
+/// up nobody.
+fn redigest(connection: &Connection, key: KeyId, digest: &KeyDigest) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "UPDATE OR IGNORE keyward_key \
+             SET digest_scheme = ?2, digest = ?3, redigested = redigested + 1 \
+             WHERE id = ?1 AND (digest_scheme <> ?2 OR digest <> ?3)",
+        )?
+        .execute(params![
+            key.to_string(),
+            digest.scheme().to_string(),
+            digest.expose_bytes(),
+        ])
+        .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::thread;
+    use std::time::{Duration, SystemTime};
+
+    use keyward::conformance::block_on;
+    use keyward::{
+        ApiKey, DigestScheme, Gate, ManualClock, Pepper, Peppers, Store, StoreErrorKind,
+    };
+
+    use super::*;
+    use crate::fixture::{Fixture, add, ask, ask_with, eventually, stored, type_inside, used};
+    use crate::{SqliteOptions, SqliteStore};
+
+    fn ask_often(store: &SqliteStore, key: &ApiKey, times: u64) {
+        (0..times).for_each(|_| ask(store, key).unwrap());
+    }
+
+    #[test]
+    fn a_batch_that_comes_again_is_not_counted_again() {
+        let fixture = Fixture::new();
+        let store = fixture.open_slow();
+        let (secret, _) = add(&store, "acme");
+        let mut file = Connection::open(fixture.path()).unwrap();
+        let mut taken = Taken::new(&file).unwrap();
+        ask_often(&store, &secret, 3);
+        taken
+            .next(store.replica())
+            .unwrap()
+            .write(&mut file)
+            .unwrap();
+        // Nobody knows whether that succeeded; meanwhile the key is used.
+        ask_often(&store, &secret, 4);
+        taken
+            .next(store.replica())
+            .unwrap()
+            .write(&mut file)
+            .unwrap();
+        assert_eq!(used(&store, "acme"), (3, 0));
+        taken.written();
+        taken
+            .next(store.replica())
+            .unwrap()
+            .write(&mut file)
+            .unwrap();
+        assert_eq!(used(&store, "acme"), (7, 0));
+        taken.written();
+        assert!(taken.next(store.replica()).is_none());
+
+        let mut another = Taken::new(&file).unwrap();
+        ask_often(&store, &secret, 1);
+        another
+            .next(store.replica())
+            .unwrap()
+            .write(&mut file)
+            .unwrap();
+        assert_eq!(
+            used(&store, "acme"),
+            (8, 0),
+            "the first batch of another store"
+        );
+    }
+
+    #[test]
+    fn a_flush_that_fails_is_made_up_for() {
+        let fixture = Fixture::new();
+        let store = fixture.open_slow();
+        let (secret, _) = add(&store, "acme");
+        type_inside(&store, "PRAGMA query_only = ON");
+        for _ in 0..3 {
+            ask_often(&store, &secret, 2);
+            let error = block_on(store.flush()).unwrap_err();
+            assert_eq!(error.kind(), StoreErrorKind::Unavailable);
+        }
+        type_inside(&store, "PRAGMA query_only = OFF");
+        block_on(store.flush()).unwrap();
+        assert_eq!(used(&store, "acme"), (6, 0));
+    }
+
+    #[test]
+    fn more_keys_than_a_batch_holds_are_all_counted() {
+        let fixture = Fixture::new();
+        let store = fixture.open_slow();
+        let (secret, record) = add(&store, "acme");
+        let keys: Vec<_> = (0..BATCH).map(|_| crate::fixture::key("acme")).collect();
+        let records = keys.iter().map(|(_, record)| record.clone());
+        crate::fixture::commit(&store, vec![], records.collect()).unwrap();
+        let gate = Gate::builder(store.replica()).format(crate::fixture::format());
+        let gate = gate.build().unwrap();
+        for secret in keys.iter().map(|(secret, _)| secret).chain([&secret]) {
+            ask_with(&gate, secret).unwrap();
+        }
+        block_on(store.flush()).unwrap();
+        assert_eq!(used(&store, "acme").0, BATCH as u64 + 1);
+        assert!(stored(&store, record.id).last_used_at.is_some());
+    }
+
+    #[test]
+    fn what_was_counted_is_written_in_time() {
+        let fixture = Fixture::new();
+        let options = SqliteOptions::new().flush_interval(Duration::from_millis(5));
+        let store = options.open(fixture.path()).unwrap();
+        let (secret, _) = add(&store, "acme");
+        ask_often(&store, &secret, 2);
+        eventually(|| used(&store, "acme") == (2, 0));
+    }
+
+    #[test]
+    fn what_was_counted_is_written_when_the_store_is_dropped() {
+        let fixture = Fixture::new();
+        let store = fixture.open_slow();
+        let (secret, record) = add(&store, "acme");
+        ask_often(&store, &secret, 2);
+        drop(store);
+        let store = fixture.open_slow();
+        assert_eq!(used(&store, "acme"), (2, 0));
+        assert!(stored(&store, record.id).last_used_at.is_some());
+        let file = Connection::open(fixture.path()).unwrap();
+        let nodes = "SELECT count(*) FROM keyward_usage_node";
+        let nodes = file.query_row(nodes, [], |row| row.get::<_, i64>(0));
+        assert_eq!(nodes.unwrap(), 0, "nothing is left of a store that is gone");
+    }
+
+    #[test]
+    fn a_use_is_no_change_of_a_key() {
+        let fixture = Fixture::new();
+        let (one, other) = (fixture.open_slow(), fixture.open_slow());
+        let (secret, record) = add(&one, "acme");
+        let poll = |store: &SqliteStore| {
+            block_on(store.ask(crate::worker::Worker::poll)).unwrap();
+            store.replica().poll().since()
+        };
+        let before = poll(&other);
+        ask_often(&one, &secret, 1);
+        block_on(one.flush()).unwrap();
+        assert_eq!(poll(&other), before, "there is nothing to read");
+        let now = stored(&other, record.id);
+        assert!(now.last_used_at.is_some());
+        assert_eq!(now.revision, record.revision);
+    }
+
+    #[test]
+    fn a_last_use_never_goes_back() {
+        let start = Duration::from_secs(1_700_000_000);
+        let hour = Duration::from_secs(3600);
+        let clock = Arc::new(ManualClock::at(start + 2 * hour));
+        let fixture = Fixture::new();
+        let options = SqliteOptions::new().clock(Arc::<ManualClock>::clone(&clock));
+        let store = options.open(fixture.path()).unwrap();
+        let (secret, record) = add(&store, "acme");
+        for later in [2, 1, 0] {
+            clock.set_unix(start + later * hour);
+            ask_often(&store, &secret, 1);
+            block_on(store.flush()).unwrap();
+            let last = stored(&store, record.id).last_used_at;
+            assert_eq!(last, Some(SystemTime::UNIX_EPOCH + start + 2 * hour));
+        }
+        assert_eq!(used(&store, "acme"), (3, 0));
+    }
+
+    #[test]
+    fn two_processes_that_digest_a_key_anew_agree() {
+        let fixture = Fixture::new();
+        let (one, other) = (fixture.open_slow(), fixture.open_slow());
+        let (secret, record) = add(&one, "acme");
+        crate::fixture::ask_strictly(&other, &secret).unwrap();
+        let new = Peppers::new(Pepper::new("new", &[7; 32]).unwrap());
+        let both = new.clone().accepting(DigestScheme::Sha256).unwrap();
+        let ask = |store: &SqliteStore, peppers: &Peppers| {
+            let gate = Gate::builder(store.replica()).format(crate::fixture::format());
+            ask_with(&gate.peppers(peppers.clone()).build().unwrap(), &secret)
+        };
+        thread::scope(|threads| {
+            for store in [&one, &other] {
+                threads.spawn(|| {
+                    ask(store, &both).unwrap();
+                    block_on(store.flush()).unwrap();
+                    ask(store, &new).unwrap();
+                });
+            }
+        });
+        let now = stored(&one, record.id);
+        assert_eq!(now.redigested, 1);
+        assert_eq!(now.digest, new.digest(&secret));
+        assert_eq!(used(&one, "acme").0, 3);
+    }
+}

@@ -1,0 +1,186 @@
+//! A process that is killed while it writes.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+use std::{env, io, thread};
+
+use keyward::conformance::block_on;
+use keyward::{
+    AccountId, Actor, AuditAction, AuditEntry, Commit, Environment, KeyAdmin, KeyId, KeyStatus,
+    NewKey, Store,
+};
+use rusqlite::Connection;
+
+use crate::SqliteStore;
+use crate::fixture::{Fixture, format, stored};
+
+/// Tells the child which file to write.
+const FILE: &str = "KEYWARD_SQLITE_KILL_FILE";
+
+/// A child ends even when whoever should kill it is gone.
+const LIFETIME: Duration = Duration::from_secs(20);
+
+#[test]
+fn what_was_acknowledged_survives_a_kill() {
+    let fixture = Fixture::new();
+    let mut lines = HashSet::new();
+    for round in 0..50 {
+        // Some are killed while they open the file.
+        let told = run_and_kill(&fixture.path(), round % 5 > 0);
+        check(&fixture.path(), &told, &mut lines);
+    }
+    let kinds = ["create", "revoke", "note"].map(|kind| {
+        let told = |line: &&String| line.starts_with(kind);
+        lines.iter().filter(told).count()
+    });
+    assert!(kinds.iter().all(|count| *count > 50), "{kinds:?}");
+}
+
+/// Not a test of its own: what runs in the child.
+#[test]
+fn writes_until_it_is_killed() {
+    let Some(file) = env::var_os(FILE) else {
+        return;
+    };
+    // Once it cannot tell, it has nobody to tell.
+    drop(block_on(write_on(Path::new(&file))));
+}
+
+async fn write_on(file: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let store = Arc::new(SqliteStore::open(file)?);
+    let admin = KeyAdmin::new(Arc::<SqliteStore>::clone(&store), format());
+    let (actor, acme) = (Actor::operator("child"), AccountId::parse("acme")?);
+    admin.open_account(&actor, &acme).await?;
+    tell("ready")?;
+    let since = Instant::now();
+    while since.elapsed() < LIFETIME {
+        let token = KeyId::random()?.to_string();
+        let new = NewKey::new(acme.clone(), Environment::LIVE, "key").token(&token);
+        let id = admin.create(&actor, new).await?.record.id;
+        tell(&format!("create {id} {token}"))?;
+        admin.revoke(&actor, id, "its time had come").await?;
+        tell(&format!("revoke {id}"))?;
+        let mut note = AuditEntry::new(SystemTime::now(), "child", AuditAction::Read);
+        note.reason = KeyId::random()?.to_string();
+        tell_after(&store, note).await?;
+    }
+    Ok(())
+}
+
+async fn tell_after(
+    store: &SqliteStore,
+    note: AuditEntry,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let line = format!("note {}", note.reason);
+    let commit = Commit {
+        audit: vec![note],
+        ..Commit::default()
+    };
+    store.commit(commit).await?;
+    Ok(tell(&line)?)
+}
+
+fn tell(line: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    // A line of its own: the harness has begun one.
+    write!(out, "\n{line}.\n")?;
+    out.flush()
+}
+
+/// What the child has told before it was killed.
+fn run_and_kill(file: &Path, when_ready: bool) -> Vec<String> {
+    let mut child = Killed(
+        Command::new(env::current_exe().unwrap())
+            .args(["--exact", "kill::writes_until_it_is_killed", "--nocapture"])
+            .env(FILE, file)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    let mut out = BufReader::new(child.0.stdout.take().unwrap()).lines();
+    if when_ready {
+        assert!(out.any(|line| line.unwrap() == "ready."), "it cannot write");
+    }
+    // It never waits for somebody to read.
+    let told = thread::spawn(move || out.map_while(Result::ok).collect::<Vec<_>>());
+    let random = RandomState::new().hash_one(0);
+    thread::sleep(Duration::from_millis(1 + random % 60));
+    drop(child);
+    let told = told.join().unwrap();
+    let whole = told.iter().filter_map(|line| line.strip_suffix('.'));
+    whole.map(str::to_owned).collect()
+}
+
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// Everything that was told since the first round is there, and nothing is there by halves.
+fn check(file: &Path, told: &[String], lines: &mut HashSet<String>) {
+    lines.extend(told.iter().cloned());
+    let store = SqliteStore::open(file).unwrap();
+    let acme = AccountId::parse("acme").unwrap();
+    for line in told {
+        match line.split(' ').collect::<Vec<_>>()[..] {
+            ["create", id, token] => {
+                let id = KeyId::parse(id).unwrap();
+                assert_eq!(stored(&store, id).name, "key");
+                let found = block_on(store.created_with(acme.clone(), token.to_owned()));
+                assert_eq!(found.unwrap(), Some(id));
+            }
+            ["revoke", id] => {
+                let record = stored(&store, KeyId::parse(id).unwrap());
+                assert_eq!(record.status, KeyStatus::Revoked);
+                assert_eq!(record.revoked_for, "its time had come");
+            }
+            _ => {}
+        }
+    }
+    let trail = block_on(store.audit(None, None, usize::MAX)).unwrap();
+    let mut kept = HashSet::new();
+    for line in trail {
+        assert_eq!(line.refused, None);
+        kept.extend(match (line.action, line.key) {
+            (AuditAction::Create, Some(id)) => Some(format!("create {id}")),
+            (AuditAction::Revoke, Some(id)) => Some(format!("revoke {id}")),
+            (AuditAction::Read, None) => Some(format!("note {}", line.reason)),
+            _ => None,
+        });
+    }
+    let first_two = |line: &String| line.split(' ').take(2).collect::<Vec<_>>().join(" ");
+    let missing = lines
+        .iter()
+        .map(first_two)
+        .find(|line| !kept.contains(line));
+    assert_eq!(missing.filter(|line| line != "ready"), None);
+    drop(store);
+
+    let file = Connection::open(file).unwrap();
+    let count = |sql: &str| file.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    for nothing in [
+        "SELECT count(*) FROM keyward_key WHERE id NOT IN (SELECT key FROM keyward_token) \
+         OR id NOT IN (SELECT key FROM keyward_audit WHERE action = 'create') \
+         OR (status = 'revoked') <> (id IN (SELECT key FROM keyward_audit WHERE action = 'revoke')) \
+         OR (status = 'revoked') <> (revoked_at IS NOT NULL)",
+        "SELECT count(*) FROM keyward_token WHERE key NOT IN (SELECT id FROM keyward_key)",
+        "SELECT count(*) FROM keyward_audit WHERE action IN ('create', 'revoke') \
+         AND key NOT IN (SELECT id FROM keyward_key)",
+        "SELECT count(*) FROM keyward_key WHERE revision NOT IN (SELECT number FROM keyward_revision)",
+        "SELECT count(*) FROM pragma_foreign_key_check",
+    ] {
+        assert_eq!(count(nothing), 0, "{nothing}");
+    }
+    let whole = file.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0));
+    assert_eq!(whole.unwrap(), "ok");
+}

@@ -1,0 +1,92 @@
+//! Opens and changes accounts.
+
+use crate::admin::admin::ATTEMPTS;
+use crate::admin::authority::operator_only;
+use crate::{
+    Account, AccountChange, AccountId, Actor, AdminError, AdminErrorKind, AuditAction, Commit,
+    CreatedKey, KeyAdmin, NewKey,
+};
+
+impl KeyAdmin {
+    /// Opens an account and makes its first key, in one step. Once: the account must be new.
+    ///
+    /// This is how the first key of a service comes to be that can manage others: give it the scope
+    /// `api_keys.*`. An empty store alone never lets anyone in.
+    ///
+    /// # Errors
+    /// [`Conflict`](AdminErrorKind::Conflict) when the account exists, and as [`create`](Self::create).
+    pub async fn bootstrap(&self, new: NewKey) -> Result<CreatedKey, AdminError> {
+        let actor = Actor::operator("bootstrap");
+        let account = Account::new(new.account.clone());
+        let mut line = self.line(&actor, AuditAction::Bootstrap);
+        line.account = Some(new.account.clone());
+        let made = self.make(&new, &account, None);
+        let (key, record) = self.or_note(line.clone(), made).await?;
+        line.key = Some(record.id);
+        let commit = Commit {
+            accounts: vec![account],
+            keys: vec![record.clone()],
+            audit: vec![line.clone()],
+            ..Commit::default()
+        };
+        let done = self.store.commit(commit).await.map_err(AdminError::from);
+        self.or_note(line, done).await?;
+        Ok(CreatedKey {
+            key: Some(key),
+            record,
+        })
+    }
+
+    /// The account of this name, made now if there is none. For an operator.
+    ///
+    /// # Errors
+    /// When the actor is no operator or the store fails.
+    pub async fn open_account(&self, actor: &Actor, id: &AccountId) -> Result<Account, AdminError> {
+        let mut line = self.line(actor, AuditAction::OpenAccount);
+        line.account = Some(id.clone());
+        self.or_note(line.clone(), operator_only(actor)).await?;
+        for _ in 0..ATTEMPTS {
+            if let Some(account) = self.store.account(id.clone()).await? {
+                return Ok(account);
+            }
+            let commit = Commit {
+                accounts: vec![Account::new(id.clone())],
+                audit: vec![line.clone()],
+                ..Commit::default()
+            };
+            self.try_commit(commit).await?;
+        }
+        Err(AdminErrorKind::Conflict.into())
+    }
+
+    /// Changes an account's status, plan or bound. For an operator. In force when it returns.
+    ///
+    /// # Errors
+    /// When the actor is no operator, there is no such account or the store fails.
+    pub async fn update_account(
+        &self,
+        actor: &Actor,
+        id: &AccountId,
+        change: AccountChange,
+    ) -> Result<Account, AdminError> {
+        let mut line = self.line(actor, AuditAction::UpdateAccount);
+        line.account = Some(id.clone());
+        self.or_note(line.clone(), operator_only(actor)).await?;
+        for _ in 0..ATTEMPTS {
+            let found = self.account_of(actor, id).await;
+            let mut account = self.or_note(line.clone(), found).await?;
+            account.status = change.status.unwrap_or(account.status);
+            account.api_access = change.api_access.unwrap_or(account.api_access);
+            account.max_active_keys = change.max_active_keys.unwrap_or(account.max_active_keys);
+            let commit = Commit {
+                accounts: vec![account],
+                audit: vec![line.clone()],
+                ..Commit::default()
+            };
+            if self.try_commit(commit).await? {
+                return self.account_of(actor, id).await;
+            }
+        }
+        Err(AdminErrorKind::Conflict.into())
+    }
+}

@@ -1,0 +1,116 @@
+//! Who asks for a change.
+
+use crate::{AccountId, KeyId, Principal, Scope};
+
+/// Who asks for a change. There is no call without one, and none that trusts a missing one.
+///
+/// ```
+/// use keyward::{AccountId, Actor, Permission};
+///
+/// let acme = AccountId::parse("acme")?;
+/// let developer = Actor::user("user_42", acme, [Permission::Create, Permission::Read]);
+/// assert_eq!(developer.name(), "user_42");
+/// # Ok::<(), keyward::ParseError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Actor {
+    name: String,
+    pub(crate) authority: Authority,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Authority {
+    Operator,
+    User(AccountId, Vec<Permission>),
+    Key(AccountId, KeyId),
+}
+
+impl Actor {
+    /// A signed-in user of an account: acts in that account, as far as permitted.
+    pub fn user(
+        name: &str,
+        account: AccountId,
+        permissions: impl IntoIterator<Item = Permission>,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            authority: Authority::User(account, permissions.into_iter().collect()),
+        }
+    }
+
+    /// A key that has passed a gate: acts in its account, as far as its scopes say.
+    ///
+    /// It needs the scope of a permission (`api_keys.create` and so on), directly or by `api_keys.*`;
+    /// that another scope implies it does not count. It hands on at most what it holds itself.
+    #[must_use]
+    pub fn key(principal: &Principal) -> Self {
+        let id = principal.key_id();
+        Self {
+            name: format!("key:{id}"),
+            authority: Authority::Key(principal.account().clone(), id),
+        }
+    }
+
+    /// The service's own staff or machinery: acts in every account, and alone on accounts.
+    ///
+    /// Never make one from what a request says.
+    #[must_use]
+    pub fn operator(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            authority: Authority::Operator,
+        }
+    }
+
+    /// As it stands in the audit trail.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The account it acts in; `None` for an operator, who acts in all.
+    pub(crate) fn account(&self) -> Option<&AccountId> {
+        match &self.authority {
+            Authority::Operator => None,
+            Authority::User(account, _) | Authority::Key(account, _) => Some(account),
+        }
+    }
+
+    pub(crate) fn acts_in(&self, account: &AccountId) -> bool {
+        self.account().is_none_or(|own| own == account)
+    }
+}
+
+/// What a user or a key may be permitted to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Permission {
+    /// Create keys: `api_keys.create`. With [`Revoke`](Self::Revoke) also rotate.
+    Create,
+    /// List and view keys, usage and the audit trail: `api_keys.read`.
+    Read,
+    /// Update, disable and enable keys: `api_keys.update`.
+    Update,
+    /// Revoke keys: `api_keys.revoke`.
+    Revoke,
+}
+
+impl Permission {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Create, Self::Read, Self::Update, Self::Revoke];
+
+    /// The scope a key needs for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "api_keys.create",
+            Self::Read => "api_keys.read",
+            Self::Update => "api_keys.update",
+            Self::Revoke => "api_keys.revoke",
+        }
+    }
+
+    pub(crate) fn scope(self) -> Option<Scope> {
+        Scope::parse(self.as_str()).ok()
+    }
+}

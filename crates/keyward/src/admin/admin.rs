@@ -1,0 +1,162 @@
+//! Creates, changes and ends keys.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::admin::list::in_whole_millis;
+use crate::{
+    Account, Actor, AdminError, AdminErrorKind, AuditAction, AuditEntry, Commit, KeyFormat, KeyId,
+    KeyRecord, KeyView, Peppers, ScopeCatalog, Store, StoreErrorKind,
+};
+
+/// How often a change that met another is decided anew.
+pub(super) const ATTEMPTS: usize = 16;
+
+/// Creates, changes and ends the keys of a service, whatever store keeps them.
+///
+/// Every call says who acts, and leaves a line in the audit trail, also when it is refused. What an
+/// actor may not see answers exactly like what does not exist.
+///
+/// ```
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::sync::Arc;
+/// use keyward::*;
+///
+/// let store = Arc::new(MemoryStore::new());
+/// let admin = KeyAdmin::new(store, KeyFormat::new("vhk_{env}_")?);
+/// let operator = Actor::operator("sign-up");
+/// let acme = AccountId::parse("acme")?;
+/// admin.open_account(&operator, &acme).await?;
+///
+/// let user = Actor::user("ann@acme.example", acme.clone(), Permission::ALL);
+/// let new = NewKey::new(acme, Environment::LIVE, "production").scopes(Scopes::parse(["kyc"])?);
+/// let created = admin.create(&user, new).await?;
+/// if let Some(key) = &created.key {
+///     println!("{}", key.expose_secret()); // once, to its owner
+/// }
+/// admin.revoke(&user, created.record.id, "posted in a chat").await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct KeyAdmin {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) format: KeyFormat,
+    pub(super) peppers: Peppers,
+    pub(super) catalog: Option<ScopeCatalog>,
+    pub(super) max_active_keys: u32,
+    pub(super) default_lifetime: Option<Duration>,
+    pub(super) max_lifetime: Option<Duration>,
+}
+
+impl KeyAdmin {
+    /// Creates keys of this format, without a pepper, 50 active ones an account, without an end.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, format: KeyFormat) -> Self {
+        Self {
+            store,
+            format,
+            peppers: Peppers::none(),
+            catalog: None,
+            max_active_keys: 50,
+            default_lifetime: None,
+            max_lifetime: None,
+        }
+    }
+
+    /// Digests new keys this way: the same as the gate's.
+    #[must_use]
+    pub fn peppers(mut self, peppers: Peppers) -> Self {
+        self.peppers = peppers;
+        self
+    }
+
+    /// Gives new keys only what this catalog permits: the same as the gate's.
+    #[must_use]
+    pub fn catalog(mut self, catalog: ScopeCatalog) -> Self {
+        self.catalog = Some(catalog);
+        self
+    }
+
+    /// How many active keys an account may have that has no bound of its own.
+    #[must_use]
+    pub fn max_active_keys(mut self, bound: u32) -> Self {
+        self.max_active_keys = bound;
+        self
+    }
+
+    /// How long a key lives for which nothing else is said.
+    #[must_use]
+    pub fn default_lifetime(mut self, lifetime: Duration) -> Self {
+        self.default_lifetime = Some(lifetime);
+        self
+    }
+
+    /// How long a key lives at most. Without a default, it is the default too.
+    #[must_use]
+    pub fn max_lifetime(mut self, lifetime: Duration) -> Self {
+        self.max_lifetime = Some(lifetime);
+        self
+    }
+
+    pub(super) async fn stored(&self, id: KeyId) -> Result<KeyRecord, AdminError> {
+        let record = self.store.key(id).await?;
+        record.ok_or(AdminErrorKind::UnknownKey.into())
+    }
+
+    pub(super) fn view(&self, record: KeyRecord, account: &Account) -> KeyView {
+        KeyView {
+            state: record.state(account, self.now()),
+            last_used_at: self
+                .store
+                .replica()
+                .last_used(&record)
+                .max(record.last_used_at),
+            record,
+        }
+    }
+
+    pub(super) fn now(&self) -> SystemTime {
+        in_whole_millis(SystemTime::UNIX_EPOCH + self.store.replica().clock().unix())
+    }
+
+    pub(super) fn line(&self, actor: &Actor, action: AuditAction) -> AuditEntry {
+        let mut line = AuditEntry::new(self.now(), actor.name(), action);
+        line.account = actor.account().cloned();
+        line
+    }
+
+    /// Notes a refusal in the audit trail. A store that fails has no trail either.
+    pub(super) async fn or_note<T>(
+        &self,
+        mut line: AuditEntry,
+        outcome: Result<T, AdminError>,
+    ) -> Result<T, AdminError> {
+        if let Err(error) = &outcome {
+            line.refused = Some(error.kind());
+            line.reason.clear();
+            let audit = vec![line];
+            let commit = Commit {
+                audit,
+                ..Commit::default()
+            };
+            if let Err(error) = self.store.commit(commit).await {
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(
+                    error,
+                    "a refused call could not be noted in the audit trail"
+                );
+            }
+        }
+        outcome
+    }
+
+    /// Whether it was written; not, when what was read has changed meanwhile.
+    pub(super) async fn try_commit(&self, commit: Commit) -> Result<bool, AdminError> {
+        match self.store.commit(commit).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == StoreErrorKind::Conflict => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

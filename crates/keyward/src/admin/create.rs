@@ -1,0 +1,189 @@
+//! Creates keys and takes over those made elsewhere.
+
+use std::time::SystemTime;
+
+use crate::admin::admin::ATTEMPTS;
+use crate::admin::authority::revision_of;
+use crate::admin::list::in_whole_seconds;
+use crate::admin::rules::earlier;
+use crate::{
+    Account, ActiveKeys, Actor, AdminError, AdminErrorKind, AuditAction, Commit, CreateToken,
+    CreatedKey, Hint, KeyAdmin, KeyDigest, KeyId, KeyRecord, NewKey, Permission,
+};
+
+impl KeyAdmin {
+    /// Makes a key. Its text is in the answer and nowhere else: nothing can give it again.
+    ///
+    /// # Errors
+    /// When the actor may not, the account is unknown or full, or something about the key is not
+    /// allowed; see [`AdminErrorKind`]. Nothing is stored then but the line in the audit trail.
+    pub async fn create(&self, actor: &Actor, new: NewKey) -> Result<CreatedKey, AdminError> {
+        let mut line = self.line(actor, AuditAction::Create);
+        line.account = actor.acts_in(&new.account).then(|| new.account.clone());
+        for _ in 0..ATTEMPTS {
+            let prepared = self.prepare(actor, &new).await;
+            let (account, holder) = self.or_note(line.clone(), prepared).await?;
+            if let Some(record) = self.made_before(&new).await? {
+                return Ok(CreatedKey { key: None, record });
+            }
+            let made = self.make(&new, &account, holder.as_ref());
+            let (key, record) = self.or_note(line.clone(), made).await?;
+            line.key = Some(record.id);
+            let commit = Commit {
+                keys: vec![record.clone()],
+                unchanged_accounts: vec![(account.id.clone(), account.revision)],
+                unchanged_keys: revision_of(holder.as_ref()),
+                active_keys: Some(self.active_keys(&account, 0)),
+                token: new.token.clone().map(|token| CreateToken {
+                    account: new.account.clone(),
+                    token,
+                    key: record.id,
+                }),
+                audit: vec![line.clone()],
+                ..Commit::default()
+            };
+            let done = self.try_commit(commit).await;
+            line.key = None;
+            if self.or_note(line.clone(), done).await? {
+                let record = self.stored(record.id).await?;
+                let key = Some(key);
+                return Ok(CreatedKey { key, record });
+            }
+        }
+        Err(AdminErrorKind::Conflict.into())
+    }
+
+    /// Takes over a key that was made elsewhere, of which only the digest is known.
+    ///
+    /// Build the gate with the [`ForeignFormat`](crate::ForeignFormat) of such keys, and have its peppers
+    /// [accept](Peppers::accepting) the scheme. At its first use the key is digested in the current way.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create); [`Conflict`](AdminErrorKind::Conflict) when the digest is there already.
+    pub async fn import(
+        &self,
+        actor: &Actor,
+        new: NewKey,
+        digest: KeyDigest,
+        hint: Hint,
+    ) -> Result<KeyRecord, AdminError> {
+        let mut line = self.line(actor, AuditAction::Import);
+        line.account = actor.acts_in(&new.account).then(|| new.account.clone());
+        let prepared = self.prepare(actor, &new).await;
+        let (account, holder) = self.or_note(line.clone(), prepared).await?;
+        let made = self.record_of(&new, &account, holder.as_ref(), digest, hint);
+        let record = self.or_note(line.clone(), made).await?;
+        line.key = Some(record.id);
+        let commit = Commit {
+            keys: vec![record.clone()],
+            unchanged_accounts: vec![(account.id.clone(), account.revision)],
+            unchanged_keys: revision_of(holder.as_ref()),
+            active_keys: Some(self.active_keys(&account, 0)),
+            audit: vec![line.clone()],
+            ..Commit::default()
+        };
+        let done = self.store.commit(commit).await.map_err(AdminError::from);
+        line.key = None;
+        self.or_note(line, done).await?;
+        self.stored(record.id).await
+    }
+
+    /// The account and, where a key acts, that key's own record: what a new key must stay within.
+    async fn prepare(
+        &self,
+        actor: &Actor,
+        new: &NewKey,
+    ) -> Result<(Account, Option<KeyRecord>), AdminError> {
+        self.check_name(&new.name)?;
+        self.check_text(new.metadata.as_str())?;
+        if let Some(token) = &new.token {
+            self.check_text(token)?;
+            if !(1..=128).contains(&token.len()) || !token.bytes().all(|b| b.is_ascii_graphic()) {
+                return Err(AdminErrorKind::TooLong.into());
+            }
+        }
+        self.permit_in(actor, Permission::Create, &new.account)
+            .await
+    }
+
+    /// The key and the record of it, if it may be made.
+    pub(super) fn make(
+        &self,
+        new: &NewKey,
+        account: &Account,
+        holder: Option<&KeyRecord>,
+    ) -> Result<(crate::ApiKey, KeyRecord), AdminError> {
+        let key = self.format.generate(new.environment)?;
+        let (digest, hint) = (self.peppers.digest(&key), key.hint().clone());
+        Ok((key, self.record_of(new, account, holder, digest, hint)?))
+    }
+
+    fn record_of(
+        &self,
+        new: &NewKey,
+        account: &Account,
+        holder: Option<&KeyRecord>,
+        digest: KeyDigest,
+        hint: Hint,
+    ) -> Result<KeyRecord, AdminError> {
+        let now = self.now();
+        let mut record = KeyRecord::new(
+            KeyId::random()?,
+            digest,
+            hint,
+            new.account.clone(),
+            new.environment,
+            now,
+        );
+        self.check_name(&new.name)?;
+        record.name.clone_from(&new.name);
+        record.kind = new.kind;
+        record.scopes = new.scopes.clone();
+        record.origins = new.origins.clone();
+        record.rate_limit = new.rate_limit;
+        record.metadata = new.metadata.clone();
+        record.epoch = account.epoch(new.environment);
+        record.expires_at = self.expiry(new.expires_at, now)?;
+        self.check_scopes(&record)?;
+        if holder.is_some_and(|holder| !self.is_within(&record, holder)) {
+            return Err(AdminErrorKind::TooWide.into());
+        }
+        Ok(record)
+    }
+
+    fn expiry(
+        &self,
+        asked: Option<SystemTime>,
+        now: SystemTime,
+    ) -> Result<Option<SystemTime>, AdminErrorKind> {
+        let after = |lifetime| now.checked_add(lifetime);
+        let latest = self.max_lifetime.and_then(after);
+        let default = self.default_lifetime.and_then(after);
+        match asked.map(in_whole_seconds) {
+            Some(at) if at <= now || latest.is_some_and(|latest| at > latest) => {
+                Err(AdminErrorKind::Expiry)
+            }
+            Some(at) => Ok(Some(at)),
+            None => Ok(earlier(default, latest).map(in_whole_seconds)),
+        }
+    }
+
+    async fn made_before(&self, new: &NewKey) -> Result<Option<KeyRecord>, AdminError> {
+        let Some(token) = new.token.clone() else {
+            return Ok(None);
+        };
+        match self.store.created_with(new.account.clone(), token).await? {
+            Some(id) => Ok(self.store.key(id).await?),
+            None => Ok(None),
+        }
+    }
+
+    pub(super) fn active_keys(&self, account: &Account, spare: u32) -> ActiveKeys {
+        let bound = account.max_active_keys.unwrap_or(self.max_active_keys);
+        ActiveKeys {
+            account: account.id.clone(),
+            at_most: bound.saturating_add(spare),
+            now: self.now(),
+        }
+    }
+}

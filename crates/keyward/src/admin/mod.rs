@@ -1,0 +1,21 @@
+//! The life of keys: who may do what to them, and what then happens.
+
+mod accounts;
+pub(crate) mod actor;
+#[expect(
+    clippy::module_inception,
+    reason = "the room is named after its main type"
+)]
+pub(crate) mod admin;
+mod authority;
+pub(crate) mod change;
+mod create;
+pub(crate) mod error;
+pub(crate) mod list;
+mod read;
+mod revoke;
+mod rotate;
+mod rules;
+#[cfg(test)]
+mod tests;
+mod update;

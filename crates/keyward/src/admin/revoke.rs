@@ -1,0 +1,80 @@
+//! Ends keys.
+
+use crate::admin::admin::ATTEMPTS;
+use crate::{
+    AccountId, Actor, AdminError, AdminErrorKind, AuditAction, Commit, Environment, KeyAdmin,
+    KeyId, KeyStatus, KeyView, Permission,
+};
+
+impl KeyAdmin {
+    /// Ends a key for good. When this returns, the next request with it is refused on this node.
+    ///
+    /// Revoking a key that is revoked changes nothing, not even the reason.
+    ///
+    /// # Errors
+    /// When the actor may not, there is no such key, the reason is longer than 500 characters or
+    /// holds a key, or the store fails.
+    pub async fn revoke(
+        &self,
+        actor: &Actor,
+        id: KeyId,
+        reason: &str,
+    ) -> Result<KeyView, AdminError> {
+        let action = AuditAction::Revoke;
+        self.change(
+            actor,
+            Permission::Revoke,
+            action,
+            id,
+            reason,
+            |record, _| {
+                self.check_reason(reason)?;
+                if record.status != KeyStatus::Revoked {
+                    record.status = KeyStatus::Revoked;
+                    record.revoked_at = Some(self.now());
+                    reason.clone_into(&mut record.revoked_for);
+                }
+                Ok(())
+            },
+        )
+        .await
+    }
+
+    /// Ends all keys of an account, or of one of its environments, in one step.
+    ///
+    /// A key that is created at that moment is either ended too or was created after.
+    ///
+    /// # Errors
+    /// As [`revoke`](Self::revoke).
+    pub async fn revoke_all(
+        &self,
+        actor: &Actor,
+        account: &AccountId,
+        environment: Option<Environment>,
+        reason: &str,
+    ) -> Result<(), AdminError> {
+        let mut line = self.line(actor, AuditAction::RevokeAll);
+        line.account = actor.acts_in(account).then(|| account.clone());
+        let fits = self.check_reason(reason).map_err(AdminError::from);
+        self.or_note(line.clone(), fits).await?;
+        reason.clone_into(&mut line.reason);
+        for _ in 0..ATTEMPTS {
+            let permitted = self.permit_in(actor, Permission::Revoke, account).await;
+            let (mut account, _) = self.or_note(line.clone(), permitted).await?;
+            let counter = match environment {
+                None => &mut account.revoked_all,
+                Some(environment) => account.revoked.entry(environment).or_default(),
+            };
+            *counter = counter.saturating_add(1);
+            let commit = Commit {
+                accounts: vec![account],
+                audit: vec![line.clone()],
+                ..Commit::default()
+            };
+            if self.try_commit(commit).await? {
+                return Ok(());
+            }
+        }
+        Err(AdminErrorKind::Conflict.into())
+    }
+}

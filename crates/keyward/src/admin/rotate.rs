@@ -1,0 +1,117 @@
+//! Replaces keys.
+
+use crate::admin::admin::ATTEMPTS;
+use crate::admin::authority::revision_of;
+use crate::admin::list::in_whole_seconds;
+use crate::admin::rules::earlier;
+use crate::{
+    Actor, AdminError, AdminErrorKind, AuditAction, AuditEntry, Commit, CreatedKey, Grace,
+    KeyAdmin, KeyId, KeyRecord, KeyStatus, Permission,
+};
+
+impl KeyAdmin {
+    /// Replaces a key by a successor that can do the same; the old one dies at once or after a grace.
+    ///
+    /// The successor lives as long as the old key was to live, counted from now. Of two rotations at
+    /// once one wins; a key that has a successor is not rotated again.
+    ///
+    /// # Errors
+    /// When the actor lacks the permission to create or to revoke, there is no such key, it is
+    /// revoked, expired or has a successor ([`Conflict`](AdminErrorKind::Conflict)), the account is
+    /// more than full, or the store fails.
+    pub async fn rotate(
+        &self,
+        actor: &Actor,
+        id: KeyId,
+        grace: Grace,
+    ) -> Result<CreatedKey, AdminError> {
+        let mut line = self.line(actor, AuditAction::Rotate);
+        line.key = Some(id);
+        let rotated = self.rotate_found(actor, id, grace, &line).await;
+        self.or_note(line, rotated).await
+    }
+
+    async fn rotate_found(
+        &self,
+        actor: &Actor,
+        id: KeyId,
+        grace: Grace,
+        line: &AuditEntry,
+    ) -> Result<CreatedKey, AdminError> {
+        for _ in 0..ATTEMPTS {
+            let (mut old, account, holder) = self.find(actor, Permission::Create, id).await?;
+            if !self.permits(actor, Permission::Revoke).await? {
+                return Err(AdminErrorKind::NotPermitted.into());
+            }
+            self.check_alive(&old)?;
+            if old.epoch < account.epoch(old.environment) {
+                return Err(AdminErrorKind::Revoked.into());
+            }
+            if old.successor.is_some() {
+                return Err(AdminErrorKind::Conflict.into());
+            }
+            if holder
+                .as_ref()
+                .is_some_and(|holder| !self.is_within(&old, holder))
+            {
+                return Err(AdminErrorKind::TooWide.into());
+            }
+            let now = self.now();
+            let key = self.format.generate(old.environment)?;
+            let digest = self.peppers.digest(&key);
+            let hint = key.hint().clone();
+            let mut new = KeyRecord::new(
+                KeyId::random()?,
+                digest,
+                hint,
+                old.account.clone(),
+                old.environment,
+                now,
+            );
+            new.name.clone_from(&old.name);
+            new.kind = old.kind;
+            new.scopes = old.scopes.clone();
+            new.origins = old.origins.clone();
+            new.rate_limit = old.rate_limit;
+            new.metadata = old.metadata.clone();
+            new.epoch = account.epoch(old.environment);
+            let lifetime = old.expires_at.map(|at| at.duration_since(old.created_at));
+            new.expires_at = lifetime.map(|lifetime| now + lifetime.unwrap_or_default());
+            let bound = holder.as_ref().and_then(|holder| holder.expires_at);
+            new.expires_at = earlier(new.expires_at, bound).map(in_whole_seconds);
+            new.predecessor = Some(old.id);
+            new.status = old.status;
+            old.successor = Some(new.id);
+            match grace {
+                Grace::None => {
+                    old.status = KeyStatus::Revoked;
+                    old.revoked_at = Some(now);
+                    "rotated".clone_into(&mut old.revoked_for);
+                }
+                Grace::For(grace) => {
+                    let end = now.checked_add(grace).map(in_whole_seconds);
+                    old.expires_at = earlier(old.expires_at, end);
+                }
+            }
+            let id = new.id;
+            let mut line = line.clone();
+            line.account = Some(account.id.clone());
+            let commit = Commit {
+                unchanged_accounts: vec![(account.id.clone(), account.revision)],
+                unchanged_keys: revision_of(holder.as_ref().filter(|holder| holder.id != old.id)),
+                keys: vec![old, new],
+                // The old key may live beside the new one for a while, once.
+                active_keys: Some(self.active_keys(&account, 1)),
+                audit: vec![line],
+                ..Commit::default()
+            };
+            if self.try_commit(commit).await? {
+                return Ok(CreatedKey {
+                    key: Some(key),
+                    record: self.stored(id).await?,
+                });
+            }
+        }
+        Err(AdminErrorKind::Conflict.into())
+    }
+}

@@ -1,0 +1,79 @@
+//! What may be kept of a key, and what a key may hand on.
+
+use std::time::SystemTime;
+
+use crate::{AdminErrorKind, KeyAdmin, KeyRecord, KeyStatus};
+
+impl KeyAdmin {
+    /// Whether a key can do no more than another: what a key may hand on.
+    pub(super) fn is_within(&self, record: &KeyRecord, bound: &KeyRecord) -> bool {
+        let scopes = match &self.catalog {
+            Some(catalog) => catalog.covers(&bound.scopes, &record.scopes),
+            None => bound.scopes.covers(&record.scopes),
+        };
+        let expires = bound
+            .expires_at
+            .is_none_or(|end| record.expires_at.is_some_and(|at| at <= end));
+        let limited = bound
+            .rate_limit
+            .is_none_or(|bound| record.rate_limit.is_some_and(|limit| bound.covers(limit)));
+        scopes
+            && expires
+            && limited
+            && record.environment == bound.environment
+            && bound.origins.covers(&record.origins)
+    }
+
+    pub(super) fn check_alive(&self, record: &KeyRecord) -> Result<(), AdminErrorKind> {
+        if record.status == KeyStatus::Revoked {
+            return Err(AdminErrorKind::Revoked);
+        }
+        match record.expires_at {
+            Some(at) if at <= self.now() => Err(AdminErrorKind::Expired),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn check_scopes(&self, record: &KeyRecord) -> Result<(), AdminErrorKind> {
+        // The scopes by which a key manages keys are ours, no catalog has them.
+        let own = |grant: &&str| grant.starts_with("api_keys.");
+        let others = record.scopes.iter().filter(|grant| !own(grant));
+        let others = crate::Scopes::parse(others).unwrap_or_default();
+        let managing = record.scopes.iter().any(|grant| own(&grant));
+        match &self.catalog {
+            Some(_) if managing && others.is_empty() => Ok(()),
+            Some(catalog) if !catalog.permits(&others, record.kind) => Err(AdminErrorKind::Scopes),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn check_name(&self, name: &str) -> Result<(), AdminErrorKind> {
+        let bounded = (1..=100).contains(&name.chars().count());
+        if !bounded || name.trim().is_empty() || name.chars().any(char::is_control) {
+            return Err(AdminErrorKind::Name);
+        }
+        self.check_text(name)
+    }
+
+    pub(super) fn check_reason(&self, reason: &str) -> Result<(), AdminErrorKind> {
+        if reason.chars().count() > 500 {
+            return Err(AdminErrorKind::TooLong);
+        }
+        self.check_text(reason)
+    }
+
+    /// What is kept must hold no key: people paste them where they say which one has leaked.
+    pub(super) fn check_text(&self, text: &str) -> Result<(), AdminErrorKind> {
+        match self.format.find_in(text).next() {
+            Some(_) => Err(AdminErrorKind::HoldsKey),
+            None => Ok(()),
+        }
+    }
+}
+
+pub(super) fn earlier(one: Option<SystemTime>, other: Option<SystemTime>) -> Option<SystemTime> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}

@@ -1,0 +1,929 @@
+//! What the life of keys promises.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use sha2::{Digest, Sha256, Sha512};
+
+use crate::conformance::block_on;
+use crate::*;
+
+const NOW: Duration = Duration::from_secs(1_700_000_000);
+
+struct World {
+    clock: Arc<ManualClock>,
+    store: Arc<MemoryStore>,
+    admin: KeyAdmin,
+    acme: AccountId,
+    user: Actor,
+}
+
+impl World {
+    fn new() -> Self {
+        let clock = Arc::new(ManualClock::at(NOW));
+        let store = Arc::new(MemoryStore::with_clock(Arc::<ManualClock>::clone(&clock)));
+        let admin = KeyAdmin::new(Arc::<MemoryStore>::clone(&store), format());
+        let acme = AccountId::parse("acme").unwrap();
+        for id in ["acme", "other"] {
+            let id = AccountId::parse(id).unwrap();
+            block_on(admin.open_account(&operator(), &id)).unwrap();
+        }
+        let user = Actor::user("ann", acme.clone(), Permission::ALL);
+        Self {
+            clock,
+            store,
+            admin,
+            acme,
+            user,
+        }
+    }
+
+    fn new_key(&self) -> NewKey {
+        NewKey::new(self.acme.clone(), Environment::LIVE, "name")
+    }
+
+    fn create(&self, new: NewKey) -> CreatedKey {
+        block_on(self.admin.create(&self.user, new)).unwrap()
+    }
+
+    /// What a gate of the service says to a key, on a route that asks for nothing.
+    fn ask(&self, key: &ApiKey) -> Result<Principal, DenialKind> {
+        let gate = Gate::builder(self.store.replica())
+            .format(format())
+            .build()
+            .unwrap();
+        let requirement = Arc::new(Requirement::new().any_environment());
+        match gate.check(&Head(key.expose_secret()), &requirement, None) {
+            Decision::Ready(Verdict::Admit(Admitted {
+                access: Some(Access::Principal(principal)),
+                ..
+            })) => Ok(principal),
+            Decision::Ready(Verdict::Refuse(refusal)) => Err(refusal.denial.unwrap().kind()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A key that acts, with these scopes and whatever else.
+    fn acting(&self, scopes: &[&str], more: impl FnOnce(NewKey) -> NewKey) -> Actor {
+        let new = more(self.new_key().scopes(Scopes::parse(scopes).unwrap()));
+        Actor::key(&self.ask(&self.create(new).key.unwrap()).unwrap())
+    }
+
+    fn after(&self, seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + self.store.replica().clock().unix() + Duration::from_secs(seconds)
+    }
+
+    fn last_line(&self) -> AuditEntry {
+        block_on(self.store.audit(None, None, 1)).unwrap().remove(0)
+    }
+}
+
+fn format() -> KeyFormat {
+    KeyFormat::new("vhk_{env}_").unwrap()
+}
+
+fn error_of<T>(outcome: Result<T, AdminError>) -> AdminErrorKind {
+    outcome.map(drop).unwrap_err().kind()
+}
+
+fn operator() -> Actor {
+    Actor::operator("ops")
+}
+
+fn user(account: &str, permissions: &[Permission]) -> Actor {
+    Actor::user(
+        "bob",
+        AccountId::parse(account).unwrap(),
+        permissions.iter().copied(),
+    )
+}
+
+#[test]
+fn a_created_key_works_and_is_shown_once() {
+    let world = World::new();
+    let created = world.create(world.new_key());
+    let key = created.key.unwrap();
+    world.ask(&key).unwrap();
+    let view = block_on(world.admin.key(&world.user, created.record.id)).unwrap();
+    assert_eq!(
+        (view.state, view.record.name.as_str()),
+        (KeyState::Active, "name")
+    );
+    assert!(!format!("{view:?}").contains(&key.expose_secret()[9..]));
+    assert_eq!(view.last_used_at, Some(SystemTime::UNIX_EPOCH + NOW));
+}
+
+#[test]
+fn a_name_is_required_and_bounded() {
+    let world = World::new();
+    for bad in ["", "   ", "a\nb", "a\u{7f}", &"x".repeat(101)] {
+        let new = NewKey::new(world.acme.clone(), Environment::LIVE, bad);
+        let error = error_of(block_on(world.admin.create(&world.user, new)));
+        assert_eq!(error, AdminErrorKind::Name, "{bad:?}");
+    }
+    world.create(NewKey::new(
+        world.acme.clone(),
+        Environment::LIVE,
+        &"ü".repeat(100),
+    ));
+}
+
+#[test]
+fn what_is_kept_holds_no_key() {
+    let world = World::new();
+    let created = world.create(world.new_key());
+    let secret = created.key.unwrap();
+    let text = format!("see {}!", secret.expose_secret());
+    let named = NewKey::new(world.acme.clone(), Environment::LIVE, &text);
+    let metadata = Metadata::parse(&format!("{{\"a\":\"{text}\"}}")).unwrap();
+    let id = created.record.id;
+    let (admin, user) = (&world.admin, &world.user);
+    for outcome in [
+        block_on(admin.create(user, named)).map(drop),
+        block_on(admin.create(user, world.new_key().metadata(metadata))).map(drop),
+        block_on(admin.create(user, world.new_key().token(&text.replace(' ', "_")))).map(drop),
+        block_on(admin.update(user, id, KeyChange::new().name(&text))).map(drop),
+        block_on(admin.revoke(user, id, &text)).map(drop),
+        block_on(admin.revoke_all(user, &world.acme, None, &text)),
+    ] {
+        assert_eq!(error_of(outcome), AdminErrorKind::HoldsKey);
+        assert!(!format!("{:?}", world.last_line()).contains(secret.expose_secret()));
+    }
+    world.ask(&secret).unwrap();
+}
+
+#[test]
+fn a_repeated_create_gives_the_same_key_without_its_secret() {
+    let world = World::new();
+    let new = || world.new_key().token("retry-1");
+    let first = world.create(new());
+    let again = world.create(new());
+    assert!(first.key.is_some() && again.key.is_none());
+    assert_eq!(first.record, again.record);
+    let at_once: Vec<_> = thread::scope(|threads| {
+        let create = || world.create(world.new_key().token("retry-2")).record.id;
+        let all: Vec<_> = (0..8).map(|_| threads.spawn(create)).collect();
+        all.into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    assert!(
+        at_once
+            .iter()
+            .all(|id| *id == at_once[0] && *id != first.record.id)
+    );
+    let bad = world.new_key().token("two words");
+    let error = error_of(block_on(world.admin.create(&world.user, bad)));
+    assert_eq!(error, AdminErrorKind::TooLong);
+}
+
+#[test]
+fn of_200_creates_at_once_at_the_limit_minus_one_exactly_one_passes() {
+    let world = World::new();
+    (0..49).for_each(|_| drop(world.create(world.new_key())));
+    let passed: usize = thread::scope(|threads| {
+        let create = || block_on(world.admin.create(&world.user, world.new_key()));
+        let all: Vec<_> = (0..200).map(|_| threads.spawn(create)).collect();
+        let outcomes = all.into_iter().map(|thread| thread.join().unwrap());
+        outcomes
+            .filter(|outcome| match outcome {
+                Ok(_) => true,
+                Err(error) => {
+                    assert_eq!(error.kind(), AdminErrorKind::TooManyKeys);
+                    false
+                }
+            })
+            .count()
+    });
+    assert_eq!(passed, 1);
+    let raise = AccountChange::new().max_active_keys(Some(51));
+    block_on(world.admin.update_account(&operator(), &world.acme, raise)).unwrap();
+    world.create(world.new_key());
+}
+
+#[test]
+fn the_catalog_rules_new_and_changed_keys() {
+    let world = World::new();
+    let catalog = ScopeCatalog::new(["kyc", "age"])
+        .unwrap()
+        .implying("hybrid", ["kyc", "age"])
+        .unwrap()
+        .secret_only("hybrid")
+        .unwrap()
+        .one_per_key();
+    let admin = world.admin.clone().catalog(catalog);
+    let create = |scopes: &[&str], kind| {
+        let new = world
+            .new_key()
+            .scopes(Scopes::parse(scopes).unwrap())
+            .kind(kind);
+        block_on(admin.create(&world.user, new)).map_err(|error| error.kind())
+    };
+    let id = create(&["kyc"], KeyKind::Publishable).unwrap().record.id;
+    create(&["hybrid"], KeyKind::Secret).unwrap();
+    create(&["api_keys.create"], KeyKind::Secret).unwrap();
+    for (scopes, kind) in [
+        (&["hybrid"][..], KeyKind::Publishable),
+        (&["kyc", "age"], KeyKind::Secret),
+        (&["other"], KeyKind::Secret),
+        (&[], KeyKind::Secret),
+    ] {
+        assert_eq!(
+            create(scopes, kind).unwrap_err(),
+            AdminErrorKind::Scopes,
+            "{scopes:?}"
+        );
+    }
+    let wider = KeyChange::new().scopes(Scopes::parse(["hybrid"]).unwrap());
+    let error = block_on(admin.update(&world.user, id, wider)).unwrap_err();
+    assert_eq!(error.kind(), AdminErrorKind::Scopes);
+}
+
+#[test]
+fn a_user_does_what_it_may_and_nothing_else() {
+    let world = World::new();
+    let id = world.create(world.new_key()).record.id;
+    for permission in Permission::ALL {
+        let one = user("acme", &[permission]);
+        let all_but_one: Vec<_> = Permission::ALL
+            .into_iter()
+            .filter(|p| *p != permission)
+            .collect();
+        let all_but_one = user("acme", &all_but_one);
+        let act = |actor: &Actor| {
+            let outcome = match permission {
+                Permission::Create => {
+                    block_on(world.admin.create(actor, world.new_key())).map(drop)
+                }
+                Permission::Read => block_on(world.admin.key(actor, id)).map(drop),
+                Permission::Update => block_on(world.admin.disable(actor, id)).map(drop),
+                Permission::Revoke => block_on(world.admin.revoke(actor, id, "")).map(drop),
+            };
+            outcome.map_err(|error| error.kind())
+        };
+        assert_eq!(
+            act(&all_but_one),
+            Err(AdminErrorKind::NotPermitted),
+            "{permission:?}"
+        );
+        assert_eq!(
+            world.last_line().refused,
+            Some(AdminErrorKind::NotPermitted)
+        );
+        assert_eq!(world.last_line().actor, "bob");
+        assert_eq!(act(&one), Ok(()), "{permission:?}");
+    }
+    let may_create = user("acme", &[Permission::Create]);
+    let id = world.create(world.new_key()).record.id;
+    let error = error_of(block_on(world.admin.rotate(&may_create, id, Grace::None)));
+    assert_eq!(error, AdminErrorKind::NotPermitted);
+}
+
+#[test]
+fn another_accounts_key_answers_like_an_unknown_one() {
+    let world = World::new();
+    let created = world.create(world.new_key());
+    let stranger = user("other", &Permission::ALL);
+    let admin = &world.admin;
+    let all = |id| {
+        [
+            block_on(admin.key(&stranger, id)).map(drop),
+            block_on(admin.update(&stranger, id, KeyChange::new().name("x"))).map(drop),
+            block_on(admin.disable(&stranger, id)).map(drop),
+            block_on(admin.enable(&stranger, id)).map(drop),
+            block_on(admin.revoke(&stranger, id, "")).map(drop),
+            block_on(admin.rotate(&stranger, id, Grace::None)).map(drop),
+        ]
+        .map(|outcome| {
+            let error = outcome.unwrap_err();
+            (error.kind(), error.to_string())
+        })
+    };
+    let known = all(created.record.id);
+    assert_eq!(known, all(KeyId::random().unwrap()));
+    assert!(
+        known
+            .iter()
+            .all(|(kind, _)| *kind == AdminErrorKind::UnknownKey)
+    );
+    assert_eq!(
+        world.last_line().account.unwrap().as_str(),
+        "other",
+        "noted with the stranger"
+    );
+
+    let nobody = AccountId::parse("nobody").unwrap();
+    for account in [&world.acme, &nobody] {
+        let new = NewKey::new(account.clone(), Environment::LIVE, "name");
+        for outcome in [
+            block_on(admin.create(&stranger, new)).map(drop),
+            block_on(admin.keys(&stranger, account, KeyFilter::new())).map(drop),
+            block_on(admin.revoke_all(&stranger, account, None, "")),
+            block_on(admin.audit(&stranger, Some(account), None)).map(drop),
+        ] {
+            assert_eq!(error_of(outcome), AdminErrorKind::UnknownAccount);
+        }
+    }
+    world.ask(&created.key.unwrap()).unwrap();
+}
+
+#[test]
+fn only_an_operator_acts_on_accounts_and_reads_the_whole_trail() {
+    let world = World::new();
+    let change = AccountChange::new().max_active_keys(None);
+    let new = AccountId::parse("new").unwrap();
+    for actor in [&world.user, &world.acting(&["api_keys.*"], |new| new)] {
+        for outcome in [
+            block_on(world.admin.open_account(actor, &new)).map(drop),
+            block_on(
+                world
+                    .admin
+                    .update_account(actor, &world.acme, change.clone()),
+            )
+            .map(drop),
+            block_on(world.admin.audit(actor, None, None)).map(drop),
+        ] {
+            assert_eq!(error_of(outcome), AdminErrorKind::NotPermitted);
+        }
+    }
+    block_on(world.admin.audit(&operator(), None, None)).unwrap();
+}
+
+#[test]
+fn a_key_acts_by_its_own_scopes_while_it_lives() {
+    let world = World::new();
+    let lister = world.acting(&["api_keys.read"], |new| new);
+    block_on(world.admin.keys(&lister, &world.acme, KeyFilter::new())).unwrap();
+    let error = error_of(block_on(world.admin.create(&lister, world.new_key())));
+    assert_eq!(error, AdminErrorKind::NotPermitted);
+
+    let created = world.create(
+        world
+            .new_key()
+            .scopes(Scopes::parse(["api_keys.*"]).unwrap()),
+    );
+    let actor = Actor::key(&world.ask(&created.key.unwrap()).unwrap());
+    block_on(world.admin.create(&actor, world.new_key())).unwrap();
+    block_on(world.admin.revoke(&world.user, created.record.id, "leaked")).unwrap();
+    let error = error_of(block_on(world.admin.create(&actor, world.new_key())));
+    assert_eq!(
+        error,
+        AdminErrorKind::NotPermitted,
+        "it passed the gate before it died"
+    );
+    assert_eq!(
+        world.last_line().actor,
+        format!("key:{}", created.record.id)
+    );
+}
+
+#[test]
+fn a_key_hands_on_at_most_what_it_holds() {
+    let world = World::new();
+    let limit = RateLimit::per_minute(100).unwrap();
+    let end = world.after(1000);
+    let origins = |list: &[&str]| OriginPolicy::listed(list).unwrap();
+    let actor = world.acting(&["api_keys.*", "kyc", "reports.*"], |new| {
+        new.rate_limit(limit)
+            .expires_at(end)
+            .origins(origins(&["a.example", "b.example"]).or_no_origin())
+    });
+    let scopes = |scopes: &[&str]| Scopes::parse(scopes).unwrap();
+    let fitting = || {
+        let new = world.new_key().scopes(scopes(&["kyc", "reports.read"]));
+        new.rate_limit(limit)
+            .expires_at(end)
+            .origins(origins(&["a.example"]))
+    };
+    let create = |new| block_on(world.admin.create(&actor, new)).map_err(|error| error.kind());
+    let id = create(fitting()).unwrap().record.id;
+    let test = NewKey::new(world.acme.clone(), Environment::TEST, "name");
+    for (about, new) in [
+        ("a scope it lacks", fitting().scopes(scopes(&["age"]))),
+        ("another origin", fitting().origins(origins(&["c.example"]))),
+        ("any origin", fitting().origins(OriginPolicy::Any)),
+        ("a later end", fitting().expires_at(world.after(1001))),
+        (
+            "a higher limit",
+            fitting().rate_limit(RateLimit::per_minute(101).unwrap()),
+        ),
+        ("no limit and no end", world.new_key()),
+        (
+            "another environment",
+            test.rate_limit(limit)
+                .expires_at(end)
+                .origins(origins(&["a.example"])),
+        ),
+    ] {
+        assert_eq!(
+            create(new).map(drop),
+            Err(AdminErrorKind::TooWide),
+            "{about}"
+        );
+    }
+    let update = |change| block_on(world.admin.update(&actor, id, change)).map_err(|e| e.kind());
+    update(KeyChange::new().scopes(scopes(&["reports.*"]))).unwrap();
+    let wider = KeyChange::new().scopes(scopes(&["age"]));
+    assert_eq!(update(wider).map(drop), Err(AdminErrorKind::TooWide));
+    let unlimited = KeyChange::new().rate_limit(None);
+    assert_eq!(update(unlimited).map(drop), Err(AdminErrorKind::TooWide));
+
+    let wide = world.create(world.new_key()).record.id;
+    let error = error_of(block_on(world.admin.rotate(&actor, wide, Grace::None)));
+    assert_eq!(error, AdminErrorKind::TooWide);
+}
+
+#[test]
+fn an_update_widens_only_for_who_may_create() {
+    let world = World::new();
+    let scopes = |scopes: &[&str]| Scopes::parse(scopes).unwrap();
+    let limit = RateLimit::per_minute(5).unwrap();
+    let id = world
+        .create(
+            world
+                .new_key()
+                .scopes(scopes(&["a", "b"]))
+                .rate_limit(limit),
+        )
+        .record
+        .id;
+    let editor = user("acme", &[Permission::Update]);
+    let update = |actor: &Actor, change| {
+        block_on(world.admin.update(actor, id, change)).map_err(|error| error.kind())
+    };
+    update(&editor, KeyChange::new().scopes(scopes(&["a"])).name("new")).unwrap();
+    for wider in [
+        KeyChange::new().scopes(scopes(&["a", "b"])),
+        KeyChange::new().rate_limit(None),
+        KeyChange::new().rate_limit(Some(RateLimit::per_minute(6).unwrap())),
+    ] {
+        assert_eq!(
+            update(&editor, wider.clone()).map(drop),
+            Err(AdminErrorKind::TooWide)
+        );
+        update(&world.user, wider).unwrap();
+        let back = KeyChange::new()
+            .scopes(scopes(&["a"]))
+            .rate_limit(Some(limit));
+        assert_eq!(update(&editor, back).unwrap().record.name, "new");
+    }
+}
+
+#[test]
+fn the_first_key_comes_from_one_explicit_call() {
+    let world = World::new();
+    let root = AccountId::parse("root").unwrap();
+    let new = || {
+        let new = NewKey::new(root.clone(), Environment::LIVE, "root");
+        new.scopes(Scopes::parse(["api_keys.*"]).unwrap())
+    };
+    let created = block_on(world.admin.bootstrap(new())).unwrap();
+    let actor = Actor::key(&world.ask(&created.key.unwrap()).unwrap());
+    let more = NewKey::new(root.clone(), Environment::LIVE, "more");
+    block_on(world.admin.create(&actor, more)).unwrap();
+    let again = error_of(block_on(world.admin.bootstrap(new())));
+    assert_eq!(again, AdminErrorKind::Conflict);
+}
+
+#[test]
+fn pages_go_on_where_they_ended_and_show_revoked_keys() {
+    let world = World::new();
+    let ids: Vec<_> = (0..5)
+        .map(|_| {
+            world.clock.advance(Duration::from_secs(1));
+            world.create(world.new_key()).record.id
+        })
+        .collect();
+    block_on(world.admin.revoke(&world.user, ids[1], "old")).unwrap();
+    let mut filter = KeyFilter::new().limit(2);
+    let mut seen = Vec::new();
+    loop {
+        let page = block_on(world.admin.keys(&world.user, &world.acme, filter)).unwrap();
+        seen.extend(page.keys);
+        let Some(next) = page.next else { break };
+        assert_eq!(KeyCursor::parse(&next.to_string()).unwrap(), next);
+        filter = filter.after(next);
+    }
+    assert!(
+        seen.iter()
+            .rev()
+            .map(|view| view.record.id)
+            .eq(ids.iter().copied())
+    );
+    assert_eq!(seen[3].state, KeyState::Revoked);
+    assert_eq!(seen[3].record.revoked_for, "old");
+    let revoked = KeyFilter::new().state(KeyState::Revoked);
+    let page = block_on(world.admin.keys(&world.user, &world.acme, revoked)).unwrap();
+    assert_eq!(page.keys.len(), 1);
+}
+
+#[test]
+fn a_key_is_switched_off_and_on_and_revoked_for_good() {
+    let world = World::new();
+    let created = world.create(world.new_key());
+    let (id, key) = (created.record.id, created.key.unwrap());
+    let (admin, user) = (&world.admin, &world.user);
+    block_on(admin.disable(user, id)).unwrap();
+    assert_eq!(world.ask(&key).unwrap_err(), DenialKind::Disabled);
+    block_on(admin.enable(user, id)).unwrap();
+    world.ask(&key).unwrap();
+    let first = block_on(admin.revoke(user, id, "leaked")).unwrap();
+    assert_eq!(world.ask(&key).unwrap_err(), DenialKind::Revoked);
+    world.clock.advance(Duration::from_secs(1));
+    let again = block_on(admin.revoke(user, id, "another reason")).unwrap();
+    assert_eq!(first.record.revoked_at, again.record.revoked_at);
+    assert_eq!(again.record.revoked_for, "leaked");
+    for outcome in [
+        block_on(admin.enable(user, id)).map(drop),
+        block_on(admin.disable(user, id)).map(drop),
+        block_on(admin.update(user, id, KeyChange::new().name("x"))).map(drop),
+        block_on(admin.rotate(user, id, Grace::None)).map(drop),
+    ] {
+        assert_eq!(error_of(outcome), AdminErrorKind::Revoked);
+    }
+    let long = "x".repeat(501);
+    let error = error_of(block_on(admin.revoke(user, id, &long)));
+    assert_eq!(error, AdminErrorKind::TooLong);
+}
+
+#[test]
+fn revoke_all_ends_an_environment_or_all_and_no_key_slips_through() {
+    let world = World::new();
+    let make = |environment| {
+        let new = NewKey::new(world.acme.clone(), environment, "name");
+        world.create(new).key.unwrap()
+    };
+    let staging = Environment::parse("staging").unwrap();
+    let keys = [Environment::LIVE, Environment::TEST, staging].map(make);
+    let alive = || keys.each_ref().map(|key| world.ask(key).is_ok());
+    let revoke_all = |environment| {
+        block_on(
+            world
+                .admin
+                .revoke_all(&world.user, &world.acme, environment, "3 a.m."),
+        )
+        .unwrap();
+    };
+    revoke_all(Some(Environment::TEST));
+    assert_eq!(alive(), [true, false, true]);
+    let again = make(Environment::TEST);
+    world.ask(&again).unwrap();
+    revoke_all(None);
+    assert_eq!(alive(), [false, false, false]);
+    assert_eq!(world.ask(&again).unwrap_err(), DenialKind::Revoked);
+    world.ask(&make(staging)).unwrap();
+
+    // Whatever the order, a key that works was created after the last of them.
+    thread::scope(|threads| {
+        let creator = threads.spawn(|| {
+            (0..200)
+                .map(|_| make(Environment::LIVE))
+                .collect::<Vec<_>>()
+        });
+        let big = AccountChange::new().max_active_keys(Some(1000));
+        block_on(world.admin.update_account(&operator(), &world.acme, big)).unwrap();
+        (0..50).for_each(|_| revoke_all(Some(Environment::LIVE)));
+        let created = creator.join().unwrap();
+        let before: Vec<_> = created
+            .iter()
+            .filter(|key| world.ask(key).is_ok())
+            .collect();
+        revoke_all(None);
+        assert!(before.iter().all(|key| world.ask(key).is_err()));
+    });
+}
+
+#[test]
+fn a_suspended_or_downgraded_account_refuses_its_keys_until_it_is_lifted() {
+    let world = World::new();
+    let key = world.create(world.new_key()).key.unwrap();
+    let change =
+        |change| block_on(world.admin.update_account(&operator(), &world.acme, change)).unwrap();
+    change(AccountChange::new().status(AccountStatus::Suspended));
+    assert_eq!(world.ask(&key).unwrap_err(), DenialKind::AccountInactive);
+    change(
+        AccountChange::new()
+            .status(AccountStatus::Active)
+            .api_access(false),
+    );
+    assert_eq!(world.ask(&key).unwrap_err(), DenialKind::NoApiAccess);
+    change(AccountChange::new().api_access(true));
+    world.ask(&key).unwrap();
+}
+
+#[test]
+fn a_successor_can_do_the_same_and_the_old_key_dies_when_told() {
+    let world = World::new();
+    let new = || {
+        let new = world.new_key().scopes(Scopes::parse(["kyc"]).unwrap());
+        let limit = RateLimit::per_minute(7).unwrap();
+        new.origins(OriginPolicy::Any)
+            .rate_limit(limit)
+            .expires_at(world.after(1000))
+    };
+    let old = world.create(new());
+    world.clock.advance(Duration::from_secs(100));
+    let grace = Grace::For(Duration::from_secs(60));
+    let successor = block_on(world.admin.rotate(&world.user, old.record.id, grace)).unwrap();
+    let record = &successor.record;
+    assert_eq!(record.predecessor, Some(old.record.id));
+    assert_eq!(record.name, old.record.name);
+    assert_eq!(record.scopes, old.record.scopes);
+    assert_eq!(record.rate_limit, old.record.rate_limit);
+    assert_eq!(record.expires_at, Some(world.after(1000)));
+    let view = block_on(world.admin.key(&world.user, old.record.id)).unwrap();
+    assert_eq!(view.record.successor, Some(record.id));
+    let (old_key, new_key) = (old.key.unwrap(), successor.key.unwrap());
+    world.ask(&new_key).unwrap();
+    world.clock.advance(Duration::from_secs(59));
+    world.ask(&old_key).unwrap();
+    world.clock.advance(Duration::from_secs(1));
+    assert_eq!(world.ask(&old_key).unwrap_err(), DenialKind::Expired);
+
+    let now = block_on(world.admin.rotate(&world.user, record.id, Grace::None)).unwrap();
+    assert_eq!(world.ask(&new_key).unwrap_err(), DenialKind::Revoked);
+    world.ask(&now.key.unwrap()).unwrap();
+}
+
+#[test]
+fn a_grace_never_extends_a_life() {
+    let world = World::new();
+    let old = world
+        .create(world.new_key().expires_at(world.after(10)))
+        .record;
+    for grace in [Duration::from_secs(3600), Duration::MAX] {
+        let rotated = block_on(world.admin.rotate(&world.user, old.id, Grace::For(grace)));
+        if rotated.is_ok() {
+            let view = block_on(world.admin.key(&world.user, old.id)).unwrap();
+            assert_eq!(view.record.expires_at, old.expires_at);
+        }
+    }
+    world.clock.advance(Duration::from_secs(10));
+    let error = error_of(block_on(world.admin.rotate(
+        &world.user,
+        old.id,
+        Grace::None,
+    )));
+    assert_eq!(error, AdminErrorKind::Expired);
+}
+
+#[test]
+fn of_100_rotations_at_once_one_wins() {
+    let world = World::new();
+    let id = world.create(world.new_key()).record.id;
+    let grace = Grace::For(Duration::from_secs(60));
+    let won = thread::scope(|threads| {
+        let rotate = || block_on(world.admin.rotate(&world.user, id, grace));
+        let all: Vec<_> = (0..100).map(|_| threads.spawn(rotate)).collect();
+        let outcomes = all.into_iter().map(|thread| thread.join().unwrap());
+        outcomes
+            .filter(|outcome| match outcome {
+                Ok(_) => true,
+                Err(error) => {
+                    assert_eq!(error.kind(), AdminErrorKind::Conflict);
+                    false
+                }
+            })
+            .count()
+    });
+    assert_eq!(won, 1);
+    let page = block_on(world.admin.keys(&world.user, &world.acme, KeyFilter::new())).unwrap();
+    assert_eq!(page.keys.len(), 2);
+}
+
+#[test]
+fn a_full_account_can_still_rotate_once() {
+    let world = World::new();
+    let admin = world.admin.clone().max_active_keys(1);
+    let id = world.create(world.new_key()).record.id;
+    let grace = Grace::For(Duration::from_secs(60));
+    let next = block_on(admin.rotate(&world.user, id, grace))
+        .unwrap()
+        .record
+        .id;
+    let error = error_of(block_on(admin.rotate(&world.user, next, grace)));
+    assert_eq!(error, AdminErrorKind::TooManyKeys);
+    world.clock.advance(Duration::from_secs(60));
+    block_on(admin.rotate(&world.user, next, Grace::None)).unwrap();
+}
+
+#[test]
+fn an_expiry_is_ahead_and_within_the_services_bounds() {
+    let world = World::new();
+    let day = Duration::from_secs(86_400);
+    let admin = world
+        .admin
+        .clone()
+        .default_lifetime(day)
+        .max_lifetime(2 * day);
+    let create = |new| {
+        let created = block_on(admin.create(&world.user, new));
+        created
+            .map(|created| created.record.expires_at)
+            .map_err(|error| error.kind())
+    };
+    assert_eq!(create(world.new_key()), Ok(Some(world.after(86_400))));
+    for bad in [
+        SystemTime::UNIX_EPOCH,
+        world.after(0),
+        world.after(2 * 86_400 + 1),
+    ] {
+        assert_eq!(
+            create(world.new_key().expires_at(bad)),
+            Err(AdminErrorKind::Expiry)
+        );
+    }
+    let last = world.after(2 * 86_400);
+    assert_eq!(create(world.new_key().expires_at(last)), Ok(Some(last)));
+}
+
+#[test]
+fn every_call_leaves_a_line_and_a_refused_one_too() {
+    let world = World::new();
+    let id = world.create(world.new_key()).record.id;
+    block_on(world.admin.disable(&world.user, id)).unwrap();
+    block_on(world.admin.revoke(&world.user, id, "leaked")).unwrap();
+    block_on(world.admin.enable(&world.user, id)).unwrap_err();
+    let page = block_on(world.admin.audit(&world.user, Some(&world.acme), None)).unwrap();
+    let lines: Vec<_> = page
+        .entries
+        .iter()
+        .map(|line| (line.action, line.refused))
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            (AuditAction::Enable, Some(AdminErrorKind::Revoked)),
+            (AuditAction::Revoke, None),
+            (AuditAction::Disable, None),
+            (AuditAction::Create, None),
+            (AuditAction::OpenAccount, None),
+        ]
+    );
+    assert!(
+        page.entries[..4]
+            .iter()
+            .all(|line| line.key == Some(id) && line.actor == "ann")
+    );
+    assert_eq!(page.entries[1].reason, "leaked");
+    assert_eq!(page.next, None);
+    (0..150).for_each(|_| drop(block_on(world.admin.enable(&world.user, id))));
+    let page = block_on(world.admin.audit(&world.user, Some(&world.acme), None)).unwrap();
+    assert_eq!(page.entries.len(), 100);
+    let rest = block_on(world.admin.audit(&world.user, Some(&world.acme), page.next)).unwrap();
+    assert_eq!((rest.entries.len(), rest.next), (55, None));
+}
+
+#[test]
+fn a_request_past_the_gate_may_finish() {
+    let world = World::new();
+    let created = world.create(world.new_key());
+    let key = created.key.unwrap();
+    let in_flight = world.ask(&key).unwrap();
+    block_on(world.admin.revoke(&world.user, created.record.id, "")).unwrap();
+    assert_eq!(in_flight.account().as_str(), "acme");
+    assert_eq!(world.ask(&key).unwrap_err(), DenialKind::Revoked);
+}
+
+#[test]
+fn a_leak_is_found_in_a_text_and_told_apart() {
+    let world = World::new();
+    let live = world.create(world.new_key());
+    let dead = world.create(world.new_key());
+    block_on(world.admin.revoke(&world.user, dead.record.id, "")).unwrap();
+    let others = NewKey::new(
+        AccountId::parse("other").unwrap(),
+        Environment::LIVE,
+        "theirs",
+    );
+    let others = block_on(world.admin.create(&operator(), others))
+        .unwrap()
+        .key
+        .unwrap();
+    let never = format().generate(Environment::LIVE).unwrap();
+    let (live_key, dead_key) = (live.key.unwrap(), dead.key.unwrap());
+    let text = [&live_key, &dead_key, &others, &never]
+        .map(ApiKey::expose_secret)
+        .join("\n");
+    let leaks = block_on(world.admin.leaks(&world.user, &text)).unwrap();
+    let states: Vec<_> = leaks
+        .iter()
+        .map(|leak| leak.key.as_ref().map(|key| key.state))
+        .collect();
+    assert_eq!(
+        states,
+        [Some(KeyState::Active), Some(KeyState::Revoked), None, None]
+    );
+    assert_eq!((leaks[1].at, &leaks[3].hint), (48, never.hint()));
+    let by_operator = block_on(world.admin.leaks(&operator(), &text)).unwrap();
+    assert!(by_operator[2].key.is_some() && by_operator[3].key.is_none());
+    assert!(!format!("{leaks:?}").contains(&live_key.expose_secret()[9..]));
+}
+
+#[test]
+fn keys_made_elsewhere_work_and_are_digested_anew_at_their_first_use() {
+    let world = World::new();
+    let hex = |bytes: &[u8]| format!("{bytes:02x?}").replace(['[', ']', ',', ' '], "");
+    let foreign = |prefix: &str| ForeignFormat::new(prefix).unwrap();
+    let (unkey, better) = (
+        "re_3ZMWxBfZNpGdcLXDRbyPA7QW",
+        "oTWEjGKwAmXbmJcSdCzGnlRtYpQvIeUo",
+    );
+    let (sanctum, rest) = (
+        "42|kq6iJPYFEFCZ1gJSmrfJ0xX9sYdM7Tz7",
+        "q1Wm5xdc.GpXhcU0mGCDZ0yXQBzgCjBmcdZRk6Q6W",
+    );
+    let pepper = Pepper::new("2026", b"sixteen bytes or more").unwrap();
+    let mut peppers = Peppers::new(pepper);
+    for scheme in [
+        DigestScheme::Sha256,
+        DigestScheme::Sha256OfSecret,
+        DigestScheme::Sha512,
+    ] {
+        peppers = peppers.accepting(scheme).unwrap();
+    }
+    let gate = Gate::builder(world.store.replica())
+        .format(format())
+        .foreign_format(foreign("re_"))
+        .foreign_format(foreign("").secret_after('|'))
+        .foreign_format(foreign(""))
+        .peppers(peppers.clone())
+        .build()
+        .unwrap();
+    let admin = world.admin.clone().peppers(peppers);
+    let ask = |key: &'static str| {
+        let requirement = Arc::new(Requirement::new());
+        match gate.check(&Head(key), &requirement, None) {
+            Decision::Ready(Verdict::Admit(_)) => true,
+            Decision::Ready(Verdict::Refuse(_)) => false,
+            Decision::Pending(_) => panic!("not decided at once"),
+        }
+    };
+    let base64 = base64::prelude::BASE64_STANDARD;
+    let url_safe = base64::prelude::BASE64_URL_SAFE_NO_PAD;
+    for (key, scheme, kept) in [
+        (
+            unkey,
+            DigestScheme::Sha256,
+            base64.encode(Sha256::digest(unkey)),
+        ),
+        (
+            better,
+            DigestScheme::Sha256,
+            url_safe.encode(Sha256::digest(better)),
+        ),
+        (
+            sanctum,
+            DigestScheme::Sha256OfSecret,
+            hex(&Sha256::digest(&sanctum[3..])),
+        ),
+        (rest, DigestScheme::Sha512, hex(&Sha512::digest(rest))),
+    ] {
+        let digest = || KeyDigest::import(scheme.clone(), &kept).unwrap();
+        let hint = || Hint::parse("…????").unwrap();
+        assert!(!ask(key), "{key}");
+        let record =
+            block_on(admin.import(&world.user, world.new_key(), digest(), hint())).unwrap();
+        assert!(ask(key), "{key}");
+        block_on(world.store.flush()).unwrap();
+        let current = DigestScheme::parse("hmac-sha256:2026").unwrap();
+        let stored = block_on(world.store.key(record.id)).unwrap().unwrap();
+        assert_eq!(*stored.digest.scheme(), current);
+        assert!(ask(key), "{key}");
+        block_on(admin.revoke(&world.user, record.id, "")).unwrap();
+        assert!(!ask(key), "{key}");
+    }
+    assert_eq!(block_on(admin.schemes(&operator())).unwrap().len(), 1);
+    for (scheme, text) in [
+        (DigestScheme::Sha256, ""),
+        (DigestScheme::Sha256, "zz"),
+        (
+            DigestScheme::Sha512,
+            "ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0",
+        ),
+        (DigestScheme::Sha256, &"é".repeat(32)),
+        (
+            DigestScheme::parse("hmac-sha256:x").unwrap(),
+            &"0".repeat(64),
+        ),
+    ] {
+        assert!(KeyDigest::import(scheme, text).is_err(), "{text}");
+    }
+}
+
+/// A request with a key.
+struct Head<'a>(&'a str);
+
+impl RequestHead for Head<'_> {
+    fn method(&self) -> &'static str {
+        "GET"
+    }
+
+    fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        (field == "x-api-key")
+            .then_some(self.0.as_bytes())
+            .into_iter()
+    }
+}

@@ -1,0 +1,136 @@
+//! Changes keys, and switches them off and on.
+
+use crate::admin::admin::ATTEMPTS;
+use crate::admin::authority::revision_of;
+use crate::{
+    Actor, AdminError, AdminErrorKind, AuditAction, Commit, KeyAdmin, KeyChange, KeyId, KeyRecord,
+    KeyStatus, KeyView, Permission,
+};
+
+impl KeyAdmin {
+    /// Changes a key. In force when it returns; what was counted of the key stays.
+    ///
+    /// # Errors
+    /// When the actor may not, there is no such key, it is revoked or expired, the change would make
+    /// it wider than the actor may, or the store fails.
+    pub async fn update(
+        &self,
+        actor: &Actor,
+        id: KeyId,
+        change: KeyChange,
+    ) -> Result<KeyView, AdminError> {
+        let update = |record: &mut KeyRecord, holder: Option<&KeyRecord>, may_widen| {
+            let before = record.clone();
+            if let Some(name) = &change.name {
+                self.check_name(name)?;
+                record.name.clone_from(name);
+            }
+            if let Some(metadata) = &change.metadata {
+                self.check_text(metadata.as_str())?;
+                record.metadata = metadata.clone();
+            }
+            if let Some(scopes) = &change.scopes {
+                record.scopes = scopes.clone();
+                self.check_scopes(record)?;
+            }
+            if let Some(origins) = &change.origins {
+                record.origins = origins.clone();
+            }
+            record.rate_limit = change.rate_limit.unwrap_or(record.rate_limit);
+            let within = |bound: &KeyRecord| self.is_within(record, bound);
+            if may_widen && holder.is_none_or(within) || within(&before) {
+                Ok(())
+            } else {
+                Err(AdminErrorKind::TooWide)
+            }
+        };
+        let may_widen = self.permits(actor, Permission::Create).await?;
+        let action = AuditAction::Update;
+        self.change(
+            actor,
+            Permission::Update,
+            action,
+            id,
+            "",
+            |record, holder| {
+                self.check_alive(record)?;
+                update(record, holder, may_widen)
+            },
+        )
+        .await
+    }
+
+    /// Switches a key off, until it is switched on again.
+    ///
+    /// # Errors
+    /// When the actor may not, there is no such key, it is revoked, or the store fails.
+    pub async fn disable(&self, actor: &Actor, id: KeyId) -> Result<KeyView, AdminError> {
+        self.switch(actor, AuditAction::Disable, id, KeyStatus::Disabled)
+            .await
+    }
+
+    /// Switches a key on again.
+    ///
+    /// # Errors
+    /// As [`disable`](Self::disable): a revoked key stays revoked.
+    pub async fn enable(&self, actor: &Actor, id: KeyId) -> Result<KeyView, AdminError> {
+        self.switch(actor, AuditAction::Enable, id, KeyStatus::Active)
+            .await
+    }
+
+    async fn switch(
+        &self,
+        actor: &Actor,
+        action: AuditAction,
+        id: KeyId,
+        to: KeyStatus,
+    ) -> Result<KeyView, AdminError> {
+        self.change(actor, Permission::Update, action, id, "", |record, _| {
+            if record.status == KeyStatus::Revoked {
+                return Err(AdminErrorKind::Revoked);
+            }
+            record.status = to;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Changes one key, as often as it takes to meet nobody else.
+    pub(super) async fn change(
+        &self,
+        actor: &Actor,
+        permission: Permission,
+        action: AuditAction,
+        id: KeyId,
+        reason: &str,
+        change: impl Fn(&mut KeyRecord, Option<&KeyRecord>) -> Result<(), AdminErrorKind>,
+    ) -> Result<KeyView, AdminError> {
+        let mut line = self.line(actor, action);
+        line.key = Some(id);
+        for _ in 0..ATTEMPTS {
+            let found = self.find(actor, permission, id).await;
+            let (mut record, account, holder) = self.or_note(line.clone(), found).await?;
+            line.account = Some(account.id.clone());
+            let before = record.clone();
+            let changed = change(&mut record, holder.as_ref()).map_err(AdminError::from);
+            self.or_note(line.clone(), changed).await?;
+            reason.clone_into(&mut line.reason);
+            let keys = if record == before {
+                vec![]
+            } else {
+                vec![record]
+            };
+            let audit = vec![line.clone()];
+            let commit = Commit {
+                keys,
+                unchanged_keys: revision_of(holder.as_ref().filter(|holder| holder.id != id)),
+                audit,
+                ..Commit::default()
+            };
+            if self.try_commit(commit).await? {
+                return Ok(self.view(self.stored(id).await?, &account));
+            }
+        }
+        Err(AdminErrorKind::Conflict.into())
+    }
+}

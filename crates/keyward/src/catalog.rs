@@ -1,0 +1,193 @@
+//! The scopes of a service.
+
+use crate::{KeyKind, ParseError, ParseErrorKind, Scope, Scopes};
+
+/// The scopes a service has, and which of them imply others.
+///
+/// With a catalog, a route that asks for a scope the catalog does not know is a mistake that shows
+/// when the layer is built, not a 403 for everyone.
+///
+/// ```
+/// use keyward::{Scope, ScopeCatalog, Scopes};
+///
+/// let catalog = ScopeCatalog::new(["verifyage", "kyc"])?.implying("hybrid", ["verifyage", "kyc"])?;
+/// let held = Scopes::parse(["hybrid"])?;
+/// assert!(catalog.allows(&held, &Scope::parse("kyc")?));
+/// assert!(!catalog.allows(&Scopes::parse(["kyc"])?, &Scope::parse("hybrid")?));
+/// # Ok::<(), keyward::ParseError>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct ScopeCatalog {
+    known: Vec<Scope>,
+    /// What each of the first implies, transitively.
+    implied: Vec<(Scope, Vec<Scope>)>,
+    secret_only: Vec<Scope>,
+    one_per_key: bool,
+}
+
+impl ScopeCatalog {
+    /// A catalog of scopes that imply nothing.
+    ///
+    /// # Errors
+    /// When one is not a scope.
+    pub fn new<I>(scopes: I) -> Result<Self, ParseError>
+    where
+        I: IntoIterator<Item: AsRef<str>>,
+    {
+        let mut catalog = Self::default();
+        for scope in scopes {
+            catalog.learn(Scope::parse(scope.as_ref())?);
+        }
+        Ok(catalog)
+    }
+
+    /// Adds a scope that stands for others, and for what those imply.
+    ///
+    /// # Errors
+    /// When one is not a scope, an implied one is not in the catalog yet, or the first is already: what it
+    /// implies is said once, so that those above it imply that too.
+    pub fn implying<I>(mut self, scope: &str, implied: I) -> Result<Self, ParseError>
+    where
+        I: IntoIterator<Item: AsRef<str>>,
+    {
+        let mut all = Vec::new();
+        for scope in implied {
+            let scope = Scope::parse(scope.as_ref())?;
+            if !self.knows(&scope) {
+                return Err(ParseError::new("scope", ParseErrorKind::Unknown));
+            }
+            all.extend(self.implied_by(&scope).cloned());
+            all.push(scope);
+        }
+        let scope = Scope::parse(scope)?;
+        if self.knows(&scope) {
+            return Err(ParseError::new("scope", ParseErrorKind::Repeated));
+        }
+        self.learn(scope.clone());
+        self.implied.push((scope, all));
+        Ok(self)
+    }
+
+    /// Lets a new key have exactly one scope.
+    #[must_use]
+    pub fn one_per_key(mut self) -> Self {
+        self.one_per_key = true;
+        self
+    }
+
+    /// Gives this scope to new secret keys only.
+    ///
+    /// # Errors
+    /// When it is not in the catalog.
+    pub fn secret_only(mut self, scope: &str) -> Result<Self, ParseError> {
+        let scope = Scope::parse(scope)?;
+        if !self.knows(&scope) {
+            return Err(ParseError::new("scope", ParseErrorKind::Unknown));
+        }
+        self.secret_only.push(scope);
+        Ok(self)
+    }
+
+    /// Whether a new key of this kind may have these grants.
+    #[must_use]
+    pub fn permits(&self, grants: &Scopes, kind: KeyKind) -> bool {
+        let exact = |grant: &str| Scope::parse(grant).is_ok_and(|scope| self.knows(&scope));
+        let wild = |grant: &str| {
+            let set = Scopes::parse([grant]).unwrap_or_default();
+            grant.ends_with('*') && self.known.iter().any(|scope| set.allow(scope))
+        };
+        let mut all = grants.iter();
+        let mut reserved = self.secret_only.iter();
+        all.all(|grant| exact(grant) || !self.one_per_key && wild(grant))
+            && (!self.one_per_key || grants.iter().count() == 1)
+            && (kind == KeyKind::Secret || !reserved.any(|scope| grants.allow(scope)))
+    }
+
+    /// Whether grants cover all of others, directly or by implication.
+    #[must_use]
+    pub fn covers(&self, held: &Scopes, others: &Scopes) -> bool {
+        let mut others = others.iter();
+        others.all(|grant| {
+            let implied = |scope| self.allows(held, &scope);
+            held.covers_grant(grant) || Scope::parse(grant).is_ok_and(implied)
+        })
+    }
+
+    /// Whether the scope is in the catalog.
+    #[must_use]
+    pub fn knows(&self, scope: &Scope) -> bool {
+        self.known.contains(scope)
+    }
+
+    /// Whether grants cover a scope, directly or by implication.
+    #[must_use]
+    pub fn allows(&self, held: &Scopes, scope: &Scope) -> bool {
+        held.allow(scope)
+            || self
+                .implied
+                .iter()
+                .any(|(by, implied)| implied.contains(scope) && held.allow(by))
+    }
+
+    fn implied_by(&self, scope: &Scope) -> impl Iterator<Item = &Scope> {
+        let all = self.implied.iter().filter(move |(by, _)| by == scope);
+        all.flat_map(|(_, implied)| implied)
+    }
+
+    fn learn(&mut self, scope: Scope) {
+        if !self.knows(&scope) {
+            self.known.push(scope);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_catalog_implies_across_steps() {
+        let catalog = ScopeCatalog::new(["read"])
+            .unwrap()
+            .implying("write", ["read"])
+            .unwrap()
+            .implying("admin", ["write"])
+            .unwrap();
+        let admin = Scopes::parse(["admin"]).unwrap();
+        assert!(catalog.allows(&admin, &Scope::parse("read").unwrap()));
+        assert!(!catalog.allows(&Scopes::none(), &Scope::parse("read").unwrap()));
+        assert!(catalog.clone().implying("all", ["nothing"]).is_err());
+        assert!(catalog.implying("write", ["admin"]).is_err());
+    }
+
+    #[test]
+    fn a_catalog_rules_what_a_new_key_may_have() {
+        let catalog = ScopeCatalog::new(["kyc", "age"])
+            .unwrap()
+            .implying("hybrid", ["kyc", "age"])
+            .unwrap()
+            .secret_only("hybrid")
+            .unwrap();
+        let permits = |catalog: &ScopeCatalog, grants: &[&str], kind| {
+            catalog.permits(&Scopes::parse(grants).unwrap(), kind)
+        };
+        assert!(permits(&catalog, &["kyc", "age"], KeyKind::Publishable));
+        assert!(permits(&catalog, &["hybrid"], KeyKind::Secret));
+        assert!(!permits(&catalog, &["hybrid"], KeyKind::Publishable));
+        assert!(!permits(&catalog, &["unknown"], KeyKind::Secret));
+        assert!(!permits(&catalog, &["other.*"], KeyKind::Secret));
+        let one = catalog.one_per_key();
+        assert!(permits(&one, &["kyc"], KeyKind::Secret));
+        for grants in [&[][..], &["kyc", "age"]] {
+            assert!(!permits(&one, grants, KeyKind::Secret));
+        }
+        let covers = |held: &[&str], others: &[&str]| {
+            one.covers(
+                &Scopes::parse(held).unwrap(),
+                &Scopes::parse(others).unwrap(),
+            )
+        };
+        assert!(covers(&["hybrid"], &["kyc", "age"]));
+        assert!(!covers(&["kyc"], &["hybrid"]));
+    }
+}

@@ -1,0 +1,60 @@
+//! What is written together.
+
+use std::time::SystemTime;
+
+use crate::{Account, AccountId, AuditEntry, KeyId, KeyRecord};
+
+/// What is written together. Each row replaces the stored one of its revision.
+#[derive(Clone, Debug, Default)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a store takes it apart, a new part must not be missed"
+)]
+pub struct Commit {
+    /// New and changed accounts.
+    pub accounts: Vec<Account>,
+    /// New and changed keys.
+    pub keys: Vec<KeyRecord>,
+    /// Accounts that must be of these revisions: what was decided rests on them.
+    pub unchanged_accounts: Vec<(AccountId, u64)>,
+    /// Keys that must be of these revisions: what was decided rests on them.
+    pub unchanged_keys: Vec<(KeyId, u64)>,
+    /// How many active keys an account may have after this.
+    pub active_keys: Option<ActiveKeys>,
+    /// The token by which a repeated create finds its key.
+    pub token: Option<CreateToken>,
+    /// New lines of the audit trail.
+    pub audit: Vec<AuditEntry>,
+}
+
+/// A bound on the active keys of an account: those that are neither revoked nor expired.
+///
+/// Keys that are switched off count: they can be switched on.
+#[derive(Clone, Debug)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a store takes it apart, a new part must not be missed"
+)]
+pub struct ActiveKeys {
+    /// Whose keys.
+    pub account: AccountId,
+    /// How many there may be after the commit.
+    pub at_most: u32,
+    /// The moment at which expiry is judged.
+    pub now: SystemTime,
+}
+
+/// The token of a create. In one account no two creates have the same.
+#[derive(Clone, Debug)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a store takes it apart, a new part must not be missed"
+)]
+pub struct CreateToken {
+    /// In which account.
+    pub account: AccountId,
+    /// The token.
+    pub token: String,
+    /// The key that is created with it.
+    pub key: KeyId,
+}

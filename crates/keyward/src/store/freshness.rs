@@ -1,0 +1,115 @@
+//! How fresh the replica is.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::{Clock, Replica};
+
+/// Both clocks at one moment, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Moment {
+    boot: u64,
+    unix: u64,
+}
+
+impl Moment {
+    /// The freshness of a replica that nothing else can change behind its back.
+    pub(crate) const ALWAYS: Self = Self {
+        boot: u64::MAX,
+        unix: u64::MAX,
+    };
+
+    pub(crate) fn now(clock: &dyn Clock) -> Self {
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX - 1);
+        Self {
+            boot: nanos(clock.boot()),
+            unix: nanos(clock.unix()),
+        }
+    }
+
+    /// Since the Unix epoch.
+    pub(crate) fn unix(self) -> Duration {
+        Duration::from_nanos(self.unix)
+    }
+
+    /// Whether this is longer ago than allowed. A virtual machine that was put to sleep may see only
+    /// the time of day jump, so that clock may say so too, with a second for its corrections.
+    pub(crate) fn is_older_than(self, age: Duration, now: Self) -> bool {
+        let age = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
+        let jump = age.saturating_add(1_000_000_000);
+        self.boot == 0
+            || now.boot.saturating_sub(self.boot) > age
+            || now.unix.saturating_sub(self.unix) > jump
+    }
+}
+
+/// The moment as of which the replica is true; zero before the first poll.
+#[derive(Default)]
+pub(crate) struct Freshness {
+    boot: AtomicU64,
+    unix: AtomicU64,
+    failures: AtomicU64,
+}
+
+impl Freshness {
+    /// A poll has failed.
+    pub(crate) fn fail(&self) {
+        self.failures.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn set(&self, moment: Moment) {
+        if self.boot.load(Ordering::Acquire) == Moment::ALWAYS.boot {
+            return;
+        }
+        self.unix.store(moment.unix, Ordering::Release);
+        self.boot.store(moment.boot, Ordering::Release);
+    }
+
+    pub(crate) fn get(&self) -> Moment {
+        let boot = self.boot.load(Ordering::Acquire);
+        let unix = self.unix.load(Ordering::Acquire);
+        Moment { boot, unix }
+    }
+}
+
+/// Waits for a poll that began after it did.
+pub(crate) struct Refreshed {
+    replica: Replica,
+    asked: u64,
+    failures: u64,
+}
+
+impl Refreshed {
+    pub(crate) fn new(replica: Replica) -> Self {
+        let asked = Moment::now(&*replica.inner.clock).boot;
+        let failures = replica.inner.freshness.failures.load(Ordering::Acquire);
+        Self {
+            replica,
+            asked,
+            failures,
+        }
+    }
+}
+
+impl Future for Refreshed {
+    type Output = bool;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<bool> {
+        let inner = &self.replica.inner;
+        // Registered before the look, so that a poll that ends in between still wakes it.
+        self.replica.waiting().push(context.waker().clone());
+        if inner.freshness.get().boot >= self.asked {
+            return Poll::Ready(true);
+        }
+        if inner.freshness.failures.load(Ordering::Acquire) != self.failures {
+            return Poll::Ready(false);
+        }
+        if inner.nudge.get().is_some_and(|nudge| nudge()) {
+            Poll::Pending
+        } else {
+            Poll::Ready(false)
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! One round of asking the store what has changed.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::fmt;
+use std::mem;
+use std::sync::Arc;
+
+use crate::key::digest::DigestBytes;
+use crate::store::entry::Entry;
+use crate::store::freshness::Moment;
+use crate::{Account, KeyId, KeyRecord, Replica};
+
+/// Which of a store's changes was the last: its number, and a random number that a history which was
+/// lost and written anew does not repeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a store makes it from its two columns"
+)]
+pub struct Revision {
+    /// Grows with every change, by one or more.
+    pub number: u64,
+    /// Random.
+    pub nonce: u64,
+}
+
+/// One round of asking the store what has changed; made by [`Replica::poll`].
+#[must_use = "a poll changes nothing until it is finished"]
+pub struct Poll<'a> {
+    replica: &'a Replica,
+    asked: Moment,
+    since: Option<Revision>,
+    restarted: bool,
+    accounts: Vec<Account>,
+    entries: Vec<Arc<Entry>>,
+    /// Keys that may still be there under an old digest.
+    moved: HashMap<KeyId, DigestBytes>,
+    finished: bool,
+}
+
+impl<'a> Poll<'a> {
+    pub(super) fn new(replica: &'a Replica, asked: Moment, since: Option<Revision>) -> Self {
+        Self {
+            replica,
+            asked,
+            since,
+            restarted: since.is_none(),
+            accounts: Vec::new(),
+            entries: Vec::new(),
+            moved: HashMap::new(),
+            finished: false,
+        }
+    }
+
+    /// The last change that is in the replica; `None` before the first poll.
+    ///
+    /// A store that does not know it, number and nonce, must [`restart`](Self::restart) and give
+    /// everything.
+    #[must_use]
+    pub fn since(&self) -> Option<Revision> {
+        self.since
+    }
+
+    /// Says that what follows is everything, and what is not in it is gone.
+    pub fn restart(&mut self) {
+        self.restarted = true;
+        self.accounts.clear();
+        self.entries.clear();
+        self.moved.clear();
+    }
+
+    /// An account that is new or has changed.
+    pub fn account(&mut self, account: Account) {
+        self.accounts.push(account);
+    }
+
+    /// A key that is new or has changed.
+    pub fn key(&mut self, record: &KeyRecord) {
+        let mut feed = self.replica.feed();
+        let group = feed.group(record);
+        let scopes = feed.scopes(&record.scopes);
+        let origins = feed.origins(&record.origins);
+        if record.redigested > 0 && !self.restarted {
+            self.moved.insert(record.id, record.digest.bytes());
+        }
+        self.entries
+            .push(Arc::new(Entry::new(record, group, scopes, origins)));
+    }
+
+    /// Applies what was given: the replica then stands at `head`, and is as fresh as the start of
+    /// this poll.
+    ///
+    /// # Errors
+    /// When this is the first poll and gives more keys than the ceiling, or another poll finished first.
+    /// Nothing is changed then.
+    pub fn finish(mut self, head: Revision) -> Result<(), ReplicaError> {
+        let inner = &self.replica.inner;
+        let mut feed = self.replica.feed();
+        if feed.revision != self.since {
+            return Err(ReplicaError::new(ReplicaErrorKind::Overtaken));
+        }
+        // Only when the service starts: one that runs must not stop because of one key more.
+        if self.since.is_none() && self.entries.len() > inner.ceiling {
+            return Err(ReplicaError::new(ReplicaErrorKind::TooManyKeys));
+        }
+        // What an account forbids comes before its keys, what it allows after them: no request may
+        // see an old key under an account that was opened when the key was closed.
+        let accounts = mem::take(&mut self.accounts);
+        feed.close(&accounts);
+        let entries = mem::take(&mut self.entries);
+        if self.restarted || !entries.is_empty() {
+            inner.table.replace(entries, self.restarted);
+        }
+        if !self.moved.is_empty() {
+            inner.table.remove_moved(&self.moved);
+        }
+        feed.follow(accounts, self.restarted);
+        feed.revision = Some(head);
+        drop(feed);
+        inner.freshness.set(self.asked);
+        self.finished = true;
+        self.replica.wake_all();
+        Ok(())
+    }
+}
+
+impl Drop for Poll<'_> {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.replica.inner.freshness.fail();
+            self.replica.wake_all();
+        }
+    }
+}
+
+impl fmt::Debug for Poll<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Poll")
+            .field("since", &self.since)
+            .field("accounts", &self.accounts.len())
+            .field("keys", &self.entries.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why the store's news could not be applied.
+#[derive(Clone, Copy, Debug)]
+pub struct ReplicaError {
+    kind: ReplicaErrorKind,
+}
+
+impl ReplicaError {
+    const fn new(kind: ReplicaErrorKind) -> Self {
+        Self { kind }
+    }
+
+    /// Which it is.
+    #[must_use]
+    pub const fn kind(&self) -> ReplicaErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for ReplicaError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            ReplicaErrorKind::TooManyKeys => "the store holds more keys than the replica's ceiling",
+            ReplicaErrorKind::Overtaken => "another poll finished first",
+        })
+    }
+}
+
+impl Error for ReplicaError {}
+
+/// Which error it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReplicaErrorKind {
+    /// The store holds more keys than the replica may load.
+    TooManyKeys,
+    /// Another poll finished between the start and the end of this one: what it read may be old.
+    Overtaken,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::{AccountId, Environment, Hint, KeyDigest, SystemClock};
+
+    const FIRST: Revision = Revision {
+        number: 1,
+        nonce: 7,
+    };
+    const SECOND: Revision = Revision {
+        number: 2,
+        nonce: 8,
+    };
+
+    fn record(n: u8) -> KeyRecord {
+        let digest = KeyDigest::new(crate::DigestScheme::Sha256, [n; 32]);
+        let account = AccountId::parse("acme").unwrap();
+        let hint = Hint::parse("x_…0000").unwrap();
+        let id = KeyId::random().unwrap();
+        let epoch = SystemTime::UNIX_EPOCH;
+        KeyRecord::new(id, digest, hint, account, Environment::LIVE, epoch)
+    }
+
+    fn load(replica: &Replica, keys: std::ops::Range<u8>, head: Revision) {
+        let mut poll = replica.poll();
+        poll.restart();
+        keys.for_each(|n| poll.key(&record(n)));
+        poll.finish(head).unwrap();
+    }
+
+    #[test]
+    fn a_restart_forgets_what_is_not_given_again() {
+        let replica = Replica::new();
+        load(&replica, 0..200, FIRST);
+        assert_eq!(replica.len(), 200);
+        load(&replica, 100..150, SECOND);
+        assert_eq!(replica.len(), 50);
+        assert!(replica.find(&record(99).digest.bytes()).is_none());
+        assert!(replica.find(&record(100).digest.bytes()).is_some());
+    }
+
+    #[test]
+    fn a_poll_that_is_not_finished_changes_nothing() {
+        let replica = Replica::new();
+        load(&replica, 0..1, FIRST);
+        let mut poll = replica.poll();
+        poll.restart();
+        drop(poll);
+        assert_eq!((replica.len(), replica.poll().since()), (1, Some(FIRST)));
+    }
+
+    #[test]
+    fn a_poll_that_was_overtaken_cannot_bring_old_rows_back() {
+        let replica = Replica::new();
+        load(&replica, 0..1, FIRST);
+        let mut slow = replica.poll();
+        slow.key(&record(1));
+        replica.poll().finish(SECOND).unwrap();
+        let error = slow.finish(FIRST).unwrap_err();
+        assert_eq!(error.kind(), ReplicaErrorKind::Overtaken);
+        assert_eq!((replica.len(), replica.poll().since()), (1, Some(SECOND)));
+    }
+
+    #[test]
+    fn refuses_to_load_more_keys_than_its_ceiling() {
+        let replica = Replica::with(Arc::new(SystemClock), 2);
+        let mut poll = replica.poll();
+        (0..3).for_each(|n| poll.key(&record(n)));
+        let error = poll.finish(FIRST).unwrap_err();
+        assert_eq!(error.kind(), ReplicaErrorKind::TooManyKeys);
+        assert!(replica.is_empty());
+        load(&replica, 0..2, FIRST);
+    }
+
+    #[test]
+    fn keys_of_one_account_share_what_they_have_in_common() {
+        let replica = Replica::new();
+        load(&replica, 0..2, FIRST);
+        let find = |n| replica.find(&record(n).digest.bytes()).unwrap();
+        let (one, two) = (find(0), find(1));
+        assert!(Arc::ptr_eq(&one.group, &two.group) && Arc::ptr_eq(&one.scopes, &two.scopes));
+        assert!(
+            !one.group.is_active(),
+            "an account that was never given is closed"
+        );
+    }
+}

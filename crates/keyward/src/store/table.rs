@@ -1,0 +1,162 @@
+//! Entries by their digest, changed without a reader waiting.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::KeyId;
+use crate::key::digest::DigestBytes;
+use crate::store::entry::Entry;
+
+/// A change replaces one of these tables whole. Three times a power of two, so that a round number
+/// of keys does not fall just past the size at which a table doubles.
+const SHARDS: usize = 192;
+
+/// Entries by their digest. A reader never waits; a change replaces a part of the whole.
+pub(crate) struct Table {
+    shards: Box<[ArcSwap<Shard>]>,
+}
+
+type Shard = HashSet<ByDigest, BuildHasherDefault<Identity>>;
+
+impl Table {
+    pub(crate) fn find(&self, digest: &DigestBytes) -> Option<Arc<Entry>> {
+        let shard = self.shards.get(shard_of(digest))?.load();
+        shard.get(digest).map(|found| Arc::clone(&found.0))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.load().len()).sum()
+    }
+
+    /// Puts entries in the place of those of the same digest; `all`: and removes every other.
+    #[expect(
+        clippy::mutable_key_type,
+        reason = "only counters change, never the digest"
+    )]
+    pub(crate) fn replace(&self, entries: Vec<Arc<Entry>>, all: bool) {
+        let mut by_shard: Vec<Vec<Arc<Entry>>> = self.shards.iter().map(|_| Vec::new()).collect();
+        for entry in entries {
+            if let Some(shard) = by_shard.get_mut(shard_of(&entry.digest)) {
+                shard.push(entry);
+            }
+        }
+        for (shard, entries) in self.shards.iter().zip(by_shard) {
+            if entries.is_empty() && !all {
+                continue;
+            }
+            let old = shard.load();
+            let mut new = if all {
+                Shard::default()
+            } else {
+                Shard::clone(&old)
+            };
+            new.reserve(entries.len());
+            let mut gone = Vec::new();
+            for entry in entries {
+                if let Some(older) = old.get(&entry.digest) {
+                    entry.inherit(&older.0);
+                    gone.push(Arc::clone(&older.0));
+                }
+                new.replace(ByDigest(entry));
+            }
+            shard.store(Arc::new(new));
+            // Before their accounts change: see `Gate::conclude`.
+            for entry in gone {
+                entry.supersede();
+            }
+            if all {
+                old.iter().for_each(|entry| entry.0.supersede());
+            }
+        }
+    }
+
+    /// Removes keys from where they were before they were digested anew. A search through all keys,
+    /// as only their digest says where they were.
+    #[expect(
+        clippy::mutable_key_type,
+        reason = "only counters change, never the digest"
+    )]
+    pub(crate) fn remove_moved(&self, moved: &HashMap<KeyId, DigestBytes>) {
+        let is_old = |entry: &Entry| moved.get(&entry.id).is_some_and(|new| *new != entry.digest);
+        for shard in &self.shards {
+            let table = shard.load();
+            let old: Vec<_> = table
+                .iter()
+                .filter(|found| is_old(&found.0))
+                .cloned()
+                .collect();
+            if old.is_empty() {
+                continue;
+            }
+            let mut new = Shard::clone(&table);
+            for entry in &old {
+                new.remove(&entry.0.digest);
+            }
+            shard.store(Arc::new(new));
+            for ByDigest(old) in old {
+                if let Some(new) = moved.get(&old.id).and_then(|digest| self.find(digest)) {
+                    new.inherit(&old);
+                }
+                old.supersede();
+            }
+        }
+    }
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        let shards = (0..SHARDS).map(|_| ArcSwap::default()).collect();
+        Self { shards }
+    }
+}
+
+fn shard_of(digest: &DigestBytes) -> usize {
+    usize::try_from(digest.word(1) % SHARDS as u64).unwrap_or_default()
+}
+
+/// An entry that is found by its digest.
+#[derive(Clone)]
+struct ByDigest(Arc<Entry>);
+
+impl std::borrow::Borrow<DigestBytes> for ByDigest {
+    fn borrow(&self) -> &DigestBytes {
+        &self.0.digest
+    }
+}
+
+impl PartialEq for ByDigest {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.digest == other.0.digest
+    }
+}
+
+impl Eq for ByDigest {}
+
+impl Hash for ByDigest {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.digest.hash(state);
+    }
+}
+
+/// A digest is uniform: eight of its bytes are its hash.
+#[derive(Clone, Copy, Default)]
+struct Identity(u64);
+
+impl Hasher for Identity {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = word;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! How often keys are used: counted in memory, kept by the store.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime};
+
+use crate::{AccountId, Environment, KeyId};
+
+/// What was counted of a key since it was last taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a store takes it apart")]
+pub struct UsageCount {
+    /// Which key.
+    pub key: KeyId,
+    /// Requests that passed.
+    pub admitted: u64,
+    /// Requests that were refused although the key was proved: expired, without the scope and so on.
+    pub refused: u64,
+    /// When a request passed last, to the second.
+    pub last_used_at: Option<SystemTime>,
+}
+
+impl UsageCount {
+    pub(crate) fn add(&mut self, other: &Self) -> bool {
+        self.admitted += other.admitted;
+        self.refused += other.refused;
+        self.last_used_at = self.last_used_at.max(other.last_used_at);
+        true
+    }
+}
+
+/// How often a key was used in an hour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UsageHour {
+    /// Which key.
+    pub key: KeyId,
+    /// The world it acts in.
+    pub environment: Environment,
+    /// The hour, counted from the Unix epoch.
+    pub hour: u64,
+    /// Requests that passed.
+    pub admitted: u64,
+    /// Requests that were refused although the key was proved.
+    pub refused: u64,
+}
+
+impl UsageHour {
+    /// An hour in which nothing was counted.
+    #[must_use]
+    pub fn new(key: KeyId, environment: Environment, hour: u64) -> Self {
+        let (admitted, refused) = (0, 0);
+        Self {
+            key,
+            environment,
+            hour,
+            admitted,
+            refused,
+        }
+    }
+
+    /// What may be billed: requests that passed, of live keys only.
+    #[must_use]
+    pub fn billable(&self) -> u64 {
+        if self.environment == Environment::LIVE {
+            self.admitted
+        } else {
+            0
+        }
+    }
+}
+
+/// Which usage is wanted.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a store takes it apart")]
+pub struct UsageQuery {
+    /// Of which account's keys.
+    pub account: AccountId,
+    /// Only of this environment.
+    pub environment: Option<Environment>,
+    /// From this hour on, counted from the Unix epoch.
+    pub from: u64,
+    /// Up to and without this hour.
+    pub until: u64,
+}
+
+/// The counters of a key.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    key: KeyId,
+    /// Seconds since the Unix epoch; zero stands for never.
+    last_used: AtomicU32,
+    admitted: AtomicU32,
+    refused: AtomicU32,
+}
+
+impl Tally {
+    pub(crate) fn new(key: KeyId) -> Self {
+        Self {
+            key,
+            last_used: AtomicU32::new(0),
+            admitted: AtomicU32::new(0),
+            refused: AtomicU32::new(0),
+        }
+    }
+
+    pub(crate) fn count(&self, admitted: bool, now: Duration) {
+        if admitted {
+            let now = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
+            self.last_used.store(now, Ordering::Relaxed);
+            self.admitted.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn last_used(&self) -> Option<SystemTime> {
+        let at = self.last_used.load(Ordering::Relaxed);
+        (at > 0).then(|| SystemTime::UNIX_EPOCH + Duration::from_secs(at.into()))
+    }
+
+    /// What was counted; `None` when there is nothing.
+    pub(crate) fn take(&self) -> Option<UsageCount> {
+        let take = |counter: &AtomicU32| match counter.load(Ordering::Relaxed) {
+            0 => 0, // A look first: most are not in use, and a write would dirty their memory.
+            _ => u64::from(counter.swap(0, Ordering::Relaxed)),
+        };
+        let (admitted, refused) = (take(&self.admitted), take(&self.refused));
+        (admitted + refused > 0).then(|| UsageCount {
+            key: self.key,
+            admitted,
+            refused,
+            last_used_at: self.last_used(),
+        })
+    }
+}
