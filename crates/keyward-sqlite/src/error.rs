@@ -24,6 +24,14 @@ pub(crate) fn failed(error: rusqlite::Error) -> StoreError {
     StoreError::new(kind).because(error)
 }
 
+/// Whether another process was writing, and went on for too long.
+pub(crate) fn is_busy(error: &StoreError) -> bool {
+    let source = error
+        .source()
+        .and_then(|source| source.downcast_ref::<rusqlite::Error>());
+    source.and_then(rusqlite::Error::sqlite_error_code) == Some(ErrorCode::DatabaseBusy)
+}
+
 /// The store cannot answer, and this is why.
 pub(crate) fn unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> StoreError {
     StoreError::new(StoreErrorKind::Unavailable).because(source)

@@ -1,9 +1,12 @@
 //! The tables, and how a file comes to have them.
 
+use std::time::Duration;
+
 use keyward::{StoreError, StoreErrorKind};
 use rusqlite::{Connection, TransactionBehavior};
 
-use crate::error::{failed, unavailable};
+use crate::error::{failed, is_busy, unavailable};
+use crate::file::PATIENCE;
 
 /// The tables as numbered SQL files, in order; each records its number.
 ///
@@ -26,6 +29,11 @@ pub(crate) enum NoTables {
 
 /// Brings the tables up to date. Processes that do so at once wait for each other.
 pub(crate) fn migrate(connection: &mut Connection, no_tables: NoTables) -> Result<(), StoreError> {
+    // Most starts find all done, and need not wait for a process that writes.
+    let newest = MIGRATIONS.last().map(|(number, _)| *number);
+    if version(connection).is_ok_and(|version| Some(version) == newest) {
+        return can_write(connection);
+    }
     let transaction = connection
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .map_err(failed)?;
@@ -42,6 +50,18 @@ pub(crate) fn migrate(connection: &mut Connection, no_tables: NoTables) -> Resul
     transaction.commit().map_err(failed)
 }
 
+/// Whether the file can be written, now or when another process has finished.
+fn can_write(connection: &Connection) -> Result<(), StoreError> {
+    connection.busy_timeout(Duration::ZERO).map_err(failed)?;
+    // To begin a transaction is not enough: of a read-only file SQLite takes it for a reading one.
+    let written = connection.execute("DELETE FROM keyward_meta WHERE false", []);
+    connection.busy_timeout(PATIENCE).map_err(failed)?;
+    match written.map_err(failed) {
+        Err(error) if !is_busy(&error) => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// The number of the last migration that was run; zero before the first.
 fn version(connection: &Connection) -> rusqlite::Result<u32> {
     let ours = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'keyward_meta'";
@@ -55,6 +75,7 @@ fn version(connection: &Connection) -> rusqlite::Result<u32> {
 #[cfg(test)]
 mod tests {
     use std::thread;
+    use std::time::Instant;
 
     use keyward::conformance::block_on;
     use keyward::{DenialKind, Store};
@@ -62,6 +83,21 @@ mod tests {
     use super::*;
     use crate::SqliteStore;
     use crate::fixture::{Fixture, add, ask, ask_strictly, eventually};
+
+    #[test]
+    fn a_start_does_not_wait_for_a_process_that_writes() {
+        let fixture = Fixture::new();
+        drop(fixture.open());
+        let writer = Connection::open(fixture.path()).unwrap();
+        writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let began = Instant::now();
+        drop(SqliteStore::open(fixture.path()).unwrap());
+        assert!(
+            began.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            began.elapsed()
+        );
+    }
 
     #[test]
     fn a_newer_schema_is_refused() {

@@ -7,11 +7,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use keyward::{Commit, Replica, StoreError};
+use keyward::{Commit, Replica, StoreError, StoreErrorKind};
 use rusqlite::Connection;
 
 use crate::commit::write;
-use crate::error::failed;
+use crate::error::{failed, is_busy};
 use crate::feed::feed;
 use crate::file::{KeyFile, PATIENCE};
 use crate::flush::{Taken, forget};
@@ -109,8 +109,35 @@ impl Worker {
 
     /// Writes, and feeds the replica before it says so.
     pub(crate) fn commit(&mut self, commit: &Commit) -> Result<(), StoreError> {
-        write(self.file.connection()?, commit)?;
+        let written = self.write(commit);
+        if let Err(error) = &written
+            && matches!(
+                error.kind(),
+                StoreErrorKind::Unavailable | StoreErrorKind::Corrupt
+            )
+        {
+            let error: &(dyn Error + 'static) = error;
+            tracing::error!(error, "a change of the keys could not be written");
+        }
+        written?;
         self.poll()
+    }
+
+    /// Waits for another process that is writing, and goes on polling meanwhile.
+    fn write(&mut self, commit: &Commit) -> Result<(), StoreError> {
+        let began = Instant::now();
+        loop {
+            let connection = self.file.connection()?;
+            connection
+                .busy_timeout(self.poll_interval.min(PATIENCE))
+                .map_err(failed)?;
+            let written = write(connection, commit);
+            connection.busy_timeout(PATIENCE).map_err(failed)?;
+            match written {
+                Err(error) if is_busy(&error) && began.elapsed() < PATIENCE => self.poll_if_due(),
+                written => return written,
+            }
+        }
     }
 
     /// Writes all that was counted until now.
@@ -315,5 +342,37 @@ mod tests {
                 .unwrap();
             eventually(|| ask(&store, &secret) == Err(DenialKind::Revoked));
         });
+    }
+
+    #[test]
+    fn a_commit_that_waits_for_another_process_holds_up_no_poll() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        let (secret, record) = add(&store, "acme");
+        let writer = Connection::open(fixture.path()).unwrap();
+        writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+        thread::scope(|threads| {
+            let revoke = threads.spawn(|| {
+                let mut record = crate::fixture::stored(&store, record.id);
+                record.status = keyward::KeyStatus::Revoked;
+                let keys = vec![record];
+                let commit = Commit {
+                    keys,
+                    ..Commit::default()
+                };
+                keyward::conformance::block_on(keyward::Store::commit(&store, commit))
+            });
+            thread::sleep(Duration::from_millis(50));
+            let began = Instant::now();
+            assert_eq!(ask_strictly(&store, &secret), Ok(()));
+            assert!(
+                began.elapsed() < Duration::from_secs(2),
+                "{:?}",
+                began.elapsed()
+            );
+            writer.execute_batch("ROLLBACK").unwrap();
+            revoke.join().unwrap().unwrap();
+        });
+        assert_eq!(ask(&store, &secret), Err(DenialKind::Revoked));
     }
 }
