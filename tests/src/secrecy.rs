@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex};
 
 use keyward::conformance::block_on;
 use keyward::{
-    AccountId, Actor, Commit, Environment, Gate, Grace, KeyAdmin, KeyChange, KeyFilter, KeyFormat,
-    NewKey, Pepper, Peppers, Permission, Store,
+    AccountId, Actor, Commit, Decision, Environment, Gate, Grace, KeyAdmin, KeyChange, KeyFilter,
+    KeyFormat, NewKey, Pepper, Peppers, Permission, RequestHead, Requirement, Store, Verdict,
 };
 use keyward_sqlite::SqliteStore;
 use sha2::{Digest, Sha256};
+use tower::ServiceExt;
 use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::service::Service;
@@ -139,10 +140,47 @@ fn no_debug_holds_a_secret() {
         ..Commit::default()
     };
     text += &format!("{commit:?}{:?}", block_on(store.commit(commit.clone())));
-    text += &format!("{:?}", gate.build().unwrap());
+    let gate = gate.build().unwrap();
+    let other = Gate::builder(store.replica())
+        .format(format)
+        .build()
+        .unwrap();
+    for gate in [&gate, &other] {
+        let head = Head(key.expose_secret());
+        let requirement = Arc::new(Requirement::new());
+        let decision = gate.check(&head, &requirement, None);
+        text += &format!("{gate:?}{decision:?}{decision:#?}");
+        text += &format!("{:?}", keyward_tower::RequireKeyLayer::new((*gate).clone()));
+        text += &format!("{:?}", keyward_actix::RequireKey::new((*gate).clone()));
+        if let Decision::Ready(Verdict::Admit(admitted)) = decision {
+            text += &format!("{:?}{:#?}", admitted.access, admitted.access);
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    text += &format!(
+        "{:?}",
+        SqliteStore::open(folder.path().join("keys.db")).unwrap()
+    );
+    text += &format!("{:?}{:?}", store.replica(), store.replica().poll());
+    text += &format!("{:?}", store.replica().take_usage());
+    text += &format!("{:?}", store.replica().take_redigested());
     assert_eq!(find(text.as_bytes(), [key.expose_secret()]), None);
     assert!(!text.contains("a pepper of some length"));
     assert!(text.contains(&key.hint().to_string()));
+}
+
+struct Head<'a>(&'a str);
+
+impl RequestHead for Head<'_> {
+    fn method(&self) -> &'static str {
+        "GET"
+    }
+
+    fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        (field == "x-api-key")
+            .then_some(self.0.as_bytes())
+            .into_iter()
+    }
 }
 
 #[test]
@@ -241,4 +279,35 @@ fn live(admin: &KeyAdmin) -> (String, Vec<String>) {
     }
     keys.extend(successors);
     (text, keys)
+}
+
+#[test]
+fn a_span_with_room_for_it_learns_who_calls() {
+    let (log, subscriber) = capture();
+    let service = Service::new();
+    let key = service.keys["live"].clone();
+    let request = http::Request::builder()
+        .header("x-api-key", &key)
+        .body(())
+        .unwrap();
+    let (_, gate, requirement) = service.routes.into_iter().next().unwrap();
+    let layer = keyward_tower::RequireKeyLayer::new(gate).requirement(requirement);
+    let inner = tower::service_fn(async |_: http::Request<()>| {
+        tracing::info!("in the handler");
+        Ok::<_, std::convert::Infallible>(http::Response::new(String::new()))
+    });
+    tracing::subscriber::with_default(subscriber, || {
+        use tracing::field::Empty;
+        let span = tracing::info_span!("request", key.id = Empty, key.hint = Empty);
+        let response = tower::Layer::layer(&layer, inner).oneshot(request);
+        span.in_scope(|| block_on(response)).unwrap();
+    });
+    let log = log.0.lock().unwrap();
+    let text = String::from_utf8_lossy(&log);
+    let handler = text
+        .lines()
+        .find(|line| line.contains("in the handler"))
+        .unwrap();
+    assert!(handler.contains("request{key.id=key_") && handler.contains("key.hint=vhk_live_…"));
+    assert_eq!(find(&log, [&key]), None);
 }
