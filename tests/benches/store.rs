@@ -4,6 +4,7 @@
 //! cargo bench -p tests --bench store
 //! ```
 //!
+//! The keys belong to accounts of 50 each; what is created, revoked and listed belongs to one more.
 //! Each figure is the median of its runs. `KEYS` sets other sizes, as `KEYS=1000,100000`.
 
 use std::env;
@@ -13,8 +14,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use keyward::conformance::block_on;
 use keyward::{
-    AccountId, Actor, ApiKey, Commit, Decision, Environment, Gate, KeyAdmin, KeyFilter, KeyFormat,
-    KeyId, KeyRecord, NewKey, Peppers, RequestHead, Requirement, Store,
+    Account, AccountId, Actor, ApiKey, Commit, Decision, Environment, Gate, KeyAdmin, KeyFilter,
+    KeyFormat, KeyId, KeyRecord, NewKey, Peppers, RequestHead, Requirement, Store,
 };
 use keyward_sqlite::SqliteStore;
 
@@ -46,7 +47,7 @@ fn measure(size: usize) {
     let admin = KeyAdmin::new(Arc::new(store), format.clone());
     block_on(admin.open_account(&operator, &acme)).unwrap();
     drop(admin);
-    let keys = fill(&path, &format, &acme, size);
+    let keys = fill(&path, &format, size);
 
     let open = time(3, || drop(black_box(SqliteStore::open(&path).unwrap())));
     let store = Arc::new(SqliteStore::open(&path).unwrap());
@@ -90,26 +91,21 @@ fn measure(size: usize) {
     );
 }
 
-/// Puts keys into the file, ten thousand a commit; gives up to 1,000 of them.
-fn fill(
-    path: &std::path::Path,
-    format: &KeyFormat,
-    account: &AccountId,
-    size: usize,
-) -> Vec<ApiKey> {
+/// Puts keys into the file, 50 an account and ten thousand a commit; gives up to 1,000 of them.
+fn fill(path: &std::path::Path, format: &KeyFormat, size: usize) -> Vec<ApiKey> {
     let store = SqliteStore::open(path).unwrap();
+    let account = |n: usize| AccountId::parse(&format!("account-{}", n / 50)).unwrap();
     let mut some = Vec::new();
-    let mut left = size;
-    while left > 0 {
-        let some_more = left.min(10_000);
-        left -= some_more;
-        let record = |_| {
+    for first in (0..size).step_by(10_000) {
+        let commit = first..size.min(first + 10_000);
+        let accounts = commit.clone().step_by(50).map(|n| Account::new(account(n)));
+        let record = |n| {
             let key = format.generate(Environment::LIVE).unwrap();
             let record = KeyRecord::new(
                 KeyId::random().unwrap(),
                 Peppers::none().digest(&key),
                 key.hint().clone(),
-                account.clone(),
+                account(n),
                 Environment::LIVE,
                 SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
             );
@@ -118,12 +114,13 @@ fn fill(
             }
             record
         };
-        let keys = (0..some_more).map(record).collect();
-        block_on(store.commit(Commit {
+        let (accounts, keys) = (accounts.collect(), commit.clone().map(record).collect());
+        let commit = Commit {
+            accounts,
             keys,
             ..Commit::default()
-        }))
-        .unwrap();
+        };
+        block_on(store.commit(commit)).unwrap();
     }
     some
 }

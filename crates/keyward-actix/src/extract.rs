@@ -27,7 +27,16 @@ use crate::head::to_response;
 /// async fn report(principal: Principal) -> String {
 ///     format!("{} of {}", principal.key_id(), principal.account())
 /// }
-/// # let route: actix_web::Route = actix_web::web::get().to(report);
+/// # use actix_web::{App, test::{TestRequest, call_service, init_service}, web};
+/// # #[actix_web::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let app = App::new().route("/report", web::get().to(report));
+/// # let app = init_service(app).await;
+/// # let request = TestRequest::with_uri("/report").to_request();
+/// # let response = call_service(&app, request).await;
+/// assert_eq!(response.status(), 500); // the middleware was forgotten
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Clone, Debug)]
 pub struct Principal(keyward::Principal);
@@ -72,7 +81,20 @@ impl FromRequest for Principal {
 /// async fn greet(MaybePrincipal(principal): MaybePrincipal) -> String {
 ///     principal.map_or("hello".to_owned(), |principal| format!("hello, {}", principal.account()))
 /// }
-/// # let route: actix_web::Route = actix_web::web::get().to(greet);
+/// # use actix_web::{App, test::{TestRequest, call_service, init_service}, web};
+/// # use keyward_actix::RequireKey;
+/// # #[actix_web::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use keyward::{Environment, Gate, KeyFormat, MemoryStore, Store};
+/// # let (store, format) = (MemoryStore::new(), KeyFormat::new("vhk_{env}_")?);
+/// # let gate = Gate::builder(store.replica()).format(format).build()?;
+///
+/// let optional = RequireKey::new(gate).optional();
+/// let app = init_service(App::new().wrap(optional).route("/", web::get().to(greet))).await;
+/// let response = call_service(&app, TestRequest::default().to_request()).await;
+/// assert_eq!(response.status(), 200);
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Clone, Debug)]
 #[expect(
@@ -108,7 +130,22 @@ fn access(request: &HttpRequest) -> Result<Access, PrincipalError> {
     })
 }
 
-/// Why a handler gets no principal: 401 where a key is optional, 500 where there is no middleware.
+/// Why a handler gets no principal.
+///
+/// Where a key is optional, the answer is the gate's own to a request without one:
+///
+/// ```text
+/// HTTP/1.1 401 Unauthorized
+/// cache-control: no-store
+/// content-type: application/problem+json
+/// www-authenticate: ApiKey realm="api"
+/// www-authenticate: Bearer realm="api"
+///
+/// {"type":"about:blank","title":"Unauthorized","status":401,"detail":"Send an API key as `x-api-key: <key>` or `Authorization: Bearer <key>`.","code":"missing_api_key"}
+/// ```
+///
+/// Where there is no middleware, it is a 500 with no field and no body, and the error is logged. See
+/// [`Principal`].
 #[derive(Clone, Debug)]
 pub struct PrincipalError(Option<Anonymous>);
 

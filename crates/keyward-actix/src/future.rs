@@ -14,6 +14,8 @@ use crate::head::{admit, finish, refuse, refuse_shared};
 
 pin_project! {
     /// The future of a response; made by [`RequireKeyMiddleware`](crate::RequireKeyMiddleware).
+    ///
+    /// See [`RequireKey`](crate::RequireKey).
     pub struct ResponseFuture<S>
     where
         S: Service<ServiceRequest>,

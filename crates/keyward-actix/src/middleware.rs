@@ -11,7 +11,7 @@ use keyward::{Decision, Gate, Requirement};
 use crate::ResponseFuture;
 use crate::head::Head;
 
-/// A service behind a gate; made by [`RequireKey`](crate::RequireKey).
+/// A service behind a gate; made by [`RequireKey`](crate::RequireKey). See there.
 #[derive(Debug)]
 pub struct RequireKeyMiddleware<S> {
     inner: Rc<S>,

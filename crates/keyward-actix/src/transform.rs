@@ -9,7 +9,7 @@ use keyward::{AccountId, Environment, Gate, KeyKind, Requirement};
 
 use crate::RequireKeyMiddleware;
 
-/// Puts a gate in front of a service and says what the routes behind it demand.
+/// Puts a gate, and what the routes demand, in front of a service.
 ///
 /// Unless told otherwise: a live, secret key of any account, with any scopes. The methods are those
 /// of [`Requirement`].
@@ -27,11 +27,13 @@ use crate::RequireKeyMiddleware;
 /// ```
 ///
 /// ```
-/// # use actix_web::{App, HttpResponse, web};
-/// # use keyward::{Environment, Gate, KeyFormat, MemoryStore, Store};
+/// # use actix_web::{App, test::{TestRequest, call_service, init_service}, web};
+/// # use actix_web::HttpResponse;
 /// # use keyward_actix::RequireKey;
-/// # let store = MemoryStore::new();
-/// # let format = KeyFormat::new("vhk_{env}_")?;
+/// # #[actix_web::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use keyward::{Environment, Gate, KeyFormat, MemoryStore, Store};
+/// # let (store, format) = (MemoryStore::new(), KeyFormat::new("vhk_{env}_")?);
 /// # let gate = Gate::builder(store.replica()).format(format).build()?;
 /// # let submit = || async { HttpResponse::Created() };
 /// let live = RequireKey::new(gate.clone()).scope("kyc");
@@ -39,8 +41,12 @@ use crate::RequireKeyMiddleware;
 /// let app = App::new()
 ///     .service(web::resource("/live/cases").wrap(live).post(submit))
 ///     .service(web::resource("/test/cases").wrap(test).post(submit));
-/// # drop(app);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+///
+/// let app = init_service(app).await;
+/// let without_key = TestRequest::post().uri("/live/cases").to_request();
+/// assert_eq!(call_service(&app, without_key).await.status(), 401);
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Clone, Debug)]
 #[must_use]

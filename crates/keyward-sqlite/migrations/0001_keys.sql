@@ -109,6 +109,8 @@ CREATE INDEX keyward_account_by_revision ON keyward_account (revision);
 CREATE INDEX keyward_key_by_revision ON keyward_key (revision);
 -- The order of the list. A page begins at a time that is never before 1970.
 CREATE INDEX keyward_key_by_account ON keyward_key (account, max(created_at, 0), id);
+-- For the bound of active keys: revoked ones are kept for good, and there may be many.
+CREATE INDEX keyward_key_not_revoked ON keyward_key (account) WHERE status <> 'revoked';
 
 -- By which a create that is repeated finds its key.
 CREATE TABLE keyward_token (

@@ -54,7 +54,7 @@ pub(crate) fn count_active(connection: &Connection, bound: &ActiveKeys) -> rusql
     connection
         .prepare_cached(&format!(
             "SELECT count(*) FROM keyward_key \
-             WHERE account = :account AND {STATE} IN ('active', 'disabled')"
+             WHERE account = :account AND status <> 'revoked' AND {STATE} IN ('active', 'disabled')"
         ))?
         .query_row(
             named_params! {

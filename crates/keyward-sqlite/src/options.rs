@@ -54,8 +54,8 @@ impl SqliteOptions {
 
     /// How often what was counted is written; every ten seconds unless said otherwise.
     ///
-    /// At least a millisecond. This much is lost at most when the process is killed: a store that is
-    /// dropped writes the rest.
+    /// At least a millisecond. This much is lost at most when the process is killed, or what has gathered
+    /// since the file could be written last: a store that is dropped writes the rest.
     pub fn flush_interval(mut self, interval: Duration) -> Self {
         self.flush_interval = interval.max(Duration::from_millis(1));
         self
@@ -67,7 +67,9 @@ impl SqliteOptions {
         self
     }
 
-    /// The most keys to hold in memory, 150 bytes each; a million unless said otherwise.
+    /// The most keys to load when the store is opened; a million unless said otherwise.
+    ///
+    /// A key takes some 130 bytes of memory, and an account with keys some 500.
     pub fn ceiling(mut self, keys: usize) -> Self {
         self.ceiling = keys;
         self

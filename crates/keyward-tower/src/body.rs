@@ -11,7 +11,8 @@ use pin_project_lite::pin_project;
 pin_project! {
     /// The body of a response: the inner service's, or that of a refusal.
     ///
-    /// It asks nothing of the inner body but `Body<Data = Bytes>`, and does not box it.
+    /// It asks nothing of the inner body but `Body<Data = Bytes>`, and does not box it. See
+    /// [`RequireKey`](crate::RequireKey).
     #[derive(Debug)]
     pub struct ResponseBody<B> {
         #[pin]

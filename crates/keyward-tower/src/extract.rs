@@ -27,9 +27,22 @@ use crate::head::to_response;
 /// async fn greet(principal: Option<Principal>) -> String {
 ///     principal.map_or("hello".to_owned(), |principal| format!("hello, {}", principal.account()))
 /// }
-/// # let app: axum::Router = axum::Router::new()
-/// #     .route("/report", axum::routing::get(report))
-/// #     .route("/", axum::routing::get(greet));
+/// # use axum::{Router, body::Body, routing::get};
+/// # use keyward_tower::RequireKeyLayer;
+/// # use tower::ServiceExt;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use keyward::{Environment, Gate, KeyFormat, MemoryStore, Store};
+/// # let (store, format) = (MemoryStore::new(), KeyFormat::new("vhk_{env}_")?);
+/// # let gate = Gate::builder(store.replica()).format(format).build()?;
+///
+/// let layer = RequireKeyLayer::new(gate).optional();
+/// let app = Router::<()>::new().route("/report", get(report)).route("/", get(greet)).layer(layer);
+/// let anonymous = |path: &str| http::Request::get(path).body(Body::empty());
+/// assert_eq!(app.clone().oneshot(anonymous("/report")?).await?.status(), 401);
+/// assert_eq!(app.oneshot(anonymous("/")?).await?.status(), 200);
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Clone, Debug)]
 pub struct Principal(keyward::Principal);
@@ -76,7 +89,34 @@ impl<S: Sync> OptionalFromRequestParts<S> for Principal {
     }
 }
 
-/// Why a handler gets no principal: 401 where a key is optional, 500 where there is no layer.
+/// Why a handler gets no principal.
+///
+/// Where a key is optional, the answer is the gate's own to a request without one:
+///
+/// ```text
+/// HTTP/1.1 401 Unauthorized
+/// cache-control: no-store
+/// content-type: application/problem+json
+/// www-authenticate: ApiKey realm="api"
+/// www-authenticate: Bearer realm="api"
+///
+/// {"type":"about:blank","title":"Unauthorized","status":401,"detail":"Send an API key as `x-api-key: <key>` or `Authorization: Bearer <key>`.","code":"missing_api_key"}
+/// ```
+///
+/// Where there is no layer, it is a 500 with no field and no body, and the error is logged:
+///
+/// ```
+/// # use axum::{Router, body::Body, routing::get};
+/// # use keyward_tower::Principal;
+/// # use tower::ServiceExt;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let app = Router::<()>::new().route("/", get(async |_: Principal| "in"));
+/// let response = app.oneshot(http::Request::new(Body::empty())).await?;
+/// assert_eq!(response.status(), 500);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct PrincipalRejection(Option<Anonymous>);
 

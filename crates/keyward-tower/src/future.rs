@@ -13,7 +13,7 @@ use crate::ResponseBody;
 use crate::head::{admit, finish, refuse};
 
 pin_project! {
-    /// The future of a response; made by [`RequireKey`](crate::RequireKey).
+    /// The future of a response; made by [`RequireKey`](crate::RequireKey). See there.
     pub struct ResponseFuture<S, B>
     where
         S: Service<Request<B>>,

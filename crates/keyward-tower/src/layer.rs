@@ -7,7 +7,7 @@ use tower_layer::Layer;
 
 use crate::RequireKey;
 
-/// Puts a gate in front of a service and says what the routes behind it demand.
+/// Puts a gate, and what the routes demand, in front of a service.
 ///
 /// Unless told otherwise: a live, secret key of any account, with any scopes. The methods are those
 /// of [`Requirement`].
@@ -25,15 +25,25 @@ use crate::RequireKey;
 /// ```
 ///
 /// ```
-/// # use keyward::{Environment, Gate, KeyFormat, MemoryStore, Store};
+/// # use axum::{Router, body::Body, routing::post};
 /// # use keyward_tower::RequireKeyLayer;
-/// # let store = MemoryStore::new();
-/// # let format = KeyFormat::new("vhk_{env}_")?;
+/// # use tower::ServiceExt;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use keyward::{Environment, Gate, KeyFormat, MemoryStore, Store};
+/// # let (store, format) = (MemoryStore::new(), KeyFormat::new("vhk_{env}_")?);
 /// # let gate = Gate::builder(store.replica()).format(format).build()?;
-/// let submit = RequireKeyLayer::new(gate.clone()).scope("kyc");
-/// let sandbox = RequireKeyLayer::new(gate).scope("kyc").environment(Environment::TEST);
-/// # drop((submit, sandbox));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # let submit = async || "created";
+/// let live = RequireKeyLayer::new(gate.clone()).scope("kyc");
+/// let test = RequireKeyLayer::new(gate).scope("kyc").environment(Environment::TEST);
+/// let app = Router::<()>::new()
+///     .route("/live/cases", post(submit).layer(live))
+///     .route("/test/cases", post(submit).layer(test));
+///
+/// let without_key = http::Request::post("/live/cases").body(Body::empty())?;
+/// assert_eq!(app.oneshot(without_key).await?.status(), 401);
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Clone, Debug)]
 #[must_use]

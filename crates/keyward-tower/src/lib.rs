@@ -1,8 +1,8 @@
 //! API keys as a [tower] layer: for axum, hyper, anything on [`tower_service::Service`].
 //!
-//! A [`Gate`](keyward::Gate) decides, a [`RequireKeyLayer`] puts it in front of a service and says what
-//! the routes behind it demand. The handler gets the [`Principal`](keyward::Principal); a request
-//! that is refused never reaches it.
+//! A [`Gate`](keyward::Gate) decides, a [`RequireKeyLayer`] puts it in front of a service and says
+//! what the routes behind it demand. The handler gets the [`Principal`](keyward::Principal); a
+//! request that is refused never reaches it.
 //!
 //! ```
 //! use axum::{Router, routing::get};
@@ -13,13 +13,17 @@
 //!     principal.account().to_string()
 //! }
 //!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # use tower::ServiceExt;
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let store = MemoryStore::new();
 //! let gate = Gate::builder(store.replica()).format(KeyFormat::new("vhk_{env}_")?).build()?;
 //! let app: Router = Router::new()
 //!     .route("/whoami", get(whoami))
 //!     .layer(RequireKeyLayer::new(gate).scope("kyc"));
-//! # drop(app);
+//!
+//! let without_key = http::Request::get("/whoami").body(axum::body::Body::empty())?;
+//! assert_eq!(app.oneshot(without_key).await?.status(), 401);
 //! # Ok(())
 //! # }
 //! ```

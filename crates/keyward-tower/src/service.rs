@@ -12,6 +12,31 @@ use crate::head::{Head, admit};
 use crate::{ResponseBody, ResponseFuture};
 
 /// A service behind a gate; made by [`RequireKeyLayer`](crate::RequireKeyLayer).
+///
+/// It needs nothing of axum: any service of `http` requests will do.
+///
+/// ```
+/// # use bytes::Bytes;
+/// # use http_body_util::{BodyExt, Full};
+/// # use keyward_tower::RequireKeyLayer;
+/// # use tower::{Layer, ServiceExt};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use keyward::{Environment, Gate, KeyFormat, MemoryStore, Store};
+/// # let (store, format) = (MemoryStore::new(), KeyFormat::new("vhk_{env}_")?);
+/// # let gate = Gate::builder(store.replica()).format(format).build()?;
+/// let inner = tower::service_fn(async |_: http::Request<()>| {
+///     Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(Bytes::from("reached"))))
+/// });
+/// let service = RequireKeyLayer::new(gate).layer(inner);
+/// let response = service.oneshot(http::Request::new(())).await?;
+/// assert_eq!(response.status(), 401);
+/// assert_eq!(response.headers()["cache-control"], "no-store");
+/// let body = response.into_body().collect().await?.to_bytes();
+/// assert!(body.ends_with(br#""code":"missing_api_key"}"#));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct RequireKey<S> {
     inner: S,

@@ -44,8 +44,8 @@ impl ScopeCatalog {
     /// Adds a scope that stands for others, and for what those imply.
     ///
     /// # Errors
-    /// When one is not a scope, an implied one is not in the catalog yet, or the first is already: what it
-    /// implies is said once, so that those above it imply that too.
+    /// When one is not a scope, an implied one is not in the catalog yet, or the first is already:
+    /// what it implies is said once, so that those above it imply that too.
     pub fn implying<I>(mut self, scope: &str, implied: I) -> Result<Self, ParseError>
     where
         I: IntoIterator<Item: AsRef<str>>,
@@ -89,6 +89,16 @@ impl ScopeCatalog {
     }
 
     /// Whether a new key of this kind may have these grants.
+    ///
+    /// ```
+    /// use keyward::{KeyKind, ScopeCatalog, Scopes};
+    ///
+    /// let catalog = ScopeCatalog::new(["verifyage", "kyc"])?.one_per_key().secret_only("kyc")?;
+    /// assert!(catalog.permits(&Scopes::parse(["kyc"])?, KeyKind::Secret));
+    /// assert!(!catalog.permits(&Scopes::parse(["kyc"])?, KeyKind::Publishable));
+    /// assert!(!catalog.permits(&Scopes::parse(["kyc", "verifyage"])?, KeyKind::Secret));
+    /// # Ok::<(), keyward::ParseError>(())
+    /// ```
     #[must_use]
     pub fn permits(&self, grants: &Scopes, kind: KeyKind) -> bool {
         let exact = |grant: &str| Scope::parse(grant).is_ok_and(|scope| self.knows(&scope));

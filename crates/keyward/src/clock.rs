@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 /// Where the gate reads the time.
 ///
-/// Both are read on every request: an implementation must not lock or allocate.
+/// Both are read on every request: an implementation must not lock or allocate. See [`ManualClock`].
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// Time since the Unix epoch. Judges expiry and dates last-used; may step either way.
     fn unix(&self) -> Duration;
@@ -20,6 +20,12 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 ///
 /// On Linux `CLOCK_REALTIME_COARSE` (a few milliseconds of resolution) and `CLOCK_BOOTTIME`;
 /// elsewhere [`SystemTime`] and the monotonic clock, which may stand still while the machine sleeps.
+///
+/// ```
+/// use keyward::{Clock, SystemClock};
+///
+/// assert!(SystemClock.boot() <= SystemClock.boot());
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(clippy::exhaustive_structs, reason = "written by its name")]
 pub struct SystemClock;
@@ -64,7 +70,7 @@ struct Reading {
 }
 
 impl ManualClock {
-    /// A clock that shows this time since the Unix epoch, on a machine that booted a second ago.
+    /// A clock that shows this time since the Unix epoch, a second after boot.
     #[must_use]
     pub fn at(unix: Duration) -> Self {
         let boot = Duration::from_secs(1);

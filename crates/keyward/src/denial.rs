@@ -10,6 +10,26 @@ use crate::{AccountId, ErrorCode, Hint, KeyId};
 /// Why a request was refused. An adapter puts it into the response's extensions.
 ///
 /// It tells more than the client is told, and never the key.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use keyward::*;
+/// # struct Get<'a>(Option<&'a str>);
+/// # impl RequestHead for Get<'_> {
+/// #     fn method(&self) -> &str { "GET" }
+/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+/// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
+/// #     }
+/// # }
+/// # let store = MemoryStore::new();
+/// # let gate = Gate::builder(store.replica()).format(KeyFormat::new("vhk_{env}_")?).build()?;
+/// let unknown = KeyFormat::new("vhk_{env}_")?.generate(Environment::LIVE)?;
+/// let decision = gate.check(&Get(Some(unknown.expose_secret())), &Arc::default(), None);
+/// let Decision::Ready(Verdict::Refuse(refusal)) = decision else { panic!("{decision:?}") };
+/// let denial = refusal.denial.expect("only a preflight has none");
+/// assert_eq!((denial.kind(), denial.key_id()), (DenialKind::Unknown, None));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct Denial {
     kind: DenialKind,
@@ -83,6 +103,14 @@ impl fmt::Display for Denial {
 impl Error for Denial {}
 
 /// The reason of a refusal, finer than the [`ErrorCode`] that the client reads.
+///
+/// ```
+/// use keyward::{DenialKind, ErrorCode};
+///
+/// // A guess must not tell whether there was such a key.
+/// assert_eq!(DenialKind::Unknown.code(), ErrorCode::InvalidApiKey);
+/// assert_eq!(DenialKind::Revoked.code(), ErrorCode::InvalidApiKey);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DenialKind {
@@ -110,8 +138,9 @@ pub enum DenialKind {
     EnvironmentMismatch,
     /// The key is of a kind that is not accepted on this route.
     KindNotAccepted,
-    /// The key is of a kind that must not travel where it was found: a secret key in a place for
-    /// publishable ones is probably in a page, and leaked.
+    /// The key is of a kind that must not travel where it was found.
+    ///
+    /// A secret key in a place for publishable ones is probably in a page, and leaked.
     KindMisplaced,
     /// The account's plan does not include the API.
     NoApiAccess,

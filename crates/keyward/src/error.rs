@@ -5,7 +5,8 @@ use std::fmt;
 
 /// Text that is not what it should be.
 ///
-/// It names the kind of value and the rule it breaks, never the text itself: the text may be a secret.
+/// It names the kind of value and the rule it breaks, never the text itself: the text may be a
+/// secret.
 ///
 /// ```
 /// use keyward::{Environment, ParseErrorKind};
@@ -40,7 +41,7 @@ impl fmt::Display for ParseError {
 
 impl Error for ParseError {}
 
-/// Why text was refused.
+/// Why text was refused. See [`ParseError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ParseErrorKind {
@@ -48,17 +49,17 @@ pub enum ParseErrorKind {
     Empty,
     /// It is longer than its bound.
     TooLong,
-    /// It holds a character that is not allowed, or one in a place where it is not.
+    /// It holds a character that is not allowed, or not allowed there.
     Character,
     /// A wildcard stands where only a plain value may.
     Wildcard,
     /// There are more entries than the bound.
     TooMany,
-    /// It has too little randomness to be a secret: less than 112 bits (NIST SP 800-63B-4 §3.1.2.2).
+    /// It has less than 112 bits of randomness: no secret (NIST SP 800-63B-4 §3.1.2.2).
     TooWeak,
     /// It is `null`, the origin that stands for every opaque origin (RFC 6454 §4).
     Null,
-    /// It has a path, a query, a fragment or userinfo; an origin has none (RFC 6454 §4).
+    /// It has a path, query, fragment or userinfo; an origin has none (RFC 6454 §4).
     NotAnOrigin,
     /// The scheme is neither `http` nor `https`.
     Scheme,

@@ -1,9 +1,12 @@
 //! Decides about API keys.
 //!
-//! This crate holds everything there is to decide: how a key looks ([`KeyFormat`]), what is kept of it
-//! ([`KeyRecord`]), what a route demands ([`Requirement`]) and whether a request may pass ([`Gate`]).
-//! It knows no web framework, no runtime and no database: `keyward-tower` and `keyward-actix` put a
-//! gate in front of handlers, `keyward-sqlite` keeps the keys.
+//! This crate holds everything there is to decide: how a key looks ([`KeyFormat`]), what is kept of
+//! it ([`KeyRecord`]), what a route demands ([`Requirement`]) and whether a request may pass
+//! ([`Gate`]). It knows no web framework, no runtime and no database: `keyward-tower` and
+//! `keyward-actix` put a gate in front of handlers, `keyward-sqlite` keeps the keys.
+//!
+//! [`KeyAdmin`] shows how keys are made and revoked, [`Gate`] how a request is decided, [`ErrorCode`]
+//! what is answered, [`Store`] how keys are kept elsewhere.
 //!
 //! ```text
 //! request head -> exactly one key -> its form -> digest -> record -> checks -> Principal

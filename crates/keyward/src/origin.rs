@@ -55,6 +55,13 @@ impl OriginPolicy {
     }
 
     /// Also lets a call without `Origin` pass: a server, an app, or a same-origin `GET`.
+    ///
+    /// ```
+    /// let listed = keyward::OriginPolicy::listed(["shop.example"])?;
+    /// assert!(!listed.allows_no_origin());
+    /// assert!(listed.or_no_origin().allows_no_origin());
+    /// # Ok::<(), keyward::ParseError>(())
+    /// ```
     #[must_use]
     pub fn or_no_origin(mut self) -> Self {
         if let Self::Listed(list) = &mut self {
@@ -121,7 +128,7 @@ pub(crate) enum OriginRefusal {
     NotAllowed,
 }
 
-/// A list of origin patterns; made by [`OriginPolicy::listed`].
+/// A list of origin patterns; made by [`OriginPolicy::listed`], read by [`OriginPolicy::patterns`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct OriginList {
     patterns: Box<[OriginPattern]>,

@@ -56,7 +56,7 @@ impl fmt::Debug for Scope {
     }
 }
 
-/// What a key was granted: a set of scopes, some perhaps with a wildcard at the end.
+/// What a key was granted: a set of scopes, some perhaps with a wildcard.
 ///
 /// `reports.*` grants every scope that begins with `reports.` and goes on; the same with `:`. It does
 /// not grant `reports` itself. An empty set grants nothing.

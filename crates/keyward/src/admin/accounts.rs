@@ -13,8 +13,27 @@ impl KeyAdmin {
     /// This is how the first key of a service comes to be that can manage others: give it the scope
     /// `api_keys.*`. An empty store alone never lets anyone in.
     ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use keyward::*;
+    /// # let mut example = std::pin::pin!(async {
+    /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+    /// # let operator = Actor::operator("docs");
+    /// # let acme = AccountId::parse("acme")?;
+    /// let new = NewKey::new(acme, Environment::LIVE, "first").scopes(Scopes::parse(["api_keys.*"])?);
+    /// assert!(admin.bootstrap(new.clone()).await?.key.is_some());
+    /// let again = admin.bootstrap(new).await.unwrap_err();
+    /// assert_eq!(again.kind(), AdminErrorKind::Conflict);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # });
+    /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+    /// # let done = example.as_mut().poll(context);
+    /// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+    /// ```
+    ///
     /// # Errors
-    /// [`Conflict`](AdminErrorKind::Conflict) when the account exists, and as [`create`](Self::create).
+    /// [`Conflict`](AdminErrorKind::Conflict) when the account exists, and as
+    /// [`create`](Self::create).
     pub async fn bootstrap(&self, new: NewKey) -> Result<CreatedKey, AdminError> {
         let actor = Actor::operator("bootstrap");
         let account = Account::new(new.account.clone());

@@ -38,7 +38,7 @@ impl Actor {
         }
     }
 
-    /// A key that has passed a gate: acts in its account, as far as its scopes say.
+    /// A key that has passed a gate: acts in its account, by its scopes.
     ///
     /// It needs the scope of a permission (`api_keys.create` and so on), directly or by `api_keys.*`;
     /// that another scope implies it does not count. It hands on at most what it holds itself.
@@ -82,6 +82,12 @@ impl Actor {
 }
 
 /// What a user or a key may be permitted to do.
+///
+/// ```
+/// use keyward::Permission;
+///
+/// assert_eq!(Permission::Revoke.as_str(), "api_keys.revoke"); // the scope a key needs for it
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Permission {

@@ -18,7 +18,7 @@ pub(super) const ATTEMPTS: usize = 16;
 /// actor may not see answers exactly like what does not exist.
 ///
 /// ```
-/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// # let mut example = std::pin::pin!(async {
 /// use std::sync::Arc;
 /// use keyward::*;
 ///
@@ -31,12 +31,16 @@ pub(super) const ATTEMPTS: usize = 16;
 /// let user = Actor::user("ann@acme.example", acme.clone(), Permission::ALL);
 /// let new = NewKey::new(acme, Environment::LIVE, "production").scopes(Scopes::parse(["kyc"])?);
 /// let created = admin.create(&user, new).await?;
-/// if let Some(key) = &created.key {
-///     println!("{}", key.expose_secret()); // once, to its owner
-/// }
-/// admin.revoke(&user, created.record.id, "posted in a chat").await?;
-/// # Ok(())
-/// # }
+/// let key = created.key.expect("only a repeated create has none");
+/// assert!(key.expose_secret().starts_with("vhk_live_")); // shown once, to its owner
+///
+/// let view = admin.revoke(&user, created.record.id, "posted in a chat").await?;
+/// assert_eq!(view.state, KeyState::Revoked);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # });
+/// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+/// # let done = example.as_mut().poll(context);
+/// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
 /// ```
 #[derive(Clone, Debug)]
 pub struct KeyAdmin {
@@ -50,7 +54,7 @@ pub struct KeyAdmin {
 }
 
 impl KeyAdmin {
-    /// Creates keys of this format, without a pepper, 50 active ones an account, without an end.
+    /// Creates keys of this format: no pepper, no end, 50 active ones an account.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, format: KeyFormat) -> Self {
         Self {

@@ -8,6 +8,29 @@ use crate::{
 };
 
 /// What a new key shall be: secret, without scopes, origins or limit, unless told otherwise.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use keyward::*;
+/// # let mut example = std::pin::pin!(async {
+/// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+/// # let operator = Actor::operator("docs");
+/// # let acme = AccountId::parse("acme")?;
+/// # let created = admin.bootstrap(NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
+/// # let id = created.record.id;
+/// let new = NewKey::new(acme, Environment::TEST, "shop widget")
+///     .kind(KeyKind::Publishable)
+///     .scopes(Scopes::parse(["verifyage"])?)
+///     .origins(OriginPolicy::listed(["*.shop.example"])?);
+/// let record = admin.create(&operator, new).await?.record;
+/// assert_eq!(record.kind, KeyKind::Publishable);
+/// assert!(record.hint.to_string().starts_with("vhk_test_…"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # });
+/// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+/// # let done = example.as_mut().poll(context);
+/// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct NewKey {
@@ -24,7 +47,10 @@ pub struct NewKey {
 }
 
 impl NewKey {
-    /// A key of this account, which calls it this: 1 to 100 characters, no control characters.
+    /// A key of this account, under this name.
+    ///
+    /// A name of other than 1 to 100 characters, or with a control character, is refused by
+    /// [`create`](crate::KeyAdmin::create): [`Name`](crate::AdminErrorKind::Name).
     pub fn new(account: AccountId, environment: Environment, name: &str) -> Self {
         Self {
             account,
@@ -76,8 +102,10 @@ impl NewKey {
         self
     }
 
-    /// Makes a repeated create harmless: the same token of an account gives the same key again,
-    /// without its secret. 1 to 128 printable ASCII characters.
+    /// Makes a repeated create harmless. See [`CreatedKey`].
+    ///
+    /// The same token of an account gives the same key again, without its secret. 1 to 128 printable
+    /// ASCII characters.
     pub fn token(mut self, token: &str) -> Self {
         self.token = Some(token.to_owned());
         self
@@ -85,16 +113,57 @@ impl NewKey {
 }
 
 /// A key that was created, and what is kept of it.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use keyward::*;
+/// # let mut example = std::pin::pin!(async {
+/// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+/// # let operator = Actor::operator("docs");
+/// # let acme = AccountId::parse("acme")?;
+/// # let created = admin.bootstrap(NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
+/// # let id = created.record.id;
+/// let new = NewKey::new(acme, Environment::LIVE, "production").token("form-7f3a");
+/// let first = admin.create(&operator, new.clone()).await?;
+/// let again = admin.create(&operator, new).await?; // the answer was lost, the form is sent again
+/// assert!(first.key.is_some() && again.key.is_none());
+/// assert_eq!(first.record, again.record);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # });
+/// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+/// # let done = example.as_mut().poll(context);
+/// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct CreatedKey {
-    /// The secret, for its owner; `None` when an earlier create with the same token made the key.
+    /// The secret, for its owner; `None` when the same token had made it earlier.
     pub key: Option<ApiKey>,
     /// What is kept.
     pub record: KeyRecord,
 }
 
 /// What shall be different about a key; what is not named stays.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use keyward::*;
+/// # let mut example = std::pin::pin!(async {
+/// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+/// # let operator = Actor::operator("docs");
+/// # let acme = AccountId::parse("acme")?;
+/// # let created = admin.bootstrap(NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
+/// # let id = created.record.id;
+/// let change = KeyChange::new().name("shop").rate_limit(Some(RateLimit::per_minute(100)?));
+/// let view = admin.update(&operator, id, change).await?;
+/// assert_eq!(view.record.name, "shop");
+/// assert_eq!(view.record.scopes, created.record.scopes);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # });
+/// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+/// # let done = example.as_mut().poll(context);
+/// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+/// ```
 #[derive(Clone, Debug, Default)]
 #[must_use]
 #[expect(
@@ -147,6 +216,26 @@ impl KeyChange {
 }
 
 /// What shall be different about an account; what is not named stays.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use keyward::*;
+/// # let mut example = std::pin::pin!(async {
+/// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+/// # let operator = Actor::operator("docs");
+/// # let acme = AccountId::parse("acme")?;
+/// # let created = admin.bootstrap(NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
+/// # let id = created.record.id;
+/// let change = AccountChange::new().status(AccountStatus::Suspended);
+/// let account = admin.update_account(&operator, &acme, change).await?;
+/// assert_eq!(account.status, AccountStatus::Suspended); // its keys now get 403 `account_inactive`
+/// assert!(account.api_access);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # });
+/// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+/// # let done = example.as_mut().poll(context);
+/// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+/// ```
 #[derive(Clone, Debug, Default)]
 #[must_use]
 #[expect(
@@ -184,7 +273,7 @@ impl AccountChange {
     }
 }
 
-/// When a key that is rotated dies.
+/// When a key that is rotated dies. See [`KeyAdmin::rotate`](crate::KeyAdmin::rotate).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "now or later, there is no third")]
 pub enum Grace {

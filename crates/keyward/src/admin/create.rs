@@ -55,11 +55,34 @@ impl KeyAdmin {
 
     /// Takes over a key that was made elsewhere, of which only the digest is known.
     ///
-    /// Build the gate with the [`ForeignFormat`](crate::ForeignFormat) of such keys, and have its peppers
-    /// [accept](Peppers::accepting) the scheme. At its first use the key is digested in the current way.
+    /// Build the gate with the [`ForeignFormat`](crate::ForeignFormat) of such keys, and have its
+    /// peppers [accept](crate::Peppers::accepting) the scheme. At its first use the key is digested
+    /// in the current way.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use keyward::*;
+    /// # let mut example = std::pin::pin!(async {
+    /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+    /// # let operator = Actor::operator("docs");
+    /// # let acme = AccountId::parse("acme")?;
+    /// # let created = admin.bootstrap(NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
+    /// # let id = created.record.id;
+    /// let hex = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    /// let digest = KeyDigest::import(DigestScheme::Sha256OfSecret, hex)?;
+    /// let new = NewKey::new(acme, Environment::LIVE, "from the old system");
+    /// let record = admin.import(&operator, new, digest, Hint::parse("12|…Tz7x")?).await?;
+    /// assert_eq!(record.hint.to_string(), "12|…Tz7x");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # });
+    /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+    /// # let done = example.as_mut().poll(context);
+    /// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+    /// ```
     ///
     /// # Errors
-    /// As [`create`](Self::create); [`Conflict`](AdminErrorKind::Conflict) when the digest is there already.
+    /// As [`create`](Self::create); [`Conflict`](AdminErrorKind::Conflict) when the digest is there
+    /// already.
     pub async fn import(
         &self,
         actor: &Actor,

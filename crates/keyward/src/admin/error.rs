@@ -7,6 +7,26 @@ use crate::error::named;
 use crate::{RandomError, StoreError, StoreErrorKind};
 
 /// Why nothing was done.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use keyward::*;
+/// # let mut example = std::pin::pin!(async {
+/// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+/// # let operator = Actor::operator("docs");
+/// # let acme = AccountId::parse("acme")?;
+/// # let created = admin.bootstrap(NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
+/// # let id = created.record.id;
+/// let reader = Actor::user("ann@acme.example", acme, [Permission::Read]);
+/// let error = admin.revoke(&reader, id, "").await.unwrap_err();
+/// assert_eq!(error.kind(), AdminErrorKind::NotPermitted);
+/// assert_eq!(error.to_string(), "the actor lacks the permission");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # });
+/// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+/// # let done = example.as_mut().poll(context);
+/// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+/// ```
 #[derive(Debug)]
 pub struct AdminError {
     kind: AdminErrorKind,
@@ -63,6 +83,10 @@ impl From<StoreError> for AdminError {
 }
 
 /// Which error it is. Each has a name, under which the audit trail keeps it.
+///
+/// ```
+/// assert_eq!(keyward::AdminErrorKind::TooWide.as_str(), "too_wide");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AdminErrorKind {
@@ -72,13 +96,17 @@ pub enum AdminErrorKind {
     UnknownAccount,
     /// The actor lacks the permission.
     NotPermitted,
-    /// The actor would hand on more than it holds, or widen a key without being allowed to create.
+    /// The actor would hand on more than it holds.
+    ///
+    /// Also when it would widen a key without being allowed to create one.
     TooWide,
     /// The name is empty, longer than 100 characters or holds a control character.
     Name,
     /// A name, reason, token or metadata holds a key.
     HoldsKey,
-    /// The reason is longer than 500 characters, or the token is not 1 to 128 printable characters.
+    /// A reason of more than 500 characters, or an ill-formed token.
+    ///
+    /// A token has 1 to 128 printable ASCII characters.
     TooLong,
     /// The expiry is not in the future, or later than the service allows.
     Expiry,

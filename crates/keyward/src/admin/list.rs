@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use crate::clock::unix_time;
 use crate::{AuditEntry, Environment, KeyId, KeyRecord, KeyState, ParseError, ParseErrorKind};
 
-/// A key as its owner sees it.
+/// A key as its owner sees it. See [`KeyFilter`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyView {
@@ -19,6 +19,30 @@ pub struct KeyView {
 }
 
 /// Which keys to list: all, newest first, 50 a page, unless told otherwise.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use keyward::*;
+/// # let mut example = std::pin::pin!(async {
+/// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+/// # let operator = Actor::operator("docs");
+/// # let acme = AccountId::parse("acme")?;
+/// # let created = admin.bootstrap(NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
+/// # let id = created.record.id;
+/// # admin.create(&operator, NewKey::new(acme.clone(), Environment::LIVE, "second")).await?;
+/// let filter = KeyFilter::new().state(KeyState::Active).limit(1);
+/// let page = admin.keys(&operator, &acme, filter).await?;
+/// assert_eq!(page.keys[0].state, KeyState::Active);
+///
+/// let next = page.next.expect("there are two keys");
+/// let page = admin.keys(&operator, &acme, filter.after(next)).await?;
+/// assert_eq!((page.keys.len(), page.next), (1, None));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # });
+/// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+/// # let done = example.as_mut().poll(context);
+/// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[must_use]
 pub struct KeyFilter {
@@ -70,7 +94,7 @@ impl Default for KeyFilter {
     }
 }
 
-/// Some keys, and where the next page begins.
+/// Some keys, and where the next page begins. See [`KeyFilter`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct KeyPage {
@@ -83,6 +107,15 @@ pub struct KeyPage {
 /// A place in the list of keys, as text for a URL: `1700000000123.key_…`.
 ///
 /// It stays where it is when keys come and go.
+///
+/// ```
+/// use keyward::KeyCursor;
+///
+/// let cursor = KeyCursor::parse("1700000000123.key_0123456789ab")?;
+/// assert_eq!(cursor.created_at, 1_700_000_000_123);
+/// assert_eq!(cursor.to_string(), "1700000000123.key_0123456789ab");
+/// # Ok::<(), keyward::ParseError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct KeyCursor {
@@ -123,7 +156,7 @@ impl fmt::Display for KeyCursor {
     }
 }
 
-/// Some lines of the audit trail, and where the next page begins.
+/// Some lines of the audit trail, and where the next page begins. See [`AuditEntry`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct AuditPage {
@@ -134,6 +167,28 @@ pub struct AuditPage {
 }
 
 /// A key that was found in a text.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use keyward::*;
+/// # let mut example = std::pin::pin!(async {
+/// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+/// # let operator = Actor::operator("docs");
+/// # let acme = AccountId::parse("acme")?;
+/// # let created = admin.bootstrap(NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
+/// # let id = created.record.id;
+/// # let key = created.key.expect("a new account's first key");
+/// let log = format!("GET /report x-api-key={} 200", key.expose_secret());
+/// let leaks = admin.leaks(&operator, &log).await?;
+/// assert_eq!((leaks[0].at, &leaks[0].hint), (22, key.hint()));
+/// let known = leaks[0].key.as_ref().expect("it is of this service");
+/// assert_eq!((known.record.id, known.state), (id, KeyState::Active)); // to be revoked
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # });
+/// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+/// # let done = example.as_mut().poll(context);
+/// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Leak {

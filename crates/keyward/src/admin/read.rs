@@ -62,9 +62,10 @@ impl KeyAdmin {
         })
     }
 
-    /// How often an account's keys were used, by key and hour, in a span of time.
+    /// How often an account's keys were used, by key and hour.
     ///
-    /// Requests count in the hour in which they were flushed, at most one flush interval late.
+    /// The span of time is widened to whole hours. Requests count in the hour in which they were
+    /// flushed, at most one flush interval late.
     ///
     /// # Errors
     /// When the actor may not, the account is unknown, or the store fails.
@@ -88,7 +89,10 @@ impl KeyAdmin {
         Ok(self.store.usage(query).await?)
     }
 
-    /// The audit trail of an account, or for an operator of all, newest first, 100 lines a page.
+    /// The audit trail, newest first, 100 lines a page. See [`AuditEntry`](crate::AuditEntry).
+    ///
+    /// That of an account, or, for an operator who names none, of all. `before` is the
+    /// [`next`](AuditPage::next) of an earlier page.
     ///
     /// # Errors
     /// When the actor may not, or the store fails.
@@ -114,8 +118,26 @@ impl KeyAdmin {
         Ok(AuditPage { entries, next })
     }
 
-    /// How many keys are kept under each digest scheme: when none is left under an old pepper, it can
-    /// go. For an operator.
+    /// How many keys are kept under each digest scheme. For an operator.
+    ///
+    /// When none is left under an old pepper, that can go.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use keyward::*;
+    /// # let mut example = std::pin::pin!(async {
+    /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+    /// # let operator = Actor::operator("docs");
+    /// # let acme = AccountId::parse("acme")?;
+    /// # let created = admin.bootstrap(NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
+    /// # let id = created.record.id;
+    /// assert_eq!(admin.schemes(&operator).await?, [(DigestScheme::Sha256, 1)]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # });
+    /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+    /// # let done = example.as_mut().poll(context);
+    /// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+    /// ```
     ///
     /// # Errors
     /// When the actor is no operator or the store fails.
@@ -126,9 +148,10 @@ impl KeyAdmin {
         Ok(self.store.schemes().await?)
     }
 
-    /// Finds keys of this service in a text, such as a log or a commit, and says which are live.
+    /// Finds keys of this service in a text, and says which are live. See [`Leak`].
     ///
-    /// A key that is another account's answers like one that is unknown.
+    /// The text may be a log or a commit. A key that is another account's answers like one that is
+    /// unknown.
     ///
     /// # Errors
     /// When the actor lacks the permission to read, or the store fails.

@@ -44,6 +44,24 @@ impl KeyAdmin {
     ///
     /// A key that is created at that moment is either ended too or was created after.
     ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use keyward::*;
+    /// # let mut example = std::pin::pin!(async {
+    /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+    /// # let operator = Actor::operator("docs");
+    /// # let acme = AccountId::parse("acme")?;
+    /// # let created = admin.bootstrap(NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
+    /// # let id = created.record.id;
+    /// admin.revoke_all(&operator, &acme, Some(Environment::LIVE), "laptop stolen").await?;
+    /// assert_eq!(admin.key(&operator, id).await?.state, KeyState::Revoked);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # });
+    /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+    /// # let done = example.as_mut().poll(context);
+    /// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+    /// ```
+    ///
     /// # Errors
     /// As [`revoke`](Self::revoke).
     pub async fn revoke_all(

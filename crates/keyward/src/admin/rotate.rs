@@ -10,10 +10,35 @@ use crate::{
 };
 
 impl KeyAdmin {
-    /// Replaces a key by a successor that can do the same; the old one dies at once or after a grace.
+    /// Replaces a key by a successor that can do the same.
     ///
-    /// The successor lives as long as the old key was to live, counted from now. Of two rotations at
-    /// once one wins; a key that has a successor is not rotated again.
+    /// The old one dies at once or after a grace. The successor lives as long as the old key was to
+    /// live, counted from now. Of two rotations at once one wins; a key that has a successor is not
+    /// rotated again.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use keyward::*;
+    /// # let mut example = std::pin::pin!(async {
+    /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+    /// # let operator = Actor::operator("docs");
+    /// # let acme = AccountId::parse("acme")?;
+    /// # let created = admin.bootstrap(NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
+    /// # let id = created.record.id;
+    /// # use std::time::Duration;
+    /// let day = Grace::For(Duration::from_secs(24 * 60 * 60));
+    /// let new = admin.rotate(&operator, id, day).await?;
+    /// assert_eq!(new.record.predecessor, Some(id));
+    ///
+    /// let old = admin.key(&operator, id).await?;
+    /// assert_eq!(old.state, KeyState::Active); // until tomorrow
+    /// assert!(old.record.expires_at.is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # });
+    /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+    /// # let done = example.as_mut().poll(context);
+    /// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+    /// ```
     ///
     /// # Errors
     /// When the actor lacks the permission to create or to revoke, there is no such key, it is

@@ -13,6 +13,29 @@ use crate::{
 };
 
 /// Puts a gate together; made by [`Gate::builder`].
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use keyward::*;
+/// # struct Get<'a>(Option<&'a str>);
+/// # impl RequestHead for Get<'_> {
+/// #     fn method(&self) -> &str { "GET" }
+/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+/// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
+/// #     }
+/// # }
+/// # let store = MemoryStore::new();
+/// let gate = Gate::builder(store.replica())
+///     .format(KeyFormat::new("vhk_{env}_")?)
+///     .location(KeyLocation::bearer())
+///     .realm("api.example.com")
+///     .build()?;
+/// let decision = gate.check(&Get(None), &Arc::default(), None);
+/// let Decision::Ready(Verdict::Refuse(refusal)) = decision else { unreachable!() };
+/// let challenge = ("www-authenticate", r#"Bearer realm="api.example.com""#);
+/// assert!(refusal.reply.fields().any(|field| field == challenge));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[must_use]
 pub struct GateBuilder {
@@ -88,7 +111,7 @@ impl GateBuilder {
         self
     }
 
-    /// How old the replica may be before the answer is 503; 30 seconds unless said otherwise.
+    /// How old the replica may be before the answer is 503; 30 seconds by default.
     ///
     /// This is how long a revocation takes at the very most, and how long known keys go on working
     /// when the store is gone. Zero trusts no memory: every request waits for the store.
@@ -97,10 +120,10 @@ impl GateBuilder {
         self
     }
 
-    /// Leaves the key in the request for the handler and every layer before it, marked as sensitive.
+    /// Leaves the key in the request, marked as sensitive.
     ///
-    /// Insecure: whatever logs or forwards the request may now leak the key. A second gate further
-    /// inside needs it, for it must see the key too.
+    /// Insecure: the handler and every layer before it see the key, and whatever logs or forwards the
+    /// request may now leak it. A second gate further inside needs it, for it must see the key too.
     pub fn insecure_forward_key(mut self) -> Self {
         self.forwards_key = true;
         self
@@ -218,7 +241,7 @@ impl fmt::Display for GateError {
 
 impl Error for GateError {}
 
-/// Which error it is.
+/// Which error it is. See [`GateError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GateErrorKind {
@@ -228,7 +251,7 @@ pub enum GateErrorKind {
     Locations,
     /// The realm holds a quote, a backslash, a control or a non-ASCII character.
     Realm,
-    /// A status is mapped out of its class, or the content type cannot stand in a field.
+    /// A status is mapped out of its class, or the content type cannot be sent.
     Replies,
 }
 

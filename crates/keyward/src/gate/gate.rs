@@ -23,7 +23,7 @@ use crate::{
 ///
 /// A clone is another handle to the same gate. The checks and their order:
 ///
-/// 1. a CORS preflight is answered here, 204;
+/// 1. a CORS preflight is answered here, 204, with `cache-control: no-store` and nothing else;
 /// 2. exactly one key, of an accepted format, in an accepted location (401, 400);
 /// 3. the replica is fresh enough (503), the key is in it, and is of the route's account (401);
 /// 4. the key is not revoked, disabled or expired (401);
@@ -32,10 +32,19 @@ use crate::{
 /// 6. the request's origin is on its list (403);
 /// 7. it holds the route's scopes (403).
 ///
-/// The first that fails answers. Nothing about a key is told before step 4.
+/// The first that fails answers: [`ErrorCode`] shows how. Nothing about a key is told before step 4.
 ///
 /// ```
-/// use keyward::{Gate, KeyFormat, KeyLocation, MemoryStore, Store};
+/// use std::sync::Arc;
+/// use keyward::{Decision, Gate, KeyFormat, KeyLocation, MemoryStore, Requirement, Store, Verdict};
+/// # use keyward::RequestHead;
+/// # struct Get<'a>(Option<&'a str>);
+/// # impl RequestHead for Get<'_> {
+/// #     fn method(&self) -> &str { "GET" }
+/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+/// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
+/// #     }
+/// # }
 ///
 /// let store = MemoryStore::new();
 /// let gate = Gate::builder(store.replica())
@@ -44,7 +53,12 @@ use crate::{
 ///     .location(KeyLocation::client_key())
 ///     .realm("api.example.com")
 ///     .build()?;
-/// # drop(gate);
+///
+/// let request = Get(Some("vhk_live_nonsense"));
+/// match gate.check(&request, &Arc::new(Requirement::new()), None) {
+///     Decision::Ready(Verdict::Refuse(refusal)) => assert_eq!(refusal.reply.status(), 401),
+///     other => panic!("{other:?}"),
+/// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
@@ -83,6 +97,8 @@ impl Gate {
     /// `outer` is the principal that an outer layer may have left in the request's extensions. Of
     /// this gate: only this requirement is checked anew. Of another: the request must prove a key to
     /// this one too.
+    ///
+    /// An adapter carries the [`Decision`] out; see there.
     pub fn check<R: RequestHead>(
         &self,
         request: &R,
@@ -115,6 +131,14 @@ impl Gate {
     ///
     /// # Panics
     /// When it does not: no key could ever meet it.
+    ///
+    /// ```should_panic
+    /// # use keyward::*;
+    /// # let (store, format) = (MemoryStore::new(), KeyFormat::new("vhk_{env}_")?);
+    /// let gate = Gate::builder(store.replica()).format(format).catalog(ScopeCatalog::new(["kyc"])?);
+    /// gate.build()?.assert_knows(&Requirement::new().scope("kcy")); // a typing error
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn assert_knows(&self, requirement: &Requirement) {
         let Some(catalog) = &self.inner.catalog else {
             return;

@@ -6,9 +6,41 @@ use std::sync::Arc;
 use crate::store::entry::Entry;
 use crate::{AccountId, Environment, Hint, KeyId, KeyKind, Scope, Scopes};
 
-/// Who calls: what a handler gets of a key that has passed. It cannot yield the secret.
+/// Who calls: what a handler gets of a key that has passed.
 ///
-/// A clone is one reference more to the same memory.
+/// It cannot yield the secret. A clone is one reference more to the same memory.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use keyward::*;
+/// # struct Get<'a>(Option<&'a str>);
+/// # impl RequestHead for Get<'_> {
+/// #     fn method(&self) -> &str { "GET" }
+/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+/// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
+/// #     }
+/// # }
+/// # let (replica, format) = (Replica::new(), KeyFormat::new("vhk_{env}_")?);
+/// # let (key, acme) = (format.generate(Environment::LIVE)?, AccountId::parse("acme")?);
+/// # let (digest, now) = (Peppers::none().digest(&key), std::time::SystemTime::now());
+/// # let (id, hint, live) = (KeyId::random()?, key.hint().clone(), Environment::LIVE);
+/// # let mut record = KeyRecord::new(id, digest, hint, acme.clone(), live, now);
+/// # record.scopes = Scopes::parse(["kyc"])?;
+/// # let mut poll = replica.poll();
+/// # poll.account(Account::new(acme));
+/// # poll.key(&record);
+/// # poll.finish(Revision { number: 1, nonce: 0 })?;
+/// # let gate = Gate::builder(&replica).format(format).build()?;
+/// # let request = Get(Some(key.expose_secret()));
+/// # let decision = gate.check(&request, &Arc::default(), None);
+/// # let Decision::Ready(Verdict::Admit(admitted)) = decision else { panic!("{decision:?}") };
+/// # let Some(Access::Principal(principal)) = admitted.access else { unreachable!() };
+/// assert_eq!(principal.account().as_str(), "acme");
+/// assert_eq!(principal.environment(), Environment::LIVE);
+/// assert!(principal.holds(&Scope::parse("kyc")?));
+/// assert!(!format!("{principal:?}").contains(key.expose_secret()));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct Principal {
     pub(crate) entry: Arc<Entry>,
@@ -70,8 +102,9 @@ impl fmt::Debug for Principal {
 }
 
 impl Principal {
-    /// Whether the key was granted this scope by name or wildcard; a catalog's implications are the
-    /// gate's to know.
+    /// Whether the key was granted this scope, by name or wildcard.
+    ///
+    /// A catalog's implications are the gate's to know.
     #[must_use]
     pub fn holds(&self, scope: &Scope) -> bool {
         self.entry.scopes.allow(scope)

@@ -4,9 +4,10 @@ use std::fmt;
 
 use crate::{AccountId, Environment, KeyKind, Scope, ScopeCatalog, Scopes};
 
-/// What a route demands of a key: the only thing a layer adds to its gate.
+/// What a route demands of a key.
 ///
-/// Unless told otherwise: a live, secret key of any account, with any scopes.
+/// It is the only thing a layer adds to its gate. Unless told otherwise: a live, secret key of any
+/// account, with any scopes.
 ///
 /// ```
 /// use keyward::{Environment, KeyKind, Requirement};
@@ -14,7 +15,10 @@ use crate::{AccountId, Environment, KeyKind, Scope, ScopeCatalog, Scopes};
 /// let submit = Requirement::new().scope("kyc").environment(Environment::TEST);
 /// let either = Requirement::new().any_scope(["kyc", "kyc_plus"]).any_environment();
 /// let widget = Requirement::new().kinds([KeyKind::Publishable]);
-/// # drop((submit, either, widget));
+/// assert!([submit, either, widget].iter().all(|own| *own != Requirement::new()));
+///
+/// let in_full = Requirement::new().environment(Environment::LIVE).kinds([KeyKind::Secret]);
+/// assert_eq!(in_full, Requirement::new());
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]

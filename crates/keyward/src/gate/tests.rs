@@ -520,7 +520,9 @@ impl std::fmt::Debug for Interruption {
 impl Clock for Interruption {
     fn unix(&self) -> Duration {
         let interruption = self.0.lock().unwrap().take();
-        interruption.into_iter().for_each(|happen| happen());
+        if let Some(happen) = interruption {
+            happen();
+        }
         NOW
     }
 
@@ -582,7 +584,9 @@ fn no_request_sees_a_state_that_never_was() {
         let number = poll.since().map_or(1, |revision| revision.number + 1);
         poll.account(world.account.clone());
         poll.key(&world.record);
-        others.iter().for_each(|other| poll.key(other));
+        for other in &others {
+            poll.key(other);
+        }
         poll.finish(Revision { number, nonce: 0 }).unwrap();
     };
     feed(true);

@@ -7,6 +7,50 @@ use std::sync::Arc;
 use crate::{Denial, Principal, Reply};
 
 /// The gate's answer: at once from memory, or after something had to be fetched.
+///
+/// What an adapter does with it:
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use keyward::*;
+/// # struct Get<'a>(Option<&'a str>);
+/// # impl RequestHead for Get<'_> {
+/// #     fn method(&self) -> &str { "GET" }
+/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+/// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
+/// #     }
+/// # }
+/// # let (replica, format) = (Replica::new(), KeyFormat::new("vhk_{env}_")?);
+/// # let (key, acme) = (format.generate(Environment::LIVE)?, AccountId::parse("acme")?);
+/// # let (digest, now) = (Peppers::none().digest(&key), std::time::SystemTime::now());
+/// # let (id, hint, live) = (KeyId::random()?, key.hint().clone(), Environment::LIVE);
+/// # let mut record = KeyRecord::new(id, digest, hint, acme.clone(), live, now);
+/// # record.scopes = Scopes::parse(["kyc"])?;
+/// # let mut poll = replica.poll();
+/// # poll.account(Account::new(acme));
+/// # poll.key(&record);
+/// # poll.finish(Revision { number: 1, nonce: 0 })?;
+/// # let gate = Gate::builder(&replica).format(format).build()?;
+/// # struct Fields(Vec<(&'static str, &'static str)>);
+/// # impl ResponseHead for Fields {
+/// #     fn has(&self, field: &'static str) -> bool { self.0.iter().any(|(name, _)| *name == field) }
+/// #     fn append(&mut self, field: &'static str, value: &'static str) { self.0.push((field, value)); }
+/// # }
+/// # let request = Get(Some(key.expose_secret()));
+/// # let mut response = Fields(vec![]);
+/// match gate.check(&request, &Arc::default(), None) {
+///     Decision::Ready(Verdict::Admit(admitted)) => {
+///         assert!(matches!(admitted.access, Some(Access::Principal(_)))); // into the extensions
+///         assert_eq!(admitted.key_field, KeyField::Remove("x-api-key".into()));
+///         // The inner service is called here.
+///         admitted.finish.apply(&mut response);
+///         assert_eq!(response.0, [("cache-control", "private")]);
+///     }
+///     Decision::Ready(Verdict::Refuse(refusal)) => panic!("{:?}", refusal.denial),
+///     Decision::Pending(_) => panic!("only a gate that trusts no memory has to wait"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[expect(clippy::exhaustive_enums, reason = "an adapter must handle both")]
 pub enum Decision {
     /// Decided.
@@ -24,7 +68,7 @@ impl fmt::Debug for Decision {
     }
 }
 
-/// What to do with a request.
+/// What to do with a request. See [`Decision`].
 #[derive(Debug)]
 #[expect(clippy::exhaustive_enums, reason = "an adapter must handle both")]
 pub enum Verdict {
@@ -34,7 +78,7 @@ pub enum Verdict {
     Refuse(Refusal),
 }
 
-/// How to hand a request on.
+/// How to hand a request on. See [`Decision`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Admitted {
@@ -46,7 +90,7 @@ pub struct Admitted {
     pub finish: Finish,
 }
 
-/// Who may go on: a key, or nobody in particular.
+/// Who may go on: a key, or nobody in particular. See [`Decision`].
 #[derive(Clone, Debug)]
 #[expect(clippy::exhaustive_enums, reason = "an adapter must handle both")]
 pub enum Access {
@@ -57,11 +101,30 @@ pub enum Access {
 }
 
 /// The marker of a request that passed without a key.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use keyward::*;
+/// # struct Get<'a>(Option<&'a str>);
+/// # impl RequestHead for Get<'_> {
+/// #     fn method(&self) -> &str { "GET" }
+/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+/// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
+/// #     }
+/// # }
+/// # let store = MemoryStore::new();
+/// # let gate = Gate::builder(store.replica()).format(KeyFormat::new("vhk_{env}_")?).build()?;
+/// let decision = gate.check(&Get(None), &Arc::new(Requirement::new().optional()), None);
+/// let Decision::Ready(Verdict::Admit(admitted)) = decision else { panic!("{decision:?}") };
+/// let Some(Access::Anonymous(anonymous)) = admitted.access else { unreachable!() };
+/// assert_eq!(anonymous.missing_key().status(), 401);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct Anonymous(pub(crate) Arc<Reply>);
 
 impl Anonymous {
-    /// The answer for whoever needs a key after all: 401 `missing_api_key`.
+    /// The answer for whoever needs a key after all: 401 `missing_api_key`, as in [`Reply`].
     #[must_use]
     pub fn missing_key(&self) -> &Reply {
         &self.0
@@ -74,7 +137,9 @@ impl fmt::Debug for Anonymous {
     }
 }
 
-/// What to do with the field that held the key, before the inner service sees it.
+/// What to do, before the inner service, with the field that held the key.
+///
+/// See [`Decision`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "an adapter must handle all three")]
 pub enum KeyField {
@@ -86,7 +151,7 @@ pub enum KeyField {
     MarkSensitive(Arc<str>),
 }
 
-/// What to do with the inner service's response.
+/// What to do with the inner service's response. See [`Decision`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Finish {
     /// A shared cache knows that an answer to `Authorization` is private (RFC 9111 §3.5), and
@@ -103,7 +168,29 @@ impl Finish {
     }
 }
 
-/// The head of a response, as far as core touches it; names are in lower case.
+/// The head of a response, as far as core touches it.
+///
+/// Names are in lower case.
+///
+/// ```
+/// use keyward::{Finish, ResponseHead};
+///
+/// struct Head(Vec<(&'static str, &'static str)>);
+///
+/// impl ResponseHead for Head {
+///     fn has(&self, field: &'static str) -> bool {
+///         self.0.iter().any(|(name, _)| *name == field)
+///     }
+///
+///     fn append(&mut self, field: &'static str, value: &'static str) {
+///         self.0.push((field, value));
+///     }
+/// }
+///
+/// let mut head = Head(vec![("cache-control", "max-age=60")]);
+/// Finish::default().apply(&mut head);
+/// assert_eq!(head.0.len(), 1); // the finish of an anonymous request adds nothing
+/// ```
 pub trait ResponseHead {
     /// Whether there is such a field.
     fn has(&self, field: &'static str) -> bool;
@@ -113,6 +200,25 @@ pub trait ResponseHead {
 }
 
 /// How to refuse a request.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use keyward::*;
+/// # struct Get<'a>(Option<&'a str>);
+/// # impl RequestHead for Get<'_> {
+/// #     fn method(&self) -> &str { "GET" }
+/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+/// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
+/// #     }
+/// # }
+/// # let store = MemoryStore::new();
+/// # let gate = Gate::builder(store.replica()).format(KeyFormat::new("vhk_{env}_")?).build()?;
+/// let decision = gate.check(&Get(None), &Arc::default(), None);
+/// let Decision::Ready(Verdict::Refuse(refusal)) = decision else { panic!("{decision:?}") };
+/// assert_eq!(refusal.reply.status(), 401);
+/// assert_eq!(refusal.denial.map(|denial| denial.kind()), Some(DenialKind::Missing));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Refusal {

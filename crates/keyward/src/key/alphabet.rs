@@ -5,8 +5,17 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
-/// The characters of a key's secret part. All are safe in a URL and are selected by a double click,
-/// `-` excepted.
+/// The characters of a key's secret part.
+///
+/// All are safe in a URL and are selected by a double click, `-` excepted.
+///
+/// ```
+/// use keyward::{Alphabet, KeyFormat};
+///
+/// let format = KeyFormat::new("acme_")?.alphabet(Alphabet::Hex).length(32)?;
+/// assert_eq!(format.regex(), "acme_[0-9a-f]{40}"); // 8 of them are the checksum
+/// # Ok::<(), keyward::ParseError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Alphabet {
@@ -43,7 +52,8 @@ impl Alphabet {
         }
     }
 
-    /// A number in this alphabet, the highest digit first; all of [`checksum_len`](Self::checksum_len).
+    /// A number in this alphabet, the highest digit first; all of
+    /// [`checksum_len`](Self::checksum_len).
     pub(crate) fn digits(self, number: u32) -> [u8; 8] {
         match self {
             Self::Base62 => digits::<62>(number, self.chars()),
@@ -83,7 +93,8 @@ fn digits<const BASE: u32>(mut number: u32, chars: &[u8]) -> [u8; 8] {
     digits
 }
 
-/// The operating system gave no random bytes.
+/// The operating system gave no random bytes. See
+/// [`KeyFormat::generate`](crate::KeyFormat::generate).
 #[derive(Clone, Copy, Debug)]
 pub struct RandomError(pub(crate) getrandom::Error);
 

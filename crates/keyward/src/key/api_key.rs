@@ -48,7 +48,7 @@ impl fmt::Debug for ApiKey {
     }
 }
 
-/// What may be shown of a key: its prefix and its last four characters, as `vhk_live_…x7Qd`.
+/// What may be shown of a key: its prefix and its last four characters.
 ///
 /// ```
 /// use keyward::Hint;

@@ -13,6 +13,14 @@ use crate::{ParseError, ParseErrorKind, PepperId};
 ///
 /// One SHA-256 is enough: the keys have at least 112 bits of randomness, so there is nothing to
 /// guess that a slow hash would slow down (NIST SP 800-63B-4 §3.1.2.2). `Debug` does not show it.
+///
+/// ```
+/// use keyward::{DigestScheme, KeyDigest};
+///
+/// let digest = KeyDigest::new(DigestScheme::Sha256, [7; 32]);
+/// assert_eq!(format!("{digest:?}"), "KeyDigest(sha256, ..)");
+/// assert_eq!(digest.expose_bytes(), &[7; 32]);
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct KeyDigest {
     scheme: DigestScheme,
@@ -92,7 +100,9 @@ pub enum DigestScheme {
     Sha256,
     /// SHA-256 of what follows the prefix; only for keys that were made elsewhere.
     Sha256OfSecret,
-    /// SHA-512 of the whole key, kept as the SHA-256 of it; only for keys that were made elsewhere.
+    /// SHA-512 of the whole key, kept as the SHA-256 of it.
+    ///
+    /// Only for keys that were made elsewhere.
     Sha512,
     /// HMAC-SHA-256 of the whole key under the pepper of this id.
     HmacSha256(PepperId),

@@ -144,7 +144,9 @@ impl KeyFormat {
         self.parse(text).is_some()
     }
 
-    /// A regular expression that finds these keys, for secret scanners; the checksum is not in it.
+    /// A regular expression that finds these keys, for secret scanners.
+    ///
+    /// It does not know whether the checksum is right.
     ///
     /// ```
     /// let format = keyward::KeyFormat::new("vhk_{env}_")?;

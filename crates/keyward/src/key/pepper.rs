@@ -1,4 +1,5 @@
-//! A secret of the service that goes into every digest, so that a stolen database alone proves nothing.
+//! A secret of the service that goes into every digest, so that a stolen database alone proves
+//! nothing.
 
 use std::fmt;
 use std::sync::Arc;
@@ -49,6 +50,16 @@ impl fmt::Display for PepperId {
 }
 
 /// A secret of the service, kept outside the database, and its public name.
+///
+/// ```
+/// use keyward::{Pepper, Peppers};
+///
+/// let secret = b"from a random generator"; // read it from a secret store
+/// let pepper = Pepper::new("2026", secret)?;
+/// assert_eq!(format!("{pepper:?}"), "Pepper(2026, ..)");
+/// assert_eq!(Peppers::new(pepper).current().to_string(), "hmac-sha256:2026");
+/// # Ok::<(), keyward::ParseError>(())
+/// ```
 #[derive(Clone)]
 pub struct Pepper {
     id: PepperId,

@@ -94,7 +94,7 @@ impl Account {
         }
     }
 
-    /// The epoch of the keys that are made now; a key of an earlier one is revoked.
+    /// The epoch of keys that are made now; those of an earlier one are revoked.
     #[must_use]
     pub fn epoch(&self, environment: Environment) -> u32 {
         let own = self.revoked.get(&environment).copied();
@@ -102,7 +102,7 @@ impl Account {
     }
 }
 
-/// Whether an account's keys work.
+/// Whether an account's keys work. See [`Account`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AccountStatus {

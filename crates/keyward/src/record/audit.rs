@@ -6,6 +6,28 @@ use crate::error::named;
 use crate::{AccountId, AdminErrorKind, KeyId};
 
 /// One line of the audit trail. A refused call leaves one too.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use keyward::*;
+/// # let mut example = std::pin::pin!(async {
+/// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+/// # let operator = Actor::operator("docs");
+/// # let acme = AccountId::parse("acme")?;
+/// # let created = admin.bootstrap(NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
+/// # let id = created.record.id;
+/// let guest = Actor::user("guest", acme.clone(), []);
+/// assert!(admin.revoke(&guest, id, "").await.is_err());
+/// let trail = admin.audit(&operator, Some(&acme), None).await?;
+/// let line = &trail.entries[0];
+/// assert_eq!((&*line.actor, line.action), ("guest", AuditAction::Revoke));
+/// assert_eq!(line.refused, Some(AdminErrorKind::NotPermitted));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # });
+/// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+/// # let done = example.as_mut().poll(context);
+/// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AuditEntry {
@@ -45,6 +67,14 @@ impl AuditEntry {
 }
 
 /// What was done or refused.
+///
+/// ```
+/// use keyward::AuditAction;
+///
+/// assert_eq!(AuditAction::RevokeAll.as_str(), "revoke_all");
+/// assert_eq!(AuditAction::parse("revoke_all")?, AuditAction::RevokeAll);
+/// # Ok::<(), keyward::ParseError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AuditAction {

@@ -9,6 +9,22 @@ use crate::{
 };
 
 /// What is kept of a key: never the secret.
+///
+/// ```
+/// # use std::time::{Duration, SystemTime};
+/// # use keyward::*;
+/// # let acme = AccountId::parse("acme")?;
+/// # let account = Account::new(acme.clone());
+/// let key = KeyFormat::new("vhk_{env}_")?.generate(Environment::LIVE)?;
+/// let (digest, hint) = (Peppers::none().digest(&key), key.hint().clone());
+/// let now = SystemTime::now();
+/// let mut record = KeyRecord::new(KeyId::random()?, digest, hint, acme, Environment::LIVE, now);
+/// assert_eq!(record.state(&account, now), KeyState::Active);
+///
+/// record.expires_at = Some(now + Duration::from_secs(60));
+/// assert_eq!(record.state(&account, now + Duration::from_secs(60)), KeyState::Expired);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyRecord {
@@ -46,7 +62,9 @@ pub struct KeyRecord {
     pub created_at: SystemTime,
     /// From this moment on it is dead. Kept in whole seconds, rounded down.
     pub expires_at: Option<SystemTime>,
-    /// When it was revoked by itself; a revocation of all its account's keys leaves no mark here.
+    /// When it was revoked by itself.
+    ///
+    /// A revocation of all its account's keys leaves no mark here.
     pub revoked_at: Option<SystemTime>,
     /// Why it was revoked.
     pub revoked_for: String,
@@ -54,12 +72,16 @@ pub struct KeyRecord {
     pub predecessor: Option<KeyId>,
     /// The key that took its place.
     pub successor: Option<KeyId>,
-    /// When it was used last, as far as the store knows; a commit does not change it.
+    /// When it was used last, as far as the store knows.
+    ///
+    /// A commit does not change it.
     pub last_used_at: Option<SystemTime>,
 }
 
 impl KeyRecord {
-    /// A secret key that works, has no scopes, no origins and no end, made in the account's first epoch.
+    /// A secret key that works, without scopes, origins, limit or end.
+    ///
+    /// Made in the account's first epoch; see [`Account::epoch`].
     #[must_use]
     pub fn new(
         id: KeyId,
@@ -108,7 +130,7 @@ impl KeyRecord {
     }
 }
 
-/// Whether a key works at a moment.
+/// Whether a key works at a moment. See [`KeyRecord::state`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeyState {
@@ -127,7 +149,7 @@ named! {
     Active = "active", Disabled = "disabled", Revoked = "revoked", Expired = "expired",
 }
 
-/// Where a key may live.
+/// Where a key may live. See [`Requirement::kinds`](crate::Requirement::kinds).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeyKind {
@@ -141,7 +163,7 @@ pub enum KeyKind {
 
 named!(KeyKind, "key kind": Secret = "secret", Publishable = "publishable");
 
-/// Whether a key works.
+/// Whether a key works, as it is kept. [`KeyState`] also knows of expiry and of the account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeyStatus {

@@ -8,7 +8,9 @@ use crate::{ParseError, ParseErrorKind};
 
 const MAX_LEN: usize = 4096;
 
-/// What a service wants to remember of a key: a JSON object of at most 4096 bytes.
+/// What a service wants to remember of a key.
+///
+/// A JSON object of at most 4096 bytes.
 ///
 /// ```
 /// use keyward::Metadata;

@@ -5,9 +5,10 @@ use std::num::NonZeroU32;
 
 use crate::{ParseError, ParseErrorKind};
 
-/// How often a key may be used: a bucket of `burst` requests, refilled at `count` in each period.
+/// How often a key may be used.
 ///
-/// Kept with the key and shown; nothing enforces it yet.
+/// A bucket of `burst` requests, refilled at `count` in each period. Kept with the key and shown;
+/// nothing enforces it yet.
 ///
 /// ```
 /// use keyward::RateLimit;

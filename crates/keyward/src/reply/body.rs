@@ -13,6 +13,16 @@ use crate::ErrorCode;
 ///
 /// ```
 /// use keyward::{ErrorBody, ErrorText, Replies};
+/// # use std::sync::Arc;
+/// # use keyward::*;
+/// # struct Get<'a>(Option<&'a str>);
+/// # impl RequestHead for Get<'_> {
+/// #     fn method(&self) -> &str { "GET" }
+/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+/// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
+/// #     }
+/// # }
+/// # let store = MemoryStore::new();
 ///
 /// #[derive(Debug)]
 /// struct Plain;
@@ -27,8 +37,12 @@ use crate::ErrorCode;
 ///     }
 /// }
 ///
-/// let replies = Replies::new(Plain);
-/// # drop(replies);
+/// let format = KeyFormat::new("vhk_{env}_")?;
+/// let gate = Gate::builder(store.replica()).format(format).replies(Replies::new(Plain)).build()?;
+/// let decision = gate.check(&Get(Some("nonsense")), &Arc::default(), None);
+/// let Decision::Ready(Verdict::Refuse(refusal)) = decision else { panic!("{decision:?}") };
+/// assert!(refusal.reply.body().starts_with(b"invalid_api_key: The API key is not valid."));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait ErrorBody: fmt::Debug + Send + Sync + 'static {
     /// The media type of the body, of visible ASCII characters and spaces.
@@ -38,7 +52,7 @@ pub trait ErrorBody: fmt::Debug + Send + Sync + 'static {
     fn render(&self, error: &ErrorText<'_>) -> Vec<u8>;
 }
 
-/// What an error body has to say.
+/// What an error body has to say. See [`ErrorBody`].
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct ErrorText<'a> {
@@ -57,6 +71,8 @@ pub struct ErrorText<'a> {
 /// ```json
 /// {"type":"about:blank","title":"Unauthorized","status":401,"detail":"…","code":"invalid_api_key"}
 /// ```
+///
+/// See [`Reply`](crate::Reply) for a whole one.
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(clippy::exhaustive_structs, reason = "written by its name")]
 pub struct ProblemJson;
@@ -76,7 +92,7 @@ impl ErrorBody for ProblemJson {
     }
 }
 
-/// `{"error":"…"}`, the detail alone.
+/// `{"error":"…"}`, the detail alone. See [`Replies`](crate::Replies).
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(clippy::exhaustive_structs, reason = "written by its name")]
 pub struct ErrorJson;
@@ -92,6 +108,8 @@ impl ErrorBody for ErrorJson {
 }
 
 /// `{"error":"Unauthorized","message":"…"}`, the status in words and the detail.
+///
+/// See [`Replies`](crate::Replies).
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(clippy::exhaustive_structs, reason = "written by its name")]
 pub struct ErrorMessageJson;
@@ -107,7 +125,7 @@ impl ErrorBody for ErrorMessageJson {
     }
 }
 
-/// `{"detail":"…"}`, the detail alone.
+/// `{"detail":"…"}`, the detail alone. See [`Replies`](crate::Replies).
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(clippy::exhaustive_structs, reason = "written by its name")]
 pub struct DetailJson;

@@ -2,11 +2,49 @@
 
 /// What a client is told: the `code` of the default body.
 ///
+/// An answer in full, with the default body and locations:
+///
+/// ```text
+/// HTTP/1.1 401 Unauthorized
+/// cache-control: no-store
+/// content-type: application/problem+json
+/// www-authenticate: ApiKey realm="api", error="invalid_token"
+/// www-authenticate: Bearer realm="api", error="invalid_token"
+///
+/// {"type":"about:blank","title":"Unauthorized","status":401,"detail":"The API key is not valid. Check that it is complete; if it has been revoked or has expired, create a new one.","code":"invalid_api_key"}
 /// ```
+///
+/// A challenge for each scheme of the gate's locations stands in every 401, in the 400 and in
+/// `insufficient_scope` (RFC 9110 §11.6.1, RFC 6750 §3). Its `error` is `invalid_token`;
+/// `invalid_request` in the 400; `insufficient_scope` where a scope is missing, which `scope` then
+/// names; none where no key was sent. The 503 also has `retry-after: 1`, the two about origins
+/// `vary: Origin`.
+///
+/// ```
+/// # use keyward::{Decision, Gate, KeyFormat, MemoryStore, RequestHead, Store, Verdict};
+/// # struct Get<'a>(Option<&'a str>);
+/// # impl RequestHead for Get<'_> {
+/// #     fn method(&self) -> &str { "GET" }
+/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+/// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
+/// #     }
+/// # }
+/// # let store = MemoryStore::new();
+/// # let gate = Gate::builder(store.replica()).format(KeyFormat::new("vhk_{env}_")?).build()?;
+/// # let decision = gate.check(&Get(Some("nonsense")), &std::sync::Arc::default(), None);
+/// # let Decision::Ready(Verdict::Refuse(refusal)) = decision else { panic!("{decision:?}") };
+/// # let mut shown = refusal.reply.fields().map(|(name, value)| format!("{name}: {value}"));
+/// # assert_eq!(shown.next().as_deref(), Some("cache-control: no-store"));
+/// # assert_eq!(shown.next().as_deref(), Some("content-type: application/problem+json"));
+/// # assert_eq!(shown.next().as_deref(), Some(r#"www-authenticate: ApiKey realm="api", error="invalid_token""#));
+/// # assert_eq!(shown.next().as_deref(), Some(r#"www-authenticate: Bearer realm="api", error="invalid_token""#));
+/// # assert_eq!((refusal.reply.status(), shown.next()), (401, None));
+/// # assert_eq!(refusal.reply.body(), br#"{"type":"about:blank","title":"Unauthorized","status":401,"detail":"The API key is not valid. Check that it is complete; if it has been revoked or has expired, create a new one.","code":"invalid_api_key"}"#);
 /// use keyward::ErrorCode;
 ///
 /// assert_eq!(ErrorCode::InvalidApiKey.as_str(), "invalid_api_key");
 /// assert_eq!(ErrorCode::InvalidApiKey.status(), 401);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

@@ -8,18 +8,35 @@ use crate::{
     DenialKind, ErrorBody, ErrorCode, ErrorText, KeyLocation, ProblemJson, Reply, Requirement,
 };
 
-/// How a service words its refusals: the shape of the body, its own texts and statuses.
+/// How a service words its refusals.
 ///
-/// What HTTP demands stays as it is: a 401 always carries a challenge, nothing is cached.
+/// The shape of the body, its own texts and statuses. What HTTP demands stays as it is: a 401
+/// always carries a challenge, nothing is cached.
 ///
 /// ```
 /// use keyward::{ErrorCode, ErrorJson, Replies};
+/// # use std::sync::Arc;
+/// # use keyward::*;
+/// # struct Get<'a>(Option<&'a str>);
+/// # impl RequestHead for Get<'_> {
+/// #     fn method(&self) -> &str { "GET" }
+/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+/// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
+/// #     }
+/// # }
+/// # let store = MemoryStore::new();
 ///
 /// let replies = Replies::new(ErrorJson)
 ///     .text(ErrorCode::OriginNotAllowed, "Origin not allowed for this key")
 ///     .text(ErrorCode::InvalidApiKey, "Invalid API key")
 ///     .status(ErrorCode::MissingApiKey, 403);
-/// # drop(replies);
+/// # let format = KeyFormat::new("vhk_{env}_")?;
+/// let gate = Gate::builder(store.replica()).format(format).replies(replies).build()?;
+///
+/// let decision = gate.check(&Get(Some("nonsense")), &Arc::default(), None);
+/// let Decision::Ready(Verdict::Refuse(refusal)) = decision else { panic!("{decision:?}") };
+/// assert_eq!(refusal.reply.body(), br#"{"error":"Invalid API key"}"#);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
 #[must_use]
@@ -53,7 +70,9 @@ impl Replies {
         self
     }
 
-    /// Tells whoever has the whole key that it is revoked, disabled or expired, instead of invalid.
+    /// Tells revoked, disabled and expired keys apart, instead of calling them invalid.
+    ///
+    /// Only whoever has the whole key learns it.
     pub fn tell_dead_keys_apart(mut self) -> Self {
         self.tells_dead_keys_apart = true;
         self

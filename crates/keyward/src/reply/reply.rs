@@ -5,6 +5,43 @@ use std::fmt;
 /// What the layer answers itself: a refusal or a preflight.
 ///
 /// The same for every adapter: each field on a line of its own, lines of one name in this order.
+///
+/// ```text
+/// HTTP/1.1 401 Unauthorized
+/// cache-control: no-store
+/// content-type: application/problem+json
+/// www-authenticate: ApiKey realm="api"
+/// www-authenticate: Bearer realm="api"
+///
+/// {"type":"about:blank","title":"Unauthorized","status":401,"detail":"Send an API key as `x-api-key: <key>` or `Authorization: Bearer <key>`.","code":"missing_api_key"}
+/// ```
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use keyward::*;
+/// # struct Get<'a>(Option<&'a str>);
+/// # impl RequestHead for Get<'_> {
+/// #     fn method(&self) -> &str { "GET" }
+/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+/// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
+/// #     }
+/// # }
+/// # let store = MemoryStore::new();
+/// # let gate = Gate::builder(store.replica()).format(KeyFormat::new("vhk_{env}_")?).build()?;
+/// # let decision = gate.check(&Get(None), &Arc::default(), None);
+/// # let Decision::Ready(Verdict::Refuse(refusal)) = decision else { panic!("{decision:?}") };
+/// # let reply = refusal.reply;
+/// assert_eq!(reply.status(), 401);
+/// assert!(reply.fields().eq([
+///     ("cache-control", "no-store"),
+///     ("content-type", "application/problem+json"),
+///     ("www-authenticate", r#"ApiKey realm="api""#),
+///     ("www-authenticate", r#"Bearer realm="api""#),
+/// ]));
+/// assert!(reply.body().ends_with(br#","code":"missing_api_key"}"#));
+/// # assert_eq!(reply.body(), br#"{"type":"about:blank","title":"Unauthorized","status":401,"detail":"Send an API key as `x-api-key: <key>` or `Authorization: Bearer <key>`.","code":"missing_api_key"}"#);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Reply {
     status: u16,

@@ -98,7 +98,9 @@ impl KeyLocation {
         Self::secret(Place::Field("x-client-key".into())).publishable()
     }
 
-    /// Takes publishable keys here, and no secret ones: a secret key in a page is a leak.
+    /// Takes publishable keys here, and no secret ones.
+    ///
+    /// A secret key in a page is a leak.
     #[must_use]
     pub fn publishable(mut self) -> Self {
         self.accepts = KeyKind::Publishable;
@@ -180,8 +182,8 @@ fn trim(mut value: &[u8]) -> &[u8] {
     value
 }
 
-/// Whether a line of `Authorization` begins with the name of a scheme (RFC 9110 §11.4): letters, digits
-/// and hyphens, fewer than any key has, then a space or nothing.
+/// Whether a line of `Authorization` begins with the name of a scheme (RFC 9110 §11.4): letters,
+/// digits and hyphens, fewer than any key has, then a space or nothing.
 pub(crate) fn names_a_scheme(line: &[u8]) -> bool {
     let name = line.split(|byte| *byte == b' ').next().unwrap_or_default();
     let is_name_byte = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-';

@@ -5,6 +5,26 @@ use std::time::SystemTime;
 use crate::{Account, AccountId, AuditEntry, KeyId, KeyRecord};
 
 /// What is written together. Each row replaces the stored one of its revision.
+///
+/// ```
+/// # use keyward::*;
+/// # let mut example = std::pin::pin!(async {
+/// # let store = MemoryStore::new();
+/// # let acme = AccountId::parse("acme")?;
+/// let commit = Commit { accounts: vec![Account::new(acme.clone())], ..Commit::default() };
+/// store.commit(commit.clone()).await?;
+/// let stored = store.account(acme).await?.expect("it was just written");
+/// assert!(stored.revision > 0);
+///
+/// // It was made from revision 0, and that is not what is stored any more.
+/// let error = store.commit(commit).await.unwrap_err();
+/// assert_eq!(error.kind(), StoreErrorKind::Conflict);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # });
+/// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+/// # let done = example.as_mut().poll(context);
+/// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+/// ```
 #[derive(Clone, Debug, Default)]
 #[expect(
     clippy::exhaustive_structs,
@@ -27,9 +47,10 @@ pub struct Commit {
     pub audit: Vec<AuditEntry>,
 }
 
-/// A bound on the active keys of an account: those that are neither revoked nor expired.
+/// A bound on the active keys of an account, as a part of a [`Commit`].
 ///
-/// Keys that are switched off count: they can be switched on.
+/// Active are those that are neither revoked nor expired. Keys that are switched off count: they
+/// can be switched on.
 #[derive(Clone, Debug)]
 #[expect(
     clippy::exhaustive_structs,
@@ -44,7 +65,9 @@ pub struct ActiveKeys {
     pub now: SystemTime,
 }
 
-/// The token of a create. In one account no two creates have the same.
+/// The token of a create, as a part of a [`Commit`].
+///
+/// In one account no two creates have the same.
 #[derive(Clone, Debug)]
 #[expect(
     clippy::exhaustive_structs,

@@ -66,7 +66,7 @@ impl From<ReplicaError> for StoreError {
     }
 }
 
-/// Which error it is.
+/// Which error it is. See [`StoreError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StoreErrorKind {

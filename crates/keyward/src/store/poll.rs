@@ -11,8 +11,9 @@ use crate::store::entry::Entry;
 use crate::store::freshness::Moment;
 use crate::{Account, KeyId, KeyRecord, Replica};
 
-/// Which of a store's changes was the last: its number, and a random number that a history which was
-/// lost and written anew does not repeat.
+/// Which of a store's changes was the last. See [`Replica`].
+///
+/// Its number, and a random number that a history which was lost and written anew does not repeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(
     clippy::exhaustive_structs,
@@ -25,7 +26,7 @@ pub struct Revision {
     pub nonce: u64,
 }
 
-/// One round of asking the store what has changed; made by [`Replica::poll`].
+/// One round of asking the store what has changed; made by [`Replica::poll`]. See [`Replica`].
 #[must_use = "a poll changes nothing until it is finished"]
 pub struct Poll<'a> {
     replica: &'a Replica,
@@ -88,12 +89,13 @@ impl<'a> Poll<'a> {
             .push(Arc::new(Entry::new(record, group, scopes, origins)));
     }
 
-    /// Applies what was given: the replica then stands at `head`, and is as fresh as the start of
-    /// this poll.
+    /// Applies what was given.
+    ///
+    /// The replica then stands at `head`, and is as fresh as the start of this poll.
     ///
     /// # Errors
-    /// When this is the first poll and gives more keys than the ceiling, or another poll finished first.
-    /// Nothing is changed then.
+    /// When this is the first poll and gives more keys than the ceiling, or another poll finished
+    /// first. Nothing is changed then.
     pub fn finish(mut self, head: Revision) -> Result<(), ReplicaError> {
         let inner = &self.replica.inner;
         let mut feed = self.replica.feed();
@@ -145,6 +147,17 @@ impl fmt::Debug for Poll<'_> {
 }
 
 /// Why the store's news could not be applied.
+///
+/// ```
+/// use keyward::{Replica, ReplicaErrorKind, Revision};
+///
+/// let replica = Replica::new();
+/// let slow = replica.poll();
+/// replica.poll().finish(Revision { number: 2, nonce: 7 })?;
+/// let error = slow.finish(Revision { number: 1, nonce: 7 }).unwrap_err();
+/// assert_eq!(error.kind(), ReplicaErrorKind::Overtaken);
+/// # Ok::<(), keyward::ReplicaError>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct ReplicaError {
     kind: ReplicaErrorKind,
@@ -173,13 +186,13 @@ impl fmt::Display for ReplicaError {
 
 impl Error for ReplicaError {}
 
-/// Which error it is.
+/// Which error it is. See [`ReplicaError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReplicaErrorKind {
     /// The store holds more keys than the replica may load.
     TooManyKeys,
-    /// Another poll finished between the start and the end of this one: what it read may be old.
+    /// Another poll finished during this one: what it read may be old.
     Overtaken,
 }
 

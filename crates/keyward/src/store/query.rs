@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use crate::{Account, AccountId, Environment, KeyCursor, KeyRecord, KeyState};
 
-/// Which keys of an account are wanted.
+/// Which keys of an account are wanted. See [`Store::keys`](crate::Store::keys).
 #[derive(Clone, Debug)]
 #[expect(
     clippy::exhaustive_structs,

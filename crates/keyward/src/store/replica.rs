@@ -16,10 +16,30 @@ use crate::{Clock, KeyDigest, KeyId, KeyRecord, Poll, SystemClock};
 
 const DEFAULT_CEILING: usize = 1_000_000;
 
-/// All keys of a service in memory, fed by one store and read by its gates.
+/// All keys of a service in memory, fed by one store.
 ///
-/// Reading never waits and never does I/O. A store feeds it with [`poll`](Self::poll). A clone is
-/// another handle to the same memory.
+/// Its gates read it, and reading never waits and never does I/O. A store feeds it with
+/// [`poll`](Self::poll). A clone is another handle to the same memory.
+///
+/// ```
+/// # use keyward::*;
+/// # let (acme, live) = (AccountId::parse("acme")?, Environment::LIVE);
+/// # let key = KeyFormat::new("vhk_{env}_")?.generate(live)?;
+/// # let (digest, hint) = (Peppers::none().digest(&key), key.hint().clone());
+/// # let now = std::time::SystemTime::now();
+/// # let record = KeyRecord::new(KeyId::random()?, digest, hint, acme.clone(), live, now);
+/// let replica = Replica::new();
+/// let mut poll = replica.poll();
+/// assert_eq!(poll.since(), None); // so the store gives everything
+/// poll.account(Account::new(acme));
+/// poll.key(&record);
+///
+/// let head = Revision { number: 1, nonce: 7 };
+/// poll.finish(head)?;
+/// assert_eq!(replica.len(), 1);
+/// assert_eq!(replica.poll().since(), Some(head));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct Replica {
     pub(super) inner: Arc<Inner>,
@@ -80,15 +100,17 @@ impl Replica {
         Poll::new(self, asked, self.feed().revision)
     }
 
-    /// Says that nothing can change behind the replica's back: every change comes through this
-    /// process, and is applied before it is acknowledged.
+    /// Says that nothing can change behind the replica's back.
+    ///
+    /// Every change comes through this process, and is applied before it is acknowledged.
     pub fn always_fresh(&self) {
         self.inner.freshness.set(Moment::ALWAYS);
     }
 
-    /// Says how to make the next poll come at once; called when a request waits for one.
+    /// Says how to make the next poll come at once.
     ///
-    /// It must not block, and gives `false` when no poll will come. The first one given stays.
+    /// Called when a request waits for one. It must not block, and gives `false` when no poll will
+    /// come. The first one given stays.
     pub fn on_demand(&self, nudge: impl Fn() -> bool + Send + Sync + 'static) {
         // A second nudge would be a second feed, which a replica never has.
         drop(self.inner.nudge.set(Box::new(nudge)));
@@ -113,9 +135,39 @@ impl Replica {
         self.inner.tallies.get(place)?.last_used()
     }
 
-    /// Takes what was counted since the last time, for the store to add to what it keeps.
+    /// Takes what was counted since the last time.
     ///
-    /// Sorted by key, each once. What is taken and not kept is lost.
+    /// The store adds it to what it keeps. Sorted by key, each once. What is taken and not kept is
+    /// lost.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use keyward::*;
+    /// # struct Get<'a>(Option<&'a str>);
+    /// # impl RequestHead for Get<'_> {
+    /// #     fn method(&self) -> &str { "GET" }
+    /// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    /// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
+    /// #     }
+    /// # }
+    /// # let (replica, format) = (Replica::new(), KeyFormat::new("vhk_{env}_")?);
+    /// # let (key, acme) = (format.generate(Environment::LIVE)?, AccountId::parse("acme")?);
+    /// # let (digest, now) = (Peppers::none().digest(&key), std::time::SystemTime::now());
+    /// # let (id, hint, live) = (KeyId::random()?, key.hint().clone(), Environment::LIVE);
+    /// # let mut record = KeyRecord::new(id, digest, hint, acme.clone(), live, now);
+    /// # record.scopes = Scopes::parse(["kyc"])?;
+    /// # let mut poll = replica.poll();
+    /// # poll.account(Account::new(acme));
+    /// # poll.key(&record);
+    /// # poll.finish(Revision { number: 1, nonce: 0 })?;
+    /// # let gate = Gate::builder(&replica).format(format).build()?;
+    /// let decision = gate.check(&Get(Some(key.expose_secret())), &Arc::default(), None);
+    /// assert!(matches!(decision, Decision::Ready(Verdict::Admit(_))));
+    /// let counts = replica.take_usage();
+    /// assert_eq!((counts[0].admitted, counts[0].refused), (1, 0));
+    /// assert!(replica.take_usage().is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn take_usage(&self) -> Vec<UsageCount> {
         let tallies = self.inner.tallies.iter();
@@ -125,8 +177,10 @@ impl Replica {
         counts
     }
 
-    /// Takes the new digests of keys that were used and are kept under an old scheme, for the store to
-    /// keep instead. What is taken and not kept is asked for again after a restart.
+    /// Takes the new digests of used keys that are kept under an old scheme.
+    ///
+    /// The store keeps them instead of the old. What is taken and not kept is asked for again after
+    /// a restart.
     #[must_use]
     pub fn take_redigested(&self) -> Vec<(KeyId, KeyDigest)> {
         mem::take(

@@ -8,7 +8,7 @@ use crate::{
     StoreError, UsageHour, UsageQuery,
 };
 
-/// What a store gives back: an outage is an error, never "not found".
+/// What a store gives back: an outage is an error, never "not found". See [`Store`].
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
 /// Where keys are kept for good.
@@ -237,11 +237,11 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// When it returns, the replica of this process has it too.
     ///
     /// # Errors
-    /// [`Conflict`](StoreErrorKind::Conflict) when a row's revision is not the stored one (zero: not
-    /// stored yet), a key's account is not stored, its digest is taken or would change
-    /// without `redigested` growing by one, something is
-    /// not unchanged, or the token is taken. [`TooManyKeys`](StoreErrorKind::TooManyKeys) when an
-    /// account would have more active keys than it may.
+    /// [`Conflict`](crate::StoreErrorKind::Conflict) when a row's revision is not the stored one
+    /// (zero: not stored yet), a key's account is not stored, its digest is taken or would change
+    /// without `redigested` growing by one, something is not unchanged, or the token is taken.
+    /// [`TooManyKeys`](crate::StoreErrorKind::TooManyKeys) when an account would have more active
+    /// keys than it may.
     fn commit(&self, commit: Commit) -> StoreFuture<'_, ()>;
 
     /// The account of this name.
@@ -256,7 +256,10 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// When the store cannot answer.
     fn key(&self, id: KeyId) -> StoreFuture<'_, Option<KeyRecord>>;
 
-    /// The keys of an account, newest first: those created last, of these the ones with the highest id.
+    /// The keys of an account, newest first, as the query wants them.
+    ///
+    /// Of those created in one millisecond the highest id comes first: the order of
+    /// [`KeyCursor`](crate::KeyCursor), backwards.
     ///
     /// # Errors
     /// When the store cannot answer.

@@ -6,6 +6,8 @@ use std::time::{Duration, SystemTime};
 use crate::{AccountId, Environment, KeyId};
 
 /// What was counted of a key since it was last taken.
+///
+/// See [`Replica::take_usage`](crate::Replica::take_usage).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "a store takes it apart")]
 pub struct UsageCount {
@@ -13,7 +15,7 @@ pub struct UsageCount {
     pub key: KeyId,
     /// Requests that passed.
     pub admitted: u64,
-    /// Requests that were refused although the key was proved: expired, without the scope and so on.
+    /// Requests that were refused although the key was proved, such as an expired one.
     pub refused: u64,
     /// When a request passed last, to the second.
     pub last_used_at: Option<SystemTime>,
@@ -29,6 +31,15 @@ impl UsageCount {
 }
 
 /// How often a key was used in an hour.
+///
+/// ```
+/// use keyward::{Environment, KeyId, UsageHour};
+///
+/// let mut hour = UsageHour::new(KeyId::random()?, Environment::TEST, 472_222);
+/// hour.admitted = 10;
+/// assert_eq!(hour.billable(), 0); // what is done in `test` is free
+/// # Ok::<(), keyward::RandomError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UsageHour {
@@ -69,7 +80,7 @@ impl UsageHour {
     }
 }
 
-/// Which usage is wanted.
+/// Which usage is wanted. See [`Store::usage`](crate::Store::usage).
 #[derive(Clone, Debug)]
 #[expect(clippy::exhaustive_structs, reason = "a store takes it apart")]
 pub struct UsageQuery {
