@@ -6,6 +6,10 @@ struct Readme;
 
 #[cfg(test)]
 mod allocations;
+/// What the life of keys promises, as core tests it over memory, here over SQLite.
+#[cfg(test)]
+#[path = "../../crates/keyward/src/admin/tests.rs"]
+mod life;
 #[cfg(test)]
 mod parity;
 #[cfg(test)]
@@ -18,3 +22,8 @@ mod secrecy;
 mod service;
 #[cfg(test)]
 mod stacks;
+#[cfg(test)]
+mod test_store;
+
+#[cfg(test)]
+use keyward::*;

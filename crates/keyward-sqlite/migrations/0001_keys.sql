@@ -56,7 +56,10 @@ CREATE TABLE keyward_key (
         AND id GLOB 'key_*' AND substr(id, 5) NOT GLOB '*[^0-9A-Za-z]*'
     ),
     revision INTEGER NOT NULL DEFAULT 0 CHECK (typeof(revision) = 'integer' AND revision >= 0),
-    digest_scheme TEXT NOT NULL CHECK (digest_scheme = 'sha256' OR digest_scheme GLOB 'hmac-sha256:?*'),
+    digest_scheme TEXT NOT NULL CHECK (
+        digest_scheme IN ('sha256', 'sha256-of-secret', 'sha512')
+        OR digest_scheme GLOB 'hmac-sha256:?*'
+    ),
     digest BLOB NOT NULL UNIQUE CHECK (typeof(digest) = 'blob' AND length(digest) = 32),
     -- How often the digest was replaced by one of another scheme.
     redigested INTEGER NOT NULL DEFAULT 0
@@ -109,8 +112,10 @@ CREATE INDEX keyward_account_by_revision ON keyward_account (revision);
 CREATE INDEX keyward_key_by_revision ON keyward_key (revision);
 -- The order of the list. A page begins at a time that is never before 1970.
 CREATE INDEX keyward_key_by_account ON keyward_key (account, max(created_at, 0), id);
--- For the bound of active keys: revoked ones are kept for good, and there may be many.
-CREATE INDEX keyward_key_not_revoked ON keyward_key (account) WHERE status <> 'revoked';
+-- Revoked keys are kept for good, and there may be many: neither the bound of active keys nor a list of
+-- those that work looks at them.
+CREATE INDEX keyward_key_not_revoked ON keyward_key (account, max(created_at, 0), id)
+    WHERE status <> 'revoked';
 
 -- By which a create that is repeated finds its key.
 CREATE TABLE keyward_token (
@@ -130,6 +135,7 @@ CREATE TABLE keyward_audit (
     key TEXT CHECK (key IS NULL OR typeof(key) = 'text'),
     -- Why nothing was done; NULL: it was done.
     refused TEXT CHECK (refused IS NULL OR typeof(refused) = 'text'),
+    detail TEXT NOT NULL DEFAULT '' CHECK (typeof(detail) = 'text'),
     reason TEXT NOT NULL DEFAULT '' CHECK (typeof(reason) = 'text')
 );
 

@@ -9,8 +9,8 @@ use crate::row::{self, Cells};
 pub(crate) fn put(connection: &Connection, entry: &AuditEntry) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
-            "INSERT INTO keyward_audit (at, actor, action, account, key, refused, reason) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT INTO keyward_audit (at, actor, action, account, key, refused, detail, reason) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         )?
         .execute(params![
             row::millis(entry.at),
@@ -19,6 +19,7 @@ pub(crate) fn put(connection: &Connection, entry: &AuditEntry) -> rusqlite::Resu
             entry.account.as_ref().map(AccountId::as_str),
             entry.key.map(|key| key.to_string()),
             entry.refused.map(AdminErrorKind::as_str),
+            entry.detail,
             entry.reason,
         ])
         .map(drop)
@@ -37,7 +38,7 @@ pub(crate) fn page(
         None => "?2 IS NULL",
     };
     let mut lines = connection.prepare_cached(&format!(
-        "SELECT number, at, actor, action, account, key, refused, reason FROM keyward_audit \
+        "SELECT number, at, actor, action, account, key, refused, detail, reason FROM keyward_audit \
          WHERE number < ?1 AND {whose} ORDER BY number DESC"
     ))?;
     let before = before.map_or(i64::MAX, |before| i64::try_from(before).unwrap_or(i64::MAX));
@@ -55,6 +56,7 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<AuditEntry> {
     entry.account = cells.parse_some(AccountId::parse)?;
     entry.key = cells.parse_some(KeyId::parse)?;
     entry.refused = cells.parse_some(AdminErrorKind::parse)?;
+    entry.detail = cells.get()?;
     entry.reason = cells.get()?;
     Ok(entry)
 }

@@ -12,7 +12,9 @@ pub(crate) fn write(connection: &mut Connection, commit: &Commit) -> Result<(), 
     let transaction = connection
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .map_err(failed)?;
-    if !is_unchanged(&transaction, commit).map_err(failed)? {
+    if commit.first && has_accounts(&transaction).map_err(failed)?
+        || !is_unchanged(&transaction, commit).map_err(failed)?
+    {
         return Err(StoreError::new(StoreErrorKind::Conflict));
     }
     put(&transaction, commit).map_err(failed)?;
@@ -23,6 +25,12 @@ pub(crate) fn write(connection: &mut Connection, commit: &Commit) -> Result<(), 
         }
     }
     transaction.commit().map_err(failed)
+}
+
+fn has_accounts(connection: &Connection) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached("SELECT 1 FROM keyward_account")?
+        .exists([])
 }
 
 /// Whether what the commit rests on is as it was.
@@ -53,6 +61,7 @@ fn put(connection: &Connection, commit: &Commit) -> rusqlite::Result<()> {
         keys,
         unchanged_accounts: _,
         unchanged_keys: _,
+        first: _,
         active_keys: _,
         token,
         audit,

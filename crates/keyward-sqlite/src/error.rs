@@ -4,10 +4,17 @@ use std::error::Error;
 
 use keyward::{StoreError, StoreErrorKind};
 use rusqlite::ErrorCode;
+use rusqlite::ffi::SQLITE_CONSTRAINT_CHECK;
 
 /// Tells a change that came too late and a row that is not valid from an outage.
 pub(crate) fn failed(error: rusqlite::Error) -> StoreError {
     let kind = match (&error, error.sqlite_error_code()) {
+        // A value that the tables do not take, which core should not have let through.
+        (rusqlite::Error::SqliteFailure(failure, _), _)
+            if failure.extended_code == SQLITE_CONSTRAINT_CHECK =>
+        {
+            StoreErrorKind::Corrupt
+        }
         (_, Some(ErrorCode::ConstraintViolation))
         | (rusqlite::Error::StatementChangedRows(_), _) => StoreErrorKind::Conflict,
         (_, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use keyward::{KeyDigest, KeyId, Replica, UsageCount};
+use keyward::{Redigest, Replica, UsageCount};
 use rusqlite::{Connection, TransactionBehavior, params};
 
 use crate::row;
@@ -77,7 +77,7 @@ pub(crate) struct Batch {
     hour: i64,
     /// In the order of their keys, which is that of the tables.
     counts: Vec<UsageCount>,
-    digests: Vec<(KeyId, KeyDigest)>,
+    digests: Vec<Redigest>,
 }
 
 impl Batch {
@@ -88,8 +88,8 @@ impl Batch {
             for count in &self.counts {
                 self.add(&transaction, count)?;
             }
-            for (key, digest) in &self.digests {
-                redigest(&transaction, *key, digest)?;
+            for moved in &self.digests {
+                redigest(&transaction, moved)?;
             }
         }
         transaction.commit()
@@ -150,17 +150,18 @@ pub(crate) fn forget(connection: &Connection, node: i64) -> rusqlite::Result<()>
 
 /// Another process may have been faster. A digest that another key has stays where it is, and holds
 /// up nobody.
-fn redigest(connection: &Connection, key: KeyId, digest: &KeyDigest) -> rusqlite::Result<()> {
+fn redigest(connection: &Connection, moved: &Redigest) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
             "UPDATE OR IGNORE keyward_key \
              SET digest_scheme = ?2, digest = ?3, redigested = redigested + 1 \
-             WHERE id = ?1 AND (digest_scheme <> ?2 OR digest <> ?3)",
+             WHERE id = ?1 AND digest = ?4",
         )?
         .execute(params![
-            key.to_string(),
-            digest.scheme().to_string(),
-            digest.expose_bytes(),
+            moved.key.to_string(),
+            moved.to.scheme().to_string(),
+            moved.to.expose_bytes(),
+            moved.from,
         ])
         .map(drop)
 }

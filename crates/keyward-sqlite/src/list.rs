@@ -17,7 +17,7 @@ const STATE: &str = "CASE \
 
 /// The keys that are wanted, newest first.
 pub(crate) fn page(connection: &Connection, query: &KeyQuery) -> rusqlite::Result<Vec<KeyRecord>> {
-    let mut keys = connection.prepare_cached(&page_sql())?;
+    let mut keys = connection.prepare_cached(&page_sql(query.state))?;
     // The first page begins above all keys.
     let (created_at, id) = match query.after {
         Some(after) => (after.created_at, after.id.to_string()),
@@ -36,9 +36,13 @@ pub(crate) fn page(connection: &Connection, query: &KeyQuery) -> rusqlite::Resul
 
 /// A row comparison would not make use of the index. No limit: rows that are not valid do not count,
 /// and SQLite looks for the next row only when it is asked for it.
-fn page_sql() -> String {
+fn page_sql(state: Option<KeyState>) -> String {
+    let not_revoked = match state {
+        None | Some(KeyState::Revoked) => "",
+        Some(_) => "AND status <> 'revoked'",
+    };
     format!(
-        "{} WHERE account = :account \
+        "{} WHERE account = :account {not_revoked} \
          AND EXISTS (SELECT 1 FROM keyward_account WHERE id = :account) \
          AND max(created_at, 0) <= :created_at \
          AND (max(created_at, 0) < :created_at OR id < :id) \
@@ -63,6 +67,14 @@ pub(crate) fn count_active(connection: &Connection, bound: &ActiveKeys) -> rusql
             },
             |row| row.get(0),
         )
+}
+
+/// How many keys that are neither revoked nor expired are kept under each digest scheme.
+pub(crate) fn schemes_sql() -> String {
+    format!(
+        "SELECT digest_scheme, count(*) FROM keyward_key \
+         WHERE status <> 'revoked' AND {STATE} IN ('active', 'disabled') GROUP BY digest_scheme"
+    )
 }
 
 #[cfg(test)]
@@ -91,7 +103,7 @@ mod tests {
         let fixture = Fixture::new();
         drop(fixture.open());
         let connection = Connection::open(fixture.path()).unwrap();
-        let sql = format!("EXPLAIN QUERY PLAN {}", page_sql());
+        let sql = format!("EXPLAIN QUERY PLAN {}", page_sql(None));
         let mut plan = connection.prepare(&sql).unwrap();
         let steps = plan.query_map([""; 6], |row| row.get::<_, String>("detail"));
         let steps: Vec<_> = steps.unwrap().map(Result::unwrap).collect();

@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_channel::oneshot;
 use keyward::{
     Account, AccountId, AuditEntry, Commit, DigestScheme, KeyId, KeyQuery, KeyRecord, Replica,
     Store, StoreError, StoreFuture, UsageHour, UsageQuery,
 };
-use rusqlite::OptionalExtension;
+use rusqlite::{OptionalExtension, named_params};
 
 use crate::SqliteOptions;
 use crate::error::unavailable;
@@ -159,13 +159,12 @@ impl Store for SqliteStore {
         self.ask(move |worker| worker.read(|connection| usage::hours(connection, &query)))
     }
 
-    fn schemes(&self) -> StoreFuture<'_, Vec<(DigestScheme, u64)>> {
-        self.ask(|worker| {
+    fn schemes(&self, now: SystemTime) -> StoreFuture<'_, Vec<(DigestScheme, u64)>> {
+        self.ask(move |worker| {
             worker.read(|connection| {
-                let mut schemes = connection.prepare_cached(
-                    "SELECT digest_scheme, count(*) FROM keyward_key GROUP BY digest_scheme",
-                )?;
-                row::valid(&mut schemes.query([])?, usize::MAX, |row| {
+                let mut schemes = connection.prepare_cached(&list::schemes_sql())?;
+                let now = named_params! { ":now": row::millis(now) };
+                row::valid(&mut schemes.query(now)?, usize::MAX, |row| {
                     let mut cells = Cells::of(row);
                     Ok((cells.parse(DigestScheme::parse)?, cells.number()?))
                 })

@@ -4,8 +4,6 @@ use std::fmt;
 
 use crate::{ParseError, ParseErrorKind};
 
-const MAX_LEN: usize = 15;
-
 /// The world a key acts in: `live`, `test`, or a token of the service's own.
 ///
 /// It stands in the record, in the key's text where the format has it, and in the route's
@@ -21,11 +19,13 @@ const MAX_LEN: usize = 15;
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Environment {
-    text: [u8; MAX_LEN],
+    text: [u8; Environment::MAX_LEN],
     len: u8,
 }
 
 impl Environment {
+    pub(crate) const MAX_LEN: usize = 15;
+
     /// Production: what is done here is real.
     pub const LIVE: Self = Self {
         text: *b"live\0\0\0\0\0\0\0\0\0\0\0",
@@ -47,7 +47,7 @@ impl Environment {
 
     pub(crate) fn from_bytes(text: &[u8]) -> Result<Self, ParseErrorKind> {
         let first = text.first().ok_or(ParseErrorKind::Empty)?;
-        let mut own = [0; MAX_LEN];
+        let mut own = [0; Self::MAX_LEN];
         own.get_mut(..text.len())
             .ok_or(ParseErrorKind::TooLong)?
             .copy_from_slice(text);

@@ -27,6 +27,8 @@ mod reply;
 mod request;
 mod scope;
 mod store;
+#[cfg(test)]
+mod test_store;
 
 pub use crate::admin::actor::{Actor, Permission};
 pub use crate::admin::admin::KeyAdmin;
@@ -76,4 +78,4 @@ pub use crate::store::poll::{Poll, ReplicaError, ReplicaErrorKind, Revision};
 pub use crate::store::query::KeyQuery;
 pub use crate::store::replica::Replica;
 pub use crate::store::store::{Store, StoreFuture};
-pub use crate::store::usage::{UsageCount, UsageHour, UsageQuery};
+pub use crate::store::usage::{Redigest, UsageCount, UsageHour, UsageQuery};

@@ -3,12 +3,12 @@
 use crate::admin::admin::ATTEMPTS;
 use crate::admin::authority::operator_only;
 use crate::{
-    Account, AccountChange, AccountId, Actor, AdminError, AdminErrorKind, AuditAction, Commit,
-    CreatedKey, KeyAdmin, NewKey,
+    Account, AccountChange, AccountId, Actor, AdminError, AuditAction, Commit, CreatedKey,
+    KeyAdmin, NewKey,
 };
 
 impl KeyAdmin {
-    /// Opens an account and makes its first key, in one step. Once: the account must be new.
+    /// Makes the first account and its first key, in one step: only in an empty store. For an operator.
     ///
     /// This is how the first key of a service comes to be that can manage others: give it the scope
     /// `api_keys.*`. An empty store alone never lets anyone in.
@@ -21,8 +21,8 @@ impl KeyAdmin {
     /// # let operator = Actor::operator("docs");
     /// # let acme = AccountId::parse("acme")?;
     /// let new = NewKey::new(acme, Environment::LIVE, "first").scopes(Scopes::parse(["api_keys.*"])?);
-    /// assert!(admin.bootstrap(new.clone()).await?.key.is_some());
-    /// let again = admin.bootstrap(new).await.unwrap_err();
+    /// assert!(admin.bootstrap(&operator, new.clone()).await?.key.is_some());
+    /// let again = admin.bootstrap(&operator, new).await.unwrap_err();
     /// assert_eq!(again.kind(), AdminErrorKind::Conflict);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// # });
@@ -32,24 +32,28 @@ impl KeyAdmin {
     /// ```
     ///
     /// # Errors
-    /// [`Conflict`](AdminErrorKind::Conflict) when the account exists, and as
+    /// [`Conflict`](AdminErrorKind::Conflict) when any account exists, and as
     /// [`create`](Self::create).
-    pub async fn bootstrap(&self, new: NewKey) -> Result<CreatedKey, AdminError> {
-        let actor = Actor::operator("bootstrap");
+    pub async fn bootstrap(&self, actor: &Actor, new: NewKey) -> Result<CreatedKey, AdminError> {
         let account = Account::new(new.account.clone());
-        let mut line = self.line(&actor, AuditAction::Bootstrap);
+        let mut line = self.line(actor, AuditAction::Bootstrap);
         line.account = Some(new.account.clone());
+        self.or_note(line.clone(), operator_only(actor)).await?;
+        let fits = self.check_new(&new).map_err(AdminError::from);
+        self.or_note(line.clone(), fits).await?;
         let made = self.make(&new, &account, None);
         let (key, record) = self.or_note(line.clone(), made).await?;
         line.key = Some(record.id);
         let commit = Commit {
             accounts: vec![account],
             keys: vec![record.clone()],
+            first: true,
             audit: vec![line.clone()],
             ..Commit::default()
         };
         let done = self.store.commit(commit).await.map_err(AdminError::from);
         self.or_note(line, done).await?;
+        let record = self.stored(record.id).await?;
         Ok(CreatedKey {
             key: Some(key),
             record,
@@ -75,7 +79,7 @@ impl KeyAdmin {
             };
             self.try_commit(commit).await?;
         }
-        Err(AdminErrorKind::Conflict.into())
+        self.give_up(line).await
     }
 
     /// Changes an account's status, plan or bound. For an operator. In force when it returns.
@@ -97,6 +101,12 @@ impl KeyAdmin {
             account.status = change.status.unwrap_or(account.status);
             account.api_access = change.api_access.unwrap_or(account.api_access);
             account.max_active_keys = change.max_active_keys.unwrap_or(account.max_active_keys);
+            line.detail = format!(
+                "status={} api_access={} max_active_keys={:?}",
+                account.status.as_str(),
+                account.api_access,
+                account.max_active_keys,
+            );
             let commit = Commit {
                 accounts: vec![account],
                 audit: vec![line.clone()],
@@ -106,6 +116,6 @@ impl KeyAdmin {
                 return self.account_of(actor, id).await;
             }
         }
-        Err(AdminErrorKind::Conflict.into())
+        self.give_up(line).await
     }
 }

@@ -9,7 +9,7 @@ use crate::{AccountId, KeyId, Principal, Scope};
 ///
 /// let acme = AccountId::parse("acme")?;
 /// let developer = Actor::user("user_42", acme, [Permission::Create, Permission::Read]);
-/// assert_eq!(developer.name(), "user_42");
+/// assert_eq!(developer.name(), "user:user_42");
 /// # Ok::<(), keyward::ParseError>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ impl Actor {
         permissions: impl IntoIterator<Item = Permission>,
     ) -> Self {
         Self {
-            name: name.to_owned(),
+            name: format!("user:{name}"),
             authority: Authority::User(account, permissions.into_iter().collect()),
         }
     }
@@ -57,12 +57,12 @@ impl Actor {
     #[must_use]
     pub fn operator(name: &str) -> Self {
         Self {
-            name: name.to_owned(),
+            name: format!("operator:{name}"),
             authority: Authority::Operator,
         }
     }
 
-    /// As it stands in the audit trail.
+    /// As it stands in the audit trail: its first 200 characters, with what it is before the name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// How often a change that met another is decided anew.
-pub(super) const ATTEMPTS: usize = 16;
+pub(super) const ATTEMPTS: usize = 64;
 
 /// Creates, changes and ends the keys of a service, whatever store keeps them.
 ///
@@ -125,7 +125,18 @@ impl KeyAdmin {
     }
 
     pub(super) fn line(&self, actor: &Actor, action: AuditAction) -> AuditEntry {
-        let mut line = AuditEntry::new(self.now(), actor.name(), action);
+        // A name is what the service says it is: it may be long, or hold what it should not.
+        let name: String = actor
+            .name()
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(200)
+            .collect();
+        let name = match self.check_text(&name) {
+            Ok(()) => &name,
+            Err(_) => "(a name that holds a key)",
+        };
+        let mut line = AuditEntry::new(self.now(), name, action);
         line.account = actor.account().cloned();
         line
     }
@@ -139,6 +150,7 @@ impl KeyAdmin {
         if let Err(error) = &outcome {
             line.refused = Some(error.kind());
             line.reason.clear();
+            line.detail.clear();
             let audit = vec![line];
             let commit = Commit {
                 audit,
@@ -153,6 +165,12 @@ impl KeyAdmin {
             }
         }
         outcome
+    }
+
+    /// Gives up after meeting others again and again.
+    pub(super) async fn give_up<T>(&self, line: AuditEntry) -> Result<T, AdminError> {
+        self.or_note(line, Err(AdminErrorKind::Conflict.into()))
+            .await
     }
 
     /// Whether it was written; not, when what was read has changed meanwhile.

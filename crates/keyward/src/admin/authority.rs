@@ -2,76 +2,123 @@
 
 use crate::admin::actor::Authority;
 use crate::{
-    Account, AccountId, Actor, AdminError, AdminErrorKind, KeyAdmin, KeyId, KeyKind, KeyRecord,
-    KeyState, Permission,
+    Account, AccountId, AccountStatus, Actor, AdminError, AdminErrorKind, Commit, KeyAdmin, KeyId,
+    KeyKind, KeyRecord, KeyState, Permission,
 };
 
+/// That an actor may, as of when it was read.
+pub(super) struct Permitted {
+    /// The key that acts, if one does, and its account.
+    holder: Option<(KeyRecord, Account)>,
+    /// Whether the actor may also create, and so make keys wider.
+    pub(super) may_create: bool,
+}
+
+impl Permitted {
+    /// The key that acts, if one does: what it makes or opens must stay within it.
+    pub(super) fn holder(&self) -> Option<&KeyRecord> {
+        self.holder.as_ref().map(|(record, _)| record)
+    }
+
+    /// Writes only while what was decided rests on what is: the account may be suspended and the key
+    /// that acts revoked meanwhile. A row that is written is bound by its own revision.
+    pub(super) fn bind(&self, account: &Account, commit: Commit) -> Commit {
+        let written = |id: &AccountId| commit.accounts.iter().any(|account| account.id == *id);
+        let own = self.holder.as_ref().map(|(_, own)| own);
+        let mut accounts = vec![account];
+        accounts.extend(own.filter(|own| own.id != account.id));
+        let accounts = accounts.into_iter().filter(|account| !written(&account.id));
+        let holder = self
+            .holder()
+            .filter(|holder| commit.keys.iter().all(|key| key.id != holder.id));
+        Commit {
+            unchanged_accounts: accounts
+                .map(|account| (account.id.clone(), account.revision))
+                .collect(),
+            unchanged_keys: holder
+                .map(|holder| (holder.id, holder.revision))
+                .into_iter()
+                .collect(),
+            ..commit
+        }
+    }
+}
+
 impl KeyAdmin {
-    /// The key, its account, and the record of the key that acts, if one does.
+    /// The key and its account, for an actor that has the permissions there.
+    ///
+    /// A key that acts sees only keys of its own environment.
     pub(super) async fn find(
         &self,
         actor: &Actor,
-        permission: Permission,
+        permissions: &[Permission],
         id: KeyId,
-    ) -> Result<(KeyRecord, Account, Option<KeyRecord>), AdminError> {
+    ) -> Result<(KeyRecord, Account, Permitted), AdminError> {
         // Permission first: who may do nothing learns nothing.
-        if !self.permits(actor, permission).await? {
-            return Err(AdminErrorKind::NotPermitted.into());
-        }
+        let permitted = self.permitted(actor, permissions).await?;
         let record = self.store.key(id).await?;
-        let record = record.filter(|record| actor.acts_in(&record.account));
+        let record = record.filter(|record| {
+            let own = permitted
+                .holder()
+                .is_none_or(|own| own.environment == record.environment);
+            own && actor.acts_in(&record.account)
+        });
         let record = record.ok_or(AdminErrorKind::UnknownKey)?;
-        let (account, holder) = self.permit_in(actor, permission, &record.account).await?;
-        Ok((record, account, holder))
+        let account = self.account_of(actor, &record.account).await?;
+        Ok((record, account, permitted))
     }
 
+    /// The account, for an actor that has the permission there.
     pub(super) async fn permit_in(
         &self,
         actor: &Actor,
         permission: Permission,
         account: &AccountId,
-    ) -> Result<(Account, Option<KeyRecord>), AdminError> {
-        if !self.permits(actor, permission).await? {
-            return Err(AdminErrorKind::NotPermitted.into());
-        }
-        let account = self.account_of(actor, account).await?;
-        Ok((account, self.holder(actor).await?))
+    ) -> Result<(Account, Permitted), AdminError> {
+        let permitted = self.permitted(actor, &[permission]).await?;
+        Ok((self.account_of(actor, account).await?, permitted))
     }
 
-    pub(super) async fn permits(
+    /// An actor that has all of the permissions.
+    pub(super) async fn permitted(
         &self,
         actor: &Actor,
-        permission: Permission,
-    ) -> Result<bool, AdminError> {
-        Ok(match &actor.authority {
+        permissions: &[Permission],
+    ) -> Result<Permitted, AdminError> {
+        let holder = self.holder(actor).await?;
+        let may = |permission: &Permission| match &actor.authority {
             Authority::Operator => true,
-            Authority::User(_, permissions) => permissions.contains(&permission),
+            Authority::User(_, permissions) => permissions.contains(permission),
             Authority::Key(..) => {
-                let holder = self.holder(actor).await?;
+                let held = holder.as_ref().map(|(record, _)| &record.scopes);
                 let scope = permission.scope();
-                holder
-                    .zip(scope)
-                    .is_some_and(|(holder, scope)| holder.scopes.allow(&scope))
+                held.zip(scope)
+                    .is_some_and(|(held, scope)| held.allow(&scope))
             }
-        })
+        };
+        if !permissions.iter().all(may) {
+            return Err(AdminErrorKind::NotPermitted.into());
+        }
+        let may_create = may(&Permission::Create);
+        Ok(Permitted { holder, may_create })
     }
 
     /// The key that acts, as it is now: it may have died since it passed the gate.
-    pub(super) async fn holder(&self, actor: &Actor) -> Result<Option<KeyRecord>, AdminError> {
+    async fn holder(&self, actor: &Actor) -> Result<Option<(KeyRecord, Account)>, AdminError> {
         let Authority::Key(account, id) = &actor.authority else {
             return Ok(None);
         };
         let account = self.store.account(account.clone()).await?;
         let record = self.store.key(*id).await?;
-        let alive = account.zip(record).filter(|(account, record)| {
+        let alive = record.zip(account).filter(|(record, account)| {
             record.kind == KeyKind::Secret
-                && account.status == crate::AccountStatus::Active
+                && account.status == AccountStatus::Active
                 && account.api_access
                 && record.state(account, self.now()) == KeyState::Active
         });
         match alive {
-            Some((_, record)) => Ok(Some(record)),
             None => Err(AdminErrorKind::NotPermitted.into()),
+            alive => Ok(alive),
         }
     }
 
@@ -93,12 +140,4 @@ pub(super) fn operator_only(actor: &Actor) -> Result<(), AdminError> {
         Authority::Operator => Ok(()),
         Authority::User(..) | Authority::Key(..) => Err(AdminErrorKind::NotPermitted.into()),
     }
-}
-
-/// A key that acts must still be as it was when the change is written: it may be revoked meanwhile.
-pub(super) fn revision_of(holder: Option<&KeyRecord>) -> Vec<(KeyId, u64)> {
-    holder
-        .map(|holder| (holder.id, holder.revision))
-        .into_iter()
-        .collect()
 }

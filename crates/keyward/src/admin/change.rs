@@ -16,7 +16,7 @@ use crate::{
 /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
 /// # let operator = Actor::operator("docs");
 /// # let acme = AccountId::parse("acme")?;
-/// # let created = admin.bootstrap(NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
+/// # let created = admin.bootstrap(&operator, NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
 /// # let id = created.record.id;
 /// let new = NewKey::new(acme, Environment::TEST, "shop widget")
 ///     .kind(KeyKind::Publishable)
@@ -121,7 +121,7 @@ impl NewKey {
 /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
 /// # let operator = Actor::operator("docs");
 /// # let acme = AccountId::parse("acme")?;
-/// # let created = admin.bootstrap(NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
+/// # let created = admin.bootstrap(&operator, NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
 /// # let id = created.record.id;
 /// let new = NewKey::new(acme, Environment::LIVE, "production").token("form-7f3a");
 /// let first = admin.create(&operator, new.clone()).await?;
@@ -152,7 +152,7 @@ pub struct CreatedKey {
 /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
 /// # let operator = Actor::operator("docs");
 /// # let acme = AccountId::parse("acme")?;
-/// # let created = admin.bootstrap(NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
+/// # let created = admin.bootstrap(&operator, NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
 /// # let id = created.record.id;
 /// let change = KeyChange::new().name("shop").rate_limit(Some(RateLimit::per_minute(100)?));
 /// let view = admin.update(&operator, id, change).await?;
@@ -224,7 +224,7 @@ impl KeyChange {
 /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
 /// # let operator = Actor::operator("docs");
 /// # let acme = AccountId::parse("acme")?;
-/// # let created = admin.bootstrap(NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
+/// # let created = admin.bootstrap(&operator, NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
 /// # let id = created.record.id;
 /// let change = AccountChange::new().status(AccountStatus::Suspended);
 /// let account = admin.update_account(&operator, &acme, change).await?;

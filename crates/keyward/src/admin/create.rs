@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use crate::admin::admin::ATTEMPTS;
-use crate::admin::authority::revision_of;
+use crate::admin::authority::Permitted;
 use crate::admin::list::in_whole_seconds;
 use crate::admin::rules::earlier;
 use crate::{
@@ -19,20 +19,21 @@ impl KeyAdmin {
     /// allowed; see [`AdminErrorKind`]. Nothing is stored then but the line in the audit trail.
     pub async fn create(&self, actor: &Actor, new: NewKey) -> Result<CreatedKey, AdminError> {
         let mut line = self.line(actor, AuditAction::Create);
-        line.account = actor.acts_in(&new.account).then(|| new.account.clone());
+        if actor.acts_in(&new.account) {
+            line.account = Some(new.account.clone());
+        }
         for _ in 0..ATTEMPTS {
             let prepared = self.prepare(actor, &new).await;
-            let (account, holder) = self.or_note(line.clone(), prepared).await?;
-            if let Some(record) = self.made_before(&new).await? {
+            let (account, permitted) = self.or_note(line.clone(), prepared).await?;
+            let before = self.made_before(&new).await;
+            if let Some(record) = self.or_note(line.clone(), before).await? {
                 return Ok(CreatedKey { key: None, record });
             }
-            let made = self.make(&new, &account, holder.as_ref());
+            let made = self.make(&new, &account, permitted.holder());
             let (key, record) = self.or_note(line.clone(), made).await?;
             line.key = Some(record.id);
             let commit = Commit {
                 keys: vec![record.clone()],
-                unchanged_accounts: vec![(account.id.clone(), account.revision)],
-                unchanged_keys: revision_of(holder.as_ref()),
                 active_keys: Some(self.active_keys(&account, 0)),
                 token: new.token.clone().map(|token| CreateToken {
                     account: new.account.clone(),
@@ -42,7 +43,7 @@ impl KeyAdmin {
                 audit: vec![line.clone()],
                 ..Commit::default()
             };
-            let done = self.try_commit(commit).await;
+            let done = self.try_commit(permitted.bind(&account, commit)).await;
             line.key = None;
             if self.or_note(line.clone(), done).await? {
                 let record = self.stored(record.id).await?;
@@ -50,7 +51,7 @@ impl KeyAdmin {
                 return Ok(CreatedKey { key, record });
             }
         }
-        Err(AdminErrorKind::Conflict.into())
+        self.give_up(line).await
     }
 
     /// Takes over a key that was made elsewhere, of which only the digest is known.
@@ -66,7 +67,7 @@ impl KeyAdmin {
     /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
     /// # let operator = Actor::operator("docs");
     /// # let acme = AccountId::parse("acme")?;
-    /// # let created = admin.bootstrap(NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
+    /// # let created = admin.bootstrap(&operator, NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
     /// # let id = created.record.id;
     /// let hex = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
     /// let digest = KeyDigest::import(DigestScheme::Sha256OfSecret, hex)?;
@@ -91,42 +92,49 @@ impl KeyAdmin {
         hint: Hint,
     ) -> Result<KeyRecord, AdminError> {
         let mut line = self.line(actor, AuditAction::Import);
-        line.account = actor.acts_in(&new.account).then(|| new.account.clone());
+        if actor.acts_in(&new.account) {
+            line.account = Some(new.account.clone());
+        }
         let prepared = self.prepare(actor, &new).await;
-        let (account, holder) = self.or_note(line.clone(), prepared).await?;
-        let made = self.record_of(&new, &account, holder.as_ref(), digest, hint);
+        let (account, permitted) = self.or_note(line.clone(), prepared).await?;
+        let made = self.record_of(&new, &account, permitted.holder(), digest, hint);
         let record = self.or_note(line.clone(), made).await?;
         line.key = Some(record.id);
         let commit = Commit {
             keys: vec![record.clone()],
-            unchanged_accounts: vec![(account.id.clone(), account.revision)],
-            unchanged_keys: revision_of(holder.as_ref()),
             active_keys: Some(self.active_keys(&account, 0)),
             audit: vec![line.clone()],
             ..Commit::default()
         };
+        let commit = permitted.bind(&account, commit);
         let done = self.store.commit(commit).await.map_err(AdminError::from);
         line.key = None;
         self.or_note(line, done).await?;
         self.stored(record.id).await
     }
 
-    /// The account and, where a key acts, that key's own record: what a new key must stay within.
+    /// The account, for an actor that may create in it what is well formed.
     async fn prepare(
         &self,
         actor: &Actor,
         new: &NewKey,
-    ) -> Result<(Account, Option<KeyRecord>), AdminError> {
+    ) -> Result<(Account, Permitted), AdminError> {
+        self.check_new(new)?;
+        self.permit_in(actor, Permission::Create, &new.account)
+            .await
+    }
+
+    /// That what is to be kept of the key is well formed.
+    pub(super) fn check_new(&self, new: &NewKey) -> Result<(), AdminErrorKind> {
         self.check_name(&new.name)?;
-        self.check_text(new.metadata.as_str())?;
+        self.check_metadata(&new.metadata)?;
         if let Some(token) = &new.token {
             self.check_text(token)?;
             if !(1..=128).contains(&token.len()) || !token.bytes().all(|b| b.is_ascii_graphic()) {
-                return Err(AdminErrorKind::TooLong.into());
+                return Err(AdminErrorKind::TooLong);
             }
         }
-        self.permit_in(actor, Permission::Create, &new.account)
-            .await
+        Ok(())
     }
 
     /// The key and the record of it, if it may be made.
@@ -158,7 +166,6 @@ impl KeyAdmin {
             new.environment,
             now,
         );
-        self.check_name(&new.name)?;
         record.name.clone_from(&new.name);
         record.kind = new.kind;
         record.scopes = new.scopes.clone();
@@ -179,25 +186,43 @@ impl KeyAdmin {
         asked: Option<SystemTime>,
         now: SystemTime,
     ) -> Result<Option<SystemTime>, AdminErrorKind> {
-        let after = |lifetime| now.checked_add(lifetime);
-        let latest = self.max_lifetime.and_then(after);
-        let default = self.default_lifetime.and_then(after);
+        let latest = self.longest(true, now);
         match asked.map(in_whole_seconds) {
             Some(at) if at <= now || latest.is_some_and(|latest| at > latest) => {
                 Err(AdminErrorKind::Expiry)
             }
             Some(at) => Ok(Some(at)),
-            None => Ok(earlier(default, latest).map(in_whole_seconds)),
+            None => Ok(self.longest(false, now).map(in_whole_seconds)),
         }
     }
 
+    /// Until when a key may live: one for which an end was asked for, and one for which none was.
+    pub(super) fn longest(&self, asked: bool, now: SystemTime) -> Option<SystemTime> {
+        let after = |lifetime| now.checked_add(lifetime);
+        let default = self.default_lifetime.filter(|_| !asked);
+        earlier(default.and_then(after), self.max_lifetime.and_then(after))
+    }
+
+    /// The key that an earlier create with the same token made, if it was to be the same.
     async fn made_before(&self, new: &NewKey) -> Result<Option<KeyRecord>, AdminError> {
         let Some(token) = new.token.clone() else {
             return Ok(None);
         };
-        match self.store.created_with(new.account.clone(), token).await? {
-            Some(id) => Ok(self.store.key(id).await?),
-            None => Ok(None),
+        let Some(id) = self.store.created_with(new.account.clone(), token).await? else {
+            return Ok(None);
+        };
+        let record = self.store.key(id).await?.ok_or(AdminErrorKind::Conflict)?;
+        let same = record.name == new.name
+            && record.environment == new.environment
+            && record.kind == new.kind
+            && record.scopes == new.scopes
+            && record.origins == new.origins
+            && record.rate_limit == new.rate_limit
+            && record.metadata == new.metadata;
+        if same {
+            Ok(Some(record))
+        } else {
+            Err(AdminErrorKind::Conflict.into())
         }
     }
 

@@ -15,7 +15,7 @@ use crate::{RandomError, StoreError, StoreErrorKind};
 /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
 /// # let operator = Actor::operator("docs");
 /// # let acme = AccountId::parse("acme")?;
-/// # let created = admin.bootstrap(NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
+/// # let created = admin.bootstrap(&operator, NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
 /// # let id = created.record.id;
 /// let reader = Actor::user("ann@acme.example", acme, [Permission::Read]);
 /// let error = admin.revoke(&reader, id, "").await.unwrap_err();

@@ -27,7 +27,7 @@ pub struct KeyView {
 /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
 /// # let operator = Actor::operator("docs");
 /// # let acme = AccountId::parse("acme")?;
-/// # let created = admin.bootstrap(NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
+/// # let created = admin.bootstrap(&operator, NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
 /// # let id = created.record.id;
 /// # admin.create(&operator, NewKey::new(acme.clone(), Environment::LIVE, "second")).await?;
 /// let filter = KeyFilter::new().state(KeyState::Active).limit(1);
@@ -175,7 +175,7 @@ pub struct AuditPage {
 /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
 /// # let operator = Actor::operator("docs");
 /// # let acme = AccountId::parse("acme")?;
-/// # let created = admin.bootstrap(NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
+/// # let created = admin.bootstrap(&operator, NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
 /// # let id = created.record.id;
 /// # let key = created.key.expect("a new account's first key");
 /// let log = format!("GET /report x-api-key={} 200", key.expose_secret());

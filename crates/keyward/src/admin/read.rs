@@ -1,14 +1,15 @@
 //! Lists keys, usage and the audit trail, and finds keys in a text.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::time::SystemTime;
 
 use crate::admin::authority::operator_only;
 use crate::clock::unix_time;
 use crate::{
-    AccountId, Actor, AdminError, AdminErrorKind, AuditAction, AuditPage, DigestScheme,
-    Environment, KeyAdmin, KeyCursor, KeyFilter, KeyId, KeyPage, KeyQuery, KeyView, Leak,
-    Permission, UsageHour, UsageQuery,
+    AccountId, Actor, AdminError, AuditAction, AuditPage, DigestScheme, Environment, KeyAdmin,
+    KeyCursor, KeyFilter, KeyId, KeyPage, KeyQuery, KeyView, Leak, Permission, UsageHour,
+    UsageQuery,
 };
 
 /// The largest page of the audit trail.
@@ -20,7 +21,7 @@ impl KeyAdmin {
     /// # Errors
     /// When the actor may not, there is no such key or the store fails.
     pub async fn key(&self, actor: &Actor, id: KeyId) -> Result<KeyView, AdminError> {
-        let found = self.find(actor, Permission::Read, id).await;
+        let found = self.find(actor, &[Permission::Read], id).await;
         let mut line = self.line(actor, AuditAction::Read);
         line.key = Some(id);
         let (record, account, _) = self.or_note(line, found).await?;
@@ -39,10 +40,18 @@ impl KeyAdmin {
     ) -> Result<KeyPage, AdminError> {
         let permitted = self.permit_in(actor, Permission::Read, account).await;
         let line = self.line(actor, AuditAction::Read);
-        let (account, _) = self.or_note(line, permitted).await?;
+        let (account, permitted) = self.or_note(line, permitted).await?;
+        // A key that acts sees its own environment; of another there is nothing to see.
+        let own = permitted.holder().map(|holder| holder.environment);
+        if let (Some(own), Some(other)) = (own, filter.environment)
+            && own != other
+        {
+            let (keys, next) = (Vec::new(), None);
+            return Ok(KeyPage { keys, next });
+        }
         let query = KeyQuery {
             account: account.id.clone(),
-            environment: filter.environment,
+            environment: own.or(filter.environment),
             state: filter.state,
             now: self.now(),
             after: filter.after,
@@ -118,7 +127,7 @@ impl KeyAdmin {
         Ok(AuditPage { entries, next })
     }
 
-    /// How many keys are kept under each digest scheme. For an operator.
+    /// How many keys that can still be used are kept under each digest scheme. For an operator.
     ///
     /// When none is left under an old pepper, that can go.
     ///
@@ -129,7 +138,7 @@ impl KeyAdmin {
     /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
     /// # let operator = Actor::operator("docs");
     /// # let acme = AccountId::parse("acme")?;
-    /// # let created = admin.bootstrap(NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
+    /// # let created = admin.bootstrap(&operator, NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
     /// # let id = created.record.id;
     /// assert_eq!(admin.schemes(&operator).await?, [(DigestScheme::Sha256, 1)]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -145,37 +154,48 @@ impl KeyAdmin {
         self.or_note(self.line(actor, AuditAction::Read), operator_only(actor))
             .await?;
         self.store.flush().await?;
-        Ok(self.store.schemes().await?)
+        Ok(self.store.schemes(self.now()).await?)
     }
 
     /// Finds keys of this service in a text, and says which are live. See [`Leak`].
     ///
     /// The text may be a log or a commit. A key that is another account's answers like one that is
-    /// unknown.
+    /// unknown, and so does one that another process has made since this one's last poll. Keys of a
+    /// [`ForeignFormat`](crate::ForeignFormat) are not looked for.
     ///
     /// # Errors
     /// When the actor lacks the permission to read, or the store fails.
     pub async fn leaks(&self, actor: &Actor, text: &str) -> Result<Vec<Leak>, AdminError> {
-        let permitted = self.permits(actor, Permission::Read).await?;
-        let permitted = permitted
-            .then_some(())
-            .ok_or(AdminErrorKind::NotPermitted.into());
+        let permitted = self.permitted(actor, &[Permission::Read]).await;
         self.or_note(self.line(actor, AuditAction::Read), permitted)
             .await?;
         let mut leaks = Vec::new();
+        let mut seen = HashMap::new();
         for (at, key, hint) in self.format.find_in(text) {
-            let mut digests = self.peppers.candidates(key.as_bytes(), hint.prefix.len());
-            let entry = digests.find_map(|digest| self.store.replica().find(&digest));
-            let entry = entry.filter(|entry| actor.acts_in(&entry.group.account));
-            let key = match entry {
-                None => None,
-                Some(entry) => {
-                    let account = self.account_of(actor, &entry.group.account).await?;
-                    Some(self.view(self.stored(entry.id).await?, &account))
-                }
+            let view = match seen.get(key).cloned() {
+                Some(view) => view,
+                None => self.look_up(actor, key, hint.prefix.len()).await?,
             };
+            seen.insert(key, view.clone());
+            let key = view;
             leaks.push(Leak { at, hint, key });
         }
         Ok(leaks)
+    }
+
+    /// The key of this text, if it is one that the actor may see.
+    async fn look_up(
+        &self,
+        actor: &Actor,
+        key: &str,
+        secret: usize,
+    ) -> Result<Option<KeyView>, AdminError> {
+        let mut digests = self.peppers.candidates(key.as_bytes(), secret);
+        let entry = digests.find_map(|digest| self.store.replica().find(&digest));
+        let Some(entry) = entry.filter(|entry| actor.acts_in(&entry.group.account)) else {
+            return Ok(None);
+        };
+        let account = self.account_of(actor, &entry.group.account).await?;
+        Ok(Some(self.view(self.stored(entry.id).await?, &account)))
     }
 }

@@ -27,7 +27,7 @@ impl KeyAdmin {
             action,
             id,
             reason,
-            |record, _| {
+            |record, _, _| {
                 self.check_reason(reason)?;
                 if record.status != KeyStatus::Revoked {
                     record.status = KeyStatus::Revoked;
@@ -51,7 +51,7 @@ impl KeyAdmin {
     /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
     /// # let operator = Actor::operator("docs");
     /// # let acme = AccountId::parse("acme")?;
-    /// # let created = admin.bootstrap(NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
+    /// # let created = admin.bootstrap(&operator, NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
     /// # let id = created.record.id;
     /// admin.revoke_all(&operator, &acme, Some(Environment::LIVE), "laptop stolen").await?;
     /// assert_eq!(admin.key(&operator, id).await?.state, KeyState::Revoked);
@@ -72,13 +72,28 @@ impl KeyAdmin {
         reason: &str,
     ) -> Result<(), AdminError> {
         let mut line = self.line(actor, AuditAction::RevokeAll);
-        line.account = actor.acts_in(account).then(|| account.clone());
+        if actor.acts_in(account) {
+            line.account = Some(account.clone());
+        }
         let fits = self.check_reason(reason).map_err(AdminError::from);
         self.or_note(line.clone(), fits).await?;
         reason.clone_into(&mut line.reason);
+        line.detail = environment.map_or("environment=*".to_owned(), |own| {
+            format!("environment={own}")
+        });
         for _ in 0..ATTEMPTS {
             let permitted = self.permit_in(actor, Permission::Revoke, account).await;
-            let (mut account, _) = self.or_note(line.clone(), permitted).await?;
+            // A key that acts does so in its own environment.
+            let permitted = permitted.and_then(|(account, permitted)| {
+                let own = permitted.holder().map(|holder| holder.environment);
+                if own.is_none_or(|own| environment == Some(own)) {
+                    Ok((account, permitted))
+                } else {
+                    Err(AdminErrorKind::NotPermitted.into())
+                }
+            });
+            let (before, permitted) = self.or_note(line.clone(), permitted).await?;
+            let mut account = before.clone();
             let counter = match environment {
                 None => &mut account.revoked_all,
                 Some(environment) => account.revoked.entry(environment).or_default(),
@@ -89,10 +104,10 @@ impl KeyAdmin {
                 audit: vec![line.clone()],
                 ..Commit::default()
             };
-            if self.try_commit(commit).await? {
+            if self.try_commit(permitted.bind(&before, commit)).await? {
                 return Ok(());
             }
         }
-        Err(AdminErrorKind::Conflict.into())
+        self.give_up(line).await
     }
 }

@@ -1,7 +1,6 @@
 //! Replaces keys.
 
 use crate::admin::admin::ATTEMPTS;
-use crate::admin::authority::revision_of;
 use crate::admin::list::in_whole_seconds;
 use crate::admin::rules::earlier;
 use crate::{
@@ -23,7 +22,7 @@ impl KeyAdmin {
     /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
     /// # let operator = Actor::operator("docs");
     /// # let acme = AccountId::parse("acme")?;
-    /// # let created = admin.bootstrap(NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
+    /// # let created = admin.bootstrap(&operator, NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
     /// # let id = created.record.id;
     /// # use std::time::Duration;
     /// let day = Grace::For(Duration::from_secs(24 * 60 * 60));
@@ -42,8 +41,8 @@ impl KeyAdmin {
     ///
     /// # Errors
     /// When the actor lacks the permission to create or to revoke, there is no such key, it is
-    /// revoked, expired or has a successor ([`Conflict`](AdminErrorKind::Conflict)), the account is
-    /// more than full, or the store fails.
+    /// revoked, expired or has a successor ([`Conflict`](AdminErrorKind::Conflict)), the grace has no
+    /// end, the account is more than full, or the store fails.
     pub async fn rotate(
         &self,
         actor: &Actor,
@@ -64,21 +63,14 @@ impl KeyAdmin {
         line: &AuditEntry,
     ) -> Result<CreatedKey, AdminError> {
         for _ in 0..ATTEMPTS {
-            let (mut old, account, holder) = self.find(actor, Permission::Create, id).await?;
-            if !self.permits(actor, Permission::Revoke).await? {
-                return Err(AdminErrorKind::NotPermitted.into());
-            }
-            self.check_alive(&old)?;
-            if old.epoch < account.epoch(old.environment) {
-                return Err(AdminErrorKind::Revoked.into());
-            }
+            let permissions = [Permission::Create, Permission::Revoke];
+            let (mut old, account, permitted) = self.find(actor, &permissions, id).await?;
+            self.check_alive(&old, &account)?;
             if old.successor.is_some() {
                 return Err(AdminErrorKind::Conflict.into());
             }
-            if holder
-                .as_ref()
-                .is_some_and(|holder| !self.is_within(&old, holder))
-            {
+            let holder = permitted.holder();
+            if holder.is_some_and(|holder| !self.is_within(&old, holder)) {
                 return Err(AdminErrorKind::TooWide.into());
             }
             let now = self.now();
@@ -100,10 +92,13 @@ impl KeyAdmin {
             new.rate_limit = old.rate_limit;
             new.metadata = old.metadata.clone();
             new.epoch = account.epoch(old.environment);
+            // As long as the old one was to live, within what the service and a key that acts may give.
             let lifetime = old.expires_at.map(|at| at.duration_since(old.created_at));
-            new.expires_at = lifetime.map(|lifetime| now + lifetime.unwrap_or_default());
-            let bound = holder.as_ref().and_then(|holder| holder.expires_at);
-            new.expires_at = earlier(new.expires_at, bound).map(in_whole_seconds);
+            let end = lifetime.and_then(|lifetime| now.checked_add(lifetime.unwrap_or_default()));
+            let bound = holder.and_then(|holder| holder.expires_at);
+            let longest = self.longest(old.expires_at.is_some(), now);
+            new.expires_at = earlier(earlier(end, longest), bound).map(in_whole_seconds);
+            self.check_scopes(&new)?;
             new.predecessor = Some(old.id);
             new.status = old.status;
             old.successor = Some(new.id);
@@ -114,23 +109,23 @@ impl KeyAdmin {
                     "rotated".clone_into(&mut old.revoked_for);
                 }
                 Grace::For(grace) => {
-                    let end = now.checked_add(grace).map(in_whole_seconds);
-                    old.expires_at = earlier(old.expires_at, end);
+                    let end = now.checked_add(grace).ok_or(AdminErrorKind::Expiry)?;
+                    old.expires_at = earlier(old.expires_at, Some(in_whole_seconds(end)));
                 }
             }
             let id = new.id;
             let mut line = line.clone();
             line.account = Some(account.id.clone());
+            line.detail = format!("successor={id}");
+            // The old key may live beside the new one for a while, once.
+            let beside = matches!(grace, Grace::For(_));
             let commit = Commit {
-                unchanged_accounts: vec![(account.id.clone(), account.revision)],
-                unchanged_keys: revision_of(holder.as_ref().filter(|holder| holder.id != old.id)),
                 keys: vec![old, new],
-                // The old key may live beside the new one for a while, once.
-                active_keys: Some(self.active_keys(&account, 1)),
+                active_keys: beside.then(|| self.active_keys(&account, 1)),
                 audit: vec![line],
                 ..Commit::default()
             };
-            if self.try_commit(commit).await? {
+            if self.try_commit(permitted.bind(&account, commit)).await? {
                 return Ok(CreatedKey {
                     key: Some(key),
                     record: self.stored(id).await?,

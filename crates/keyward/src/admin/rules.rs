@@ -2,7 +2,9 @@
 
 use std::time::SystemTime;
 
-use crate::{AdminErrorKind, KeyAdmin, KeyRecord, KeyStatus};
+use serde_json::Value;
+
+use crate::{Account, AdminErrorKind, KeyAdmin, KeyRecord, KeyState, Metadata};
 
 impl KeyAdmin {
     /// Whether a key can do no more than another: what a key may hand on.
@@ -24,14 +26,39 @@ impl KeyAdmin {
             && bound.origins.covers(&record.origins)
     }
 
-    pub(super) fn check_alive(&self, record: &KeyRecord) -> Result<(), AdminErrorKind> {
-        if record.status == KeyStatus::Revoked {
-            return Err(AdminErrorKind::Revoked);
+    /// That the key is not dead for good.
+    pub(super) fn check_alive(
+        &self,
+        record: &KeyRecord,
+        account: &Account,
+    ) -> Result<(), AdminErrorKind> {
+        match record.state(account, self.now()) {
+            KeyState::Revoked => Err(AdminErrorKind::Revoked),
+            KeyState::Expired => Err(AdminErrorKind::Expired),
+            KeyState::Active | KeyState::Disabled => Ok(()),
         }
-        match record.expires_at {
-            Some(at) if at <= self.now() => Err(AdminErrorKind::Expired),
-            _ => Ok(()),
+    }
+
+    /// No text in it may hold a key, however it is written.
+    pub(super) fn check_metadata(&self, metadata: &Metadata) -> Result<(), AdminErrorKind> {
+        self.check_text(metadata.as_str())?;
+        let mut values: Vec<Value> = serde_json::from_str(metadata.as_str())
+            .into_iter()
+            .collect();
+        while let Some(value) = values.pop() {
+            match value {
+                Value::String(text) => self.check_text(&text)?,
+                Value::Array(more) => values.extend(more),
+                Value::Object(members) => {
+                    for (name, value) in members {
+                        self.check_text(&name)?;
+                        values.push(value);
+                    }
+                }
+                Value::Null | Value::Bool(_) | Value::Number(_) => {}
+            }
         }
+        Ok(())
     }
 
     pub(super) fn check_scopes(&self, record: &KeyRecord) -> Result<(), AdminErrorKind> {

@@ -1,4 +1,4 @@
-//! What the life of keys promises.
+//! What the life of keys promises, over the store that `crate::test_store` opens.
 
 use std::sync::Arc;
 use std::thread;
@@ -8,28 +8,35 @@ use base64::Engine as _;
 use sha2::{Digest, Sha256, Sha512};
 
 use crate::conformance::block_on;
+use crate::test_store::open;
 use crate::*;
 
 const NOW: Duration = Duration::from_secs(1_700_000_000);
 
 struct World {
     clock: Arc<ManualClock>,
-    store: Arc<MemoryStore>,
+    store: Arc<dyn Store>,
     admin: KeyAdmin,
     acme: AccountId,
     user: Actor,
 }
 
 impl World {
+    /// A service with two accounts.
     fn new() -> Self {
-        let clock = Arc::new(ManualClock::at(NOW));
-        let store = Arc::new(MemoryStore::with_clock(Arc::<ManualClock>::clone(&clock)));
-        let admin = KeyAdmin::new(Arc::<MemoryStore>::clone(&store), format());
-        let acme = AccountId::parse("acme").unwrap();
+        let world = Self::empty();
         for id in ["acme", "other"] {
             let id = AccountId::parse(id).unwrap();
-            block_on(admin.open_account(&operator(), &id)).unwrap();
+            block_on(world.admin.open_account(&operator(), &id)).unwrap();
         }
+        world
+    }
+
+    fn empty() -> Self {
+        let clock = Arc::new(ManualClock::at(NOW));
+        let store = open(Arc::<ManualClock>::clone(&clock));
+        let admin = KeyAdmin::new(Arc::clone(&store), format());
+        let acme = AccountId::parse("acme").unwrap();
         let user = Actor::user("ann", acme.clone(), Permission::ALL);
         Self {
             clock,
@@ -52,6 +59,7 @@ impl World {
     fn ask(&self, key: &ApiKey) -> Result<Principal, DenialKind> {
         let gate = Gate::builder(self.store.replica())
             .format(format())
+            .max_staleness(Duration::MAX)
             .build()
             .unwrap();
         let requirement = Arc::new(Requirement::new().any_environment());
@@ -253,13 +261,11 @@ fn a_user_does_what_it_may_and_nothing_else() {
             .collect();
         let all_but_one = user("acme", &all_but_one);
         let act = |actor: &Actor| {
-            let outcome = match permission {
-                Permission::Create => {
-                    block_on(world.admin.create(actor, world.new_key())).map(drop)
-                }
-                Permission::Read => block_on(world.admin.key(actor, id)).map(drop),
-                Permission::Update => block_on(world.admin.disable(actor, id)).map(drop),
-                Permission::Revoke => block_on(world.admin.revoke(actor, id, "")).map(drop),
+            let outcome = match permission.as_str() {
+                "api_keys.create" => block_on(world.admin.create(actor, world.new_key())).map(drop),
+                "api_keys.read" => block_on(world.admin.key(actor, id)).map(drop),
+                "api_keys.update" => block_on(world.admin.disable(actor, id)).map(drop),
+                _ => block_on(world.admin.revoke(actor, id, "")).map(drop),
             };
             outcome.map_err(|error| error.kind())
         };
@@ -272,7 +278,7 @@ fn a_user_does_what_it_may_and_nothing_else() {
             world.last_line().refused,
             Some(AdminErrorKind::NotPermitted)
         );
-        assert_eq!(world.last_line().actor, "bob");
+        assert_eq!(world.last_line().actor, "user:bob");
         assert_eq!(act(&one), Ok(()), "{permission:?}");
     }
     let may_create = user("acme", &[Permission::Create]);
@@ -473,18 +479,29 @@ fn an_update_widens_only_for_who_may_create() {
 
 #[test]
 fn the_first_key_comes_from_one_explicit_call() {
-    let world = World::new();
+    let world = World::empty();
     let root = AccountId::parse("root").unwrap();
-    let new = || {
-        let new = NewKey::new(root.clone(), Environment::LIVE, "root");
+    let new = |account: &AccountId| {
+        let new = NewKey::new(account.clone(), Environment::LIVE, "root");
         new.scopes(Scopes::parse(["api_keys.*"]).unwrap())
     };
-    let created = block_on(world.admin.bootstrap(new())).unwrap();
+    let bootstrap = |actor: &Actor, new| block_on(world.admin.bootstrap(actor, new));
+    let error = error_of(bootstrap(&world.user, new(&root)));
+    assert_eq!(
+        error,
+        AdminErrorKind::NotPermitted,
+        "an empty store lets nobody in"
+    );
+    let created = bootstrap(&operator(), new(&root)).unwrap();
     let actor = Actor::key(&world.ask(&created.key.unwrap()).unwrap());
     let more = NewKey::new(root.clone(), Environment::LIVE, "more");
     block_on(world.admin.create(&actor, more)).unwrap();
-    let again = error_of(block_on(world.admin.bootstrap(new())));
-    assert_eq!(again, AdminErrorKind::Conflict);
+    for account in [&root, &world.acme] {
+        assert_eq!(
+            error_of(bootstrap(&operator(), new(account))),
+            AdminErrorKind::Conflict
+        );
+    }
 }
 
 #[test]
@@ -765,7 +782,7 @@ fn every_call_leaves_a_line_and_a_refused_one_too() {
     assert!(
         page.entries[..4]
             .iter()
-            .all(|line| line.key == Some(id) && line.actor == "ann")
+            .all(|line| line.key == Some(id) && line.actor == "user:ann")
     );
     assert_eq!(page.entries[1].reason, "leaked");
     assert_eq!(page.next, None);
@@ -895,7 +912,11 @@ fn keys_made_elsewhere_work_and_are_digested_anew_at_their_first_use() {
         block_on(admin.revoke(&world.user, record.id, "")).unwrap();
         assert!(!ask(key), "{key}");
     }
-    assert_eq!(block_on(admin.schemes(&operator())).unwrap().len(), 1);
+    assert_eq!(
+        block_on(admin.schemes(&operator())).unwrap(),
+        [],
+        "dead keys do not count"
+    );
     for (scheme, text) in [
         (DigestScheme::Sha256, ""),
         (DigestScheme::Sha256, "zz"),
@@ -926,4 +947,187 @@ impl RequestHead for Head<'_> {
             .then_some(self.0.as_bytes())
             .into_iter()
     }
+}
+
+#[test]
+fn a_key_that_died_with_all_others_is_not_switched_or_changed() {
+    let world = World::new();
+    let id = world.create(world.new_key()).record.id;
+    block_on(world.admin.revoke_all(&world.user, &world.acme, None, "")).unwrap();
+    for outcome in [
+        block_on(world.admin.enable(&world.user, id)).map(drop),
+        block_on(world.admin.disable(&world.user, id)).map(drop),
+        block_on(
+            world
+                .admin
+                .update(&world.user, id, KeyChange::new().name("x")),
+        )
+        .map(drop),
+        block_on(world.admin.rotate(&world.user, id, Grace::None)).map(drop),
+    ] {
+        assert_eq!(error_of(outcome), AdminErrorKind::Revoked);
+    }
+}
+
+#[test]
+fn a_key_that_acts_keeps_to_its_environment_and_opens_nothing_wider() {
+    let world = World::new();
+    let scopes = |scopes: &[&str]| Scopes::parse(scopes).unwrap();
+    let test = NewKey::new(world.acme.clone(), Environment::TEST, "name");
+    let test = world.create(test.scopes(scopes(&["api_keys.*"])));
+    let actor = Actor::key(&world.ask(&test.key.unwrap()).unwrap());
+    let live = world.create(world.new_key()).record.id;
+    for outcome in [
+        block_on(world.admin.key(&actor, live)).map(drop),
+        block_on(world.admin.disable(&actor, live)).map(drop),
+        block_on(world.admin.revoke(&actor, live, "")).map(drop),
+    ] {
+        assert_eq!(error_of(outcome), AdminErrorKind::UnknownKey);
+    }
+    for environment in [None, Some(Environment::LIVE)] {
+        let all = world.admin.revoke_all(&actor, &world.acme, environment, "");
+        assert_eq!(error_of(block_on(all)), AdminErrorKind::NotPermitted);
+    }
+    let keys = block_on(world.admin.keys(&actor, &world.acme, KeyFilter::new()))
+        .unwrap()
+        .keys;
+    assert!(
+        keys.iter()
+            .all(|key| key.record.environment == Environment::TEST)
+    );
+
+    let actor = world.acting(&["api_keys.*"], |new| new);
+    let wide = world
+        .create(world.new_key().scopes(scopes(&["payouts"])))
+        .record
+        .id;
+    block_on(world.admin.disable(&actor, wide)).unwrap();
+    for outcome in [
+        block_on(world.admin.enable(&actor, wide)),
+        block_on(
+            world
+                .admin
+                .update(&actor, wide, KeyChange::new().name("mine")),
+        ),
+    ] {
+        assert_eq!(error_of(outcome), AdminErrorKind::TooWide);
+    }
+}
+
+#[test]
+fn a_token_is_for_one_key_and_no_other() {
+    let world = World::new();
+    let new = || world.new_key().token("retry");
+    let id = world.create(new()).record.id;
+    assert_eq!(world.create(new()).record.id, id);
+    let other = new().scopes(Scopes::parse(["kyc"]).unwrap());
+    let error = error_of(block_on(world.admin.create(&world.user, other)));
+    assert_eq!(error, AdminErrorKind::Conflict);
+    assert_eq!(world.last_line().refused, Some(AdminErrorKind::Conflict));
+}
+
+#[test]
+fn a_successor_keeps_to_the_services_bounds() {
+    let world = World::new();
+    let id = world.create(world.new_key()).record.id;
+    let hour = Duration::from_secs(3600);
+    let bounded = world.admin.clone().max_lifetime(hour);
+    let endless = Grace::For(Duration::MAX);
+    assert_eq!(
+        error_of(block_on(bounded.rotate(&world.user, id, endless))),
+        AdminErrorKind::Expiry
+    );
+    let next = block_on(bounded.rotate(&world.user, id, Grace::None))
+        .unwrap()
+        .record;
+    assert_eq!(next.expires_at, Some(world.after(3600)));
+    let catalog = ScopeCatalog::new(["kyc"]).unwrap().one_per_key();
+    let strict = world.admin.clone().catalog(catalog);
+    let error = error_of(block_on(strict.rotate(&world.user, next.id, Grace::None)));
+    assert_eq!(error, AdminErrorKind::Scopes);
+    // However full the account: a key that dies at once leaves its place to its successor.
+    let full = world.admin.clone().max_active_keys(0);
+    block_on(full.rotate(&world.user, next.id, Grace::None)).unwrap();
+}
+
+#[test]
+fn a_successor_is_of_the_present_epoch_and_as_disabled_as_the_old_key() {
+    let world = World::new();
+    block_on(world.admin.revoke_all(&world.user, &world.acme, None, "")).unwrap();
+    let id = world.create(world.new_key()).record.id;
+    block_on(world.admin.disable(&world.user, id)).unwrap();
+    let next = block_on(world.admin.rotate(&world.user, id, Grace::None)).unwrap();
+    let key = next.key.unwrap();
+    assert_eq!(world.ask(&key).unwrap_err(), DenialKind::Disabled);
+    block_on(world.admin.enable(&world.user, next.record.id)).unwrap();
+    world.ask(&key).unwrap();
+}
+
+#[test]
+fn metadata_holds_no_key_however_it_is_written() {
+    let world = World::new();
+    let secret = world.create(world.new_key()).key.unwrap();
+    let escaped = secret.expose_secret().replace("vhk", "\\u0076hk");
+    for text in [
+        format!("{{\"a\":[\"{escaped}\"]}}"),
+        format!("{{\"{escaped}\":1}}"),
+    ] {
+        let new = world.new_key().metadata(Metadata::parse(&text).unwrap());
+        let error = error_of(block_on(world.admin.create(&world.user, new)));
+        assert_eq!(error, AdminErrorKind::HoldsKey, "{text}");
+    }
+    let named = Actor::user(secret.expose_secret(), world.acme.clone(), []);
+    error_of(block_on(world.admin.key(&named, KeyId::random().unwrap())));
+    assert_eq!(world.last_line().actor, "(a name that holds a key)");
+}
+
+#[test]
+fn usage_that_is_switched_off_is_not_counted() {
+    let world = World::new();
+    let created = world.create(world.new_key());
+    let gate = Gate::builder(world.store.replica())
+        .format(format())
+        .without_usage();
+    let gate = gate.build().unwrap();
+    let key = created.key.unwrap();
+    gate.check(
+        &Head(key.expose_secret()),
+        &Arc::new(Requirement::new()),
+        None,
+    );
+    let view = block_on(world.admin.key(&world.user, created.record.id)).unwrap();
+    assert_eq!(view.last_used_at, None);
+    let span = SystemTime::UNIX_EPOCH..world.after(3600);
+    let usage = block_on(world.admin.usage(&world.user, &world.acme, None, span)).unwrap();
+    assert_eq!(usage, []);
+}
+
+#[test]
+fn a_request_that_is_refused_further_inside_counts_as_refused() {
+    let world = World::new();
+    let created = world.create(world.new_key());
+    let gate = Gate::builder(world.store.replica())
+        .format(format())
+        .build()
+        .unwrap();
+    let key = created.key.unwrap();
+    let outer = match gate.check(
+        &Head(key.expose_secret()),
+        &Arc::new(Requirement::new()),
+        None,
+    ) {
+        Decision::Ready(Verdict::Admit(admitted)) => admitted.access,
+        other => panic!("{other:?}"),
+    };
+    let Some(Access::Principal(outer)) = outer else {
+        panic!("{outer:?}")
+    };
+    let inner = Arc::new(Requirement::new().scope("kyc"));
+    gate.check(&Head(""), &inner, Some(&outer));
+    let span = SystemTime::UNIX_EPOCH..world.after(3600);
+    let usage = block_on(world.admin.usage(&world.user, &world.acme, None, span)).unwrap();
+    assert_eq!(
+        (usage[0].admitted, usage[0].refused, usage[0].billable()),
+        (0, 1, 0)
+    );
 }

@@ -1,10 +1,10 @@
 //! Changes keys, and switches them off and on.
 
 use crate::admin::admin::ATTEMPTS;
-use crate::admin::authority::revision_of;
+use crate::admin::authority::Permitted;
 use crate::{
-    Actor, AdminError, AdminErrorKind, AuditAction, Commit, KeyAdmin, KeyChange, KeyId, KeyRecord,
-    KeyStatus, KeyView, Permission,
+    Account, Actor, AdminError, AdminErrorKind, AuditAction, Commit, KeyAdmin, KeyChange, KeyId,
+    KeyRecord, KeyState, KeyStatus, KeyView, Permission,
 };
 
 impl KeyAdmin {
@@ -19,32 +19,6 @@ impl KeyAdmin {
         id: KeyId,
         change: KeyChange,
     ) -> Result<KeyView, AdminError> {
-        let update = |record: &mut KeyRecord, holder: Option<&KeyRecord>, may_widen| {
-            let before = record.clone();
-            if let Some(name) = &change.name {
-                self.check_name(name)?;
-                record.name.clone_from(name);
-            }
-            if let Some(metadata) = &change.metadata {
-                self.check_text(metadata.as_str())?;
-                record.metadata = metadata.clone();
-            }
-            if let Some(scopes) = &change.scopes {
-                record.scopes = scopes.clone();
-                self.check_scopes(record)?;
-            }
-            if let Some(origins) = &change.origins {
-                record.origins = origins.clone();
-            }
-            record.rate_limit = change.rate_limit.unwrap_or(record.rate_limit);
-            let within = |bound: &KeyRecord| self.is_within(record, bound);
-            if may_widen && holder.is_none_or(within) || within(&before) {
-                Ok(())
-            } else {
-                Err(AdminErrorKind::TooWide)
-            }
-        };
-        let may_widen = self.permits(actor, Permission::Create).await?;
         let action = AuditAction::Update;
         self.change(
             actor,
@@ -52,9 +26,34 @@ impl KeyAdmin {
             action,
             id,
             "",
-            |record, holder| {
-                self.check_alive(record)?;
-                update(record, holder, may_widen)
+            |record, account, permitted| {
+                self.check_alive(record, account)?;
+                let before = record.clone();
+                if let Some(name) = &change.name {
+                    self.check_name(name)?;
+                    record.name.clone_from(name);
+                }
+                if let Some(metadata) = &change.metadata {
+                    self.check_metadata(metadata)?;
+                    record.metadata = metadata.clone();
+                }
+                if let Some(scopes) = &change.scopes {
+                    record.scopes = scopes.clone();
+                    self.check_scopes(record)?;
+                }
+                if let Some(origins) = &change.origins {
+                    record.origins = origins.clone();
+                }
+                record.rate_limit = change.rate_limit.unwrap_or(record.rate_limit);
+                let narrower = self.is_within(record, &before);
+                let mine = permitted
+                    .holder()
+                    .is_none_or(|holder| self.is_within(record, holder));
+                if mine && (narrower || permitted.may_create) {
+                    Ok(())
+                } else {
+                    Err(AdminErrorKind::TooWide)
+                }
             },
         )
         .await
@@ -85,13 +84,27 @@ impl KeyAdmin {
         id: KeyId,
         to: KeyStatus,
     ) -> Result<KeyView, AdminError> {
-        self.change(actor, Permission::Update, action, id, "", |record, _| {
-            if record.status == KeyStatus::Revoked {
-                return Err(AdminErrorKind::Revoked);
-            }
-            record.status = to;
-            Ok(())
-        })
+        self.change(
+            actor,
+            Permission::Update,
+            action,
+            id,
+            "",
+            |record, account, permitted| {
+                if record.state(account, self.now()) == KeyState::Revoked {
+                    return Err(AdminErrorKind::Revoked);
+                }
+                // To switch a key on is to hand on what it can do.
+                let mine = permitted
+                    .holder()
+                    .is_none_or(|holder| self.is_within(record, holder));
+                if to == KeyStatus::Active && !mine {
+                    return Err(AdminErrorKind::TooWide);
+                }
+                record.status = to;
+                Ok(())
+            },
+        )
         .await
     }
 
@@ -103,16 +116,16 @@ impl KeyAdmin {
         action: AuditAction,
         id: KeyId,
         reason: &str,
-        change: impl Fn(&mut KeyRecord, Option<&KeyRecord>) -> Result<(), AdminErrorKind>,
+        change: impl Fn(&mut KeyRecord, &Account, &Permitted) -> Result<(), AdminErrorKind>,
     ) -> Result<KeyView, AdminError> {
         let mut line = self.line(actor, action);
         line.key = Some(id);
         for _ in 0..ATTEMPTS {
-            let found = self.find(actor, permission, id).await;
-            let (mut record, account, holder) = self.or_note(line.clone(), found).await?;
+            let found = self.find(actor, &[permission], id).await;
+            let (mut record, account, permitted) = self.or_note(line.clone(), found).await?;
             line.account = Some(account.id.clone());
             let before = record.clone();
-            let changed = change(&mut record, holder.as_ref()).map_err(AdminError::from);
+            let changed = change(&mut record, &account, &permitted).map_err(AdminError::from);
             self.or_note(line.clone(), changed).await?;
             reason.clone_into(&mut line.reason);
             let keys = if record == before {
@@ -123,14 +136,13 @@ impl KeyAdmin {
             let audit = vec![line.clone()];
             let commit = Commit {
                 keys,
-                unchanged_keys: revision_of(holder.as_ref().filter(|holder| holder.id != id)),
                 audit,
                 ..Commit::default()
             };
-            if self.try_commit(commit).await? {
+            if self.try_commit(permitted.bind(&account, commit)).await? {
                 return Ok(self.view(self.stored(id).await?, &account));
             }
         }
-        Err(AdminErrorKind::Conflict.into())
+        self.give_up(line).await
     }
 }

@@ -176,11 +176,16 @@ impl Gate {
         };
         let recognised = own.or_else(foreign);
         let recognised = recognised.ok_or(DenialKind::Malformed)?;
+        // Where only the secret part counts, what stands before it is no part of the key.
+        let (key, secret) = match key.get(recognised.secret..) {
+            Some(rest) if recognised.secret_alone => (rest, 0),
+            _ => (key, recognised.secret),
+        };
         Ok(Some(Presented {
             key,
             location,
             environment: recognised.environment,
-            secret: recognised.secret,
+            secret,
         }))
     }
 
@@ -196,16 +201,24 @@ impl Gate {
         let replica = &self.inner.replica;
         let fresh_as_of = replica.fresh_as_of();
         let Presented { key, secret, .. } = *presented;
-        let candidates = self.inner.peppers.candidates(key, secret);
-        let mut entries = candidates.map(|digest| replica.find(&digest)).enumerate();
-        let entry = entries.find_map(|(way, entry)| Some((way, entry?)));
+        let moves = replica.moves();
+        let look = || {
+            let candidates = self.inner.peppers.candidates(key, secret);
+            let mut entries = candidates.map(|digest| replica.find(&digest)).enumerate();
+            entries.find_map(|(way, entry)| Some((way, entry?)))
+        };
+        let mut entry = look();
+        // A key that moved to another digest meanwhile may have been missed at both. It is put in
+        // its new place before it is taken from the old one, so a second look finds it.
+        if entry.is_none() && (moves % 2 == 1 || moves != replica.moves()) {
+            entry = look();
+        }
         let now = Moment::now(&**replica.clock());
         if fresh_as_of.is_older_than(max_staleness, now) {
             return Err(DenialKind::Unavailable);
         }
         let (way, entry) = entry.ok_or(DenialKind::Unknown)?;
-        // Found in a way that new keys are not digested in any more.
-        if way > 0 {
+        if self.inner.peppers.is_old(way) {
             replica.redigest(&entry, || self.inner.peppers.digest_text(key));
         }
         Ok(Proved {
@@ -334,7 +347,12 @@ impl Gate {
             Err(DenialKind::ForeignAccount)
         };
         match judged {
-            Err(kind) => self.refuse(kind, Some(Arc::clone(entry)), requirement),
+            Err(kind) => {
+                if self.inner.counts_usage {
+                    self.inner.replica.refuse_after_all(entry);
+                }
+                self.refuse(kind, Some(Arc::clone(entry)), requirement)
+            }
             Ok(()) => Verdict::Admit(Admitted {
                 access: None,
                 key_field: KeyField::None,

@@ -72,11 +72,11 @@ impl Hint {
     /// Parses the shown form, as a store keeps it.
     ///
     /// # Errors
-    /// When it is not a prefix, an ellipsis and four ASCII characters.
+    /// When it is not a prefix of at most 32 bytes, an ellipsis and four ASCII characters.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let error = ParseError::new("hint", ParseErrorKind::Character);
         let (prefix, last) = text.split_once('…').ok_or(error)?;
-        if !text.chars().all(|c| c.is_ascii_graphic() || c == '…') {
+        if prefix.len() > 32 || !text.chars().all(|c| c.is_ascii_graphic() || c == '…') {
             return Err(error);
         }
         Ok(Self {

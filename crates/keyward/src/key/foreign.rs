@@ -41,6 +41,8 @@ impl ForeignFormat {
     }
 
     /// Where the secret part begins: after the first of these, instead of after the prefix.
+    ///
+    /// What stands before it, such as the number of a row, is then no part of the key.
     #[must_use]
     pub fn secret_after(mut self, separator: char) -> Self {
         self.separator = Some(separator);
@@ -72,6 +74,7 @@ impl ForeignFormat {
         Some(Recognised {
             environment: None,
             secret: self.prefix.len() + after,
+            secret_alone: self.separator.is_some(),
         })
     }
 }

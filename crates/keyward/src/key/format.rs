@@ -197,7 +197,8 @@ impl KeyFormat {
         let mut prefix = self.head.len();
         if let Some(tail) = &self.tail {
             let rest = text.as_bytes().get(prefix..)?;
-            prefix += rest.iter().position(|b| !Environment::is_token_byte(*b))? + tail.len();
+            let token = rest.iter().take(Environment::MAX_LEN + 1);
+            prefix += { token }.position(|b| !Environment::is_token_byte(*b))? + tail.len();
         }
         Some(prefix + self.length + self.checksum_len())
     }
@@ -223,9 +224,11 @@ impl KeyFormat {
             }
         }
         let secret = text.len() - rest.len();
+        let secret_alone = false;
         Some(Recognised {
             environment,
             secret,
+            secret_alone,
         })
     }
 
@@ -245,6 +248,8 @@ pub(crate) struct Recognised {
     pub(crate) environment: Option<Environment>,
     /// Where the part behind the prefix begins.
     pub(crate) secret: usize,
+    /// Whether it alone is the key, as what stands before it can be anything.
+    pub(crate) secret_alone: bool,
 }
 
 #[cfg(test)]

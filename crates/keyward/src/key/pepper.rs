@@ -117,6 +117,8 @@ pub struct Peppers(Vec<Way>);
 #[derive(Clone, Debug)]
 enum Way {
     Pepper(Pepper),
+    /// Another process makes digests with it already.
+    Upcoming(Pepper),
     /// Any scheme that needs no pepper.
     Plain(DigestScheme),
 }
@@ -140,6 +142,19 @@ impl Peppers {
     /// When this is a fifth way, or the id is there already.
     pub fn retired(self, pepper: Pepper) -> Result<Self, ParseError> {
         self.or(Way::Pepper(pepper))
+    }
+
+    /// Accepts keys that another process digests with this pepper already.
+    ///
+    /// The first of three steps to a new pepper: deploy it as upcoming everywhere, then as the current
+    /// one with the old one [retired](Self::retired), then without the old one once
+    /// [`KeyAdmin::schemes`](crate::KeyAdmin::schemes) counts none under it. A process that called it
+    /// retired meanwhile would move keys back to the old one.
+    ///
+    /// # Errors
+    /// When this is a fifth way, or the id is there already.
+    pub fn upcoming(self, pepper: Pepper) -> Result<Self, ParseError> {
+        self.or(Way::Upcoming(pepper))
     }
 
     /// Goes on accepting keys that were digested in this way, without a pepper.
@@ -181,6 +196,11 @@ impl Peppers {
         self.0.iter().map(move |way| way.digest(key, secret))
     }
 
+    /// Whether a key that is found in this way, by its place, shall be digested in the current one.
+    pub(crate) fn is_old(&self, way: usize) -> bool {
+        way > 0 && !matches!(self.0.get(way), None | Some(Way::Upcoming(_)))
+    }
+
     fn or(mut self, way: Way) -> Result<Self, ParseError> {
         if self.0.len() == MAX_SCHEMES || self.0.iter().any(|old| old.scheme() == way.scheme()) {
             return Err(ParseError::new("peppers", ParseErrorKind::TooMany));
@@ -199,7 +219,9 @@ impl Default for Peppers {
 impl Way {
     fn scheme(&self) -> DigestScheme {
         match self {
-            Self::Pepper(pepper) => DigestScheme::HmacSha256(pepper.id.clone()),
+            Self::Pepper(pepper) | Self::Upcoming(pepper) => {
+                DigestScheme::HmacSha256(pepper.id.clone())
+            }
             Self::Plain(scheme) => scheme.clone(),
         }
     }
@@ -207,7 +229,7 @@ impl Way {
     /// The digest of a key whose secret part begins at `secret`.
     fn digest(&self, key: &[u8], secret: usize) -> DigestBytes {
         DigestBytes(match self {
-            Self::Pepper(pepper) => {
+            Self::Pepper(pepper) | Self::Upcoming(pepper) => {
                 let mac = pepper.mac.clone().chain_update(key);
                 mac.finalize().into_bytes().into()
             }

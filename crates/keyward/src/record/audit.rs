@@ -14,13 +14,13 @@ use crate::{AccountId, AdminErrorKind, KeyId};
 /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
 /// # let operator = Actor::operator("docs");
 /// # let acme = AccountId::parse("acme")?;
-/// # let created = admin.bootstrap(NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
+/// # let created = admin.bootstrap(&operator, NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
 /// # let id = created.record.id;
 /// let guest = Actor::user("guest", acme.clone(), []);
 /// assert!(admin.revoke(&guest, id, "").await.is_err());
 /// let trail = admin.audit(&operator, Some(&acme), None).await?;
 /// let line = &trail.entries[0];
-/// assert_eq!((&*line.actor, line.action), ("guest", AuditAction::Revoke));
+/// assert_eq!((&*line.actor, line.action), ("user:guest", AuditAction::Revoke));
 /// assert_eq!(line.refused, Some(AdminErrorKind::NotPermitted));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// # });
@@ -35,7 +35,7 @@ pub struct AuditEntry {
     pub number: u64,
     /// When.
     pub at: SystemTime,
-    /// Who: the name of an actor, or `key:` and the id of a key.
+    /// Who: `user:` or `operator:` and a name, or `key:` and the id of a key.
     pub actor: String,
     /// What.
     pub action: AuditAction,
@@ -45,6 +45,8 @@ pub struct AuditEntry {
     pub key: Option<KeyId>,
     /// Why it was refused; `None` when it was done.
     pub refused: Option<AdminErrorKind>,
+    /// What was done in particular, such as `environment=live` or `successor=key_…`.
+    pub detail: String,
     /// The reason that was given for a revocation.
     pub reason: String,
 }
@@ -61,6 +63,7 @@ impl AuditEntry {
             account: None,
             key: None,
             refused: None,
+            detail: String::new(),
             reason: String::new(),
         }
     }

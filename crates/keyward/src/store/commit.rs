@@ -39,6 +39,8 @@ pub struct Commit {
     pub unchanged_accounts: Vec<(AccountId, u64)>,
     /// Keys that must be of these revisions: what was decided rests on them.
     pub unchanged_keys: Vec<(KeyId, u64)>,
+    /// Whether no account may be stored yet.
+    pub first: bool,
     /// How many active keys an account may have after this.
     pub active_keys: Option<ActiveKeys>,
     /// The token by which a repeated create finds its key.

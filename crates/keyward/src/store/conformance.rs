@@ -22,9 +22,9 @@ use std::time::{Duration, SystemTime};
 use crate::{
     Account, AccountId, AccountStatus, ActiveKeys, AdminErrorKind, ApiKey, AuditAction, AuditEntry,
     Commit, CreateToken, Decision, DenialKind, DigestScheme, Environment, Gate, KeyCursor,
-    KeyFormat, KeyId, KeyKind, KeyQuery, KeyRecord, KeyState, KeyStatus, Metadata, OriginPolicy,
-    Pepper, Peppers, RateLimit, RequestHead, Requirement, Scopes, Store, StoreErrorKind,
-    UsageQuery, Verdict,
+    KeyDigest, KeyFormat, KeyId, KeyKind, KeyQuery, KeyRecord, KeyState, KeyStatus, Metadata,
+    OriginPolicy, Pepper, Peppers, RateLimit, RequestHead, Requirement, Scopes, Store,
+    StoreErrorKind, UsageQuery, Verdict,
 };
 
 /// Runs the suite; `open` gives a new, empty store each time it is called.
@@ -39,6 +39,7 @@ pub fn check<S: Store>(open: impl Fn() -> S) {
     refuses_what_is_at_odds_with_what_is_stored(&open());
     of_two_changes_at_once_one_wins(&open());
     writes_only_where_nothing_has_changed(&open());
+    makes_a_first_account_only_where_there_is_none(&open());
     keeps_the_bound_of_active_keys(&open());
     lists_keys_page_by_page(&open());
     a_token_stands_for_one_key(&open());
@@ -93,6 +94,13 @@ fn gives_back_what_was_committed<S: Store>(store: &S) {
     full.successor = Some(plain.id);
     commit(store, [&account], [&full, &plain]).unwrap();
 
+    for scheme in ["sha256", "sha256-of-secret", "sha512", "hmac-sha256:2026.1"] {
+        let (_, mut record) = key("acme", Environment::LIVE);
+        let bytes = *record.digest.expose_bytes();
+        record.digest = KeyDigest::new(DigestScheme::parse(scheme).unwrap(), bytes);
+        commit(store, [], [&record]).unwrap();
+        assert_eq!(stored_key(store, record.id).digest, record.digest);
+    }
     account.revision = stored_account(store, &account.id).revision;
     assert!(account.revision > 0, "a stored account has a revision");
     assert_eq!(stored_account(store, &account.id), account);
@@ -275,6 +283,23 @@ fn writes_only_where_nothing_has_changed<S: Store>(store: &S) {
     }
 }
 
+fn makes_a_first_account_only_where_there_is_none<S: Store>(store: &S) {
+    let first = |id: &str| {
+        let accounts = vec![account(id)];
+        write(
+            store,
+            Commit {
+                accounts,
+                first: true,
+                ..Commit::default()
+            },
+        )
+    };
+    first("acme").unwrap();
+    assert_eq!(first("other"), Err(StoreErrorKind::Conflict));
+    commit(store, [&account("other")], []).unwrap();
+}
+
 fn keeps_the_bound_of_active_keys<S: Store>(store: &S) {
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     let mut owner = account("acme");
@@ -444,6 +469,7 @@ fn the_audit_trail_only_grows<S: Store>(store: &S) {
         line.account = (n % 3 > 0).then(|| owner.clone());
         line.key = (n % 2 > 0).then(|| KeyId::random().unwrap());
         line.refused = (n % 4 > 0).then_some(AdminErrorKind::TooManyKeys);
+        line.detail = format!("detail {n}");
         line.reason = format!("reason {n}");
         write(
             store,
@@ -579,7 +605,7 @@ fn digests_a_key_anew<S: Store>(store: &S) {
     record.digest = Peppers::new(pepper("old")).digest(&secret);
     commit(store, [&account("acme")], [&record, &other]).unwrap();
     let schemes = || {
-        let mut schemes = block_on(store.schemes()).unwrap();
+        let mut schemes = block_on(store.schemes(SystemTime::UNIX_EPOCH)).unwrap();
         schemes.sort_by_key(|(scheme, _)| scheme.to_string());
         schemes
             .into_iter()

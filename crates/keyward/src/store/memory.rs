@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use crate::{
     Account, AccountId, AuditEntry, Clock, Commit, DigestScheme, KeyCursor, KeyId, KeyQuery,
@@ -126,9 +127,13 @@ impl Store for MemoryStore {
         let mut rows = self.rows();
         rows.count(&self.replica.take_usage(), now.as_secs() / 3600);
         let mut keys = Vec::new();
-        for (id, digest) in self.replica.take_redigested() {
-            keys.extend(rows.keys.get(&id).cloned().map(|mut key| {
-                (key.digest, key.redigested) = (digest, key.redigested.saturating_add(1));
+        for moved in self.replica.take_redigested() {
+            let key = rows
+                .keys
+                .get(&moved.key)
+                .filter(|key| *key.digest.expose_bytes() == moved.from);
+            keys.extend(key.cloned().map(|mut key| {
+                (key.digest, key.redigested) = (moved.to, key.redigested.saturating_add(1));
                 key
             }));
         }
@@ -142,10 +147,11 @@ impl Store for MemoryStore {
         Box::pin(ready(written))
     }
 
-    fn schemes(&self) -> StoreFuture<'_, Vec<(DigestScheme, u64)>> {
+    fn schemes(&self, now: SystemTime) -> StoreFuture<'_, Vec<(DigestScheme, u64)>> {
         Box::pin(async move {
             let mut found: Vec<(DigestScheme, u64)> = Vec::new();
-            for key in self.rows().keys.values() {
+            let rows = self.rows();
+            for key in rows.keys.values().filter(|key| rows.is_usable(key, now)) {
                 match found
                     .iter_mut()
                     .find(|(scheme, _)| scheme == key.digest.scheme())
@@ -259,6 +265,7 @@ impl Rows {
                 let taken = (new.account.clone(), new.token.clone());
                 !self.tokens.contains_key(&taken)
             });
+        fits &= !commit.first || self.accounts.is_empty();
         if !fits {
             return Err(StoreError::new(StoreErrorKind::Conflict));
         }
@@ -266,6 +273,12 @@ impl Rows {
             return Err(StoreError::new(StoreErrorKind::TooManyKeys));
         }
         Ok(())
+    }
+
+    fn is_usable(&self, key: &KeyRecord, now: SystemTime) -> bool {
+        let account = self.accounts.get(&key.account);
+        let state = account.map(|account| key.state(account, now));
+        matches!(state, Some(KeyState::Active | KeyState::Disabled))
     }
 
     fn has_too_many_keys(&self, commit: &Commit) -> bool {

@@ -5,6 +5,7 @@ use std::error::Error;
 use std::fmt;
 use std::mem;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::key::digest::DigestBytes;
 use crate::store::entry::Entry;
@@ -82,8 +83,14 @@ impl<'a> Poll<'a> {
         let group = feed.group(record);
         let scopes = feed.scopes(&record.scopes);
         let origins = feed.origins(&record.origins);
-        if record.redigested > 0 && !self.restarted {
-            self.moved.insert(record.id, record.digest.bytes());
+        let digest = record.digest.bytes();
+        let is_there = || {
+            self.replica
+                .find(&digest)
+                .is_some_and(|entry| entry.id == record.id)
+        };
+        if record.redigested > 0 && !self.restarted && !is_there() {
+            self.moved.insert(record.id, digest);
         }
         self.entries
             .push(Arc::new(Entry::new(record, group, scopes, origins)));
@@ -111,12 +118,15 @@ impl<'a> Poll<'a> {
         let accounts = mem::take(&mut self.accounts);
         feed.close(&accounts);
         let entries = mem::take(&mut self.entries);
+        let moving = u64::from(!self.moved.is_empty());
+        inner.moves.fetch_add(moving, Ordering::AcqRel);
         if self.restarted || !entries.is_empty() {
             inner.table.replace(entries, self.restarted);
         }
         if !self.moved.is_empty() {
             inner.table.remove_moved(&self.moved);
         }
+        inner.moves.fetch_add(moving, Ordering::AcqRel);
         feed.follow(accounts, self.restarted);
         feed.revision = Some(head);
         drop(feed);

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::mem;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, SystemTime};
@@ -11,8 +12,8 @@ use crate::store::entry::Entry;
 use crate::store::feed::Feed;
 use crate::store::freshness::{Freshness, Moment, Refreshed};
 use crate::store::table::Table;
-use crate::store::usage::{Tally, UsageCount};
-use crate::{Clock, KeyDigest, KeyId, KeyRecord, Poll, SystemClock};
+use crate::store::usage::{Redigest, Tally, UsageCount};
+use crate::{Clock, KeyDigest, KeyRecord, Poll, SystemClock};
 
 const DEFAULT_CEILING: usize = 1_000_000;
 
@@ -54,7 +55,8 @@ pub(super) struct Inner {
     waiting: Mutex<Vec<Waker>>,
     /// One for every key that was used, in the order of their first use.
     tallies: boxcar::Vec<Tally>,
-    redigested: Mutex<Vec<(KeyId, KeyDigest)>>,
+    pub(super) moves: AtomicU64,
+    redigested: Mutex<Vec<Redigest>>,
     pub(super) nudge: OnceLock<Box<dyn Fn() -> bool + Send + Sync>>,
 }
 
@@ -79,6 +81,7 @@ impl Replica {
                 feed: Mutex::default(),
                 waiting: Mutex::default(),
                 tallies: boxcar::Vec::new(),
+                moves: AtomicU64::new(0),
                 redigested: Mutex::default(),
                 nudge: OnceLock::new(),
             }),
@@ -182,7 +185,7 @@ impl Replica {
     /// The store keeps them instead of the old. What is taken and not kept is asked for again after
     /// a restart.
     #[must_use]
-    pub fn take_redigested(&self) -> Vec<(KeyId, KeyDigest)> {
+    pub fn take_redigested(&self) -> Vec<Redigest> {
         mem::take(
             &mut *self
                 .inner
@@ -198,7 +201,11 @@ impl Replica {
         if let Ok(mut list) = self.inner.redigested.try_lock()
             && entry.first_to_redigest()
         {
-            list.push((entry.id, digest()));
+            list.push(Redigest {
+                key: entry.id,
+                from: entry.digest.0,
+                to: digest(),
+            });
         }
     }
 
@@ -211,6 +218,21 @@ impl Replica {
         if let Some(tally) = self.inner.tallies.get(place) {
             tally.count(admitted, now);
         }
+    }
+
+    /// A use that was counted as let in was refused after all.
+    pub(crate) fn refuse_after_all(&self, entry: &Entry) {
+        if let Some(tally) = entry
+            .tally()
+            .and_then(|place| self.inner.tallies.get(place))
+        {
+            tally.refuse_after_all();
+        }
+    }
+
+    /// How often keys have moved to another digest; odd while they do.
+    pub(crate) fn moves(&self) -> u64 {
+        self.inner.moves.load(Ordering::Acquire)
     }
 
     pub(crate) fn find(&self, digest: &DigestBytes) -> Option<Arc<Entry>> {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::time::SystemTime;
 
 use crate::{
     Account, AccountId, AuditEntry, Commit, DigestScheme, KeyId, KeyQuery, KeyRecord, Replica,
@@ -20,6 +21,7 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 /// ```
 /// use std::cmp::Reverse;
 /// use std::sync::Mutex;
+/// use std::time::SystemTime;
 /// use keyward::{
 ///     Account, AccountId, AuditEntry, Commit, CreateToken, DigestScheme, KeyCursor, KeyId, KeyQuery, KeyRecord,
 ///     KeyState, Replica, Revision, Store, StoreError, StoreErrorKind, StoreFuture, UsageHour,
@@ -53,7 +55,8 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///         let is = |revision: Option<u64>, wanted: &u64| revision.unwrap_or(0) == *wanted;
 ///         let account_at = |id: &AccountId| accounts.iter().find(|row| row.id == *id).map(|row| row.revision);
 ///         let key_at = |id: &KeyId| keys.iter().find(|row| row.id == *id).map(|row| row.revision);
-///         if !commit.unchanged_accounts.iter().all(|(id, revision)| is(account_at(id), revision))
+///         if commit.first && !accounts.is_empty()
+///             || !commit.unchanged_accounts.iter().all(|(id, revision)| is(account_at(id), revision))
 ///             || !commit.unchanged_keys.iter().all(|(id, revision)| is(key_at(id), revision))
 ///         {
 ///             return conflict();
@@ -175,9 +178,14 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///             rows.usage.push(used); // a real store adds it to the row of that hour
 ///         }
 ///         let mut commit = Commit::default();
-///         for (id, digest) in self.replica.take_redigested() {
-///             let Some(mut key) = rows.keys.iter().find(|key| key.id == id).cloned() else { continue };
-///             (key.digest, key.redigested) = (digest, key.redigested + 1);
+///         for moved in self.replica.take_redigested() {
+///             let mut keys = rows.keys.iter();
+///             let Some(key) = keys.find(|key| key.id == moved.key) else { continue };
+///             let mut key = key.clone();
+///             if *key.digest.expose_bytes() != moved.from {
+///                 continue;
+///             }
+///             (key.digest, key.redigested) = (moved.to, key.redigested + 1);
 ///             commit.keys.push(key);
 ///         }
 ///         drop(rows);
@@ -185,10 +193,13 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///         Box::pin(async { written })
 ///     }
 ///
-///     fn schemes(&self) -> StoreFuture<'_, Vec<(DigestScheme, u64)>> {
+///     fn schemes(&self, now: SystemTime) -> StoreFuture<'_, Vec<(DigestScheme, u64)>> {
 ///         let rows = self.rows.lock().unwrap();
 ///         let mut found: Vec<(DigestScheme, u64)> = Vec::new();
-///         for key in &rows.keys {
+///         let owner = |key: &KeyRecord| rows.accounts.iter().find(|row| row.id == key.account);
+///         let state = |key: &KeyRecord| owner(key).map(|owner| key.state(owner, now));
+///         let is_usable = |key| matches!(state(key), Some(KeyState::Active | KeyState::Disabled));
+///         for key in rows.keys.iter().filter(|key| is_usable(key)) {
 ///             match found.iter_mut().find(|(scheme, _)| scheme == key.digest.scheme()) {
 ///                 Some((_, count)) => *count += 1,
 ///                 None => found.push((key.digest.scheme().clone(), 1)),
@@ -272,7 +283,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     fn created_with(&self, account: AccountId, token: String) -> StoreFuture<'_, Option<KeyId>>;
 
     /// Keeps what the replica has counted since the last time: [`Replica::take_usage`]. Also the new
-    /// digests of [`Replica::take_redigested`], each with `redigested` one higher.
+    /// digests of [`Replica::take_redigested`], each with `redigested` one higher,
+    /// where the key is still kept under the old one.
     ///
     /// A store that lives longer than a process also does so on a timer and when it is dropped.
     /// Nothing is counted twice, and last-used never goes back.
@@ -287,11 +299,11 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// When the store cannot answer.
     fn usage(&self, query: UsageQuery) -> StoreFuture<'_, Vec<UsageHour>>;
 
-    /// How many keys are kept under each digest scheme.
+    /// How many keys are kept under each digest scheme, of those neither revoked nor expired at `now`.
     ///
     /// # Errors
     /// When the store cannot answer.
-    fn schemes(&self) -> StoreFuture<'_, Vec<(DigestScheme, u64)>>;
+    fn schemes(&self, now: SystemTime) -> StoreFuture<'_, Vec<(DigestScheme, u64)>>;
 
     /// The audit trail, of one account or of all, below a number, newest first.
     ///

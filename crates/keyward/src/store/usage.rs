@@ -1,9 +1,10 @@
 //! How often keys are used: counted in memory, kept by the store.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
-use crate::{AccountId, Environment, KeyId};
+use crate::{AccountId, Environment, KeyDigest, KeyId};
 
 /// What was counted of a key since it was last taken.
 ///
@@ -80,6 +81,25 @@ impl UsageHour {
     }
 }
 
+/// A key that shall have another digest, because it was used and is kept under an old scheme.
+#[derive(Clone, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a store takes it apart")]
+pub struct Redigest {
+    /// Which key.
+    pub key: KeyId,
+    /// The bytes it is kept under. If they are others by now, it stays as it is.
+    pub from: [u8; 32],
+    /// What it shall be kept under.
+    pub to: KeyDigest,
+}
+
+impl fmt::Debug for Redigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let to = self.to.scheme();
+        write!(f, "Redigest({}, {to})", self.key)
+    }
+}
+
 /// Which usage is wanted. See [`Store::usage`](crate::Store::usage).
 #[derive(Clone, Debug)]
 #[expect(clippy::exhaustive_structs, reason = "a store takes it apart")]
@@ -120,6 +140,19 @@ impl Tally {
             self.last_used.store(now, Ordering::Relaxed);
             self.admitted.fetch_add(1, Ordering::Relaxed);
         } else {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// What was counted as let in was refused after all, further inside.
+    pub(crate) fn refuse_after_all(&self) {
+        // Nothing to take back where it was flushed in between.
+        let taken = self
+            .admitted
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |admitted| {
+                admitted.checked_sub(1)
+            });
+        if taken.is_ok() {
             self.refused.fetch_add(1, Ordering::Relaxed);
         }
     }

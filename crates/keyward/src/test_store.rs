@@ -1,0 +1,9 @@
+//! The store over which the life of keys is tested here.
+
+use std::sync::Arc;
+
+use crate::{Clock, MemoryStore, Store};
+
+pub(crate) fn open(clock: Arc<dyn Clock>) -> Arc<dyn Store> {
+    Arc::new(MemoryStore::with_clock(clock))
+}
