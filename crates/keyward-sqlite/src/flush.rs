@@ -353,4 +353,33 @@ mod tests {
         assert_eq!(now.digest, new.digest(&secret));
         assert_eq!(used(&one, "acme").0, 3);
     }
+
+    #[test]
+    fn a_digest_moves_only_from_where_it_was_seen() {
+        let fixture = Fixture::new();
+        let pepper = |id: &str| {
+            let secret = format!("the long secret of {id}");
+            Pepper::new(id, secret.as_bytes()).unwrap()
+        };
+        let moving_to = |id: &str| {
+            let store = fixture.open_slow();
+            let sha256 = DigestScheme::Sha256;
+            let peppers = Peppers::new(pepper(id)).accepting(sha256).unwrap();
+            let gate = Gate::builder(store.replica())
+                .format(crate::fixture::format())
+                .peppers(peppers);
+            (store, gate.build().unwrap())
+        };
+        let (secret, record) = add(&fixture.open(), "acme");
+        let (first, one) = moving_to("one");
+        let (second, other) = moving_to("other");
+        // Both have seen the key under the old digest, and the second is late.
+        assert_eq!(ask_with(&one, &secret), Ok(()));
+        assert_eq!(ask_with(&other, &secret), Ok(()));
+        block_on(first.flush()).unwrap();
+        block_on(second.flush()).unwrap();
+        let stored = block_on(second.key(record.id)).unwrap().unwrap();
+        assert_eq!(stored.digest.scheme().to_string(), "hmac-sha256:one");
+        assert_eq!(stored.redigested, 1);
+    }
 }

@@ -1131,3 +1131,112 @@ fn a_request_that_is_refused_further_inside_counts_as_refused() {
         (0, 1, 0)
     );
 }
+
+/// A store in which something happens between a decision and its commit, once.
+#[derive(Debug)]
+struct Between {
+    store: Arc<dyn Store>,
+    /// The key is revoked, or where there is an account, that is suspended.
+    happens: std::sync::Mutex<Option<(KeyAdmin, KeyId, Option<AccountId>)>>,
+}
+
+impl Store for Between {
+    fn replica(&self) -> &Replica {
+        self.store.replica()
+    }
+
+    fn commit(&self, commit: Commit) -> StoreFuture<'_, ()> {
+        let happens = self.happens.lock().unwrap().take();
+        if let Some((admin, key, account)) = happens {
+            let suspend = AccountChange::new().status(AccountStatus::Suspended);
+            match account {
+                None => drop(block_on(admin.revoke(&operator(), key, "")).unwrap()),
+                Some(id) => {
+                    drop(block_on(admin.update_account(&operator(), &id, suspend)).unwrap());
+                }
+            }
+        }
+        self.store.commit(commit)
+    }
+
+    fn account(&self, id: AccountId) -> StoreFuture<'_, Option<Account>> {
+        self.store.account(id)
+    }
+
+    fn key(&self, id: KeyId) -> StoreFuture<'_, Option<KeyRecord>> {
+        self.store.key(id)
+    }
+
+    fn keys(&self, query: KeyQuery) -> StoreFuture<'_, Vec<KeyRecord>> {
+        self.store.keys(query)
+    }
+
+    fn created_with(&self, account: AccountId, token: String) -> StoreFuture<'_, Option<KeyId>> {
+        self.store.created_with(account, token)
+    }
+
+    fn flush(&self) -> StoreFuture<'_, ()> {
+        self.store.flush()
+    }
+
+    fn usage(&self, query: UsageQuery) -> StoreFuture<'_, Vec<UsageHour>> {
+        self.store.usage(query)
+    }
+
+    fn schemes(&self, now: SystemTime) -> StoreFuture<'_, Vec<(DigestScheme, u64)>> {
+        self.store.schemes(now)
+    }
+
+    fn audit(
+        &self,
+        account: Option<AccountId>,
+        before: Option<u64>,
+        limit: usize,
+    ) -> StoreFuture<'_, Vec<AuditEntry>> {
+        self.store.audit(account, before, limit)
+    }
+}
+
+#[test]
+fn a_key_that_dies_while_it_acts_has_done_nothing() {
+    type Act = fn(&KeyAdmin, &Actor, KeyId, &World) -> Result<(), AdminError>;
+    let acts: [Act; 6] = [
+        |admin, actor, _, world| block_on(admin.create(actor, world.new_key())).map(drop),
+        |admin, actor, id, _| {
+            block_on(admin.update(actor, id, KeyChange::new().name("x"))).map(drop)
+        },
+        |admin, actor, id, _| block_on(admin.disable(actor, id)).map(drop),
+        |admin, actor, id, _| block_on(admin.revoke(actor, id, "")).map(drop),
+        |admin, actor, id, _| block_on(admin.rotate(actor, id, Grace::None)).map(drop),
+        |admin, actor, _, world| {
+            block_on(admin.revoke_all(actor, &world.acme, Some(Environment::LIVE), ""))
+        },
+    ];
+    for (act, suspends) in acts.into_iter().flat_map(|act| [(act, false), (act, true)]) {
+        let world = World::new();
+        let created = world.create(
+            world
+                .new_key()
+                .scopes(Scopes::parse(["api_keys.*"]).unwrap()),
+        );
+        let actor = Actor::key(&world.ask(&created.key.unwrap()).unwrap());
+        let id = world.create(world.new_key()).record.id;
+        let before = block_on(world.store.key(id)).unwrap().unwrap();
+        let account = suspends.then(|| world.acme.clone());
+        let happens = (world.admin.clone(), created.record.id, account);
+        let between = Between {
+            store: Arc::clone(&world.store),
+            happens: std::sync::Mutex::new(Some(happens)),
+        };
+        let admin = KeyAdmin::new(Arc::new(between), format());
+        let error = error_of(act(&admin, &actor, id, &world));
+        assert_eq!(error, AdminErrorKind::NotPermitted);
+        assert_eq!(block_on(world.store.key(id)).unwrap().unwrap(), before);
+        let account = block_on(world.store.account(world.acme.clone()))
+            .unwrap()
+            .unwrap();
+        assert_eq!(account.epoch(Environment::LIVE), 0);
+        let keys = block_on(world.admin.keys(&world.user, &world.acme, KeyFilter::new())).unwrap();
+        assert_eq!(keys.keys.len(), 2, "none was created");
+    }
+}

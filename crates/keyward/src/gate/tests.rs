@@ -602,3 +602,40 @@ fn no_request_sees_a_state_that_never_was() {
         asker.join().unwrap();
     });
 }
+
+#[test]
+fn a_key_that_moves_to_another_digest_is_never_missed() {
+    let pepper = |id| Pepper::new(id, format!("the long secret of {id}").as_bytes()).unwrap();
+    let mut world = World::new();
+    let ways = [pepper("a"), pepper("b")].map(Peppers::new);
+    let digests = ways.map(|way| way.digest(&world.key));
+    world.record.digest = digests[0].clone();
+    world.feed();
+    let both = Peppers::new(pepper("a")).retired(pepper("b")).unwrap();
+    let gate = world.builder().peppers(both).build().unwrap();
+    let head = World {
+        fields: world.fields.clone(),
+        ..World::new()
+    };
+    let requirement = Arc::new(Requirement::new());
+    let ask = || match gate.check(&head, &requirement, None) {
+        Decision::Ready(verdict) => reason(verdict),
+        Decision::Pending(_) => panic!("not decided at once"),
+    };
+    let done = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|threads| {
+        let asker = threads.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                ask().unwrap();
+            }
+        });
+        for round in 1..20_000 {
+            world.record.redigested = round;
+            world.record.digest = digests[round as usize % 2].clone();
+            world.feed();
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        asker.join().unwrap();
+    });
+    assert_eq!(world.replica.len(), 1);
+}
