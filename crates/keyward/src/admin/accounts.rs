@@ -32,7 +32,7 @@ impl KeyAdmin {
     /// ```
     ///
     /// # Errors
-    /// [`Conflict`](AdminErrorKind::Conflict) when any account exists, and as
+    /// [`Conflict`](crate::AdminErrorKind::Conflict) when any account exists, and as
     /// [`create`](Self::create).
     pub async fn bootstrap(&self, actor: &Actor, new: NewKey) -> Result<CreatedKey, AdminError> {
         let account = Account::new(new.account.clone());
