@@ -11,6 +11,7 @@ use http_body_util::Empty;
 use keyward::Principal;
 use keyward_tower::RequireKeyLayer;
 use tower::{Layer, Service, ServiceExt, service_fn};
+use tracing::subscriber::NoSubscriber;
 
 use crate::service;
 
@@ -35,6 +36,8 @@ where
 
 #[tokio::test]
 async fn an_allowed_request_allocates_what_an_insert_into_the_extensions_does() {
+    // Other tests log; what that costs is not ours.
+    let _quiet = tracing::subscriber::set_default(NoSubscriber::default());
     let service = service::Service::new();
     for (path, lines) in [
         ("/live", vec![("x-api-key", service.keys["live"].clone())]),
