@@ -190,8 +190,10 @@ impl KeyAdmin {
         key: &str,
         secret: usize,
     ) -> Result<Option<KeyView>, AdminError> {
-        let mut digests = self.peppers.candidates(key.as_bytes(), secret);
-        let entry = digests.find_map(|digest| self.store.replica().find(&digest));
+        let replica = self.store.replica();
+        let clock = &**replica.clock();
+        let mut digests = self.peppers.candidates(key.as_bytes(), secret, clock);
+        let entry = digests.find_map(|(_, digest)| replica.find(&digest));
         let Some(entry) = entry.filter(|entry| actor.acts_in(&entry.group.account)) else {
             return Ok(None);
         };

@@ -202,10 +202,10 @@ impl Gate {
         let fresh_as_of = replica.fresh_as_of();
         let Presented { key, secret, .. } = *presented;
         let moves = replica.moves();
+        let clock = &**replica.clock();
         let look = || {
-            let candidates = self.inner.peppers.candidates(key, secret);
-            let mut entries = candidates.map(|digest| replica.find(&digest)).enumerate();
-            entries.find_map(|(way, entry)| Some((way, entry?)))
+            let mut candidates = self.inner.peppers.candidates(key, secret, clock);
+            candidates.find_map(|(way, digest)| Some((way, replica.find(&digest)?)))
         };
         let mut entry = look();
         // A key that moved to another digest meanwhile may have been missed at both. It is put in
@@ -213,7 +213,7 @@ impl Gate {
         if entry.is_none() && (moves % 2 == 1 || moves != replica.moves()) {
             entry = look();
         }
-        let now = Moment::now(&**replica.clock());
+        let now = Moment::now(clock);
         if fresh_as_of.is_older_than(max_staleness, now) {
             return Err(DenialKind::Unavailable);
         }

@@ -482,6 +482,35 @@ fn finds_keys_under_the_current_and_the_retired_peppers() {
 }
 
 #[test]
+fn a_pepper_with_an_end_is_accepted_until_then() {
+    let pepper = |id| Pepper::new(id, format!("sixteen bytes or {id}").as_bytes()).unwrap();
+    let end = SystemTime::UNIX_EPOCH + NOW + Duration::from_secs(10);
+    let peppers = Peppers::new(pepper("new"))
+        .retired_until(pepper("old"), end)
+        .unwrap();
+    let mut world = World::new();
+    world.record.digest = Peppers::new(pepper("old")).digest(&world.key);
+    world.feed();
+    let gate = world.builder().peppers(peppers).build().unwrap();
+    world.clock.advance(Duration::from_millis(9_999));
+    assert_eq!(reason(world.verdict(&gate)), Ok(()));
+    world.clock.advance(Duration::from_millis(1));
+    assert_eq!(reason(world.verdict(&gate)), Err(DenialKind::Unknown));
+}
+
+#[test]
+fn an_upcoming_pepper_is_accepted_and_keys_stay_under_it() {
+    let pepper = |id| Pepper::new(id, format!("sixteen bytes or {id}").as_bytes()).unwrap();
+    let upcoming = Peppers::new(pepper("old")).upcoming(pepper("new")).unwrap();
+    let mut world = World::new();
+    world.record.digest = Peppers::new(pepper("new")).digest(&world.key);
+    world.feed();
+    let gate = world.builder().peppers(upcoming).build().unwrap();
+    assert_eq!(reason(world.verdict(&gate)), Ok(()));
+    assert_eq!(world.replica.take_redigested(), []);
+}
+
+#[test]
 #[should_panic(expected = "the catalog has no scope Scope(kcy)")]
 fn a_scope_that_the_catalog_does_not_know_is_a_mistake_of_the_program() {
     let world = World::new();

@@ -3,13 +3,15 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use hmac::digest::KeyInit;
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256, Sha512};
 
+use crate::clock::unix_time;
 use crate::key::digest::DigestBytes;
-use crate::{DigestScheme, KeyDigest, ParseError, ParseErrorKind};
+use crate::{Clock, DigestScheme, KeyDigest, ParseError, ParseErrorKind};
 
 /// How many schemes a look-up tries at most.
 const MAX_SCHEMES: usize = 4;
@@ -111,7 +113,15 @@ impl fmt::Debug for Pepper {
 /// # Ok::<(), keyward::ParseError>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct Peppers(Vec<Way>);
+pub struct Peppers(Vec<Accepted>);
+
+/// A way to make a digest, and until when.
+#[derive(Clone, Debug)]
+struct Accepted {
+    way: Way,
+    /// Since the Unix epoch; `None` stands for ever.
+    until: Option<Duration>,
+}
 
 /// One way to make a digest.
 #[derive(Clone, Debug)]
@@ -127,13 +137,13 @@ impl Peppers {
     /// No pepper: SHA-256 alone.
     #[must_use]
     pub fn none() -> Self {
-        Self(vec![Way::Plain(DigestScheme::Sha256)])
+        Self(vec![Way::Plain(DigestScheme::Sha256).accepted(None)])
     }
 
     /// Digests new keys with this pepper.
     #[must_use]
     pub fn new(current: Pepper) -> Self {
-        Self(vec![Way::Pepper(current)])
+        Self(vec![Way::Pepper(current).accepted(None)])
     }
 
     /// Goes on accepting keys that were digested with this pepper.
@@ -141,7 +151,18 @@ impl Peppers {
     /// # Errors
     /// When this is a fifth way, or the id is there already.
     pub fn retired(self, pepper: Pepper) -> Result<Self, ParseError> {
-        self.or(Way::Pepper(pepper))
+        self.or(Way::Pepper(pepper).accepted(None))
+    }
+
+    /// Goes on accepting keys that were digested with this pepper, until a moment.
+    ///
+    /// Whoever has not used his key by then has an unknown one. Dates a rotation that must come to an
+    /// end, as when the old pepper has leaked.
+    ///
+    /// # Errors
+    /// When this is a fifth way, or the id is there already.
+    pub fn retired_until(self, pepper: Pepper, end: SystemTime) -> Result<Self, ParseError> {
+        self.or(Way::Pepper(pepper).accepted(Some(unix_time(end))))
     }
 
     /// Accepts keys that another process digests with this pepper already.
@@ -154,7 +175,7 @@ impl Peppers {
     /// # Errors
     /// When this is a fifth way, or the id is there already.
     pub fn upcoming(self, pepper: Pepper) -> Result<Self, ParseError> {
-        self.or(Way::Upcoming(pepper))
+        self.or(Way::Upcoming(pepper).accepted(None))
     }
 
     /// Goes on accepting keys that were digested in this way, without a pepper.
@@ -166,14 +187,15 @@ impl Peppers {
             DigestScheme::HmacSha256(_) => {
                 Err(ParseError::new("digest scheme", ParseErrorKind::Unknown))
             }
-            plain => self.or(Way::Plain(plain)),
+            plain => self.or(Way::Plain(plain).accepted(None)),
         }
     }
 
     /// The scheme of new digests.
     #[must_use]
     pub fn current(&self) -> DigestScheme {
-        self.0.first().map_or(DigestScheme::Sha256, Way::scheme)
+        let current = self.0.first();
+        current.map_or(DigestScheme::Sha256, |current| current.way.scheme())
     }
 
     /// The digest of a key under the current scheme.
@@ -183,29 +205,38 @@ impl Peppers {
     }
 
     pub(crate) fn digest_text(&self, key: &[u8]) -> KeyDigest {
-        let bytes = self.candidates(key, 0).next();
+        let bytes = self.0.first().map(|current| current.way.digest(key, 0));
         KeyDigest::new(self.current(), bytes.map_or([0; 32], |bytes| bytes.0))
     }
 
-    /// The digests under which the key may be kept, in the order in which to try them.
-    pub(crate) fn candidates(
-        &self,
-        key: &[u8],
+    /// The digests under which the key may be kept, in the order in which to try them, and the place of
+    /// each way.
+    pub(crate) fn candidates<'a>(
+        &'a self,
+        key: &'a [u8],
         secret: usize,
-    ) -> impl Iterator<Item = DigestBytes> {
-        self.0.iter().map(move |way| way.digest(key, secret))
+        clock: &'a dyn Clock,
+    ) -> impl Iterator<Item = (usize, DigestBytes)> + 'a {
+        let accepted = self
+            .0
+            .iter()
+            .enumerate()
+            .filter(|(_, accepted)| accepted.until.is_none_or(|until| clock.unix() < until));
+        accepted.map(move |(place, accepted)| (place, accepted.way.digest(key, secret)))
     }
 
     /// Whether a key that is found in this way, by its place, shall be digested in the current one.
     pub(crate) fn is_old(&self, way: usize) -> bool {
-        way > 0 && !matches!(self.0.get(way), None | Some(Way::Upcoming(_)))
+        let accepted = self.0.get(way).map(|accepted| &accepted.way);
+        way > 0 && !matches!(accepted, None | Some(Way::Upcoming(_)))
     }
 
-    fn or(mut self, way: Way) -> Result<Self, ParseError> {
-        if self.0.len() == MAX_SCHEMES || self.0.iter().any(|old| old.scheme() == way.scheme()) {
+    fn or(mut self, new: Accepted) -> Result<Self, ParseError> {
+        let known = |old: &Accepted| old.way.scheme() == new.way.scheme();
+        if self.0.len() == MAX_SCHEMES || self.0.iter().any(known) {
             return Err(ParseError::new("peppers", ParseErrorKind::TooMany));
         }
-        self.0.push(way);
+        self.0.push(new);
         Ok(self)
     }
 }
@@ -217,6 +248,10 @@ impl Default for Peppers {
 }
 
 impl Way {
+    fn accepted(self, until: Option<Duration>) -> Accepted {
+        Accepted { way: self, until }
+    }
+
     fn scheme(&self) -> DigestScheme {
         match self {
             Self::Pepper(pepper) | Self::Upcoming(pepper) => {
@@ -284,7 +319,7 @@ mod tests {
         assert!(three.clone().retired(pepper("a")).is_err());
         assert!(three.clone().accepting(DigestScheme::Sha256).is_err());
         let four = three.retired(pepper("c")).unwrap();
-        assert_eq!(four.candidates(b"key", 0).count(), 4);
+        assert_eq!(four.candidates(b"key", 0, &crate::SystemClock).count(), 4);
         assert!(four.retired(pepper("d")).is_err());
     }
 
@@ -295,7 +330,10 @@ mod tests {
             .unwrap()
             .generate(crate::Environment::LIVE)
             .unwrap();
-        assert_eq!(format!("{peppers:?}"), "Peppers([Pepper(Pepper(id, ..))])");
+        assert_eq!(
+            format!("{peppers:?}"),
+            "Peppers([Accepted { way: Pepper(Pepper(id, ..)), until: None }])"
+        );
         let digest = peppers.digest(&key);
         assert_eq!(format!("{digest:?}"), "KeyDigest(hmac-sha256:id, ..)");
     }
