@@ -95,6 +95,11 @@ CREATE TABLE keyward_key (
     expires_at INTEGER CHECK (expires_at IS NULL OR typeof(expires_at) = 'integer'),
     revoked_at INTEGER CHECK (revoked_at IS NULL OR typeof(revoked_at) = 'integer'),
     revoked_for TEXT NOT NULL DEFAULT '' CHECK (typeof(revoked_for) = 'text'),
+    -- The first key of its chain of rotations, which shares what is counted and bounded.
+    lineage TEXT NOT NULL CHECK (
+        typeof(lineage) = 'text' AND length(lineage) = 16
+        AND lineage GLOB 'key_*' AND substr(lineage, 5) NOT GLOB '*[^0-9A-Za-z]*'
+    ),
     -- The keys before and after it in a rotation.
     predecessor TEXT CHECK (
         predecessor IS NULL
@@ -229,7 +234,7 @@ END;
 CREATE TRIGGER keyward_key_updated AFTER UPDATE OF
     id, digest_scheme, digest, redigested, hint, name, account, environment, kind, scopes, origins,
     no_origin, rate_limit, metadata, epoch, status, created_at, expires_at, revoked_at, revoked_for,
-    predecessor, successor
+    lineage, predecessor, successor
 ON keyward_key
 BEGIN
     INSERT INTO keyward_revision (nonce) VALUES (random());

@@ -164,6 +164,8 @@ mod tests {
             "UPDATE keyward_key SET metadata = ''",
             "UPDATE keyward_key SET revoked_at = 'now'",
             "UPDATE keyward_key SET revoked_for = NULL",
+            "UPDATE keyward_key SET lineage = NULL",
+            "UPDATE keyward_key SET lineage = 'key_1'",
             "UPDATE keyward_key SET predecessor = 'key_1'",
             "UPDATE keyward_key SET successor = ''",
             "UPDATE keyward_account SET max_active_keys = -1",
@@ -183,9 +185,9 @@ mod tests {
 
     #[test]
     fn no_way_to_change_a_key_goes_unseen() {
-        const COPY: &str = "(id, digest_scheme, digest, hint, account, environment, created_at, status) \
-             SELECT id, digest_scheme, randomblob(32), hint, account, environment, created_at, 'active' \
-             FROM keyward_key";
+        const COPY: &str = "(id, digest_scheme, digest, hint, account, environment, created_at, lineage, status) \
+             SELECT id, digest_scheme, randomblob(32), hint, account, environment, created_at, \
+             lineage, 'active' FROM keyward_key";
         for (typed, answer) in [
             (
                 "PRAGMA recursive_triggers = ON; UPDATE keyward_key SET status = 'revoked'",

@@ -16,7 +16,8 @@ pub(crate) const ACCOUNTS: &str = "SELECT id, revision, status, api_access, max_
 /// The columns that [`key`] reads.
 pub(crate) const KEYS: &str = "SELECT id, digest_scheme, digest, hint, account, environment, \
      created_at, revision, name, kind, scopes, no_origin, origins, rate_limit, metadata, epoch, \
-     status, expires_at, revoked_at, revoked_for, predecessor, successor, redigested FROM keyward_key";
+     status, expires_at, revoked_at, revoked_for, predecessor, successor, redigested, \
+     lineage FROM keyward_key";
 
 /// The account of a row of [`ACCOUNTS`].
 pub(crate) fn account(connection: &Connection, row: &Row<'_>) -> rusqlite::Result<Account> {
@@ -72,6 +73,7 @@ pub(crate) fn key(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
     key.predecessor = cells.parse_some(KeyId::parse)?;
     key.successor = cells.parse_some(KeyId::parse)?;
     key.redigested = cells.get()?;
+    key.lineage = cells.parse(KeyId::parse)?;
     Ok(key)
 }
 
@@ -169,15 +171,15 @@ pub(crate) fn put_key(connection: &Connection, key: &KeyRecord) -> rusqlite::Res
         "INSERT INTO keyward_key (id, revision, digest_scheme, digest, hint, name, account, \
          environment, kind, scopes, origins, no_origin, rate_limit, metadata, epoch, status, \
          created_at, expires_at, revoked_at, revoked_for, predecessor, successor, \
-         redigested) \
+         redigested, lineage) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, \
-         ?19, ?20, ?21, ?22, ?23)"
+         ?19, ?20, ?21, ?22, ?23, ?24)"
     } else {
         "UPDATE keyward_key SET digest_scheme = ?3, digest = ?4, hint = ?5, name = ?6, \
          account = ?7, environment = ?8, kind = ?9, scopes = ?10, origins = ?11, no_origin = ?12, \
          rate_limit = ?13, metadata = ?14, epoch = ?15, status = ?16, created_at = ?17, \
          expires_at = ?18, revoked_at = ?19, revoked_for = ?20, predecessor = ?21, successor = ?22, \
-         redigested = ?23 \
+         redigested = ?23, lineage = ?24 \
          WHERE id = ?1 AND revision = ?2"
     };
     let listed = key.origins != OriginPolicy::Any;
@@ -205,6 +207,7 @@ pub(crate) fn put_key(connection: &Connection, key: &KeyRecord) -> rusqlite::Res
         key.predecessor.map(|id| id.to_string()),
         key.successor.map(|id| id.to_string()),
         i64::from(key.redigested),
+        key.lineage.to_string(),
     ])?)
 }
 

@@ -99,6 +99,7 @@ impl KeyAdmin {
             let longest = self.longest(old.expires_at.is_some(), now);
             new.expires_at = earlier(earlier(end, longest), bound).map(in_whole_seconds);
             self.check_scopes(&new)?;
+            new.lineage = old.lineage;
             new.predecessor = Some(old.id);
             new.status = old.status;
             old.successor = Some(new.id);

@@ -646,6 +646,10 @@ fn a_successor_can_do_the_same_and_the_old_key_dies_when_told() {
     let successor = block_on(world.admin.rotate(&world.user, old.record.id, grace)).unwrap();
     let record = &successor.record;
     assert_eq!(record.predecessor, Some(old.record.id));
+    assert_eq!(
+        (record.lineage, old.record.lineage),
+        (old.record.id, old.record.id)
+    );
     assert_eq!(record.name, old.record.name);
     assert_eq!(record.scopes, old.record.scopes);
     assert_eq!(record.rate_limit, old.record.rate_limit);
@@ -660,6 +664,7 @@ fn a_successor_can_do_the_same_and_the_old_key_dies_when_told() {
     assert_eq!(world.ask(&old_key).unwrap_err(), DenialKind::Expired);
 
     let now = block_on(world.admin.rotate(&world.user, record.id, Grace::None)).unwrap();
+    assert_eq!(now.record.lineage, old.record.id);
     assert_eq!(world.ask(&new_key).unwrap_err(), DenialKind::Revoked);
     world.ask(&now.key.unwrap()).unwrap();
 }

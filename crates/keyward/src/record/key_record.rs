@@ -68,6 +68,9 @@ pub struct KeyRecord {
     pub revoked_at: Option<SystemTime>,
     /// Why it was revoked.
     pub revoked_for: String,
+    /// The first key of its chain of rotations, itself to begin with. What is counted and bounded for it,
+    /// such as a limit, belongs to the chain: a rotation does not double it.
+    pub lineage: KeyId,
     /// The key whose place it took.
     pub predecessor: Option<KeyId>,
     /// The key that took its place.
@@ -111,6 +114,7 @@ impl KeyRecord {
             expires_at: None,
             revoked_at: None,
             revoked_for: String::new(),
+            lineage: id,
             predecessor: None,
             successor: None,
             last_used_at: None,

@@ -90,6 +90,7 @@ fn gives_back_what_was_committed<S: Store>(store: &S) {
     full.revoked_at = Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_456));
     full.revoked_for = "posted in a 'chat'".into();
     let (_, plain) = key("acme", Environment::LIVE);
+    full.lineage = plain.id;
     full.predecessor = Some(plain.id);
     full.successor = Some(plain.id);
     commit(store, [&account], [&full, &plain]).unwrap();
