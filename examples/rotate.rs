@@ -30,7 +30,8 @@ use tokio::net::{TcpListener, TcpStream};
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
     let folder = tempfile::tempdir()?;
-    let counts = rotate_under_load(&folder.path().join("rotate.db"), 5).await?;
+    let counts =
+        rotate_under_load(&folder.path().join("rotate.db"), 5, Duration::from_secs(1)).await?;
     println!(
         "\n{} requests, {} of them refused",
         counts.sent, counts.refused
@@ -54,8 +55,8 @@ struct Counts {
 async fn rotate_under_load(
     database: &std::path::Path,
     rotations: usize,
+    grace: Duration,
 ) -> Result<Counts, Failure> {
-    let grace = Duration::from_secs(1);
     let format = KeyFormat::new("demo_{env}_")?;
     let store = Arc::new(SqliteStore::open(database)?);
     let gate = Gate::builder(store.replica())
@@ -100,7 +101,7 @@ async fn rotate_under_load(
         let text = text(successor.key)?;
         *key.write()
             .unwrap_or_else(std::sync::PoisonError::into_inner) = text;
-        tokio::time::sleep(2 * grace).await;
+        tokio::time::sleep(grace + Duration::from_secs(1)).await;
     }
     stop.store(true, Ordering::Relaxed);
     let mut counts = Counts::default();
@@ -161,7 +162,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn no_request_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let counts = rotate_under_load(&folder.path().join("rotate.db"), 1)
+        let counts = rotate_under_load(&folder.path().join("rotate.db"), 1, Duration::from_secs(3))
             .await
             .unwrap();
         assert!(counts.sent > 100 && counts.refused == 0, "{counts:?}");

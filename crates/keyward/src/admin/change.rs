@@ -279,6 +279,6 @@ impl AccountChange {
 pub enum Grace {
     /// At once.
     None,
-    /// So much later, but never later than it would have died anyway.
+    /// So much later, to the next whole second, but never later than it would have died anyway.
     For(Duration),
 }

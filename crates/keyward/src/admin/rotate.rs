@@ -1,5 +1,7 @@
 //! Replaces keys.
 
+use std::time::Duration;
+
 use crate::admin::admin::ATTEMPTS;
 use crate::admin::list::in_whole_seconds;
 use crate::admin::rules::earlier;
@@ -110,8 +112,11 @@ impl KeyAdmin {
                     "rotated".clone_into(&mut old.revoked_for);
                 }
                 Grace::For(grace) => {
-                    let end = now.checked_add(grace).ok_or(AdminErrorKind::Expiry)?;
-                    old.expires_at = earlier(old.expires_at, Some(in_whole_seconds(end)));
+                    // Up to the next whole second: a grace is never shorter than promised.
+                    let grace = grace.checked_add(Duration::from_nanos(999_999_999));
+                    let end = grace.and_then(|grace| now.checked_add(grace));
+                    let end = end.map(in_whole_seconds).ok_or(AdminErrorKind::Expiry)?;
+                    old.expires_at = earlier(old.expires_at, Some(end));
                 }
             }
             let id = new.id;

@@ -593,14 +593,14 @@ fn revoke_all_ends_an_environment_or_all_and_no_key_slips_through() {
     world.ask(&make(staging)).unwrap();
 
     // Whatever the order, a key that works was created after the last of them.
+    let big = AccountChange::new().max_active_keys(Some(1000));
+    block_on(world.admin.update_account(&operator(), &world.acme, big)).unwrap();
     thread::scope(|threads| {
         let creator = threads.spawn(|| {
             (0..200)
                 .map(|_| make(Environment::LIVE))
                 .collect::<Vec<_>>()
         });
-        let big = AccountChange::new().max_active_keys(Some(1000));
-        block_on(world.admin.update_account(&operator(), &world.acme, big)).unwrap();
         (0..50).for_each(|_| revoke_all(Some(Environment::LIVE)));
         let created = creator.join().unwrap();
         let before: Vec<_> = created
@@ -667,6 +667,17 @@ fn a_successor_can_do_the_same_and_the_old_key_dies_when_told() {
     assert_eq!(now.record.lineage, old.record.id);
     assert_eq!(world.ask(&new_key).unwrap_err(), DenialKind::Revoked);
     world.ask(&now.key.unwrap()).unwrap();
+}
+
+#[test]
+fn a_grace_is_never_shorter_than_promised() {
+    let world = World::new();
+    world.clock.advance(Duration::from_millis(900));
+    let old = world.create(world.new_key());
+    let grace = Grace::For(Duration::from_secs(1));
+    block_on(world.admin.rotate(&world.user, old.record.id, grace)).unwrap();
+    world.clock.advance(Duration::from_millis(999));
+    world.ask(&old.key.unwrap()).unwrap();
 }
 
 #[test]
