@@ -22,6 +22,25 @@ fn gate(service: &Service) -> Gate {
     service.routes[0].1.clone()
 }
 
+/// Another gate over the same keys.
+fn another_gate(service: &Service) -> Gate {
+    let mut routes = service.routes.iter();
+    routes
+        .find(|(path, ..)| *path == "/apart")
+        .unwrap()
+        .1
+        .clone()
+}
+
+/// A gate that leaves the key where it is.
+fn forwarding_gate(service: &Service) -> Gate {
+    Gate::builder(keyward::Store::replica(&*service.store))
+        .format(keyward::KeyFormat::new("vhk_{env}_").unwrap())
+        .insecure_forward_key()
+        .build()
+        .unwrap()
+}
+
 fn layer(service: &Service) -> RequireKeyLayer {
     RequireKeyLayer::new(gate(service))
 }
@@ -147,13 +166,7 @@ async fn a_nested_optional_layer_does_not_weaken_the_outer() {
 #[tokio::test]
 async fn another_gate_inside_authenticates_for_itself() {
     let service = Service::new();
-    let other = service
-        .routes
-        .iter()
-        .find(|(path, ..)| *path == "/apart")
-        .unwrap()
-        .1
-        .clone();
+    let other = another_gate(&service);
     let inner = Router::new()
         .route("/", get(account))
         .layer(RequireKeyLayer::new(other));
@@ -164,11 +177,7 @@ async fn another_gate_inside_authenticates_for_itself() {
         401,
         "the key is gone"
     );
-    let forwarding = Gate::builder(keyward::Store::replica(&*service.store))
-        .format(keyward::KeyFormat::new("vhk_{env}_").unwrap())
-        .insecure_forward_key()
-        .build()
-        .unwrap();
+    let forwarding = forwarding_gate(&service);
     let forwarded = inner.layer(RequireKeyLayer::new(forwarding));
     assert_eq!(status(&forwarded, "GET", "/", Some(live)).await, 200);
 }
@@ -176,13 +185,7 @@ async fn another_gate_inside_authenticates_for_itself() {
 #[tokio::test]
 async fn an_anonymous_inner_gate_hides_the_principal_of_the_outer() {
     let service = Service::new();
-    let other = service
-        .routes
-        .iter()
-        .find(|(path, ..)| *path == "/apart")
-        .unwrap()
-        .1
-        .clone();
+    let other = another_gate(&service);
     let who = async |principal: Option<Principal>| {
         principal.map_or("anonymous".to_owned(), |principal| {
             principal.account().to_string()
@@ -250,11 +253,7 @@ async fn a_refusal_carries_its_reason_for_outer_layers() {
 #[tokio::test]
 async fn a_forwarded_key_is_marked_as_sensitive() {
     let service = Service::new();
-    let gate = Gate::builder(keyward::Store::replica(&*service.store))
-        .format(keyward::KeyFormat::new("vhk_{env}_").unwrap())
-        .insecure_forward_key()
-        .build()
-        .unwrap();
+    let gate = forwarding_gate(&service);
     let inner = service_fn(async |request: Request<Body>| {
         let value = &request.headers()["x-api-key"];
         assert!(value.is_sensitive() && !format!("{:?}", request.headers()).contains("vhk_"));

@@ -439,12 +439,11 @@ impl fmt::Debug for Gate {
 
 /// Tells who calls: to the log, and to the span of the request if it has room for it.
 fn note(principal: &Principal) {
-    let (id, hint) = (principal.key_id(), &principal.entry);
-    tracing::debug!(key.id = %id, key.hint = %hint.hint(), "request admitted");
+    tracing::debug!(key.id = %principal.key_id(), key.hint = %principal.hint(), "request admitted");
     let span = tracing::Span::current();
     if !span.is_disabled() {
-        span.record("key.id", tracing::field::display(id));
-        span.record("key.hint", tracing::field::display(hint.hint()));
+        span.record("key.id", tracing::field::display(principal.key_id()));
+        span.record("key.hint", tracing::field::display(principal.hint()));
     }
 }
 

@@ -86,6 +86,14 @@ impl Principal {
     pub fn scopes(&self) -> &Scopes {
         &self.entry.scopes
     }
+
+    /// Whether the key was granted this scope, by name or wildcard.
+    ///
+    /// A catalog's implications are the gate's to know.
+    #[must_use]
+    pub fn holds(&self, scope: &Scope) -> bool {
+        self.entry.scopes.allow(scope)
+    }
 }
 
 impl fmt::Debug for Principal {
@@ -98,15 +106,5 @@ impl fmt::Debug for Principal {
             .field("kind", &self.kind())
             .field("scopes", self.scopes())
             .finish()
-    }
-}
-
-impl Principal {
-    /// Whether the key was granted this scope, by name or wildcard.
-    ///
-    /// A catalog's implications are the gate's to know.
-    #[must_use]
-    pub fn holds(&self, scope: &Scope) -> bool {
-        self.entry.scopes.allow(scope)
     }
 }
