@@ -1256,3 +1256,83 @@ fn a_key_that_dies_while_it_acts_has_done_nothing() {
         assert_eq!(keys.keys.len(), 2, "none was created");
     }
 }
+
+#[test]
+fn a_publishable_key_manages_nothing_whatever_its_scopes() {
+    let world = World::new();
+    let scopes = Scopes::parse(["api_keys.*"]).unwrap();
+    let new = world.new_key().kind(KeyKind::Publishable).scopes(scopes);
+    let key = world.create(new).key.unwrap();
+    let gate = Gate::builder(world.store.replica()).format(format());
+    let gate = gate
+        .location(KeyLocation::x_api_key().publishable())
+        .build()
+        .unwrap();
+    let requirement = Arc::new(Requirement::new().kinds([KeyKind::Publishable]));
+    let principal = match gate.check(&Head(key.expose_secret()), &requirement, None) {
+        Decision::Ready(Verdict::Admit(Admitted {
+            access: Some(Access::Principal(principal)),
+            ..
+        })) => principal,
+        other => panic!("{other:?}"),
+    };
+    let actor = Actor::key(&principal);
+    let error = error_of(block_on(world.admin.keys(
+        &actor,
+        &world.acme,
+        KeyFilter::new(),
+    )));
+    assert_eq!(error, AdminErrorKind::NotPermitted);
+}
+
+#[test]
+fn an_imported_key_counts_as_one_more() {
+    let world = World::new();
+    let admin = world.admin.clone().max_active_keys(1);
+    let import = |digit: &str| {
+        let digest = KeyDigest::import(DigestScheme::Sha256, &digit.repeat(64)).unwrap();
+        let hint = Hint::parse("…????").unwrap();
+        block_on(admin.import(&world.user, world.new_key(), digest, hint))
+    };
+    import("1").unwrap();
+    assert_eq!(error_of(import("2")), AdminErrorKind::TooManyKeys);
+}
+
+#[test]
+fn a_key_that_rotates_gives_no_longer_life_than_its_own() {
+    let world = World::new();
+    let actor = world.acting(&["api_keys.*"], |new| new.expires_at(world.after(1000)));
+    let id = world
+        .create(world.new_key().expires_at(world.after(900)))
+        .record
+        .id;
+    world.clock.advance(Duration::from_secs(500));
+    let next = block_on(world.admin.rotate(&actor, id, Grace::None)).unwrap();
+    assert_eq!(next.record.expires_at, Some(world.after(500)));
+}
+
+#[test]
+fn a_refused_revocation_keeps_no_reason() {
+    let world = World::new();
+    let id = world.create(world.new_key()).record.id;
+    let reader = user("acme", &[Permission::Read]);
+    error_of(block_on(world.admin.revoke(&reader, id, "because")));
+    error_of(block_on(world.admin.revoke_all(
+        &reader,
+        &world.acme,
+        None,
+        "because",
+    )));
+    let page = block_on(world.admin.audit(&world.user, Some(&world.acme), None)).unwrap();
+    let refused: Vec<_> = page
+        .entries
+        .iter()
+        .filter(|line| line.refused.is_some())
+        .collect();
+    assert_eq!(refused.len(), 2);
+    assert!(
+        refused
+            .iter()
+            .all(|line| line.reason.is_empty() && line.detail.is_empty())
+    );
+}
