@@ -1,6 +1,7 @@
 //! The future of a response.
 
 use std::fmt;
+use std::mem;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -103,7 +104,7 @@ where
                     finish: with,
                 } => {
                     let response = ready!(future.poll(context))?;
-                    let response = finish(*with, response).map_into_left_body();
+                    let response = finish(mem::take(with), response).map_into_left_body();
                     return Poll::Ready(Ok(response));
                 }
                 StateProj::Answered { response } => match response.take() {

@@ -9,7 +9,7 @@ use actix_web::http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue}
 use actix_web::web::Bytes;
 use actix_web::{HttpMessage, HttpResponse};
 use keyward::{
-    Access, Admitted, Anonymous, Finish, KeyField, Principal, Refusal, Reply, RequestHead,
+    Access, Admitted, Anonymous, Denial, Finish, KeyField, Principal, Refusal, Reply, RequestHead,
     ResponseHead,
 };
 
@@ -67,7 +67,7 @@ fn headers_mut(request: &mut ServiceRequest) -> Option<&mut HeaderMap> {
 
 /// Adds to a response what the gate says.
 pub(crate) fn finish<B>(finish: Finish, mut response: ServiceResponse<B>) -> ServiceResponse<B> {
-    finish.apply(&mut Fields(response.headers_mut()));
+    finish.apply(&mut Fields(response.response_mut()));
     response
 }
 
@@ -108,16 +108,26 @@ pub(crate) fn to_response(reply: &Reply) -> HttpResponse {
     response
 }
 
-struct Fields<'a>(&'a mut HeaderMap);
+struct Fields<'a, B>(&'a mut HttpResponse<B>);
 
-impl ResponseHead for Fields<'_> {
-    fn has(&self, field: &'static str) -> bool {
-        self.0.contains_key(field)
+impl<B> ResponseHead for Fields<'_, B> {
+    fn status(&self) -> u16 {
+        self.0.status().as_u16()
     }
 
-    fn append(&mut self, field: &'static str, value: &'static str) {
-        let name = HeaderName::from_static(field);
-        let value = HeaderValue::from_static(value);
-        self.0.append(name, value);
+    fn is_denied(&self) -> bool {
+        self.0.extensions().get::<Denial>().is_some()
+    }
+
+    fn has(&self, field: &'static str) -> bool {
+        self.0.headers().contains_key(field)
+    }
+
+    fn append(&mut self, field: &'static str, value: &str) {
+        // Core gives only what may stand in a field.
+        if let Ok(value) = HeaderValue::from_str(value) {
+            let name = HeaderName::from_static(field);
+            self.0.headers_mut().append(name, value);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The future of a response.
 
 use std::fmt;
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -87,7 +88,7 @@ where
                     finish: with,
                 } => {
                     let response = ready!(future.poll(context))?;
-                    return Poll::Ready(Ok(finish(*with, response)));
+                    return Poll::Ready(Ok(finish(mem::take(with), response)));
                 }
                 StateProj::Refused { refusal } => match refusal.take() {
                     Some(refusal) => return Poll::Ready(Ok(refuse(refusal))),

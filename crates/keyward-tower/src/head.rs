@@ -3,7 +3,7 @@
 use http::header::{HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
 use keyward::{
-    Access, Admitted, Anonymous, Finish, KeyField, Principal, Refusal, Reply, RequestHead,
+    Access, Admitted, Anonymous, Denial, Finish, KeyField, Principal, Refusal, Reply, RequestHead,
     ResponseHead,
 };
 
@@ -85,13 +85,23 @@ pub(crate) fn to_response(reply: &Reply) -> Response<bytes::Bytes> {
 struct Fields<'a, B>(&'a mut Response<B>);
 
 impl<B> ResponseHead for Fields<'_, B> {
+    fn status(&self) -> u16 {
+        self.0.status().as_u16()
+    }
+
+    fn is_denied(&self) -> bool {
+        self.0.extensions().get::<Denial>().is_some()
+    }
+
     fn has(&self, field: &'static str) -> bool {
         self.0.headers().contains_key(field)
     }
 
-    fn append(&mut self, field: &'static str, value: &'static str) {
-        let name = HeaderName::from_static(field);
-        let value = HeaderValue::from_static(value);
-        self.0.headers_mut().append(name, value);
+    fn append(&mut self, field: &'static str, value: &str) {
+        // Core gives only what may stand in a field.
+        if let Ok(value) = HeaderValue::from_str(value) {
+            let name = HeaderName::from_static(field);
+            self.0.headers_mut().append(name, value);
+        }
     }
 }

@@ -31,10 +31,12 @@ use crate::{Denial, Principal, Reply};
 /// # poll.key(&record);
 /// # poll.finish(Revision { number: 1, nonce: 0 })?;
 /// # let gate = Gate::builder(&replica).format(format).build()?;
-/// # struct Fields(Vec<(&'static str, &'static str)>);
+/// # struct Fields(Vec<(&'static str, String)>);
 /// # impl ResponseHead for Fields {
+/// #     fn status(&self) -> u16 { 200 }
+/// #     fn is_denied(&self) -> bool { false }
 /// #     fn has(&self, field: &'static str) -> bool { self.0.iter().any(|(name, _)| *name == field) }
-/// #     fn append(&mut self, field: &'static str, value: &'static str) { self.0.push((field, value)); }
+/// #     fn append(&mut self, field: &'static str, value: &str) { self.0.push((field, value.to_owned())); }
 /// # }
 /// # let request = Get(Some(key.expose_secret()));
 /// # let mut response = Fields(vec![]);
@@ -44,7 +46,7 @@ use crate::{Denial, Principal, Reply};
 ///         assert_eq!(admitted.key_field, KeyField::Remove("x-api-key".into()));
 ///         // The inner service is called here.
 ///         admitted.finish.apply(&mut response);
-///         assert_eq!(response.0, [("cache-control", "private")]);
+///         assert_eq!(response.0, [("cache-control", "private".to_owned())]);
 ///     }
 ///     Decision::Ready(Verdict::Refuse(refusal)) => panic!("{:?}", refusal.denial),
 ///     Decision::Pending(_) => panic!("only a gate that trusts no memory has to wait"),
@@ -152,7 +154,8 @@ pub enum KeyField {
 }
 
 /// What to do with the inner service's response. See [`Decision`].
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
+#[must_use = "a response needs it"]
 pub struct Finish {
     /// A shared cache knows that an answer to `Authorization` is private (RFC 9111 §3.5), and
     /// nothing of the kind about other fields.
@@ -175,28 +178,42 @@ impl Finish {
 /// ```
 /// use keyward::{Finish, ResponseHead};
 ///
-/// struct Head(Vec<(&'static str, &'static str)>);
+/// struct Head(Vec<(&'static str, String)>);
 ///
 /// impl ResponseHead for Head {
+///     fn status(&self) -> u16 {
+///         200
+///     }
+///
+///     fn is_denied(&self) -> bool {
+///         false // no `Denial` among its extensions
+///     }
+///
 ///     fn has(&self, field: &'static str) -> bool {
 ///         self.0.iter().any(|(name, _)| *name == field)
 ///     }
 ///
-///     fn append(&mut self, field: &'static str, value: &'static str) {
-///         self.0.push((field, value));
+///     fn append(&mut self, field: &'static str, value: &str) {
+///         self.0.push((field, value.to_owned()));
 ///     }
 /// }
 ///
-/// let mut head = Head(vec![("cache-control", "max-age=60")]);
+/// let mut head = Head(vec![("cache-control", "max-age=60".to_owned())]);
 /// Finish::default().apply(&mut head);
 /// assert_eq!(head.0.len(), 1); // the finish of an anonymous request adds nothing
 /// ```
 pub trait ResponseHead {
+    /// The status.
+    fn status(&self) -> u16;
+
+    /// Whether a layer further inside has refused: its [`Denial`] is among the extensions.
+    fn is_denied(&self) -> bool;
+
     /// Whether there is such a field.
     fn has(&self, field: &'static str) -> bool;
 
-    /// Adds a line.
-    fn append(&mut self, field: &'static str, value: &'static str);
+    /// Adds a line. The value is of visible ASCII characters and spaces.
+    fn append(&mut self, field: &'static str, value: &str);
 }
 
 /// How to refuse a request.

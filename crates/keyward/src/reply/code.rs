@@ -17,7 +17,7 @@
 /// A challenge for each scheme of the gate's locations stands in every 401, in the 400 and in
 /// `insufficient_scope` (RFC 9110 §11.6.1, RFC 6750 §3). Its `error` is `invalid_token`;
 /// `invalid_request` in the 400; `insufficient_scope` where a scope is missing, which `scope` then
-/// names; none where no key was sent. The 503 also has `retry-after: 1`, the two about origins
+/// names; none where no key was sent. A 503 also has `retry-after: 1`, the two about origins
 /// `vary: Origin`.
 ///
 /// ```
@@ -75,10 +75,18 @@ pub enum ErrorCode {
     OriginNotAllowed,
     /// 403 `insufficient_scope`
     InsufficientScope,
+    /// 429 `too_many_failures`
+    TooManyFailures,
+    /// 503 `rate_limit_unavailable`
+    RateLimitUnavailable,
+    /// 429 `rate_limited`
+    RateLimited,
+    /// 429 `credits_exhausted`
+    CreditsExhausted,
 }
 
 impl ErrorCode {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::MissingApiKey,
         Self::MultipleApiKeys,
         Self::InvalidApiKey,
@@ -92,6 +100,10 @@ impl ErrorCode {
         Self::OriginRequired,
         Self::OriginNotAllowed,
         Self::InsufficientScope,
+        Self::TooManyFailures,
+        Self::RateLimitUnavailable,
+        Self::RateLimited,
+        Self::CreditsExhausted,
     ];
 
     /// As it stands in the body.
@@ -111,6 +123,10 @@ impl ErrorCode {
             Self::OriginRequired => "origin_required",
             Self::OriginNotAllowed => "origin_not_allowed",
             Self::InsufficientScope => "insufficient_scope",
+            Self::TooManyFailures => "too_many_failures",
+            Self::RateLimitUnavailable => "rate_limit_unavailable",
+            Self::RateLimited => "rate_limited",
+            Self::CreditsExhausted => "credits_exhausted",
         }
     }
 
@@ -130,7 +146,8 @@ impl ErrorCode {
             | Self::OriginRequired
             | Self::OriginNotAllowed
             | Self::InsufficientScope => 403,
-            Self::AuthUnavailable => 503,
+            Self::TooManyFailures | Self::RateLimited | Self::CreditsExhausted => 429,
+            Self::AuthUnavailable | Self::RateLimitUnavailable => 503,
         }
     }
 
@@ -183,6 +200,14 @@ impl ErrorCode {
                 "The API key may not be used from this web page. Add its origin to the key's allowed domains."
             }
             Self::InsufficientScope => "The API key lacks a scope that is required here: ",
+            Self::TooManyFailures => {
+                "Too many requests with keys that are not valid came from this address. Check the key and wait."
+            }
+            Self::RateLimitUnavailable => "Limits cannot be checked at the moment. Try again.",
+            Self::RateLimited => {
+                "The API key has used up its rate limit. Wait as long as Retry-After says."
+            }
+            Self::CreditsExhausted => "The API key has no credits left. Add some to go on.",
         }
     }
 }
@@ -197,7 +222,7 @@ mod tests {
             assert_eq!(code as usize, at);
         }
         assert_eq!(
-            ErrorCode::InsufficientScope as usize + 1,
+            ErrorCode::CreditsExhausted as usize + 1,
             ErrorCode::ALL.len()
         );
     }

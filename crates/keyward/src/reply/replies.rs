@@ -127,7 +127,7 @@ impl Replies {
                 );
             }
         }
-        if code == ErrorCode::AuthUnavailable {
+        if code.status() == 503 {
             reply.field("retry-after", "1".to_owned());
         }
         if code.depends_on_origin() {
