@@ -69,6 +69,8 @@ pub enum ParseErrorKind {
     Port,
     /// It is not a JSON object.
     Json,
+    /// It is a number that is too small or too large.
+    Range,
     /// It is there already.
     Repeated,
     /// It is not in the list of known values.
@@ -90,6 +92,7 @@ impl ParseErrorKind {
             Self::Host => "the host is not a host name or an IP address",
             Self::Port => "the port is not a number from 1 to 65535",
             Self::Json => "is not a JSON object",
+            Self::Range => "is out of range",
             Self::Repeated => "is there already",
             Self::Unknown => "is not a known value",
         }

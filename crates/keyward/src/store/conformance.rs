@@ -23,7 +23,7 @@ use crate::{
     Account, AccountId, AccountStatus, ActiveKeys, AdminErrorKind, ApiKey, AuditAction, AuditEntry,
     Commit, CreateToken, Decision, DenialKind, DigestScheme, Environment, Gate, KeyCursor,
     KeyDigest, KeyFormat, KeyId, KeyKind, KeyQuery, KeyRecord, KeyState, KeyStatus, Metadata,
-    OriginPolicy, Pepper, Peppers, RateLimit, RequestHead, Requirement, Scopes, Store,
+    OriginPolicy, Pepper, Peppers, RateLimit, RateLimits, RequestHead, Requirement, Scopes, Store,
     StoreErrorKind, UsageQuery, Verdict,
 };
 
@@ -74,6 +74,8 @@ fn gives_back_what_was_committed<S: Store>(store: &S) {
     account.api_access = false;
     account.max_active_keys = Some(0);
     account.revoked_all = 7;
+    account.rate_limits = RateLimits::parse("10/1;20 1000/86400;5").unwrap();
+    account.shared_rate_limits = RateLimit::per_hour(1).into();
     account.revoked = BTreeMap::from([(Environment::TEST, 3), (environment("eu-1"), 1)]);
     let (_, mut full) = key("acme", environment("eu-1"));
     full.name = "Ünïcode 'quoted' \"name\"\n\0".into();
@@ -82,7 +84,7 @@ fn gives_back_what_was_committed<S: Store>(store: &S) {
     full.origins = OriginPolicy::listed(["bücher.example", "http://*.localhost:*"])
         .unwrap()
         .or_no_origin();
-    full.rate_limit = Some(RateLimit::per_minute(100).unwrap().burst(200).unwrap());
+    full.rate_limits = RateLimit::per_minute(100).burst(200).into();
     full.metadata = Metadata::parse("{\"ü\":[1,null]}").unwrap();
     full.epoch = 8;
     full.status = KeyStatus::Disabled;
