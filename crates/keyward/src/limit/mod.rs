@@ -8,3 +8,5 @@ pub(crate) mod purse;
 pub(crate) mod quota;
 pub(crate) mod rate_limit;
 pub(crate) mod rate_limits;
+#[cfg(test)]
+mod tests;

@@ -154,3 +154,95 @@ impl fmt::Display for PolicyName<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use sfv::{BareItem, FieldType, List, ListEntry, Parser};
+
+    use super::*;
+    use crate::{AccountId, Environment, KeyId, ManualClock};
+
+    fn quota(limit: &str, shared: bool, remaining: u32, full_in: Duration) -> Quota {
+        let owner = if shared {
+            BucketOwner::Account(AccountId::parse("acme").unwrap(), Environment::LIVE)
+        } else {
+            BucketOwner::Key(KeyId::random().unwrap())
+        };
+        let clock = Arc::new(ManualClock::at(Duration::ZERO));
+        let bucket = Bucket::new(owner, RateLimit::parse(limit).unwrap(), clock);
+        Quota::new(&bucket, remaining, Duration::ZERO, full_in)
+    }
+
+    fn shown(quota: Quota, legacy: Option<ResetUnit>) -> Vec<String> {
+        let fields = quota.fields(legacy, Duration::from_secs(1_700_000_000));
+        let line = |(name, value): (_, _)| format!("{name}: {value}");
+        fields.map(line).collect()
+    }
+
+    #[test]
+    fn says_what_remains_and_when_there_is_more() {
+        let some = quota("100/60;200", false, 12, Duration::from_millis(112_800));
+        assert_eq!(
+            shown(some, None),
+            [
+                r#"ratelimit-policy: "minute";q=200;w=120"#,
+                r#"ratelimit: "minute";r=12"#,
+            ]
+        );
+        let none = quota("1/86400;1", true, 0, Duration::from_millis(3_600_001));
+        assert_eq!(
+            shown(none, Some(ResetUnit::Seconds)),
+            [
+                r#"ratelimit-policy: "account-day";q=1;w=86400"#,
+                r#"ratelimit: "account-day";r=0;t=3601"#,
+                "x-ratelimit-limit: 1",
+                "x-ratelimit-remaining: 0",
+                "x-ratelimit-reset: 3601",
+            ]
+        );
+        let odd = quota("3/7;3", false, 3, Duration::ZERO);
+        assert_eq!(
+            shown(odd, Some(ResetUnit::UnixTime)),
+            [
+                r#"ratelimit-policy: "7-seconds";q=3;w=8"#,
+                r#"ratelimit: "7-seconds";r=3"#,
+                "x-ratelimit-limit: 3",
+                "x-ratelimit-remaining: 3",
+                "x-ratelimit-reset: 1700000000",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_fields_are_structured_as_another_parser_reads_them() {
+        for (limit, remaining) in [
+            ("1/1;1", 0),
+            ("1000000/1;5", 4),
+            ("3/7;3", 0),
+            ("9/3600;9", 9),
+        ] {
+            for shared in [false, true] {
+                let quota = quota(limit, shared, remaining, Duration::from_millis(1));
+                let fields: Vec<_> = quota.fields(None, Duration::ZERO).collect();
+                let names = [("ratelimit-policy", ["q", "w"]), ("ratelimit", ["r", "t"])];
+                for ((name, value), (expected, keys)) in fields.iter().zip(names) {
+                    assert_eq!(*name, expected);
+                    let list: List = Parser::new(value).parse().unwrap();
+                    let [ListEntry::Item(item)] = &list[..] else {
+                        panic!("{value}")
+                    };
+                    assert!(matches!(item.bare_item, BareItem::String(_)), "{value}");
+                    for (key, parameter) in &item.params {
+                        assert!(keys.contains(&key.as_str()), "{value}");
+                        assert!(matches!(parameter, BareItem::Integer(_)), "{value}");
+                    }
+                    let has_both = remaining == 0 || expected == "ratelimit-policy";
+                    assert_eq!(item.params.len(), 1 + usize::from(has_both), "{value}");
+                    assert_eq!(list.serialize().as_deref(), Some(&**value));
+                }
+            }
+        }
+    }
+}
