@@ -278,9 +278,7 @@ impl Drop for Worker {
         // In this order: who comes too late to be woken finds that it is over.
         self.wish.over.store(true, Ordering::Release);
         drop(self.replica.poll());
-        for want in self.replica.take_wanted() {
-            self.replica.no_grant(&want.owner);
-        }
+        self.replica.no_more_grants();
     }
 }
 

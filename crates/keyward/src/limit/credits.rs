@@ -22,11 +22,11 @@ pub(crate) const BLOCK: u32 = 100;
 /// assert_eq!(credits.left, 250); // until then, and 1000 from then on
 /// ```
 ///
-/// Processes take credits from the store in blocks, before they are spent, and give back what they do
-/// not need: after ten seconds without use, and when they end. So a balance is never overspent, and a
-/// process that is killed loses the rest of its block: at most an eighth of what was left, and never
-/// more than a hundred credits or what the requests that waited have asked for. While one process holds
-/// the last block, another refuses.
+/// Processes take credits from the store in blocks of at most a hundred, before they are spent, the next
+/// when a quarter of the last is left. What they do not need they give back: when none was spent between
+/// two flushes, and when they end. So a balance is never overspent, and a process that is killed loses
+/// at most 125 credits of it, or what the requests that waited had asked for where that is more. While
+/// one process holds the last block, another refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Credits {

@@ -137,7 +137,9 @@ impl Purse {
                 purse: &self,
             };
             self.wanted.fetch_add(amount, Ordering::AcqRel);
-            if !self.ask(&replica, true) || !answer.await {
+            let answered = self.ask(&replica, true) && answer.await;
+            // A balance that is older than the record says is not the one that is meant.
+            if !answered || parts(self.held.load(Ordering::Acquire)).0 < epoch {
                 return Err(NotSpent::Ask);
             }
         }
@@ -151,7 +153,6 @@ impl Purse {
         }
         let will_answer = replica.want(self, must);
         if !will_answer {
-            self.asked.store(false, Ordering::Release);
             self.fail();
         }
         will_answer
@@ -159,7 +160,6 @@ impl Purse {
 
     /// What is asked of the store.
     pub(crate) fn take_want(&self) -> CreditWant {
-        self.asked.store(false, Ordering::Release);
         CreditWant {
             owner: self.owner.clone(),
             at_least: self.wanted.swap(0, Ordering::AcqRel),
@@ -181,12 +181,14 @@ impl Purse {
         self.empty_until.store(believed, Ordering::Release);
         self.refill_at
             .store(refill_at.unwrap_or(u64::MAX), Ordering::Release);
+        self.asked.store(false, Ordering::Release);
         self.answers.fetch_add(1, Ordering::AcqRel);
         self.wake_all();
     }
 
     /// The store cannot answer.
     pub(crate) fn fail(&self) {
+        self.asked.store(false, Ordering::Release);
         self.failures.fetch_add(1, Ordering::AcqRel);
         self.wake_all();
     }

@@ -226,6 +226,13 @@ impl Replica {
         }
     }
 
+    /// The store answers no more: whatever waits for credits is refused.
+    pub fn no_more_grants(&self) {
+        self.wanting().clear();
+        let purses = self.feed().purses();
+        purses.iter().for_each(|purse| purse.fail());
+    }
+
     /// The balance has changed in the store.
     pub fn credits_changed(&self, owner: &CreditOwner) {
         if let Some(purse) = self.purse(owner) {
