@@ -69,6 +69,8 @@ pub enum ParseErrorKind {
     Port,
     /// It is not a JSON object.
     Json,
+    /// It is neither an address nor a network such as `10.0.0.0/8`, or one that holds everybody.
+    Network,
     /// It is there already.
     Repeated,
     /// It is not in the list of known values.
@@ -90,6 +92,7 @@ impl ParseErrorKind {
             Self::Host => "the host is not a host name or an IP address",
             Self::Port => "the port is not a number from 1 to 65535",
             Self::Json => "is not a JSON object",
+            Self::Network => "is no address and no network, or one that holds everybody",
             Self::Repeated => "is there already",
             Self::Unknown => "is not a known value",
         }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::gate::gate::Inner;
+use crate::gate::throttle::FailureThrottle;
 use crate::{
     ErrorCode, ForeignFormat, Gate, KeyField, KeyFormat, KeyLocation, Peppers, Replica, Replies,
     Reply, ScopeCatalog,
@@ -20,6 +21,7 @@ use crate::{
 /// # struct Get<'a>(Option<&'a str>);
 /// # impl RequestHead for Get<'_> {
 /// #     fn method(&self) -> &str { "GET" }
+/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
 /// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
 /// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
 /// #     }
@@ -50,6 +52,7 @@ pub struct GateBuilder {
     max_staleness: Duration,
     forwards_key: bool,
     counts_usage: bool,
+    throttle: Option<FailureThrottle>,
 }
 
 impl GateBuilder {
@@ -66,6 +69,7 @@ impl GateBuilder {
             max_staleness: Duration::from_secs(30),
             forwards_key: false,
             counts_usage: true,
+            throttle: None,
         }
     }
 
@@ -135,6 +139,12 @@ impl GateBuilder {
         self
     }
 
+    /// Refuses an address from which too many requests have failed. Without one, none is refused.
+    pub fn failure_throttle(mut self, throttle: FailureThrottle) -> Self {
+        self.throttle = Some(throttle);
+        self
+    }
+
     /// The gate.
     ///
     /// # Errors
@@ -169,6 +179,7 @@ impl GateBuilder {
                 key_fields: locations.iter().map(key_field).collect(),
                 rendered,
                 preflight: Arc::new(Reply::new(204, Vec::new())),
+                throttle: self.throttle.map(|it| it.start(self.replica.clock())),
                 replica: self.replica,
                 formats: self.formats,
                 foreign: self.foreign,

@@ -1,14 +1,17 @@
 //! The one place that decides.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
 
 use crate::gate::builder::GateBuilder;
+use crate::gate::throttle::Throttle;
 use crate::key::format::MAX_KEY_LEN;
 use crate::origin::OriginRefusal;
+use crate::request::client::Client;
 use crate::request::credential::Credential;
 use crate::request::head::is_preflight;
 use crate::store::entry::Entry;
@@ -25,14 +28,16 @@ use crate::{
 ///
 /// 1. a CORS preflight is answered here, 204, with `cache-control: no-store` and nothing else;
 /// 2. exactly one key, of an accepted format, in an accepted location (401, 400);
-/// 3. the replica is fresh enough (503), the key is in it, and is of the route's account (401);
-/// 4. the key is not revoked, disabled or expired (401);
-/// 5. its account is active (403), its environment the route's (401), its kind and place right and
+/// 3. where there is a [`FailureThrottle`](crate::FailureThrottle): not too many requests from the
+///    client's address have failed (429);
+/// 4. the replica is fresh enough (503), the key is in it, and is of the route's account (401);
+/// 5. the key is not revoked, disabled or expired (401);
+/// 6. its account is active (403), its environment the route's (401), its kind and place right and
 ///    the API in its plan (403);
-/// 6. the request's origin is on its list (403);
-/// 7. it holds the route's scopes (403).
+/// 7. the request's origin is on its list (403);
+/// 8. it holds the route's scopes (403).
 ///
-/// The first that fails answers: [`ErrorCode`] shows how. Nothing about a key is told before step 4.
+/// The first that fails answers: [`ErrorCode`] shows how. Nothing about a key is told before step 5.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -41,6 +46,7 @@ use crate::{
 /// # struct Get<'a>(Option<&'a str>);
 /// # impl RequestHead for Get<'_> {
 /// #     fn method(&self) -> &str { "GET" }
+/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
 /// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
 /// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
 /// #     }
@@ -84,6 +90,7 @@ pub(crate) struct Inner {
     pub(crate) catalog: Option<ScopeCatalog>,
     pub(crate) max_staleness: Duration,
     pub(crate) counts_usage: bool,
+    pub(crate) throttle: Option<Throttle>,
 }
 
 impl Gate {
@@ -114,11 +121,25 @@ impl Gate {
         if let Some(principal) = outer.filter(|principal| principal.gate == self.inner.id) {
             return Decision::Ready(self.check_again(request, requirement, principal));
         }
-        let presented = match self.present(request, requirement) {
+        let mut presented = match self.present(request, requirement) {
             Ok(Some(presented)) => presented,
             Ok(None) => return Decision::Ready(self.admit_anonymous()),
-            Err(kind) => return Decision::Ready(self.refuse(kind, None, requirement)),
+            Err(kind) => {
+                if let Some(throttle) = &self.inner.throttle {
+                    throttle.note_early(kind, request);
+                }
+                return Decision::Ready(self.refuse(kind, None, requirement));
+            }
         };
+        if let Some(throttle) = &self.inner.throttle {
+            presented.client = match throttle.admit(request) {
+                Ok(client) => Some(client),
+                Err((kind, seconds)) => {
+                    let verdict = self.refuse(kind, None, requirement);
+                    return Decision::Ready(verdict.retry_after(seconds));
+                }
+            };
+        }
         match self.prove(&presented, self.inner.max_staleness) {
             Err(DenialKind::Unavailable) if self.inner.max_staleness.is_zero() => {
                 self.ask_the_store(&presented, request, requirement)
@@ -186,6 +207,7 @@ impl Gate {
             location,
             environment: recognised.environment,
             secret,
+            client: None,
         }))
     }
 
@@ -241,6 +263,7 @@ impl Gate {
             location,
             environment,
             secret,
+            client,
             ..
         } = *presented;
         let origins = Origins(request.values("origin").map(<[u8]>::to_vec).collect());
@@ -251,6 +274,7 @@ impl Gate {
                 location,
                 environment,
                 secret,
+                client,
             };
             let proved = if refreshed.await {
                 gate.prove(&presented, Duration::MAX)
@@ -270,7 +294,10 @@ impl Gate {
     ) -> Verdict {
         let Proved { entry, now } = match proved {
             Ok(proved) => proved,
-            Err(kind) => return self.refuse(kind, None, requirement),
+            Err(kind) => {
+                self.note_failure(kind, presented);
+                return self.refuse(kind, None, requirement);
+            }
         };
         let judged = judge_key(&entry, now, presented, requirement);
         let judged =
@@ -283,6 +310,7 @@ impl Gate {
         }
         if let Err(kind) = judged {
             self.count(&entry, false, now);
+            self.note_failure(kind, presented);
             return self.refuse(kind, Some(entry), requirement);
         }
         self.count(&entry, true, now);
@@ -364,6 +392,12 @@ impl Gate {
     fn count(&self, entry: &Entry, admitted: bool, now: Duration) {
         if self.inner.counts_usage {
             self.inner.replica.count(entry, admitted, now);
+        }
+    }
+
+    fn note_failure(&self, kind: DenialKind, presented: &Presented<'_>) {
+        if let (Some(throttle), Some(client)) = (&self.inner.throttle, presented.client) {
+            throttle.note(kind, client);
         }
     }
 
@@ -477,6 +511,8 @@ struct Presented<'a> {
     environment: Option<Environment>,
     /// Where the part behind the prefix begins.
     secret: usize,
+    /// Where failures are counted.
+    client: Option<Client>,
 }
 
 /// The caller has shown the whole key.
@@ -491,6 +527,10 @@ struct Origins(Vec<Vec<u8>>);
 impl RequestHead for Origins {
     fn method(&self) -> &'static str {
         ""
+    }
+
+    fn peer(&self) -> Option<IpAddr> {
+        None
     }
 
     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {

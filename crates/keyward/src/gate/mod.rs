@@ -1,6 +1,7 @@
 //! The one place that decides, what a route asks of it, and what a handler gets from it.
 
 pub(crate) mod builder;
+pub(crate) mod failures;
 #[expect(
     clippy::module_inception,
     reason = "the room is named after its main type"
@@ -10,4 +11,5 @@ pub(crate) mod principal;
 pub(crate) mod requirement;
 #[cfg(test)]
 mod tests;
+pub(crate) mod throttle;
 pub(crate) mod verdict;

@@ -93,6 +93,11 @@ impl RateLimit {
         self.burst >= other.burst && per(self, other.period) >= per(other, self.period)
     }
 
+    /// The count, the period in seconds, the burst.
+    pub(crate) fn parts(self) -> (u32, u32, u32) {
+        (self.count.get(), self.period.get(), self.burst.get())
+    }
+
     fn new(count: u32, period: u32, burst: u32) -> Result<Self, ParseError> {
         let number = |number| {
             NonZeroU32::new(number).ok_or(ParseError::new("rate limit", ParseErrorKind::Empty))
