@@ -208,6 +208,16 @@ mod tests {
     }
 
     #[test]
+    fn time_counts_from_the_start_however_long_the_machine_has_run() {
+        let clock = Arc::new(ManualClock::at(Duration::ZERO));
+        clock.advance(Duration::from_secs(u64::from(u32::MAX)));
+        let limit = RateLimit::parse("1/60;1").unwrap();
+        let failures = Failures::new(limit, clock);
+        failures.note(victim());
+        assert_eq!(failures.wait(victim()), Some(60));
+    }
+
+    #[test]
     fn the_memory_stays_as_it_is() {
         let (_, failures) = failures("10/60;10");
         let slots = || failures.sets.iter().flat_map(|set| &set.0);
