@@ -23,6 +23,9 @@ use tower::{ServiceBuilder, service_fn};
 use crate::service::Service;
 use crate::stacks::{Answer, Ask, collect, everywhere};
 
+/// The last number of the address that it comes from, its fields, the status.
+type Call<'a> = (u8, &'a [(&'a str, &'a str)], u16);
+
 /// A gate that allows three failures at once, behind the proxy 127.0.0.9.
 fn gate(service: &Service) -> Gate {
     let throttle = FailureThrottle::new(RateLimit::parse("10/60;3").unwrap());
@@ -120,7 +123,7 @@ async fn every_stack_counts_by_the_address_of_the_connection() {
     let key = |name: &str| &*service.keys[name];
     let (good, unknown) = (key("live"), key("unknown"));
     let proxied = |key, client| [(X, key), (FORWARDED, client)];
-    let calls: &[(u8, &[(&str, &str)], u16)] = &[
+    let calls: &[Call] = &[
         (1, &[(X, good)], 200),
         (1, &[(X, unknown)], 401),
         (1, &[(X, key("revoked"))], 401),
