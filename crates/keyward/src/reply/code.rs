@@ -17,8 +17,9 @@
 /// A challenge for each scheme of the gate's locations stands in every 401, in the 400 and in
 /// `insufficient_scope` (RFC 9110 §11.6.1, RFC 6750 §3). Its `error` is `invalid_token`;
 /// `invalid_request` in the 400; `insufficient_scope` where a scope is missing, which `scope` then
-/// names; none where no key was sent. The 503 also has `retry-after: 1`, the two about origins
-/// `vary: Origin`.
+/// names; none where no key was sent. The 503s also have `retry-after: 1`, the two about origins
+/// `vary: Origin`. The codes about webhooks are those of a
+/// [`WebhookReceiver`](crate::WebhookReceiver); their challenge is `WebhookSignature`.
 ///
 /// ```
 /// # use keyward::{Decision, Gate, KeyFormat, MemoryStore, RequestHead, Store, Verdict};
@@ -75,10 +76,26 @@ pub enum ErrorCode {
     OriginNotAllowed,
     /// 403 `insufficient_scope`
     InsufficientScope,
+    /// 401 `missing_webhook_signature`
+    MissingWebhookSignature,
+    /// 401 `invalid_webhook_signature`: wrong secret, changed body
+    InvalidWebhookSignature,
+    /// 401 `stale_webhook`: too old, or too far ahead
+    StaleWebhook,
+    /// 400 `malformed_webhook`
+    MalformedWebhook,
+    /// 400 `invalid_webhook_json`
+    InvalidWebhookJson,
+    /// 413 `webhook_too_large`
+    WebhookTooLarge,
+    /// 409 `replayed_webhook`: handled already, or in hand
+    ReplayedWebhook,
+    /// 503 `webhook_unavailable`
+    WebhookUnavailable,
 }
 
 impl ErrorCode {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::MissingApiKey,
         Self::MultipleApiKeys,
         Self::InvalidApiKey,
@@ -92,6 +109,14 @@ impl ErrorCode {
         Self::OriginRequired,
         Self::OriginNotAllowed,
         Self::InsufficientScope,
+        Self::MissingWebhookSignature,
+        Self::InvalidWebhookSignature,
+        Self::StaleWebhook,
+        Self::MalformedWebhook,
+        Self::InvalidWebhookJson,
+        Self::WebhookTooLarge,
+        Self::ReplayedWebhook,
+        Self::WebhookUnavailable,
     ];
 
     /// As it stands in the body.
@@ -111,6 +136,14 @@ impl ErrorCode {
             Self::OriginRequired => "origin_required",
             Self::OriginNotAllowed => "origin_not_allowed",
             Self::InsufficientScope => "insufficient_scope",
+            Self::MissingWebhookSignature => "missing_webhook_signature",
+            Self::InvalidWebhookSignature => "invalid_webhook_signature",
+            Self::StaleWebhook => "stale_webhook",
+            Self::MalformedWebhook => "malformed_webhook",
+            Self::InvalidWebhookJson => "invalid_webhook_json",
+            Self::WebhookTooLarge => "webhook_too_large",
+            Self::ReplayedWebhook => "replayed_webhook",
+            Self::WebhookUnavailable => "webhook_unavailable",
         }
     }
 
@@ -118,19 +151,24 @@ impl ErrorCode {
     #[must_use]
     pub const fn status(self) -> u16 {
         match self {
-            Self::MultipleApiKeys => 400,
+            Self::MultipleApiKeys | Self::MalformedWebhook | Self::InvalidWebhookJson => 400,
             Self::MissingApiKey
             | Self::InvalidApiKey
             | Self::RevokedApiKey
             | Self::DisabledApiKey
             | Self::ExpiredApiKey
-            | Self::EnvironmentMismatch => 401,
+            | Self::EnvironmentMismatch
+            | Self::MissingWebhookSignature
+            | Self::InvalidWebhookSignature
+            | Self::StaleWebhook => 401,
             Self::AccountInactive
             | Self::KeyNotAllowed
             | Self::OriginRequired
             | Self::OriginNotAllowed
             | Self::InsufficientScope => 403,
-            Self::AuthUnavailable => 503,
+            Self::AuthUnavailable | Self::WebhookUnavailable => 503,
+            Self::WebhookTooLarge => 413,
+            Self::ReplayedWebhook => 409,
         }
     }
 
@@ -147,6 +185,26 @@ impl ErrorCode {
     /// Whether the answer carries a challenge even where its status is not 401.
     pub(crate) const fn always_challenges(self) -> bool {
         matches!(self, Self::MultipleApiKeys | Self::InsufficientScope)
+    }
+
+    /// Whether it is about a webhook's signature and not about a key.
+    pub(crate) const fn is_of_webhook(self) -> bool {
+        matches!(
+            self,
+            Self::MissingWebhookSignature
+                | Self::InvalidWebhookSignature
+                | Self::StaleWebhook
+                | Self::MalformedWebhook
+                | Self::InvalidWebhookJson
+                | Self::WebhookTooLarge
+                | Self::ReplayedWebhook
+                | Self::WebhookUnavailable
+        )
+    }
+
+    /// Whether the same request may be answered otherwise in a moment.
+    pub(crate) const fn passes(self) -> bool {
+        matches!(self, Self::AuthUnavailable | Self::WebhookUnavailable)
     }
 
     pub(crate) const fn depends_on_origin(self) -> bool {
@@ -183,6 +241,24 @@ impl ErrorCode {
                 "The API key may not be used from this web page. Add its origin to the key's allowed domains."
             }
             Self::InsufficientScope => "The API key lacks a scope that is required here: ",
+            Self::MissingWebhookSignature => {
+                "Sign the delivery: it needs its id, its timestamp and its signature, as the docs say."
+            }
+            Self::InvalidWebhookSignature => {
+                "The signature does not match the body. Check the secret, and sign the bytes that are sent."
+            }
+            Self::StaleWebhook => {
+                "The timestamp is more than five minutes off. Check the clock, and sign each attempt anew."
+            }
+            Self::MalformedWebhook => {
+                "A field of the delivery is malformed or there twice, or its body broke off."
+            }
+            Self::InvalidWebhookJson => "The body is not the JSON that is expected here.",
+            Self::WebhookTooLarge => "The body is larger than is accepted here.",
+            Self::ReplayedWebhook => {
+                "This delivery has been received before, or is being handled at this moment."
+            }
+            Self::WebhookUnavailable => "Deliveries cannot be taken at the moment: try again.",
         }
     }
 }
@@ -197,7 +273,7 @@ mod tests {
             assert_eq!(code as usize, at);
         }
         assert_eq!(
-            ErrorCode::InsufficientScope as usize + 1,
+            ErrorCode::WebhookUnavailable as usize + 1,
             ErrorCode::ALL.len()
         );
     }
