@@ -30,17 +30,7 @@ impl RequestHead for Head<'_> {
 /// Hands a request on as the gate says; `None` when it is shared and its key cannot be removed.
 pub(crate) fn admit(admitted: Admitted, request: &mut ServiceRequest) -> Option<Finish> {
     // First, so that a request that is refused after all has got no principal.
-    match admitted.key_field {
-        KeyField::None => {}
-        KeyField::Remove(field) => {
-            headers_mut(request)?.remove(&*field);
-        }
-        KeyField::MarkSensitive(field) => {
-            if let Some(value) = headers_mut(request)?.get_mut(&*field) {
-                value.set_sensitive(true);
-            }
-        }
-    }
+    apply(admitted.key_field, request)?;
     let mut extensions = request.extensions_mut();
     match admitted.access {
         None => {}
@@ -53,6 +43,22 @@ pub(crate) fn admit(admitted: Admitted, request: &mut ServiceRequest) -> Option<
         }
     }
     Some(admitted.finish)
+}
+
+/// Does to the field of the key as the gate says; `None` when the request is shared.
+pub(crate) fn apply(key_field: KeyField, request: &mut ServiceRequest) -> Option<()> {
+    match key_field {
+        KeyField::None => {}
+        KeyField::Remove(field) => {
+            headers_mut(request)?.remove(&*field);
+        }
+        KeyField::MarkSensitive(field) => {
+            if let Some(value) = headers_mut(request)?.get_mut(&*field) {
+                value.set_sensitive(true);
+            }
+        }
+    }
+    Some(())
 }
 
 /// The fields of a request, which nobody can change while a clone of its `HttpRequest` is alive.

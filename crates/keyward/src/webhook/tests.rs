@@ -159,11 +159,7 @@ fn a_standard_signature_is_taken_only_as_it_should_be() {
     ];
     for (about, head, expected) in table {
         let signed = standard().verify(&head, BODY, time(AT));
-        assert_eq!(
-            signed.err().map(|error| error.kind()),
-            expected,
-            "{about}"
-        );
+        assert_eq!(signed.err().map(|error| error.kind()), expected, "{about}");
     }
 }
 
@@ -252,11 +248,7 @@ fn stripe_signs_time_and_body_with_the_text_of_its_secret() {
     ];
     for (about, head, expected) in table {
         let signed = verifier.verify(&head, BODY, time(AT));
-        assert_eq!(
-            signed.err().map(|error| error.kind()),
-            expected,
-            "{about}"
-        );
+        assert_eq!(signed.err().map(|error| error.kind()), expected, "{about}");
     }
 }
 
@@ -285,11 +277,7 @@ fn github_signs_the_body_alone() {
     ];
     for (about, head, expected) in table {
         let signed = verifier.verify(&head, b"Hello, World!", time(AT));
-        assert_eq!(
-            signed.err().map(|error| error.kind()),
-            expected,
-            "{about}"
-        );
+        assert_eq!(signed.err().map(|error| error.kind()), expected, "{about}");
     }
     let head = signed(good);
     assert!(verifier.verify(&head, b"Hello, World?", time(AT)).is_err());
