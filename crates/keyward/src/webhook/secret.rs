@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::SystemTime;
 
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use hmac::digest::KeyInit;
 use hmac::{Hmac, Mac};
@@ -13,6 +14,10 @@ use zeroize::Zeroizing;
 use crate::{Grace, ParseError, ParseErrorKind, RandomError, WebhookSigner};
 
 const PREFIX: &str = "whsec_";
+const READER: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// The secret of an endpoint: `whsec_` and the base64 of 24 to 64 random bytes.
 ///
@@ -44,12 +49,12 @@ impl WebhookSecret {
         Ok(Self::of(bytes))
     }
 
-    /// Parses a secret, with or without its prefix.
+    /// Parses a secret, with or without its prefix, with or without the padding.
     ///
-    /// The libraries of Standard Webhooks take both, and some services hand it out without.
+    /// The libraries of Standard Webhooks take all of these, and some services hand them out so.
     ///
     /// # Errors
-    /// When it is not standard base64 with its padding, or of fewer than 24 or more than 64 bytes.
+    /// When it is not standard base64, or of fewer than 24 or more than 64 bytes.
     ///
     /// ```
     /// use keyward::{ParseErrorKind, WebhookSecret};
@@ -69,7 +74,7 @@ impl WebhookSecret {
         if text.len() > 88 {
             return Err(error(ParseErrorKind::TooLong));
         }
-        let bytes = BASE64_STANDARD.decode(text).map(Zeroizing::new);
+        let bytes = READER.decode(text).map(Zeroizing::new);
         let bytes = bytes.map_err(|_| error(ParseErrorKind::Character))?;
         match bytes.len() {
             0..24 => Err(error(ParseErrorKind::Empty)),
@@ -229,6 +234,8 @@ mod tests {
         for good in [24, 25, 32, 63, 64] {
             let secret = WebhookSecret::parse(&of(good)).unwrap();
             assert_eq!(secret.expose_secret(), of(good));
+            let bare = of(good)[6..].replace('=', "");
+            assert_eq!(WebhookSecret::parse(&bare).unwrap(), secret);
         }
         for (bad, kind) in [
             (String::new(), Empty),
@@ -240,7 +247,8 @@ mod tests {
             (format!("whsec_whsec_{}", &of(24)[6..]), Character),
             (format!(" {}", of(24)), Character),
             (format!("{}\n", of(24)), Character),
-            (of(32).replace('=', ""), Character),
+            (of(32) + "=", Character),
+            (of(32).replace("c=", "d="), Character),
             (of(24).replacen('B', "-", 1), Character),
             (of(24).replacen("whsec_", "WHSEC_", 1), Character),
         ] {
