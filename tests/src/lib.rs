@@ -26,6 +26,8 @@ mod service;
 mod stacks;
 #[cfg(test)]
 mod test_store;
+#[cfg(test)]
+mod webhooks;
 
 #[cfg(test)]
 use keyward::*;

@@ -40,7 +40,7 @@ fn find(text: &[u8], keys: impl IntoIterator<Item: AsRef<str>>) -> Option<String
 }
 
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+pub struct Log(pub Arc<Mutex<Vec<u8>>>);
 
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -54,7 +54,7 @@ impl io::Write for Log {
 }
 
 /// A log, and what writes everything into it.
-fn capture() -> (Log, impl tracing::Subscriber + Send + Sync) {
+pub fn capture() -> (Log, impl tracing::Subscriber + Send + Sync) {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
