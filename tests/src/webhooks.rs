@@ -236,17 +236,13 @@ async fn tower(deliveries: &[Delivery], handler: Handler) -> Vec<Answer> {
         let path = request.uri().path().to_owned();
         let body = request.into_body().collect().await.unwrap().to_bytes();
         Ok(match &*path {
-            "/json" | "/own" => match event.json() {
-                Ok(json) => Response::new(Full::from(handler.json(&json))),
-                Err(_) => {
-                    let reply = event.invalid_json();
-                    let mut response = Response::builder().status(reply.status());
-                    for (name, value) in reply.fields() {
-                        response = response.header(name, value);
-                    }
-                    response.body(reply.body().to_vec().into()).unwrap()
-                }
-            },
+            "/json" | "/own" => {
+                let json = event.json().map(|json| handler.json(&json));
+                json.map_or_else(
+                    |_| reply(event.invalid_json()),
+                    |text| Response::new(text.into()),
+                )
+            }
             "/status" => {
                 let mut response = Response::new(Full::default());
                 *response.status_mut() = StatusCode::from_u16(handler.status(&body)).unwrap();
@@ -331,6 +327,14 @@ async fn actix(deliveries: &[Delivery], handler: Handler) -> Vec<Answer> {
         answers.push(answer(status, fields, body));
     }
     answers
+}
+
+fn reply(reply: &keyward::Reply) -> Response<Full<Bytes>> {
+    let mut response = Response::builder().status(reply.status());
+    for (name, value) in reply.fields() {
+        response = response.header(name, value);
+    }
+    response.body(reply.body().to_vec().into()).unwrap()
 }
 
 /// Sends the deliveries through all stacks, in order; the answers must be equal, and how often the

@@ -25,7 +25,7 @@ use crate::{
 /// 5. the signature is that of the body under one of the secrets (401);
 /// 6. it is not being handled at this moment and has not been handled before (409).
 ///
-/// A refusal looks like this, unless [`Replies`] word it otherwise:
+/// A refusal looks like this, unless [`Replies`](crate::Replies) word it otherwise:
 ///
 /// ```text
 /// HTTP/1.1 401 Unauthorized

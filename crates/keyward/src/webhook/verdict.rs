@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{KeyField, ReplayMemory, Reply, WebhookAttempt, WebhookError, WebhookEvent};
 
-/// What to do with a delivery. See [`WebhookReceiver`].
+/// What to do with a delivery. See [`WebhookReceiver`](crate::WebhookReceiver).
 #[derive(Debug)]
 #[expect(clippy::exhaustive_enums, reason = "an adapter must handle both")]
 pub enum WebhookVerdict {
@@ -14,7 +14,7 @@ pub enum WebhookVerdict {
     Answer(WebhookAnswer),
 }
 
-/// How to hand a delivery on. See [`WebhookReceiver`].
+/// How to hand a delivery on. See [`WebhookReceiver`](crate::WebhookReceiver).
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct WebhookDelivery {
@@ -26,7 +26,7 @@ pub struct WebhookDelivery {
     pub receipt: Receipt,
 }
 
-/// How to answer a delivery that is not handed on. See [`WebhookReceiver`].
+/// How to answer a delivery that is not handed on. See [`WebhookReceiver`](crate::WebhookReceiver).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct WebhookAnswer {
@@ -36,7 +36,7 @@ pub struct WebhookAnswer {
     pub error: Option<WebhookError>,
 }
 
-/// The note that a delivery is in hand. See [`WebhookReceiver`].
+/// The note that a delivery is in hand. See [`WebhookReceiver`](crate::WebhookReceiver).
 ///
 /// Dropped without a conclusion, as when the request is given up, the delivery is forgotten and may
 /// come again.
