@@ -17,9 +17,8 @@ use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use keyward::{
-    Environment, ErrorJson, KeyLocation, ManualClock, Replies, WebhookErrorKind, WebhookEvent,
-    WebhookId, WebhookReceiver, WebhookReceiverBuilder, WebhookSecret, WebhookSigner,
-    WebhookVerifier,
+    ErrorJson, KeyLocation, ManualClock, Replies, WebhookErrorKind, WebhookEvent, WebhookId,
+    WebhookReceiver, WebhookReceiverBuilder, WebhookSecret, WebhookSigner, WebhookVerifier,
 };
 use keyward_tower::{ReceiveWebhookLayer, RequireKeyLayer};
 use serde_json::Value;
@@ -685,30 +684,91 @@ async fn a_delivery_in_hand_is_not_handled_beside_itself() {
     assert_eq!(first.await.unwrap().status(), 200);
 }
 
+/// A payload that breaks off.
+struct Broken;
+
+impl futures_core::Stream for Broken {
+    type Item = Result<Bytes, actix_web::error::PayloadError>;
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Poll::Ready(Some(Err(actix_web::error::PayloadError::Incomplete(None))))
+    }
+}
+
+#[actix_web::test]
+async fn in_actix_a_body_that_breaks_off_is_refused_and_what_is_given_up_may_come_again() {
+    use actix_web::dev::{Payload, Service as _, ServiceRequest, Transform};
+
+    let receiver = keyward_actix::ReceiveWebhook::new(builder().build().unwrap());
+    let inner = actix_web::dev::fn_service(async |request: ServiceRequest| {
+        tokio::task::yield_now().await;
+        Ok::<_, actix_web::Error>(request.into_response(HttpResponse::Ok().finish()))
+    });
+    let service = receiver.new_transform(inner).await.unwrap();
+    let delivery = Delivery::signed(0, "{}");
+    let request = |payload: Payload| {
+        let mut request = actix_web::test::TestRequest::post();
+        for (name, value) in &delivery.fields {
+            request = request.insert_header((*name, &**value));
+        }
+        ServiceRequest::from_parts(request.to_http_request(), payload)
+    };
+    let payload = Box::pin(Broken);
+    let broken = service.call(request(Payload::Stream { payload })).await;
+    assert_eq!(broken.unwrap().status(), 400);
+
+    let good = || service.call(request(Payload::from(Bytes::from("{}"))));
+    let mut context = Context::from_waker(std::task::Waker::noop());
+    let mut given_up = Box::pin(good());
+    assert!(given_up.as_mut().poll(&mut context).is_pending());
+    assert_eq!(good().await.unwrap().status(), 409);
+    drop(given_up);
+    assert_eq!(good().await.unwrap().status(), 200);
+    assert_eq!(good().await.unwrap().status(), 409);
+}
+
 /// Where the senders have keys of the service's own, a gate stands in front of the receiver.
-#[tokio::test]
-async fn a_gate_in_front_demands_a_key_of_the_service_too() {
+#[test]
+fn a_gate_in_front_demands_a_key_of_the_service_too() {
     let service = Service::new();
-    let (_, gate, requirement) = &service.routes[0];
-    assert!(*requirement == keyward::Requirement::new().environment(Environment::LIVE));
+    let (_, gate, _) = &service.routes[0];
+    let good = Delivery::signed(0, "{}").to("/");
+    let (live, revoked) = (&service.keys["live"], &service.keys["revoked"]);
+    let table = [
+        (good.clone(), 401),
+        (good.clone().with("x-api-key", revoked), 401),
+        (good.clone().with("x-api-key", live).body("[]"), 401),
+        (good.with("x-api-key", live), 200),
+    ];
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
     let app = ServiceBuilder::new()
         .layer(RequireKeyLayer::new(gate.clone()))
         .layer(ReceiveWebhookLayer::new(builder().build().unwrap()))
         .service(Strict::<Full<Bytes>>::default());
-    let ask = async |delivery: Delivery| {
-        let app = app.clone();
-        app.oneshot(delivery.request::<Full<Bytes>>())
-            .await
-            .unwrap()
-            .status()
-    };
-    let good = Delivery::signed(0, "{}");
-    let (live, revoked) = (&service.keys["live"], &service.keys["revoked"]);
-    assert_eq!(ask(good.clone()).await, 401);
-    assert_eq!(ask(good.clone().with("x-api-key", revoked)).await, 401);
-    assert_eq!(
-        ask(good.clone().with("x-api-key", live).body("[]")).await,
-        401
-    );
-    assert_eq!(ask(good.with("x-api-key", live)).await, 200);
+    for (delivery, status) in &table {
+        let response = runtime.block_on(app.clone().oneshot(delivery.request()));
+        assert_eq!(response.unwrap().status(), *status, "{delivery:?}");
+    }
+
+    actix_web::rt::System::new().block_on(async {
+        let app = App::new()
+            .route("/", web::post().to(HttpResponse::Ok))
+            .wrap(keyward_actix::ReceiveWebhook::new(
+                builder().build().unwrap(),
+            ))
+            .wrap(keyward_actix::RequireKey::new(gate.clone()));
+        let app = actix_web::test::init_service(app).await;
+        for (delivery, status) in &table {
+            let mut request = actix_web::test::TestRequest::post();
+            for (name, value) in &delivery.fields {
+                request = request.insert_header((*name, &**value));
+            }
+            let request = request.set_payload(delivery.body.clone()).to_request();
+            let response = actix_web::test::call_service(&app, request).await;
+            assert_eq!(response.status().as_u16(), *status, "{delivery:?}");
+        }
+    });
 }

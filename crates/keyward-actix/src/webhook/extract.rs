@@ -19,6 +19,8 @@ use crate::head::to_response;
 /// `web::ReqData<keyward::WebhookEvent>`. Without a [`ReceiveWebhook`](crate::ReceiveWebhook) it is a
 /// 500.
 ///
+/// Do not take `Option<VerifiedJson<T>>`: actix-web makes a `None` of *every* error.
+///
 /// ```
 /// # use actix_web::{App, test::{TestRequest, call_service, init_service}, web};
 /// # #[actix_web::main]
