@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use keyward::conformance::block_on;
 use keyward::{
@@ -12,6 +12,8 @@ use keyward::{
 use keyward_sqlite::SqliteStore;
 use sha2::{Digest, Sha256};
 use tower::ServiceExt;
+use tracing::Dispatch;
+use tracing::subscriber::NoSubscriber;
 use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::service::Service;
@@ -54,7 +56,13 @@ impl io::Write for Log {
 }
 
 /// A log, and what writes everything into it.
+///
+/// While there is only one subscriber, tracing asks the thread that comes to a message first whether
+/// anybody wants it, and remembers a no. So there is always a second.
 pub fn capture() -> (Log, impl tracing::Subscriber + Send + Sync) {
+    static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::new()));
+
+    LazyLock::force(&SECOND);
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()

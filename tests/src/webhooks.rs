@@ -17,8 +17,10 @@ use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use keyward::{
-    ErrorJson, KeyLocation, ManualClock, Replies, WebhookErrorKind, WebhookEvent, WebhookId,
-    WebhookReceiver, WebhookReceiverBuilder, WebhookSecret, WebhookSigner, WebhookVerifier,
+    ErrorJson, KeyLocation, ManualClock, RecentWebhooks, Recollection, ReplayMemory, Replies,
+    StoreError, StoreErrorKind, StoreFuture, WebhookAttempt, WebhookErrorKind, WebhookEvent,
+    WebhookId, WebhookReceiver, WebhookReceiverBuilder, WebhookSecret, WebhookSigner,
+    WebhookVerifier,
 };
 use keyward_tower::{ReceiveWebhookLayer, RequireKeyLayer};
 use serde_json::Value;
@@ -541,6 +543,29 @@ fn every_stack_answers_every_delivery_alike_and_as_the_table_says() {
 }
 
 #[test]
+fn the_exact_answers_are_those_of_the_docs() {
+    let unsigned = Delivery::signed(0, "{}").without(SIGNATURE);
+    let (answers, _) = everywhere(&[unsigned, Delivery::signed(0, "{")]);
+    let fields = |answer: &Answer| format!("{:?}", answer.fields);
+    assert_eq!(
+        answers[0].body,
+        r#"{"type":"about:blank","title":"Unauthorized","status":401,"detail":"Sign the delivery: it needs its id, its timestamp and its signature, as the docs say.","code":"missing_webhook_signature"}"#
+    );
+    assert_eq!(
+        fields(&answers[0]),
+        r#"{"cache-control": ["no-store"], "content-type": ["application/problem+json"], "www-authenticate": ["WebhookSignature realm=\"webhook\""]}"#
+    );
+    assert_eq!(
+        answers[1].body,
+        r#"{"type":"about:blank","title":"Bad Request","status":400,"detail":"The body is not the JSON that is expected here.","code":"invalid_webhook_json"}"#
+    );
+    assert_eq!(
+        fields(&answers[1]),
+        r#"{"cache-control": ["no-store"], "content-type": ["application/problem+json"]}"#
+    );
+}
+
+#[test]
 fn debug_shows_no_secret() {
     let secret = WebhookSecret::parse(SECRET).unwrap();
     let receiver = builder().api_key(KeyLocation::bearer(), KEY).unwrap();
@@ -682,6 +707,47 @@ async fn a_delivery_in_hand_is_not_handled_beside_itself() {
     let second = slow.oneshot(delivery.request()).await.unwrap();
     assert_eq!(second.status(), 409);
     assert_eq!(first.await.unwrap().status(), 200);
+}
+
+/// A memory that is somewhere else, and may be away.
+#[derive(Debug)]
+struct Remote(Arc<RecentWebhooks>, bool);
+
+impl ReplayMemory for Remote {
+    fn begin<'a>(
+        &'a self,
+        attempt: &'a WebhookAttempt,
+        now: SystemTime,
+        until: SystemTime,
+    ) -> StoreFuture<'a, Recollection> {
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            if self.1 {
+                return Err(StoreError::new(StoreErrorKind::Unavailable));
+            }
+            self.0.begin(attempt, now, until).await
+        })
+    }
+
+    fn conclude(&self, attempt: &WebhookAttempt, handled: bool) {
+        self.0.conclude(attempt, handled);
+    }
+}
+
+#[tokio::test]
+async fn two_receivers_with_one_memory_handle_a_delivery_once() {
+    let shared = Arc::new(RecentWebhooks::default());
+    let service = |away| {
+        let memory = Remote(Arc::clone(&shared), away);
+        let layer = ReceiveWebhookLayer::new(builder().memory(memory).build().unwrap());
+        layer.layer(Strict::<Full<Bytes>>::default())
+    };
+    let delivery = Delivery::signed(0, "{}");
+    let [away, one, two] = [service(true), service(false), service(false)];
+    for (service, status) in [(away, 503), (one, 200), (two, 409)] {
+        let response = service.oneshot(delivery.request()).await.unwrap();
+        assert_eq!(response.status(), status);
+    }
 }
 
 /// A payload that breaks off.

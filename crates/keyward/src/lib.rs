@@ -6,7 +6,8 @@
 //! `keyward-actix` put a gate in front of handlers, `keyward-sqlite` keeps the keys.
 //!
 //! [`KeyAdmin`] shows how keys are made and revoked, [`Gate`] how a request is decided, [`ErrorCode`]
-//! what is answered, [`Store`] how keys are kept elsewhere.
+//! what is answered, [`Store`] how keys are kept elsewhere. [`WebhookSigner`] signs webhooks, and a
+//! [`WebhookReceiver`] decides about those that come in.
 //!
 //! ```text
 //! request head -> exactly one key -> its form -> digest -> record -> checks -> Principal

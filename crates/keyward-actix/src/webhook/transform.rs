@@ -15,6 +15,9 @@ use crate::ReceiveWebhookMiddleware;
 /// that is refused never reaches it; the [`WebhookError`](keyward::WebhookError) is in the extensions
 /// of the response.
 ///
+/// How long a body may take is for the server to say. A handler that takes `Bytes` or `String` is held
+/// to actix-web's own limit, 256 kB, as well; the event and its JSON are not.
+///
 /// A refusal looks like this, unless the receiver words it otherwise:
 ///
 /// ```text

@@ -16,6 +16,9 @@ use crate::ReceiveWebhook;
 /// `Body` or `http_body_util::Full<Bytes>`. In front of a service of hyper's `Incoming`, map the body
 /// to such a type first. Trailers are dropped, for they are not signed.
 ///
+/// How long a body may take is for the server or a layer outside to say. An axum handler that takes
+/// `Bytes` or `String` is held to axum's own limit, 2 MB, as well.
+///
 /// A refusal looks like this, unless the receiver words it otherwise:
 ///
 /// ```text
