@@ -39,10 +39,11 @@ use crate::{
 /// # What comes twice
 ///
 /// A delivery is noted when its handler is called. If the handler does not answer 2xx, or the request
-/// is given up, it is forgotten: the sender's next attempt gets through. While it is in hand, a second
-/// one is a 409. Once it has been handled, the same bytes again are a replay, 409. A *later* attempt
-/// of the same message, signed anew, says that the sender has not seen our answer: it gets another
-/// 204, without the handler, so that the sender comes to rest.
+/// is given up, it is forgotten: the sender's next attempt gets through, and a handler that was given
+/// up half-way sees it again. While it is in hand, a second one is a 409. Once it has been handled, the
+/// same bytes again are a replay, 409. A *later* attempt of the same message, signed anew, says that
+/// the sender has not seen our answer: it gets a 204, without the handler, so that the sender comes to
+/// rest.
 ///
 /// Stripe and GitHub sign no id. There the signature is what is remembered, and a later attempt by
 /// Stripe reaches the handler: it should look at the `id` in the body.
