@@ -6,6 +6,8 @@ struct Readme;
 
 #[cfg(test)]
 mod allocations;
+#[cfg(test)]
+mod interop;
 /// What the life of keys promises, as core tests it over memory, here over SQLite.
 #[cfg(test)]
 #[path = "../../crates/keyward/src/admin/tests.rs"]
@@ -31,6 +33,8 @@ mod test_store;
 // Only Linux has all of 127.0.0.0/8.
 #[cfg(all(test, target_os = "linux"))]
 mod throttle;
+#[cfg(test)]
+mod webhooks;
 
 #[cfg(test)]
 use keyward::*;
