@@ -7,6 +7,8 @@ struct Readme;
 #[cfg(test)]
 mod allocations;
 #[cfg(test)]
+mod charging;
+#[cfg(test)]
 mod interop;
 /// What the life of keys promises, as core tests it over memory, here over SQLite.
 #[cfg(test)]
