@@ -9,6 +9,8 @@ mod allocations;
 #[cfg(test)]
 mod charging;
 #[cfg(test)]
+mod environments;
+#[cfg(test)]
 mod interop;
 /// What the life of keys promises, as core tests it over memory, here over SQLite.
 #[cfg(test)]

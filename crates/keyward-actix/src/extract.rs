@@ -6,9 +6,10 @@ use std::future::{Ready, ready};
 use std::ops::Deref;
 
 use actix_web::dev::Payload;
+use actix_web::guard::{Guard, fn_guard};
 use actix_web::http::StatusCode;
 use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse, ResponseError};
-use keyward::{Access, Anonymous};
+use keyward::{Access, Anonymous, Environment, PerEnvironment};
 
 use crate::head::to_response;
 
@@ -113,6 +114,108 @@ impl FromRequest for MaybePrincipal {
             Access::Anonymous(_) => Self(None),
         }))
     }
+}
+
+/// The resource of who calls' environment, out of a [`PerEnvironment`] in the application's data.
+///
+/// The handler cannot reach that of another environment. Where there is none for the caller's, or no
+/// such data, the answer is a 500 and the error is logged; without a middleware, and where nobody calls,
+/// it is that of [`Principal`].
+///
+/// ```
+/// # use actix_web::{App, test::{TestRequest, call_and_read_body, init_service}, web};
+/// # use keyward_actix::{InEnvironment, RequireKey};
+/// # #[actix_web::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use keyward::{Environment, PerEnvironment};
+/// # use keyward::{AccountId, Actor, Gate, KeyAdmin, KeyFormat, MemoryStore, NewKey, Store};
+/// # let (store, format) = (std::sync::Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+/// # let gate = Gate::builder(store.replica()).format(format.clone()).build()?;
+/// # let admin = KeyAdmin::new(store, format);
+/// # let (actor, acme) = (Actor::operator("docs"), AccountId::parse("acme")?);
+/// # let test_key = admin.bootstrap(&actor, NewKey::new(acme, Environment::TEST, "key")).await?.key.unwrap();
+///
+/// #[derive(Clone)]
+/// struct Database(&'static str);
+///
+/// async fn history(InEnvironment(database): InEnvironment<Database>) -> &'static str {
+///     database.0
+/// }
+///
+/// let databases = PerEnvironment::new(Database("live.db"), Database("test.db"));
+/// let app = App::new()
+///     .app_data(databases)
+///     .wrap(RequireKey::new(gate).any_environment())
+///     .route("/history", web::get().to(history));
+///
+/// let app = init_service(app).await;
+/// let request = TestRequest::with_uri("/history");
+/// let request = request.insert_header(("x-api-key", test_key.expose_secret()));
+/// assert_eq!(call_and_read_body(&app, request.to_request()).await, "test.db");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a handler takes it apart in its arguments"
+)]
+pub struct InEnvironment<T>(pub T);
+
+impl<T: Clone + 'static> FromRequest for InEnvironment<T> {
+    type Error = PrincipalError;
+    type Future = Ready<Result<Self, PrincipalError>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let principal = Principal::from_request(request, payload).into_inner();
+        ready(principal.and_then(|principal| {
+            let all = request.app_data::<PerEnvironment<T>>();
+            let own = all.and_then(|all| all.of(&principal)).cloned().map(Self);
+            own.ok_or_else(|| {
+                let environment = principal.environment();
+                tracing::error!(%environment, "nothing is there for the environment of a request");
+                PrincipalError(None)
+            })
+        }))
+    }
+}
+
+/// Accepts requests of this environment only, so that each has resources of its own.
+///
+/// It sees who calls where the middleware stands further out, around the scope or the application. A
+/// request that no resource accepts is answered by the scope, 404 unless it says otherwise.
+///
+/// ```
+/// # use actix_web::{App, test::{TestRequest, call_and_read_body, init_service}, web};
+/// # use keyward_actix::{RequireKey, in_environment};
+/// # #[actix_web::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use keyward::Environment;
+/// # use keyward::{AccountId, Actor, Gate, KeyAdmin, KeyFormat, MemoryStore, NewKey, Store};
+/// # let (store, format) = (std::sync::Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+/// # let gate = Gate::builder(store.replica()).format(format.clone()).build()?;
+/// # let admin = KeyAdmin::new(store, format);
+/// # let (actor, acme) = (Actor::operator("docs"), AccountId::parse("acme")?);
+/// # let test_key = admin.bootstrap(&actor, NewKey::new(acme, Environment::TEST, "key")).await?.key.unwrap();
+///
+/// let steered = web::scope("/verify")
+///     .wrap(RequireKey::new(gate).any_environment())
+///     .route("", web::get().guard(in_environment(Environment::LIVE)).to(async || "by a person"))
+///     .route("", web::get().guard(in_environment(Environment::TEST)).to(async || "simulated"));
+///
+/// let app = init_service(App::new().service(steered)).await;
+/// let request = TestRequest::with_uri("/verify");
+/// let request = request.insert_header(("x-api-key", test_key.expose_secret()));
+/// assert_eq!(call_and_read_body(&app, request.to_request()).await, "simulated");
+/// # Ok(())
+/// # }
+/// ```
+pub fn in_environment(environment: Environment) -> impl Guard {
+    fn_guard(move |context| {
+        let extensions = context.req_data();
+        let principal = extensions.get::<keyward::Principal>();
+        principal.is_some_and(|principal| principal.environment() == environment)
+    })
 }
 
 /// What the innermost middleware has left.

@@ -88,7 +88,9 @@ mod middleware;
 mod transform;
 mod webhook;
 
-pub use crate::extract::{MaybePrincipal, Principal, PrincipalError};
+pub use crate::extract::{
+    InEnvironment, MaybePrincipal, Principal, PrincipalError, in_environment,
+};
 pub use crate::future::ResponseFuture;
 pub use crate::middleware::RequireKeyMiddleware;
 pub use crate::transform::RequireKey;

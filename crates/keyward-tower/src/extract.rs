@@ -3,11 +3,11 @@
 use std::ops::Deref;
 
 use axum_core::body::Body;
-use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
+use axum_core::extract::{FromRef, FromRequestParts, OptionalFromRequestParts};
 use axum_core::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::request::Parts;
-use keyward::Anonymous;
+use keyward::{Anonymous, PerEnvironment};
 
 use crate::head::to_response;
 
@@ -89,6 +89,71 @@ impl<S: Sync> OptionalFromRequestParts<S> for Principal {
     }
 }
 
+/// The resource of who calls' environment, out of a [`PerEnvironment`] in the router's state.
+///
+/// The handler cannot reach that of another environment. Where there is none for the caller's, the
+/// answer is a 500 with no field and no body, and the error is logged; without a layer, and where nobody
+/// calls, it is that of [`Principal`].
+///
+/// ```
+/// # use axum::{Router, body::Body, extract::FromRef, routing::get};
+/// # use keyward_tower::{InEnvironment, RequireKeyLayer};
+/// # use tower::ServiceExt;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use keyward::{Environment, PerEnvironment};
+/// # use keyward::{AccountId, Actor, Gate, KeyAdmin, KeyFormat, MemoryStore, NewKey, Store};
+/// # let (store, format) = (std::sync::Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+/// # let gate = Gate::builder(store.replica()).format(format.clone()).build()?;
+/// # let admin = KeyAdmin::new(store, format);
+/// # let (actor, acme) = (Actor::operator("docs"), AccountId::parse("acme")?);
+/// # let test_key = admin.bootstrap(&actor, NewKey::new(acme, Environment::TEST, "key")).await?.key.unwrap();
+///
+/// #[derive(Clone)]
+/// struct Database(&'static str);
+///
+/// async fn history(InEnvironment(database): InEnvironment<Database>) -> &'static str {
+///     database.0
+/// }
+///
+/// let databases = PerEnvironment::new(Database("live.db"), Database("test.db"));
+/// let layer = RequireKeyLayer::new(gate).any_environment();
+/// let app = Router::new().route("/history", get(history)).layer(layer).with_state(databases);
+///
+/// let request = http::Request::get("/history").header("x-api-key", test_key.expose_secret());
+/// let response = app.oneshot(request.body(Body::empty())?).await?;
+/// assert_eq!(axum::body::to_bytes(response.into_body(), 100).await?, "test.db");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a handler takes it apart in its arguments"
+)]
+pub struct InEnvironment<T>(pub T);
+
+impl<T, S> FromRequestParts<S> for InEnvironment<T>
+where
+    T: Clone,
+    S: Sync,
+    PerEnvironment<T>: FromRef<S>,
+{
+    type Rejection = PrincipalRejection;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        let principal =
+            <Principal as FromRequestParts<S>>::from_request_parts(parts, state).await?;
+        let all = PerEnvironment::<T>::from_ref(state);
+        let own = all.of(&principal).cloned().map(Self);
+        own.ok_or_else(|| {
+            let environment = principal.environment();
+            tracing::error!(%environment, "nothing is there for the environment of a request");
+            PrincipalRejection(None)
+        })
+    }
+}
+
 /// Why a handler gets no principal.
 ///
 /// Where a key is optional, the answer is the gate's own to a request without one:
@@ -103,7 +168,7 @@ impl<S: Sync> OptionalFromRequestParts<S> for Principal {
 /// {"type":"about:blank","title":"Unauthorized","status":401,"detail":"Send an API key as `x-api-key: <key>` or `Authorization: Bearer <key>`.","code":"missing_api_key"}
 /// ```
 ///
-/// Where there is no layer, it is a 500 with no field and no body, and the error is logged:
+/// Where there is no layer, or nothing for its environment, it is a 500 with no field and no body, and the error is logged:
 ///
 /// ```
 /// # use axum::{Router, body::Body, routing::get};

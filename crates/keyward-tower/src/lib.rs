@@ -59,6 +59,7 @@
 //! [tower]: https://docs.rs/tower
 
 mod body;
+mod environment;
 #[cfg(feature = "axum")]
 mod extract;
 mod future;
@@ -68,8 +69,9 @@ mod service;
 mod webhook;
 
 pub use crate::body::ResponseBody;
+pub use crate::environment::{ByEnvironment, SteeredFuture};
 #[cfg(feature = "axum")]
-pub use crate::extract::{Principal, PrincipalRejection};
+pub use crate::extract::{InEnvironment, Principal, PrincipalRejection};
 pub use crate::future::ResponseFuture;
 pub use crate::layer::RequireKeyLayer;
 pub use crate::service::RequireKey;
