@@ -56,6 +56,7 @@ pub struct ByEnvironment<S> {
 
 impl<S> ByEnvironment<S> {
     /// Steers each request to the service of its environment.
+    #[must_use]
     pub fn new(services: PerEnvironment<S>) -> Self {
         Self { services }
     }
