@@ -210,6 +210,7 @@ impl<T: Clone + 'static> FromRequest for InEnvironment<T> {
 /// # Ok(())
 /// # }
 /// ```
+#[must_use]
 pub fn in_environment(environment: Environment) -> impl Guard {
     fn_guard(move |context| {
         let extensions = context.req_data();
