@@ -122,6 +122,11 @@ impl RequireKey {
         self.also(|requirement| requirement.account(account))
     }
 
+    /// Reports keys that do not meet the demands, and lets them pass: [`Requirement::report_only`].
+    pub fn report_only(self) -> Self {
+        self.also(Requirement::report_only)
+    }
+
     /// Counts for so many requests in the key's rate limits, instead of one. 0 is free.
     ///
     /// # Panics

@@ -66,6 +66,16 @@ impl Denial {
         self.entry.as_ref().map(|entry| &entry.group.account)
     }
 
+    /// One line for the operator about a request that would have been refused.
+    pub(crate) fn log_report(&self, code: ErrorCode, status: u16) {
+        let (reason, code) = (self.kind.reason(), code.as_str());
+        if let Some(entry) = &self.entry {
+            let (id, hint, account) = (entry.id, entry.hint(), &entry.group.account);
+            tracing::info!(status, code, reason, key.id = %id, key.hint = %hint, %account, "request would be refused");
+        }
+        tracing::Span::current().record("keyward.would_refuse", code);
+    }
+
     /// One line for the operator; `key.id` and `key.hint` where a key was proved.
     pub(crate) fn log(&self) {
         let reason = self.kind.reason();
@@ -198,7 +208,7 @@ impl DenialKind {
         }
     }
 
-    const fn reason(self) -> &'static str {
+    pub(crate) const fn reason(self) -> &'static str {
         match self {
             Self::Missing => "no key",
             Self::Several => "more than one key",

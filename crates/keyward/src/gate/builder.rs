@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::gate::gate::Inner;
+use crate::gate::reports::Reports;
 use crate::gate::throttle::FailureThrottle;
 use crate::{
     Environment, ErrorCode, ForeignFormat, Gate, KeyField, KeyFormat, KeyLocation, Limiter,
@@ -243,6 +244,7 @@ impl GateBuilder {
                 limiter: self.limiter,
                 legacy_fields: self.legacy_fields,
                 refunds_errors: self.refunds_errors,
+                reports: Reports::default(),
             }),
         })
     }

@@ -5,12 +5,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::gate::judge::{Judged, See};
+use crate::limit::bucket::nanos;
 use crate::limit::purse::{NotSpent, Purse, Spent};
 use crate::store::entry::Entry;
 use crate::store::freshness::Moment;
 use crate::{
-    Charge, DenialKind, Environment, Gate, Limiter, Quota, RateLimits, Requirement, ResetUnit,
-    ResponseHead, Taken, Taking,
+    Charge, Check, DenialKind, Environment, Gate, Limiter, Quota, RateLimits, Requirement,
+    ResetUnit, ResponseHead, Taken, Taking,
 };
 
 /// What a request shall pay.
@@ -182,6 +184,35 @@ impl Gate {
                 Charging::Pending(Box::pin(async { bill.and(fetched.await) }))
             }
             spent => Charging::Ready(bill.and(spent)),
+        }
+    }
+
+    /// Rows 90 to 92, as far as memory knows; nothing is taken.
+    pub(super) fn explain_charge(
+        &self,
+        entry: &Entry,
+        requirement: &Requirement,
+        now: Duration,
+        see: &mut impl See,
+    ) -> Judged {
+        let due = Due::first(requirement);
+        match self.charge_of(entry, due.cost) {
+            Err(kind) => see(Check::RateLimit, Err(kind))?,
+            Ok(Some(charge)) if self.inner.limiter.is_none() => {
+                let refused = charge.refusal(now).map(|_| DenialKind::RateLimited);
+                see(Check::RateLimit, refused.map_or(Ok(()), Err))?;
+            }
+            Ok(_) => {}
+        }
+        match budget_of(entry).filter(|_| due.credits > 0) {
+            None => Judged::Continue(()),
+            Some((epoch, purse)) => {
+                let now = nanos(now);
+                let empty =
+                    purse.is_some_and(|purse| purse.is_known_empty(due.credits, epoch, now));
+                let exhausted = empty.then_some(DenialKind::CreditsExhausted);
+                see(Check::Credits, exhausted.map_or(Ok(()), Err))
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,10 +10,11 @@ use zeroize::Zeroizing;
 
 use crate::gate::builder::GateBuilder;
 use crate::gate::charging::{Bill, Charging, Due, Paid, Short};
+use crate::gate::judge::{enforce, judge_key};
+use crate::gate::reports::Reports;
 use crate::gate::throttle::Throttle;
 use crate::key::format::MAX_KEY_LEN;
 use crate::limit::quota::seconds;
-use crate::origin::OriginRefusal;
 use crate::request::client::Client;
 use crate::request::credential::Credential;
 use crate::request::head::is_preflight;
@@ -20,9 +22,8 @@ use crate::store::entry::Entry;
 use crate::store::freshness::Moment;
 use crate::{
     Access, Admitted, Anonymous, Decision, Denial, DenialKind, Environment, ErrorCode, Finish,
-    ForeignFormat, KeyField, KeyFormat, KeyLocation, Limiter, OriginPolicy, Peppers, Principal,
-    RateLimits, Refusal, Replica, Replies, Reply, RequestHead, Requirement, ResetUnit,
-    ScopeCatalog, Verdict,
+    ForeignFormat, KeyField, KeyFormat, KeyLocation, Limiter, Peppers, Principal, RateLimits,
+    Refusal, Replica, Replies, Reply, RequestHead, Requirement, ResetUnit, ScopeCatalog, Verdict,
 };
 
 /// The one place that decides, shared by all routes of a service.
@@ -101,6 +102,7 @@ pub(crate) struct Inner {
     pub(crate) limiter: Option<Arc<dyn Limiter>>,
     pub(crate) legacy_fields: Option<ResetUnit>,
     pub(crate) refunds_errors: bool,
+    pub(crate) reports: Reports,
     pub(crate) throttle: Option<Throttle>,
 }
 
@@ -190,7 +192,7 @@ impl Gate {
     }
 
     /// Rows 30 to 32: exactly one key, of an accepted form. `None`: no key, and none is needed.
-    fn present<'a, R: RequestHead>(
+    pub(super) fn present<'a, R: RequestHead>(
         &'a self,
         request: &'a R,
         requirement: &Requirement,
@@ -235,11 +237,11 @@ impl Gate {
     ///
     /// The order is the proof: an entry that is read after the freshness is at least that fresh, and
     /// a clock that is read last cannot make it look fresher than it was when it was read.
-    fn prove(
+    pub(super) fn look(
         &self,
         presented: &Presented<'_>,
         max_staleness: Duration,
-    ) -> Result<Proved, DenialKind> {
+    ) -> Result<(usize, Arc<Entry>, Moment), DenialKind> {
         let replica = &self.inner.replica;
         let fresh_as_of = replica.fresh_as_of();
         let Presented { key, secret, .. } = *presented;
@@ -260,8 +262,21 @@ impl Gate {
             return Err(DenialKind::Unavailable);
         }
         let (way, entry) = entry.ok_or(DenialKind::Unknown)?;
-        if self.inner.peppers.is_old(way) {
-            replica.redigest(&entry, || self.inner.peppers.digest_text(key));
+        Ok((way, entry, now))
+    }
+
+    /// Finds the key; one that is kept under an old digest shall get a new one.
+    fn prove(
+        &self,
+        presented: &Presented<'_>,
+        max_staleness: Duration,
+    ) -> Result<Proved, DenialKind> {
+        let (way, entry, now) = self.look(presented, max_staleness)?;
+        let Inner {
+            peppers, replica, ..
+        } = &*self.inner;
+        if peppers.is_old(way) {
+            replica.redigest(&entry, || peppers.digest_text(presented.key));
         }
         Ok(Proved { entry, now })
     }
@@ -323,20 +338,28 @@ impl Gate {
                 return Decision::Ready(self.refuse(kind, None, requirement));
             }
         };
-        let judged = judge_key(&entry, now.unix(), presented, requirement);
-        let judged =
-            judged.and_then(|()| self.judge_use(&entry, presented.location, request, requirement));
+        let mut reported = None;
+        let judged = {
+            let see = &mut enforce(requirement, &mut reported);
+            match judge_key(&entry, now.unix(), presented, requirement, see) {
+                ControlFlow::Continue(()) => {
+                    self.judge_use(&entry, presented.location, request, requirement, see)
+                }
+                refused => refused,
+            }
+        };
         // Changed while it was judged, perhaps together with its account: the two halves that were
         // seen may never have been true at once.
-        if judged.is_ok() && entry.is_superseded() {
+        if judged.is_continue() && entry.is_superseded() {
             let proved = self.prove(presented, Duration::MAX);
             return self.conclude(proved, presented, request, requirement);
         }
-        if let Err(kind) = judged {
+        if let ControlFlow::Break(kind) = judged {
             self.count(&entry, false, now.unix());
             self.note_failure(kind, presented);
             return Decision::Ready(self.refuse(kind, Some(entry), requirement));
         }
+        self.report(reported, &entry);
         let principal = Principal {
             entry,
             gate: self.inner.id,
@@ -372,46 +395,6 @@ impl Gate {
         }
     }
 
-    /// Rows 61 to 80, in that order: what the route asks for.
-    fn judge_use<R: RequestHead>(
-        &self,
-        entry: &Entry,
-        location: u8,
-        request: &R,
-        requirement: &Requirement,
-    ) -> Result<(), DenialKind> {
-        if !requirement.serves(entry.group.environment) {
-            return Err(DenialKind::EnvironmentMismatch);
-        }
-        let place = self.inner.locations.get(usize::from(location));
-        if place.is_none_or(|place| place.accepts() != entry.kind) {
-            return Err(DenialKind::KindMisplaced);
-        }
-        if !requirement.accepts(entry.kind) {
-            return Err(DenialKind::KindNotAccepted);
-        }
-        if !entry.group.has_api_access() {
-            return Err(DenialKind::NoApiAccess);
-        }
-        let origins = &entry.grant.origins;
-        if *origins != OriginPolicy::Any {
-            let judged = origins.judge(request.values("origin"));
-            judged.map_err(|refusal| match refusal {
-                OriginRefusal::Missing => DenialKind::OriginMissing,
-                OriginRefusal::NotAllowed => DenialKind::OriginNotAllowed,
-            })?;
-        }
-        let met = match &self.inner.catalog {
-            Some(catalog) => requirement.is_met_by(&entry.grant.scopes, catalog),
-            None => requirement.is_met_by(&entry.grant.scopes, &ScopeCatalog::default()),
-        };
-        if met {
-            Ok(())
-        } else {
-            Err(DenialKind::ScopeMissing)
-        }
-    }
-
     /// An inner layer of the same gate: the key is proved and used already, and may have paid.
     fn check_again<R: RequestHead>(
         &self,
@@ -420,15 +403,18 @@ impl Gate {
         principal: &Principal,
     ) -> Decision {
         let entry = &principal.entry;
+        let mut reported = None;
         let judged = if requirement.is_for(&entry.group.account) {
-            self.judge_use(entry, principal.location, request, requirement)
+            let see = &mut enforce(requirement, &mut reported);
+            self.judge_use(entry, principal.location, request, requirement, see)
         } else {
-            Err(DenialKind::ForeignAccount)
+            ControlFlow::Break(DenialKind::ForeignAccount)
         };
-        if let Err(kind) = judged {
+        if let ControlFlow::Break(kind) = judged {
             self.uncount(entry);
             return Decision::Ready(self.refuse(kind, Some(Arc::clone(entry)), requirement));
         }
+        self.report(reported, entry);
         let more = principal.paid.beyond(requirement);
         if more.is_nothing() {
             return Decision::Ready(Verdict::Admit(Admitted::again(None, Bill::default())));
@@ -451,6 +437,22 @@ impl Gate {
                 }
             },
         )
+    }
+
+    /// Tells that a demand which is only to be reported is not met.
+    fn report(&self, reported: Option<DenialKind>, entry: &Arc<Entry>) {
+        let Some(kind) = reported else { return };
+        self.inner.reports.count(kind);
+        let code = self.inner.replies.code(kind);
+        let status = self.rendered(code).status();
+        Denial::new(kind, Some(Arc::clone(entry))).log_report(code, status);
+    }
+
+    /// How often a demand that is [only reported](Requirement::report_only) was not met for this reason:
+    /// `EnvironmentMismatch`, `KindNotAccepted` or `ScopeMissing`.
+    #[must_use]
+    pub fn reported(&self, kind: DenialKind) -> u64 {
+        self.inner.reports.of(kind)
     }
 
     fn count(&self, entry: &Entry, admitted: bool, now: Duration) {
@@ -574,34 +576,11 @@ fn note(principal: &Principal) {
     }
 }
 
-/// Rows 42 to 61, in that order: the key itself, and what its own text says.
-fn judge_key(
-    entry: &Entry,
-    now: Duration,
-    presented: &Presented<'_>,
-    requirement: &Requirement,
-) -> Result<(), DenialKind> {
-    if !requirement.is_for(&entry.group.account) {
-        return Err(DenialKind::ForeignAccount);
-    }
-    if let Some(dead) = entry.dead(now) {
-        return Err(dead);
-    }
-    if !entry.group.is_active() {
-        return Err(DenialKind::AccountInactive);
-    }
-    let own = entry.group.environment;
-    match presented.environment {
-        Some(in_text) if in_text != own => Err(DenialKind::EnvironmentMismatch),
-        _ => Ok(()),
-    }
-}
-
 /// A text in the form of a key, and where it stood.
-struct Presented<'a> {
-    key: &'a [u8],
-    location: u8,
-    environment: Option<Environment>,
+pub(super) struct Presented<'a> {
+    pub(super) key: &'a [u8],
+    pub(super) location: u8,
+    pub(super) environment: Option<Environment>,
     /// Where the part behind the prefix begins.
     secret: usize,
     /// Where failures are counted.

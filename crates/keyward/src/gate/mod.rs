@@ -2,13 +2,16 @@
 
 pub(crate) mod builder;
 pub(crate) mod charging;
+pub(crate) mod explain;
 pub(crate) mod failures;
 #[expect(
     clippy::module_inception,
     reason = "the room is named after its main type"
 )]
 pub(crate) mod gate;
+mod judge;
 pub(crate) mod principal;
+pub(crate) mod reports;
 pub(crate) mod requirement;
 #[cfg(test)]
 mod tests;

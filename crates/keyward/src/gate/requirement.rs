@@ -32,6 +32,7 @@ pub struct Requirement {
     optional: bool,
     cost: Option<u32>,
     credits: Option<u32>,
+    report_only: bool,
 }
 
 impl Requirement {
@@ -45,6 +46,7 @@ impl Requirement {
             optional: false,
             cost: None,
             credits: None,
+            report_only: false,
         }
     }
 
@@ -126,6 +128,22 @@ impl Requirement {
     pub fn optional(mut self) -> Self {
         self.optional = true;
         self
+    }
+
+    /// Reports keys that do not meet these demands, and lets them pass.
+    ///
+    /// So a running API can find out who would be refused before it demands a scope. A request that would
+    /// be refused for its environment, its kind or its scopes passes; the log tells of it, with the answer it
+    /// would have got, the span gets `keyward.would_refuse`, and [`Gate::reported`](crate::Gate::reported)
+    /// counts it. The key itself must still be good, in its place, and of the route's account, and what it
+    /// costs is charged.
+    pub fn report_only(mut self) -> Self {
+        self.report_only = true;
+        self
+    }
+
+    pub(crate) fn is_report_only(&self) -> bool {
+        self.report_only
     }
 
     /// Counts for so many requests in the key's rate limits, instead of one. 0 is free.

@@ -89,8 +89,13 @@ impl World {
 
     /// What a gate of the default settings says.
     fn ask(&self) -> Result<(), DenialKind> {
+        reason(self.verdict(&self.gate()))
+    }
+
+    /// A gate of the default settings, or one that throttles this address.
+    fn gate(&self) -> Gate {
         if !self.throttled {
-            return reason(self.verdict(&self.builder().build().unwrap()));
+            return self.builder().build().unwrap();
         }
         let throttle = FailureThrottle::new(RateLimit::parse("1/60;1").unwrap());
         let gate = self.builder().failure_throttle(throttle).build().unwrap();
@@ -99,7 +104,7 @@ impl World {
             ..Self::new()
         };
         assert_eq!(reason(failing.verdict(&gate)), Err(DenialKind::Malformed));
-        reason(self.verdict(&gate))
+        gate
     }
 }
 
@@ -144,7 +149,7 @@ fn the_lowest_row_that_applies_answers() {
     use DenialKind as Kind;
     type Break = fn(&mut World);
     // In the order of the rows; what one breaks, none of the others mends.
-    let rows: [(Kind, Break); 10] = [
+    let rows: [(Kind, Break); 11] = [
         (Kind::Throttled, |world| world.throttled = true),
         (Kind::Unavailable, |world| {
             world.clock.advance(Duration::from_secs(31));
@@ -175,6 +180,10 @@ fn the_lowest_row_that_applies_answers() {
         (Kind::ScopeMissing, |world| {
             world.requirement = world.requirement.clone().scope("kyc");
         }),
+        (Kind::CostTooHigh, |world| {
+            world.record.rate_limits = RateLimit::per_day(1).into();
+            world.requirement = world.requirement.clone().cost(2);
+        }),
     ];
     for subset in 0..1_u32 << rows.len() {
         let broken = || {
@@ -195,6 +204,15 @@ fn the_lowest_row_that_applies_answers() {
         }
         let lowest = broken().next().map_or(Ok(()), |(_, (kind, _))| Err(*kind));
         assert_eq!(world.ask(), lowest, "{subset:b}");
+        // Told of all that is wrong with it, in the same order.
+        let explained = world.gate().explain(&world, &world.requirement);
+        assert_eq!(explained.denial(), lowest.err(), "{subset:b}");
+        let wrong = explained.checks().filter_map(|(_, denial)| denial);
+        assert!(
+            wrong.eq(broken().map(|(_, (kind, _))| *kind)),
+            "{explained}"
+        );
+        assert!(explained.checks().map(|(check, _)| check).is_sorted());
 
         // And the rows before them, which need no look-up.
         world.fields[0].1[12] ^= 1;
@@ -690,4 +708,100 @@ fn a_key_that_moves_to_another_digest_is_never_missed() {
         asker.join().unwrap();
     });
     assert_eq!(world.replica.len(), 1);
+}
+
+#[test]
+fn what_is_only_reported_passes_and_is_counted() {
+    use DenialKind as Kind;
+    let mut world = World::new();
+    world.record.scopes = Scopes::parse(["kyc"]).unwrap();
+    world.feed();
+    let gate = world.builder().build().unwrap();
+    let reported = |gate: &Gate| {
+        let kinds = [
+            Kind::EnvironmentMismatch,
+            Kind::KindNotAccepted,
+            Kind::ScopeMissing,
+        ];
+        kinds.map(|kind| gate.reported(kind))
+    };
+    let demands = || Requirement::new().report_only();
+    // An outer layer reports, and an inner one for itself.
+    for (demand, counted) in [
+        (demands().scope("kyc"), [0, 0, 0]),
+        (demands().scope("age"), [0, 0, 2]),
+        (
+            demands().scope("age").environment(Environment::TEST),
+            [2, 0, 2],
+        ),
+        (demands().kinds([KeyKind::Publishable]), [2, 2, 2]),
+    ] {
+        world.requirement = demand;
+        let outer = principal(world.verdict(&gate));
+        let again = world.check(&gate, Some(&outer));
+        assert!(matches!(again, Decision::Ready(Verdict::Admit(_))));
+        assert_eq!(reported(&gate), counted);
+        let explained = gate.explain(&world, &world.requirement);
+        assert_eq!(explained.denial(), None);
+    }
+}
+
+#[test]
+fn what_the_key_itself_lacks_is_enforced_also_where_demands_are_reported() {
+    use DenialKind as Kind;
+    type Break = fn(&mut World);
+    let breaks: [(Kind, Break); 5] = [
+        (Kind::Revoked, |world| {
+            world.record.status = KeyStatus::Revoked
+        }),
+        (Kind::ForeignAccount, |world| {
+            let other = AccountId::parse("other").unwrap();
+            world.requirement = world.requirement.clone().account(other);
+        }),
+        (Kind::KindMisplaced, |world| {
+            world.fields[0].0 = "x-client-key"
+        }),
+        (Kind::NoApiAccess, |world| world.account.api_access = false),
+        (Kind::OriginMissing, |world| {
+            world.record.origins = OriginPolicy::listed(["shop.example"]).unwrap();
+        }),
+    ];
+    for (kind, change) in breaks {
+        let mut world = World::new();
+        world.requirement = Requirement::new().scope("lacking").report_only();
+        change(&mut world);
+        world.feed();
+        let gate = world.builder().build().unwrap();
+        assert_eq!(reason(world.verdict(&gate)), Err(kind));
+        assert_eq!(gate.reported(Kind::ScopeMissing), 0, "it was refused");
+    }
+}
+
+#[test]
+fn an_explanation_changes_nothing() {
+    let mut world = World::new();
+    world.record.rate_limits = RateLimit::per_day(1).into();
+    world.feed();
+    let gate = world.builder().build().unwrap();
+    for _ in 0..5 {
+        assert_eq!(gate.explain(&world, &world.requirement).denial(), None);
+    }
+    assert!(world.replica.take_usage().is_empty());
+    assert_eq!(reason(world.verdict(&gate)), Ok(()));
+    let explained = gate.explain(&world, &world.requirement);
+    assert_eq!(explained.denial(), Some(DenialKind::RateLimited));
+    let told = explained.to_string();
+    assert!(
+        told.contains("refuses  the rate limits: rate limit used up (rate_limited)"),
+        "{told}"
+    );
+    assert!(!told.contains(world.key.expose_secret()));
+    assert_eq!(explained.key_id(), Some(world.record.id));
+    world.fields.clear();
+    let explained = gate.explain(&world, &world.requirement);
+    assert!(
+        explained
+            .checks()
+            .eq([(Check::Credential, Some(DenialKind::Missing))])
+    );
 }

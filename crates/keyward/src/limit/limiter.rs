@@ -201,15 +201,12 @@ impl Charge {
     /// `now` is the time of [`Clock::boot`](crate::Clock::boot).
     #[must_use]
     pub fn take_here(mut self, now: Duration) -> Taken {
-        let (cost, now) = (self.cost, nanos(now));
+        let cost = self.cost;
         // A look first, so that a bucket that refuses costs the others nothing.
-        let levels = self
-            .drawn()
-            .map(|drawn| drawn.bucket.quota(drawn.bucket.level(cost, now)));
-        let refusing = levels.filter(|quota| !quota.wait().is_zero());
-        if let Some(quota) = refusing.reduce(Quota::tighter) {
+        if let Some(quota) = self.refusal(now) {
             return Taken::Nothing(quota);
         }
+        let now = nanos(now);
         let mut tightest = match self.first.take(cost, now) {
             Ok(quota) => quota,
             Err(quota) => return Taken::Nothing(quota),
@@ -232,6 +229,16 @@ impl Charge {
                 Taken::Nothing(quota)
             }
         }
+    }
+
+    /// The bucket of this process that would refuse it for longest, if one would.
+    pub(crate) fn refusal(&self, now: Duration) -> Option<Quota> {
+        let (cost, now) = (self.cost, nanos(now));
+        let levels = self
+            .drawn()
+            .map(|drawn| drawn.bucket.quota(drawn.bucket.level(cost, now)));
+        let refusing = levels.filter(|quota| !quota.wait().is_zero());
+        refusing.reduce(Quota::tighter)
     }
 
     /// Gives back to the buckets of this process what was taken there.

@@ -120,6 +120,12 @@ impl Purse {
         }
     }
 
+    /// Whether there are fewer here, and it is believed that the store has none.
+    pub(crate) fn is_known_empty(&self, amount: u32, epoch: u32, now: u64) -> bool {
+        let (own, left) = parts(self.held.load(Ordering::Acquire));
+        own >= epoch && left < amount && now < self.empty_until.load(Ordering::Acquire)
+    }
+
     /// Spends credits that the store gives, or says why not: `Ask` when it cannot answer.
     pub(crate) async fn fetch(
         self: Arc<Self>,

@@ -1,0 +1,237 @@
+//! What each check says of a request, for a test or an operator.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::gate::judge::{Judged, judge_key};
+use crate::{DenialKind, Gate, Hint, KeyId, RequestHead, Requirement};
+
+/// A check of the gate, in the order in which they are made.
+///
+/// ```
+/// use keyward::Check;
+///
+/// assert!(Check::Known < Check::Scopes);
+/// assert_eq!(Check::Scopes.as_str(), "the scopes of the route");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Check {
+    /// Exactly one key, in one place.
+    Credential,
+    /// Of an accepted form.
+    Form,
+    /// Not too many failures from the client's address.
+    Throttle,
+    /// The memory is fresh enough.
+    Freshness,
+    /// The key is in it.
+    Known,
+    /// It is of the route's account.
+    Account,
+    /// It is not revoked, disabled or expired.
+    Alive,
+    /// Its account is not suspended.
+    AccountActive,
+    /// Its own text names its environment.
+    KeyEnvironment,
+    /// The route serves its environment.
+    Environment,
+    /// It stands where its kind may.
+    Place,
+    /// The route accepts its kind.
+    Kind,
+    /// Its account's plan includes the API.
+    Plan,
+    /// The page is on its list.
+    Origin,
+    /// It holds the scopes of the route.
+    Scopes,
+    /// Its rate limits let it pass.
+    RateLimit,
+    /// There are credits left.
+    Credits,
+}
+
+impl Check {
+    /// In words.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Credential => "one key in one place",
+            Self::Form => "its form",
+            Self::Throttle => "failures from the address",
+            Self::Freshness => "how fresh the memory is",
+            Self::Known => "a known key",
+            Self::Account => "the account of the route",
+            Self::Alive => "not revoked, disabled or expired",
+            Self::AccountActive => "an active account",
+            Self::KeyEnvironment => "the environment in its text",
+            Self::Environment => "the environment of the route",
+            Self::Place => "the place for its kind",
+            Self::Kind => "the kinds of the route",
+            Self::Plan => "a plan with the API",
+            Self::Origin => "the origins of the key",
+            Self::Scopes => "the scopes of the route",
+            Self::RateLimit => "the rate limits",
+            Self::Credits => "the credits",
+        }
+    }
+
+    /// Whether it is a route's demand, and not the key's own good.
+    pub(super) const fn is_demanded(self) -> bool {
+        matches!(self, Self::Environment | Self::Kind | Self::Scopes)
+    }
+}
+
+/// What each check says of a request. Made by [`Gate::explain`]; holds no secret.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    key: Option<(KeyId, Hint)>,
+    checks: Vec<(Check, Option<DenialKind>)>,
+    is_report_only: bool,
+}
+
+impl Explanation {
+    /// The key, where it is known.
+    #[must_use]
+    pub fn key_id(&self) -> Option<KeyId> {
+        self.key.as_ref().map(|(id, _)| *id)
+    }
+
+    /// The checks that could be made, in their order, each with why it fails.
+    ///
+    /// Without a key there is nothing to check of one, so the list ends there.
+    pub fn checks(&self) -> impl Iterator<Item = (Check, Option<DenialKind>)> {
+        self.checks.iter().copied()
+    }
+
+    /// Why the request would be refused: the first that fails and is enforced.
+    #[must_use]
+    pub fn denial(&self) -> Option<DenialKind> {
+        let enforced = |check: Check| !(self.is_report_only && check.is_demanded());
+        let mut enforced = self.checks().filter(|(check, _)| enforced(*check));
+        enforced.find_map(|(_, denial)| denial)
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((id, hint)) = &self.key {
+            writeln!(f, "{id} {hint}")?;
+        }
+        for (check, denial) in self.checks() {
+            let reported = self.is_report_only && check.is_demanded();
+            match denial {
+                None => writeln!(f, "  passes   {}", check.as_str())?,
+                Some(kind) => {
+                    let verdict = if reported { "reports" } else { "refuses" };
+                    let (check, code) = (check.as_str(), kind.code().as_str());
+                    writeln!(f, "  {verdict}  {check}: {} ({code})", kind.reason())?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Gate {
+    /// What each check says of a request, also those after the first that fails.
+    ///
+    /// It changes nothing: it counts no use and no failure, takes nothing from a limit or a balance, and
+    /// asks neither store nor limiter. So it says of a strict gate (`max_staleness(0)`) and of credits what
+    /// memory has of them, and nothing of limits that are counted elsewhere.
+    ///
+    /// ```
+    /// use keyward::{Check, DenialKind, Environment, Requirement};
+    /// # use std::sync::Arc;
+    /// # use keyward::*;
+    /// # struct Get<'a>(Option<&'a str>);
+    /// # impl RequestHead for Get<'_> {
+    /// #     fn method(&self) -> &str { "GET" }
+    /// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
+    /// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    /// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
+    /// #     }
+    /// # }
+    /// # let (replica, format) = (Replica::new(), KeyFormat::new("vhk_{env}_")?);
+    /// # let (key, acme) = (format.generate(Environment::TEST)?, AccountId::parse("acme")?);
+    /// # let (digest, now) = (Peppers::none().digest(&key), std::time::SystemTime::now());
+    /// # let (id, hint) = (KeyId::random()?, key.hint().clone());
+    /// # let record = KeyRecord::new(id, digest, hint, acme.clone(), Environment::TEST, now);
+    /// # let mut poll = replica.poll();
+    /// # poll.account(Account::new(acme));
+    /// # poll.key(&record);
+    /// # poll.finish(Revision { number: 1, nonce: 0 })?;
+    /// # let gate = Gate::builder(&replica).format(format).build()?;
+    /// # let request = Get(Some(key.expose_secret()));
+    ///
+    /// let explained = gate.explain(&request, &Requirement::new().scope("kyc")); // a test key
+    /// assert_eq!(explained.denial(), Some(DenialKind::EnvironmentMismatch));
+    /// let mut fails = explained.checks().filter_map(|(check, denial)| denial.map(|_| check));
+    /// assert!(fails.by_ref().eq([Check::Environment, Check::Scopes]));
+    /// let text = explained.to_string();
+    /// assert!(text.contains("refuses  the scopes of the route: scope missing (insufficient_scope)"));
+    /// assert!(!text.contains(key.expose_secret()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn explain<R: RequestHead>(&self, request: &R, requirement: &Requirement) -> Explanation {
+        let mut explanation = Explanation {
+            key: None,
+            checks: Vec::new(),
+            is_report_only: requirement.is_report_only(),
+        };
+        // The list ends where there is nothing more to check.
+        let _: Judged = self.explain_into(&mut explanation, request, requirement);
+        explanation
+    }
+
+    fn explain_into<R: RequestHead>(
+        &self,
+        explanation: &mut Explanation,
+        request: &R,
+        requirement: &Requirement,
+    ) -> Judged {
+        let Explanation { key, checks, .. } = explanation;
+        let mut see = |check, outcome: Result<(), DenialKind>| {
+            checks.push((check, outcome.err()));
+            Judged::Continue(())
+        };
+        let presented = match self.present(request, requirement) {
+            Ok(Some(presented)) => presented,
+            Ok(None) => return see(Check::Credential, Ok(())),
+            Err(DenialKind::Malformed) => {
+                see(Check::Credential, Ok(()))?;
+                return see(Check::Form, Err(DenialKind::Malformed));
+            }
+            Err(kind) => return see(Check::Credential, Err(kind)),
+        };
+        see(Check::Credential, Ok(()))?;
+        see(Check::Form, Ok(()))?;
+        if let Some(throttle) = &self.inner.throttle {
+            let admitted = throttle.admit(request).map(drop);
+            see(Check::Throttle, admitted.map_err(|(kind, _)| kind))?;
+        }
+        let strict = self.inner.max_staleness.is_zero();
+        let max_staleness = if strict {
+            Duration::MAX
+        } else {
+            self.inner.max_staleness
+        };
+        let fresh = match self.look(&presented, max_staleness) {
+            Err(DenialKind::Unavailable) => Err(DenialKind::Unavailable),
+            _ => Ok(()),
+        };
+        see(Check::Freshness, fresh)?;
+        let found = self.look(&presented, Duration::MAX);
+        let (entry, now) = match found {
+            Ok((_, entry, now)) => (entry, now),
+            Err(kind) => return see(Check::Known, Err(kind)),
+        };
+        see(Check::Known, Ok(()))?;
+        *key = Some((entry.id, entry.hint()));
+        judge_key(&entry, now.unix(), &presented, requirement, &mut see)?;
+        self.judge_use(&entry, presented.location, request, requirement, &mut see)?;
+        self.explain_charge(&entry, requirement, now.boot(), &mut see)
+    }
+}

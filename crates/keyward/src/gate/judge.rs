@@ -1,0 +1,104 @@
+//! The checks of a proved key, each in its place.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use crate::gate::gate::Presented;
+use crate::origin::OriginRefusal;
+use crate::store::entry::Entry;
+use crate::{Check, DenialKind, Gate, OriginPolicy, RequestHead, Requirement, ScopeCatalog};
+
+/// What comes of a check: go on, or refuse.
+pub(super) type Judged = ControlFlow<DenialKind>;
+
+/// The outcome of a check: it goes on when it is good, and may when it is not.
+pub(super) trait See: FnMut(Check, Result<(), DenialKind>) -> Judged {}
+
+impl<F: FnMut(Check, Result<(), DenialKind>) -> Judged> See for F {}
+
+/// Refuses at the first check that fails, unless that is only to be reported.
+pub(super) fn enforce<'a>(
+    requirement: &'a Requirement,
+    reported: &'a mut Option<DenialKind>,
+) -> impl See + 'a {
+    |check, outcome| match outcome {
+        Ok(()) => Judged::Continue(()),
+        Err(kind) if requirement.is_report_only() && check.is_demanded() => {
+            reported.get_or_insert(kind);
+            Judged::Continue(())
+        }
+        Err(kind) => Judged::Break(kind),
+    }
+}
+
+/// Rows 42 to 61, in that order: the key itself, and what its own text says.
+pub(super) fn judge_key(
+    entry: &Entry,
+    now: Duration,
+    presented: &Presented<'_>,
+    requirement: &Requirement,
+    see: &mut impl See,
+) -> Judged {
+    let own = requirement.is_for(&entry.group.account);
+    see(Check::Account, own.or(DenialKind::ForeignAccount))?;
+    see(Check::Alive, entry.dead(now).map_or(Ok(()), Err))?;
+    let active = entry.group.is_active();
+    see(Check::AccountActive, active.or(DenialKind::AccountInactive))?;
+    let in_text = presented.environment;
+    let agrees = in_text.is_none_or(|in_text| in_text == entry.group.environment);
+    see(
+        Check::KeyEnvironment,
+        agrees.or(DenialKind::EnvironmentMismatch),
+    )
+}
+
+impl Gate {
+    /// Rows 61 to 80, in that order: what the route asks for.
+    pub(super) fn judge_use<R: RequestHead>(
+        &self,
+        entry: &Entry,
+        location: u8,
+        request: &R,
+        requirement: &Requirement,
+        see: &mut impl See,
+    ) -> Judged {
+        let serves = requirement.serves(entry.group.environment);
+        see(
+            Check::Environment,
+            serves.or(DenialKind::EnvironmentMismatch),
+        )?;
+        let place = self.inner.locations.get(usize::from(location));
+        let placed = place.is_some_and(|place| place.accepts() == entry.kind);
+        see(Check::Place, placed.or(DenialKind::KindMisplaced))?;
+        let accepts = requirement.accepts(entry.kind);
+        see(Check::Kind, accepts.or(DenialKind::KindNotAccepted))?;
+        let access = entry.group.has_api_access();
+        see(Check::Plan, access.or(DenialKind::NoApiAccess))?;
+        let origins = &entry.grant.origins;
+        let listed = match origins {
+            OriginPolicy::Any => Ok(()),
+            OriginPolicy::Listed(_) => origins.judge(request.values("origin")),
+        };
+        let listed = listed.map_err(|refusal| match refusal {
+            OriginRefusal::Missing => DenialKind::OriginMissing,
+            OriginRefusal::NotAllowed => DenialKind::OriginNotAllowed,
+        });
+        see(Check::Origin, listed)?;
+        let met = match &self.inner.catalog {
+            Some(catalog) => requirement.is_met_by(&entry.grant.scopes, catalog),
+            None => requirement.is_met_by(&entry.grant.scopes, &ScopeCatalog::default()),
+        };
+        see(Check::Scopes, met.or(DenialKind::ScopeMissing))
+    }
+}
+
+trait Or {
+    /// This is so, or the request is refused.
+    fn or(self, kind: DenialKind) -> Result<(), DenialKind>;
+}
+
+impl Or for bool {
+    fn or(self, kind: DenialKind) -> Result<(), DenialKind> {
+        if self { Ok(()) } else { Err(kind) }
+    }
+}
