@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::gate::gate::Inner;
 use crate::{
-    ErrorCode, ForeignFormat, Gate, KeyField, KeyFormat, KeyLocation, Peppers, Replica, Replies,
+    Cors, ErrorCode, ForeignFormat, Gate, KeyField, KeyFormat, KeyLocation, Peppers, Replica, Replies,
     Reply, ScopeCatalog,
 };
 
@@ -50,6 +50,7 @@ pub struct GateBuilder {
     max_staleness: Duration,
     forwards_key: bool,
     counts_usage: bool,
+    cors: Option<Cors>,
 }
 
 impl GateBuilder {
@@ -66,6 +67,7 @@ impl GateBuilder {
             max_staleness: Duration::from_secs(30),
             forwards_key: false,
             counts_usage: true,
+            cors: None,
         }
     }
 
@@ -135,12 +137,18 @@ impl GateBuilder {
         self
     }
 
+    /// Lets pages of other origins call and read the answers, as [`Cors`] says. Off by default.
+    pub fn cors(mut self, cors: Cors) -> Self {
+        self.cors = Some(cors);
+        self
+    }
+
     /// The gate.
     ///
     /// # Errors
     /// When there is no format, two locations could claim the same text, there are more than 16
-    /// locations, the realm or the body's content type cannot stand in a field, or a status is mapped
-    /// out of its class.
+    /// locations, the realm or the body's content type cannot stand in a field, a status is mapped
+    /// out of its class, or a method or field name of the CORS fields is none.
     pub fn build(mut self) -> Result<Gate, GateError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         if self.locations.is_empty() {
@@ -153,7 +161,14 @@ impl GateBuilder {
             replies,
             ..
         } = &self;
-        let render = |code| Arc::new(replies.render(code, realm, locations, None));
+        let readable = self.cors.as_ref().map(Cors::readable);
+        let render = |code| {
+            let mut reply = replies.render(code, realm, locations, None);
+            if let Some(readable) = &readable {
+                readable.mark(&mut reply);
+            }
+            Arc::new(reply)
+        };
         let rendered = ErrorCode::ALL.map(render).into();
         let key_field = |location: &KeyLocation| {
             let field = location.field().into();
@@ -168,7 +183,11 @@ impl GateBuilder {
                 id: NEXT.fetch_add(1, Ordering::Relaxed),
                 key_fields: locations.iter().map(key_field).collect(),
                 rendered,
-                preflight: Arc::new(Reply::new(204, Vec::new())),
+                preflight: Arc::new(match &self.cors {
+                    Some(cors) => cors.preflight(locations),
+                    None => Reply::new(204, Vec::new()),
+                }),
+                readable,
                 replica: self.replica,
                 formats: self.formats,
                 foreign: self.foreign,
@@ -198,6 +217,8 @@ impl GateBuilder {
             GateErrorKind::Realm
         } else if !self.replies.are_valid() {
             GateErrorKind::Replies
+        } else if self.cors.as_ref().is_some_and(|cors| !cors.is_valid()) {
+            GateErrorKind::Cors
         } else {
             return Ok(());
         };
@@ -235,6 +256,7 @@ impl fmt::Display for GateError {
             GateErrorKind::Replies => {
                 "a status is mapped out of its class, or the content type cannot stand in a field"
             }
+            GateErrorKind::Cors => "a method or a field name of the CORS fields is not a token",
         })
     }
 }
@@ -253,6 +275,8 @@ pub enum GateErrorKind {
     Realm,
     /// A status is mapped out of its class, or the content type cannot be sent.
     Replies,
+    /// A method or a field name of the CORS fields is not a token, or there is no method.
+    Cors,
 }
 
 #[cfg(test)]
@@ -280,5 +304,7 @@ mod tests {
         assert_eq!(kind(builder().realm("a\r\nb")), GateErrorKind::Realm);
         let ok = Replies::default().status(ErrorCode::MissingApiKey, 200);
         assert_eq!(kind(builder().replies(ok)), GateErrorKind::Replies);
+        let field = Cors::new().request_field("x y");
+        assert_eq!(kind(builder().cors(field)), GateErrorKind::Cors);
     }
 }

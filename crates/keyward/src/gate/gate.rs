@@ -7,6 +7,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::gate::builder::GateBuilder;
+use crate::gate::cors::Readable;
 use crate::key::format::MAX_KEY_LEN;
 use crate::origin::OriginRefusal;
 use crate::request::credential::Credential;
@@ -23,7 +24,8 @@ use crate::{
 ///
 /// A clone is another handle to the same gate. The checks and their order:
 ///
-/// 1. a CORS preflight is answered here, 204, with `cache-control: no-store` and nothing else;
+/// 1. a CORS preflight is answered here, 204, with `cache-control: no-store` and what
+///    [`Cors`](crate::Cors) says, if the gate has any;
 /// 2. exactly one key, of an accepted format, in an accepted location (401, 400);
 /// 3. the replica is fresh enough (503), the key is in it, and is of the route's account (401);
 /// 4. the key is not revoked, disabled or expired (401);
@@ -80,6 +82,8 @@ pub(crate) struct Inner {
     /// One for every code, at its place.
     pub(crate) rendered: Vec<Arc<Reply>>,
     pub(crate) preflight: Arc<Reply>,
+    /// Where pages of other origins may read the answers.
+    pub(crate) readable: Option<Readable>,
     pub(crate) peppers: Peppers,
     pub(crate) catalog: Option<ScopeCatalog>,
     pub(crate) max_staleness: Duration,
@@ -370,6 +374,7 @@ impl Gate {
     fn admit(&self, principal: Principal) -> Verdict {
         note(&principal);
         let location = usize::from(principal.location);
+        let by_origin = principal.entry.origins.is_some() && self.inner.readable.is_some();
         let own_field = |at: &KeyLocation| at.field() != "authorization";
         let place = self.inner.locations.get(location);
         let key_field = self.inner.key_fields.get(location);
@@ -378,6 +383,8 @@ impl Gate {
             key_field: key_field.cloned().unwrap_or(KeyField::None),
             finish: Finish {
                 private: place.is_some_and(own_field),
+                readable: self.inner.readable.clone(),
+                by_origin,
             },
         })
     }
@@ -388,7 +395,10 @@ impl Gate {
                 self.rendered(ErrorCode::MissingApiKey),
             ))),
             key_field: KeyField::None,
-            finish: Finish::default(),
+            finish: Finish {
+                readable: self.inner.readable.clone(),
+                ..Finish::default()
+            },
         })
     }
 
@@ -408,7 +418,11 @@ impl Gate {
                 replies,
                 ..
             } = &*self.inner;
-            Arc::new(replies.render(code, realm, locations, Some(requirement)))
+            let mut reply = replies.render(code, realm, locations, Some(requirement));
+            if let Some(readable) = &self.inner.readable {
+                readable.mark(&mut reply);
+            }
+            Arc::new(reply)
         } else {
             self.rendered(code)
         };
