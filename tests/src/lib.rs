@@ -6,6 +6,8 @@ struct Readme;
 
 #[cfg(test)]
 mod allocations;
+#[cfg(test)]
+mod cors;
 /// What the life of keys promises, as core tests it over memory, here over SQLite.
 #[cfg(test)]
 #[path = "../../crates/keyward/src/admin/tests.rs"]

@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use keyward::conformance::block_on;
 use keyward::{
-    Account, AccountId, AccountStatus, Alphabet, Commit, DetailJson, Environment, ErrorCode,
-    ErrorJson, ErrorMessageJson, Gate, KeyFormat, KeyId, KeyKind, KeyLocation, KeyRecord,
-    KeyStatus, ManualClock, MemoryStore, OriginPolicy, Peppers, Replica, Replies, Requirement,
-    ScopeCatalog, Scopes, Store,
+    Account, AccountId, AccountStatus, Alphabet, Commit, Cors, DetailJson, Environment, ErrorCode,
+    ErrorJson, ErrorMessageJson, Gate, GateBuilder, KeyFormat, KeyId, KeyKind, KeyLocation,
+    KeyRecord, KeyStatus, ManualClock, MemoryStore, OriginPolicy, Peppers, Replica, Replies,
+    Requirement, ScopeCatalog, Scopes, Store,
 };
 
 /// The time at which everything happens.
@@ -20,16 +20,22 @@ pub struct Service {
     pub store: Arc<MemoryStore>,
     pub keys: HashMap<&'static str, String>,
     pub routes: Vec<(&'static str, Gate, Requirement)>,
+    cors: Option<Cors>,
 }
 
 impl Service {
     pub fn new() -> Self {
+        Self::with_cors(None)
+    }
+
+    pub fn with_cors(cors: Option<Cors>) -> Self {
         let clock = Arc::new(ManualClock::at(NOW));
         let store = Arc::new(MemoryStore::with_clock(clock));
         let mut service = Self {
             store,
             keys: HashMap::new(),
             routes: Vec::new(),
+            cors,
         };
         service.open_accounts();
         service.make_keys();
@@ -137,6 +143,14 @@ impl Service {
         block_on(self.store.commit(commit)).unwrap();
     }
 
+    fn builder(&self, replica: &Replica) -> GateBuilder {
+        let builder = Gate::builder(replica);
+        match &self.cors {
+            Some(cors) => builder.cors(cors.clone()),
+            None => builder,
+        }
+    }
+
     fn draw_routes(&mut self) {
         let implied = ["kyc", "kyc_plus", "reports.read"];
         let catalog = ScopeCatalog::new(implied)
@@ -144,7 +158,7 @@ impl Service {
             .implying("hybrid", implied)
             .unwrap();
         let main = || {
-            Gate::builder(self.store.replica())
+            self.builder(self.store.replica())
                 .format(format("vhk_{env}_"))
                 .location(KeyLocation::x_api_key())
                 .location(KeyLocation::bearer())
@@ -156,7 +170,8 @@ impl Service {
         let any = Requirement::new;
         let account = AccountId::parse("acme").unwrap();
         let staging = Environment::parse("staging").unwrap();
-        let stale = Gate::builder(&Replica::new())
+        let stale = self
+            .builder(&Replica::new())
             .format(format("vhk_{env}_"))
             .build()
             .unwrap();
@@ -179,7 +194,8 @@ impl Service {
         let cs = Replies::new(DetailJson)
             .text(ErrorCode::MissingApiKey, "Invalid user credentials")
             .text(ErrorCode::InvalidApiKey, "Invalid user credentials");
-        let cs = Gate::builder(self.store.replica())
+        let cs = self
+            .builder(self.store.replica())
             .format(format("cs_"))
             .location(KeyLocation::raw_authorization())
             .replies(cs)
@@ -189,7 +205,8 @@ impl Service {
             .text(ErrorCode::MissingApiKey, "Invalid or missing API key")
             .text(ErrorCode::InvalidApiKey, "Invalid or missing API key")
             .status(ErrorCode::AccountInactive, 402);
-        let sk = Gate::builder(self.store.replica())
+        let sk = self
+            .builder(self.store.replica())
             .format(format("sk_live_"))
             .location(KeyLocation::header("X-Helios-Key").unwrap())
             .realm("helios")

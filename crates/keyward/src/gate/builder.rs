@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::gate::gate::Inner;
 use crate::{
-    Cors, ErrorCode, ForeignFormat, Gate, KeyField, KeyFormat, KeyLocation, Peppers, Replica, Replies,
-    Reply, ScopeCatalog,
+    Cors, ErrorCode, ForeignFormat, Gate, KeyField, KeyFormat, KeyLocation, Peppers, Replica,
+    Replies, Reply, ScopeCatalog,
 };
 
 /// Puts a gate together; made by [`Gate::builder`].

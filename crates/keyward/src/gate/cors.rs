@@ -133,9 +133,7 @@ impl Cors {
         let methods = self.methods.iter();
         let mut all = methods.chain(&self.request_fields);
         let is_token = |name: &String| check_token("name", name).is_ok();
-        !self.methods.is_empty()
-            && all.all(is_token)
-            && self.response_fields.iter().all(is_token)
+        !self.methods.is_empty() && all.all(is_token) && self.response_fields.iter().all(is_token)
     }
 
     /// The answer to every preflight.
@@ -242,7 +240,9 @@ mod tests {
     }
 
     fn head(lines: &[(&'static str, &str)]) -> Head {
-        let own = lines.iter().map(|(name, value)| (*name, (*value).to_owned()));
+        let own = lines
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned()));
         Head(own.collect())
     }
 
