@@ -8,7 +8,7 @@ use crate::admin::list::in_whole_seconds;
 use crate::admin::rules::earlier;
 use crate::{
     Account, ActiveKeys, Actor, AdminError, AdminErrorKind, AuditAction, Commit, CreateToken,
-    CreatedKey, Hint, KeyAdmin, KeyDigest, KeyId, KeyRecord, NewKey, Permission,
+    CreatedKey, Hint, KeyAdmin, KeyDigest, KeyId, KeyRecord, NewKey, OriginPolicy, Permission,
 };
 
 impl KeyAdmin {
@@ -175,6 +175,9 @@ impl KeyAdmin {
         record.epoch = account.epoch(new.environment);
         record.expires_at = self.expiry(new.expires_at, now)?;
         self.check_scopes(&record)?;
+        new.origin_exceptions
+            .check(&record.origins, record.environment, &OriginPolicy::Any)
+            .map_err(AdminError::origins)?;
         if holder.is_some_and(|holder| !self.is_within(&record, holder)) {
             return Err(AdminErrorKind::TooWide.into());
         }

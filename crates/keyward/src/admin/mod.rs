@@ -12,6 +12,7 @@ pub(crate) mod change;
 mod create;
 pub(crate) mod error;
 pub(crate) mod list;
+pub(crate) mod origins;
 mod read;
 mod revoke;
 mod rotate;

@@ -42,6 +42,10 @@ impl KeyAdmin {
                     self.check_scopes(record)?;
                 }
                 if let Some(origins) = &change.origins {
+                    change
+                        .origin_exceptions
+                        .check(origins, record.environment, &record.origins)
+                        .map_err(AdminError::origins)?;
                     record.origins = origins.clone();
                 }
                 record.rate_limit = change.rate_limit.unwrap_or(record.rate_limit);
@@ -52,7 +56,7 @@ impl KeyAdmin {
                 if mine && (narrower || permitted.may_create) {
                     Ok(())
                 } else {
-                    Err(AdminErrorKind::TooWide)
+                    Err(AdminErrorKind::TooWide.into())
                 }
             },
         )
@@ -92,14 +96,14 @@ impl KeyAdmin {
             "",
             |record, account, permitted| {
                 if record.state(account, self.now()) == KeyState::Revoked {
-                    return Err(AdminErrorKind::Revoked);
+                    return Err(AdminErrorKind::Revoked.into());
                 }
                 // To switch a key on is to hand on what it can do.
                 let mine = permitted
                     .holder()
                     .is_none_or(|holder| self.is_within(record, holder));
                 if to == KeyStatus::Active && !mine {
-                    return Err(AdminErrorKind::TooWide);
+                    return Err(AdminErrorKind::TooWide.into());
                 }
                 record.status = to;
                 Ok(())
@@ -116,7 +120,7 @@ impl KeyAdmin {
         action: AuditAction,
         id: KeyId,
         reason: &str,
-        change: impl Fn(&mut KeyRecord, &Account, &Permitted) -> Result<(), AdminErrorKind>,
+        change: impl Fn(&mut KeyRecord, &Account, &Permitted) -> Result<(), AdminError>,
     ) -> Result<KeyView, AdminError> {
         let mut line = self.line(actor, action);
         line.key = Some(id);
@@ -125,7 +129,7 @@ impl KeyAdmin {
             let (mut record, account, permitted) = self.or_note(line.clone(), found).await?;
             line.account = Some(account.id.clone());
             let before = record.clone();
-            let changed = change(&mut record, &account, &permitted).map_err(AdminError::from);
+            let changed = change(&mut record, &account, &permitted);
             self.or_note(line.clone(), changed).await?;
             reason.clone_into(&mut line.reason);
             let keys = if record == before {
