@@ -4,8 +4,14 @@
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/browser.md")]
+struct Browser;
+
 #[cfg(test)]
 mod allocations;
+#[cfg(test)]
+mod browser;
 #[cfg(test)]
 mod cors;
 /// What the life of keys promises, as core tests it over memory, here over SQLite.
