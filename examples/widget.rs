@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, HOST, ORIGIN};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::Html;
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -52,7 +52,7 @@ struct Demo {
 }
 
 /// The service and the pages of its customers, told apart by their host; and what to try in a shell.
-async fn service(port: u16) -> Result<(Router, Vec<String>), Box<dyn Error>> {
+pub async fn service(port: u16) -> Result<(Router, Vec<String>), Box<dyn Error>> {
     let format = KeyFormat::new("demo_{env}_")?;
     let store = Arc::new(MemoryStore::new());
     let gate = Gate::builder(store.replica())
@@ -141,13 +141,13 @@ async fn page(State(demo): State<Demo>, fields: HeaderMap) -> Html<String> {
     Html(if host.starts_with(b"shop.") {
         demo.page.replace("{name}", "Vine &amp; Barrel")
     } else if host.starts_with(b"copycat.") {
-        demo.page.replace("{name}", "Vine &amp; Barell, a copy")
+        demo.page.replace("{name}", "Vine &amp; Barrel, copied")
     } else {
         demo.stage
     })
 }
 
-async fn script() -> ([(axum::http::HeaderName, &'static str); 1], &'static str) {
+async fn script() -> ([(HeaderName, &'static str); 1], &'static str) {
     let fields = [(CONTENT_TYPE, "text/javascript; charset=utf-8")];
     (fields, include_str!("widget/widget.js"))
 }

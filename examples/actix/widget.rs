@@ -49,7 +49,7 @@ struct Demo {
 }
 
 /// The service and the pages of its customers, told apart by their host; and what to try in a shell.
-async fn service(
+pub async fn service(
     port: u16,
 ) -> Result<
     (
@@ -148,7 +148,7 @@ async fn page(demo: Data<Demo>, request: HttpRequest) -> HttpResponse {
     let page = if host.starts_with(b"shop.") {
         demo.page.replace("{name}", "Vine &amp; Barrel")
     } else if host.starts_with(b"copycat.") {
-        demo.page.replace("{name}", "Vine &amp; Barell, a copy")
+        demo.page.replace("{name}", "Vine &amp; Barrel, copied")
     } else {
         demo.stage.clone()
     };

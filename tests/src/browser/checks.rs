@@ -178,13 +178,16 @@ async fn subdomains_pass_and_the_apex_and_look_alikes_do_not(world: Arc<World>) 
 }
 
 async fn any_port_passes_where_the_pattern_says_so(world: Arc<World>) {
-    for (key, port, status) in [("ports", 0, 200), ("ports", 1, 200), ("listed", 1, 403)] {
-        world
-            .browser
-            .open(&world.site.url_at(port, "shop", "/page"))
-            .await;
+    for (key, port, host, status) in [
+        ("ports", 0, "shop", 200),
+        ("ports", 1, "shop", 200),
+        ("listed", 1, "shop", 403),
+        ("subdomains", 1, "eu.shop", 403),
+    ] {
+        let page = world.site.url_at(port, host, "/page");
+        world.browser.open(&page).await;
         let answer = world.ask_again(key, "/widget", "GET", Value::Null).await;
-        assert_eq!(answer["status"], status, "{key} {port}: {answer}");
+        assert_eq!(answer["status"], status, "{key} {page}: {answer}");
     }
 }
 

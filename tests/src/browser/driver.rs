@@ -56,10 +56,10 @@ impl Browser {
     /// What an asynchronous function of the page gives that has these arguments, under their names.
     pub async fn run(&self, body: &str, arguments: &[(&str, &str)]) -> Value {
         let names: Vec<_> = arguments.iter().map(|(name, _)| *name).collect();
+        let names: String = names.iter().map(|name| format!("{name}, ")).collect();
         let script = format!(
-            "const [{}, done] = arguments; (async () => {{ {body} }})()\
-             .then(done, error => done({{ error: String(error) }}));",
-            names.join(", ")
+            "const [{names}done] = arguments; (async () => {{ {body} }})()\
+             .then(done, error => done({{ error: String(error) }}));"
         );
         let values = arguments.iter().map(|(_, value)| json!(value)).collect();
         self.client.execute_async(&script, values).await.unwrap()

@@ -6,5 +6,6 @@
 
 mod checks;
 mod driver;
+mod example;
 mod kinds;
 mod site;
