@@ -52,7 +52,7 @@ struct Demo {
 }
 
 /// The service and the pages of its customers, told apart by their host; and what to try in a shell.
-pub async fn service(port: u16) -> Result<(Router, Vec<String>), Box<dyn Error>> {
+pub(crate) async fn service(port: u16) -> Result<(Router, Vec<String>), Box<dyn Error>> {
     let format = KeyFormat::new("demo_{env}_")?;
     let store = Arc::new(MemoryStore::new());
     let gate = Gate::builder(store.replica())

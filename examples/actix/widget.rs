@@ -49,7 +49,7 @@ struct Demo {
 }
 
 /// The service and the pages of its customers, told apart by their host; and what to try in a shell.
-pub async fn service(
+pub(crate) async fn service(
     port: u16,
 ) -> Result<
     (

@@ -29,8 +29,8 @@ impl Browser {
             .unwrap();
             return None;
         }
-        let (driver, port) = drive();
         let profile = tempfile::tempdir().unwrap();
+        let (driver, port) = drive(&profile);
         let mut capabilities = serde_json::Map::new();
         let options = json!({ "args": arguments(&profile) });
         capabilities.insert("goog:chromeOptions".to_owned(), options);
@@ -83,9 +83,10 @@ impl Drop for Starting {
 }
 
 /// Starts the driver on a free port.
-fn drive() -> (Child, u16) {
+fn drive(files: &TempDir) -> (Child, u16) {
     let mut driver = Command::new("chromedriver")
         .arg("--port=0")
+        .env("TMPDIR", files.path())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         // The browser is in it too, so that it ends with its driver.
@@ -112,9 +113,14 @@ fn stop(driver: &mut Child) {
 }
 
 fn arguments(profile: &TempDir) -> Vec<String> {
-    let profile = format!("--user-data-dir={}", profile.path().display());
+    let profile = format!(
+        "--user-data-dir={}",
+        profile.path().join("profile").display()
+    );
     let arguments = [
         "--headless",
+        // Keeps what it loads in memory: `scripts/test` looks for keys in files.
+        "--incognito",
         "--no-sandbox",
         "--disable-gpu",
         "--disable-quic",

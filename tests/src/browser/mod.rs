@@ -1,4 +1,4 @@
-//! Keys in a real browser: headless Chromium, driven through WebDriver, against both stacks.
+//! Keys in a real browser: headless Chromium, driven through `WebDriver`, on both stacks.
 //!
 //! Pages and services are `*.localhost` names on two ports of this machine, which Chromium resolves
 //! by itself. Without Chromium and its driver these tests fail; with `KEYWARD_NO_BROWSER` set they
