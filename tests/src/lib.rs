@@ -18,6 +18,10 @@ mod cors;
 #[cfg(test)]
 #[path = "../../crates/keyward/src/admin/tests.rs"]
 mod life;
+/// What limits and credits promise, likewise.
+#[cfg(test)]
+#[path = "../../crates/keyward/src/limit/tests.rs"]
+mod limits;
 #[cfg(test)]
 mod parity;
 #[cfg(test)]

@@ -92,7 +92,7 @@ impl Waiting {
         })
         .unwrap();
         let (ask, asked) = mpsc::channel();
-        replica.on_demand(move || ask.send(()).is_ok());
+        replica.on_demand(move |_| ask.send(()).is_ok());
         let gate = Gate::builder(&replica)
             .format(format)
             .max_staleness(Duration::ZERO);

@@ -30,16 +30,20 @@ impl RequestHead for Head<'_> {
 /// Hands a request on as the gate says; `None` when it is shared and its key cannot be removed.
 pub(crate) fn admit(admitted: Admitted, request: &mut ServiceRequest) -> Option<Finish> {
     // First, so that a request that is refused after all has got no principal.
-    match admitted.key_field {
-        KeyField::None => {}
-        KeyField::Remove(field) => {
-            headers_mut(request)?.remove(&*field);
-        }
-        KeyField::MarkSensitive(field) => {
-            if let Some(value) = headers_mut(request)?.get_mut(&*field) {
+    let key_field = match admitted.key_field {
+        KeyField::None => Some(()),
+        KeyField::Remove(field) => headers_mut(request).map(|fields| {
+            fields.remove(&*field);
+        }),
+        KeyField::MarkSensitive(field) => headers_mut(request).map(|fields| {
+            if let Some(value) = fields.get_mut(&*field) {
                 value.set_sensitive(true);
             }
-        }
+        }),
+    };
+    if key_field.is_none() {
+        admitted.finish.give_back();
+        return None;
     }
     let mut extensions = request.extensions_mut();
     match admitted.access {

@@ -282,7 +282,7 @@ mod tests {
         let replica = Replica::new();
         let polls = Arc::new(AtomicU64::new(0));
         let (feed, asked) = (replica.clone(), Arc::clone(&polls));
-        replica.on_demand(move || {
+        replica.on_demand(move |_| {
             let number = asked.fetch_add(1, Ordering::Relaxed) + 1;
             let (feed, record) = (feed.clone(), record.clone());
             thread::spawn(move || {

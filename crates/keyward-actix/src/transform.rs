@@ -65,9 +65,9 @@ impl RequireKey {
     /// Demands this, instead of what was demanded so far.
     ///
     /// # Panics
-    /// When the gate has a catalog that does not know a scope.
+    /// When no key could meet it: [`Gate::assert_meetable`].
     pub fn requirement(mut self, requirement: Requirement) -> Self {
-        self.gate.assert_knows(&requirement);
+        self.gate.assert_meetable(&requirement);
         self.requirement = Arc::new(requirement);
         self
     }
@@ -120,6 +120,19 @@ impl RequireKey {
     /// Accepts only keys of this account; any other is answered like an unknown one.
     pub fn account(self, account: AccountId) -> Self {
         self.also(|requirement| requirement.account(account))
+    }
+
+    /// Counts for so many requests in the key's rate limits, instead of one. 0 is free.
+    ///
+    /// # Panics
+    /// When it is more than a limit of the gate's lets pass at once.
+    pub fn cost(self, cost: u32) -> Self {
+        self.also(|requirement| requirement.cost(cost))
+    }
+
+    /// Spends so many credits of a live key, instead of one. 0 is free.
+    pub fn credits(self, credits: u32) -> Self {
+        self.also(|requirement| requirement.credits(credits))
     }
 
     /// Lets a request without any key pass as anonymous. A key that is there must be good.

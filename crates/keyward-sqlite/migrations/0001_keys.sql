@@ -32,7 +32,17 @@ CREATE TABLE keyward_account (
     ),
     -- How often all its keys were revoked.
     revoked_all INTEGER NOT NULL DEFAULT 0
-        CHECK (typeof(revoked_all) = 'integer' AND revoked_all BETWEEN 0 AND 4294967295)
+        CHECK (typeof(revoked_all) = 'integer' AND revoked_all BETWEEN 0 AND 4294967295),
+    -- Each count/seconds;burst, with spaces between them: of each key that has none of its own, and of
+    -- all keys of an environment together.
+    rate_limits TEXT NOT NULL DEFAULT ''
+        CHECK (typeof(rate_limits) = 'text' AND rate_limits NOT GLOB '*[^0-9/; ]*'),
+    shared_rate_limits TEXT NOT NULL DEFAULT ''
+        CHECK (typeof(shared_rate_limits) = 'text' AND shared_rate_limits NOT GLOB '*[^0-9/; ]*'),
+    -- The epoch of its balance in keyward_credit; NULL: its keys are not limited by credits.
+    credits INTEGER CHECK (
+        credits IS NULL OR typeof(credits) = 'integer' AND credits BETWEEN 1 AND 4294967295
+    )
 ) WITHOUT ROWID;
 
 -- How often all keys of an environment were revoked. A key whose epoch is below the sum of this and
@@ -78,11 +88,12 @@ CREATE TABLE keyward_key (
     origins TEXT CHECK (origins IS NULL OR typeof(origins) = 'text' AND trim(origins) <> ''),
     -- Whether a call without Origin passes where origins are listed.
     no_origin INTEGER NOT NULL DEFAULT 0 CHECK (no_origin IN (0, 1)),
-    -- count/seconds;burst; NULL: none.
-    rate_limit TEXT CHECK (
-        rate_limit IS NULL
-        OR typeof(rate_limit) = 'text'
-        AND rate_limit GLOB '[1-9]*/[1-9]*;[1-9]*' AND rate_limit NOT GLOB '*[^0-9/;]*'
+    -- Each count/seconds;burst, with spaces between them.
+    rate_limits TEXT NOT NULL DEFAULT ''
+        CHECK (typeof(rate_limits) = 'text' AND rate_limits NOT GLOB '*[^0-9/; ]*'),
+    -- The epoch of its own balance in keyward_credit; NULL: it spends its account's.
+    credits INTEGER CHECK (
+        credits IS NULL OR typeof(credits) = 'integer' AND credits BETWEEN 1 AND 4294967295
     ),
     -- A JSON object.
     metadata TEXT NOT NULL DEFAULT '{}'
@@ -121,6 +132,22 @@ CREATE INDEX keyward_key_by_account ON keyward_key (account, max(created_at, 0),
 -- those that work looks at them.
 CREATE INDEX keyward_key_not_revoked ON keyward_key (account, max(created_at, 0), id)
     WHERE status <> 'revoked';
+
+-- What is left to be spent: of an account ('account:' and its id) or of a chain of rotations (the id of
+-- its first key). Without triggers: that credits are spent is no change of a key. What a process has
+-- taken out and not spent is not in it.
+CREATE TABLE keyward_credit (
+    owner TEXT PRIMARY KEY NOT NULL CHECK (
+        typeof(owner) = 'text' AND (owner GLOB 'account:?*' OR owner GLOB 'key_*')
+    ),
+    -- Grows whenever the balance is replaced: what was taken out before is void.
+    epoch INTEGER NOT NULL CHECK (typeof(epoch) = 'integer' AND epoch BETWEEN 1 AND 4294967295),
+    remaining INTEGER NOT NULL CHECK (typeof(remaining) = 'integer' AND remaining >= 0),
+    -- What the balance is replaced by, and when; NULL: nothing.
+    refill_at INTEGER CHECK (refill_at IS NULL OR typeof(refill_at) = 'integer'),
+    refill_to INTEGER CHECK (refill_to IS NULL OR typeof(refill_to) = 'integer' AND refill_to >= 0),
+    CHECK ((refill_at IS NULL) = (refill_to IS NULL))
+) WITHOUT ROWID;
 
 -- By which a create that is repeated finds its key.
 CREATE TABLE keyward_token (
@@ -170,6 +197,8 @@ CREATE TABLE keyward_usage (
     hour INTEGER NOT NULL CHECK (typeof(hour) = 'integer'),
     admitted INTEGER NOT NULL CHECK (typeof(admitted) = 'integer' AND admitted >= 0),
     refused INTEGER NOT NULL CHECK (typeof(refused) = 'integer' AND refused >= 0),
+    -- Of whatever the service sells, as it has recorded them.
+    units INTEGER NOT NULL DEFAULT 0 CHECK (typeof(units) = 'integer' AND units >= 0),
     PRIMARY KEY (key, hour)
 ) WITHOUT ROWID;
 
@@ -195,7 +224,7 @@ BEGIN
 END;
 
 CREATE TRIGGER keyward_account_updated AFTER UPDATE OF
-    id, status, api_access, max_active_keys, revoked_all
+    id, status, api_access, max_active_keys, revoked_all, rate_limits, shared_rate_limits, credits
 ON keyward_account
 BEGIN
     INSERT INTO keyward_revision (nonce) VALUES (random());
@@ -233,7 +262,7 @@ END;
 
 CREATE TRIGGER keyward_key_updated AFTER UPDATE OF
     id, digest_scheme, digest, redigested, hint, name, account, environment, kind, scopes, origins,
-    no_origin, rate_limit, metadata, epoch, status, created_at, expires_at, revoked_at, revoked_for,
+    no_origin, rate_limits, credits, metadata, epoch, status, created_at, expires_at, revoked_at, revoked_for,
     lineage, predecessor, successor
 ON keyward_key
 BEGIN

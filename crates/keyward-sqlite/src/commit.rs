@@ -4,7 +4,7 @@ use keyward::{Commit, CreateToken, StoreError, StoreErrorKind};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
 use crate::error::failed;
-use crate::{audit, list, row};
+use crate::{audit, credit, list, row};
 
 /// Writes all of it or nothing.
 pub(crate) fn write(connection: &mut Connection, commit: &Commit) -> Result<(), StoreError> {
@@ -18,6 +18,9 @@ pub(crate) fn write(connection: &mut Connection, commit: &Commit) -> Result<(), 
         return Err(StoreError::new(StoreErrorKind::Conflict));
     }
     put(&transaction, commit).map_err(failed)?;
+    if let Some(change) = &commit.credits {
+        credit::change(&transaction, change)?;
+    }
     if let Some(bound) = &commit.active_keys {
         let active = list::count_active(&transaction, bound).map_err(failed)?;
         if active > bound.at_most.into() {
@@ -63,6 +66,7 @@ fn put(connection: &Connection, commit: &Commit) -> rusqlite::Result<()> {
         unchanged_keys: _,
         first: _,
         active_keys: _,
+        credits: _,
         token,
         audit,
     } = commit;

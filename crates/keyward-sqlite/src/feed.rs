@@ -119,8 +119,8 @@ mod tests {
             "created_at = 'long ago'",
             "expires_at = 'never'",
             "expires_at = 1e300",
-            "rate_limit = '100'",
-            "rate_limit = '1/1;0'",
+            "rate_limits = '100'",
+            "rate_limits = '1/1;0'",
             "metadata = '[]'",
             "metadata = '{\"a\":}'",
             "revoked_at = 'once'",
@@ -144,7 +144,7 @@ mod tests {
                 .type_in(&format!(
                     "UPDATE keyward_key SET environment = 'live', hint = '{}', kind = 'secret', \
                  status = 'active', scopes = '', origins = NULL, no_origin = 0, name = '', \
-                 account = 'acme', epoch = 0, created_at = 0, expires_at = NULL, rate_limit = NULL, \
+                 account = 'acme', epoch = 0, created_at = 0, expires_at = NULL, rate_limits = '', \
                  metadata = '{{}}', revoked_at = NULL, revoked_for = '', predecessor = NULL, \
                  successor = NULL {only}",
                     record.hint

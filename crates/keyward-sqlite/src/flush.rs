@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 
-use keyward::{Redigest, Replica, UsageCount};
+use keyward::{Redigest, Replica, Unspent, UsageCount};
 use rusqlite::{Connection, TransactionBehavior, params};
 
-use crate::row;
+use crate::{credit, row};
 
 /// So many keys are written in one transaction, while which nobody else can write.
 const BATCH: usize = 4096;
@@ -20,6 +20,8 @@ pub(crate) struct Taken {
     node: i64,
     sequence: i64,
     batches: VecDeque<Batch>,
+    /// Whether credits are given back that are in use.
+    all: bool,
 }
 
 impl Taken {
@@ -29,7 +31,13 @@ impl Taken {
             node: connection.query_row("SELECT random()", [], |row| row.get(0))?,
             sequence: 0,
             batches: VecDeque::new(),
+            all: false,
         })
+    }
+
+    /// Gives back all credits from now on, also those that are in use.
+    pub(crate) fn take_all(&mut self) {
+        self.all = true;
     }
 
     /// The batch to write next; more is taken only when none is left.
@@ -38,7 +46,8 @@ impl Taken {
             let hour = replica.clock().unix().as_secs() / 3600;
             let mut counts = replica.take_usage().into_iter();
             let mut digests = replica.take_redigested().into_iter();
-            while counts.len() + digests.len() > 0 {
+            let mut unspent = replica.take_unspent(self.all).into_iter();
+            while counts.len() + digests.len() + unspent.len() > 0 {
                 self.sequence += 1;
                 self.batches.push_back(Batch {
                     node: self.node,
@@ -46,6 +55,7 @@ impl Taken {
                     hour: hour.cast_signed(),
                     counts: counts.by_ref().take(BATCH).collect(),
                     digests: digests.by_ref().take(BATCH).collect(),
+                    unspent: unspent.by_ref().take(BATCH).collect(),
                 });
             }
         }
@@ -78,6 +88,7 @@ pub(crate) struct Batch {
     /// In the order of their keys, which is that of the tables.
     counts: Vec<UsageCount>,
     digests: Vec<Redigest>,
+    unspent: Vec<Unspent>,
 }
 
 impl Batch {
@@ -90,6 +101,9 @@ impl Batch {
             }
             for moved in &self.digests {
                 redigest(&transaction, moved)?;
+            }
+            for unspent in &self.unspent {
+                credit::give_back(&transaction, unspent)?;
             }
         }
         transaction.commit()
@@ -116,17 +130,20 @@ impl Batch {
         let key = count.key.to_string();
         connection
             .prepare_cached(
-                "INSERT INTO keyward_usage (key, hour, admitted, refused) \
-                 SELECT id, ?2, ?3, ?4 FROM keyward_key WHERE id = ?1 \
+                "INSERT INTO keyward_usage (key, hour, admitted, refused, units) \
+                 SELECT id, ?2, ?3, ?4, ?5 FROM keyward_key WHERE id = ?1 \
                  ON CONFLICT (key, hour) DO UPDATE SET \
                  admitted = keyward_usage.admitted + excluded.admitted, \
-                 refused = keyward_usage.refused + excluded.refused",
+                 refused = keyward_usage.refused + excluded.refused, \
+                 units = min(keyward_usage.units, 9223372036854775807 - excluded.units) \
+                 + excluded.units",
             )?
             .execute(params![
                 key,
                 self.hour,
                 count.admitted.cast_signed(),
                 count.refused.cast_signed(),
+                i64::try_from(count.units).unwrap_or(i64::MAX),
             ])?;
         if let Some(last_used_at) = count.last_used_at {
             connection

@@ -11,13 +11,13 @@ use std::{env, io, thread};
 
 use keyward::conformance::block_on;
 use keyward::{
-    AccountId, Actor, AuditAction, AuditEntry, Commit, Environment, KeyAdmin, KeyId, KeyStatus,
-    NewKey, Store,
+    AccountId, Actor, AuditAction, AuditEntry, Commit, CreditOwner, Credits, Environment, Gate,
+    KeyAdmin, KeyId, KeyStatus, NewKey, Store,
 };
 use rusqlite::Connection;
 
 use crate::SqliteStore;
-use crate::fixture::{Fixture, format, stored};
+use crate::fixture::{Fixture, ask_with, format, stored};
 
 /// Tells the child which file to write.
 const FILE: &str = "KEYWARD_SQLITE_KILL_FILE";
@@ -31,7 +31,8 @@ fn what_was_acknowledged_survives_a_kill() {
     let mut lines = HashSet::new();
     for round in 0..50 {
         // Some are killed while they open the file.
-        let told = run_and_kill(&fixture.path(), round % 5 > 0);
+        let child = "kill::writes_until_it_is_killed";
+        let told = run_and_kill(&fixture.path(), child, round % 5 > 0);
         check(&fixture.path(), &told, &mut lines);
     }
     let kinds = ["create", "revoke", "note"].map(|kind| {
@@ -49,6 +50,69 @@ fn writes_until_it_is_killed() {
     };
     // Once it cannot tell, it has nobody to tell.
     drop(block_on(write_on(Path::new(&file))));
+}
+
+#[test]
+fn a_process_that_is_killed_while_it_spends_loses_what_it_holds_at_most() {
+    let fixture = Fixture::new();
+    let store = fixture.open_slow();
+    let acme = AccountId::parse("acme").unwrap();
+    let owner = CreditOwner::Account(acme.clone());
+    let admin = KeyAdmin::new(Arc::new(store), format());
+    let actor = Actor::operator("test");
+    block_on(admin.open_account(&actor, &acme)).unwrap();
+    let much = Credits::new(10_000_000);
+    block_on(admin.set_credits(&actor, acme.clone(), Some(much))).unwrap();
+    drop(admin);
+
+    let mut left = much.left;
+    let mut spent = 0;
+    for _ in 0..20 {
+        let told = run_and_kill(&fixture.path(), "kill::spends_until_it_is_killed", true);
+        let told = told.iter().filter(|line| *line == "spent").count() as u64;
+        let store = SqliteStore::open(fixture.path()).unwrap();
+        let now = block_on(store.credits(owner.clone()))
+            .unwrap()
+            .unwrap()
+            .left;
+        // Every one that was told is paid for; one more may have been spent and not told.
+        assert!(
+            now <= left - told,
+            "{told} of {left} were spent, {now} are left"
+        );
+        assert!(
+            now >= left - told - 126,
+            "{told} of {left} were spent, {now} are left"
+        );
+        (left, spent) = (now, spent + told);
+    }
+    assert!(spent > 200, "{spent}");
+}
+
+/// Not a test of its own: what runs in the child.
+#[test]
+fn spends_until_it_is_killed() {
+    let Some(file) = env::var_os(FILE) else {
+        return;
+    };
+    let store = SqliteStore::open(file).unwrap();
+    let new = NewKey::new(AccountId::parse("acme").unwrap(), Environment::LIVE, "key");
+    let store = Arc::new(store);
+    let admin =
+        KeyAdmin::new(Arc::<SqliteStore>::clone(&store), format()).max_active_keys(u32::MAX);
+    let key = block_on(admin.create(&Actor::operator("child"), new)).unwrap();
+    let key = key.key.unwrap();
+    let gate = Gate::builder(store.replica())
+        .format(format())
+        .build()
+        .unwrap();
+    let since = Instant::now();
+    let mut out = tell("ready");
+    // Once it cannot tell, it has nobody to tell.
+    while out.is_ok() && since.elapsed() < LIFETIME {
+        ask_with(&gate, &key).unwrap();
+        out = tell("spent");
+    }
 }
 
 async fn write_on(file: &Path) -> Result<(), Box<dyn std::error::Error>> {
@@ -93,10 +157,10 @@ fn tell(line: &str) -> io::Result<()> {
 }
 
 /// What the child has told before it was killed.
-fn run_and_kill(file: &Path, when_ready: bool) -> Vec<String> {
+fn run_and_kill(file: &Path, child: &str, when_ready: bool) -> Vec<String> {
     let mut child = Killed(
         Command::new(env::current_exe().unwrap())
-            .args(["--exact", "kill::writes_until_it_is_killed", "--nocapture"])
+            .args(["--exact", child, "--nocapture"])
             .env(FILE, file)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

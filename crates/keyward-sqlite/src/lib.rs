@@ -57,6 +57,7 @@
 
 mod audit;
 mod commit;
+mod credit;
 mod error;
 mod feed;
 mod file;

@@ -4,18 +4,18 @@ use std::time::{Duration, SystemTime};
 
 use keyward::{
     Account, AccountId, AccountStatus, DigestScheme, Environment, Hint, KeyDigest, KeyId, KeyKind,
-    KeyRecord, KeyStatus, Metadata, OriginPolicy, ParseError, RateLimit, Scopes,
+    KeyRecord, KeyStatus, Metadata, OriginPolicy, ParseError, RateLimits, Scopes,
 };
 use rusqlite::types::{FromSql, Type, ValueRef};
 use rusqlite::{Connection, Error, OptionalExtension, Row, Rows, params};
 
 /// The columns that [`account`] reads.
 pub(crate) const ACCOUNTS: &str = "SELECT id, revision, status, api_access, max_active_keys, \
-     revoked_all FROM keyward_account";
+     revoked_all, rate_limits, shared_rate_limits, credits FROM keyward_account";
 
 /// The columns that [`key`] reads.
 pub(crate) const KEYS: &str = "SELECT id, digest_scheme, digest, hint, account, environment, \
-     created_at, revision, name, kind, scopes, no_origin, origins, rate_limit, metadata, epoch, \
+     created_at, revision, name, kind, scopes, no_origin, origins, rate_limits, credits, metadata, epoch, \
      status, expires_at, revoked_at, revoked_for, predecessor, successor, redigested, \
      lineage FROM keyward_key";
 
@@ -28,6 +28,9 @@ pub(crate) fn account(connection: &Connection, row: &Row<'_>) -> rusqlite::Resul
     account.api_access = cells.get()?;
     account.max_active_keys = cells.get()?;
     account.revoked_all = cells.get()?;
+    account.rate_limits = cells.parse(RateLimits::parse)?;
+    account.shared_rate_limits = cells.parse(RateLimits::parse)?;
+    account.credits = cells.get()?;
 
     let epochs = "SELECT environment, revoked FROM keyward_epoch WHERE account = ?1";
     let mut epochs = connection.prepare_cached(epochs)?;
@@ -63,7 +66,8 @@ pub(crate) fn key(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
             listed
         };
     }
-    key.rate_limit = cells.parse_some(RateLimit::parse)?;
+    key.rate_limits = cells.parse(RateLimits::parse)?;
+    key.credits = cells.get()?;
     key.metadata = cells.parse(Metadata::parse)?;
     key.epoch = cells.get()?;
     key.status = cells.parse(KeyStatus::parse)?;
@@ -140,11 +144,11 @@ impl Broken {
 pub(crate) fn put_account(connection: &Connection, account: &Account) -> rusqlite::Result<()> {
     let id = account.id.as_str();
     let sql = if account.revision == 0 {
-        "INSERT INTO keyward_account (id, revision, status, api_access, max_active_keys, revoked_all) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
+        "INSERT INTO keyward_account (id, revision, status, api_access, max_active_keys, revoked_all, \
+         rate_limits, shared_rate_limits, credits) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
     } else {
         "UPDATE keyward_account SET status = ?3, api_access = ?4, max_active_keys = ?5, \
-         revoked_all = ?6 WHERE id = ?1 AND revision = ?2"
+         revoked_all = ?6, rate_limits = ?7, shared_rate_limits = ?8, credits = ?9 WHERE id = ?1 AND revision = ?2"
     };
     one(connection.prepare_cached(sql)?.execute(params![
         id,
@@ -153,6 +157,9 @@ pub(crate) fn put_account(connection: &Connection, account: &Account) -> rusqlit
         account.api_access,
         account.max_active_keys.map(i64::from),
         i64::from(account.revoked_all),
+        account.rate_limits.to_string(),
+        account.shared_rate_limits.to_string(),
+        account.credits.map(i64::from),
     ])?)?;
     connection
         .prepare_cached("DELETE FROM keyward_epoch WHERE account = ?1")?
@@ -169,17 +176,17 @@ pub(crate) fn put_account(connection: &Connection, account: &Account) -> rusqlit
 pub(crate) fn put_key(connection: &Connection, key: &KeyRecord) -> rusqlite::Result<()> {
     let sql = if key.revision == 0 {
         "INSERT INTO keyward_key (id, revision, digest_scheme, digest, hint, name, account, \
-         environment, kind, scopes, origins, no_origin, rate_limit, metadata, epoch, status, \
+         environment, kind, scopes, origins, no_origin, rate_limits, metadata, epoch, status, \
          created_at, expires_at, revoked_at, revoked_for, predecessor, successor, \
-         redigested, lineage) \
+         redigested, lineage, credits) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, \
-         ?19, ?20, ?21, ?22, ?23, ?24)"
+         ?19, ?20, ?21, ?22, ?23, ?24, ?25)"
     } else {
         "UPDATE keyward_key SET digest_scheme = ?3, digest = ?4, hint = ?5, name = ?6, \
          account = ?7, environment = ?8, kind = ?9, scopes = ?10, origins = ?11, no_origin = ?12, \
-         rate_limit = ?13, metadata = ?14, epoch = ?15, status = ?16, created_at = ?17, \
+         rate_limits = ?13, metadata = ?14, epoch = ?15, status = ?16, created_at = ?17, \
          expires_at = ?18, revoked_at = ?19, revoked_for = ?20, predecessor = ?21, successor = ?22, \
-         redigested = ?23, lineage = ?24 \
+         redigested = ?23, lineage = ?24, credits = ?25 \
          WHERE id = ?1 AND revision = ?2"
     };
     let listed = key.origins != OriginPolicy::Any;
@@ -196,7 +203,7 @@ pub(crate) fn put_key(connection: &Connection, key: &KeyRecord) -> rusqlite::Res
         spaced(key.scopes.iter()),
         listed.then(|| spaced(key.origins.patterns())),
         key.origins.allows_no_origin(),
-        key.rate_limit.map(|limit| limit.to_string()),
+        key.rate_limits.to_string(),
         key.metadata.as_str(),
         i64::from(key.epoch),
         key.status.as_str(),
@@ -208,6 +215,7 @@ pub(crate) fn put_key(connection: &Connection, key: &KeyRecord) -> rusqlite::Res
         key.successor.map(|id| id.to_string()),
         i64::from(key.redigested),
         key.lineage.to_string(),
+        key.credits.map(i64::from),
     ])?)
 }
 

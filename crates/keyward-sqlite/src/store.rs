@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use futures_channel::oneshot;
 use keyward::{
-    Account, AccountId, AuditEntry, Commit, DigestScheme, KeyId, KeyQuery, KeyRecord, Replica,
-    Store, StoreError, StoreFuture, UsageHour, UsageQuery,
+    Account, AccountId, AuditEntry, Commit, CreditOwner, Credits, DigestScheme, KeyId, KeyQuery,
+    KeyRecord, Replica, Store, StoreError, StoreFuture, UsageHour, UsageQuery,
 };
 use rusqlite::{OptionalExtension, named_params};
 
@@ -17,7 +17,7 @@ use crate::error::unavailable;
 use crate::file::KeyFile;
 use crate::row::Cells;
 use crate::worker::{Task, Worker};
-use crate::{audit, list, row, usage};
+use crate::{audit, credit, list, row, usage};
 
 /// Keeps keys in an SQLite file.
 ///
@@ -149,6 +149,10 @@ impl Store for SqliteStore {
                     .optional()
             })
         })
+    }
+
+    fn credits(&self, owner: CreditOwner) -> StoreFuture<'_, Option<Credits>> {
+        self.ask(move |worker| worker.read(|connection| credit::stored(connection, &owner)))
     }
 
     fn flush(&self) -> StoreFuture<'_, ()> {

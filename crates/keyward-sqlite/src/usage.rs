@@ -11,7 +11,7 @@ pub(crate) fn hours(
     query: &UsageQuery,
 ) -> rusqlite::Result<Vec<UsageHour>> {
     let mut hours = connection.prepare_cached(
-        "SELECT usage.key, own.environment, usage.hour, usage.admitted, usage.refused \
+        "SELECT usage.key, own.environment, usage.hour, usage.admitted, usage.refused, usage.units \
          FROM keyward_key AS own JOIN keyward_usage AS usage ON usage.key = own.id \
          WHERE own.account = ?1 AND (?2 IS NULL OR own.environment = ?2) \
          AND usage.hour >= ?3 AND usage.hour < ?4 ORDER BY usage.hour, usage.key",
@@ -33,5 +33,6 @@ fn used(row: &Row<'_>) -> rusqlite::Result<UsageHour> {
     let mut hour = UsageHour::new(key, environment, cells.number()?);
     hour.admitted = cells.number()?;
     hour.refused = cells.number()?;
+    hour.units = cells.number()?;
     Ok(hour)
 }

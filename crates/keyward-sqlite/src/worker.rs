@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use keyward::{Commit, Replica, StoreError, StoreErrorKind};
+use keyward::{Commit, CreditWant, Replica, StoreError, StoreErrorKind};
 use rusqlite::Connection;
 
 use crate::commit::write;
+use crate::credit;
 use crate::error::{failed, is_busy};
 use crate::feed::feed;
 use crate::file::{KeyFile, PATIENCE};
@@ -61,7 +62,7 @@ impl Worker {
     /// Lets requests that wait for news ask for them.
     pub(crate) fn answer_wishes(&self, tasks: Sender<Task>) {
         let wish = Arc::clone(&self.wish);
-        self.replica.on_demand(move || wish.make(&tasks));
+        self.replica.on_demand(move |_| wish.make(&tasks));
     }
 
     /// Works until it is stopped. Neither tasks nor polls can hold up the other for long: after every
@@ -85,6 +86,7 @@ impl Worker {
     /// Writes what was counted, as far as it goes, and ends the loop.
     pub(crate) fn stop(&mut self) {
         self.stopped = true;
+        self.taken.take_all();
         if let Err(error) = self.flush().and_then(|()| self.leave()) {
             let error: &(dyn Error + 'static) = &error;
             tracing::error!(error, "what was counted last of the keys' use is lost");
@@ -109,7 +111,7 @@ impl Worker {
 
     /// Writes, and feeds the replica before it says so.
     pub(crate) fn commit(&mut self, commit: &Commit) -> Result<(), StoreError> {
-        let written = self.write(commit);
+        let written = self.patiently(|connection| write(connection, commit));
         if let Err(error) = &written
             && matches!(
                 error.kind(),
@@ -120,18 +122,25 @@ impl Worker {
             tracing::error!(error, "a change of the keys could not be written");
         }
         written?;
-        self.poll()
+        let polled = self.poll();
+        if let Some(change) = &commit.credits {
+            self.replica.credits_changed(change.owner());
+        }
+        polled
     }
 
     /// Waits for another process that is writing, and goes on polling meanwhile.
-    fn write(&mut self, commit: &Commit) -> Result<(), StoreError> {
+    fn patiently<T>(
+        &mut self,
+        mut write: impl FnMut(&mut Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let began = Instant::now();
         loop {
             let connection = self.file.connection()?;
             connection
                 .busy_timeout(self.poll_interval.min(PATIENCE))
                 .map_err(failed)?;
-            let written = write(connection, commit);
+            let written = write(connection);
             connection.busy_timeout(PATIENCE).map_err(failed)?;
             match written {
                 Err(error) if is_busy(&error) && began.elapsed() < PATIENCE => self.poll_if_due(),
@@ -226,6 +235,31 @@ impl Worker {
         // Before the poll begins: a request that comes while it runs needs another.
         self.wish.made.swap(false, Ordering::AcqRel);
         drop(self.poll());
+        self.draw();
+    }
+
+    /// Takes out the credits that requests want.
+    fn draw(&mut self) {
+        let wants = self.replica.take_wanted();
+        if wants.is_empty() {
+            return;
+        }
+        let now = SystemTime::UNIX_EPOCH + self.replica.clock().unix();
+        let drawn =
+            self.patiently(|connection| credit::draw(connection, &wants, now).map_err(failed));
+        let grants = drawn.unwrap_or_else(|error| {
+            let error: &(dyn Error + 'static) = &error;
+            tracing::error!(
+                error,
+                "credits cannot be taken out, requests will be refused"
+            );
+            Vec::new()
+        });
+        grants.iter().for_each(|grant| self.replica.grant(grant));
+        let granted = |want: &&CreditWant| grants.iter().any(|grant| grant.owner == want.owner);
+        for want in wants.iter().filter(|want| !granted(want)) {
+            self.replica.no_grant(&want.owner);
+        }
     }
 
     fn feed(&mut self) -> Result<(), StoreError> {
@@ -244,6 +278,7 @@ impl Drop for Worker {
         // In this order: who comes too late to be woken finds that it is over.
         self.wish.over.store(true, Ordering::Release);
         drop(self.replica.poll());
+        self.replica.no_more_grants();
     }
 }
 

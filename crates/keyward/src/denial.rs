@@ -150,6 +150,14 @@ pub enum DenialKind {
     OriginNotAllowed,
     /// The key lacks a scope.
     ScopeMissing,
+    /// A limit of the key lets less pass at once than the route costs.
+    CostTooHigh,
+    /// The limiter, or the store that keeps the credits, did not answer.
+    LimitUnavailable,
+    /// The key has used up one of its limits.
+    RateLimited,
+    /// The key or its account has no credits left.
+    CreditsExhausted,
 }
 
 impl DenialKind {
@@ -168,12 +176,15 @@ impl DenialKind {
             Self::Unavailable => ErrorCode::AuthUnavailable,
             Self::AccountInactive => ErrorCode::AccountInactive,
             Self::EnvironmentMismatch => ErrorCode::EnvironmentMismatch,
-            Self::KindNotAccepted | Self::KindMisplaced | Self::NoApiAccess => {
+            Self::KindNotAccepted | Self::KindMisplaced | Self::NoApiAccess | Self::CostTooHigh => {
                 ErrorCode::KeyNotAllowed
             }
             Self::OriginMissing => ErrorCode::OriginRequired,
             Self::OriginNotAllowed => ErrorCode::OriginNotAllowed,
             Self::ScopeMissing => ErrorCode::InsufficientScope,
+            Self::LimitUnavailable => ErrorCode::RateLimitUnavailable,
+            Self::RateLimited => ErrorCode::RateLimited,
+            Self::CreditsExhausted => ErrorCode::CreditsExhausted,
         }
     }
 
@@ -196,6 +207,10 @@ impl DenialKind {
             Self::OriginMissing => "no origin",
             Self::OriginNotAllowed => "origin not on the list",
             Self::ScopeMissing => "scope missing",
+            Self::CostTooHigh => "a limit lets less pass at once than this costs",
+            Self::LimitUnavailable => "the limiter or the store does not answer",
+            Self::RateLimited => "rate limit used up",
+            Self::CreditsExhausted => "no credits left",
         }
     }
 }

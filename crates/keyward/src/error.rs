@@ -101,6 +101,8 @@ pub enum ParseErrorKind {
     PublicSuffix,
     /// It is not a JSON object.
     Json,
+    /// It is a number that is too small or too large.
+    Range,
     /// It is there already.
     Repeated,
     /// It is not in the list of known values.
@@ -124,6 +126,7 @@ impl ParseErrorKind {
             Self::Http => "http is for test environments",
             Self::PublicSuffix => "anybody can have a domain for which the wildcard stands",
             Self::Json => "is not a JSON object",
+            Self::Range => "is out of range",
             Self::Repeated => "is there already",
             Self::Unknown => "is not a known value",
         }

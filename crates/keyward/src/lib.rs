@@ -21,6 +21,7 @@ mod environment;
 mod error;
 mod gate;
 mod key;
+mod limit;
 mod origin;
 mod record;
 mod reply;
@@ -54,13 +55,18 @@ pub use crate::key::digest::{DigestScheme, KeyDigest};
 pub use crate::key::foreign::ForeignFormat;
 pub use crate::key::format::KeyFormat;
 pub use crate::key::pepper::{Pepper, PepperId, Peppers};
+pub use crate::limit::bucket::{Bucket, BucketOwner};
+pub use crate::limit::credits::{CreditGrant, CreditOwner, CreditWant, Credits, Refill, Unspent};
+pub use crate::limit::limiter::{Charge, Limiter, LimiterError, Taken, Taking};
+pub use crate::limit::quota::{Quota, ResetUnit};
+pub use crate::limit::rate_limit::RateLimit;
+pub use crate::limit::rate_limits::RateLimits;
 pub use crate::origin::{OriginList, OriginPolicy};
 pub use crate::record::account::{Account, AccountId, AccountStatus};
 pub use crate::record::audit::{AuditAction, AuditEntry};
 pub use crate::record::key_id::KeyId;
 pub use crate::record::key_record::{KeyKind, KeyRecord, KeyState, KeyStatus};
 pub use crate::record::metadata::Metadata;
-pub use crate::record::rate_limit::RateLimit;
 pub use crate::reply::body::{
     DetailJson, ErrorBody, ErrorJson, ErrorMessageJson, ErrorText, ProblemJson,
 };
@@ -70,7 +76,7 @@ pub use crate::reply::reply::Reply;
 pub use crate::request::head::RequestHead;
 pub use crate::request::location::KeyLocation;
 pub use crate::scope::{Scope, Scopes};
-pub use crate::store::commit::{ActiveKeys, Commit, CreateToken};
+pub use crate::store::commit::{ActiveKeys, Commit, CreateToken, CreditChange};
 #[cfg(any(test, feature = "conformance"))]
 pub use crate::store::conformance;
 pub use crate::store::error::{StoreError, StoreErrorKind};

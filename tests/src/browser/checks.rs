@@ -143,6 +143,19 @@ async fn a_refused_page_reads_status_code_and_challenge(world: Arc<World>) {
 
 async fn a_refused_page_reads_when_to_try_again(world: Arc<World>) {
     let answer = world
+        .ask("shop", "limited", "/widget", "GET", Value::Null)
+        .await;
+    assert_eq!(answer["status"], 200, "{answer}");
+    let left = answer["fields"]["ratelimit"].as_str().unwrap();
+    assert!(left.contains("r=0"), "{left}");
+    let answer = world
+        .ask_again("limited", "/widget", "GET", Value::Null)
+        .await;
+    assert_refused(&answer, 429, "rate_limited");
+    let wait = answer["fields"]["retry-after"].as_str().unwrap();
+    assert!((1..=60).contains(&wait.parse::<u32>().unwrap()), "{wait}");
+    assert!(answer["fields"]["ratelimit-policy"].is_string(), "{answer}");
+    let answer = world
         .ask("shop", "listed", "/stale", "GET", Value::Null)
         .await;
     assert_refused(&answer, 503, "auth_unavailable");

@@ -16,7 +16,8 @@ use axum::routing::{any, get};
 use keyward::conformance::block_on;
 use keyward::{
     AccountId, Actor, Cors, Denial, Environment, Gate, GateBuilder, KeyAdmin, KeyFormat, KeyId,
-    KeyKind, KeyLocation, MemoryStore, NewKey, OriginPolicy, Replica, Requirement, Store,
+    KeyKind, KeyLocation, MemoryStore, NewKey, OriginPolicy, RateLimit, Replica, Requirement,
+    Store,
 };
 use keyward_actix::RequireKey;
 use keyward_tower::RequireKeyLayer;
@@ -135,13 +136,17 @@ impl Site {
             ("subdomains", publishable, listed(&[&subdomains])),
             ("ports", publishable, listed(&["http://shop.localhost:*"])),
             ("revoked", publishable, listed(&[&shop])),
+            ("limited", publishable, listed(&[&shop])),
             ("secret", secret, OriginPolicy::Any),
         ] {
             let account = AccountId::parse("shop").unwrap();
             let operator = Actor::operator("tests");
             block_on(self.admin.open_account(&operator, &account)).unwrap();
             let new = NewKey::new(account, Environment::TEST, name);
-            let new = new.kind(kind).origins(origins);
+            let mut new = new.kind(kind).origins(origins);
+            if name == "limited" {
+                new = new.rate_limits(RateLimit::per_minute(1));
+            }
             let created = block_on(self.admin.create(&operator, new)).unwrap();
             let text = created.key.unwrap().expose_secret().to_owned();
             self.keys.insert(name, (created.record.id, text));

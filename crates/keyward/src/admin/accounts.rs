@@ -2,6 +2,7 @@
 
 use crate::admin::admin::ATTEMPTS;
 use crate::admin::authority::operator_only;
+use crate::admin::create::first_credits;
 use crate::{
     Account, AccountChange, AccountId, Actor, AdminError, AuditAction, Commit, CreatedKey,
     KeyAdmin, NewKey,
@@ -47,6 +48,7 @@ impl KeyAdmin {
         let commit = Commit {
             accounts: vec![account],
             keys: vec![record.clone()],
+            credits: first_credits(&new, record.id),
             first: true,
             audit: vec![line.clone()],
             ..Commit::default()
@@ -101,11 +103,19 @@ impl KeyAdmin {
             account.status = change.status.unwrap_or(account.status);
             account.api_access = change.api_access.unwrap_or(account.api_access);
             account.max_active_keys = change.max_active_keys.unwrap_or(account.max_active_keys);
+            if let Some(limits) = &change.rate_limits {
+                account.rate_limits = limits.clone();
+            }
+            if let Some(limits) = &change.shared_rate_limits {
+                account.shared_rate_limits = limits.clone();
+            }
             line.detail = format!(
-                "status={} api_access={} max_active_keys={:?}",
+                "status={} api_access={} max_active_keys={:?} rate_limits={:?} shared_rate_limits={:?}",
                 account.status.as_str(),
                 account.api_access,
                 account.max_active_keys,
+                account.rate_limits.to_string(),
+                account.shared_rate_limits.to_string(),
             );
             let commit = Commit {
                 accounts: vec![account],

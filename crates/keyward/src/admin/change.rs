@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::admin::origins::OriginExceptions;
 use crate::{
-    AccountId, AccountStatus, ApiKey, Environment, KeyKind, KeyRecord, Metadata, OriginPolicy,
-    RateLimit, Scopes,
+    AccountId, AccountStatus, ApiKey, Credits, Environment, KeyKind, KeyRecord, Metadata,
+    OriginPolicy, RateLimits, Scopes,
 };
 
 /// What a new key shall be: secret, without scopes, origins or limit, unless told otherwise.
@@ -42,7 +42,8 @@ pub struct NewKey {
     pub(crate) scopes: Scopes,
     pub(crate) origins: OriginPolicy,
     pub(crate) origin_exceptions: OriginExceptions,
-    pub(crate) rate_limit: Option<RateLimit>,
+    pub(crate) rate_limits: RateLimits,
+    pub(crate) credits: Option<Credits>,
     pub(crate) metadata: Metadata,
     pub(crate) expires_at: Option<SystemTime>,
     pub(crate) token: Option<String>,
@@ -62,7 +63,8 @@ impl NewKey {
             scopes: Scopes::none(),
             origins: OriginPolicy::Any,
             origin_exceptions: OriginExceptions::default(),
-            rate_limit: None,
+            rate_limits: RateLimits::none(),
+            credits: None,
             metadata: Metadata::default(),
             expires_at: None,
             token: None,
@@ -135,9 +137,15 @@ impl NewKey {
         self
     }
 
-    /// How often it may be used.
-    pub fn rate_limit(mut self, limit: RateLimit) -> Self {
-        self.rate_limit = Some(limit);
+    /// A balance of its own, instead of its account's. Only an operator may give it.
+    pub fn credits(mut self, credits: Credits) -> Self {
+        self.credits = Some(credits);
+        self
+    }
+
+    /// How often it may be used, instead of what its account's plan or the service says.
+    pub fn rate_limits(mut self, limits: impl Into<RateLimits>) -> Self {
+        self.rate_limits = limits.into();
         self
     }
 
@@ -205,7 +213,7 @@ pub struct CreatedKey {
 /// # let acme = AccountId::parse("acme")?;
 /// # let created = admin.bootstrap(&operator, NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
 /// # let id = created.record.id;
-/// let change = KeyChange::new().name("shop").rate_limit(Some(RateLimit::per_minute(100)?));
+/// let change = KeyChange::new().name("shop").rate_limits(RateLimit::per_minute(100));
 /// let view = admin.update(&operator, id, change).await?;
 /// assert_eq!(view.record.name, "shop");
 /// assert_eq!(view.record.scopes, created.record.scopes);
@@ -226,7 +234,7 @@ pub struct KeyChange {
     pub(crate) scopes: Option<Scopes>,
     pub(crate) origins: Option<OriginPolicy>,
     pub(crate) origin_exceptions: OriginExceptions,
-    pub(crate) rate_limit: Option<Option<RateLimit>>,
+    pub(crate) rate_limits: Option<RateLimits>,
     pub(crate) metadata: Option<Metadata>,
 }
 
@@ -273,9 +281,11 @@ impl KeyChange {
         self
     }
 
-    /// Another limit, or none. A wider one, as none is, needs the permission to create too.
-    pub fn rate_limit(mut self, limit: Option<RateLimit>) -> Self {
-        self.rate_limit = Some(limit);
+    /// Other limits. Wider ones, as none are, need the permission to create too.
+    ///
+    /// A limit that stays keeps what was used of it; one that is new begins with a full bucket.
+    pub fn rate_limits(mut self, limits: impl Into<RateLimits>) -> Self {
+        self.rate_limits = Some(limits.into());
         self
     }
 
@@ -317,6 +327,8 @@ pub struct AccountChange {
     pub(crate) status: Option<AccountStatus>,
     pub(crate) api_access: Option<bool>,
     pub(crate) max_active_keys: Option<Option<u32>>,
+    pub(crate) rate_limits: Option<RateLimits>,
+    pub(crate) shared_rate_limits: Option<RateLimits>,
 }
 
 impl AccountChange {
@@ -340,6 +352,18 @@ impl AccountChange {
     /// How many active keys it may have; `None` for the service's own bound.
     pub fn max_active_keys(mut self, bound: Option<u32>) -> Self {
         self.max_active_keys = Some(bound);
+        self
+    }
+
+    /// How often each of its keys may be used that has no limits of its own; none: as the service says.
+    pub fn rate_limits(mut self, limits: impl Into<RateLimits>) -> Self {
+        self.rate_limits = Some(limits.into());
+        self
+    }
+
+    /// How often all its keys of an environment together may be used, beside the limits of each.
+    pub fn shared_rate_limits(mut self, limits: impl Into<RateLimits>) -> Self {
+        self.shared_rate_limits = Some(limits.into());
         self
     }
 }

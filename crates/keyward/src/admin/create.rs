@@ -3,12 +3,13 @@
 use std::time::SystemTime;
 
 use crate::admin::admin::ATTEMPTS;
-use crate::admin::authority::Permitted;
+use crate::admin::authority::{Permitted, operator_only};
 use crate::admin::list::in_whole_seconds;
 use crate::admin::rules::earlier;
 use crate::{
     Account, ActiveKeys, Actor, AdminError, AdminErrorKind, AuditAction, Commit, CreateToken,
-    CreatedKey, Hint, KeyAdmin, KeyDigest, KeyId, KeyRecord, NewKey, OriginPolicy, Permission,
+    CreatedKey, CreditChange, CreditOwner, Credits, Hint, KeyAdmin, KeyDigest, KeyId, KeyRecord,
+    NewKey, OriginPolicy, Permission,
 };
 
 impl KeyAdmin {
@@ -34,6 +35,7 @@ impl KeyAdmin {
             line.key = Some(record.id);
             let commit = Commit {
                 keys: vec![record.clone()],
+                credits: first_credits(&new, record.id),
                 active_keys: Some(self.active_keys(&account, 0)),
                 token: new.token.clone().map(|token| CreateToken {
                     account: new.account.clone(),
@@ -102,6 +104,7 @@ impl KeyAdmin {
         line.key = Some(record.id);
         let commit = Commit {
             keys: vec![record.clone()],
+            credits: first_credits(&new, record.id),
             active_keys: Some(self.active_keys(&account, 0)),
             audit: vec![line.clone()],
             ..Commit::default()
@@ -120,6 +123,9 @@ impl KeyAdmin {
         new: &NewKey,
     ) -> Result<(Account, Permitted), AdminError> {
         self.check_new(new)?;
+        if new.credits.is_some() {
+            operator_only(actor)?;
+        }
         self.permit_in(actor, Permission::Create, &new.account)
             .await
     }
@@ -170,7 +176,8 @@ impl KeyAdmin {
         record.kind = new.kind;
         record.scopes = new.scopes.clone();
         record.origins = new.origins.clone();
-        record.rate_limit = new.rate_limit;
+        record.rate_limits = new.rate_limits.clone();
+        record.credits = new.credits.map(|_| FIRST);
         record.metadata = new.metadata.clone();
         record.epoch = account.epoch(new.environment);
         record.expires_at = self.expiry(new.expires_at, now)?;
@@ -220,7 +227,8 @@ impl KeyAdmin {
             && record.kind == new.kind
             && record.scopes == new.scopes
             && record.origins == new.origins
-            && record.rate_limit == new.rate_limit
+            && record.rate_limits == new.rate_limits
+            && record.credits.is_some() == new.credits.is_some()
             && record.metadata == new.metadata;
         if same {
             Ok(Some(record))
@@ -237,4 +245,19 @@ impl KeyAdmin {
             now: self.now(),
         }
     }
+}
+
+/// The first epoch of a balance.
+const FIRST: u32 = 1;
+
+/// The balance that a new key begins with.
+pub(super) fn first_credits(new: &NewKey, id: KeyId) -> Option<CreditChange> {
+    new.credits.map(|credits| CreditChange::Set {
+        owner: CreditOwner::Key(id),
+        since: 0,
+        to: Credits {
+            epoch: FIRST,
+            ..credits
+        },
+    })
 }

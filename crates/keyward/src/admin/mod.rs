@@ -10,6 +10,7 @@ pub(crate) mod admin;
 mod authority;
 pub(crate) mod change;
 mod create;
+mod credits;
 pub(crate) mod error;
 pub(crate) mod list;
 pub(crate) mod origins;

@@ -7,7 +7,7 @@ use crate::admin::list::in_whole_seconds;
 use crate::admin::rules::earlier;
 use crate::{
     Actor, AdminError, AdminErrorKind, AuditAction, AuditEntry, Commit, CreatedKey, Grace,
-    KeyAdmin, KeyId, KeyRecord, KeyStatus, Permission,
+    KeyAdmin, KeyId, KeyStatus, Permission,
 };
 
 impl KeyAdmin {
@@ -77,22 +77,8 @@ impl KeyAdmin {
             }
             let now = self.now();
             let key = self.format.generate(old.environment)?;
-            let digest = self.peppers.digest(&key);
-            let hint = key.hint().clone();
-            let mut new = KeyRecord::new(
-                KeyId::random()?,
-                digest,
-                hint,
-                old.account.clone(),
-                old.environment,
-                now,
-            );
-            new.name.clone_from(&old.name);
-            new.kind = old.kind;
-            new.scopes = old.scopes.clone();
-            new.origins = old.origins.clone();
-            new.rate_limit = old.rate_limit;
-            new.metadata = old.metadata.clone();
+            let (digest, hint) = (self.peppers.digest(&key), key.hint().clone());
+            let mut new = old.succeeded_by(KeyId::random()?, digest, hint, now);
             new.epoch = account.epoch(old.environment);
             // As long as the old one was to live, within what the service and a key that acts may give.
             let lifetime = old.expires_at.map(|at| at.duration_since(old.created_at));
@@ -101,9 +87,6 @@ impl KeyAdmin {
             let longest = self.longest(old.expires_at.is_some(), now);
             new.expires_at = earlier(earlier(end, longest), bound).map(in_whole_seconds);
             self.check_scopes(&new)?;
-            new.lineage = old.lineage;
-            new.predecessor = Some(old.id);
-            new.status = old.status;
             old.successor = Some(new.id);
             match grace {
                 Grace::None => {

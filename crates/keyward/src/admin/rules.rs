@@ -16,12 +16,10 @@ impl KeyAdmin {
         let expires = bound
             .expires_at
             .is_none_or(|end| record.expires_at.is_some_and(|at| at <= end));
-        let limited = bound
-            .rate_limit
-            .is_none_or(|bound| record.rate_limit.is_some_and(|limit| bound.covers(limit)));
         scopes
             && expires
-            && limited
+            && bound.rate_limits.covers(&record.rate_limits)
+            && (bound.credits.is_none() || record.credits.is_some())
             && record.environment == bound.environment
             && bound.origins.covers(&record.origins)
     }

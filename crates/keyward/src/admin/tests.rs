@@ -436,18 +436,18 @@ fn origins_that_would_let_anybody_in_are_refused_unless_they_are_named() {
 #[test]
 fn a_key_hands_on_at_most_what_it_holds() {
     let world = World::new();
-    let limit = RateLimit::per_minute(100).unwrap();
+    let limit = RateLimit::per_minute(100);
     let end = world.after(1000);
     let origins = |list: &[&str]| OriginPolicy::listed(list).unwrap();
     let actor = world.acting(&["api_keys.*", "kyc", "reports.*"], |new| {
-        new.rate_limit(limit)
+        new.rate_limits(limit)
             .expires_at(end)
             .origins(origins(&["a.example", "b.example"]).or_no_origin())
     });
     let scopes = |scopes: &[&str]| Scopes::parse(scopes).unwrap();
     let fitting = || {
         let new = world.new_key().scopes(scopes(&["kyc", "reports.read"]));
-        new.rate_limit(limit)
+        new.rate_limits(limit)
             .expires_at(end)
             .origins(origins(&["a.example"]))
     };
@@ -461,12 +461,12 @@ fn a_key_hands_on_at_most_what_it_holds() {
         ("a later end", fitting().expires_at(world.after(1001))),
         (
             "a higher limit",
-            fitting().rate_limit(RateLimit::per_minute(101).unwrap()),
+            fitting().rate_limits(RateLimit::per_minute(101)),
         ),
         ("no limit and no end", world.new_key()),
         (
             "another environment",
-            test.rate_limit(limit)
+            test.rate_limits(limit)
                 .expires_at(end)
                 .origins(origins(&["a.example"])),
         ),
@@ -481,7 +481,7 @@ fn a_key_hands_on_at_most_what_it_holds() {
     update(KeyChange::new().scopes(scopes(&["reports.*"]))).unwrap();
     let wider = KeyChange::new().scopes(scopes(&["age"]));
     assert_eq!(update(wider).map(drop), Err(AdminErrorKind::TooWide));
-    let unlimited = KeyChange::new().rate_limit(None);
+    let unlimited = KeyChange::new().rate_limits(RateLimits::none());
     assert_eq!(update(unlimited).map(drop), Err(AdminErrorKind::TooWide));
 
     let wide = world.create(world.new_key()).record.id;
@@ -493,13 +493,13 @@ fn a_key_hands_on_at_most_what_it_holds() {
 fn an_update_widens_only_for_who_may_create() {
     let world = World::new();
     let scopes = |scopes: &[&str]| Scopes::parse(scopes).unwrap();
-    let limit = RateLimit::per_minute(5).unwrap();
+    let limit = RateLimit::per_minute(5);
     let id = world
         .create(
             world
                 .new_key()
                 .scopes(scopes(&["a", "b"]))
-                .rate_limit(limit),
+                .rate_limits(limit),
         )
         .record
         .id;
@@ -510,17 +510,15 @@ fn an_update_widens_only_for_who_may_create() {
     update(&editor, KeyChange::new().scopes(scopes(&["a"])).name("new")).unwrap();
     for wider in [
         KeyChange::new().scopes(scopes(&["a", "b"])),
-        KeyChange::new().rate_limit(None),
-        KeyChange::new().rate_limit(Some(RateLimit::per_minute(6).unwrap())),
+        KeyChange::new().rate_limits(RateLimits::none()),
+        KeyChange::new().rate_limits(RateLimit::per_minute(6)),
     ] {
         assert_eq!(
             update(&editor, wider.clone()).map(drop),
             Err(AdminErrorKind::TooWide)
         );
         update(&world.user, wider).unwrap();
-        let back = KeyChange::new()
-            .scopes(scopes(&["a"]))
-            .rate_limit(Some(limit));
+        let back = KeyChange::new().scopes(scopes(&["a"])).rate_limits(limit);
         assert_eq!(update(&editor, back).unwrap().record.name, "new");
     }
 }
@@ -683,9 +681,9 @@ fn a_successor_can_do_the_same_and_the_old_key_dies_when_told() {
     let world = World::new();
     let new = || {
         let new = world.new_key().scopes(Scopes::parse(["kyc"]).unwrap());
-        let limit = RateLimit::per_minute(7).unwrap();
+        let limit = RateLimit::per_minute(7);
         new.origins(OriginPolicy::Any)
-            .rate_limit(limit)
+            .rate_limits(limit)
             .expires_at(world.after(1000))
     };
     let old = world.create(new());
@@ -700,7 +698,7 @@ fn a_successor_can_do_the_same_and_the_old_key_dies_when_told() {
     );
     assert_eq!(record.name, old.record.name);
     assert_eq!(record.scopes, old.record.scopes);
-    assert_eq!(record.rate_limit, old.record.rate_limit);
+    assert_eq!(record.rate_limits, old.record.rate_limits);
     assert_eq!(record.expires_at, Some(world.after(1000)));
     let view = block_on(world.admin.key(&world.user, old.record.id)).unwrap();
     assert_eq!(view.record.successor, Some(record.id));
@@ -1237,6 +1235,10 @@ impl Store for Between {
 
     fn created_with(&self, account: AccountId, token: String) -> StoreFuture<'_, Option<KeyId>> {
         self.store.created_with(account, token)
+    }
+
+    fn credits(&self, owner: CreditOwner) -> StoreFuture<'_, Option<Credits>> {
+        self.store.credits(owner)
     }
 
     fn flush(&self) -> StoreFuture<'_, ()> {

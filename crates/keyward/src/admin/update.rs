@@ -48,7 +48,9 @@ impl KeyAdmin {
                         .map_err(AdminError::origins)?;
                     record.origins = origins.clone();
                 }
-                record.rate_limit = change.rate_limit.unwrap_or(record.rate_limit);
+                if let Some(limits) = &change.rate_limits {
+                    record.rate_limits = limits.clone();
+                }
                 let narrower = self.is_within(record, &before);
                 let mine = permitted
                     .holder()

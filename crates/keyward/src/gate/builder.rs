@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::gate::gate::Inner;
 use crate::{
-    Cors, ErrorCode, ForeignFormat, Gate, KeyField, KeyFormat, KeyLocation, Peppers, Replica,
-    Replies, Reply, ScopeCatalog,
+    Cors, Environment, ErrorCode, ForeignFormat, Gate, KeyField, KeyFormat, KeyLocation, Limiter,
+    Peppers, RateLimits, Replica, Replies, Reply, ResetUnit, ScopeCatalog,
 };
 
 /// Puts a gate together; made by [`Gate::builder`].
@@ -51,6 +51,11 @@ pub struct GateBuilder {
     forwards_key: bool,
     counts_usage: bool,
     cors: Option<Cors>,
+    rate_limits: Vec<(Environment, RateLimits)>,
+    rate_ceilings: Vec<(Environment, RateLimits)>,
+    limiter: Option<Arc<dyn Limiter>>,
+    legacy_fields: Option<ResetUnit>,
+    refunds_errors: bool,
 }
 
 impl GateBuilder {
@@ -68,6 +73,11 @@ impl GateBuilder {
             forwards_key: false,
             counts_usage: true,
             cors: None,
+            rate_limits: Vec::new(),
+            rate_ceilings: Vec::new(),
+            limiter: None,
+            legacy_fields: None,
+            refunds_errors: false,
         }
     }
 
@@ -143,6 +153,44 @@ impl GateBuilder {
         self
     }
 
+    /// Limits keys of this environment that have no limits of their own, nor in their account's plan.
+    ///
+    /// Without it there is no limit that nobody asked for. Said again, it replaces what was said.
+    pub fn rate_limits(mut self, of: Environment, limits: impl Into<RateLimits>) -> Self {
+        self.rate_limits.retain(|(other, _)| *other != of);
+        self.rate_limits.push((of, limits.into()));
+        self
+    }
+
+    /// Limits every key of this environment, beside its own limits.
+    ///
+    /// A low one for `test` keeps test keys from being used to test how much the service bears.
+    pub fn rate_ceiling(mut self, of: Environment, limits: impl Into<RateLimits>) -> Self {
+        self.rate_ceilings.retain(|(other, _)| *other != of);
+        self.rate_ceilings.push((of, limits.into()));
+        self
+    }
+
+    /// Has requests counted elsewhere than in this process.
+    pub fn limiter(mut self, limiter: impl Limiter) -> Self {
+        self.limiter = Some(Arc::new(limiter));
+        self
+    }
+
+    /// Also sends `X-RateLimit-Limit`, `-Remaining` and `-Reset`, with the reset in this unit.
+    ///
+    /// The standard fields are always sent where there is a limit; see [`Quota`](crate::Quota).
+    pub fn legacy_rate_limit_fields(mut self, reset: ResetUnit) -> Self {
+        self.legacy_fields = Some(reset);
+        self
+    }
+
+    /// Gives credits back where the handler answers with a 5xx.
+    pub fn refund_server_errors(mut self) -> Self {
+        self.refunds_errors = true;
+        self
+    }
+
     /// The gate.
     ///
     /// # Errors
@@ -161,7 +209,8 @@ impl GateBuilder {
             replies,
             ..
         } = &self;
-        let readable = self.cors.as_ref().map(Cors::readable);
+        let legacy = self.legacy_fields.is_some();
+        let readable = self.cors.as_ref().map(|cors| cors.readable(legacy));
         let render = |code| {
             let mut reply = replies.render(code, realm, locations, None);
             if let Some(readable) = &readable {
@@ -198,6 +247,11 @@ impl GateBuilder {
                 catalog: self.catalog,
                 max_staleness: self.max_staleness,
                 counts_usage: self.counts_usage,
+                rate_limits: self.rate_limits,
+                rate_ceilings: self.rate_ceilings,
+                limiter: self.limiter,
+                legacy_fields: self.legacy_fields,
+                refunds_errors: self.refunds_errors,
             }),
         })
     }

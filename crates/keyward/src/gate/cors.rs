@@ -14,6 +14,13 @@ const SENT: [&str; 4] = [
     "www-authenticate",
 ];
 
+/// What it may carry where the gate says limits in the old fields too.
+const LEGACY: [&str; 3] = [
+    "x-ratelimit-limit",
+    "x-ratelimit-remaining",
+    "x-ratelimit-reset",
+];
+
 /// Lets pages of other origins call and read the answer (Fetch standard, "CORS protocol").
 ///
 /// Without it a browser hides every answer from such a page, a refusal too. With it every page may
@@ -152,9 +159,10 @@ impl Cors {
     }
 
     /// What every other answer says.
-    pub(crate) fn readable(&self) -> Readable {
+    pub(crate) fn readable(&self, legacy_fields: bool) -> Readable {
+        let legacy = LEGACY.into_iter().filter(|_| legacy_fields);
         let named = self.response_fields.iter().map(String::as_str);
-        Readable(once_each(SENT.into_iter().chain(named)).into())
+        Readable(once_each(SENT.into_iter().chain(legacy).chain(named)).into())
     }
 }
 
@@ -263,7 +271,10 @@ mod tests {
         let mut fields = reply.fields();
         assert!(fields.any(|field| field == ("access-control-allow-headers", allowed)));
         let exposed = "retry-after, ratelimit, ratelimit-policy, www-authenticate, etag";
-        assert_eq!(&*cors.readable().0, exposed);
+        assert_eq!(&*cors.readable(false).0, exposed);
+        let legacy =
+            "www-authenticate, x-ratelimit-limit, x-ratelimit-remaining, x-ratelimit-reset, etag";
+        assert!(cors.readable(true).0.ends_with(legacy));
     }
 
     #[test]
@@ -288,7 +299,7 @@ mod tests {
             ("access-control-expose-headers", "etag"),
         ];
         let mut response = head(&own);
-        Cors::new().readable().apply(&mut response);
+        Cors::new().readable(false).apply(&mut response);
         assert_eq!(response.0, head(&own).0);
     }
 

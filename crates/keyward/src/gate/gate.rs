@@ -7,8 +7,10 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::gate::builder::GateBuilder;
+use crate::gate::charging::{Bill, Charging, Due, Paid, Short};
 use crate::gate::cors::Readable;
 use crate::key::format::MAX_KEY_LEN;
+use crate::limit::quota::seconds;
 use crate::origin::OriginRefusal;
 use crate::request::credential::Credential;
 use crate::request::head::is_preflight;
@@ -16,8 +18,9 @@ use crate::store::entry::Entry;
 use crate::store::freshness::Moment;
 use crate::{
     Access, Admitted, Anonymous, Decision, Denial, DenialKind, Environment, ErrorCode, Finish,
-    ForeignFormat, KeyField, KeyFormat, KeyLocation, Peppers, Principal, Refusal, Replica, Replies,
-    Reply, RequestHead, Requirement, ScopeCatalog, Verdict,
+    ForeignFormat, KeyField, KeyFormat, KeyLocation, Limiter, OriginPolicy, Peppers, Principal,
+    RateLimits, Refusal, Replica, Replies, Reply, RequestHead, Requirement, ResetUnit,
+    ScopeCatalog, Verdict,
 };
 
 /// The one place that decides, shared by all routes of a service.
@@ -32,7 +35,8 @@ use crate::{
 /// 5. its account is active (403), its environment the route's (401), its kind and place right and
 ///    the API in its plan (403);
 /// 6. the request's origin is on its list (403);
-/// 7. it holds the route's scopes (403).
+/// 7. it holds the route's scopes (403);
+/// 8. its rate limits let it pass, and it has credits left (429).
 ///
 /// The first that fails answers: [`ErrorCode`] shows how. Nothing about a key is told before step 4.
 ///
@@ -88,6 +92,13 @@ pub(crate) struct Inner {
     pub(crate) catalog: Option<ScopeCatalog>,
     pub(crate) max_staleness: Duration,
     pub(crate) counts_usage: bool,
+    /// Of keys that have no limits of their own, nor in their account's plan.
+    pub(crate) rate_limits: Vec<(Environment, RateLimits)>,
+    /// Of every key, beside its own.
+    pub(crate) rate_ceilings: Vec<(Environment, RateLimits)>,
+    pub(crate) limiter: Option<Arc<dyn Limiter>>,
+    pub(crate) legacy_fields: Option<ResetUnit>,
+    pub(crate) refunds_errors: bool,
 }
 
 impl Gate {
@@ -116,7 +127,7 @@ impl Gate {
             }));
         }
         if let Some(principal) = outer.filter(|principal| principal.gate == self.inner.id) {
-            return Decision::Ready(self.check_again(request, requirement, principal));
+            return self.check_again(request, requirement, principal);
         }
         let presented = match self.present(request, requirement) {
             Ok(Some(presented)) => presented,
@@ -127,28 +138,37 @@ impl Gate {
             Err(DenialKind::Unavailable) if self.inner.max_staleness.is_zero() => {
                 self.ask_the_store(&presented, request, requirement)
             }
-            proved => Decision::Ready(self.conclude(proved, &presented, request, requirement)),
+            proved => self.conclude(proved, &presented, request, requirement),
         }
     }
 
-    /// Asserts that the catalog, where there is one, knows the scopes of a requirement.
+    /// Asserts that some key can meet a requirement.
     ///
     /// # Panics
-    /// When it does not: no key could ever meet it.
+    /// When there is a catalog that does not know one of its scopes, or it costs more than a limit of
+    /// the service lets pass at once.
     ///
     /// ```should_panic
     /// # use keyward::*;
     /// # let (store, format) = (MemoryStore::new(), KeyFormat::new("vhk_{env}_")?);
     /// let gate = Gate::builder(store.replica()).format(format).catalog(ScopeCatalog::new(["kyc"])?);
-    /// gate.build()?.assert_knows(&Requirement::new().scope("kcy")); // a typing error
+    /// gate.build()?.assert_meetable(&Requirement::new().scope("kcy")); // a typing error
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn assert_knows(&self, requirement: &Requirement) {
-        let Some(catalog) = &self.inner.catalog else {
-            return;
-        };
-        for scope in requirement.asked() {
+    pub fn assert_meetable(&self, requirement: &Requirement) {
+        let catalog = self.inner.catalog.iter();
+        for (catalog, scope) in catalog.flat_map(|own| requirement.asked().map(move |s| (own, s))) {
             assert!(catalog.knows(scope), "the catalog has no scope {scope:?}");
+        }
+        let limits = [&self.inner.rate_limits, &self.inner.rate_ceilings];
+        for (environment, limits) in limits.into_iter().flatten() {
+            for limit in limits.iter().filter(|_| requirement.serves(*environment)) {
+                let cost = requirement.own_cost().unwrap_or(1);
+                assert!(
+                    cost <= limit.max_burst(),
+                    "a cost of {cost} can never pass the limit {limit}"
+                );
+            }
         }
     }
 
@@ -225,10 +245,7 @@ impl Gate {
         if self.inner.peppers.is_old(way) {
             replica.redigest(&entry, || self.inner.peppers.digest_text(key));
         }
-        Ok(Proved {
-            entry,
-            now: now.unix(),
-        })
+        Ok(Proved { entry, now })
     }
 
     /// The slow path of a gate that trusts no memory: waits for news asked for after this request.
@@ -250,18 +267,25 @@ impl Gate {
         let origins = Origins(request.values("origin").map(<[u8]>::to_vec).collect());
         let refreshed = self.inner.replica.refreshed();
         Decision::Pending(Box::pin(async move {
-            let presented = Presented {
-                key: &key,
-                location,
-                environment,
-                secret,
+            let refreshed = refreshed.await;
+            let decision = {
+                let presented = Presented {
+                    key: &key,
+                    location,
+                    environment,
+                    secret,
+                };
+                let proved = if refreshed {
+                    gate.prove(&presented, Duration::MAX)
+                } else {
+                    Err(DenialKind::Unavailable)
+                };
+                gate.conclude(proved, &presented, &origins, &requirement)
             };
-            let proved = if refreshed.await {
-                gate.prove(&presented, Duration::MAX)
-            } else {
-                Err(DenialKind::Unavailable)
-            };
-            gate.conclude(proved, &presented, &origins, &requirement)
+            match decision {
+                Decision::Ready(verdict) => verdict,
+                Decision::Pending(verdict) => verdict.await,
+            }
         }))
     }
 
@@ -270,13 +294,13 @@ impl Gate {
         proved: Result<Proved, DenialKind>,
         presented: &Presented<'_>,
         request: &R,
-        requirement: &Requirement,
-    ) -> Verdict {
+        requirement: &Arc<Requirement>,
+    ) -> Decision {
         let Proved { entry, now } = match proved {
             Ok(proved) => proved,
-            Err(kind) => return self.refuse(kind, None, requirement),
+            Err(kind) => return Decision::Ready(self.refuse(kind, None, requirement)),
         };
-        let judged = judge_key(&entry, now, presented, requirement);
+        let judged = judge_key(&entry, now.unix(), presented, requirement);
         let judged =
             judged.and_then(|()| self.judge_use(&entry, presented.location, request, requirement));
         // Changed while it was judged, perhaps together with its account: the two halves that were
@@ -286,16 +310,42 @@ impl Gate {
             return self.conclude(proved, presented, request, requirement);
         }
         if let Err(kind) = judged {
-            self.count(&entry, false, now);
-            return self.refuse(kind, Some(entry), requirement);
+            self.count(&entry, false, now.unix());
+            return Decision::Ready(self.refuse(kind, Some(entry), requirement));
         }
-        self.count(&entry, true, now);
         let principal = Principal {
             entry,
             gate: self.inner.id,
             location: presented.location,
+            paid: Due::first(requirement),
+            quota: None,
         };
-        self.admit(principal)
+        let charging = self.charge(&principal.entry, principal.paid, now);
+        self.after(charging, requirement, move |gate, paid, requirement| {
+            gate.count(&principal.entry, paid.is_ok(), now.unix());
+            match paid {
+                Ok(bill) => gate.admit(principal, bill),
+                Err(short) => gate.refuse_short(&short, principal.entry, requirement),
+            }
+        })
+    }
+
+    /// Goes on when it is known whether a request can pay.
+    fn after(
+        &self,
+        charging: Charging,
+        requirement: &Arc<Requirement>,
+        conclude: impl FnOnce(&Self, Paid, &Requirement) -> Verdict + Send + 'static,
+    ) -> Decision {
+        match charging {
+            Charging::Ready(paid) => Decision::Ready(conclude(self, paid, requirement)),
+            Charging::Pending(paid) => {
+                let (gate, requirement) = (self.clone(), Arc::clone(requirement));
+                Decision::Pending(Box::pin(async move {
+                    conclude(&gate, paid.await, &requirement)
+                }))
+            }
+        }
     }
 
     /// Rows 61 to 80, in that order: what the route asks for.
@@ -319,7 +369,8 @@ impl Gate {
         if !entry.group.has_api_access() {
             return Err(DenialKind::NoApiAccess);
         }
-        if let Some(origins) = &entry.origins {
+        let origins = &entry.grant.origins;
+        if *origins != OriginPolicy::Any {
             let judged = origins.judge(request.values("origin"));
             judged.map_err(|refusal| match refusal {
                 OriginRefusal::Missing => DenialKind::OriginMissing,
@@ -327,8 +378,8 @@ impl Gate {
             })?;
         }
         let met = match &self.inner.catalog {
-            Some(catalog) => requirement.is_met_by(&entry.scopes, catalog),
-            None => requirement.is_met_by(&entry.scopes, &ScopeCatalog::default()),
+            Some(catalog) => requirement.is_met_by(&entry.grant.scopes, catalog),
+            None => requirement.is_met_by(&entry.grant.scopes, &ScopeCatalog::default()),
         };
         if met {
             Ok(())
@@ -337,44 +388,70 @@ impl Gate {
         }
     }
 
-    /// An inner layer of the same gate: the key is proved and used already.
+    /// An inner layer of the same gate: the key is proved and used already, and may have paid.
     fn check_again<R: RequestHead>(
         &self,
         request: &R,
-        requirement: &Requirement,
+        requirement: &Arc<Requirement>,
         principal: &Principal,
-    ) -> Verdict {
+    ) -> Decision {
         let entry = &principal.entry;
         let judged = if requirement.is_for(&entry.group.account) {
             self.judge_use(entry, principal.location, request, requirement)
         } else {
             Err(DenialKind::ForeignAccount)
         };
-        match judged {
-            Err(kind) => {
-                if self.inner.counts_usage {
-                    self.inner.replica.refuse_after_all(entry);
-                }
-                self.refuse(kind, Some(Arc::clone(entry)), requirement)
-            }
-            Ok(()) => Verdict::Admit(Admitted {
-                access: None,
-                key_field: KeyField::None,
-                finish: Finish::default(),
-            }),
+        if let Err(kind) = judged {
+            self.uncount(entry);
+            return Decision::Ready(self.refuse(kind, Some(Arc::clone(entry)), requirement));
         }
+        let more = principal.paid.beyond(requirement);
+        if more.is_nothing() {
+            return Decision::Ready(Verdict::Admit(Admitted::again(None, Bill::default())));
+        }
+        let now = Moment::now(&**self.inner.replica.clock());
+        let charging = self.charge(entry, more, now);
+        let mut principal = principal.clone();
+        self.after(
+            charging,
+            requirement,
+            move |gate, paid, requirement| match paid {
+                Ok(bill) => {
+                    principal.paid = principal.paid.and(more);
+                    principal.quota = bill.quota.or(principal.quota);
+                    Verdict::Admit(Admitted::again(Some(principal), bill))
+                }
+                Err(short) => {
+                    gate.uncount(&principal.entry);
+                    gate.refuse_short(&short, principal.entry, requirement)
+                }
+            },
+        )
     }
 
     fn count(&self, entry: &Entry, admitted: bool, now: Duration) {
-        if self.inner.counts_usage {
-            self.inner.replica.count(entry, admitted, now);
+        // Also where nothing is counted: the service may record units of its own.
+        if let Some(tally) = self.inner.replica.tally(entry)
+            && self.inner.counts_usage
+        {
+            tally.count(admitted, now);
         }
     }
 
-    fn admit(&self, principal: Principal) -> Verdict {
+    /// What was counted as let in is refused after all.
+    fn uncount(&self, entry: &Entry) {
+        if self.inner.counts_usage
+            && let Some(tally) = entry.tally()
+        {
+            tally.refuse_after_all();
+        }
+    }
+
+    fn admit(&self, mut principal: Principal, bill: Bill) -> Verdict {
         note(&principal);
+        principal.quota = bill.quota;
         let location = usize::from(principal.location);
-        let by_origin = principal.entry.origins.is_some() && self.inner.readable.is_some();
+        let is_listed = principal.entry.grant.origins != OriginPolicy::Any;
         let own_field = |at: &KeyLocation| at.field() != "authorization";
         let place = self.inner.locations.get(location);
         let key_field = self.inner.key_fields.get(location);
@@ -383,8 +460,9 @@ impl Gate {
             key_field: key_field.cloned().unwrap_or(KeyField::None),
             finish: Finish {
                 private: place.is_some_and(own_field),
+                bill,
                 readable: self.inner.readable.clone(),
-                by_origin,
+                by_origin: is_listed && self.inner.readable.is_some(),
             },
         })
     }
@@ -430,6 +508,20 @@ impl Gate {
             reply,
             denial: Some(denial),
         })
+    }
+
+    /// Rows 90 and 91: the key could pass, and its limits do not let it.
+    fn refuse_short(&self, short: &Short, entry: Arc<Entry>, requirement: &Requirement) -> Verdict {
+        let mut verdict = self.refuse(short.kind, Some(entry), requirement);
+        if let (Verdict::Refuse(refusal), Some(quota)) = (&mut verdict, short.quota) {
+            let reply = Arc::make_mut(&mut refusal.reply);
+            reply.field("retry-after", seconds(quota.wait()).max(1).to_string());
+            let now = self.inner.replica.clock().unix();
+            for (name, value) in quota.fields(self.inner.legacy_fields, now) {
+                reply.field(name, value);
+            }
+        }
+        verdict
     }
 
     fn rendered(&self, code: ErrorCode) -> Arc<Reply> {
@@ -496,7 +588,7 @@ struct Presented<'a> {
 /// The caller has shown the whole key.
 struct Proved {
     entry: Arc<Entry>,
-    now: Duration,
+    now: Moment,
 }
 
 /// What a waiting request still needs of its head.

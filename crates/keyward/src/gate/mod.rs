@@ -1,6 +1,7 @@
 //! The one place that decides, what a route asks of it, and what a handler gets from it.
 
 pub(crate) mod builder;
+pub(crate) mod charging;
 pub(crate) mod cors;
 #[expect(
     clippy::module_inception,

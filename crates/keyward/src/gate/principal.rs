@@ -3,8 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::gate::charging::Due;
 use crate::store::entry::Entry;
-use crate::{AccountId, Environment, Hint, KeyId, KeyKind, Scope, Scopes};
+use crate::{AccountId, Environment, Hint, KeyId, KeyKind, Quota, Scope, Scopes};
 
 /// Who calls: what a handler gets of a key that has passed.
 ///
@@ -48,6 +49,8 @@ pub struct Principal {
     pub(crate) gate: u64,
     /// Where the key stood, as an index into the gate's locations.
     pub(crate) location: u8,
+    pub(crate) paid: Due,
+    pub(crate) quota: Option<Quota>,
 }
 
 impl Principal {
@@ -84,7 +87,23 @@ impl Principal {
     /// What the key was granted.
     #[must_use]
     pub fn scopes(&self) -> &Scopes {
-        &self.entry.scopes
+        &self.entry.grant.scopes
+    }
+
+    /// What is left of the limit that binds most; `None` where there is no limit.
+    #[must_use]
+    pub fn quota(&self) -> Option<Quota> {
+        self.quota
+    }
+
+    /// Records units of whatever the service sells, such as pages or minutes, for the key and hour.
+    ///
+    /// They are kept beside the count of requests, and only those of live keys are
+    /// [billable](crate::UsageHour::billable_units).
+    pub fn record(&self, units: u64) {
+        if let Some(tally) = self.entry.tally() {
+            tally.record(units);
+        }
     }
 
     /// Whether the key was granted this scope, by name or wildcard.
@@ -92,7 +111,7 @@ impl Principal {
     /// A catalog's implications are the gate's to know.
     #[must_use]
     pub fn holds(&self, scope: &Scope) -> bool {
-        self.entry.scopes.allow(scope)
+        self.entry.grant.scopes.allow(scope)
     }
 }
 

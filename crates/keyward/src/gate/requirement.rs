@@ -30,6 +30,8 @@ pub struct Requirement {
     kinds: Vec<KeyKind>,
     account: Option<AccountId>,
     optional: bool,
+    cost: Option<u32>,
+    credits: Option<u32>,
 }
 
 impl Requirement {
@@ -41,6 +43,8 @@ impl Requirement {
             kinds: vec![KeyKind::Secret],
             account: None,
             optional: false,
+            cost: None,
+            credits: None,
         }
     }
 
@@ -122,6 +126,32 @@ impl Requirement {
     pub fn optional(mut self) -> Self {
         self.optional = true;
         self
+    }
+
+    /// Counts for so many requests in the key's rate limits, instead of one. 0 is free.
+    ///
+    /// Of several layers that a request crosses it pays the highest cost, once. The first layer of a gate
+    /// that says nothing asks for one, those further inside for nothing more.
+    pub fn cost(mut self, cost: u32) -> Self {
+        self.cost = Some(cost);
+        self
+    }
+
+    /// Spends so many credits of a live key, instead of one. 0 is free.
+    ///
+    /// Of several layers the highest counts, as with [`cost`](Self::cost). Where the key and its account
+    /// have no balance nothing is spent.
+    pub fn credits(mut self, credits: u32) -> Self {
+        self.credits = Some(credits);
+        self
+    }
+
+    pub(crate) fn own_credits(&self) -> Option<u32> {
+        self.credits
+    }
+
+    pub(crate) fn own_cost(&self) -> Option<u32> {
+        self.cost
     }
 
     pub(crate) fn is_optional(&self) -> bool {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use crate::gate::charging::Bill;
 use crate::gate::cors::{Readable, vary_by_origin};
 use crate::{Denial, Principal, Reply};
 
@@ -95,6 +96,20 @@ pub struct Admitted {
     pub finish: Finish,
 }
 
+impl Admitted {
+    /// An inner layer has nothing to do with the key itself.
+    pub(crate) fn again(principal: Option<Principal>, bill: Bill) -> Self {
+        Self {
+            access: principal.map(Access::Principal),
+            key_field: KeyField::None,
+            finish: Finish {
+                bill,
+                ..Finish::default()
+            },
+        }
+    }
+}
+
 /// Who may go on: a key, or nobody in particular. See [`Decision`].
 #[derive(Clone, Debug)]
 #[expect(clippy::exhaustive_enums, reason = "an adapter must handle both")]
@@ -157,19 +172,24 @@ pub enum KeyField {
 }
 
 /// What to do with the inner service's response. See [`Decision`].
+///
+/// One that is dropped leaves what the request has paid where it is: whoever hangs up has been served
+/// nevertheless.
 #[derive(Debug, Default)]
 #[must_use = "a response needs it"]
 pub struct Finish {
     /// A shared cache knows that an answer to `Authorization` is private (RFC 9111 §3.5), and
     /// nothing of the kind about other fields.
     pub(crate) private: bool,
+    pub(crate) bill: Bill,
     pub(crate) readable: Option<Readable>,
     /// Whether another origin might have got another answer.
     pub(crate) by_origin: bool,
 }
 
 impl Finish {
-    /// Adds what the response needs.
+    /// Adds what the response needs. What the request has paid is given back where a layer further
+    /// inside has refused it.
     pub fn apply<R: ResponseHead>(self, response: &mut R) {
         if self.private && !response.has("cache-control") {
             response.append("cache-control", "private");
@@ -180,6 +200,12 @@ impl Finish {
         if self.by_origin {
             vary_by_origin(response);
         }
+        self.bill.settle(response);
+    }
+
+    /// Gives back what the request has paid: it cannot be handed on.
+    pub fn give_back(self) {
+        self.bill.give_back();
     }
 }
 

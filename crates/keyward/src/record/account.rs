@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::error::named;
-use crate::{Environment, ParseError, ParseErrorKind};
+use crate::{Environment, ParseError, ParseErrorKind, RateLimits};
 
 /// The service's own name for an account: 1 to 128 printable ASCII characters, no spaces.
 ///
@@ -73,6 +73,12 @@ pub struct Account {
     pub api_access: bool,
     /// How many active keys it may have; the service's own bound where there is none.
     pub max_active_keys: Option<u32>,
+    /// How often each of its keys may be used that has no limits of its own; none: as the service says.
+    pub rate_limits: RateLimits,
+    /// How often all its keys of an environment together may be used.
+    pub shared_rate_limits: RateLimits,
+    /// The epoch of its balance of [`Credits`](crate::Credits), from one on; `None`: it has none.
+    pub credits: Option<u32>,
     /// How often all its keys were revoked. A counter, never a time.
     pub revoked_all: u32,
     /// How often all its keys of an environment were revoked.
@@ -89,6 +95,9 @@ impl Account {
             status: AccountStatus::Active,
             api_access: true,
             max_active_keys: None,
+            rate_limits: RateLimits::none(),
+            shared_rate_limits: RateLimits::none(),
+            credits: None,
             revoked_all: 0,
             revoked: BTreeMap::new(),
         }

@@ -103,6 +103,10 @@ pub enum AuditAction {
     Rotate,
     /// A key was revoked.
     Revoke,
+    /// A balance of credits was replaced or lifted.
+    SetCredits,
+    /// Credits were added to a balance.
+    AddCredits,
     /// All keys of an account, or of one of its environments, were revoked.
     RevokeAll,
 }
@@ -120,5 +124,7 @@ named! {
     Enable = "enable",
     Rotate = "rotate",
     Revoke = "revoke",
+    SetCredits = "set_credits",
+    AddCredits = "add_credits",
     RevokeAll = "revoke_all",
 }

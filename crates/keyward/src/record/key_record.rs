@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use crate::error::named;
 use crate::{
-    Account, AccountId, Environment, Hint, KeyDigest, KeyId, Metadata, OriginPolicy, RateLimit,
+    Account, AccountId, Environment, Hint, KeyDigest, KeyId, Metadata, OriginPolicy, RateLimits,
     Scopes,
 };
 
@@ -50,8 +50,11 @@ pub struct KeyRecord {
     pub scopes: Scopes,
     /// Which web pages may use it.
     pub origins: OriginPolicy,
-    /// How often it may be used.
-    pub rate_limit: Option<RateLimit>,
+    /// How often it may be used; none: as its account's plan or the service says.
+    pub rate_limits: RateLimits,
+    /// The epoch of its own balance of [`Credits`](crate::Credits), from one on; `None`: it has none, and
+    /// spends those of its account.
+    pub credits: Option<u32>,
     /// What the service wants to remember of it.
     pub metadata: Metadata,
     /// The account's epoch when it was made; below the account's present one it is revoked.
@@ -106,7 +109,8 @@ impl KeyRecord {
             kind: KeyKind::Secret,
             scopes: Scopes::none(),
             origins: OriginPolicy::Any,
-            rate_limit: None,
+            rate_limits: RateLimits::none(),
+            credits: None,
             metadata: Metadata::default(),
             epoch: 0,
             status: KeyStatus::Active,
@@ -118,6 +122,31 @@ impl KeyRecord {
             predecessor: None,
             successor: None,
             last_used_at: None,
+        }
+    }
+
+    /// A new key that may do the same, in the same chain, without an end.
+    pub(crate) fn succeeded_by(
+        &self,
+        id: KeyId,
+        digest: KeyDigest,
+        hint: Hint,
+        created_at: SystemTime,
+    ) -> Self {
+        Self {
+            id,
+            revision: 0,
+            digest,
+            redigested: 0,
+            hint,
+            created_at,
+            expires_at: None,
+            revoked_at: None,
+            revoked_for: String::new(),
+            predecessor: Some(self.id),
+            successor: None,
+            last_used_at: None,
+            ..self.clone()
         }
     }
 

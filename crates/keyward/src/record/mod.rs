@@ -5,4 +5,3 @@ pub(crate) mod audit;
 pub(crate) mod key_id;
 pub(crate) mod key_record;
 pub(crate) mod metadata;
-pub(crate) mod rate_limit;

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use crate::{Account, AccountId, AuditEntry, KeyId, KeyRecord};
+use crate::{Account, AccountId, AuditEntry, CreditOwner, Credits, KeyId, KeyRecord};
 
 /// What is written together. Each row replaces the stored one of its revision.
 ///
@@ -35,6 +35,8 @@ pub struct Commit {
     pub accounts: Vec<Account>,
     /// New and changed keys.
     pub keys: Vec<KeyRecord>,
+    /// A balance of credits that changes.
+    pub credits: Option<CreditChange>,
     /// Accounts that must be of these revisions: what was decided rests on them.
     pub unchanged_accounts: Vec<(AccountId, u64)>,
     /// Keys that must be of these revisions: what was decided rests on them.
@@ -65,6 +67,56 @@ pub struct ActiveKeys {
     pub at_most: u32,
     /// The moment at which expiry is judged.
     pub now: SystemTime,
+}
+
+/// How a balance of credits changes, as a part of a [`Commit`].
+#[derive(Clone, Debug)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "a store takes it apart, a new way must not be missed"
+)]
+pub enum CreditChange {
+    /// There is this balance from now on.
+    Set {
+        /// Whose.
+        owner: CreditOwner,
+        /// The epoch of the balance it replaces; zero: there is none.
+        since: u32,
+        /// What there is from now on, of a later epoch.
+        to: Credits,
+    },
+    /// There is more of the balance that there is.
+    Add {
+        /// Whose.
+        owner: CreditOwner,
+        /// How many credits more.
+        amount: u64,
+    },
+}
+
+impl CreditChange {
+    /// Whose balance changes.
+    #[must_use]
+    pub fn owner(&self) -> &CreditOwner {
+        match self {
+            Self::Set { owner, .. } | Self::Add { owner, .. } => owner,
+        }
+    }
+
+    /// The balance that comes of it; `None` where the change is at odds with what is stored.
+    #[must_use]
+    pub fn apply(&self, stored: Option<Credits>) -> Option<Credits> {
+        match self {
+            Self::Set { since, to, .. } => {
+                let epoch = stored.map_or(0, |stored| stored.epoch);
+                (epoch == *since && to.epoch > epoch).then_some(*to)
+            }
+            Self::Add { amount, .. } => stored.map(|stored| Credits {
+                left: stored.left.saturating_add(*amount),
+                ..stored
+            }),
+        }
+    }
 }
 
 /// The token of a create, as a part of a [`Commit`].

@@ -21,10 +21,10 @@ use std::time::{Duration, SystemTime};
 
 use crate::{
     Account, AccountId, AccountStatus, ActiveKeys, AdminErrorKind, ApiKey, AuditAction, AuditEntry,
-    Commit, CreateToken, Decision, DenialKind, DigestScheme, Environment, Gate, KeyCursor,
-    KeyDigest, KeyFormat, KeyId, KeyKind, KeyQuery, KeyRecord, KeyState, KeyStatus, Metadata,
-    OriginPolicy, Pepper, Peppers, RateLimit, RequestHead, Requirement, Scopes, Store,
-    StoreErrorKind, UsageQuery, Verdict,
+    Commit, CreateToken, CreditChange, CreditOwner, Credits, Decision, DenialKind, DigestScheme,
+    Environment, Gate, KeyCursor, KeyDigest, KeyFormat, KeyId, KeyKind, KeyQuery, KeyRecord,
+    KeyState, KeyStatus, Metadata, OriginPolicy, Pepper, Peppers, RateLimit, RateLimits, Refill,
+    RequestHead, Requirement, Scopes, Store, StoreErrorKind, UsageQuery, Verdict,
 };
 
 /// Runs the suite; `open` gives a new, empty store each time it is called.
@@ -46,6 +46,8 @@ pub fn check<S: Store>(open: impl Fn() -> S) {
     the_audit_trail_only_grows(&open());
     counts_every_use_once(&open());
     digests_a_key_anew(&open());
+    keeps_balances_of_credits(&open());
+    gives_out_credits_and_takes_them_back(&open());
 }
 
 /// Waits for a future on this thread.
@@ -74,6 +76,9 @@ fn gives_back_what_was_committed<S: Store>(store: &S) {
     account.api_access = false;
     account.max_active_keys = Some(0);
     account.revoked_all = 7;
+    account.credits = Some(u32::MAX);
+    account.rate_limits = RateLimits::parse("10/1;20 1000/86400;5").unwrap();
+    account.shared_rate_limits = RateLimit::per_hour(1).into();
     account.revoked = BTreeMap::from([(Environment::TEST, 3), (environment("eu-1"), 1)]);
     let (_, mut full) = key("acme", environment("eu-1"));
     full.name = "Ünïcode 'quoted' \"name\"\n\0".into();
@@ -82,7 +87,8 @@ fn gives_back_what_was_committed<S: Store>(store: &S) {
     full.origins = OriginPolicy::listed(["bücher.example", "http://*.localhost:*"])
         .unwrap()
         .or_no_origin();
-    full.rate_limit = Some(RateLimit::per_minute(100).unwrap().burst(200).unwrap());
+    full.credits = Some(3);
+    full.rate_limits = RateLimit::per_minute(100).burst(200).into();
     full.metadata = Metadata::parse("{\"ü\":[1,null]}").unwrap();
     full.epoch = 8;
     full.status = KeyStatus::Disabled;
@@ -646,6 +652,127 @@ fn digests_a_key_anew<S: Store>(store: &S) {
     assert_eq!(ask(&others), Ok(()));
 }
 
+fn keeps_balances_of_credits<S: Store>(store: &S) {
+    commit(store, [&account("acme")], []).unwrap();
+    let id = AccountId::parse("acme").unwrap();
+    let owner = CreditOwner::Account(id.clone());
+    let stored = |owner: &CreditOwner| block_on(store.credits(owner.clone())).unwrap();
+    let change = |change| {
+        let commit = Commit {
+            credits: Some(change),
+            ..Commit::default()
+        };
+        write(store, commit)
+    };
+    let set = |since, to: Credits, epoch| {
+        let (owner, to) = (owner.clone(), Credits { epoch, ..to });
+        change(CreditChange::Set { owner, since, to })
+    };
+    let add = |owner: &CreditOwner, amount| {
+        let owner = owner.clone();
+        change(CreditChange::Add { owner, amount })
+    };
+    let conflict = Err(StoreErrorKind::Conflict);
+    assert_eq!(stored(&owner), None);
+    assert_eq!(add(&owner, 5), conflict, "to nothing");
+    assert_eq!(set(1, Credits::new(9), 2), conflict, "there is no first");
+    let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+    let first = Credits::new(9).refill(Refill::new(at, u64::MAX >> 1));
+    set(0, first, 1).unwrap();
+    assert_eq!(stored(&owner), Some(Credits { epoch: 1, ..first }));
+    assert_eq!(
+        set(0, Credits::new(5), 2),
+        conflict,
+        "of two at once the second"
+    );
+    assert_eq!(set(1, Credits::new(5), 1), conflict, "epochs only grow");
+    add(&owner, 5).unwrap();
+    assert_eq!(stored(&owner).unwrap().left, 14);
+    set(1, Credits::new(0), 7).unwrap();
+    let empty = Credits {
+        epoch: 7,
+        ..Credits::new(0)
+    };
+    assert_eq!(stored(&owner), Some(empty));
+
+    // A key that is named like the account has a balance of its own, and all or nothing is written.
+    let (_, key) = key("acme", Environment::LIVE);
+    assert_eq!(stored(&CreditOwner::Key(key.id)), None);
+    let at_odds = Commit {
+        keys: vec![key.clone()],
+        credits: Some(CreditChange::Add {
+            owner: CreditOwner::Key(key.id),
+            amount: 1,
+        }),
+        ..Commit::default()
+    };
+    assert_eq!(write(store, at_odds), conflict);
+    assert_eq!(block_on(store.key(key.id)).unwrap(), None);
+    let mut marked = stored_account(store, &id);
+    marked.credits = Some(7);
+    commit(store, [&marked], []).unwrap();
+    assert_eq!(stored_account(store, &id).credits, Some(7));
+}
+
+fn gives_out_credits_and_takes_them_back<S: Store>(store: &S) {
+    let (secret, record) = key("acme", Environment::LIVE);
+    let owner = CreditOwner::Account(record.account.clone());
+    let mut acme = account("acme");
+    let set = |acme: &Account, since, to| {
+        let owner = owner.clone();
+        write(
+            store,
+            Commit {
+                accounts: vec![acme.clone()],
+                credits: Some(CreditChange::Set { owner, since, to }),
+                ..Commit::default()
+            },
+        )
+    };
+    let epoch = |epoch, left| Credits {
+        epoch,
+        ..Credits::new(left)
+    };
+    acme.credits = Some(1);
+    set(&acme, 0, epoch(1, 1000)).unwrap();
+    commit(store, [], [&record]).unwrap();
+    let left = || {
+        block_on(store.credits(owner.clone()))
+            .unwrap()
+            .unwrap()
+            .left
+    };
+    assert_eq!(ask(store, &secret), Ok(()));
+    assert_eq!(
+        left(),
+        900,
+        "a block was taken out, before any of it was spent"
+    );
+    block_on(store.flush()).unwrap();
+    assert_eq!(left(), 900, "it is in use");
+    block_on(store.flush()).unwrap();
+    assert_eq!(left(), 999, "it is not, and the rest comes back");
+    block_on(store.flush()).unwrap();
+    assert_eq!(left(), 999, "once");
+
+    // What was taken of an old balance does not come back to the new.
+    assert_eq!(ask(store, &secret), Ok(()));
+    let mut acme = stored_account(store, &record.account);
+    acme.credits = Some(2);
+    set(&acme, 1, epoch(2, 3)).unwrap();
+    (0..2).for_each(|_| block_on(store.flush()).unwrap());
+    assert_eq!(left(), 3);
+    for outcome in [Ok(()), Ok(()), Ok(()), Err(DenialKind::CreditsExhausted)] {
+        assert_eq!(ask(store, &secret), outcome);
+    }
+    assert_eq!(left(), 0);
+    // Where there should be a balance and is none, nothing is spent.
+    let mut acme = stored_account(store, &record.account);
+    acme.credits = Some(9);
+    commit(store, [&acme], []).unwrap();
+    assert_eq!(ask(store, &secret), Err(DenialKind::LimitUnavailable));
+}
+
 fn account(id: &str) -> Account {
     Account::new(AccountId::parse(id).unwrap())
 }
@@ -711,7 +838,11 @@ fn ask_gate(gate: &Gate, key: &ApiKey) -> Result<(), DenialKind> {
     match gate.check(&Head(key), &Arc::new(Requirement::new()), None) {
         Decision::Ready(Verdict::Admit(_)) => Ok(()),
         Decision::Ready(Verdict::Refuse(refusal)) => Err(refusal.denial.unwrap().kind()),
-        Decision::Pending(_) => panic!("a gate that trusts its memory does not wait"),
+        // For credits, which must be taken out of the store.
+        Decision::Pending(verdict) => match block_on(verdict) {
+            Verdict::Admit(_) => Ok(()),
+            Verdict::Refuse(refusal) => Err(refusal.denial.unwrap().kind()),
+        },
     }
 }
 

@@ -5,11 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use arc_swap::{ArcSwapOption, Guard};
+use once_cell::race::OnceBox;
+
 use crate::clock::unix_time;
 use crate::key::digest::DigestBytes;
+use crate::limit::meter::Meter;
+use crate::limit::purse::Purse;
+use crate::store::usage::Tally;
 use crate::{
-    Account, AccountId, AccountStatus, DenialKind, Environment, Hint, KeyId, KeyKind, KeyRecord,
-    KeyStatus, OriginPolicy, Scopes,
+    Account, AccountId, AccountStatus, Bucket, DenialKind, Environment, Hint, KeyId, KeyKind,
+    KeyRecord, KeyStatus, OriginPolicy, RateLimits, Scopes,
 };
 
 /// What the replica keeps of a key. A million of them are held, so every byte counts.
@@ -18,14 +24,14 @@ pub(crate) struct Entry {
     pub(crate) id: KeyId,
     last: [u8; 4],
     pub(crate) group: Arc<Group>,
-    pub(crate) scopes: Arc<Scopes>,
-    /// `None` stands for any origin.
-    pub(crate) origins: Option<Arc<OriginPolicy>>,
+    pub(crate) grant: Arc<Grant>,
+    /// None before its first use.
+    tally: OnceBox<Arc<Tally>>,
     epoch: u32,
     /// Seconds since the Unix epoch; the maximum stands for never.
     expires_at: u32,
-    /// One more than the place of its counters; zero before its first use.
-    tally: AtomicU32,
+    /// The epoch of its own balance of credits; zero where it has none.
+    credits: u32,
     superseded: AtomicBool,
     redigested: AtomicBool,
     pub(crate) kind: KeyKind,
@@ -33,24 +39,19 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    pub(crate) fn new(
-        record: &KeyRecord,
-        group: Arc<Group>,
-        scopes: Arc<Scopes>,
-        origins: Option<Arc<OriginPolicy>>,
-    ) -> Self {
+    pub(crate) fn new(record: &KeyRecord, group: Arc<Group>, grant: Arc<Grant>) -> Self {
         Self {
             digest: record.digest.bytes(),
             id: record.id,
             last: record.hint.last,
             group,
-            scopes,
-            origins,
+            grant,
+            tally: OnceBox::new(),
             epoch: record.epoch,
             expires_at: record.expires_at.map_or(u32::MAX, |at| {
                 u32::try_from(unix_time(at).as_secs()).unwrap_or(u32::MAX)
             }),
-            tally: AtomicU32::new(0),
+            credits: record.credits.unwrap_or(0),
             superseded: AtomicBool::new(false),
             redigested: AtomicBool::new(false),
             kind: record.kind,
@@ -75,17 +76,18 @@ impl Entry {
     }
 
     /// Where its uses are counted, once there are any.
-    pub(crate) fn tally(&self) -> Option<usize> {
-        let place = self.tally.load(Ordering::Acquire).checked_sub(1)?;
-        usize::try_from(place).ok()
+    pub(crate) fn tally(&self) -> Option<&Arc<Tally>> {
+        self.tally.get()
     }
 
-    /// Gives it a place to count, if it has none yet.
-    pub(crate) fn set_tally(&self, place: usize) {
-        let place = u32::try_from(place).map_or(u32::MAX, |place| place.saturating_add(1));
-        let (done, read) = (Ordering::AcqRel, Ordering::Acquire);
-        // Whoever was first has given it one.
-        _ = self.tally.compare_exchange(0, place, done, read);
+    /// Gives it a place to count, unless somebody was faster.
+    pub(crate) fn set_tally(&self, tally: &Arc<Tally>) -> bool {
+        self.tally.set(Box::new(Arc::clone(tally))).is_ok()
+    }
+
+    /// The epoch of its own balance of credits, if it has one.
+    pub(crate) fn own_credits(&self) -> Option<u32> {
+        (self.credits > 0).then_some(self.credits)
     }
 
     /// Whether a newer entry of the key, or none, has taken its place.
@@ -100,13 +102,6 @@ impl Entry {
 
     pub(crate) fn supersede(&self) {
         self.superseded.store(true, Ordering::Release);
-    }
-
-    /// Takes over what was counted in an older entry of the same key.
-    pub(crate) fn inherit(&self, older: &Self) {
-        if let Some(place) = older.tally() {
-            self.set_tally(place);
-        }
     }
 
     pub(crate) fn hint(&self) -> Hint {
@@ -125,6 +120,24 @@ impl fmt::Debug for Entry {
     }
 }
 
+/// What a key may; one for all keys that may the same.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Grant {
+    pub(crate) scopes: Scopes,
+    pub(crate) origins: OriginPolicy,
+    pub(crate) rate_limits: RateLimits,
+}
+
+impl Grant {
+    pub(crate) fn of(record: &KeyRecord) -> Self {
+        Self {
+            scopes: record.scopes.clone(),
+            origins: record.origins.clone(),
+            rate_limits: record.rate_limits.clone(),
+        }
+    }
+}
+
 /// What all keys of one account and environment share, changed in place when the account changes.
 #[derive(Debug)]
 pub(crate) struct Group {
@@ -134,11 +147,52 @@ pub(crate) struct Group {
     active: AtomicBool,
     api_access: AtomicBool,
     revoked_before: AtomicU32,
+    /// The buckets that all keys of the account and environment share.
+    pub(crate) meter: Arc<Meter>,
+    plan: ArcSwapOption<Plan>,
+}
+
+/// What the account's plan says of limits, where it says anything.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// Of each key that has none of its own.
+    pub(crate) rate_limits: RateLimits,
+    /// Of all keys together.
+    pub(crate) shared: Vec<Arc<Bucket>>,
+    /// Of all keys that have no credits of their own.
+    pub(crate) budget: Option<Budget>,
+}
+
+/// Credits that may be spent.
+#[derive(Clone, Debug)]
+pub(crate) struct Budget {
+    /// Of the balance; what was taken from an earlier one is void.
+    pub(crate) epoch: u32,
+    pub(crate) purse: Arc<Purse>,
+}
+
+impl Plan {
+    fn of(account: &Account, meter: &Meter, budget: Option<Budget>) -> Option<Self> {
+        let shared = account.shared_rate_limits.iter();
+        let plan = Self {
+            rate_limits: account.rate_limits.clone(),
+            shared: shared.map(|limit| meter.bucket(limit)).collect(),
+            budget,
+        };
+        let says_something =
+            !plan.rate_limits.is_empty() || !plan.shared.is_empty() || plan.budget.is_some();
+        says_something.then_some(plan)
+    }
 }
 
 impl Group {
     /// A group whose account is not known yet: closed until [`follow`](Self::follow) opens it.
-    pub(crate) fn closed(account: AccountId, environment: Environment, prefix: Box<str>) -> Self {
+    pub(crate) fn closed(
+        account: AccountId,
+        environment: Environment,
+        prefix: Box<str>,
+        meter: Arc<Meter>,
+    ) -> Self {
         Self {
             account,
             environment,
@@ -146,6 +200,8 @@ impl Group {
             active: AtomicBool::new(false),
             api_access: AtomicBool::new(false),
             revoked_before: AtomicU32::new(0),
+            meter,
+            plan: ArcSwapOption::empty(),
         }
     }
 
@@ -162,10 +218,12 @@ impl Group {
     }
 
     /// Takes over the account's state; `None` for an account that is gone.
-    pub(crate) fn follow(&self, account: Option<&Account>) {
+    pub(crate) fn follow(&self, account: Option<&Account>, budget: Option<Budget>) {
         let epoch = account.map_or(u32::MAX, |account| account.epoch(self.environment));
         let active = account.is_some_and(|account| account.status == AccountStatus::Active);
         let access = account.is_some_and(|account| account.api_access);
+        let plan = account.and_then(|account| Plan::of(account, &self.meter, budget));
+        self.plan.store(plan.map(Arc::new));
         self.revoked_before.store(epoch, Ordering::Release);
         self.active.store(active, Ordering::Release);
         self.api_access.store(access, Ordering::Release);
@@ -173,6 +231,10 @@ impl Group {
 
     pub(crate) fn is_active(&self) -> bool {
         self.active.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn plan(&self) -> Guard<Option<Arc<Plan>>> {
+        self.plan.load()
     }
 
     pub(crate) fn has_api_access(&self) -> bool {

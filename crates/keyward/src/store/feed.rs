@@ -1,11 +1,14 @@
 //! What the entries of a replica share, and what only its feed touches.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::Hash;
 use std::sync::Arc;
 
-use crate::store::entry::Group;
-use crate::{Account, AccountId, Environment, KeyRecord, OriginPolicy, Revision, Scopes};
+use crate::limit::meter::Meter;
+use crate::limit::purse::Purse;
+use crate::store::entry::{Budget, Grant, Group};
+use crate::{
+    Account, AccountId, BucketOwner, Clock, CreditOwner, Environment, KeyId, KeyRecord, Revision,
+};
 
 /// What only the feed touches.
 #[derive(Default)]
@@ -13,34 +16,69 @@ pub(crate) struct Feed {
     pub(crate) revision: Option<Revision>,
     accounts: HashMap<AccountId, Account>,
     groups: HashMap<AccountId, Vec<Arc<Group>>>,
-    scopes: HashSet<Arc<Scopes>>,
-    origins: HashSet<Arc<OriginPolicy>>,
+    grants: HashSet<Arc<Grant>>,
+    /// The buckets of every chain of rotations, by its first key.
+    meters: HashMap<KeyId, Arc<Meter>>,
+    purses: HashMap<CreditOwner, Arc<Purse>>,
 }
 
 impl Feed {
-    pub(crate) fn group(&mut self, record: &KeyRecord) -> Arc<Group> {
+    pub(crate) fn group(&mut self, record: &KeyRecord, clock: &Arc<dyn Clock>) -> Arc<Group> {
         let (environment, prefix) = (record.environment, &record.hint.prefix);
         let groups = self.groups.entry(record.account.clone()).or_default();
         let same = |group: &&Arc<Group>| is_of(group, environment, prefix);
         if let Some(group) = groups.iter().find(same) {
             return Arc::clone(group);
         }
-        let group = Group::closed(record.account.clone(), environment, prefix.clone());
-        group.follow(self.accounts.get(&record.account));
+        // Keys of another form share their limits with these.
+        let sibling = groups.iter().find(|group| group.environment == environment);
+        let meter = sibling.map_or_else(
+            || {
+                let owner = BucketOwner::Account(record.account.clone(), environment);
+                Arc::new(Meter::new(owner, Arc::clone(clock)))
+            },
+            |sibling| Arc::clone(&sibling.meter),
+        );
+        let account = record.account.clone();
+        let group = Group::closed(account, environment, prefix.clone(), meter);
+        let account = self.accounts.get(&record.account);
+        group.follow(account, budget(&mut self.purses, account));
         let group = Arc::new(group);
         groups.push(Arc::clone(&group));
         group
     }
 
-    pub(crate) fn scopes(&mut self, scopes: &Scopes) -> Arc<Scopes> {
-        share(&mut self.scopes, scopes)
+    /// What the key may: one for all that are equal.
+    pub(crate) fn grant(&mut self, record: &KeyRecord) -> Arc<Grant> {
+        let grant = Grant::of(record);
+        if let Some(known) = self.grants.get(&grant) {
+            return Arc::clone(known);
+        }
+        let new = Arc::new(grant);
+        self.grants.insert(Arc::clone(&new));
+        new
     }
 
-    pub(crate) fn origins(&mut self, origins: &OriginPolicy) -> Option<Arc<OriginPolicy>> {
-        match origins {
-            OriginPolicy::Any => None,
-            listed @ OriginPolicy::Listed(_) => Some(share(&mut self.origins, listed)),
-        }
+    /// The buckets of a chain of rotations; `make` where none are known.
+    pub(crate) fn meter(
+        &mut self,
+        lineage: KeyId,
+        make: impl FnOnce() -> Arc<Meter>,
+    ) -> Arc<Meter> {
+        Arc::clone(self.meters.entry(lineage).or_insert_with(make))
+    }
+
+    /// The credits that this process has taken from a balance.
+    pub(crate) fn purse(&mut self, owner: CreditOwner) -> Arc<Purse> {
+        purse(&mut self.purses, owner)
+    }
+
+    pub(crate) fn known_purse(&self, owner: &CreditOwner) -> Option<Arc<Purse>> {
+        self.purses.get(owner).cloned()
+    }
+
+    pub(crate) fn purses(&self) -> Vec<Arc<Purse>> {
+        self.purses.values().cloned().collect()
     }
 
     pub(crate) fn close(&self, accounts: &[Account]) {
@@ -56,8 +94,9 @@ impl Feed {
             self.accounts.clear();
         }
         for account in accounts {
+            let budget = budget(&mut self.purses, Some(&account));
             for group in self.groups.get(&account.id).into_iter().flatten() {
-                group.follow(Some(&account));
+                group.follow(Some(&account), budget.clone());
             }
             self.accounts.insert(account.id.clone(), account);
         }
@@ -67,21 +106,28 @@ impl Feed {
                 .iter()
                 .filter(|(id, _)| !self.accounts.contains_key(id));
             gone.flat_map(|(_, groups)| groups)
-                .for_each(|group| group.follow(None));
+                .for_each(|group| group.follow(None, None));
         }
     }
 }
 
-fn is_of(group: &Group, environment: Environment, prefix: &str) -> bool {
-    group.environment == environment && *group.prefix == *prefix
+/// The credits of all keys of an account that have none of their own.
+fn budget(
+    purses: &mut HashMap<CreditOwner, Arc<Purse>>,
+    account: Option<&Account>,
+) -> Option<Budget> {
+    let account = account?;
+    Some(Budget {
+        epoch: account.credits?,
+        purse: purse(purses, CreditOwner::Account(account.id.clone())),
+    })
 }
 
-/// One allocation for all that are equal.
-fn share<T: Clone + Eq + Hash>(known: &mut HashSet<Arc<T>>, new: &T) -> Arc<T> {
-    if let Some(known) = known.get(new) {
-        return Arc::clone(known);
-    }
-    let new = Arc::new(new.clone());
-    known.insert(Arc::clone(&new));
-    new
+fn purse(purses: &mut HashMap<CreditOwner, Arc<Purse>>, owner: CreditOwner) -> Arc<Purse> {
+    let known = purses.entry(owner.clone());
+    Arc::clone(known.or_insert_with(|| Arc::new(Purse::new(owner))))
+}
+
+fn is_of(group: &Group, environment: Environment, prefix: &str) -> bool {
+    group.environment == environment && *group.prefix == *prefix
 }

@@ -29,6 +29,11 @@ impl Moment {
         }
     }
 
+    /// Of the clock that never steps.
+    pub(crate) fn boot(self) -> Duration {
+        Duration::from_nanos(self.boot)
+    }
+
     /// Since the Unix epoch.
     pub(crate) fn unix(self) -> Duration {
         Duration::from_nanos(self.unix)
@@ -106,7 +111,7 @@ impl Future for Refreshed {
         if inner.freshness.failures.load(Ordering::Acquire) != self.failures {
             return Poll::Ready(false);
         }
-        if inner.nudge.get().is_some_and(|nudge| nudge()) {
+        if self.replica.nudge() {
             Poll::Pending
         } else {
             Poll::Ready(false)

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use crate::{
-    Account, AccountId, AuditEntry, Clock, Commit, DigestScheme, KeyCursor, KeyId, KeyQuery,
-    KeyRecord, KeyState, Replica, Revision, Store, StoreError, StoreErrorKind, StoreFuture,
-    UsageCount, UsageHour, UsageQuery,
+    Account, AccountId, AuditEntry, Clock, Commit, CreditOwner, Credits, DigestScheme, KeyCursor,
+    KeyId, KeyQuery, KeyRecord, KeyState, Replica, Revision, Store, StoreError, StoreErrorKind,
+    StoreFuture, Unspent, UsageCount, UsageHour, UsageQuery,
 };
 
 /// Keeps everything in memory, for tests.
@@ -21,10 +21,9 @@ use crate::{
 /// let store = MemoryStore::new();
 /// assert!(store.replica().is_empty());
 /// ```
-#[derive(Default)]
 pub struct MemoryStore {
     replica: Replica,
-    rows: Mutex<Rows>,
+    rows: Arc<Mutex<Rows>>,
 }
 
 #[derive(Default)]
@@ -34,6 +33,7 @@ struct Rows {
     keys: HashMap<KeyId, KeyRecord>,
     ids: HashMap<[u8; 32], KeyId>,
     tokens: HashMap<(AccountId, String), KeyId>,
+    credits: HashMap<CreditOwner, Credits>,
     audit: Vec<AuditEntry>,
     usage: BTreeMap<(u64, KeyId), UsageHour>,
 }
@@ -42,25 +42,30 @@ impl MemoryStore {
     /// An empty store.
     #[must_use]
     pub fn new() -> Self {
-        Self::default().opened()
+        Self::over(Replica::new())
     }
 
     /// An empty store on a clock of the caller's.
     #[must_use]
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
-        let replica = Replica::with(clock, usize::MAX);
-        let rows = Mutex::default();
-        Self { replica, rows }.opened()
+        Self::over(Replica::with(clock, usize::MAX))
     }
 
-    fn opened(self) -> Self {
+    fn over(replica: Replica) -> Self {
+        let rows = Arc::default();
+        let store = Self { replica, rows };
         // Every change goes through `commit`, which feeds the replica before it returns.
-        self.replica.always_fresh();
-        self
+        store.replica.always_fresh();
+        let rows = Arc::clone(&store.rows);
+        store.replica.on_demand(move |replica| {
+            locked(&rows).draw(replica);
+            true
+        });
+        store
     }
 
     fn rows(&self) -> MutexGuard<'_, Rows> {
-        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.rows)
     }
 
     fn write(&self, commit: Commit) -> Result<(), StoreError> {
@@ -83,6 +88,13 @@ impl MemoryStore {
             }
             rows.ids.insert(*key.digest.expose_bytes(), key.id);
             rows.keys.insert(key.id, key);
+        }
+        if let Some(change) = &commit.credits {
+            let owner = change.owner();
+            let changed = change.apply(rows.credits.get(owner).copied());
+            rows.credits
+                .extend(changed.map(|credits| (owner.clone(), credits)));
+            self.replica.credits_changed(owner);
         }
         if let Some(token) = commit.token {
             rows.tokens.insert((token.account, token.token), token.key);
@@ -122,9 +134,16 @@ impl Store for MemoryStore {
         Box::pin(async move { Ok(self.rows().tokens.get(&(account, token)).copied()) })
     }
 
+    fn credits(&self, owner: CreditOwner) -> StoreFuture<'_, Option<Credits>> {
+        Box::pin(async move { Ok(self.rows().credits.get(&owner).copied()) })
+    }
+
     fn flush(&self) -> StoreFuture<'_, ()> {
         let now = self.replica.clock().unix();
         let mut rows = self.rows();
+        for unspent in self.replica.take_unspent(false) {
+            rows.give_back(&unspent);
+        }
         rows.count(&self.replica.take_usage(), now.as_secs() / 3600);
         let mut keys = Vec::new();
         for moved in self.replica.take_redigested() {
@@ -205,7 +224,31 @@ impl fmt::Debug for MemoryStore {
     }
 }
 
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Rows {
+    /// Gives the replica the credits that it wants.
+    fn draw(&mut self, replica: &Replica) {
+        let now = SystemTime::UNIX_EPOCH + replica.clock().unix();
+        for want in replica.take_wanted() {
+            match self.credits.get_mut(&want.owner) {
+                Some(credits) => replica.grant(&credits.draw(&want, now)),
+                None => replica.no_grant(&want.owner),
+            }
+        }
+    }
+
+    fn give_back(&mut self, unspent: &Unspent) {
+        let credits = self.credits.get_mut(&unspent.owner);
+        if let Some(credits) = credits.filter(|credits| credits.epoch == unspent.epoch) {
+            credits.left = credits.left.saturating_add(unspent.amount.into());
+        }
+    }
+
     fn count(&mut self, counts: &[UsageCount], hour: u64) {
         for count in counts {
             let Some(key) = self.keys.get_mut(&count.key) else {
@@ -216,6 +259,7 @@ impl Rows {
             let kept = self.usage.entry((hour, key.id)).or_insert(empty);
             kept.admitted += count.admitted;
             kept.refused += count.refused;
+            kept.units = kept.units.saturating_add(count.units);
         }
     }
 
@@ -266,6 +310,10 @@ impl Rows {
                 !self.tokens.contains_key(&taken)
             });
         fits &= !commit.first || self.accounts.is_empty();
+        fits &= commit.credits.iter().all(|change| {
+            let stored = self.credits.get(change.owner()).copied();
+            change.apply(stored).is_some()
+        });
         if !fits {
             return Err(StoreError::new(StoreErrorKind::Conflict));
         }
@@ -300,4 +348,8 @@ impl Rows {
         });
         active.count() > usize::try_from(bound.at_most).unwrap_or(usize::MAX)
     }
+}
+
+fn locked(rows: &Mutex<Rows>) -> MutexGuard<'_, Rows> {
+    rows.lock().unwrap_or_else(PoisonError::into_inner)
 }

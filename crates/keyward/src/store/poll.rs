@@ -9,8 +9,9 @@ use std::sync::atomic::Ordering;
 
 use crate::key::digest::DigestBytes;
 use crate::store::entry::Entry;
+use crate::store::feed::Feed;
 use crate::store::freshness::Moment;
-use crate::{Account, KeyId, KeyRecord, Replica};
+use crate::{Account, CreditOwner, KeyId, KeyRecord, KeyStatus, Replica};
 
 /// Which of a store's changes was the last. See [`Replica`].
 ///
@@ -27,6 +28,14 @@ pub struct Revision {
     pub nonce: u64,
 }
 
+/// A key in a chain of rotations, or with credits of its own.
+struct Chained {
+    entry: Arc<Entry>,
+    /// The first of the chain.
+    lineage: KeyId,
+    is_revoked: bool,
+}
+
 /// One round of asking the store what has changed; made by [`Replica::poll`]. See [`Replica`].
 #[must_use = "a poll changes nothing until it is finished"]
 pub struct Poll<'a> {
@@ -38,6 +47,8 @@ pub struct Poll<'a> {
     entries: Vec<Arc<Entry>>,
     /// Keys that may still be there under an old digest.
     moved: HashMap<KeyId, DigestBytes>,
+    /// Keys that share what is counted of them.
+    chained: Vec<Chained>,
     finished: bool,
 }
 
@@ -51,6 +62,7 @@ impl<'a> Poll<'a> {
             accounts: Vec::new(),
             entries: Vec::new(),
             moved: HashMap::new(),
+            chained: Vec::new(),
             finished: false,
         }
     }
@@ -70,6 +82,7 @@ impl<'a> Poll<'a> {
         self.accounts.clear();
         self.entries.clear();
         self.moved.clear();
+        self.chained.clear();
     }
 
     /// An account that is new or has changed.
@@ -80,9 +93,8 @@ impl<'a> Poll<'a> {
     /// A key that is new or has changed.
     pub fn key(&mut self, record: &KeyRecord) {
         let mut feed = self.replica.feed();
-        let group = feed.group(record);
-        let scopes = feed.scopes(&record.scopes);
-        let origins = feed.origins(&record.origins);
+        let group = feed.group(record, self.replica.clock());
+        let grant = feed.grant(record);
         let digest = record.digest.bytes();
         let is_there = || {
             self.replica
@@ -92,8 +104,16 @@ impl<'a> Poll<'a> {
         if record.redigested > 0 && !self.restarted && !is_there() {
             self.moved.insert(record.id, digest);
         }
-        self.entries
-            .push(Arc::new(Entry::new(record, group, scopes, origins)));
+        let entry = Arc::new(Entry::new(record, group, grant));
+        let is_chained = record.lineage != record.id || record.successor.is_some();
+        if is_chained || record.credits.is_some() {
+            self.chained.push(Chained {
+                entry: Arc::clone(&entry),
+                lineage: record.lineage,
+                is_revoked: record.status == KeyStatus::Revoked,
+            });
+        }
+        self.entries.push(entry);
     }
 
     /// Applies what was given.
@@ -117,6 +137,7 @@ impl<'a> Poll<'a> {
         // see an old key under an account that was opened when the key was closed.
         let accounts = mem::take(&mut self.accounts);
         feed.close(&accounts);
+        self.hand_on_tallies(&mut feed);
         let entries = mem::take(&mut self.entries);
         let moving = u64::from(!self.moved.is_empty());
         inner.moves.fetch_add(moving, Ordering::AcqRel);
@@ -134,6 +155,40 @@ impl<'a> Poll<'a> {
         self.finished = true;
         self.replica.wake_all();
         Ok(())
+    }
+}
+
+impl Poll<'_> {
+    /// Lets every key go on with its counters, and the keys of a chain share their buckets.
+    fn hand_on_tallies(&self, feed: &mut Feed) {
+        let Self { replica, .. } = self;
+        for entry in &self.entries {
+            // Also one that is not in use yet: a request that is just now the first must count in both.
+            let old = replica.find(&entry.digest);
+            let tally = old.as_ref().and_then(|old| {
+                if self.restarted {
+                    old.tally()
+                } else {
+                    replica.tally(old)
+                }
+            });
+            if let Some(tally) = tally {
+                entry.set_tally(tally);
+            }
+        }
+        // The keys that are in use come first: it is their buckets that the others get.
+        let is_used = |chained: &&Chained| chained.entry.tally().is_some();
+        let (used, unused): (Vec<_>, Vec<_>) = self.chained.iter().partition(is_used);
+        let unused = unused.into_iter().filter(|chained| !chained.is_revoked);
+        for Chained { entry, lineage, .. } in used.into_iter().chain(unused) {
+            if let Some(tally) = replica.tally(entry) {
+                let own = || Arc::clone(tally.meter(*lineage, replica.clock()));
+                tally.share(feed.meter(*lineage, own));
+                if entry.own_credits().is_some() {
+                    tally.give_purse(feed.purse(CreditOwner::Key(*lineage)));
+                }
+            }
+        }
     }
 }
 
@@ -288,7 +343,7 @@ mod tests {
         load(&replica, 0..2, FIRST);
         let find = |n| replica.find(&record(n).digest.bytes()).unwrap();
         let (one, two) = (find(0), find(1));
-        assert!(Arc::ptr_eq(&one.group, &two.group) && Arc::ptr_eq(&one.scopes, &two.scopes));
+        assert!(Arc::ptr_eq(&one.group, &two.group) && Arc::ptr_eq(&one.grant, &two.grant));
         assert!(
             !one.group.is_active(),
             "an account that was never given is closed"

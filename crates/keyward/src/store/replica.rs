@@ -5,15 +5,18 @@ use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use crate::key::digest::DigestBytes;
+use crate::limit::purse::Purse;
 use crate::store::entry::Entry;
 use crate::store::feed::Feed;
 use crate::store::freshness::{Freshness, Moment, Refreshed};
 use crate::store::table::Table;
 use crate::store::usage::{Redigest, Tally, UsageCount};
-use crate::{Clock, KeyDigest, KeyRecord, Poll, SystemClock};
+use crate::{
+    Clock, CreditGrant, CreditOwner, CreditWant, KeyDigest, KeyRecord, Poll, SystemClock, Unspent,
+};
 
 const DEFAULT_CEILING: usize = 1_000_000;
 
@@ -54,11 +57,15 @@ pub(super) struct Inner {
     feed: Mutex<Feed>,
     waiting: Mutex<Vec<Waker>>,
     /// One for every key that was used, in the order of their first use.
-    tallies: boxcar::Vec<Tally>,
+    tallies: boxcar::Vec<Arc<Tally>>,
     pub(super) moves: AtomicU64,
     redigested: Mutex<Vec<Redigest>>,
-    pub(super) nudge: OnceLock<Box<dyn Fn() -> bool + Send + Sync>>,
+    /// Those for which the store shall be asked.
+    wanting: Mutex<Vec<Arc<Purse>>>,
+    nudge: OnceLock<Nudge>,
 }
+
+type Nudge = Box<dyn Fn(&Replica) -> bool + Send + Sync>;
 
 impl Replica {
     /// An empty replica on the machine's clocks, for up to a million keys.
@@ -83,6 +90,7 @@ impl Replica {
                 tallies: boxcar::Vec::new(),
                 moves: AtomicU64::new(0),
                 redigested: Mutex::default(),
+                wanting: Mutex::default(),
                 nudge: OnceLock::new(),
             }),
         }
@@ -110,11 +118,11 @@ impl Replica {
         self.inner.freshness.set(Moment::ALWAYS);
     }
 
-    /// Says how to make the next poll come at once.
+    /// Says how to make the next poll come at once, and credits be taken from the store.
     ///
-    /// Called when a request waits for one. It must not block, and gives `false` when no poll will
-    /// come. The first one given stays.
-    pub fn on_demand(&self, nudge: impl Fn() -> bool + Send + Sync + 'static) {
+    /// Called when a request waits for a poll or wants credits, see [`take_wanted`](Self::take_wanted).
+    /// It must not block, and gives `false` when neither will come. The first one given stays.
+    pub fn on_demand(&self, nudge: impl Fn(&Self) -> bool + Send + Sync + 'static) {
         // A second nudge would be a second feed, which a replica never has.
         drop(self.inner.nudge.set(Box::new(nudge)));
     }
@@ -134,8 +142,7 @@ impl Replica {
     /// When the key was used last through this replica, to the second.
     #[must_use]
     pub fn last_used(&self, record: &KeyRecord) -> Option<SystemTime> {
-        let place = self.find(&record.digest.bytes())?.tally()?;
-        self.inner.tallies.get(place)?.last_used()
+        self.find(&record.digest.bytes())?.tally()?.last_used()
     }
 
     /// Takes what was counted since the last time.
@@ -195,6 +202,86 @@ impl Replica {
         )
     }
 
+    /// Takes what is wanted of balances.
+    ///
+    /// The store [draws](crate::Credits::draw) it from them, keeps what that leaves, and then answers
+    /// each with [`grant`](Self::grant), or with [`no_grant`](Self::no_grant) when it cannot.
+    #[must_use]
+    pub fn take_wanted(&self) -> Vec<CreditWant> {
+        let wanting = mem::take(&mut *self.wanting());
+        wanting.iter().map(|purse| purse.take_want()).collect()
+    }
+
+    /// Credits that the store no longer has, for this process to spend.
+    pub fn grant(&self, grant: &CreditGrant) {
+        if let Some(purse) = self.purse(&grant.owner) {
+            purse.take_in(grant, self.inner.clock.boot());
+        }
+    }
+
+    /// The store cannot say whether there are credits: requests that wait for them are refused.
+    pub fn no_grant(&self, owner: &CreditOwner) {
+        if let Some(purse) = self.purse(owner) {
+            purse.fail();
+        }
+    }
+
+    /// The store answers no more: whatever waits for credits is refused.
+    pub fn no_more_grants(&self) {
+        self.wanting().clear();
+        let purses = self.feed().purses();
+        purses.iter().for_each(|purse| purse.fail());
+    }
+
+    /// The balance has changed in the store.
+    pub fn credits_changed(&self, owner: &CreditOwner) {
+        if let Some(purse) = self.purse(owner) {
+            purse.doubt();
+        }
+    }
+
+    /// Takes the credits that were taken from the store and not spent, to be given back to it.
+    ///
+    /// Unless `all`, only those of which none was spent since it was last asked for. What is taken and
+    /// not kept is lost. Those of another epoch than the stored balance are void.
+    #[must_use]
+    pub fn take_unspent(&self, all: bool) -> Vec<Unspent> {
+        let purses = self.feed().purses();
+        purses
+            .iter()
+            .filter_map(|purse| purse.take_unspent(all))
+            .collect()
+    }
+
+    fn purse(&self, owner: &CreditOwner) -> Option<Arc<Purse>> {
+        self.feed().known_purse(owner)
+    }
+
+    /// Has the store asked for credits; `false` when it will not answer.
+    pub(crate) fn want(&self, purse: &Arc<Purse>, must: bool) -> bool {
+        let list = if must {
+            Some(self.wanting())
+        } else {
+            self.inner.wanting.try_lock().ok()
+        };
+        let Some(mut list) = list else { return false };
+        list.push(Arc::clone(purse));
+        drop(list);
+        self.nudge()
+    }
+
+    /// Wakes the store; `false` when it sleeps for good.
+    pub(crate) fn nudge(&self) -> bool {
+        self.inner.nudge.get().is_some_and(|nudge| nudge(self))
+    }
+
+    fn wanting(&self) -> MutexGuard<'_, Vec<Arc<Purse>>> {
+        self.inner
+            .wanting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Notes the digest that a key shall have from now on, once.
     pub(crate) fn redigest(&self, entry: &Entry, digest: impl FnOnce() -> KeyDigest) {
         // A request does not wait: if the list is in use, the next request with an old key tries.
@@ -209,25 +296,15 @@ impl Replica {
         }
     }
 
-    /// Counts a use of a proved key.
-    pub(crate) fn count(&self, entry: &Entry, admitted: bool, now: Duration) {
-        let place = entry.tally().unwrap_or_else(|| {
-            entry.set_tally(self.inner.tallies.push(Tally::new(entry.id)));
-            entry.tally().unwrap_or(usize::MAX)
-        });
-        if let Some(tally) = self.inner.tallies.get(place) {
-            tally.count(admitted, now);
+    /// The counters of a key, made now if it has none.
+    pub(crate) fn tally<'a>(&self, entry: &'a Entry) -> Option<&'a Arc<Tally>> {
+        if entry.tally().is_none() {
+            let tally = Arc::new(Tally::new(entry.id));
+            if entry.set_tally(&tally) {
+                self.inner.tallies.push(tally);
+            }
         }
-    }
-
-    /// A use that was counted as let in was refused after all.
-    pub(crate) fn refuse_after_all(&self, entry: &Entry) {
-        if let Some(tally) = entry
-            .tally()
-            .and_then(|place| self.inner.tallies.get(place))
-        {
-            tally.refuse_after_all();
-        }
+        entry.tally()
     }
 
     /// How often keys have moved to another digest; odd while they do.

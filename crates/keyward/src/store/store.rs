@@ -5,8 +5,8 @@ use std::pin::Pin;
 use std::time::SystemTime;
 
 use crate::{
-    Account, AccountId, AuditEntry, Commit, DigestScheme, KeyId, KeyQuery, KeyRecord, Replica,
-    StoreError, UsageHour, UsageQuery,
+    Account, AccountId, AuditEntry, Commit, CreditOwner, Credits, DigestScheme, KeyId, KeyQuery,
+    KeyRecord, Replica, StoreError, UsageHour, UsageQuery,
 };
 
 /// What a store gives back: an outage is an error, never "not found". See [`Store`].
@@ -20,18 +20,19 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///
 /// ```
 /// use std::cmp::Reverse;
-/// use std::sync::Mutex;
+/// use std::collections::HashMap;
+/// use std::sync::{Arc, Mutex};
 /// use std::time::SystemTime;
 /// use keyward::{
-///     Account, AccountId, AuditEntry, Commit, CreateToken, DigestScheme, KeyCursor, KeyId, KeyQuery, KeyRecord,
-///     KeyState, Replica, Revision, Store, StoreError, StoreErrorKind, StoreFuture, UsageHour,
+///     Account, AccountId, AuditEntry, Commit, CreateToken, CreditOwner, Credits, DigestScheme, KeyCursor,
+///     KeyId, KeyQuery, KeyRecord, KeyState, Replica, Revision, Store, StoreError, StoreErrorKind, StoreFuture, UsageHour,
 ///     UsageQuery,
 /// };
 ///
-/// #[derive(Debug, Default)]
+/// #[derive(Debug)]
 /// struct VecStore {
 ///     replica: Replica,
-///     rows: Mutex<Rows>,
+///     rows: Arc<Mutex<Rows>>,
 /// }
 ///
 /// #[derive(Debug, Default, Clone)]
@@ -40,18 +41,37 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///     accounts: Vec<Account>,
 ///     keys: Vec<KeyRecord>,
 ///     tokens: Vec<CreateToken>,
+///     credits: HashMap<CreditOwner, Credits>,
 ///     audit: Vec<AuditEntry>,
 ///     usage: Vec<UsageHour>,
 /// }
 ///
 /// impl VecStore {
+///     fn new() -> Self {
+///         let store = VecStore { replica: Replica::new(), rows: Arc::default() };
+///         store.replica.always_fresh(); // this process is the only one that can change anything
+///         let rows = store.rows.clone();
+///         // A store that keeps them elsewhere would wake its thread here.
+///         store.replica.on_demand(move |replica| {
+///             let mut rows = rows.lock().unwrap();
+///             for want in replica.take_wanted() {
+///                 match rows.credits.get_mut(&want.owner) {
+///                     Some(credits) => replica.grant(&credits.draw(&want, SystemTime::now())),
+///                     None => replica.no_grant(&want.owner),
+///                 }
+///             }
+///             true
+///         });
+///         store
+///     }
+///
 ///     /// All or nothing: whatever is at odds with what is stored refuses the whole commit.
 ///     fn write(&self, commit: Commit) -> Result<(), StoreError> {
 ///         let mut rows = self.rows.lock().map_err(|_| StoreError::new(StoreErrorKind::Unavailable))?;
 ///         let conflict = || Err(StoreError::new(StoreErrorKind::Conflict));
 ///         let mut new = rows.clone();
 ///         new.revision += 1;
-///         let Rows { revision, accounts, keys, tokens, audit, .. } = &mut new;
+///         let Rows { revision, accounts, keys, tokens, credits, audit, .. } = &mut new;
 ///         let is = |revision: Option<u64>, wanted: &u64| revision.unwrap_or(0) == *wanted;
 ///         let account_at = |id: &AccountId| accounts.iter().find(|row| row.id == *id).map(|row| row.revision);
 ///         let key_at = |id: &KeyId| keys.iter().find(|row| row.id == *id).map(|row| row.revision);
@@ -93,6 +113,12 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///                 None => keys.push(key),
 ///             }
 ///         }
+///         if let Some(change) = &commit.credits {
+///             let Some(changed) = change.apply(credits.get(change.owner()).copied()) else {
+///                 return conflict();
+///             };
+///             credits.insert(change.owner().clone(), changed);
+///         }
 ///         for token in commit.token {
 ///             let same = |old: &CreateToken| old.account == token.account && old.token == token.token;
 ///             if tokens.iter().any(same) {
@@ -123,7 +149,7 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///         rows.accounts.iter().filter(|row| row.revision > since).for_each(|row| poll.account(row.clone()));
 ///         rows.keys.iter().filter(|row| row.revision > since).for_each(|row| poll.key(row));
 ///         poll.finish(Revision { number: rows.revision, nonce: 0 })?;
-///         self.replica.always_fresh(); // this process is the only one that can change anything
+///         commit.credits.iter().for_each(|change| self.replica.credits_changed(change.owner()));
 ///         Ok(())
 ///     }
 /// }
@@ -167,6 +193,11 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///         Box::pin(async move { Ok(found) })
 ///     }
 ///
+///     fn credits(&self, owner: CreditOwner) -> StoreFuture<'_, Option<Credits>> {
+///         let found = self.rows.lock().unwrap().credits.get(&owner).copied();
+///         Box::pin(async move { Ok(found) })
+///     }
+///
 ///     fn flush(&self) -> StoreFuture<'_, ()> {
 ///         let mut rows = self.rows.lock().unwrap();
 ///         let hour = self.replica.clock().unix().as_secs() / 3600;
@@ -174,8 +205,14 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///             let Some(key) = rows.keys.iter_mut().find(|key| key.id == count.key) else { continue };
 ///             key.last_used_at = key.last_used_at.max(count.last_used_at);
 ///             let mut used = UsageHour::new(key.id, key.environment, hour);
-///             (used.admitted, used.refused) = (count.admitted, count.refused);
+///             (used.admitted, used.refused, used.units) = (count.admitted, count.refused, count.units);
 ///             rows.usage.push(used); // a real store adds it to the row of that hour
+///         }
+///         for unspent in self.replica.take_unspent(false) {
+///             match rows.credits.get_mut(&unspent.owner) {
+///                 Some(credits) if credits.epoch == unspent.epoch => credits.left += u64::from(unspent.amount),
+///                 _ => {}
+///             }
 ///         }
 ///         let mut commit = Commit::default();
 ///         for moved in self.replica.take_redigested() {
@@ -237,7 +274,7 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 /// }
 ///
 /// # #[cfg(feature = "conformance")]
-/// keyward::conformance::check(|| VecStore::default()); // the suite every store must pass
+/// keyward::conformance::check(VecStore::new); // the suite every store must pass
 /// ```
 pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// The copy in memory that this store feeds.
@@ -245,12 +282,14 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Writes all of it, durably and at once, or nothing.
     ///
-    /// When it returns, the replica of this process has it too.
+    /// When it returns, the replica of this process has it too, and was told of a balance that
+    /// [changed](Replica::credits_changed).
     ///
     /// # Errors
     /// [`Conflict`](crate::StoreErrorKind::Conflict) when a row's revision is not the stored one
     /// (zero: not stored yet), a key's account is not stored, its digest is taken or would change
-    /// without `redigested` growing by one, something is not unchanged, or the token is taken.
+    /// without `redigested` growing by one, something is not unchanged, the token is taken, or a balance
+    /// [cannot change](crate::CreditChange::apply) in this way.
     /// [`TooManyKeys`](crate::StoreErrorKind::TooManyKeys) when an account would have more active
     /// keys than it may.
     fn commit(&self, commit: Commit) -> StoreFuture<'_, ()>;
@@ -284,7 +323,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Keeps what the replica has counted since the last time: [`Replica::take_usage`]. Also the new
     /// digests of [`Replica::take_redigested`], each with `redigested` one higher,
-    /// where the key is still kept under the old one.
+    /// where the key is still kept under the old one; and the credits of [`Replica::take_unspent`], where
+    /// the balance is still of their epoch.
     ///
     /// A store that lives longer than a process also does so on a timer and when it is dropped.
     /// Nothing is counted twice, and last-used never goes back.
@@ -292,6 +332,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// When the store cannot write; what was counted is kept for the next time.
     fn flush(&self) -> StoreFuture<'_, ()>;
+
+    /// The balance of this owner, as it is stored.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    fn credits(&self, owner: CreditOwner) -> StoreFuture<'_, Option<Credits>>;
 
     /// How often keys were used, by key and hour, as of the last flush.
     ///

@@ -57,7 +57,6 @@ impl Table {
             let mut gone = Vec::new();
             for entry in entries {
                 if let Some(older) = old.get(&entry.digest) {
-                    entry.inherit(&older.0);
                     gone.push(Arc::clone(&older.0));
                 }
                 new.replace(ByDigest(entry));
@@ -97,8 +96,9 @@ impl Table {
             }
             shard.store(Arc::new(new));
             for ByDigest(old) in old {
-                if let Some(new) = moved.get(&old.id).and_then(|digest| self.find(digest)) {
-                    new.inherit(&old);
+                let new = moved.get(&old.id).and_then(|digest| self.find(digest));
+                if let (Some(new), Some(tally)) = (new, old.tally()) {
+                    new.set_tally(tally);
                 }
                 old.supersede();
             }

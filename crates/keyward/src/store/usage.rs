@@ -1,10 +1,13 @@
 //! How often keys are used: counted in memory, kept by the store.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use crate::{AccountId, Environment, KeyDigest, KeyId};
+use crate::limit::meter::Meter;
+use crate::limit::purse::Purse;
+use crate::{AccountId, BucketOwner, Clock, Environment, KeyDigest, KeyId};
 
 /// What was counted of a key since it was last taken.
 ///
@@ -18,6 +21,8 @@ pub struct UsageCount {
     pub admitted: u64,
     /// Requests that were refused although the key was proved, such as an expired one.
     pub refused: u64,
+    /// What the service has recorded: [`Principal::record`](crate::Principal::record).
+    pub units: u64,
     /// When a request passed last, to the second.
     pub last_used_at: Option<SystemTime>,
 }
@@ -26,6 +31,7 @@ impl UsageCount {
     pub(crate) fn add(&mut self, other: &Self) -> bool {
         self.admitted += other.admitted;
         self.refused += other.refused;
+        self.units = self.units.saturating_add(other.units);
         self.last_used_at = self.last_used_at.max(other.last_used_at);
         true
     }
@@ -37,8 +43,8 @@ impl UsageCount {
 /// use keyward::{Environment, KeyId, UsageHour};
 ///
 /// let mut hour = UsageHour::new(KeyId::random()?, Environment::TEST, 472_222);
-/// hour.admitted = 10;
-/// assert_eq!(hour.billable(), 0); // what is done in `test` is free
+/// (hour.admitted, hour.units) = (10, 25);
+/// assert_eq!((hour.billable(), hour.billable_units()), (0, 0)); // what is done in `test` is free
 /// # Ok::<(), keyward::RandomError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,27 +60,39 @@ pub struct UsageHour {
     pub admitted: u64,
     /// Requests that were refused although the key was proved.
     pub refused: u64,
+    /// What the service has recorded: [`Principal::record`](crate::Principal::record).
+    pub units: u64,
 }
 
 impl UsageHour {
     /// An hour in which nothing was counted.
     #[must_use]
     pub fn new(key: KeyId, environment: Environment, hour: u64) -> Self {
-        let (admitted, refused) = (0, 0);
         Self {
             key,
             environment,
             hour,
-            admitted,
-            refused,
+            admitted: 0,
+            refused: 0,
+            units: 0,
         }
     }
 
     /// What may be billed: requests that passed, of live keys only.
     #[must_use]
     pub fn billable(&self) -> u64 {
+        self.if_live(self.admitted)
+    }
+
+    /// What may be billed of the units: those of live keys only.
+    #[must_use]
+    pub fn billable_units(&self) -> u64 {
+        self.if_live(self.units)
+    }
+
+    fn if_live(&self, count: u64) -> u64 {
         if self.environment == Environment::LIVE {
-            self.admitted
+            count
         } else {
             0
         }
@@ -114,7 +132,7 @@ pub struct UsageQuery {
     pub until: u64,
 }
 
-/// The counters of a key.
+/// The counters of a key that is in use, and the buckets of its chain of rotations.
 #[derive(Debug)]
 pub(crate) struct Tally {
     key: KeyId,
@@ -122,12 +140,18 @@ pub(crate) struct Tally {
     last_used: AtomicU32,
     admitted: AtomicU32,
     refused: AtomicU32,
+    units: AtomicU64,
+    meter: OnceLock<Arc<Meter>>,
+    purse: OnceLock<Arc<Purse>>,
 }
 
 impl Tally {
     pub(crate) fn new(key: KeyId) -> Self {
         Self {
             key,
+            units: AtomicU64::new(0),
+            meter: OnceLock::new(),
+            purse: OnceLock::new(),
             last_used: AtomicU32::new(0),
             admitted: AtomicU32::new(0),
             refused: AtomicU32::new(0),
@@ -142,6 +166,39 @@ impl Tally {
         } else {
             self.refused.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    pub(crate) fn record(&self, units: u64) {
+        // Beyond all measure it stays at the most there is.
+        let add = |sum: u64| Some(sum.saturating_add(units));
+        _ = self
+            .units
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+    }
+
+    /// The buckets of the key, made now if there are none. One that came out of a rotation has been
+    /// given those of the key before it.
+    pub(crate) fn meter(&self, lineage: KeyId, clock: &Arc<dyn Clock>) -> &Arc<Meter> {
+        self.meter.get_or_init(|| {
+            let owner = BucketOwner::Key(lineage);
+            Arc::new(Meter::new(owner, Arc::clone(clock)))
+        })
+    }
+
+    /// The credits of the key, where it has a balance of its own.
+    pub(crate) fn purse(&self) -> Option<&Arc<Purse>> {
+        self.purse.get()
+    }
+
+    pub(crate) fn give_purse(&self, purse: Arc<Purse>) {
+        // There is one for each chain of rotations, so it is the same where it has one.
+        _ = self.purse.set(purse);
+    }
+
+    /// Gives it buckets, if it has none yet.
+    pub(crate) fn share(&self, meter: Arc<Meter>) {
+        // Whoever was first has given it some.
+        _ = self.meter.set(meter);
     }
 
     /// What was counted as let in was refused after all, further inside.
@@ -169,10 +226,15 @@ impl Tally {
             _ => u64::from(counter.swap(0, Ordering::Relaxed)),
         };
         let (admitted, refused) = (take(&self.admitted), take(&self.refused));
-        (admitted + refused > 0).then(|| UsageCount {
+        let units = match self.units.load(Ordering::Relaxed) {
+            0 => 0,
+            _ => self.units.swap(0, Ordering::Relaxed),
+        };
+        (admitted + refused > 0 || units > 0).then(|| UsageCount {
             key: self.key,
             admitted,
             refused,
+            units,
             last_used_at: self.last_used(),
         })
     }

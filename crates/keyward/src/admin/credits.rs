@@ -1,0 +1,230 @@
+//! Balances of credits.
+
+use crate::admin::admin::ATTEMPTS;
+use crate::admin::authority::{Permitted, operator_only};
+use crate::{
+    Account, Actor, AdminError, AdminErrorKind, AuditAction, AuditEntry, Commit, CreditChange,
+    CreditOwner, Credits, KeyAdmin, KeyRecord, KeyStatus, Permission,
+};
+
+impl KeyAdmin {
+    /// The balance of an account or a key; `None` where it is not limited by credits.
+    ///
+    /// What processes have taken and not spent yet is not in it: see [`Credits`].
+    ///
+    /// # Errors
+    /// When the actor may not read keys, there is no such account or key, or the store fails.
+    pub async fn credits(
+        &self,
+        actor: &Actor,
+        owner: impl Into<CreditOwner>,
+    ) -> Result<Option<Credits>, AdminError> {
+        let line = self.line(actor, AuditAction::Read);
+        let found = self.find_owner(actor, Permission::Read, owner.into()).await;
+        let found = self.or_note(line, found).await?;
+        if !found.has_credits {
+            return Ok(None);
+        }
+        let credits = self.store.credits(found.owner).await?;
+        Ok(credits.map(|credits| credits.at(self.now())))
+    }
+
+    /// Replaces a balance, or lifts it: `None` limits no more. For an operator.
+    ///
+    /// In force on this process when it returns, on others within its poll interval: what they have
+    /// taken of the old balance is void. A key's own balance is spent instead of its account's.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use keyward::*;
+    /// # let mut example = std::pin::pin!(async {
+    /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+    /// # let operator = Actor::operator("docs");
+    /// # let acme = AccountId::parse("acme")?;
+    /// # admin.bootstrap(&operator, NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
+    /// admin.set_credits(&operator, acme.clone(), Some(Credits::new(1000))).await?;
+    /// admin.add_credits(&operator, acme.clone(), 250).await?;
+    /// let left = admin.credits(&operator, acme.clone()).await?.map(|credits| credits.left);
+    /// assert_eq!(left, Some(1250));
+    ///
+    /// admin.set_credits(&operator, acme.clone(), None).await?; // as many requests as they like
+    /// assert_eq!(admin.credits(&operator, acme).await?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # });
+    /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+    /// # let done = example.as_mut().poll(context);
+    /// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+    /// ```
+    ///
+    /// # Errors
+    /// When the actor is no operator, there is no such account or key, or the store fails.
+    pub async fn set_credits(
+        &self,
+        actor: &Actor,
+        owner: impl Into<CreditOwner>,
+        credits: Option<Credits>,
+    ) -> Result<(), AdminError> {
+        let owner = owner.into();
+        let mut line = self.line_about(actor, AuditAction::SetCredits, &owner);
+        self.or_note(line.clone(), operator_only(actor)).await?;
+        for _ in 0..ATTEMPTS {
+            let found = self
+                .find_owner(actor, Permission::Update, owner.clone())
+                .await;
+            let found = self.or_note(line.clone(), found).await?;
+            line.account = Some(found.account.id.clone());
+            let stored = self.store.credits(found.owner.clone()).await?;
+            let since = stored.map_or(0, |stored| stored.epoch);
+            let epoch = since.saturating_add(1);
+            line.detail = credits.map_or("none".to_owned(), |credits| {
+                format!("left={} refill={}", credits.left, credits.refill.is_some())
+            });
+            let own = found.owner;
+            let mut commit = Commit {
+                credits: credits.map(|to| CreditChange::Set {
+                    owner: own,
+                    since,
+                    to: Credits { epoch, ..to },
+                }),
+                audit: vec![line.clone()],
+                ..Commit::default()
+            };
+            let marked = credits.map(|_| epoch);
+            match found.keys {
+                None => {
+                    let mut account = found.account.clone();
+                    account.credits = marked;
+                    commit.accounts = vec![account];
+                }
+                Some(keys) if keys.is_empty() => {
+                    return self
+                        .or_note(line, Err(AdminErrorKind::Revoked.into()))
+                        .await;
+                }
+                Some(keys) => {
+                    let credits = marked;
+                    let mark = |key| KeyRecord { credits, ..key };
+                    commit.keys = keys.into_iter().map(mark).collect();
+                }
+            }
+            if self
+                .try_commit(found.permitted.bind(&found.account, commit))
+                .await?
+            {
+                return Ok(());
+            }
+        }
+        self.give_up(line).await
+    }
+
+    /// Adds to a balance. For an operator.
+    ///
+    /// # Errors
+    /// When the actor is no operator, there is no such account or key, it has no balance
+    /// ([`Conflict`](AdminErrorKind::Conflict)), or the store fails.
+    pub async fn add_credits(
+        &self,
+        actor: &Actor,
+        owner: impl Into<CreditOwner>,
+        amount: u64,
+    ) -> Result<(), AdminError> {
+        let owner = owner.into();
+        let mut line = self.line_about(actor, AuditAction::AddCredits, &owner);
+        let added = self.add_found(actor, owner, amount, &mut line).await;
+        self.or_note(line, added).await
+    }
+
+    async fn add_found(
+        &self,
+        actor: &Actor,
+        owner: CreditOwner,
+        amount: u64,
+        line: &mut AuditEntry,
+    ) -> Result<(), AdminError> {
+        operator_only(actor)?;
+        let found = self.find_owner(actor, Permission::Update, owner).await?;
+        if !found.has_credits {
+            return Err(AdminErrorKind::Conflict.into());
+        }
+        let owner = found.owner;
+        let mut noted = line.clone();
+        noted.account = Some(found.account.id);
+        noted.detail = format!("added={amount}");
+        let commit = Commit {
+            credits: Some(CreditChange::Add { owner, amount }),
+            audit: vec![noted],
+            ..Commit::default()
+        };
+        Ok(self.store.commit(commit).await?)
+    }
+
+    fn line_about(&self, actor: &Actor, action: AuditAction, owner: &CreditOwner) -> AuditEntry {
+        let mut line = self.line(actor, action);
+        match owner {
+            CreditOwner::Account(id) if actor.acts_in(id) => line.account = Some(id.clone()),
+            CreditOwner::Account(_) => {}
+            CreditOwner::Key(id) => line.key = Some(*id),
+        }
+        line
+    }
+
+    async fn find_owner(
+        &self,
+        actor: &Actor,
+        permission: Permission,
+        owner: CreditOwner,
+    ) -> Result<FoundOwner, AdminError> {
+        match owner {
+            CreditOwner::Account(id) => {
+                let (account, permitted) = self.permit_in(actor, permission, &id).await?;
+                Ok(FoundOwner {
+                    owner: CreditOwner::Account(id),
+                    has_credits: account.credits.is_some(),
+                    account,
+                    permitted,
+                    keys: None,
+                })
+            }
+            CreditOwner::Key(id) => {
+                let (record, account, permitted) = self.find(actor, &[permission], id).await?;
+                Ok(FoundOwner {
+                    owner: CreditOwner::Key(record.lineage),
+                    has_credits: record.credits.is_some(),
+                    account,
+                    permitted,
+                    keys: Some(self.chain_of(record).await?),
+                })
+            }
+        }
+    }
+
+    /// A key and those before and after it in rotations, as far as they are not revoked.
+    async fn chain_of(&self, record: KeyRecord) -> Result<Vec<KeyRecord>, AdminError> {
+        let (mut before, mut after) = (record.predecessor, record.successor);
+        let mut chain = vec![record];
+        while let Some(id) = before {
+            let record = self.stored(id).await?;
+            before = record
+                .predecessor
+                .filter(|_| record.status != KeyStatus::Revoked);
+            chain.push(record);
+        }
+        while let Some(id) = after {
+            let record = self.stored(id).await?;
+            after = record.successor;
+            chain.push(record);
+        }
+        chain.retain(|key| key.status != KeyStatus::Revoked);
+        Ok(chain)
+    }
+}
+
+/// Whose credits are meant.
+struct FoundOwner {
+    owner: CreditOwner,
+    has_credits: bool,
+    account: Account,
+    permitted: Permitted,
+    /// The keys that share them; `None` for those of the account.
+    keys: Option<Vec<KeyRecord>>,
+}

@@ -1,0 +1,298 @@
+//! What a request pays: rows 90 to 92.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::limit::purse::{NotSpent, Purse, Spent};
+use crate::store::entry::Entry;
+use crate::store::freshness::Moment;
+use crate::{
+    Charge, DenialKind, Environment, Gate, Limiter, Quota, RateLimits, Requirement, ResetUnit,
+    ResponseHead, Taken, Taking,
+};
+
+/// What a request shall pay.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Due {
+    /// In requests.
+    cost: u32,
+    credits: u32,
+}
+
+impl Due {
+    /// What the first layer asks for.
+    pub(crate) fn first(requirement: &Requirement) -> Self {
+        Self {
+            cost: requirement.own_cost().unwrap_or(1),
+            credits: requirement.own_credits().unwrap_or(1),
+        }
+    }
+
+    /// What an inner layer asks for beyond what was paid.
+    pub(crate) fn beyond(self, requirement: &Requirement) -> Self {
+        let more = |asked: Option<u32>, paid| asked.unwrap_or(0).saturating_sub(paid);
+        Self {
+            cost: more(requirement.own_cost(), self.cost),
+            credits: more(requirement.own_credits(), self.credits),
+        }
+    }
+
+    pub(crate) fn is_nothing(self) -> bool {
+        self.cost == 0 && self.credits == 0
+    }
+
+    pub(crate) fn and(self, more: Self) -> Self {
+        Self {
+            cost: self.cost.saturating_add(more.cost),
+            credits: self.credits.saturating_add(more.credits),
+        }
+    }
+}
+
+/// What a request has paid, to be given back should it be refused after all.
+#[derive(Debug, Default)]
+pub(crate) struct Bill {
+    pub(crate) quota: Option<Quota>,
+    charge: Option<Charge>,
+    limiter: Option<Arc<dyn Limiter>>,
+    spent: Option<Spent>,
+    refunds_errors: bool,
+    /// When, since the Unix epoch.
+    at: Duration,
+    legacy: Option<ResetUnit>,
+}
+
+impl Bill {
+    /// Gives back all of it.
+    pub(crate) fn give_back(self) {
+        if let Some(spent) = self.spent {
+            spent.give_back();
+        }
+        if let Some(charge) = self.charge {
+            match self.limiter {
+                Some(limiter) => limiter.give_back(charge),
+                None => charge.give_back_here(),
+            }
+        }
+    }
+
+    /// Tells the client what is left, or gives back where a layer further inside has refused.
+    pub(crate) fn settle<R: ResponseHead>(mut self, response: &mut R) {
+        if response.is_denied() {
+            return self.give_back();
+        }
+        if self.refunds_errors
+            && response.status() >= 500
+            && let Some(spent) = self.spent.take()
+        {
+            spent.give_back();
+        }
+        let Some(quota) = self.quota else { return };
+        // An inner layer that charged more has said it already.
+        if !response.has("ratelimit") {
+            for (name, value) in quota.fields(self.legacy, self.at) {
+                response.append(name, &value);
+            }
+        }
+    }
+}
+
+/// Why a request cannot pay.
+#[derive(Debug)]
+pub(crate) struct Short {
+    pub(crate) kind: DenialKind,
+    pub(crate) quota: Option<Quota>,
+}
+
+impl From<DenialKind> for Short {
+    fn from(kind: DenialKind) -> Self {
+        Self { kind, quota: None }
+    }
+}
+
+pub(crate) type Paid = Result<Bill, Short>;
+
+/// Whether a request can pay: known now, or when somebody else was asked.
+pub(crate) enum Charging {
+    Ready(Paid),
+    Pending(Pin<Box<dyn Future<Output = Paid> + Send>>),
+}
+
+impl Gate {
+    /// Takes what is due, all of it or nothing.
+    pub(crate) fn charge(&self, entry: &Arc<Entry>, due: Due, now: Moment) -> Charging {
+        let charge = match self.charge_of(entry, due.cost) {
+            Ok(charge) => charge,
+            Err(kind) => return Charging::Ready(Err(kind.into())),
+        };
+        let bill = Bill {
+            limiter: self.inner.limiter.clone().filter(|_| charge.is_some()),
+            at: now.unix(),
+            legacy: self.inner.legacy_fields,
+            refunds_errors: self.inner.refunds_errors,
+            ..Bill::default()
+        };
+        let Some(charge) = charge else {
+            return self.spend(entry, due.credits, bill);
+        };
+        let taking = match &bill.limiter {
+            Some(limiter) => limiter.take(charge, now.boot()),
+            None => Taking::Ready(charge.take_here(now.boot())),
+        };
+        match taking {
+            Taking::Ready(taken) => match bill.with(taken) {
+                Ok(bill) => self.spend(entry, due.credits, bill),
+                short => Charging::Ready(short),
+            },
+            Taking::Pending(taken) => {
+                let (gate, entry) = (self.clone(), Arc::clone(entry));
+                Charging::Pending(Box::pin(async move {
+                    match taken.await {
+                        Ok(taken) => {
+                            gate.spend(&entry, due.credits, bill.with(taken)?)
+                                .known()
+                                .await
+                        }
+                        Err(error) => {
+                            let error: &dyn std::error::Error = &error;
+                            tracing::error!(error, "a rate limit cannot be checked");
+                            Err(DenialKind::LimitUnavailable.into())
+                        }
+                    }
+                }))
+            }
+        }
+    }
+
+    /// Row 92: spends credits, where there is a balance. What the request has paid otherwise is given
+    /// back where there are none left.
+    fn spend(&self, entry: &Entry, amount: u32, bill: Bill) -> Charging {
+        let Some((epoch, purse)) = budget_of(entry).filter(|_| amount > 0) else {
+            return Charging::Ready(Ok(bill));
+        };
+        let Some(purse) = purse else {
+            return Charging::Ready(bill.and(Err(NotSpent::Ask)));
+        };
+        let replica = &self.inner.replica;
+        match purse.spend(amount, epoch, replica) {
+            Err(NotSpent::Ask) => {
+                let fetched = purse.fetch(amount, epoch, replica.clone());
+                Charging::Pending(Box::pin(async { bill.and(fetched.await) }))
+            }
+            spent => Charging::Ready(bill.and(spent)),
+        }
+    }
+
+    /// The buckets that a request is taken from, if there are any.
+    fn charge_of(&self, entry: &Entry, cost: u32) -> Result<Option<Charge>, DenialKind> {
+        if cost == 0 {
+            return Ok(None);
+        }
+        let environment = entry.group.environment;
+        let plan = entry.group.plan();
+        let plan = plan.as_deref();
+        // Its own, else those of its account's plan, else those of the service.
+        let own = [
+            Some(&entry.grant.rate_limits),
+            plan.map(|plan| &plan.rate_limits),
+        ];
+        let own = own.into_iter().flatten().find(|limits| !limits.is_empty());
+        let own = own.or_else(|| of(&self.inner.rate_limits, environment));
+        let ceiling = of(&self.inner.rate_ceilings, environment);
+        let mut limits = own
+            .into_iter()
+            .chain(ceiling)
+            .flat_map(RateLimits::iter)
+            .peekable();
+        let mut buckets = plan.iter().flat_map(|plan| &plan.shared).peekable();
+        if limits.peek().is_none() && buckets.peek().is_none() {
+            return Ok(None);
+        }
+        let replica = &self.inner.replica;
+        let meter = replica
+            .tally(entry)
+            .map(|tally| tally.meter(entry.id, replica.clock()));
+        let own = limits.filter_map(|limit| Some(meter?.bucket(limit)));
+        let mut charge: Option<Charge> = None;
+        for bucket in own.chain(buckets.map(Arc::clone)) {
+            if bucket.limit().max_burst() < cost {
+                return Err(DenialKind::CostTooHigh);
+            }
+            match &mut charge {
+                Some(charge) => charge.add(bucket),
+                None => charge = Some(Charge::new(cost, bucket)),
+            }
+        }
+        Ok(charge)
+    }
+}
+
+impl Bill {
+    fn with(self, taken: Taken) -> Paid {
+        match taken {
+            Taken::All(charge, quota) => Ok(Self {
+                charge: Some(charge),
+                quota: Some(quota),
+                ..self
+            }),
+            Taken::Nothing(quota) => Err(Short {
+                kind: DenialKind::RateLimited,
+                quota: Some(quota),
+            }),
+        }
+    }
+
+    fn and(self, spent: Result<Spent, NotSpent>) -> Paid {
+        let kind = match spent {
+            Ok(spent) => {
+                let spent = Some(spent);
+                return Ok(Self { spent, ..self });
+            }
+            Err(NotSpent::Exhausted) => DenialKind::CreditsExhausted,
+            Err(NotSpent::Ask) => DenialKind::LimitUnavailable,
+        };
+        self.give_back();
+        Err(kind.into())
+    }
+}
+
+/// The credits that a key spends: its own, else its account's, and those of live keys only.
+fn budget_of(entry: &Entry) -> Option<(u32, Option<Arc<Purse>>)> {
+    if entry.group.environment != Environment::LIVE {
+        return None;
+    }
+    if let Some(epoch) = entry.own_credits() {
+        // Where there is a balance and no purse, nothing can be spent.
+        let purse = entry.tally().and_then(|tally| tally.purse());
+        return Some((epoch, purse.cloned()));
+    }
+    let plan = entry.group.plan();
+    let budget = plan.as_ref()?.budget.as_ref()?;
+    Some((budget.epoch, Some(Arc::clone(&budget.purse))))
+}
+
+/// The limits of an environment.
+fn of(all: &[(Environment, RateLimits)], environment: Environment) -> Option<&RateLimits> {
+    let found = all.iter().find(|(of, _)| *of == environment);
+    found.map(|(_, limits)| limits)
+}
+
+impl Charging {
+    async fn known(self) -> Paid {
+        match self {
+            Self::Ready(paid) => paid,
+            Self::Pending(paid) => paid.await,
+        }
+    }
+}
+
+impl fmt::Debug for Charging {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ready(paid) => f.debug_tuple("Ready").field(paid).finish(),
+            Self::Pending(_) => f.write_str("Pending(..)"),
+        }
+    }
+}

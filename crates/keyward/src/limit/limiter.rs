@@ -1,0 +1,263 @@
+//! Who counts.
+
+use std::error::Error;
+use std::fmt;
+use std::iter;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use crate::limit::bucket::nanos;
+use crate::{Bucket, Quota};
+
+/// Counts requests somewhere else than in this process, for several that share one limit.
+///
+/// Without one, each process counts for itself, exactly and in its own memory; a restart begins with
+/// full buckets. One that cannot reach what it counts in may fall back on
+/// [`Charge::take_here`]; where it fails, the request is refused: 503 `rate_limit_unavailable`.
+///
+/// ```
+/// use std::time::Duration;
+/// use keyward::{Charge, Limiter, Taken, Taking};
+///
+/// /// Counts here, and could as well ask another.
+/// #[derive(Debug)]
+/// struct Here;
+///
+/// impl Limiter for Here {
+///     fn take(&self, charge: Charge, now: Duration) -> Taking {
+///         Taking::Pending(Box::pin(async move { Ok(charge.take_here(now)) }))
+///     }
+///
+///     fn give_back(&self, charge: Charge) {
+///         charge.give_back_here();
+///     }
+/// }
+/// # use std::sync::Arc;
+/// # use keyward::*;
+/// # struct Get<'a>(Option<&'a str>);
+/// # impl RequestHead for Get<'_> {
+/// #     fn method(&self) -> &str { "GET" }
+/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+/// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
+/// #     }
+/// # }
+/// # let (replica, format) = (Replica::new(), KeyFormat::new("vhk_{env}_")?);
+/// # let (key, acme) = (format.generate(Environment::LIVE)?, AccountId::parse("acme")?);
+/// # let (digest, now) = (Peppers::none().digest(&key), std::time::SystemTime::now());
+/// # let (id, hint, live) = (KeyId::random()?, key.hint().clone(), Environment::LIVE);
+/// # let record = KeyRecord::new(id, digest, hint, acme.clone(), live, now);
+/// # let mut poll = replica.poll();
+/// # poll.account(Account::new(acme));
+/// # poll.key(&record);
+/// # poll.finish(Revision { number: 1, nonce: 0 })?;
+///
+/// let gate = Gate::builder(&replica)
+///     .format(format)
+///     .rate_limits(Environment::LIVE, RateLimit::per_minute(1))
+///     .limiter(Here)
+///     .build()?;
+/// # let request = Get(Some(key.expose_secret()));
+/// # let ask = || {
+/// #     let Decision::Pending(mut verdict) = gate.check(&request, &Arc::default(), None) else {
+/// #         panic!("a limiter was asked");
+/// #     };
+/// #     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+/// #     let std::task::Poll::Ready(verdict) = verdict.as_mut().poll(&mut context) else { panic!() };
+/// #     verdict
+/// # };
+/// assert!(matches!(ask(), Verdict::Admit(_)));
+/// let Verdict::Refuse(refusal) = ask() else { panic!() };
+/// assert_eq!(refusal.reply.status(), 429);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub trait Limiter: fmt::Debug + Send + Sync + 'static {
+    /// Takes the cost from every bucket of the charge, or from none.
+    ///
+    /// `now` is the time of [`Clock::boot`](crate::Clock::boot), as [`Charge::take_here`] needs it.
+    fn take(&self, charge: Charge, now: Duration) -> Taking;
+
+    /// Gives back what was taken, as far as time has not: the request was refused after all.
+    fn give_back(&self, charge: Charge);
+}
+
+/// What a limiter answers: at once, or when it has asked. See [`Limiter`].
+#[expect(clippy::exhaustive_enums, reason = "now or later, there is no third")]
+pub enum Taking {
+    /// Decided.
+    Ready(Taken),
+    /// Decided when this ends.
+    Pending(Pin<Box<dyn Future<Output = Result<Taken, LimiterError>> + Send>>),
+}
+
+impl fmt::Debug for Taking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ready(taken) => f.debug_tuple("Ready").field(taken).finish(),
+            Self::Pending(_) => f.write_str("Pending(..)"),
+        }
+    }
+}
+
+/// Whether a charge was taken. See [`Limiter`].
+#[derive(Debug)]
+#[expect(clippy::exhaustive_enums, reason = "yes or no, there is no third")]
+pub enum Taken {
+    /// It was; the bucket that binds most, and what to give back should the request be refused.
+    All(Charge, Quota),
+    /// Nothing was; the bucket that binds most.
+    Nothing(Quota),
+}
+
+/// The error of a limiter that cannot count. See [`Limiter`].
+#[derive(Debug)]
+pub struct LimiterError {
+    source: Box<dyn Error + Send + Sync>,
+}
+
+impl LimiterError {
+    /// What went wrong, for the log.
+    pub fn new(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        let source = source.into();
+        Self { source }
+    }
+}
+
+impl fmt::Display for LimiterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the limiter cannot answer")
+    }
+}
+
+impl Error for LimiterError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.source)
+    }
+}
+
+/// What a request costs, and the buckets it is taken from. See [`Limiter`].
+///
+/// ```
+/// # use keyward::*;
+/// fn names(charge: &Charge) -> Vec<String> {
+///     let name = |bucket: &Bucket| match bucket.owner() {
+///         BucketOwner::Key(id) => format!("{id} {}", bucket.limit()),
+///         BucketOwner::Account(id, environment) => format!("{id} {environment} {}", bucket.limit()),
+///     };
+///     charge.buckets().map(name).collect()
+/// }
+/// # let _ = names;
+/// ```
+#[derive(Debug)]
+pub struct Charge {
+    cost: u32,
+    first: Drawn,
+    /// A fifth bucket, and what comes after it, needs memory of its own.
+    others: SmallVec<[Drawn; 3]>,
+}
+
+#[derive(Debug)]
+struct Drawn {
+    bucket: Arc<Bucket>,
+    /// When it is full after the cost was taken; zero before.
+    full_at: u64,
+}
+
+impl Charge {
+    pub(crate) fn new(cost: u32, bucket: Arc<Bucket>) -> Self {
+        Self {
+            cost,
+            first: Drawn::new(bucket),
+            others: SmallVec::new(),
+        }
+    }
+
+    /// Adds a bucket, once.
+    pub(crate) fn add(&mut self, bucket: Arc<Bucket>) {
+        if !self
+            .drawn()
+            .any(|drawn| Arc::ptr_eq(&drawn.bucket, &bucket))
+        {
+            self.others.push(Drawn::new(bucket));
+        }
+    }
+
+    /// How much is taken from each bucket; at most the burst of each.
+    #[must_use]
+    pub fn cost(&self) -> u32 {
+        self.cost
+    }
+
+    /// The buckets, each of another owner or limit.
+    pub fn buckets(&self) -> impl Iterator<Item = &Bucket> {
+        self.drawn().map(|drawn| &*drawn.bucket)
+    }
+
+    /// Takes it from the buckets of this process, all or nothing.
+    ///
+    /// `now` is the time of [`Clock::boot`](crate::Clock::boot).
+    #[must_use]
+    pub fn take_here(mut self, now: Duration) -> Taken {
+        let (cost, now) = (self.cost, nanos(now));
+        // A look first, so that a bucket that refuses costs the others nothing.
+        let levels = self
+            .drawn()
+            .map(|drawn| drawn.bucket.quota(drawn.bucket.level(cost, now)));
+        let refusing = levels.filter(|quota| !quota.wait().is_zero());
+        if let Some(quota) = refusing.reduce(Quota::tighter) {
+            return Taken::Nothing(quota);
+        }
+        let mut tightest = match self.first.take(cost, now) {
+            Ok(quota) => quota,
+            Err(quota) => return Taken::Nothing(quota),
+        };
+        let mut refused = None;
+        for drawn in &mut self.others {
+            match drawn.take(cost, now) {
+                Ok(quota) => tightest = tightest.tighter(quota),
+                Err(quota) => {
+                    refused = Some(quota);
+                    break;
+                }
+            }
+        }
+        match refused {
+            None => Taken::All(self, tightest),
+            // Somebody was faster. For an instant others may have been refused for nothing.
+            Some(quota) => {
+                self.give_back_here();
+                Taken::Nothing(quota)
+            }
+        }
+    }
+
+    /// Gives back to the buckets of this process what was taken there.
+    pub fn give_back_here(self) {
+        for drawn in self.drawn().filter(|drawn| drawn.full_at > 0) {
+            drawn.bucket.give_back(self.cost, drawn.full_at);
+        }
+    }
+
+    fn drawn(&self) -> impl Iterator<Item = &Drawn> {
+        iter::once(&self.first).chain(&self.others)
+    }
+}
+
+impl Drawn {
+    fn new(bucket: Arc<Bucket>) -> Self {
+        let full_at = 0;
+        Self { bucket, full_at }
+    }
+
+    fn take(&mut self, cost: u32, now: u64) -> Result<Quota, Quota> {
+        match self.bucket.take(cost, now) {
+            Ok(full_at) => {
+                self.full_at = full_at;
+                Ok(self.bucket.quota(self.bucket.level_at(full_at, 0, now)))
+            }
+            Err(level) => Err(self.bucket.quota(level)),
+        }
+    }
+}

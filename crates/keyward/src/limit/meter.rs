@@ -1,0 +1,73 @@
+//! The buckets of one owner.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+
+use crate::limit::bucket::nanos;
+use crate::{Bucket, BucketOwner, Clock, RateLimit};
+
+/// The buckets of one owner, each made when its limit is first asked for.
+///
+/// A limit that changes gets a new bucket, which is full; one that stays keeps what was taken,
+/// whatever else changes.
+pub(crate) struct Meter {
+    owner: BucketOwner,
+    clock: Arc<dyn Clock>,
+    buckets: ArcSwapOption<Vec<Arc<Bucket>>>,
+}
+
+impl Meter {
+    pub(crate) fn new(owner: BucketOwner, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            owner,
+            clock,
+            buckets: ArcSwapOption::empty(),
+        }
+    }
+
+    /// The bucket of a limit.
+    pub(crate) fn bucket(&self, limit: RateLimit) -> Arc<Bucket> {
+        if let Some(buckets) = &*self.buckets.load()
+            && let Some(bucket) = find(buckets, limit)
+        {
+            return bucket;
+        }
+        let (owner, clock) = (self.owner.clone(), Arc::clone(&self.clock));
+        let new = Arc::new(Bucket::new(owner, limit, clock));
+        let now = nanos(self.clock.boot());
+        self.buckets.rcu(|buckets| {
+            let known = buckets.as_deref().map(Vec::as_slice).unwrap_or_default();
+            let mut all = known.to_vec();
+            if find(known, limit).is_none() {
+                if all.len() >= MOST {
+                    // One that is full is like a new one: nothing is lost with it.
+                    all.retain(|bucket| bucket.level(0, now).full_in > 0);
+                    all.drain(..all.len().saturating_sub(MOST - 1));
+                }
+                all.push(Arc::clone(&new));
+            }
+            Some(Arc::new(all))
+        });
+        let buckets = self.buckets.load();
+        let buckets = buckets.as_deref().map(Vec::as_slice).unwrap_or_default();
+        find(buckets, limit).unwrap_or(new)
+    }
+}
+
+/// More buckets than these are kept only of limits that were changed again and again.
+const MOST: usize = 32;
+
+fn find(buckets: &[Arc<Bucket>], limit: RateLimit) -> Option<Arc<Bucket>> {
+    let found = buckets.iter().find(|bucket| bucket.limit() == limit);
+    found.cloned()
+}
+
+impl fmt::Debug for Meter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Meter")
+            .field("owner", &self.owner)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,277 @@
+//! Credits that this process has taken from the store.
+
+use std::fmt;
+use std::mem;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use crate::clock::unix_time;
+use crate::limit::bucket::nanos;
+use crate::{CreditGrant, CreditOwner, CreditWant, Replica, Unspent};
+
+/// How long it is believed that a balance is empty: others may give back, or an operator add some.
+const BELIEF: Duration = Duration::from_secs(1);
+
+/// Credits of one owner that this process has taken from the store and not spent yet.
+pub(crate) struct Purse {
+    owner: CreditOwner,
+    /// The balance's epoch in the upper half, how many there are in the lower.
+    held: AtomicU64,
+    /// How many the last grant brought.
+    granted: AtomicU32,
+    /// When the balance is replaced, in milliseconds since the Unix epoch.
+    refill_at: AtomicU64,
+    /// Until when it is believed to be empty, in nanoseconds of the boot clock.
+    empty_until: AtomicU64,
+    /// How many the requests need that wait.
+    wanted: AtomicU32,
+    /// Whether the store has been asked and has not answered.
+    asked: AtomicBool,
+    /// Whether it was used since it was last looked at.
+    used: AtomicBool,
+    answers: AtomicU32,
+    failures: AtomicU32,
+    waiting: Mutex<Vec<Waker>>,
+}
+
+/// Credits that were spent, to be given back should the request be refused after all.
+#[derive(Debug)]
+pub(crate) struct Spent {
+    purse: Arc<Purse>,
+    epoch: u32,
+    amount: u32,
+}
+
+impl Spent {
+    pub(crate) fn give_back(self) {
+        self.purse.put(self.epoch, self.amount);
+    }
+}
+
+/// Why nothing was spent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotSpent {
+    /// There are none left.
+    Exhausted,
+    /// The store must be asked.
+    Ask,
+}
+
+impl Purse {
+    pub(crate) fn new(owner: CreditOwner) -> Self {
+        Self {
+            owner,
+            held: AtomicU64::new(0),
+            granted: AtomicU32::new(0),
+            refill_at: AtomicU64::new(u64::MAX),
+            empty_until: AtomicU64::new(0),
+            wanted: AtomicU32::new(0),
+            asked: AtomicBool::new(false),
+            used: AtomicBool::new(false),
+            answers: AtomicU32::new(0),
+            failures: AtomicU32::new(0),
+            waiting: Mutex::default(),
+        }
+    }
+
+    /// Spends credits that are here, of the epoch that the record names or of a later one.
+    pub(crate) fn spend(
+        self: &Arc<Self>,
+        amount: u32,
+        epoch: u32,
+        replica: &Replica,
+    ) -> Result<Spent, NotSpent> {
+        self.used.store(true, Ordering::Relaxed);
+        let clock = replica.clock();
+        let now = u64::try_from(clock.unix().as_millis()).unwrap_or(u64::MAX);
+        if now >= self.refill_at.load(Ordering::Acquire) {
+            return Err(NotSpent::Ask);
+        }
+        let (read, done) = (Ordering::Acquire, Ordering::AcqRel);
+        let spend = self.held.fetch_update(done, read, |held| {
+            let (own, left) = parts(held);
+            (own >= epoch && left >= amount).then(|| joined(own, left - amount))
+        });
+        match spend {
+            Ok(before) => {
+                let (epoch, left) = parts(before);
+                // In time, so that no request has to wait.
+                if left - amount < self.granted.load(Ordering::Relaxed) / 4 {
+                    self.ask(replica, false);
+                }
+                let purse = Arc::clone(self);
+                Ok(Spent {
+                    purse,
+                    epoch,
+                    amount,
+                })
+            }
+            Err(held) => {
+                let believed = nanos(clock.boot()) < self.empty_until.load(Ordering::Acquire);
+                match believed && parts(held).0 >= epoch {
+                    true => Err(NotSpent::Exhausted),
+                    false => Err(NotSpent::Ask),
+                }
+            }
+        }
+    }
+
+    /// Spends credits that the store gives, or says why not: `Ask` when it cannot answer.
+    pub(crate) async fn fetch(
+        self: Arc<Self>,
+        amount: u32,
+        epoch: u32,
+        replica: Replica,
+    ) -> Result<Spent, NotSpent> {
+        loop {
+            match self.spend(amount, epoch, &replica) {
+                Err(NotSpent::Ask) => {}
+                spent => return spent,
+            }
+            let answer = Answer {
+                answers: self.answers.load(Ordering::Acquire),
+                failures: self.failures.load(Ordering::Acquire),
+                purse: &self,
+            };
+            self.wanted.fetch_add(amount, Ordering::AcqRel);
+            let answered = self.ask(&replica, true) && answer.await;
+            // A balance that is older than the record says is not the one that is meant.
+            if !answered || parts(self.held.load(Ordering::Acquire)).0 < epoch {
+                return Err(NotSpent::Ask);
+            }
+        }
+    }
+
+    /// Has the store asked for more; `false` when nobody will answer. Where it need not be, and the
+    /// list is in use, the next request tries.
+    fn ask(self: &Arc<Self>, replica: &Replica, must: bool) -> bool {
+        if self.asked.swap(true, Ordering::AcqRel) {
+            return true;
+        }
+        let will_answer = replica.want(self, must);
+        if !will_answer {
+            self.fail();
+        }
+        will_answer
+    }
+
+    /// What is asked of the store.
+    pub(crate) fn take_want(&self) -> CreditWant {
+        CreditWant {
+            owner: self.owner.clone(),
+            at_least: self.wanted.swap(0, Ordering::AcqRel),
+        }
+    }
+
+    /// The store has answered.
+    pub(crate) fn take_in(&self, grant: &CreditGrant, now: Duration) {
+        let refill_at = grant.refill_at.map(|at| unix_time(at).as_millis());
+        let refill_at = refill_at.and_then(|at| u64::try_from(at).ok());
+        self.granted.store(grant.amount, Ordering::Relaxed);
+        let (read, done) = (Ordering::Acquire, Ordering::AcqRel);
+        _ = self.held.fetch_update(done, read, |held| {
+            let (own, left) = parts(held);
+            let left = if own == grant.epoch { left } else { 0 };
+            Some(joined(grant.epoch, left.saturating_add(grant.amount)))
+        });
+        let believed = if grant.more { 0 } else { nanos(now + BELIEF) };
+        self.empty_until.store(believed, Ordering::Release);
+        self.refill_at
+            .store(refill_at.unwrap_or(u64::MAX), Ordering::Release);
+        self.asked.store(false, Ordering::Release);
+        self.answers.fetch_add(1, Ordering::AcqRel);
+        self.wake_all();
+    }
+
+    /// The store cannot answer.
+    pub(crate) fn fail(&self) {
+        self.asked.store(false, Ordering::Release);
+        self.failures.fetch_add(1, Ordering::AcqRel);
+        self.wake_all();
+    }
+
+    /// The balance may have changed: it is no longer believed to be empty.
+    pub(crate) fn doubt(&self) {
+        self.empty_until.store(0, Ordering::Release);
+    }
+
+    /// Takes what is held; unless `all`, only where it has not been used lately.
+    pub(crate) fn take_unspent(&self, all: bool) -> Option<Unspent> {
+        if self.used.swap(false, Ordering::Relaxed) && !all {
+            return None;
+        }
+        let (read, done) = (Ordering::Acquire, Ordering::AcqRel);
+        let taken = self.held.fetch_update(done, read, |held| {
+            let (epoch, left) = parts(held);
+            (left > 0).then(|| joined(epoch, 0))
+        });
+        let (epoch, amount) = parts(taken.ok()?);
+        Some(Unspent {
+            owner: self.owner.clone(),
+            amount,
+            epoch,
+        })
+    }
+
+    fn put(&self, epoch: u32, amount: u32) {
+        let (read, done) = (Ordering::Acquire, Ordering::AcqRel);
+        // Of a balance that was replaced meanwhile nothing comes back.
+        _ = self.held.fetch_update(done, read, |held| {
+            let (own, left) = parts(held);
+            (own == epoch).then(|| joined(own, left.saturating_add(amount)))
+        });
+        self.doubt();
+    }
+
+    fn wake_all(&self) {
+        let waiting = mem::take(&mut *self.waiting());
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<Waker>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Purse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Purse")
+            .field("owner", &self.owner)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Ends when the store has answered (`true`) or has failed (`false`).
+struct Answer<'a> {
+    purse: &'a Purse,
+    answers: u32,
+    failures: u32,
+}
+
+impl Future for Answer<'_> {
+    type Output = bool;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<bool> {
+        // Registered before the look, so that an answer that comes in between still wakes it.
+        self.purse.waiting().push(context.waker().clone());
+        if self.purse.answers.load(Ordering::Acquire) != self.answers {
+            Poll::Ready(true)
+        } else if self.purse.failures.load(Ordering::Acquire) != self.failures {
+            Poll::Ready(false)
+        } else {
+            Poll::Pending
+        }
+    }
+}
+
+fn parts(held: u64) -> (u32, u32) {
+    let part = |bits: u64| u32::try_from(bits).unwrap_or(u32::MAX);
+    (part(held >> 32), part(held & u64::from(u32::MAX)))
+}
+
+fn joined(epoch: u32, left: u32) -> u64 {
+    u64::from(epoch) << 32 | u64::from(left)
+}

@@ -1,0 +1,248 @@
+//! What a client is told about its limits.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::{Bucket, BucketOwner, RateLimit};
+
+/// How much of a limit is left: the most restrictive one of a request.
+///
+/// A client reads it in the fields of [draft-ietf-httpapi-ratelimit-headers-10], here of a limit of
+/// 100 a minute with bursts of 200. The quota is what passes at once, the window the time in which an
+/// empty bucket is full again:
+///
+/// ```text
+/// RateLimit-Policy: "minute";q=200;w=120
+/// RateLimit: "minute";r=12
+/// ```
+///
+/// When nothing remains, `t` says in how many seconds something will:
+///
+/// ```text
+/// HTTP/1.1 429 Too Many Requests
+/// cache-control: no-store
+/// content-type: application/problem+json
+/// retry-after: 1
+/// ratelimit-policy: "minute";q=200;w=120
+/// ratelimit: "minute";r=0;t=1
+///
+/// {"type":"about:blank","title":"Too Many Requests","status":429,"detail":"The API key has used up its rate limit. Wait as long as Retry-After says.","code":"rate_limited"}
+/// ```
+///
+/// The name of a policy is the period of its limit, with `account-` before it where all keys of the
+/// account share it.
+///
+/// [draft-ietf-httpapi-ratelimit-headers-10]: https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/10/
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    limit: RateLimit,
+    is_shared: bool,
+    remaining: u32,
+    wait: Duration,
+    full_in: Duration,
+}
+
+impl Quota {
+    /// What is left of a bucket; for a limiter that counts elsewhere.
+    ///
+    /// `wait`: until the request could pass, zero when it did. `full_in`: until all of it is back.
+    #[must_use]
+    pub fn new(bucket: &Bucket, remaining: u32, wait: Duration, full_in: Duration) -> Self {
+        Self {
+            limit: bucket.limit(),
+            is_shared: matches!(bucket.owner(), BucketOwner::Account(..)),
+            remaining,
+            wait,
+            full_in,
+        }
+    }
+
+    /// The limit.
+    #[must_use]
+    pub fn limit(&self) -> RateLimit {
+        self.limit
+    }
+
+    /// How much may pass at once now.
+    #[must_use]
+    pub fn remaining(&self) -> u32 {
+        self.remaining
+    }
+
+    /// How long a request must wait that was refused; zero for one that passed.
+    #[must_use]
+    pub fn wait(&self) -> Duration {
+        self.wait
+    }
+
+    /// The one that binds more: by the wait, then by what remains.
+    pub(crate) fn tighter(self, other: Self) -> Self {
+        if (other.wait, self.remaining) > (self.wait, other.remaining) {
+            other
+        } else {
+            self
+        }
+    }
+
+    /// The fields that describe it.
+    ///
+    /// `now` is the time since the Unix epoch.
+    pub(crate) fn fields(
+        &self,
+        legacy: Option<ResetUnit>,
+        now: Duration,
+    ) -> impl Iterator<Item = (&'static str, String)> + use<> {
+        let name = PolicyName(self);
+        let depth = Duration::from_nanos(self.limit.depth_nanos());
+        let (quota, window) = (self.limit.max_burst(), seconds(depth));
+        let left = if self.remaining == 0 {
+            let one_less = depth.saturating_sub(self.limit.interval());
+            let next = seconds(self.full_in.saturating_sub(one_less));
+            format!("{name};r=0;t={next}")
+        } else {
+            format!("{name};r={}", self.remaining)
+        };
+        let standard = [
+            ("ratelimit-policy", format!("{name};q={quota};w={window}")),
+            ("ratelimit", left),
+        ];
+        let legacy = legacy.map(|unit| {
+            let reset = match unit {
+                ResetUnit::Seconds => seconds(self.full_in),
+                ResetUnit::UnixTime => seconds(now.saturating_add(self.full_in)),
+            };
+            [
+                ("x-ratelimit-limit", quota.to_string()),
+                ("x-ratelimit-remaining", self.remaining.to_string()),
+                ("x-ratelimit-reset", reset.to_string()),
+            ]
+        });
+        standard.into_iter().chain(legacy.into_iter().flatten())
+    }
+}
+
+/// In which unit `X-RateLimit-Reset` says when the limit is whole again.
+///
+/// There is no standard for these older fields, and services differ. See
+/// [`GateBuilder::legacy_rate_limit_fields`](crate::GateBuilder::legacy_rate_limit_fields).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ResetUnit {
+    /// Seconds from now.
+    Seconds,
+    /// Seconds since the Unix epoch.
+    UnixTime,
+}
+
+/// Whole seconds, rounded up.
+pub(crate) fn seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+}
+
+/// The name of a policy: a string of RFC 9651 §3.3.3, with its quotes.
+struct PolicyName<'a>(&'a Quota);
+
+impl fmt::Display for PolicyName<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whose = if self.0.is_shared { "account-" } else { "" };
+        match self.0.limit.seconds() {
+            1 => write!(f, "\"{whose}second\""),
+            60 => write!(f, "\"{whose}minute\""),
+            3600 => write!(f, "\"{whose}hour\""),
+            86_400 => write!(f, "\"{whose}day\""),
+            other => write!(f, "\"{whose}{other}-seconds\""),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use sfv::{BareItem, FieldType, List, ListEntry, Parser};
+
+    use super::*;
+    use crate::{AccountId, Environment, KeyId, ManualClock};
+
+    fn quota(limit: &str, shared: bool, remaining: u32, full_in: Duration) -> Quota {
+        let owner = if shared {
+            BucketOwner::Account(AccountId::parse("acme").unwrap(), Environment::LIVE)
+        } else {
+            BucketOwner::Key(KeyId::random().unwrap())
+        };
+        let clock = Arc::new(ManualClock::at(Duration::ZERO));
+        let bucket = Bucket::new(owner, RateLimit::parse(limit).unwrap(), clock);
+        Quota::new(&bucket, remaining, Duration::ZERO, full_in)
+    }
+
+    fn shown(quota: Quota, legacy: Option<ResetUnit>) -> Vec<String> {
+        let fields = quota.fields(legacy, Duration::from_secs(1_700_000_000));
+        let line = |(name, value): (_, _)| format!("{name}: {value}");
+        fields.map(line).collect()
+    }
+
+    #[test]
+    fn says_what_remains_and_when_there_is_more() {
+        let some = quota("100/60;200", false, 12, Duration::from_millis(112_800));
+        assert_eq!(
+            shown(some, None),
+            [
+                r#"ratelimit-policy: "minute";q=200;w=120"#,
+                r#"ratelimit: "minute";r=12"#,
+            ]
+        );
+        let none = quota("1/86400;1", true, 0, Duration::from_millis(3_600_001));
+        assert_eq!(
+            shown(none, Some(ResetUnit::Seconds)),
+            [
+                r#"ratelimit-policy: "account-day";q=1;w=86400"#,
+                r#"ratelimit: "account-day";r=0;t=3601"#,
+                "x-ratelimit-limit: 1",
+                "x-ratelimit-remaining: 0",
+                "x-ratelimit-reset: 3601",
+            ]
+        );
+        let odd = quota("3/7;3", false, 3, Duration::ZERO);
+        assert_eq!(
+            shown(odd, Some(ResetUnit::UnixTime)),
+            [
+                r#"ratelimit-policy: "7-seconds";q=3;w=8"#,
+                r#"ratelimit: "7-seconds";r=3"#,
+                "x-ratelimit-limit: 3",
+                "x-ratelimit-remaining: 3",
+                "x-ratelimit-reset: 1700000000",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_fields_are_structured_as_another_parser_reads_them() {
+        for (limit, remaining) in [
+            ("1/1;1", 0),
+            ("1000000/1;5", 4),
+            ("3/7;3", 0),
+            ("9/3600;9", 9),
+        ] {
+            for shared in [false, true] {
+                let quota = quota(limit, shared, remaining, Duration::from_millis(1));
+                let fields: Vec<_> = quota.fields(None, Duration::ZERO).collect();
+                let names = [("ratelimit-policy", ["q", "w"]), ("ratelimit", ["r", "t"])];
+                for ((name, value), (expected, keys)) in fields.iter().zip(names) {
+                    assert_eq!(*name, expected);
+                    let list: List = Parser::new(value).parse().unwrap();
+                    let [ListEntry::Item(item)] = &list[..] else {
+                        panic!("{value}")
+                    };
+                    assert!(matches!(item.bare_item, BareItem::String(_)), "{value}");
+                    for (key, parameter) in &item.params {
+                        assert!(keys.contains(&key.as_str()), "{value}");
+                        assert!(matches!(parameter, BareItem::Integer(_)), "{value}");
+                    }
+                    let has_both = remaining == 0 || expected == "ratelimit-policy";
+                    assert_eq!(item.params.len(), 1 + usize::from(has_both), "{value}");
+                    assert_eq!(list.serialize().as_deref(), Some(&**value));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,863 @@
+//! What limits and credits promise, over the store that `crate::test_store` opens.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use crate::conformance::block_on;
+use crate::test_store::open;
+use crate::*;
+
+const NOW: Duration = Duration::from_secs(1_700_000_000);
+
+struct World {
+    clock: Arc<ManualClock>,
+    store: Arc<dyn Store>,
+    admin: KeyAdmin,
+    acme: AccountId,
+}
+
+impl World {
+    fn new() -> Self {
+        let clock = Arc::new(ManualClock::at(NOW));
+        let store = open(Arc::<ManualClock>::clone(&clock));
+        let admin = KeyAdmin::new(Arc::clone(&store), format());
+        let acme = AccountId::parse("acme").unwrap();
+        block_on(admin.open_account(&operator(), &acme)).unwrap();
+        Self {
+            clock,
+            store,
+            admin,
+            acme,
+        }
+    }
+
+    fn key(
+        &self,
+        environment: Environment,
+        change: impl FnOnce(NewKey) -> NewKey,
+    ) -> (ApiKey, KeyId) {
+        let new = change(NewKey::new(self.acme.clone(), environment, "key"));
+        let created = block_on(self.admin.create(&operator(), new)).unwrap();
+        (created.key.unwrap(), created.record.id)
+    }
+
+    fn live(&self, change: impl FnOnce(NewKey) -> NewKey) -> ApiKey {
+        self.key(Environment::LIVE, change).0
+    }
+
+    fn change_account(&self, change: AccountChange) {
+        block_on(self.admin.update_account(&operator(), &self.acme, change)).unwrap();
+    }
+
+    fn set_credits(&self, owner: impl Into<CreditOwner>, credits: u64) {
+        let credits = Some(Credits::new(credits));
+        block_on(self.admin.set_credits(&operator(), owner, credits)).unwrap();
+    }
+
+    /// What the store has, after everything was given back to it.
+    fn left(&self, owner: impl Into<CreditOwner>) -> Option<u64> {
+        // One that has been used since the last flush is left alone.
+        (0..2).for_each(|_| block_on(self.store.flush()).unwrap());
+        let credits = block_on(self.admin.credits(&operator(), owner)).unwrap();
+        credits.map(|credits| credits.left)
+    }
+
+    fn builder(&self) -> GateBuilder {
+        Gate::builder(self.store.replica())
+            .format(format())
+            .max_staleness(Duration::MAX)
+    }
+
+    fn gate(&self) -> Gate {
+        self.builder().build().unwrap()
+    }
+}
+
+fn operator() -> Actor {
+    Actor::operator("ops")
+}
+
+fn format() -> KeyFormat {
+    KeyFormat::new("vhk_{env}_").unwrap()
+}
+
+fn minute(count: u32) -> RateLimit {
+    RateLimit::per_minute(count)
+}
+
+fn any() -> Requirement {
+    Requirement::new().any_environment()
+}
+
+/// What a gate says, with what it has to say of it.
+fn verdict(
+    gate: &Gate,
+    key: &ApiKey,
+    requirement: Requirement,
+    outer: Option<&Principal>,
+) -> Verdict {
+    gate.assert_meetable(&requirement);
+    match gate.check(&Head(key), &Arc::new(requirement), outer) {
+        Decision::Ready(verdict) => verdict,
+        Decision::Pending(verdict) => block_on(verdict),
+    }
+}
+
+fn ask(gate: &Gate, key: &ApiKey) -> Result<(), DenialKind> {
+    reason(&verdict(gate, key, any(), None))
+}
+
+fn reason(verdict: &Verdict) -> Result<(), DenialKind> {
+    match verdict {
+        Verdict::Admit(_) => Ok(()),
+        Verdict::Refuse(refusal) => Err(refusal.denial.as_ref().unwrap().kind()),
+    }
+}
+
+/// How many requests pass at once.
+fn passing(gate: &Gate, key: &ApiKey) -> usize {
+    let asked = (0..1000).map(|_| ask(gate, key));
+    asked.take_while(Result::is_ok).count()
+}
+
+fn admitted(verdict: Verdict) -> (Principal, Finish) {
+    match verdict {
+        Verdict::Admit(Admitted {
+            access: Some(Access::Principal(principal)),
+            finish,
+            ..
+        }) => (principal, finish),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn finish_of(verdict: Verdict) -> Finish {
+    match verdict {
+        Verdict::Admit(admitted) => admitted.finish,
+        Verdict::Refuse(refusal) => panic!("{refusal:?}"),
+    }
+}
+
+struct Head<'a>(&'a ApiKey);
+
+impl RequestHead for Head<'_> {
+    fn method(&self) -> &'static str {
+        "GET"
+    }
+
+    fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        let key = self.0.expose_secret().as_bytes();
+        (field == "x-api-key").then_some(key).into_iter()
+    }
+}
+
+#[derive(Default)]
+struct Response {
+    status: u16,
+    is_denied: bool,
+    fields: Vec<(&'static str, String)>,
+}
+
+impl Response {
+    fn ok() -> Self {
+        let status = 200;
+        Self {
+            status,
+            ..Self::default()
+        }
+    }
+
+    fn denied() -> Self {
+        let (status, is_denied) = (403, true);
+        Self {
+            status,
+            is_denied,
+            ..Self::default()
+        }
+    }
+
+    fn failed() -> Self {
+        let status = 500;
+        Self {
+            status,
+            ..Self::default()
+        }
+    }
+
+    fn finished(mut self, finish: Finish) -> Vec<String> {
+        finish.apply(&mut self);
+        let lines = self
+            .fields
+            .into_iter()
+            .map(|(name, value)| format!("{name}: {value}"));
+        lines.collect()
+    }
+}
+
+impl ResponseHead for Response {
+    fn status(&self) -> u16 {
+        self.status
+    }
+
+    fn is_denied(&self) -> bool {
+        self.is_denied
+    }
+
+    fn values<'a>(&'a self, field: &'static str) -> impl Iterator<Item = &'a [u8]> {
+        let lines = self.fields.iter().filter(move |(name, _)| *name == field);
+        lines.map(|(_, value)| value.as_bytes())
+    }
+
+    fn append(&mut self, field: &'static str, value: &str) {
+        self.fields.push((field, value.to_owned()));
+    }
+}
+
+#[test]
+fn there_is_no_limit_that_nobody_asked_for() {
+    let world = World::new();
+    let (gate, key) = (world.gate(), world.live(|new| new));
+    assert_eq!(passing(&gate, &key), 1000);
+    let (principal, finish) = admitted(verdict(&gate, &key, any(), None));
+    assert_eq!(principal.quota(), None);
+    assert_eq!(Response::ok().finished(finish), ["cache-control: private"]);
+}
+
+#[test]
+fn a_key_has_its_own_limit_else_its_plans_else_the_services() {
+    let world = World::new();
+    let services = world
+        .builder()
+        .rate_limits(Environment::LIVE, minute(9))
+        .rate_limits(Environment::TEST, minute(3))
+        .build()
+        .unwrap();
+    let own = world.live(|new| new.rate_limits(minute(5)));
+    assert_eq!(passing(&services, &own), 5);
+    let without = world.live(|new| new);
+    assert_eq!(passing(&services, &without), 9);
+    let (test, _) = world.key(Environment::TEST, |new| new);
+    assert_eq!(passing(&services, &test), 3);
+    // A plan counts from now on, whatever was used of another limit.
+    world.change_account(AccountChange::new().rate_limits(minute(7)));
+    assert_eq!(passing(&services, &without), 7);
+    assert_eq!(passing(&services, &test), 7);
+    assert_eq!(passing(&services, &own), 0);
+    world.change_account(AccountChange::new().rate_limits(RateLimits::none()));
+    assert_eq!(
+        passing(&services, &without),
+        0,
+        "and the old one was not forgotten"
+    );
+}
+
+#[test]
+fn a_ceiling_holds_beside_every_other_limit() {
+    let world = World::new();
+    let gate = world.builder().rate_ceiling(Environment::TEST, minute(2));
+    let gate = gate.build().unwrap();
+    let (test, _) = world.key(Environment::TEST, |new| new.rate_limits(minute(50)));
+    assert_eq!(passing(&gate, &test), 2);
+    let (same, _) = world.key(Environment::TEST, |new| new.rate_limits(minute(2)));
+    assert_eq!(
+        passing(&gate, &same),
+        2,
+        "counted once where both are the same"
+    );
+    assert_eq!(
+        passing(&gate, &world.live(|new| new.rate_limits(minute(50)))),
+        50
+    );
+}
+
+#[test]
+fn keys_of_an_account_share_a_limit_in_each_environment() {
+    let world = World::new();
+    let gate = world.gate();
+    world.change_account(AccountChange::new().shared_rate_limits(minute(5)));
+    let keys = [
+        world.live(|new| new),
+        world.live(|new| new.rate_limits(minute(2))),
+    ];
+    assert_eq!(passing(&gate, &keys[1]), 2);
+    assert_eq!(passing(&gate, &keys[0]), 3);
+    let shut = verdict(&gate, &keys[0], any(), None);
+    let Verdict::Refuse(refusal) = shut else {
+        panic!()
+    };
+    let mut fields = refusal.reply.fields();
+    assert!(fields.any(|field| field == ("ratelimit", r#""account-minute";r=0;t=12"#)));
+    let (test, _) = world.key(Environment::TEST, |new| new);
+    assert_eq!(passing(&gate, &test), 5);
+}
+
+#[test]
+fn a_refusal_by_one_limit_takes_nothing_from_the_others() {
+    let world = World::new();
+    let gate = world.gate();
+    let limits = RateLimits::new([RateLimit::per_second(2), RateLimit::per_day(6)]).unwrap();
+    let key = world.live(|new| new.rate_limits(limits));
+    for _ in 0..3 {
+        assert_eq!(passing(&gate, &key), 2);
+        for _ in 0..100 {
+            assert_eq!(ask(&gate, &key), Err(DenialKind::RateLimited));
+        }
+        world.clock.advance(Duration::from_secs(1));
+    }
+    assert_eq!(passing(&gate, &key), 0, "the day is over");
+    world.clock.advance(Duration::from_secs(86_400 / 6));
+    assert_eq!(passing(&gate, &key), 1);
+}
+
+#[test]
+fn of_many_at_once_the_allowed_number_passes_whatever_the_limits() {
+    let world = World::new();
+    let gate = world.gate();
+    let limits = RateLimits::new([RateLimit::per_hour(500), RateLimit::per_day(700)]).unwrap();
+    world.change_account(AccountChange::new().shared_rate_limits(RateLimit::per_hour(600)));
+    let key = world.live(|new| new.rate_limits(limits));
+    let passed: usize = thread::scope(|threads| {
+        let many = || (0..50).filter(|_| ask(&gate, &key).is_ok()).count();
+        let all: Vec<_> = (0..64).map(|_| threads.spawn(many)).collect();
+        all.into_iter().map(|one| one.join().unwrap()).sum()
+    });
+    // Under a race limits may refuse for an instant what they would let pass, never the reverse.
+    assert!(passed <= 500);
+    assert_eq!(passed + passing(&gate, &key), 500);
+}
+
+#[test]
+fn a_rotation_doubles_no_limit() {
+    let world = World::new();
+    let gate = world.gate();
+    let (mut key, mut id) = world.key(Environment::LIVE, |new| {
+        new.rate_limits(RateLimit::per_day(10))
+    });
+    for grace in [
+        Grace::For(Duration::from_secs(3600)),
+        Grace::None,
+        Grace::None,
+    ] {
+        assert_eq!(ask(&gate, &key), Ok(()));
+        let rotated = block_on(world.admin.rotate(&operator(), id, grace)).unwrap();
+        let successor = rotated.key.unwrap();
+        assert_eq!(ask(&gate, &successor), Ok(()));
+        let old = if grace == Grace::None {
+            Err(DenialKind::Revoked)
+        } else {
+            Ok(())
+        };
+        assert_eq!(ask(&gate, &key), old);
+        (key, id) = (successor, rotated.record.id);
+    }
+    assert_eq!(passing(&gate, &key), 3, "seven were used by four keys");
+}
+
+#[test]
+fn a_change_of_a_key_leaves_its_counters() {
+    let world = World::new();
+    let gate = world.gate();
+    let (key, id) = world.key(Environment::LIVE, |new| {
+        new.rate_limits(RateLimit::per_day(3))
+    });
+    assert_eq!(ask(&gate, &key), Ok(()));
+    let change = KeyChange::new()
+        .name("other")
+        .metadata(Metadata::parse(r#"{"a":1}"#).unwrap());
+    block_on(world.admin.update(&operator(), id, change)).unwrap();
+    block_on(world.admin.disable(&operator(), id)).unwrap();
+    block_on(world.admin.enable(&operator(), id)).unwrap();
+    assert_eq!(passing(&gate, &key), 2);
+}
+
+#[test]
+fn a_costly_route_counts_for_more_and_a_free_one_for_nothing() {
+    let world = World::new();
+    let gate = world
+        .builder()
+        .rate_limits(Environment::LIVE, minute(10))
+        .build()
+        .unwrap();
+    let key = world.live(|new| new);
+    let costs = |cost| reason(&verdict(&gate, &key, any().cost(cost), None));
+    assert_eq!(costs(7), Ok(()));
+    assert_eq!(costs(4), Err(DenialKind::RateLimited));
+    assert_eq!(costs(3), Ok(()));
+    assert_eq!(costs(1), Err(DenialKind::RateLimited));
+    assert_eq!(costs(0), Ok(()));
+    let narrow = world.live(|new| new.rate_limits(minute(2)));
+    let dear = verdict(&gate, &narrow, any().cost(3), None);
+    assert_eq!(
+        reason(&dear),
+        Err(DenialKind::CostTooHigh),
+        "it would wait for ever"
+    );
+}
+
+#[test]
+#[should_panic(expected = "a cost of 11 can never pass the limit 10/60;10")]
+fn a_cost_beyond_the_burst_is_a_mistake_in_the_program() {
+    let world = World::new();
+    let gate = world
+        .builder()
+        .rate_limits(Environment::LIVE, minute(10))
+        .build()
+        .unwrap();
+    gate.assert_meetable(&Requirement::new().environment(Environment::TEST).cost(11));
+    gate.assert_meetable(&Requirement::new().cost(11));
+}
+
+#[test]
+fn layers_of_one_gate_charge_once_the_highest_cost() {
+    let world = World::new();
+    let gate = world
+        .builder()
+        .rate_limits(Environment::LIVE, RateLimit::per_day(20))
+        .build()
+        .unwrap();
+    world.set_credits(world.acme.clone(), 20);
+    let key = world.live(|new| new);
+    let (outer, first) = admitted(verdict(&gate, &key, any(), None));
+    assert_eq!(outer.quota().unwrap().remaining(), 19);
+    // One that says nothing, one that costs less, one more, and one behind that.
+    let silent = verdict(&gate, &key, any(), Some(&outer));
+    let lower = verdict(&gate, &key, any().cost(1).credits(0), Some(&outer));
+    let (inner, more) = admitted(verdict(&gate, &key, any().cost(5).credits(3), Some(&outer)));
+    let innermost = verdict(&gate, &key, any().cost(5).credits(2), Some(&inner));
+    assert_eq!(inner.quota().unwrap().remaining(), 15);
+    for finish in [silent, lower, innermost].map(finish_of) {
+        assert_eq!(Response::ok().finished(finish), [""; 0]);
+    }
+    // The innermost that has charged tells the client, and no other.
+    let mut response = Response::ok();
+    more.apply(&mut response);
+    assert!(response.has("ratelimit"));
+    let before = response.fields.len();
+    first.apply(&mut response);
+    assert_eq!(response.fields.len(), before + 1, "{:?}", response.fields);
+    assert_eq!(world.left(world.acme.clone()), Some(17));
+}
+
+#[test]
+fn a_request_that_is_refused_costs_nothing_in_the_end() {
+    let world = World::new();
+    let gate = world
+        .builder()
+        .rate_limits(Environment::LIVE, RateLimit::per_day(5))
+        .build()
+        .unwrap();
+    world.set_credits(world.acme.clone(), 5);
+    let key = world.live(|new| new);
+    let lacking = || any().scope("lacking");
+    for _ in 0..10 {
+        let denied = verdict(&gate, &key, lacking(), None);
+        assert_eq!(reason(&denied), Err(DenialKind::ScopeMissing));
+        // By an inner layer, after an outer one has charged.
+        let (outer, finish) = admitted(verdict(&gate, &key, any(), None));
+        let denied = verdict(&gate, &key, lacking(), Some(&outer));
+        assert_eq!(reason(&denied), Err(DenialKind::ScopeMissing));
+        assert_eq!(
+            Response::denied().finished(finish),
+            ["cache-control: private"]
+        );
+        // By an adapter that cannot hand it on.
+        admitted(verdict(&gate, &key, any(), None)).1.give_back();
+        // By a third layer, after two have charged.
+        let (outer, first) = admitted(verdict(&gate, &key, any(), None));
+        let (_, second) = admitted(verdict(&gate, &key, any().cost(4).credits(4), Some(&outer)));
+        Response::denied().finished(second);
+        Response::denied().finished(first);
+        // By the credits, after a limit has been charged.
+        let denied = verdict(&gate, &key, any().credits(6), None);
+        assert_eq!(reason(&denied), Err(DenialKind::CreditsExhausted));
+        world.clock.advance(Duration::from_secs(2));
+    }
+    assert_eq!(world.left(world.acme.clone()), Some(5));
+    assert_eq!(passing(&gate, &key), 5);
+}
+
+#[test]
+fn whoever_hangs_up_has_paid() {
+    let world = World::new();
+    let gate = world.gate();
+    let key = world.live(|new| new.rate_limits(minute(2)));
+    drop(verdict(&gate, &key, any(), None));
+    assert_eq!(passing(&gate, &key), 1);
+}
+
+#[test]
+fn a_refusal_says_when_to_come_again() {
+    let world = World::new();
+    let gate = world
+        .builder()
+        .legacy_rate_limit_fields(ResetUnit::UnixTime)
+        .build()
+        .unwrap();
+    let key = world.live(|new| new.rate_limits(RateLimit::per_minute(4)));
+    assert_eq!(passing(&gate, &key), 4);
+    world.clock.advance(Duration::from_millis(14_001));
+    let Verdict::Refuse(refusal) = verdict(&gate, &key, any(), None) else {
+        panic!()
+    };
+    assert_eq!(refusal.reply.status(), 429);
+    let fields: Vec<_> = refusal.reply.fields().collect();
+    assert_eq!(
+        fields,
+        [
+            ("cache-control", "no-store"),
+            ("content-type", "application/problem+json"),
+            ("retry-after", "1"),
+            ("ratelimit-policy", r#""minute";q=4;w=60"#),
+            ("ratelimit", r#""minute";r=0;t=1"#),
+            ("x-ratelimit-limit", "4"),
+            ("x-ratelimit-remaining", "0"),
+            ("x-ratelimit-reset", "1700000060"),
+        ]
+    );
+    assert!(refusal.reply.body().ends_with(br#""code":"rate_limited"}"#));
+    world.clock.advance(Duration::from_secs(1));
+    let (principal, finish) = admitted(verdict(&gate, &key, any(), None));
+    assert_eq!(principal.quota().unwrap().remaining(), 0);
+    let lines = Response::ok().finished(finish);
+    assert_eq!(lines[2], r#"ratelimit: "minute";r=0;t=15"#);
+}
+
+#[test]
+fn the_most_restrictive_limit_is_described() {
+    let world = World::new();
+    let gate = world.gate();
+    let limits = RateLimits::new([RateLimit::per_second(3), RateLimit::per_day(4)]).unwrap();
+    let key = world.live(|new| new.rate_limits(limits));
+    let quota = || {
+        admitted(verdict(&gate, &key, any(), None))
+            .0
+            .quota()
+            .unwrap()
+    };
+    let first = quota();
+    assert_eq!(
+        (first.limit(), first.remaining()),
+        (RateLimit::per_second(3), 2)
+    );
+    world.clock.advance(Duration::from_secs(1));
+    quota();
+    world.clock.advance(Duration::from_secs(1));
+    let third = quota();
+    assert_eq!(
+        (third.limit(), third.remaining()),
+        (RateLimit::per_day(4), 1)
+    );
+    // The second is over at once, the day takes hours.
+    quota();
+    let Verdict::Refuse(refusal) = verdict(&gate, &key, any(), None) else {
+        panic!()
+    };
+    let mut fields = refusal.reply.fields();
+    assert!(fields.any(|field| field == ("retry-after", "21598")));
+}
+
+/// Counts with a neighbour, who may not answer.
+#[derive(Debug)]
+struct Remote(bool);
+
+impl Limiter for Remote {
+    fn take(&self, charge: Charge, now: Duration) -> Taking {
+        let answers = self.0;
+        assert_eq!(charge.buckets().count(), 1);
+        Taking::Pending(Box::pin(async move {
+            if answers {
+                Ok(charge.take_here(now))
+            } else {
+                Err(LimiterError::new("no route to host"))
+            }
+        }))
+    }
+
+    fn give_back(&self, charge: Charge) {
+        charge.give_back_here();
+    }
+}
+
+#[test]
+fn a_limiter_elsewhere_is_asked_and_given_back_to() {
+    let world = World::new();
+    let gate = world.builder().limiter(Remote(true)).build().unwrap();
+    let key = world.live(|new| new.rate_limits(RateLimit::per_day(2)));
+    for _ in 0..5 {
+        let (outer, finish) = admitted(verdict(&gate, &key, any(), None));
+        let denied = verdict(&gate, &key, any().scope("lacking"), Some(&outer));
+        assert!(reason(&denied).is_err());
+        Response::denied().finished(finish);
+    }
+    assert_eq!(passing(&gate, &key), 2);
+    let unlimited = world.live(|new| new);
+    let asked = gate.check(&Head(&unlimited), &Arc::new(any()), None);
+    assert!(
+        matches!(asked, Decision::Ready(_)),
+        "nobody is asked for nothing"
+    );
+}
+
+#[test]
+fn a_limiter_that_does_not_answer_is_a_503() {
+    let world = World::new();
+    let gate = world.builder().limiter(Remote(false)).build().unwrap();
+    let key = world.live(|new| new.rate_limits(minute(2)));
+    let Verdict::Refuse(refusal) = verdict(&gate, &key, any(), None) else {
+        panic!()
+    };
+    assert_eq!(refusal.reply.status(), 503);
+    let mut fields = refusal.reply.fields();
+    assert!(fields.any(|field| field == ("retry-after", "1")));
+    assert!(
+        refusal
+            .reply
+            .body()
+            .ends_with(br#""code":"rate_limit_unavailable"}"#)
+    );
+}
+
+#[test]
+fn requests_that_wait_for_the_store_are_charged_too() {
+    let world = World::new();
+    let gate = world
+        .builder()
+        .max_staleness(Duration::ZERO)
+        .build()
+        .unwrap();
+    let key = world.live(|new| new.rate_limits(minute(2)));
+    assert_eq!(passing(&gate, &key), 2);
+}
+
+#[test]
+fn credits_are_spent_by_live_keys_down_to_nothing() {
+    let world = World::new();
+    let gate = world.gate();
+    let (live, (test, _)) = (
+        world.live(|new| new),
+        world.key(Environment::TEST, |new| new),
+    );
+    world.set_credits(world.acme.clone(), 130);
+    assert_eq!(passing(&gate, &test), 1000);
+    assert_eq!(world.left(world.acme.clone()), Some(130));
+    assert_eq!(passing(&gate, &live), 130);
+    assert_eq!(ask(&gate, &live), Err(DenialKind::CreditsExhausted));
+    assert_eq!(passing(&gate, &test), 1000);
+    let Verdict::Refuse(refusal) = verdict(&gate, &live, any(), None) else {
+        panic!()
+    };
+    assert_eq!(refusal.reply.status(), 429);
+    assert!(
+        refusal
+            .reply
+            .body()
+            .ends_with(br#""code":"credits_exhausted"}"#)
+    );
+    assert_eq!(world.left(world.acme.clone()), Some(0));
+    let free = verdict(&gate, &live, any().credits(0), None);
+    assert_eq!(reason(&free), Ok(()));
+
+    block_on(world.admin.add_credits(&operator(), world.acme.clone(), 7)).unwrap();
+    assert_eq!(passing(&gate, &live), 7);
+    block_on(
+        world
+            .admin
+            .set_credits(&operator(), world.acme.clone(), None),
+    )
+    .unwrap();
+    assert_eq!(passing(&gate, &live), 1000, "absent means unlimited");
+    world.set_credits(world.acme.clone(), 0);
+    assert_eq!(passing(&gate, &live), 0, "zero means spent");
+}
+
+#[test]
+fn a_key_spends_its_own_credits_and_shares_them_with_its_successors() {
+    let world = World::new();
+    let gate = world.gate();
+    world.set_credits(world.acme.clone(), 10);
+    let (key, id) = world.key(Environment::LIVE, |new| new.credits(Credits::new(5)));
+    assert_eq!(ask(&gate, &key), Ok(()));
+    let grace = Grace::For(Duration::from_secs(60));
+    let next = block_on(world.admin.rotate(&operator(), id, grace)).unwrap();
+    let next_id = next.record.id;
+    let next = next.key.unwrap();
+    assert_eq!(ask(&gate, &next), Ok(()));
+    assert_eq!(passing(&gate, &key), 3);
+    assert_eq!(ask(&gate, &next), Err(DenialKind::CreditsExhausted));
+    assert_eq!(world.left(next_id), Some(0));
+    assert_eq!(world.left(world.acme.clone()), Some(10));
+    // Whichever of them is named.
+    world.set_credits(id, 4);
+    assert_eq!((ask(&gate, &next), passing(&gate, &key)), (Ok(()), 3));
+    block_on(world.admin.set_credits(&operator(), next_id, None)).unwrap();
+    assert_eq!(passing(&gate, &key), 10, "those of the account again");
+}
+
+#[test]
+fn of_many_requests_with_one_credit_left_one_passes() {
+    for key_of_its_own in [false, true] {
+        let world = World::new();
+        let gate = world.gate();
+        let (key, id) = world.key(Environment::LIVE, |new| new);
+        if key_of_its_own {
+            world.set_credits(id, 1);
+        } else {
+            world.set_credits(world.acme.clone(), 1);
+        }
+        let passed: usize = thread::scope(|threads| {
+            let once = || usize::from(ask(&gate, &key).is_ok());
+            let all: Vec<_> = (0..64).map(|_| threads.spawn(once)).collect();
+            all.into_iter().map(|one| one.join().unwrap()).sum()
+        });
+        assert_eq!(passed, 1);
+    }
+}
+
+#[test]
+fn of_many_at_once_as_many_pass_as_there_are_credits() {
+    let world = World::new();
+    let gate = world.gate();
+    let key = world.live(|new| new);
+    world.set_credits(world.acme.clone(), 1000);
+    let passed: usize = thread::scope(|threads| {
+        let many = || (0..50).filter(|_| ask(&gate, &key).is_ok()).count();
+        let all: Vec<_> = (0..32).map(|_| threads.spawn(many)).collect();
+        all.into_iter().map(|one| one.join().unwrap()).sum()
+    });
+    assert_eq!(passed, 1000);
+    assert_eq!(world.left(world.acme.clone()), Some(0));
+}
+
+#[test]
+fn a_refill_replaces_the_balance_at_its_instant_once() {
+    let world = World::new();
+    let gate = world.gate();
+    let key = world.live(|new| new);
+    let at = SystemTime::UNIX_EPOCH + NOW + Duration::from_secs(60);
+    let credits = Credits::new(50).refill(Refill::new(at, 20));
+    block_on(
+        world
+            .admin
+            .set_credits(&operator(), world.acme.clone(), Some(credits)),
+    )
+    .unwrap();
+    // Some are taken out of the store and not spent: they are void when it is refilled.
+    assert_eq!(ask(&gate, &key), Ok(()));
+    world.clock.advance(Duration::from_millis(59_999));
+    assert_eq!(ask(&gate, &key), Ok(()));
+    world.clock.advance(Duration::from_millis(1));
+    assert_eq!(passing(&gate, &key), 20);
+    world.clock.advance(Duration::from_secs(3600));
+    assert_eq!(passing(&gate, &key), 0, "once");
+    assert_eq!(world.left(world.acme.clone()), Some(0));
+}
+
+#[test]
+fn what_a_handler_failed_to_do_is_refunded_if_the_service_says_so() {
+    let world = World::new();
+    let key = world.live(|new| new);
+    world.set_credits(world.acme.clone(), 10);
+    for (gate, left) in [
+        (world.gate(), 9),
+        (world.builder().refund_server_errors().build().unwrap(), 9),
+    ] {
+        let finish = finish_of(verdict(&gate, &key, any(), None));
+        Response::failed().finished(finish);
+        assert_eq!(world.left(world.acme.clone()), Some(left));
+    }
+    let gate = world.builder().refund_server_errors().build().unwrap();
+    Response::ok().finished(finish_of(verdict(&gate, &key, any(), None)));
+    assert_eq!(world.left(world.acme.clone()), Some(8));
+}
+
+#[test]
+fn a_new_balance_voids_what_was_taken_of_the_old() {
+    let world = World::new();
+    let gate = world.gate();
+    let key = world.live(|new| new);
+    world.set_credits(world.acme.clone(), 800);
+    let finish = finish_of(verdict(&gate, &key, any(), None));
+    world.set_credits(world.acme.clone(), 3);
+    finish.give_back(); // of the old balance: nothing comes back
+    assert_eq!(passing(&gate, &key), 3);
+    assert_eq!(world.left(world.acme.clone()), Some(0));
+}
+
+#[test]
+fn only_an_operator_gives_credits() {
+    let world = World::new();
+    let user = Actor::user("ann", world.acme.clone(), Permission::ALL);
+    let error = |outcome: Result<(), AdminError>| outcome.unwrap_err().kind();
+    let acme = || world.acme.clone();
+    let some = Some(Credits::new(5));
+    let (_, id) = world.key(Environment::LIVE, |new| new);
+    for refused in [
+        block_on(world.admin.set_credits(&user, acme(), some)),
+        block_on(world.admin.set_credits(&user, id, None)),
+        block_on(world.admin.add_credits(&user, acme(), 1)),
+        block_on(world.admin.create(
+            &user,
+            NewKey::new(acme(), Environment::LIVE, "rich").credits(Credits::new(9)),
+        ))
+        .map(drop),
+    ] {
+        assert_eq!(error(refused), AdminErrorKind::NotPermitted);
+    }
+    // A reader of the account sees the balance, one of another does not even see the account.
+    world.set_credits(acme(), 5);
+    let seen = block_on(world.admin.credits(&user, acme())).unwrap();
+    assert_eq!(seen.map(|credits| credits.left), Some(5));
+    let other = Actor::user("bob", AccountId::parse("other").unwrap(), Permission::ALL);
+    let hidden = block_on(world.admin.credits(&other, acme())).map(drop);
+    assert_eq!(error(hidden), AdminErrorKind::UnknownAccount);
+    let hidden = block_on(world.admin.credits(&other, id)).map(drop);
+    assert_eq!(error(hidden), AdminErrorKind::UnknownKey);
+    let nothing = block_on(world.admin.add_credits(&operator(), id, 1));
+    assert_eq!(error(nothing), AdminErrorKind::Conflict);
+    let line = block_on(world.store.audit(None, None, 1))
+        .unwrap()
+        .remove(0);
+    assert_eq!((line.action, line.key), (AuditAction::AddCredits, Some(id)));
+    assert_eq!(line.refused, Some(AdminErrorKind::Conflict));
+}
+
+#[test]
+fn a_key_with_credits_of_its_own_makes_none_that_needs_none() {
+    let world = World::new();
+    let gate = world.gate();
+    let scopes = Scopes::parse(["api_keys.*"]).unwrap();
+    let key = world.live(|new| new.scopes(scopes).credits(Credits::new(50)));
+    let (principal, _) = admitted(verdict(&gate, &key, any(), None));
+    let new = NewKey::new(world.acme.clone(), Environment::LIVE, "free");
+    let made = block_on(world.admin.create(&Actor::key(&principal), new));
+    assert_eq!(made.unwrap_err().kind(), AdminErrorKind::TooWide);
+}
+
+#[test]
+fn units_are_recorded_by_key_and_billed_for_live_ones() {
+    let world = World::new();
+    for gate in [
+        world.gate(),
+        world.builder().without_usage().build().unwrap(),
+    ] {
+        for environment in [Environment::LIVE, Environment::TEST] {
+            let (key, id) = world.key(environment, |new| new);
+            let (principal, _) = admitted(verdict(&gate, &key, any(), None));
+            principal.record(12);
+            principal.record(30);
+            block_on(world.store.flush()).unwrap();
+            principal.record(5);
+            block_on(world.store.flush()).unwrap();
+            let span = SystemTime::UNIX_EPOCH..SystemTime::UNIX_EPOCH + NOW + NOW;
+            let usage = block_on(world.admin.usage(&operator(), &world.acme, None, span)).unwrap();
+            let hour = usage.iter().find(|hour| hour.key == id).unwrap();
+            let billed = if environment == Environment::LIVE {
+                47
+            } else {
+                0
+            };
+            assert_eq!((hour.units, hour.billable_units()), (47, billed));
+        }
+    }
+}
