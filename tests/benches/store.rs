@@ -9,6 +9,7 @@
 
 use std::env;
 use std::hint::black_box;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -143,6 +144,10 @@ struct Head<'a>(&'a ApiKey);
 impl RequestHead for Head<'_> {
     fn method(&self) -> &'static str {
         "GET"
+    }
+
+    fn peer(&self) -> Option<IpAddr> {
+        None
     }
 
     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {

@@ -3,12 +3,13 @@
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::hint::black_box;
+use std::net::SocketAddr;
 use std::sync::OnceLock;
 
 use allocation_counter::measure;
 use http::{Request, Response};
 use http_body_util::Empty;
-use keyward::Principal;
+use keyward::{FailureThrottle, Gate, KeyFormat, Principal, RateLimit, Requirement, Store};
 use keyward_tower::RequireKeyLayer;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tracing::subscriber::NoSubscriber;
@@ -38,7 +39,16 @@ where
 async fn an_allowed_request_allocates_what_an_insert_into_the_extensions_does() {
     // Other tests log; what that costs is not ours.
     let _quiet = tracing::subscriber::set_default(NoSubscriber::default());
-    let service = service::Service::new();
+    let mut service = service::Service::new();
+    let limit = RateLimit::parse("10/60;10").unwrap();
+    let throttle = FailureThrottle::new(limit).trusted_proxies(["10.0.0.0/8"]);
+    let gate = Gate::builder(service.store.replica())
+        .format(KeyFormat::new("vhk_{env}_").unwrap())
+        .failure_throttle(throttle.unwrap())
+        .build()
+        .unwrap();
+    let throttled = ("/throttled", gate, Requirement::new());
+    service.routes.push(throttled);
     for (path, lines) in [
         ("/live", vec![("x-api-key", service.keys["live"].clone())]),
         (
@@ -64,9 +74,17 @@ async fn an_allowed_request_allocates_what_an_insert_into_the_extensions_does() 
                 ("origin", "https://a.b.shop.example".to_owned()),
             ],
         ),
+        (
+            "/throttled",
+            vec![
+                ("x-api-key", service.keys["live"].clone()),
+                ("x-forwarded-for", "203.0.113.9, 192.0.2.1".to_owned()),
+                ("x-forwarded-for", "[2001:db8::1]:443, 10.0.0.2".to_owned()),
+            ],
+        ),
     ] {
         let request = || {
-            let mut request = Request::builder();
+            let mut request = Request::builder().extension(SocketAddr::from(([10, 0, 0, 1], 80)));
             for (name, value) in &lines {
                 request = request.header(*name, value);
             }

@@ -36,6 +36,9 @@ mod service;
 mod stacks;
 #[cfg(test)]
 mod test_store;
+// Only Linux has all of 127.0.0.0/8.
+#[cfg(all(test, target_os = "linux"))]
+mod throttle;
 
 #[cfg(test)]
 use keyward::*;

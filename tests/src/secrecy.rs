@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use keyward::conformance::block_on;
@@ -174,6 +175,10 @@ struct Head<'a>(&'a str);
 impl RequestHead for Head<'_> {
     fn method(&self) -> &'static str {
         "GET"
+    }
+
+    fn peer(&self) -> Option<IpAddr> {
+        None
     }
 
     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {

@@ -201,7 +201,7 @@ fn hello<B>(request: &Request<B>) -> Response<Full<Bytes>> {
     )))
 }
 
-async fn collect<B>(response: Response<B>) -> Answer
+pub async fn collect<B>(response: Response<B>) -> Answer
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: std::fmt::Debug,

@@ -1,5 +1,6 @@
 //! Requests and responses as core sees them.
 
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use actix_web::body::BoxBody;
@@ -19,6 +20,10 @@ pub(crate) struct Head<'a>(pub(crate) &'a ServiceRequest);
 impl RequestHead for Head<'_> {
     fn method(&self) -> &str {
         self.0.method().as_str()
+    }
+
+    fn peer(&self) -> Option<IpAddr> {
+        self.0.peer_addr().map(|address| address.ip())
     }
 
     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {

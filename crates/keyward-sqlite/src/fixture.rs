@@ -1,5 +1,6 @@
 //! What the tests share: a service whose keys lie in a file of a directory of its own.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -165,6 +166,10 @@ struct Head<'a>(&'a ApiKey);
 impl RequestHead for Head<'_> {
     fn method(&self) -> &'static str {
         "GET"
+    }
+
+    fn peer(&self) -> Option<IpAddr> {
+        None
     }
 
     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {

@@ -1,7 +1,9 @@
 //! Requests and responses as core sees them.
 
+use std::net::{IpAddr, SocketAddr};
+
 use http::header::{HeaderName, HeaderValue};
-use http::{Request, Response, StatusCode};
+use http::{Extensions, Request, Response, StatusCode};
 use keyward::{
     Access, Admitted, Anonymous, Denial, Finish, KeyField, Principal, Refusal, Reply, RequestHead,
     ResponseHead,
@@ -9,12 +11,24 @@ use keyward::{
 
 use crate::ResponseBody;
 
+/// Finds the peer's address among the extensions of a request.
+pub(crate) type Peer = fn(&Extensions) -> Option<IpAddr>;
+
+/// Where plain hyper has put it.
+pub(crate) fn socket_addr(extensions: &Extensions) -> Option<IpAddr> {
+    extensions.get::<SocketAddr>().map(SocketAddr::ip)
+}
+
 /// The head of a request, not copied.
-pub(crate) struct Head<'a, B>(pub(crate) &'a Request<B>);
+pub(crate) struct Head<'a, B>(pub(crate) &'a Request<B>, pub(crate) Peer);
 
 impl<B> RequestHead for Head<'_, B> {
     fn method(&self) -> &str {
         self.0.method().as_str()
+    }
+
+    fn peer(&self) -> Option<IpAddr> {
+        (self.1)(self.0.extensions())
     }
 
     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {

@@ -1,11 +1,14 @@
 //! The layer.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use http::Extensions;
 use keyward::{AccountId, Environment, Gate, KeyKind, Requirement};
 use tower_layer::Layer;
 
 use crate::RequireKey;
+use crate::head::{Peer, socket_addr};
 
 /// Puts a gate, and what the routes demand, in front of a service.
 ///
@@ -50,13 +53,17 @@ use crate::RequireKey;
 pub struct RequireKeyLayer {
     gate: Gate,
     requirement: Arc<Requirement>,
+    peer: Peer,
 }
 
 impl RequireKeyLayer {
     /// Demands a live, secret key.
     pub fn new(gate: Gate) -> Self {
-        let requirement = Arc::default();
-        Self { gate, requirement }
+        Self {
+            gate,
+            requirement: Arc::default(),
+            peer: socket_addr,
+        }
     }
 
     /// Demands this, instead of what was demanded so far.
@@ -137,6 +144,47 @@ impl RequireKeyLayer {
         self.also(Requirement::optional)
     }
 
+    /// Finds the address of the connection's other end like this.
+    ///
+    /// A gate with a [`FailureThrottle`](keyward::FailureThrottle) needs it, and refuses with 500 what
+    /// has none. Unless told otherwise, a [`SocketAddr`](std::net::SocketAddr) among the extensions of
+    /// the request, which a server on plain hyper puts there itself. axum has a type of its own, as
+    /// below; tonic too, `TcpConnectInfo`, whose `remote_addr()` it is. Never take it from a field: the
+    /// throttle reads those of [trusted proxies](keyward::FailureThrottle::trusted_proxies) itself.
+    ///
+    /// ```
+    /// use std::net::SocketAddr;
+    /// use axum::extract::ConnectInfo;
+    /// # use axum::{Router, body::Body, routing::get};
+    /// # use keyward_tower::RequireKeyLayer;
+    /// # use tower::ServiceExt;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use keyward::{Environment, FailureThrottle, Gate, KeyFormat, MemoryStore, RateLimit, Store};
+    /// # let (store, format) = (MemoryStore::new(), KeyFormat::new("vhk_{env}_")?);
+    /// # let throttle = FailureThrottle::new(RateLimit::per_minute(10));
+    /// # let unknown = format.generate(Environment::LIVE)?;
+    /// # let gate = Gate::builder(store.replica()).format(format).failure_throttle(throttle).build()?;
+    ///
+    /// let layer = RequireKeyLayer::new(gate)
+    ///     .peer(|extensions| Some(extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip()));
+    /// let app = Router::<()>::new().route("/", get("reached")).layer(layer);
+    /// # let request = || http::Request::get("/").header("x-api-key", unknown.expose_secret());
+    /// # let unconnected = app.clone().oneshot(request().body(Body::empty())?).await?;
+    /// # assert_eq!(unconnected.status(), 500);
+    ///
+    /// // As `into_make_service_with_connect_info::<SocketAddr>()` adds it.
+    /// let info = ConnectInfo(SocketAddr::from(([192, 0, 2, 1], 40312)));
+    /// let response = app.oneshot(request().extension(info).body(Body::empty())?).await?;
+    /// assert_eq!(response.status(), 401);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn peer(mut self, peer: fn(&Extensions) -> Option<IpAddr>) -> Self {
+        self.peer = peer;
+        self
+    }
+
     fn also(self, change: impl FnOnce(Requirement) -> Requirement) -> Self {
         let requirement = Requirement::clone(&self.requirement);
         self.requirement(change(requirement))
@@ -147,6 +195,7 @@ impl<S> Layer<S> for RequireKeyLayer {
     type Service = RequireKey<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        RequireKey::new(inner, self.gate.clone(), Arc::clone(&self.requirement))
+        let requirement = Arc::clone(&self.requirement);
+        RequireKey::new(inner, self.gate.clone(), requirement, self.peer)
     }
 }

@@ -8,7 +8,7 @@ use http::{Request, Response};
 use keyward::{Decision, Gate, Principal, Requirement, Verdict};
 use tower_service::Service;
 
-use crate::head::{Head, admit};
+use crate::head::{Head, Peer, admit};
 use crate::{ResponseBody, ResponseFuture};
 
 /// A service behind a gate; made by [`RequireKeyLayer`](crate::RequireKeyLayer).
@@ -42,14 +42,16 @@ pub struct RequireKey<S> {
     inner: S,
     gate: Gate,
     requirement: Arc<Requirement>,
+    peer: Peer,
 }
 
 impl<S> RequireKey<S> {
-    pub(crate) fn new(inner: S, gate: Gate, requirement: Arc<Requirement>) -> Self {
+    pub(crate) fn new(inner: S, gate: Gate, requirement: Arc<Requirement>, peer: Peer) -> Self {
         Self {
             inner,
             gate,
             requirement,
+            peer,
         }
     }
 }
@@ -68,7 +70,8 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let outer = request.extensions().get::<Principal>();
-        match self.gate.check(&Head(&request), &self.requirement, outer) {
+        let head = Head(&request, self.peer);
+        match self.gate.check(&head, &self.requirement, outer) {
             Decision::Ready(Verdict::Admit(admitted)) => {
                 let finish = admit(admitted, &mut request);
                 ResponseFuture::called(self.inner.call(request), finish)

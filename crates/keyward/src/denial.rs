@@ -17,6 +17,7 @@ use crate::{AccountId, ErrorCode, Hint, KeyId};
 /// # struct Get<'a>(Option<&'a str>);
 /// # impl RequestHead for Get<'_> {
 /// #     fn method(&self) -> &str { "GET" }
+/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
 /// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
 /// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
 /// #     }
@@ -70,6 +71,9 @@ impl Denial {
         let reason = self.kind.reason();
         let code = self.kind.code().as_str();
         match &self.entry {
+            None if self.kind == DenialKind::PeerUnknown => {
+                tracing::error!(code, reason, "request refused");
+            }
             // Anybody can cause these, as often as they like.
             None => tracing::debug!(code, reason, "request refused"),
             Some(entry) => {
@@ -120,6 +124,10 @@ pub enum DenialKind {
     Several,
     /// What stands in the key's place is not of any accepted format.
     Malformed,
+    /// Too many failures came from the client's address.
+    Throttled,
+    /// The gate limits failures by address, and the adapter knows no peer address.
+    PeerUnknown,
     /// The store did not answer, or its last answer is too old.
     Unavailable,
     /// No key has this digest.
@@ -173,6 +181,8 @@ impl DenialKind {
             | Self::Revoked
             | Self::Disabled
             | Self::Expired => ErrorCode::InvalidApiKey,
+            Self::Throttled => ErrorCode::TooManyFailures,
+            Self::PeerUnknown => ErrorCode::InternalError,
             Self::Unavailable => ErrorCode::AuthUnavailable,
             Self::AccountInactive => ErrorCode::AccountInactive,
             Self::EnvironmentMismatch => ErrorCode::EnvironmentMismatch,
@@ -193,6 +203,8 @@ impl DenialKind {
             Self::Missing => "no key",
             Self::Several => "more than one key",
             Self::Malformed => "malformed key",
+            Self::Throttled => "too many failures from this address",
+            Self::PeerUnknown => "no peer address, by which failures are counted",
             Self::Unavailable => "the keys in memory are too old",
             Self::Unknown => "unknown key",
             Self::ForeignAccount => "key of another account",

@@ -103,6 +103,8 @@ pub enum ParseErrorKind {
     Json,
     /// It is a number that is too small or too large.
     Range,
+    /// It is neither an address nor a network such as `10.0.0.0/8`, or one that holds everybody.
+    Network,
     /// It is there already.
     Repeated,
     /// It is not in the list of known values.
@@ -127,6 +129,7 @@ impl ParseErrorKind {
             Self::PublicSuffix => "anybody can have a domain for which the wildcard stands",
             Self::Json => "is not a JSON object",
             Self::Range => "is out of range",
+            Self::Network => "is no address and no network, or one that holds everybody",
             Self::Repeated => "is there already",
             Self::Unknown => "is not a known value",
         }

@@ -46,6 +46,7 @@ pub use crate::gate::cors::Cors;
 pub use crate::gate::gate::Gate;
 pub use crate::gate::principal::Principal;
 pub use crate::gate::requirement::Requirement;
+pub use crate::gate::throttle::FailureThrottle;
 pub use crate::gate::verdict::{
     Access, Admitted, Anonymous, Decision, Finish, KeyField, Refusal, ResponseHead, Verdict,
 };

@@ -1,5 +1,6 @@
 //! What the life of keys promises, over the store that `crate::test_store` opens.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -1002,6 +1003,10 @@ struct Head<'a>(&'a str);
 impl RequestHead for Head<'_> {
     fn method(&self) -> &'static str {
         "GET"
+    }
+
+    fn peer(&self) -> Option<IpAddr> {
+        None
     }
 
     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {

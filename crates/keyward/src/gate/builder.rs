@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::gate::gate::Inner;
+use crate::gate::throttle::FailureThrottle;
 use crate::{
     Cors, Environment, ErrorCode, ForeignFormat, Gate, KeyField, KeyFormat, KeyLocation, Limiter,
     Peppers, RateLimits, Replica, Replies, Reply, ResetUnit, ScopeCatalog,
@@ -20,6 +21,7 @@ use crate::{
 /// # struct Get<'a>(Option<&'a str>);
 /// # impl RequestHead for Get<'_> {
 /// #     fn method(&self) -> &str { "GET" }
+/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
 /// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
 /// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
 /// #     }
@@ -56,6 +58,7 @@ pub struct GateBuilder {
     limiter: Option<Arc<dyn Limiter>>,
     legacy_fields: Option<ResetUnit>,
     refunds_errors: bool,
+    throttle: Option<FailureThrottle>,
 }
 
 impl GateBuilder {
@@ -78,6 +81,7 @@ impl GateBuilder {
             limiter: None,
             legacy_fields: None,
             refunds_errors: false,
+            throttle: None,
         }
     }
 
@@ -191,6 +195,12 @@ impl GateBuilder {
         self
     }
 
+    /// Refuses an address from which too many requests have failed. Without one, none is refused.
+    pub fn failure_throttle(mut self, throttle: FailureThrottle) -> Self {
+        self.throttle = Some(throttle);
+        self
+    }
+
     /// The gate.
     ///
     /// # Errors
@@ -237,6 +247,7 @@ impl GateBuilder {
                     None => Reply::new(204, Vec::new()),
                 }),
                 readable,
+                throttle: self.throttle.map(|it| it.start(self.replica.clock())),
                 replica: self.replica,
                 formats: self.formats,
                 foreign: self.foreign,

@@ -59,6 +59,7 @@ const LEGACY: [&str; 3] = [
 /// # struct Preflight;
 /// # impl RequestHead for Preflight {
 /// #     fn method(&self) -> &str { "OPTIONS" }
+/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
 /// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
 /// #         ["origin", "access-control-request-method"].contains(&field).then_some(&b"PUT"[..]).into_iter()
 /// #     }

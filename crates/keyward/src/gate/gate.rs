@@ -1,6 +1,7 @@
 //! The one place that decides.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,9 +10,11 @@ use zeroize::Zeroizing;
 use crate::gate::builder::GateBuilder;
 use crate::gate::charging::{Bill, Charging, Due, Paid, Short};
 use crate::gate::cors::Readable;
+use crate::gate::throttle::Throttle;
 use crate::key::format::MAX_KEY_LEN;
 use crate::limit::quota::seconds;
 use crate::origin::OriginRefusal;
+use crate::request::client::Client;
 use crate::request::credential::Credential;
 use crate::request::head::is_preflight;
 use crate::store::entry::Entry;
@@ -30,15 +33,17 @@ use crate::{
 /// 1. a CORS preflight is answered here, 204, with `cache-control: no-store` and what
 ///    [`Cors`](crate::Cors) says, if the gate has any;
 /// 2. exactly one key, of an accepted format, in an accepted location (401, 400);
-/// 3. the replica is fresh enough (503), the key is in it, and is of the route's account (401);
-/// 4. the key is not revoked, disabled or expired (401);
-/// 5. its account is active (403), its environment the route's (401), its kind and place right and
+/// 3. where there is a [`FailureThrottle`](crate::FailureThrottle): not too many requests from the
+///    client's address have failed (429);
+/// 4. the replica is fresh enough (503), the key is in it, and is of the route's account (401);
+/// 5. the key is not revoked, disabled or expired (401);
+/// 6. its account is active (403), its environment the route's (401), its kind and place right and
 ///    the API in its plan (403);
-/// 6. the request's origin is on its list (403);
-/// 7. it holds the route's scopes (403);
-/// 8. its rate limits let it pass, and it has credits left (429).
+/// 7. the request's origin is on its list (403);
+/// 8. it holds the route's scopes (403);
+/// 9. its rate limits let it pass, and it has credits left (429).
 ///
-/// The first that fails answers: [`ErrorCode`] shows how. Nothing about a key is told before step 4.
+/// The first that fails answers: [`ErrorCode`] shows how. Nothing about a key is told before step 5.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -47,6 +52,7 @@ use crate::{
 /// # struct Get<'a>(Option<&'a str>);
 /// # impl RequestHead for Get<'_> {
 /// #     fn method(&self) -> &str { "GET" }
+/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
 /// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
 /// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
 /// #     }
@@ -99,6 +105,7 @@ pub(crate) struct Inner {
     pub(crate) limiter: Option<Arc<dyn Limiter>>,
     pub(crate) legacy_fields: Option<ResetUnit>,
     pub(crate) refunds_errors: bool,
+    pub(crate) throttle: Option<Throttle>,
 }
 
 impl Gate {
@@ -129,11 +136,25 @@ impl Gate {
         if let Some(principal) = outer.filter(|principal| principal.gate == self.inner.id) {
             return self.check_again(request, requirement, principal);
         }
-        let presented = match self.present(request, requirement) {
+        let mut presented = match self.present(request, requirement) {
             Ok(Some(presented)) => presented,
             Ok(None) => return Decision::Ready(self.admit_anonymous()),
-            Err(kind) => return Decision::Ready(self.refuse(kind, None, requirement)),
+            Err(kind) => {
+                if let Some(throttle) = &self.inner.throttle {
+                    throttle.note_early(kind, request);
+                }
+                return Decision::Ready(self.refuse(kind, None, requirement));
+            }
         };
+        if let Some(throttle) = &self.inner.throttle {
+            presented.client = match throttle.admit(request) {
+                Ok(client) => Some(client),
+                Err((kind, seconds)) => {
+                    let verdict = self.refuse(kind, None, requirement);
+                    return Decision::Ready(verdict.retry_after(seconds.map(u64::from)));
+                }
+            };
+        }
         match self.prove(&presented, self.inner.max_staleness) {
             Err(DenialKind::Unavailable) if self.inner.max_staleness.is_zero() => {
                 self.ask_the_store(&presented, request, requirement)
@@ -210,6 +231,7 @@ impl Gate {
             location,
             environment: recognised.environment,
             secret,
+            client: None,
         }))
     }
 
@@ -262,6 +284,7 @@ impl Gate {
             location,
             environment,
             secret,
+            client,
             ..
         } = *presented;
         let origins = Origins(request.values("origin").map(<[u8]>::to_vec).collect());
@@ -274,6 +297,7 @@ impl Gate {
                     location,
                     environment,
                     secret,
+                    client,
                 };
                 let proved = if refreshed {
                     gate.prove(&presented, Duration::MAX)
@@ -298,7 +322,10 @@ impl Gate {
     ) -> Decision {
         let Proved { entry, now } = match proved {
             Ok(proved) => proved,
-            Err(kind) => return Decision::Ready(self.refuse(kind, None, requirement)),
+            Err(kind) => {
+                self.note_failure(kind, presented);
+                return Decision::Ready(self.refuse(kind, None, requirement));
+            }
         };
         let judged = judge_key(&entry, now.unix(), presented, requirement);
         let judged =
@@ -311,6 +338,7 @@ impl Gate {
         }
         if let Err(kind) = judged {
             self.count(&entry, false, now.unix());
+            self.note_failure(kind, presented);
             return Decision::Ready(self.refuse(kind, Some(entry), requirement));
         }
         let principal = Principal {
@@ -447,6 +475,12 @@ impl Gate {
         }
     }
 
+    fn note_failure(&self, kind: DenialKind, presented: &Presented<'_>) {
+        if let (Some(throttle), Some(client)) = (&self.inner.throttle, presented.client) {
+            throttle.note(kind, client);
+        }
+    }
+
     fn admit(&self, mut principal: Principal, bill: Bill) -> Verdict {
         note(&principal);
         principal.quota = bill.quota;
@@ -512,10 +546,11 @@ impl Gate {
 
     /// Rows 90 and 91: the key could pass, and its limits do not let it.
     fn refuse_short(&self, short: &Short, entry: Arc<Entry>, requirement: &Requirement) -> Verdict {
-        let mut verdict = self.refuse(short.kind, Some(entry), requirement);
+        let verdict = self.refuse(short.kind, Some(entry), requirement);
+        let wait = short.quota.map(|quota| seconds(quota.wait()).max(1));
+        let mut verdict = verdict.retry_after(wait);
         if let (Verdict::Refuse(refusal), Some(quota)) = (&mut verdict, short.quota) {
             let reply = Arc::make_mut(&mut refusal.reply);
-            reply.field("retry-after", seconds(quota.wait()).max(1).to_string());
             let now = self.inner.replica.clock().unix();
             for (name, value) in quota.fields(self.inner.legacy_fields, now) {
                 reply.field(name, value);
@@ -583,6 +618,8 @@ struct Presented<'a> {
     environment: Option<Environment>,
     /// Where the part behind the prefix begins.
     secret: usize,
+    /// Where failures are counted.
+    client: Option<Client>,
 }
 
 /// The caller has shown the whole key.
@@ -597,6 +634,10 @@ struct Origins(Vec<Vec<u8>>);
 impl RequestHead for Origins {
     fn method(&self) -> &'static str {
         ""
+    }
+
+    fn peer(&self) -> Option<IpAddr> {
+        None
     }
 
     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {

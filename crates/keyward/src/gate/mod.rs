@@ -3,6 +3,7 @@
 pub(crate) mod builder;
 pub(crate) mod charging;
 pub(crate) mod cors;
+pub(crate) mod failures;
 #[expect(
     clippy::module_inception,
     reason = "the room is named after its main type"
@@ -12,4 +13,5 @@ pub(crate) mod principal;
 pub(crate) mod requirement;
 #[cfg(test)]
 mod tests;
+pub(crate) mod throttle;
 pub(crate) mod verdict;

@@ -1,5 +1,6 @@
 //! What the gate promises, on bytes.
 
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll as TaskPoll, Waker};
@@ -12,19 +13,22 @@ use crate::*;
 const NOW: Duration = Duration::from_secs(1_700_000_000);
 
 /// A service with one account, one key and one route; each test changes what it is about.
-struct World {
-    clock: Arc<ManualClock>,
-    replica: Replica,
-    account: Account,
-    key: ApiKey,
-    record: KeyRecord,
-    requirement: Requirement,
-    fields: Vec<(&'static str, Vec<u8>)>,
-    method: &'static str,
+pub(super) struct World {
+    pub(super) clock: Arc<ManualClock>,
+    pub(super) replica: Replica,
+    pub(super) account: Account,
+    pub(super) key: ApiKey,
+    pub(super) record: KeyRecord,
+    pub(super) requirement: Requirement,
+    pub(super) fields: Vec<(&'static str, Vec<u8>)>,
+    pub(super) method: &'static str,
+    pub(super) peer: Option<IpAddr>,
+    /// A request from here has failed, and one is one too many.
+    pub(super) throttled: bool,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let clock = Arc::new(ManualClock::at(NOW));
         let replica = Replica::with(Arc::<ManualClock>::clone(&clock), 10_000);
         let account = Account::new(AccountId::parse("acme").unwrap());
@@ -40,6 +44,7 @@ impl World {
         let fields = vec![("x-api-key", key.expose_secret().into())];
         let requirement = Requirement::new();
         let method = "GET";
+        let peer = Some(IpAddr::from([192, 0, 2, 1]));
         Self {
             clock,
             replica,
@@ -49,11 +54,13 @@ impl World {
             requirement,
             fields,
             method,
+            peer,
+            throttled: false,
         }
     }
 
     /// One round of the feed.
-    fn feed(&self) {
+    pub(super) fn feed(&self) {
         let mut poll = self.replica.poll();
         let number = poll.since().map_or(1, |revision| revision.number + 1);
         poll.account(self.account.clone());
@@ -61,7 +68,7 @@ impl World {
         poll.finish(Revision { number, nonce: 0 }).unwrap();
     }
 
-    fn builder(&self) -> GateBuilder {
+    pub(super) fn builder(&self) -> GateBuilder {
         Gate::builder(&self.replica)
             .format(format())
             .location(KeyLocation::x_api_key())
@@ -69,11 +76,11 @@ impl World {
             .location(KeyLocation::x_client_key())
     }
 
-    fn check(&self, gate: &Gate, outer: Option<&Principal>) -> Decision {
+    pub(super) fn check(&self, gate: &Gate, outer: Option<&Principal>) -> Decision {
         gate.check(self, &Arc::new(self.requirement.clone()), outer)
     }
 
-    fn verdict(&self, gate: &Gate) -> Verdict {
+    pub(super) fn verdict(&self, gate: &Gate) -> Verdict {
         match self.check(gate, None) {
             Decision::Ready(verdict) => verdict,
             Decision::Pending(_) => panic!("not decided at once"),
@@ -82,7 +89,17 @@ impl World {
 
     /// What a gate of the default settings says.
     fn ask(&self) -> Result<(), DenialKind> {
-        reason(self.verdict(&self.builder().build().unwrap()))
+        if !self.throttled {
+            return reason(self.verdict(&self.builder().build().unwrap()));
+        }
+        let throttle = FailureThrottle::new(RateLimit::parse("1/60;1").unwrap());
+        let gate = self.builder().failure_throttle(throttle).build().unwrap();
+        let failing = Self {
+            fields: vec![("x-api-key", b"malformed".into())],
+            ..Self::new()
+        };
+        assert_eq!(reason(failing.verdict(&gate)), Err(DenialKind::Malformed));
+        reason(self.verdict(&gate))
     }
 }
 
@@ -91,24 +108,28 @@ impl RequestHead for World {
         self.method
     }
 
+    fn peer(&self) -> Option<IpAddr> {
+        self.peer
+    }
+
     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
         let lines = self.fields.iter().filter(move |(name, _)| *name == field);
         lines.map(|(_, value)| &value[..])
     }
 }
 
-fn format() -> KeyFormat {
+pub(super) fn format() -> KeyFormat {
     KeyFormat::new("vhk_{env}_").unwrap()
 }
 
-fn reason(verdict: Verdict) -> Result<(), DenialKind> {
+pub(super) fn reason(verdict: Verdict) -> Result<(), DenialKind> {
     match verdict {
         Verdict::Admit(_) => Ok(()),
         Verdict::Refuse(refusal) => Err(refusal.denial.unwrap().kind()),
     }
 }
 
-fn principal(verdict: Verdict) -> Principal {
+pub(super) fn principal(verdict: Verdict) -> Principal {
     match verdict {
         Verdict::Admit(Admitted {
             access: Some(Access::Principal(principal)),
@@ -123,7 +144,8 @@ fn the_lowest_row_that_applies_answers() {
     use DenialKind as Kind;
     type Break = fn(&mut World);
     // In the order of the rows; what one breaks, none of the others mends.
-    let rows: [(Kind, Break); 9] = [
+    let rows: [(Kind, Break); 10] = [
+        (Kind::Throttled, |world| world.throttled = true),
         (Kind::Unavailable, |world| {
             world.clock.advance(Duration::from_secs(31));
         }),
@@ -162,7 +184,8 @@ fn the_lowest_row_that_applies_answers() {
         };
         let mut world = World::new();
         // Time passes after the feed, everything else is there before.
-        let (late, early): (Vec<_>, Vec<_>) = broken().partition(|(at, _)| *at == 0);
+        let (late, early): (Vec<_>, Vec<_>) =
+            broken().partition(|(_, (kind, _))| *kind == Kind::Unavailable);
         for (_, (_, change)) in early {
             change(&mut world);
         }

@@ -43,6 +43,7 @@ use crate::{Bucket, Quota};
 /// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
 /// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
 /// #     }
+/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
 /// # }
 /// # let (replica, format) = (Replica::new(), KeyFormat::new("vhk_{env}_")?);
 /// # let (key, acme) = (format.generate(Environment::LIVE)?, AccountId::parse("acme")?);

@@ -150,6 +150,10 @@ impl RequestHead for Head<'_> {
         let key = self.0.expose_secret().as_bytes();
         (field == "x-api-key").then_some(key).into_iter()
     }
+
+    fn peer(&self) -> Option<std::net::IpAddr> {
+        None
+    }
 }
 
 #[derive(Default)]

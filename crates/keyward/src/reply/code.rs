@@ -17,14 +17,15 @@
 /// A challenge for each scheme of the gate's locations stands in every 401, in the 400 and in
 /// `insufficient_scope` (RFC 9110 §11.6.1, RFC 6750 §3). Its `error` is `invalid_token`;
 /// `invalid_request` in the 400; `insufficient_scope` where a scope is missing, which `scope` then
-/// names; none where no key was sent. A 503 also has `retry-after: 1`, the two about origins
-/// `vary: Origin`.
+/// names; none where no key was sent. A 503 also has `retry-after: 1`, a 429
+/// `too_many_failures` the seconds to wait, the two about origins `vary: Origin`.
 ///
 /// ```
 /// # use keyward::{Decision, Gate, KeyFormat, MemoryStore, RequestHead, Store, Verdict};
 /// # struct Get<'a>(Option<&'a str>);
 /// # impl RequestHead for Get<'_> {
 /// #     fn method(&self) -> &str { "GET" }
+/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
 /// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
 /// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
 /// #     }
@@ -83,10 +84,12 @@ pub enum ErrorCode {
     RateLimited,
     /// 429 `credits_exhausted`
     CreditsExhausted,
+    /// 500 `internal_error`: the service is set up wrongly; its log tells how
+    InternalError,
 }
 
 impl ErrorCode {
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::MissingApiKey,
         Self::MultipleApiKeys,
         Self::InvalidApiKey,
@@ -104,6 +107,7 @@ impl ErrorCode {
         Self::RateLimitUnavailable,
         Self::RateLimited,
         Self::CreditsExhausted,
+        Self::InternalError,
     ];
 
     /// As it stands in the body.
@@ -127,6 +131,7 @@ impl ErrorCode {
             Self::RateLimitUnavailable => "rate_limit_unavailable",
             Self::RateLimited => "rate_limited",
             Self::CreditsExhausted => "credits_exhausted",
+            Self::InternalError => "internal_error",
         }
     }
 
@@ -147,6 +152,7 @@ impl ErrorCode {
             | Self::OriginNotAllowed
             | Self::InsufficientScope => 403,
             Self::TooManyFailures | Self::RateLimited | Self::CreditsExhausted => 429,
+            Self::InternalError => 500,
             Self::AuthUnavailable | Self::RateLimitUnavailable => 503,
         }
     }
@@ -208,6 +214,7 @@ impl ErrorCode {
                 "The API key has used up its rate limit. Wait as long as Retry-After says."
             }
             Self::CreditsExhausted => "The API key has no credits left. Add some to go on.",
+            Self::InternalError => "The service cannot check API keys as it is set up.",
         }
     }
 }
@@ -221,9 +228,6 @@ mod tests {
         for (at, code) in ErrorCode::ALL.into_iter().enumerate() {
             assert_eq!(code as usize, at);
         }
-        assert_eq!(
-            ErrorCode::CreditsExhausted as usize + 1,
-            ErrorCode::ALL.len()
-        );
+        assert_eq!(ErrorCode::InternalError as usize + 1, ErrorCode::ALL.len());
     }
 }

@@ -46,6 +46,8 @@ impl<'a> Credential<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -55,6 +57,10 @@ mod tests {
     impl RequestHead for Head {
         fn method(&self) -> &'static str {
             "GET"
+        }
+
+        fn peer(&self) -> Option<IpAddr> {
+            None
         }
 
         fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {

@@ -1,17 +1,24 @@
 //! The request as core sees it: bytes.
 
+use std::net::IpAddr;
+
 /// The head of a request.
 ///
 /// An adapter implements it over its own request type, without copying.
 ///
 /// ```
+/// use std::net::{IpAddr, SocketAddr};
 /// use keyward::RequestHead;
 ///
-/// struct Head(Vec<(String, Vec<u8>)>);
+/// struct Head(Vec<(String, Vec<u8>)>, SocketAddr);
 ///
 /// impl RequestHead for Head {
 ///     fn method(&self) -> &str {
 ///         "GET"
+///     }
+///
+///     fn peer(&self) -> Option<IpAddr> {
+///         Some(self.1.ip())
 ///     }
 ///
 ///     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
@@ -20,12 +27,20 @@
 ///     }
 /// }
 ///
-/// let head = Head(vec![("Origin".into(), b"https://shop.example".to_vec())]);
+/// let origin = ("Origin".into(), b"https://shop.example".to_vec());
+/// let head = Head(vec![origin], "192.0.2.7:40312".parse()?);
 /// assert!(head.values("origin").eq([b"https://shop.example"]));
+/// # Ok::<(), std::net::AddrParseError>(())
 /// ```
 pub trait RequestHead {
     /// The method, such as `GET`.
     fn method(&self) -> &str;
+
+    /// The address at the other end of the connection, which may be a proxy's.
+    ///
+    /// Never one that a field of the request names. A gate with a
+    /// [`FailureThrottle`](crate::FailureThrottle) asks for it; there `None` is refused with 500.
+    fn peer(&self) -> Option<IpAddr>;
 
     /// The value of every line of a field, in order. The name is in lower case.
     ///

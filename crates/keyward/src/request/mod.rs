@@ -1,5 +1,7 @@
 //! The request as core sees it, and the one key in it.
 
+pub(crate) mod client;
 pub(crate) mod credential;
 pub(crate) mod head;
 pub(crate) mod location;
+pub(crate) mod network;

@@ -13,6 +13,7 @@
 )]
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -851,6 +852,10 @@ struct Head<'a>(&'a ApiKey);
 impl RequestHead for Head<'_> {
     fn method(&self) -> &'static str {
         "GET"
+    }
+
+    fn peer(&self) -> Option<IpAddr> {
+        None
     }
 
     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {

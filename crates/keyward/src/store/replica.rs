@@ -156,6 +156,7 @@ impl Replica {
     /// # struct Get<'a>(Option<&'a str>);
     /// # impl RequestHead for Get<'_> {
     /// #     fn method(&self) -> &str { "GET" }
+    /// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
     /// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
     /// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
     /// #     }

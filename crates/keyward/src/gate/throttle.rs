@@ -1,0 +1,473 @@
+//! A limit on failed authentications.
+
+use std::sync::Arc;
+
+use crate::gate::failures::Failures;
+use crate::request::client::Client;
+use crate::request::network::Network;
+use crate::{Clock, DenialKind, ErrorCode, ParseError, RateLimit, RequestHead};
+
+/// A limit on the failed authentications of each client address.
+///
+/// A failure is a request that is answered `invalid_api_key`. After `burst` of them the address is
+/// refused before any key is looked up, until one more fits the limit:
+///
+/// ```text
+/// HTTP/1.1 429 Too Many Requests
+/// cache-control: no-store
+/// content-type: application/problem+json
+/// retry-after: 6
+///
+/// {"type":"about:blank","title":"Too Many Requests","status":429,"detail":"Too many requests with keys that are not valid came from this address. Check the key and wait.","code":"too_many_failures"}
+/// ```
+///
+/// - It is refused with a valid key too: anything else would tell a guesser which key is valid. A
+///   valid key passes from any other address, whatever happens here.
+/// - A success takes nothing back. A key that is malformed is answered 401 as ever, and counts.
+/// - An IPv6 address counts by its first 64 bits; an IPv4 address in IPv6 form as IPv4. Clients behind
+///   one address, such as an office, share its limit.
+/// - The address is the connection's, unless that is a [trusted proxy](Self::trusted_proxies). Where
+///   the adapter knows none, the request is refused with 500 `internal_error`, and it is logged.
+/// - The memory is 256 KiB for each gate, for 32,768 addresses; where it is full, those that have
+///   failed least are forgotten. It is of this process, and a restart forgets it.
+/// - More than 16 failures a second are counted as 16; a burst may be of any size. Requests that are
+///   looked up at the same moment may all fail, before the first of them counts.
+///
+/// ```
+/// # use std::{net::IpAddr, sync::Arc, time::Duration};
+/// # use keyward::*;
+/// # struct Get<'a>(&'a str, &'a str);
+/// # impl RequestHead for Get<'_> {
+/// #     fn method(&self) -> &str { "GET" }
+/// #     fn peer(&self) -> Option<IpAddr> { self.0.parse().ok() }
+/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+/// #         (field == "x-api-key").then_some(self.1.as_bytes()).into_iter()
+/// #     }
+/// # }
+/// # let store = MemoryStore::with_clock(Arc::new(ManualClock::at(Duration::from_secs(1_700_000_000))));
+/// # let format = KeyFormat::new("vhk_{env}_")?;
+/// # let unknown = format.generate(Environment::LIVE)?;
+/// let gate = Gate::builder(store.replica())
+///     .format(format)
+///     .failure_throttle(FailureThrottle::new(RateLimit::per_minute(10)))
+///     .build()?;
+///
+/// let answer = |address| {
+///     let decision = gate.check(&Get(address, unknown.expose_secret()), &Arc::default(), None);
+///     let Decision::Ready(Verdict::Refuse(refusal)) = decision else { panic!("{decision:?}") };
+///     refusal.reply
+/// };
+/// for _ in 0..10 {
+///     assert_eq!(answer("192.0.2.1").status(), 401);
+/// }
+/// let refused = answer("192.0.2.1");
+/// assert_eq!(refused.status(), 429);
+/// assert!(refused.fields().any(|field| field == ("retry-after", "6")));
+/// assert_eq!(answer("192.0.2.2").status(), 401);
+/// # let fields: Vec<_> = refused.fields().map(|(name, value)| format!("{name}: {value}")).collect();
+/// # assert_eq!(fields, ["cache-control: no-store", "content-type: application/problem+json", "retry-after: 6"]);
+/// # assert_eq!(refused.body(), br#"{"type":"about:blank","title":"Too Many Requests","status":429,"detail":"Too many requests with keys that are not valid came from this address. Check the key and wait.","code":"too_many_failures"}"#);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct FailureThrottle {
+    limit: RateLimit,
+    trusted: Vec<Network>,
+}
+
+impl FailureThrottle {
+    /// Allows so many failures, and trusts no proxy.
+    pub fn new(limit: RateLimit) -> Self {
+        Self {
+            limit,
+            trusted: Vec::new(),
+        }
+    }
+
+    /// Takes the client's address from these proxies: addresses, or networks such as `10.0.0.0/8`.
+    ///
+    /// Where the connection comes from one of them, `X-Forwarded-For` is read from right to left, over
+    /// all its lines, to the first address that is none of theirs. What stands before it may be
+    /// forged. An entry that is no address ends the search at the one before it; where all are
+    /// proxies, the leftmost counts.
+    ///
+    /// Every proxy must add the address it sees to the field. Name no network from which clients
+    /// connect: they could speak for any address, and have it refused.
+    ///
+    /// ```
+    /// # use keyward::{FailureThrottle, ParseErrorKind, RateLimit};
+    /// let throttle = FailureThrottle::new(RateLimit::per_minute(10));
+    /// let behind_two = throttle.clone().trusted_proxies(["10.0.0.0/8", "2001:db8::17"])?;
+    ///
+    /// let everybody = throttle.trusted_proxies(["0.0.0.0/0"]);
+    /// assert_eq!(everybody.unwrap_err().kind(), ParseErrorKind::Network);
+    /// # Ok::<(), keyward::ParseError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// When one is no address and no network, a network has bits behind its prefix, or it holds every
+    /// IPv4 address.
+    pub fn trusted_proxies<I>(mut self, proxies: I) -> Result<Self, ParseError>
+    where
+        I: IntoIterator<Item: AsRef<str>>,
+    {
+        for proxy in proxies {
+            self.trusted.push(Network::parse(proxy.as_ref())?);
+        }
+        Ok(self)
+    }
+
+    pub(crate) fn start(self, clock: &Arc<dyn Clock>) -> Throttle {
+        let Self { limit, trusted } = self;
+        let failures = Failures::new(limit, Arc::clone(clock));
+        Throttle { trusted, failures }
+    }
+}
+
+/// A throttle in force.
+pub(crate) struct Throttle {
+    trusted: Vec<Network>,
+    failures: Failures,
+}
+
+impl Throttle {
+    /// Row 33: the client, if it may have a key looked up.
+    ///
+    /// Else why not, and the seconds to wait where that helps.
+    pub(crate) fn admit<R: RequestHead>(
+        &self,
+        request: &R,
+    ) -> Result<Client, (DenialKind, Option<u32>)> {
+        let client = Client::of(request, &self.trusted).ok_or((DenialKind::PeerUnknown, None))?;
+        match self.failures.wait(client) {
+            None => Ok(client),
+            seconds => Err((DenialKind::Throttled, seconds)),
+        }
+    }
+
+    /// Notes the failure of a request that never came to a look-up.
+    pub(crate) fn note_early<R: RequestHead>(&self, kind: DenialKind, request: &R) {
+        if let Some(client) = Client::of(request, &self.trusted) {
+            self.note(kind, client);
+        }
+    }
+
+    /// Notes a failure, if that is one. All that the client is told in one word counts alike.
+    pub(crate) fn note(&self, kind: DenialKind, client: Client) {
+        if kind.code() == ErrorCode::InvalidApiKey {
+            self.failures.note(client);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::conformance::block_on;
+    use crate::gate::tests::{World, format, principal, reason};
+    use crate::{
+        AccountId, AccountStatus, Decision, Environment, Gate, GateBuilder, KeyStatus, Replies,
+        Requirement, Verdict,
+    };
+
+    const HERE: [u8; 4] = [192, 0, 2, 1];
+    const ELSEWHERE: [u8; 4] = [192, 0, 2, 2];
+
+    fn throttled(world: &World, limit: &str) -> GateBuilder {
+        let limit = RateLimit::parse(limit).unwrap();
+        world
+            .builder()
+            .failure_throttle(FailureThrottle::new(limit))
+    }
+
+    fn gate(world: &World, limit: &str) -> Gate {
+        throttled(world, limit).build().unwrap()
+    }
+
+    /// A request with a key that nobody has.
+    fn guess(peer: [u8; 4]) -> World {
+        with_key(
+            format()
+                .generate(Environment::LIVE)
+                .unwrap()
+                .expose_secret(),
+            peer,
+        )
+    }
+
+    fn with_key(key: &str, peer: [u8; 4]) -> World {
+        World {
+            fields: vec![("x-api-key", key.into())],
+            peer: Some(IpAddr::from(peer)),
+            ..World::new()
+        }
+    }
+
+    fn ask(world: &World, gate: &Gate) -> Result<(), DenialKind> {
+        reason(world.verdict(gate))
+    }
+
+    #[test]
+    fn a_valid_key_is_refused_where_too_much_has_failed_and_passes_from_elsewhere() {
+        let world = World::new();
+        world.feed();
+        let gate = gate(&world, "10/60;3");
+        let good = |peer| with_key(world.key.expose_secret(), peer);
+        for _ in 0..3 {
+            assert_eq!(ask(&good(HERE), &gate), Ok(()));
+            assert_eq!(ask(&guess(HERE), &gate), Err(DenialKind::Unknown));
+        }
+        assert_eq!(ask(&good(HERE), &gate), Err(DenialKind::Throttled));
+        assert_eq!(ask(&guess(HERE), &gate), Err(DenialKind::Throttled));
+        assert_eq!(ask(&good(ELSEWHERE), &gate), Ok(()));
+
+        world.clock.advance(Duration::from_millis(5_900));
+        assert_eq!(ask(&good(HERE), &gate), Err(DenialKind::Throttled));
+        world.clock.advance(Duration::from_millis(100));
+        assert_eq!(ask(&good(HERE), &gate), Ok(()));
+        assert_eq!(ask(&guess(HERE), &gate), Err(DenialKind::Unknown));
+        assert_eq!(ask(&good(HERE), &gate), Err(DenialKind::Throttled));
+    }
+
+    #[test]
+    fn what_the_client_is_told_to_be_an_invalid_key_counts_and_nothing_else() {
+        use DenialKind as Kind;
+        type Break = fn(&mut World);
+        let rows: [(Kind, bool, Break); 11] = [
+            (Kind::Missing, false, |world| world.fields.clear()),
+            (Kind::Several, false, |world| {
+                world.fields.push(("authorization", b"Bearer x".into()));
+            }),
+            (Kind::Malformed, true, |world| world.fields[0].1[12] ^= 1),
+            (Kind::Unavailable, false, |world| {
+                world.clock.advance(Duration::from_secs(31));
+            }),
+            (Kind::Unknown, true, |world| {
+                world.fields = guess(HERE).fields;
+            }),
+            (Kind::ForeignAccount, true, |world| {
+                let other = AccountId::parse("other").unwrap();
+                world.requirement = Requirement::new().account(other);
+            }),
+            (Kind::Revoked, true, |world| {
+                world.record.status = KeyStatus::Revoked;
+            }),
+            (Kind::Disabled, true, |world| {
+                world.record.status = KeyStatus::Disabled;
+            }),
+            (Kind::Expired, true, |world| {
+                world.record.expires_at = Some(world.record.created_at);
+            }),
+            (Kind::AccountInactive, false, |world| {
+                world.account.status = AccountStatus::Suspended;
+            }),
+            (Kind::ScopeMissing, false, |world| {
+                world.requirement = Requirement::new().scope("kyc");
+            }),
+        ];
+        for apart in [false, true] {
+            for (kind, counts, change) in &rows {
+                let mut world = World::new();
+                if *kind != Kind::Unavailable {
+                    change(&mut world);
+                }
+                world.feed();
+                if *kind == Kind::Unavailable {
+                    change(&mut world);
+                }
+                let mut builder = throttled(&world, "1/60;1");
+                if apart {
+                    builder = builder.replies(Replies::default().tell_dead_keys_apart());
+                }
+                let gate = builder.build().unwrap();
+                assert_eq!(ask(&world, &gate), Err(*kind));
+                let next = ask(&guess(HERE), &gate);
+                assert_eq!(next == Err(Kind::Throttled), *counts, "{kind:?} {next:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_needs_no_look_up_is_answered_as_ever() {
+        let world = World::new();
+        world.feed();
+        let gate = gate(&world, "1/60;1");
+        for _ in 0..3 {
+            let malformed = with_key("malformed", HERE);
+            assert_eq!(ask(&malformed, &gate), Err(DenialKind::Malformed));
+        }
+        let mut none = World::new();
+        none.fields.clear();
+        assert_eq!(ask(&none, &gate), Err(DenialKind::Missing));
+        none.requirement = Requirement::new().optional();
+        assert_eq!(ask(&none, &gate), Ok(()));
+    }
+
+    #[test]
+    fn the_answer_says_how_long_to_wait_whatever_its_shape() {
+        let world = World::new();
+        world.feed();
+        let replies = Replies::new(crate::ErrorJson)
+            .text(ErrorCode::TooManyFailures, "slow down")
+            .status(ErrorCode::TooManyFailures, 420);
+        let gate = throttled(&world, "1/60;1")
+            .replies(replies)
+            .build()
+            .unwrap();
+        ask(&guess(HERE), &gate).unwrap_err();
+        for (passed, left) in [(0, "60"), (58, "2"), (1, "1")] {
+            world.clock.advance(Duration::from_secs(passed));
+            world.feed();
+            let Verdict::Refuse(refusal) = guess(HERE).verdict(&gate) else {
+                panic!()
+            };
+            let mut waits = refusal
+                .reply
+                .fields()
+                .filter(|(name, _)| *name == "retry-after");
+            assert_eq!(waits.next(), Some(("retry-after", left)));
+            assert_eq!(waits.next(), None);
+            assert_eq!(refusal.reply.status(), 420);
+            assert_eq!(refusal.reply.body(), br#"{"error":"slow down"}"#);
+        }
+    }
+
+    #[test]
+    fn what_waits_for_the_store_counts_when_it_is_answered() {
+        let world = World::new();
+        world.feed();
+        world.clock.advance(Duration::from_millis(1));
+        let feed = world.replica.clone();
+        world.replica.on_demand(move |_| {
+            let feed = feed.clone();
+            thread::spawn(move || {
+                let poll = feed.poll();
+                let number = poll.since().map_or(1, |revision| revision.number + 1);
+                let revision = crate::Revision { number, nonce: 0 };
+                poll.finish(revision).unwrap();
+            });
+            true
+        });
+        let strict = throttled(&world, "1/60;1").max_staleness(Duration::ZERO);
+        let gate = strict.build().unwrap();
+        let guess = guess(HERE);
+        let Decision::Pending(answer) = guess.check(&gate, None) else {
+            panic!()
+        };
+        assert_eq!(reason(block_on(answer)), Err(DenialKind::Unknown));
+        world.clock.advance(Duration::from_millis(1));
+        assert_eq!(ask(&world, &gate), Err(DenialKind::Throttled), "at once");
+    }
+
+    #[test]
+    fn an_inner_layer_of_the_same_gate_is_not_throttled() {
+        let world = World::new();
+        world.feed();
+        let gate = gate(&world, "1/60;1");
+        let outer = principal(world.verdict(&gate));
+        ask(&guess(HERE), &gate).unwrap_err();
+        let Decision::Ready(verdict) = world.check(&gate, Some(&outer)) else {
+            panic!()
+        };
+        assert_eq!(reason(verdict), Ok(()));
+        // Nor does what it refuses count.
+        let mut foreign = World::new();
+        foreign.peer = Some(IpAddr::from(ELSEWHERE));
+        foreign.requirement = Requirement::new().account(AccountId::parse("other").unwrap());
+        let Decision::Ready(verdict) = foreign.check(&gate, Some(&outer)) else {
+            panic!()
+        };
+        assert_eq!(reason(verdict), Err(DenialKind::ForeignAccount));
+        assert_eq!(ask(&guess(ELSEWHERE), &gate), Err(DenialKind::Unknown));
+    }
+
+    #[test]
+    fn without_a_peer_address_nothing_is_looked_up() {
+        let mut world = World::new();
+        world.peer = None;
+        world.feed();
+        let gate = gate(&world, "10/60;10");
+        let Verdict::Refuse(refusal) = world.verdict(&gate) else {
+            panic!()
+        };
+        assert_eq!(refusal.reply.status(), 500);
+        assert!(
+            refusal
+                .reply
+                .body()
+                .ends_with(br#","code":"internal_error"}"#)
+        );
+        assert!(
+            refusal
+                .reply
+                .fields()
+                .all(|(name, _)| name != "retry-after")
+        );
+        assert_eq!(refusal.denial.unwrap().kind(), DenialKind::PeerUnknown);
+        world.fields[0].1[12] ^= 1;
+        assert_eq!(ask(&world, &gate), Err(DenialKind::Malformed));
+        let without = world.builder().build().unwrap();
+        world.fields[0].1[12] ^= 1;
+        assert_eq!(ask(&world, &without), Ok(()));
+    }
+
+    #[test]
+    fn behind_a_trusted_proxy_each_client_counts_alone() {
+        let world = World::new();
+        world.feed();
+        let limit = RateLimit::parse("1/60;1").unwrap();
+        let throttle = FailureThrottle::new(limit).trusted_proxies(["10.0.0.0/8"]);
+        let builder = world.builder().failure_throttle(throttle.unwrap());
+        let gate = builder.build().unwrap();
+        let through = |peer: [u8; 4], client: &str| {
+            let mut guess = guess(peer);
+            guess.fields.push(("x-forwarded-for", client.into()));
+            ask(&guess, &gate)
+        };
+        let proxy = [10, 0, 0, 1];
+        assert_eq!(through(proxy, "192.0.2.1"), Err(DenialKind::Unknown));
+        assert_eq!(through(proxy, "192.0.2.1"), Err(DenialKind::Throttled));
+        assert_eq!(
+            through(proxy, "192.0.2.9, 192.0.2.1"),
+            Err(DenialKind::Throttled)
+        );
+        assert_eq!(through(proxy, "192.0.2.2"), Err(DenialKind::Unknown));
+        let direct = [198, 51, 100, 1];
+        assert_eq!(through(direct, "192.0.2.3"), Err(DenialKind::Unknown));
+        assert_eq!(through(direct, "192.0.2.4"), Err(DenialKind::Throttled));
+    }
+
+    #[test]
+    fn of_many_at_once_no_more_than_are_looked_up_together_fail_beyond_the_burst() {
+        const THREADS: usize = 64;
+        const BURST: usize = 100;
+        let world = World::new();
+        world.feed();
+        let gate = gate(&world, "1/60;100");
+        let failed = AtomicUsize::new(0);
+        thread::scope(|threads| {
+            for _ in 0..THREADS {
+                threads.spawn(|| {
+                    let guess = guess(HERE);
+                    for _ in 0..50 {
+                        if ask(&guess, &gate) == Err(DenialKind::Unknown) {
+                            failed.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+            let good = with_key(world.key.expose_secret(), ELSEWHERE);
+            for _ in 0..1000 {
+                assert_eq!(ask(&good, &gate), Ok(()));
+            }
+        });
+        let failed = failed.into_inner();
+        assert!((BURST..BURST + THREADS).contains(&failed), "{failed}");
+    }
+}

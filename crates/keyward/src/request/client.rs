@@ -1,0 +1,199 @@
+//! Who calls, as far as the network shows.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::str;
+
+use crate::RequestHead;
+use crate::request::network::{Network, bits};
+
+/// A client's address, as far as one client is told from another by it.
+///
+/// An IPv6 address counts by its first 64 bits: a host has all addresses behind them (RFC 4291
+/// §2.5.4). An IPv4 address in an IPv6 form counts as IPv4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Client(u128);
+
+impl Client {
+    /// The client of a request; `None` when the adapter knows no peer.
+    pub(crate) fn of<R: RequestHead>(request: &R, trusted: &[Network]) -> Option<Self> {
+        Some(Self::at(address(request, request.peer()?, trusted)))
+    }
+
+    pub(crate) fn at(address: IpAddr) -> Self {
+        /// Translated IPv4 (RFC 6052 §2.1): these share 64 bits, and nothing else.
+        const NAT64: u128 = 0x64_ff9b << 96;
+        let whole = bits(address);
+        let last = whole & 0xFFFF_FFFF;
+        Self(match whole - last {
+            NAT64 => 0xFFFF << 32 | last,
+            first if first == 0xFFFF << 32 => whole,
+            _ => whole >> 64 << 64,
+        })
+    }
+}
+
+/// The peer's own address or, where that is a trusted proxy's, the last in `X-Forwarded-For` that is
+/// not: what stands before it may be anybody's invention.
+///
+/// An entry that is no address ends the search there. It is read from the left, so that no line has
+/// to be kept: each entry that ends the search also ends all that was found before it.
+fn address<R: RequestHead>(request: &R, peer: IpAddr, trusted: &[Network]) -> IpAddr {
+    let is_trusted = |address| trusted.iter().any(|network| network.contains(address));
+    if !is_trusted(peer) {
+        return peer;
+    }
+    let lines = request.values("x-forwarded-for");
+    let entries = lines.flat_map(|line| line.split(|byte| *byte == b','));
+    let mut found = None;
+    // Empty entries mean nothing (RFC 9110 §5.6.1.2).
+    for entry in entries
+        .map(<[u8]>::trim_ascii)
+        .filter(|entry| !entry.is_empty())
+    {
+        found = match read(entry) {
+            Some(address) if is_trusted(address) => found.or(Some(address)),
+            ends => ends,
+        };
+    }
+    found.unwrap_or(peer)
+}
+
+/// An address, with or without a port, an IPv6 address also in brackets.
+fn read(entry: &[u8]) -> Option<IpAddr> {
+    let text = str::from_utf8(entry).ok()?;
+    let with_port = || text.parse().map(|address: SocketAddr| address.ip()).ok();
+    let in_brackets = || {
+        let inner = text.strip_prefix('[')?.strip_suffix(']')?;
+        inner.parse::<Ipv6Addr>().map(IpAddr::V6).ok()
+    };
+    text.parse().ok().or_else(with_port).or_else(in_brackets)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    struct Head<'a>(Option<&'a str>, Vec<&'a [u8]>);
+
+    impl RequestHead for Head<'_> {
+        fn method(&self) -> &'static str {
+            "GET"
+        }
+
+        fn peer(&self) -> Option<IpAddr> {
+            self.0.map(|peer| peer.parse().unwrap())
+        }
+
+        fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+            let lines = self.1.iter().filter(move |_| field == "x-forwarded-for");
+            lines.copied()
+        }
+    }
+
+    fn client(peer: &str, lines: &[&str]) -> Client {
+        let trusted = ["10.0.0.0/8", "fd00::/8"].map(|text| Network::parse(text).unwrap());
+        let lines = lines.iter().map(|line| line.as_bytes()).collect();
+        Client::of(&Head(Some(peer), lines), &trusted).unwrap()
+    }
+
+    #[test]
+    fn believes_only_what_a_trusted_proxy_has_seen() {
+        let proxy = "10.0.0.1";
+        for (peer, lines, address) in [
+            ("192.0.2.1", &["198.51.100.9"][..], "192.0.2.1"),
+            (proxy, &[], proxy),
+            (proxy, &["192.0.2.1"], "192.0.2.1"),
+            ("::ffff:10.0.0.1", &["192.0.2.1"], "192.0.2.1"),
+            (proxy, &["198.51.100.9, 192.0.2.1"], "192.0.2.1"),
+            (proxy, &["198.51.100.9, 192.0.2.1, 10.0.0.2"], "192.0.2.1"),
+            (proxy, &["198.51.100.9,10.0.0.2,192.0.2.1"], "192.0.2.1"),
+            (proxy, &["198.51.100.9", "192.0.2.1"], "192.0.2.1"),
+            (proxy, &["198.51.100.9, 192.0.2.1", "10.0.0.2"], "192.0.2.1"),
+            (proxy, &["192.0.2.1", "10.0.0.2", "", ",,"], "192.0.2.1"),
+            (proxy, &["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
+            (proxy, &["10.0.0.3", "10.0.0.2"], "10.0.0.3"),
+            (proxy, &["192.0.2.1, unknown"], proxy),
+            (
+                proxy,
+                &["192.0.2.1, unknown, 10.0.0.3, 10.0.0.2"],
+                "10.0.0.3",
+            ),
+            (proxy, &["unknown, 192.0.2.1"], "192.0.2.1"),
+            (proxy, &["192.0.2.1:4711"], "192.0.2.1"),
+            (proxy, &["\t192.0.2.1 "], "192.0.2.1"),
+            (proxy, &["192.0.2.1, 10.0.0.2:80"], "192.0.2.1"),
+            (proxy, &["2001:db8:1::5"], "2001:db8:1::"),
+            (proxy, &["[2001:db8:1::5]"], "2001:db8:1::"),
+            (proxy, &["[2001:db8:1::5]:443"], "2001:db8:1::"),
+            ("fd00::1", &["2001:db8:1::5, [fd00::2]:1"], "2001:db8:1::"),
+        ] {
+            let expected = Client::at(address.parse().unwrap());
+            assert_eq!(client(peer, lines), expected, "{peer} {lines:?}");
+        }
+        for malformed in [
+            "192.0.2.1.",
+            "192.0.2.01",
+            "192.0.2.1:65536",
+            "192.0.2.1:",
+            "[192.0.2.1]",
+            "[::1",
+            "::1]",
+            "\"192.0.2.1\"",
+            "for=192.0.2.1",
+            "192.0.2.1 192.0.2.1",
+            "fe80::1%eth0",
+            "é",
+        ] {
+            let lines = [&*format!("192.0.2.1, {malformed}")];
+            assert_eq!(client(proxy, &lines), client(proxy, &[]), "{malformed}");
+        }
+    }
+
+    #[test]
+    fn without_a_peer_there_is_no_client() {
+        assert_eq!(Client::of(&Head(None, vec![b"192.0.2.1"]), &[]), None);
+    }
+
+    #[test]
+    fn one_client_is_an_ipv4_address_or_an_ipv6_network() {
+        let same = |one: &str, other: &str| {
+            let at = |text: &str| Client::at(text.parse().unwrap());
+            at(one) == at(other)
+        };
+        for (one, other) in [
+            ("192.0.2.1", "::ffff:192.0.2.1"),
+            ("192.0.2.1", "64:ff9b::192.0.2.1"),
+            ("2001:db8::1", "2001:db8::ffff:ffff:ffff:ffff"),
+            ("::", "::1"),
+        ] {
+            assert!(same(one, other), "{one} {other}");
+        }
+        for (one, other) in [
+            ("192.0.2.1", "192.0.2.2"),
+            ("::ffff:192.0.2.1", "::ffff:192.0.2.2"),
+            ("64:ff9b::192.0.2.1", "64:ff9b::192.0.2.2"),
+            ("192.0.2.1", "::192.0.2.1"),
+            ("2001:db8::", "2001:db8:0:1::"),
+            ("0.0.0.0", "::"),
+        ] {
+            assert!(!same(one, other), "{one} {other}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_field_says_a_peer_that_is_not_trusted_is_the_client(
+            line in proptest::collection::vec(any::<u8>(), 0..60),
+        ) {
+            let trusted = [Network::parse("10.0.0.0/8").unwrap()];
+            let found = Client::of(&Head(Some("192.0.2.1"), vec![&line]), &trusted);
+            prop_assert_eq!(found, Some(Client::at(IpAddr::from([192, 0, 2, 1]))));
+            // And behind one, what the proxy has added itself.
+            let lines = vec![&line[..], b"192.0.2.1"];
+            let found = Client::of(&Head(Some("10.0.0.1"), lines), &trusted);
+            prop_assert_eq!(found, Some(Client::at(IpAddr::from([192, 0, 2, 1]))));
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! The throttle counts by the addresses of real connections, in every stack alike.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, mpsc};
+use std::thread;
+
+use actix_web::{App, HttpResponse, HttpServer, web};
+use axum::Router;
+use axum::extract::ConnectInfo;
+use axum::routing::get;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{Empty, Full};
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use keyward::{FailureThrottle, Gate, KeyFormat, RateLimit, Requirement, Store};
+use keyward_actix::RequireKey;
+use keyward_tower::RequireKeyLayer;
+use tokio::net::{TcpListener, TcpSocket};
+use tower::{ServiceBuilder, service_fn};
+
+use crate::service::Service;
+use crate::stacks::{Answer, Ask, collect, everywhere};
+
+/// The last number of the address that it comes from, its fields, the status.
+type Call<'a> = (u8, &'a [(&'a str, &'a str)], u16);
+
+/// A gate that allows three failures at once, behind the proxy 127.0.0.9.
+fn gate(service: &Service) -> Gate {
+    let throttle = FailureThrottle::new(RateLimit::parse("10/60;3").unwrap());
+    Gate::builder(service.store.replica())
+        .format(KeyFormat::new("vhk_{env}_").unwrap())
+        .failure_throttle(throttle.trusted_proxies(["127.0.0.9"]).unwrap())
+        .build()
+        .unwrap()
+}
+
+async fn serve_axum(gate: Gate) -> SocketAddr {
+    let layer = RequireKeyLayer::new(gate)
+        .peer(|extensions| Some(extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip()));
+    let handler = async || Response::new(axum::body::Body::from("reached"));
+    let app = Router::new().route("/", get(handler)).layer(layer);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let app = app.into_make_service_with_connect_info::<SocketAddr>();
+    tokio::spawn(async { axum::serve(listener, app).await });
+    address
+}
+
+async fn serve_hyper(gate: Gate) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, peer) = listener.accept().await.unwrap();
+            let service = ServiceBuilder::new()
+                .map_request(move |mut request: Request<hyper::body::Incoming>| {
+                    request.extensions_mut().insert(peer);
+                    request
+                })
+                .layer(RequireKeyLayer::new(gate.clone()))
+                .service(service_fn(async |_| {
+                    Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("reached"))))
+                }));
+            let connection = hyper::server::conn::http1::Builder::new();
+            let service = TowerToHyperService::new(service);
+            tokio::spawn(connection.serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    address
+}
+
+/// The address, and what stops the server.
+fn serve_actix(gate: Gate) -> (SocketAddr, impl FnOnce()) {
+    let (tell, told) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        actix_web::rt::System::new().block_on(async move {
+            let app = move || {
+                let reached = async || HttpResponse::Ok().body("reached");
+                App::new()
+                    .wrap(RequireKey::new(gate.clone()))
+                    .route("/", web::get().to(reached))
+            };
+            let server = HttpServer::new(app).workers(1).disable_signals();
+            let server = server.bind("127.0.0.1:0").unwrap();
+            let address = server.addrs()[0];
+            let server = server.run();
+            tell.send((address, server.handle())).unwrap();
+            server.await.unwrap();
+        });
+    });
+    let (address, handle) = told.recv().unwrap();
+    let stop = move || {
+        drop(handle.stop(false));
+        thread.join().unwrap();
+    };
+    (address, stop)
+}
+
+/// A request over a connection of its own from 127.0.0.`from`.
+async fn send(server: SocketAddr, from: u8, fields: &[(&str, &str)]) -> Answer {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, from], 0).into()).unwrap();
+    let stream = TokioIo::new(socket.connect(server).await.unwrap());
+    let (mut client, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut request = Request::builder().uri("/").header("host", "localhost");
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Empty::<Bytes>::new()).unwrap();
+    let mut answer = collect(client.send_request(request).await.unwrap()).await;
+    answer.fields.remove("date"); // the servers' own
+    answer
+}
+
+#[tokio::test]
+async fn every_stack_counts_by_the_address_of_the_connection() {
+    const X: &str = "x-api-key";
+    const FORWARDED: &str = "x-forwarded-for";
+    let service = Service::new();
+    let key = |name: &str| &*service.keys[name];
+    let (good, unknown) = (key("live"), key("unknown"));
+    let proxied = |key, client| [(X, key), (FORWARDED, client)];
+    let calls: &[Call] = &[
+        (1, &[(X, good)], 200),
+        (1, &[(X, unknown)], 401),
+        (1, &[(X, key("revoked"))], 401),
+        (1, &[(X, good)], 200),
+        (1, &[(X, "malformed")], 401),
+        (1, &[(X, good)], 429),
+        (1, &[(X, unknown)], 429),
+        (1, &[(X, "malformed")], 401),
+        (1, &[], 401),
+        (1, &proxied(good, "192.0.2.1"), 429),
+        (2, &[(X, good)], 200),
+        // Behind the proxy.
+        (9, &proxied(unknown, "192.0.2.1"), 401),
+        (9, &proxied(unknown, "[::ffff:192.0.2.1]:4711"), 401),
+        (
+            9,
+            &proxied(unknown, "203.0.113.1, 192.0.2.1, 127.0.0.9"),
+            401,
+        ),
+        (9, &proxied(good, "192.0.2.1"), 429),
+        (
+            9,
+            &[
+                (X, good),
+                (FORWARDED, "192.0.2.2"),
+                (FORWARDED, "192.0.2.1"),
+            ],
+            429,
+        ),
+        (
+            9,
+            &[
+                (X, good),
+                (FORWARDED, "192.0.2.1"),
+                (FORWARDED, "192.0.2.2"),
+            ],
+            200,
+        ),
+        (9, &[(X, good)], 200),
+    ];
+    let (actix, stop) = serve_actix(gate(&service));
+    let axum = serve_axum(gate(&service)).await;
+    let hyper = serve_hyper(gate(&service)).await;
+    for (from, fields, status) in calls {
+        let answer = send(axum, *from, fields).await;
+        assert_eq!(answer.status, *status, "{from} {fields:?}: {answer:?}");
+        assert_eq!(
+            answer,
+            send(hyper, *from, fields).await,
+            "axum and hyper, {from} {fields:?}"
+        );
+        assert_eq!(
+            answer,
+            send(actix, *from, fields).await,
+            "axum and actix, {from} {fields:?}"
+        );
+        if *status == 429 {
+            assert_eq!(answer.fields["retry-after"], ["6"]);
+            assert_eq!(answer.fields["cache-control"], ["no-store"]);
+            assert!(answer.body.ends_with(r#","code":"too_many_failures"}"#));
+        }
+    }
+    stop();
+}
+
+#[test]
+fn without_a_peer_address_every_stack_refuses_alike() {
+    let mut service = Service::new();
+    let throttled = gate(&service);
+    service.routes = vec![("/throttled", throttled, Requirement::new())];
+    let ask = |key: &str| Ask {
+        method: "GET",
+        path: "/throttled".to_owned(),
+        fields: vec![("x-api-key", service.keys[key].clone().into())],
+    };
+    let asks = [ask("live"), ask("unknown")];
+    for answer in everywhere(&Arc::new(service), &asks) {
+        assert_eq!(answer.status, 500);
+        assert_eq!(answer.fields["cache-control"], ["no-store"]);
+        assert_eq!(
+            answer.body,
+            r#"{"type":"about:blank","title":"Internal Server Error","status":500,"detail":"The service cannot check API keys as it is set up.","code":"internal_error"}"#
+        );
+    }
+}
