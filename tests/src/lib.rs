@@ -14,6 +14,8 @@ mod allocations;
 mod browser;
 #[cfg(test)]
 mod cors;
+#[cfg(test)]
+mod leak;
 /// What the life of keys promises, as core tests it over memory, here over SQLite.
 #[cfg(test)]
 #[path = "../../crates/keyward/src/admin/tests.rs"]

@@ -41,7 +41,7 @@ fn find(text: &[u8], keys: impl IntoIterator<Item: AsRef<str>>) -> Option<String
 }
 
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Log(pub(crate) Arc<Mutex<Vec<u8>>>);
 
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -55,7 +55,7 @@ impl io::Write for Log {
 }
 
 /// A log, and what writes everything into it.
-fn capture() -> (Log, impl tracing::Subscriber + Send + Sync) {
+pub(crate) fn capture() -> (Log, impl tracing::Subscriber + Send + Sync) {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()

@@ -332,7 +332,7 @@ async fn a_secret_key_in_a_page_is_refused_and_recorded(world: Arc<World>) {
             assert_refused(&answer, 403, "key_not_allowed");
             let last = world.site.seen(tag).pop().unwrap();
             // What the service's own layer outside sees, to sound an alarm or switch the key off.
-            assert_eq!(last.denial, Some(("KindMisplaced".to_owned(), Some(*id))));
+            assert_eq!(last.denial, Some(("SecretExposed".to_owned(), Some(*id))));
         }
     }
     let operator = Actor::operator("tests");

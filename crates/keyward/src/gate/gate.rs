@@ -21,8 +21,8 @@ use crate::store::entry::Entry;
 use crate::store::freshness::Moment;
 use crate::{
     Access, Admitted, Anonymous, Decision, Denial, DenialKind, Environment, ErrorCode, Finish,
-    ForeignFormat, KeyField, KeyFormat, KeyLocation, Limiter, OriginPolicy, Peppers, Principal,
-    RateLimits, Refusal, Replica, Replies, Reply, RequestHead, Requirement, ResetUnit,
+    ForeignFormat, KeyField, KeyFormat, KeyKind, KeyLocation, Limiter, OriginPolicy, Peppers,
+    Principal, RateLimits, Refusal, Replica, Replies, Reply, RequestHead, Requirement, ResetUnit,
     ScopeCatalog, Verdict,
 };
 
@@ -389,7 +389,10 @@ impl Gate {
         }
         let place = self.inner.locations.get(usize::from(location));
         if place.is_none_or(|place| place.accepts() != entry.kind) {
-            return Err(DenialKind::KindMisplaced);
+            return Err(match entry.kind {
+                KeyKind::Secret => DenialKind::SecretExposed,
+                KeyKind::Publishable => DenialKind::KindMisplaced,
+            });
         }
         if !requirement.accepts(entry.kind) {
             return Err(DenialKind::KindNotAccepted);

@@ -162,7 +162,7 @@ fn the_lowest_row_that_applies_answers() {
         (Kind::EnvironmentMismatch, |world| {
             world.requirement = world.requirement.clone().environment(Environment::TEST);
         }),
-        (Kind::KindMisplaced, |world| {
+        (Kind::SecretExposed, |world| {
             world.fields[0].0 = "x-client-key";
         }),
         (Kind::NoApiAccess, |world| world.account.api_access = false),
