@@ -15,6 +15,8 @@ mod browser;
 #[cfg(test)]
 mod cors;
 #[cfg(test)]
+mod interop;
+#[cfg(test)]
 mod leak;
 /// What the life of keys promises, as core tests it over memory, here over SQLite.
 #[cfg(test)]
@@ -41,6 +43,8 @@ mod test_store;
 // Only Linux has all of 127.0.0.0/8.
 #[cfg(all(test, target_os = "linux"))]
 mod throttle;
+#[cfg(test)]
+mod webhooks;
 
 #[cfg(test)]
 use keyward::*;

@@ -1,6 +1,7 @@
 //! The inner service is called only when it is ready, and readiness is never kept from others.
 
 use std::future::{Ready, ready};
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll};
@@ -27,22 +28,33 @@ fn ask(key: &str) -> Request<()> {
 }
 
 /// A service that must be asked for readiness before each call.
-#[derive(Default)]
-struct Strict {
+pub struct Strict<B> {
     ready: bool,
-    calls: Arc<AtomicUsize>,
+    pub calls: Arc<AtomicUsize>,
+    takes: PhantomData<fn(B)>,
 }
 
-impl Clone for Strict {
-    fn clone(&self) -> Self {
+impl<B> Default for Strict<B> {
+    fn default() -> Self {
         Self {
             ready: false,
-            calls: Arc::clone(&self.calls),
+            calls: Arc::default(),
+            takes: PhantomData,
         }
     }
 }
 
-impl Service<Request<()>> for Strict {
+impl<B> Clone for Strict<B> {
+    fn clone(&self) -> Self {
+        let calls = Arc::clone(&self.calls);
+        Self {
+            calls,
+            ..Self::default()
+        }
+    }
+}
+
+impl<B> Service<Request<B>> for Strict<B> {
     type Response = Response<Body>;
     type Error = std::convert::Infallible;
     type Future = Ready<Result<Self::Response, Self::Error>>;
@@ -52,7 +64,7 @@ impl Service<Request<()>> for Strict {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _: Request<()>) -> Self::Future {
+    fn call(&mut self, _: Request<B>) -> Self::Future {
         assert!(
             std::mem::take(&mut self.ready),
             "called without being ready"
@@ -109,7 +121,7 @@ impl Waiting {
 #[tokio::test]
 async fn calls_the_service_that_was_ready() {
     let service = service::Service::new();
-    let strict = Strict::default();
+    let strict = Strict::<()>::default();
     let layer = RequireKeyLayer::new(service.routes[0].1.clone());
     let mut behind = ServiceBuilder::new().layer(layer).service(strict.clone());
     for (key, status) in [
@@ -128,7 +140,7 @@ async fn calls_the_service_that_was_ready() {
 #[tokio::test]
 async fn a_request_that_waits_for_the_store_keeps_the_service_that_was_ready() {
     let world = Waiting::new();
-    let strict = Strict::default();
+    let strict = Strict::<()>::default();
     let layer = RequireKeyLayer::new(world.gate.clone());
     let mut behind = ServiceBuilder::new().layer(layer).service(strict.clone());
     let first = behind.ready().await.unwrap().call(ask(&world.key));

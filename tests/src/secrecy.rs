@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::io;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use keyward::conformance::block_on;
 use keyward::{
@@ -13,6 +13,8 @@ use keyward::{
 use keyward_sqlite::SqliteStore;
 use sha2::{Digest, Sha256};
 use tower::ServiceExt;
+use tracing::Dispatch;
+use tracing::subscriber::NoSubscriber;
 use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::service::Service;
@@ -41,7 +43,7 @@ fn find(text: &[u8], keys: impl IntoIterator<Item: AsRef<str>>) -> Option<String
 }
 
 #[derive(Clone, Default)]
-pub(crate) struct Log(pub(crate) Arc<Mutex<Vec<u8>>>);
+pub struct Log(pub Arc<Mutex<Vec<u8>>>);
 
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -55,7 +57,13 @@ impl io::Write for Log {
 }
 
 /// A log, and what writes everything into it.
-pub(crate) fn capture() -> (Log, impl tracing::Subscriber + Send + Sync) {
+///
+/// While there is only one subscriber, tracing asks the thread that comes to a message first whether
+/// anybody wants it, and remembers a no. So there is always a second.
+pub fn capture() -> (Log, impl tracing::Subscriber + Send + Sync) {
+    static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::new()));
+
+    LazyLock::force(&SECOND);
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()

@@ -55,7 +55,7 @@ fn handle<'a>(
     format!("{who}; sees {seen:?}")
 }
 
-fn answer<'a>(
+pub fn answer<'a>(
     status: u16,
     fields: impl Iterator<Item = (&'a str, &'a [u8])>,
     body: Bytes,

@@ -35,18 +35,7 @@ impl RequestHead for Head<'_> {
 /// Hands a request on as the gate says; `None` when it is shared and its key cannot be removed.
 pub(crate) fn admit(admitted: Admitted, request: &mut ServiceRequest) -> Option<Finish> {
     // First, so that a request that is refused after all has got no principal.
-    let key_field = match admitted.key_field {
-        KeyField::None => Some(()),
-        KeyField::Remove(field) => headers_mut(request).map(|fields| {
-            fields.remove(&*field);
-        }),
-        KeyField::MarkSensitive(field) => headers_mut(request).map(|fields| {
-            if let Some(value) = fields.get_mut(&*field) {
-                value.set_sensitive(true);
-            }
-        }),
-    };
-    if key_field.is_none() {
+    if apply(admitted.key_field, request).is_none() {
         admitted.finish.give_back();
         return None;
     }
@@ -62,6 +51,22 @@ pub(crate) fn admit(admitted: Admitted, request: &mut ServiceRequest) -> Option<
         }
     }
     Some(admitted.finish)
+}
+
+/// Does to the field of the key as the gate says; `None` when the request is shared.
+pub(crate) fn apply(key_field: KeyField, request: &mut ServiceRequest) -> Option<()> {
+    match key_field {
+        KeyField::None => {}
+        KeyField::Remove(field) => {
+            headers_mut(request)?.remove(&*field);
+        }
+        KeyField::MarkSensitive(field) => {
+            if let Some(value) = headers_mut(request)?.get_mut(&*field) {
+                value.set_sensitive(true);
+            }
+        }
+    }
+    Some(())
 }
 
 /// The fields of a request, which nobody can change while a clone of its `HttpRequest` is alive.

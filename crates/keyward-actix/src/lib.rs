@@ -73,6 +73,10 @@
 //! The panic is caught, but the panic hook reports it. Under `panic = "abort"` it cannot be caught:
 //! the process ends. Either way the handler is not reached.
 //!
+//! # Webhooks
+//!
+//! A [`ReceiveWebhook`] verifies what another service delivers before a handler sees it.
+//!
 //! [actix-web]: https://docs.rs/actix-web
 
 mod extract;
@@ -82,8 +86,13 @@ mod future;
 mod head;
 mod middleware;
 mod transform;
+mod webhook;
 
 pub use crate::extract::{MaybePrincipal, Principal, PrincipalError};
 pub use crate::future::ResponseFuture;
 pub use crate::middleware::RequireKeyMiddleware;
 pub use crate::transform::RequireKey;
+pub use crate::webhook::extract::{VerifiedJson, VerifiedJsonError};
+pub use crate::webhook::future::ReceiveFuture;
+pub use crate::webhook::middleware::ReceiveWebhookMiddleware;
+pub use crate::webhook::transform::ReceiveWebhook;

@@ -255,7 +255,9 @@ impl Worker {
             );
             Vec::new()
         });
-        grants.iter().for_each(|grant| self.replica.grant(grant));
+        for grant in &grants {
+            self.replica.grant(grant);
+        }
         let granted = |want: &&CreditWant| grants.iter().any(|grant| grant.owner == want.owner);
         for want in wants.iter().filter(|want| !granted(want)) {
             self.replica.no_grant(&want.owner);

@@ -39,17 +39,7 @@ impl<B> RequestHead for Head<'_, B> {
 
 /// Hands a request on as the gate says.
 pub(crate) fn admit<B>(admitted: Admitted, request: &mut Request<B>) -> Finish {
-    match admitted.key_field {
-        KeyField::None => {}
-        KeyField::Remove(field) => {
-            request.headers_mut().remove(&*field);
-        }
-        KeyField::MarkSensitive(field) => {
-            if let Some(value) = request.headers_mut().get_mut(&*field) {
-                value.set_sensitive(true);
-            }
-        }
-    }
+    apply(admitted.key_field, request);
     let extensions = request.extensions_mut();
     match admitted.access {
         None => {}
@@ -62,6 +52,21 @@ pub(crate) fn admit<B>(admitted: Admitted, request: &mut Request<B>) -> Finish {
         }
     }
     admitted.finish
+}
+
+/// Does to the field of the key as the gate says.
+pub(crate) fn apply<B>(key_field: KeyField, request: &mut Request<B>) {
+    match key_field {
+        KeyField::None => {}
+        KeyField::Remove(field) => {
+            request.headers_mut().remove(&*field);
+        }
+        KeyField::MarkSensitive(field) => {
+            if let Some(value) = request.headers_mut().get_mut(&*field) {
+                value.set_sensitive(true);
+            }
+        }
+    }
 }
 
 /// Adds to a response what the gate says.

@@ -52,6 +52,10 @@
 //! a field of its own gets `Cache-Control: private` if it has no `Cache-Control`. A refusal carries
 //! the [`Denial`](keyward::Denial) in its extensions, for logs and metrics of outer layers.
 //!
+//! # Webhooks
+//!
+//! A [`ReceiveWebhookLayer`] verifies what another service delivers before a handler sees it.
+//!
 //! [tower]: https://docs.rs/tower
 
 mod body;
@@ -61,6 +65,7 @@ mod future;
 mod head;
 mod layer;
 mod service;
+mod webhook;
 
 pub use crate::body::ResponseBody;
 #[cfg(feature = "axum")]
@@ -68,3 +73,8 @@ pub use crate::extract::{Principal, PrincipalRejection};
 pub use crate::future::ResponseFuture;
 pub use crate::layer::RequireKeyLayer;
 pub use crate::service::RequireKey;
+#[cfg(feature = "axum")]
+pub use crate::webhook::extract::{VerifiedJson, VerifiedJsonRejection};
+pub use crate::webhook::future::ReceiveFuture;
+pub use crate::webhook::layer::ReceiveWebhookLayer;
+pub use crate::webhook::service::ReceiveWebhook;

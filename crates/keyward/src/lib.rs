@@ -6,7 +6,8 @@
 //! `keyward-actix` put a gate in front of handlers, `keyward-sqlite` keeps the keys.
 //!
 //! [`KeyAdmin`] shows how keys are made and revoked, [`Gate`] how a request is decided, [`ErrorCode`]
-//! what is answered, [`Store`] how keys are kept elsewhere.
+//! what is answered, [`Store`] how keys are kept elsewhere. [`WebhookSigner`] signs webhooks, and a
+//! [`WebhookReceiver`] decides about those that come in.
 //!
 //! ```text
 //! request head -> exactly one key -> its form -> digest -> record -> checks -> Principal
@@ -30,6 +31,7 @@ mod scope;
 mod store;
 #[cfg(test)]
 mod test_store;
+mod webhook;
 
 pub use crate::admin::actor::{Actor, Permission};
 pub use crate::admin::admin::KeyAdmin;
@@ -87,3 +89,16 @@ pub use crate::store::query::KeyQuery;
 pub use crate::store::replica::Replica;
 pub use crate::store::store::{Store, StoreFuture};
 pub use crate::store::usage::{Redigest, UsageCount, UsageHour, UsageQuery};
+pub use crate::webhook::builder::WebhookReceiverBuilder;
+pub use crate::webhook::error::{WebhookError, WebhookErrorKind};
+pub use crate::webhook::event::WebhookEvent;
+pub use crate::webhook::id::WebhookId;
+pub use crate::webhook::receiver::{AwaitedBody, WebhookReceiver};
+pub use crate::webhook::replay::{RecentWebhooks, Recollection, ReplayMemory, WebhookAttempt};
+pub use crate::webhook::sealing::{
+    SealError, SealErrorKind, SealedSecret, SealingKey, SealingKeys,
+};
+pub use crate::webhook::secret::{WebhookSecret, WebhookSecrets};
+pub use crate::webhook::signer::WebhookSigner;
+pub use crate::webhook::verdict::{Receipt, WebhookAnswer, WebhookDelivery, WebhookVerdict};
+pub use crate::webhook::verifier::{SignedWebhook, WebhookVerifier};

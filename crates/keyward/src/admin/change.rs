@@ -225,10 +225,6 @@ pub struct CreatedKey {
 /// ```
 #[derive(Clone, Debug, Default)]
 #[must_use]
-#[expect(
-    clippy::option_option,
-    reason = "`None` leaves it, `Some(None)` lifts it"
-)]
 pub struct KeyChange {
     pub(crate) name: Option<String>,
     pub(crate) scopes: Option<Scopes>,

@@ -287,11 +287,11 @@ impl GateBuilder {
         } else {
             return Ok(());
         };
-        Err(GateError { kind })
+        Err(GateError::new(kind))
     }
 }
 
-/// A gate that cannot be built.
+/// A gate that cannot be built, or a [`WebhookReceiver`](crate::WebhookReceiver).
 ///
 /// ```
 /// use keyward::{Gate, GateErrorKind, MemoryStore, Store};
@@ -305,6 +305,10 @@ pub struct GateError {
 }
 
 impl GateError {
+    pub(crate) const fn new(kind: GateErrorKind) -> Self {
+        Self { kind }
+    }
+
     /// Which it is.
     #[must_use]
     pub const fn kind(&self) -> GateErrorKind {

@@ -59,6 +59,10 @@ use crate::{Denial, Principal, Reply};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[expect(clippy::exhaustive_enums, reason = "an adapter must handle both")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "an allocation for each request costs more than to move it"
+)]
 pub enum Decision {
     /// Decided.
     Ready(Verdict),
@@ -78,6 +82,10 @@ impl fmt::Debug for Decision {
 /// What to do with a request. See [`Decision`].
 #[derive(Debug)]
 #[expect(clippy::exhaustive_enums, reason = "an adapter must handle both")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "an allocation for each request costs more than to move it"
+)]
 pub enum Verdict {
     /// Hand it to the inner service.
     Admit(Admitted),

@@ -31,18 +31,21 @@ impl PepperId {
     /// # Errors
     /// When it is empty, longer or holds another character.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
-        let kind = match text.len() {
-            0 => ParseErrorKind::Empty,
-            1..=32 if text.bytes().all(Self::holds) => return Ok(Self(text.into())),
-            1..=32 => ParseErrorKind::Character,
-            _ => ParseErrorKind::TooLong,
-        };
-        Err(ParseError::new("pepper id", kind))
+        check_id("pepper id", text)?;
+        Ok(Self(text.into()))
     }
+}
 
-    fn holds(byte: u8) -> bool {
-        byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')
-    }
+/// Whether a text can name a secret of the service.
+pub(crate) fn check_id(subject: &'static str, text: &str) -> Result<(), ParseError> {
+    let holds = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let kind = match text.len() {
+        0 => ParseErrorKind::Empty,
+        1..=32 if text.bytes().all(holds) => return Ok(()),
+        1..=32 => ParseErrorKind::Character,
+        _ => ParseErrorKind::TooLong,
+    };
+    Err(ParseError::new(subject, kind))
 }
 
 impl fmt::Display for PepperId {

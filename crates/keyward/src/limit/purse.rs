@@ -111,9 +111,10 @@ impl Purse {
             }
             Err(held) => {
                 let believed = nanos(clock.boot()) < self.empty_until.load(Ordering::Acquire);
-                match believed && parts(held).0 >= epoch {
-                    true => Err(NotSpent::Exhausted),
-                    false => Err(NotSpent::Ask),
+                if believed && parts(held).0 >= epoch {
+                    Err(NotSpent::Exhausted)
+                } else {
+                    Err(NotSpent::Ask)
                 }
             }
         }

@@ -17,8 +17,9 @@
 /// A challenge for each scheme of the gate's locations stands in every 401, in the 400 and in
 /// `insufficient_scope` (RFC 9110 §11.6.1, RFC 6750 §3). Its `error` is `invalid_token`;
 /// `invalid_request` in the 400; `insufficient_scope` where a scope is missing, which `scope` then
-/// names; none where no key was sent. A 503 also has `retry-after: 1`, a 429
-/// `too_many_failures` the seconds to wait, the two about origins `vary: Origin`.
+/// names; none where no key was sent. A 503 also has `retry-after: 1`, a 429 for failures or a rate limit
+/// the seconds to wait, the two about origins `vary: Origin`. The codes about webhooks are those of a
+/// [`WebhookReceiver`](crate::WebhookReceiver); their challenge is `WebhookSignature`.
 ///
 /// ```
 /// # use keyward::{Decision, Gate, KeyFormat, MemoryStore, RequestHead, Store, Verdict};
@@ -86,10 +87,26 @@ pub enum ErrorCode {
     CreditsExhausted,
     /// 500 `internal_error`: the service is set up wrongly; its log tells how
     InternalError,
+    /// 401 `missing_webhook_signature`
+    MissingWebhookSignature,
+    /// 401 `invalid_webhook_signature`: wrong secret, changed body
+    InvalidWebhookSignature,
+    /// 401 `stale_webhook`: too old, or too far ahead
+    StaleWebhook,
+    /// 400 `malformed_webhook`
+    MalformedWebhook,
+    /// 400 `invalid_webhook_json`
+    InvalidWebhookJson,
+    /// 413 `webhook_too_large`
+    WebhookTooLarge,
+    /// 409 `replayed_webhook`: handled already, or in hand
+    ReplayedWebhook,
+    /// 503 `webhook_unavailable`
+    WebhookUnavailable,
 }
 
 impl ErrorCode {
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::MissingApiKey,
         Self::MultipleApiKeys,
         Self::InvalidApiKey,
@@ -108,6 +125,14 @@ impl ErrorCode {
         Self::RateLimited,
         Self::CreditsExhausted,
         Self::InternalError,
+        Self::MissingWebhookSignature,
+        Self::InvalidWebhookSignature,
+        Self::StaleWebhook,
+        Self::MalformedWebhook,
+        Self::InvalidWebhookJson,
+        Self::WebhookTooLarge,
+        Self::ReplayedWebhook,
+        Self::WebhookUnavailable,
     ];
 
     /// As it stands in the body.
@@ -132,6 +157,14 @@ impl ErrorCode {
             Self::RateLimited => "rate_limited",
             Self::CreditsExhausted => "credits_exhausted",
             Self::InternalError => "internal_error",
+            Self::MissingWebhookSignature => "missing_webhook_signature",
+            Self::InvalidWebhookSignature => "invalid_webhook_signature",
+            Self::StaleWebhook => "stale_webhook",
+            Self::MalformedWebhook => "malformed_webhook",
+            Self::InvalidWebhookJson => "invalid_webhook_json",
+            Self::WebhookTooLarge => "webhook_too_large",
+            Self::ReplayedWebhook => "replayed_webhook",
+            Self::WebhookUnavailable => "webhook_unavailable",
         }
     }
 
@@ -139,21 +172,26 @@ impl ErrorCode {
     #[must_use]
     pub const fn status(self) -> u16 {
         match self {
-            Self::MultipleApiKeys => 400,
+            Self::MultipleApiKeys | Self::MalformedWebhook | Self::InvalidWebhookJson => 400,
             Self::MissingApiKey
             | Self::InvalidApiKey
             | Self::RevokedApiKey
             | Self::DisabledApiKey
             | Self::ExpiredApiKey
-            | Self::EnvironmentMismatch => 401,
+            | Self::EnvironmentMismatch
+            | Self::MissingWebhookSignature
+            | Self::InvalidWebhookSignature
+            | Self::StaleWebhook => 401,
             Self::AccountInactive
             | Self::KeyNotAllowed
             | Self::OriginRequired
             | Self::OriginNotAllowed
             | Self::InsufficientScope => 403,
             Self::TooManyFailures | Self::RateLimited | Self::CreditsExhausted => 429,
+            Self::WebhookTooLarge => 413,
+            Self::ReplayedWebhook => 409,
             Self::InternalError => 500,
-            Self::AuthUnavailable | Self::RateLimitUnavailable => 503,
+            Self::AuthUnavailable | Self::RateLimitUnavailable | Self::WebhookUnavailable => 503,
         }
     }
 
@@ -170,6 +208,21 @@ impl ErrorCode {
     /// Whether the answer carries a challenge even where its status is not 401.
     pub(crate) const fn always_challenges(self) -> bool {
         matches!(self, Self::MultipleApiKeys | Self::InsufficientScope)
+    }
+
+    /// Whether it is about a webhook's signature and not about a key.
+    pub(crate) const fn is_of_webhook(self) -> bool {
+        matches!(
+            self,
+            Self::MissingWebhookSignature
+                | Self::InvalidWebhookSignature
+                | Self::StaleWebhook
+                | Self::MalformedWebhook
+                | Self::InvalidWebhookJson
+                | Self::WebhookTooLarge
+                | Self::ReplayedWebhook
+                | Self::WebhookUnavailable
+        )
     }
 
     pub(crate) const fn depends_on_origin(self) -> bool {
@@ -215,6 +268,24 @@ impl ErrorCode {
             }
             Self::CreditsExhausted => "The API key has no credits left. Add some to go on.",
             Self::InternalError => "The service cannot check API keys as it is set up.",
+            Self::MissingWebhookSignature => {
+                "Sign the delivery: it needs its id, its timestamp and its signature, as the docs say."
+            }
+            Self::InvalidWebhookSignature => {
+                "The signature does not match the body. Check the secret, and sign the bytes that are sent."
+            }
+            Self::StaleWebhook => {
+                "The timestamp is more than five minutes off. Check the clock, and sign each attempt anew."
+            }
+            Self::MalformedWebhook => {
+                "A field of the delivery is malformed or there twice, or its body broke off."
+            }
+            Self::InvalidWebhookJson => "The body is not the JSON that is expected here.",
+            Self::WebhookTooLarge => "The body is larger than is accepted here.",
+            Self::ReplayedWebhook => {
+                "This delivery has been received before, or is being handled at this moment."
+            }
+            Self::WebhookUnavailable => "Deliveries cannot be taken at the moment: try again.",
         }
     }
 }
@@ -228,6 +299,9 @@ mod tests {
         for (at, code) in ErrorCode::ALL.into_iter().enumerate() {
             assert_eq!(code as usize, at);
         }
-        assert_eq!(ErrorCode::InternalError as usize + 1, ErrorCode::ALL.len());
+        assert_eq!(
+            ErrorCode::WebhookUnavailable as usize + 1,
+            ErrorCode::ALL.len()
+        );
     }
 }

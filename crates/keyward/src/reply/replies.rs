@@ -121,7 +121,17 @@ impl Replies {
         let mut reply = Reply::new(status, self.body.render(&error));
         reply.field("content-type", self.body.content_type().to_owned());
         if status == 401 || code.always_challenges() {
-            for scheme in schemes(locations) {
+            if code.is_of_webhook() {
+                // RFC 9110 §11.6.1 wants one in every 401, and there is none registered.
+                let challenge = format!("WebhookSignature realm=\"{realm}\"");
+                reply.field("www-authenticate", challenge);
+            }
+            let of_keys = if code.is_of_webhook() {
+                &[][..]
+            } else {
+                locations
+            };
+            for scheme in schemes(of_keys) {
                 reply.field(
                     "www-authenticate",
                     challenge(scheme, realm, code, requirement),
@@ -209,6 +219,7 @@ const fn title(status: u16) -> &'static str {
         409 => "Conflict",
         410 => "Gone",
         412 => "Precondition Failed",
+        413 => "Content Too Large",
         418 => "I'm a teapot",
         422 => "Unprocessable Content",
         423 => "Locked",

@@ -175,7 +175,7 @@ impl KeyLocation {
 }
 
 /// Without the optional white space around a field's value (RFC 9110 §5.5).
-fn trim(mut value: &[u8]) -> &[u8] {
+pub(crate) fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
         value = rest;
     }

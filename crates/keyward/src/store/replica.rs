@@ -231,7 +231,9 @@ impl Replica {
     pub fn no_more_grants(&self) {
         self.wanting().clear();
         let purses = self.feed().purses();
-        purses.iter().for_each(|purse| purse.fail());
+        for purse in purses {
+            purse.fail();
+        }
     }
 
     /// The balance has changed in the store.

@@ -1,0 +1,122 @@
+//! What a handler receives of a delivery.
+
+use std::error::Error;
+use std::fmt;
+use std::future::{Ready, ready};
+
+use actix_web::dev::Payload;
+use actix_web::http::StatusCode;
+use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse, ResponseError};
+use keyward::WebhookEvent;
+use serde_core::de::DeserializeOwned;
+
+use crate::head::to_response;
+
+/// The JSON of a verified delivery, as an argument of a handler.
+///
+/// It is read from the bytes that were verified, not from the request's body, which a middleware
+/// between may have changed. For the bytes, the id and the time take actix-web's
+/// `web::ReqData<keyward::WebhookEvent>`. Without a [`ReceiveWebhook`](crate::ReceiveWebhook) it is a
+/// 500.
+///
+/// Do not take `Option<VerifiedJson<T>>`: actix-web makes a `None` of *every* error.
+///
+/// ```
+/// # use actix_web::{App, test::{TestRequest, call_service, init_service}, web};
+/// # #[actix_web::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use std::time::SystemTime;
+/// # use keyward::{WebhookId, WebhookReceiver, WebhookSecret, WebhookSigner, WebhookVerifier};
+/// # use keyward_actix::ReceiveWebhook;
+/// # let secret = WebhookSecret::random()?;
+/// # let verifier = WebhookVerifier::standard(secret.expose_secret())?;
+/// # let receiver = WebhookReceiver::builder(verifier).build()?;
+/// use std::collections::HashMap;
+/// use keyward_actix::VerifiedJson;
+///
+/// async fn handler(VerifiedJson(scores): VerifiedJson<HashMap<String, u32>>) -> String {
+///     format!("{scores:?}")
+/// }
+///
+/// let app = App::new()
+///     .service(web::resource("/hook").wrap(ReceiveWebhook::new(receiver)).post(handler))
+///     .route("/forgotten", web::post().to(handler));
+/// let app = init_service(app).await;
+/// # let signed = |path: &str, body: &'static str| {
+/// #     let id = WebhookId::random()?;
+/// #     let mut request = TestRequest::post().uri(path).set_payload(body);
+/// #     for field in WebhookSigner::new(&secret).fields(&id, SystemTime::now(), body.as_bytes()) {
+/// #         request = request.insert_header(field);
+/// #     }
+/// #     Ok::<_, keyward::RandomError>(request.to_request())
+/// # };
+/// assert_eq!(call_service(&app, signed("/hook", r#"{"a":1}"#)?).await.status(), 200);
+/// assert_eq!(call_service(&app, signed("/hook", r#"{"a":"#)?).await.status(), 400);
+/// assert_eq!(call_service(&app, signed("/forgotten", r#"{"a":1}"#)?).await.status(), 500);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a handler takes it apart in its arguments"
+)]
+pub struct VerifiedJson<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest for VerifiedJson<T> {
+    type Error = VerifiedJsonError;
+    type Future = Ready<Result<Self, VerifiedJsonError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let extensions = request.extensions();
+        let Some(event) = extensions.get::<WebhookEvent>() else {
+            tracing::error!(
+                "a handler takes a webhook, but no middleware of keyward covers its route"
+            );
+            return ready(Err(VerifiedJsonError(None)));
+        };
+        let json = event.json().map(Self);
+        ready(json.map_err(|_| VerifiedJsonError(Some(event.clone()))))
+    }
+}
+
+/// Why a handler gets no JSON.
+///
+/// What is signed is not the JSON that the handler takes:
+///
+/// ```text
+/// HTTP/1.1 400 Bad Request
+/// cache-control: no-store
+/// content-type: application/problem+json
+///
+/// {"type":"about:blank","title":"Bad Request","status":400,"detail":"The body is not the JSON that is expected here.","code":"invalid_webhook_json"}
+/// ```
+///
+/// Where there is no middleware, it is a 500 with no field and no body, and the error is logged. See
+/// [`VerifiedJson`].
+#[derive(Clone, Debug)]
+pub struct VerifiedJsonError(Option<WebhookEvent>);
+
+impl fmt::Display for VerifiedJsonError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Some(_) => "the body is not the JSON that is expected",
+            None => "no middleware of keyward covers the route",
+        })
+    }
+}
+
+impl Error for VerifiedJsonError {}
+
+impl ResponseError for VerifiedJsonError {
+    fn status_code(&self) -> StatusCode {
+        self.error_response().status()
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        match &self.0 {
+            Some(event) => to_response(event.invalid_json()),
+            None => HttpResponse::new(StatusCode::INTERNAL_SERVER_ERROR),
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The future of a response to a delivery.
+
+use std::fmt;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use actix_web::body::{BodyStream, EitherBody, to_bytes_limited};
+use actix_web::dev::{Payload, Service, ServiceRequest, ServiceResponse};
+use actix_web::web::Bytes;
+use actix_web::{HttpMessage, HttpResponse};
+use keyward::{AwaitedBody, Receipt, WebhookAnswer, WebhookVerdict};
+use pin_project_lite::pin_project;
+
+use crate::head::{apply, refuse_shared, to_response};
+
+/// What was decided about a body, and its bytes.
+type Decided = (WebhookVerdict, Bytes);
+
+pin_project! {
+    /// The future of a response; made by
+    /// [`ReceiveWebhookMiddleware`](crate::ReceiveWebhookMiddleware).
+    ///
+    /// See [`ReceiveWebhook`](crate::ReceiveWebhook).
+    pub struct ReceiveFuture<S>
+    where
+        S: Service<ServiceRequest>,
+    {
+        #[pin]
+        state: State<S>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<S>
+    where
+        S: Service<ServiceRequest>,
+    {
+        Reading {
+            decided: Pin<Box<dyn Future<Output = Decided>>>,
+            // The service, and what to call it with.
+            waiting: Option<(Rc<S>, ServiceRequest)>,
+        },
+        Called {
+            #[pin]
+            future: S::Future,
+            receipt: Option<Receipt>,
+        },
+        Answered {
+            response: Option<ServiceResponse>,
+        },
+    }
+}
+
+impl<S> ReceiveFuture<S>
+where
+    S: Service<ServiceRequest>,
+{
+    pub(crate) fn reading(
+        awaited: AwaitedBody,
+        service: Rc<S>,
+        mut request: ServiceRequest,
+    ) -> Self {
+        let decided = Box::pin(read(awaited, request.take_payload()));
+        let waiting = Some((service, request));
+        let state = State::Reading { decided, waiting };
+        Self { state }
+    }
+
+    pub(crate) fn answered(answer: &WebhookAnswer, request: ServiceRequest) -> Self {
+        let state = State::answered(refuse(answer), request);
+        Self { state }
+    }
+}
+
+impl<S> State<S>
+where
+    S: Service<ServiceRequest>,
+{
+    fn decided((verdict, bytes): Decided, service: &S, mut request: ServiceRequest) -> Self {
+        let delivery = match verdict {
+            WebhookVerdict::Deliver(delivery) => delivery,
+            WebhookVerdict::Answer(answer) => return Self::answered(refuse(&answer), request),
+        };
+        if apply(delivery.key_field, &mut request).is_none() {
+            return Self::answered(refuse_shared(), request);
+        }
+        request.extensions_mut().insert(delivery.event);
+        request.set_payload(Payload::from(bytes));
+        Self::Called {
+            future: service.call(request),
+            receipt: Some(delivery.receipt),
+        }
+    }
+
+    fn answered(response: HttpResponse, request: ServiceRequest) -> Self {
+        let response = Some(request.into_response(response));
+        Self::Answered { response }
+    }
+}
+
+/// Reads to the end, or to the limit, and has it decided.
+async fn read(awaited: AwaitedBody, payload: Payload) -> Decided {
+    let answer = match to_bytes_limited(BodyStream::new(payload), awaited.limit()).await {
+        Ok(Ok(bytes)) => return (awaited.verify(bytes.clone()).await, bytes),
+        Ok(Err(_)) => awaited.unreadable(),
+        Err(_) => awaited.too_large(),
+    };
+    (WebhookVerdict::Answer(answer), Bytes::new())
+}
+
+fn refuse(answer: &WebhookAnswer) -> HttpResponse {
+    let mut response = to_response(&answer.reply);
+    if let Some(error) = answer.error {
+        response.extensions_mut().insert(error);
+    }
+    response
+}
+
+impl<S, B> Future for ReceiveFuture<S>
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>>,
+{
+    type Output = Result<ServiceResponse<EitherBody<B>>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        loop {
+            let next = match state.as_mut().project() {
+                StateProj::Reading { decided, waiting } => {
+                    let decided = ready!(decided.as_mut().poll(context));
+                    match waiting.take() {
+                        Some((service, request)) => State::decided(decided, &*service, request),
+                        None => return Poll::Pending,
+                    }
+                }
+                StateProj::Called { future, receipt } => {
+                    let response = ready!(future.poll(context));
+                    // An error is no conclusion: the receipt is dropped with the rest.
+                    let (receipt, response) = (receipt.take(), response?);
+                    if let Some(receipt) = receipt {
+                        receipt.conclude(response.status().as_u16());
+                    }
+                    return Poll::Ready(Ok(response.map_into_left_body()));
+                }
+                StateProj::Answered { response } => match response.take() {
+                    Some(response) => return Poll::Ready(Ok(response.map_into_right_body())),
+                    // Polled after it was ready, which a future need not answer.
+                    None => return Poll::Pending,
+                },
+            };
+            state.set(next);
+        }
+    }
+}
+
+impl<S> fmt::Debug for ReceiveFuture<S>
+where
+    S: Service<ServiceRequest>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReceiveFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,6 @@
+//! A receiver of webhooks in front of a service.
+
+pub(crate) mod extract;
+pub(crate) mod future;
+pub(crate) mod middleware;
+pub(crate) mod transform;

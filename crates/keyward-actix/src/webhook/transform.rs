@@ -1,0 +1,93 @@
+//! The middleware, as it is wrapped around a service.
+
+use std::future::{Ready, ready};
+
+use actix_web::body::EitherBody;
+use actix_web::dev::{Service, ServiceRequest, ServiceResponse, Transform};
+use keyward::WebhookReceiver;
+
+use crate::ReceiveWebhookMiddleware;
+
+/// Puts a receiver of webhooks in front of a service.
+///
+/// It reads the body up to the receiver's limit and verifies it. The service gets the same bytes as
+/// its body, and a [`WebhookEvent`](keyward::WebhookEvent) in the request's extensions. A delivery
+/// that is refused never reaches it; the [`WebhookError`](keyward::WebhookError) is in the extensions
+/// of the response.
+///
+/// How long a body may take is for the server to say. A handler that takes `Bytes` or `String` is held
+/// to actix-web's own limit, 256 kB, as well; the event and its JSON are not.
+///
+/// A refusal looks like this, unless the receiver words it otherwise:
+///
+/// ```text
+/// HTTP/1.1 401 Unauthorized
+/// cache-control: no-store
+/// content-type: application/problem+json
+/// www-authenticate: WebhookSignature realm="webhook"
+///
+/// {"type":"about:blank","title":"Unauthorized","status":401,"detail":"Sign the delivery: it needs its id, its timestamp and its signature, as the docs say.","code":"missing_webhook_signature"}
+/// ```
+///
+/// Where a sender has an API key too: one that is fixed is
+/// [the receiver's to check](keyward::WebhookReceiverBuilder::api_key), one of the service's own is
+/// checked by a [`RequireKey`](crate::RequireKey) that is wrapped around this.
+///
+/// Build the receiver once, outside of the closure that runs for every worker: each receiver has its
+/// own memory of what has been handled.
+///
+/// ```
+/// # use actix_web::{App, test::{TestRequest, call_service, init_service}, web};
+/// # #[actix_web::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::SystemTime;
+/// use keyward::{WebhookId, WebhookReceiver, WebhookSecret, WebhookSigner, WebhookVerifier};
+/// use keyward_actix::ReceiveWebhook;
+///
+/// let secret = WebhookSecret::random()?; // the sender's
+/// let verifier = WebhookVerifier::standard(secret.expose_secret())?;
+/// let receiver = WebhookReceiver::builder(verifier).build()?;
+/// let hook = web::resource("/hook")
+///     .wrap(ReceiveWebhook::new(receiver))
+///     .post(async |body: String| body);
+/// let app = init_service(App::new().service(hook)).await;
+///
+/// let mut delivery = TestRequest::post().uri("/hook").set_payload("{}");
+/// for field in WebhookSigner::new(&secret).fields(&WebhookId::random()?, SystemTime::now(), b"{}") {
+///     delivery = delivery.insert_header(field);
+/// }
+/// assert_eq!(call_service(&app, delivery.to_request()).await.status(), 200);
+///
+/// let unsigned = TestRequest::post().uri("/hook").set_payload("{}");
+/// assert_eq!(call_service(&app, unsigned.to_request()).await.status(), 401);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct ReceiveWebhook {
+    receiver: WebhookReceiver,
+}
+
+impl ReceiveWebhook {
+    /// Puts this in front.
+    pub fn new(receiver: WebhookReceiver) -> Self {
+        Self { receiver }
+    }
+}
+
+impl<S, B> Transform<S, ServiceRequest> for ReceiveWebhook
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>>,
+{
+    type Response = ServiceResponse<EitherBody<B>>;
+    type Error = S::Error;
+    type Transform = ReceiveWebhookMiddleware<S>;
+    type InitError = ();
+    type Future = Ready<Result<Self::Transform, ()>>;
+
+    fn new_transform(&self, service: S) -> Self::Future {
+        let receiver = self.receiver.clone();
+        ready(Ok(ReceiveWebhookMiddleware::new(service, receiver)))
+    }
+}

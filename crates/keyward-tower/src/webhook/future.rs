@@ -1,0 +1,193 @@
+//! The future of a response to a delivery.
+
+use std::fmt;
+use std::mem;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::request::Parts;
+use http::{Request, Response};
+use http_body::Body;
+use keyward::{AwaitedBody, Receipt, WebhookAnswer, WebhookVerdict};
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use crate::ResponseBody;
+use crate::head::{apply, to_response};
+
+pin_project! {
+    /// The future of a response; made by [`ReceiveWebhook`](crate::ReceiveWebhook). See there.
+    pub struct ReceiveFuture<S, B>
+    where
+        S: Service<Request<B>>,
+    {
+        #[pin]
+        state: State<S, B>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<S, B>
+    where
+        S: Service<Request<B>>,
+    {
+        Reading {
+            #[pin]
+            body: B,
+            read: BytesMut,
+            // What the body is read for, and the service that was polled ready.
+            waiting: Option<(AwaitedBody, S, Parts)>,
+        },
+        Deciding {
+            verdict: Pin<Box<dyn Future<Output = WebhookVerdict> + Send>>,
+            waiting: Option<(S, Request<B>)>,
+        },
+        Called {
+            #[pin]
+            future: S::Future,
+            receipt: Option<Receipt>,
+        },
+        Answered {
+            answer: Option<WebhookAnswer>,
+        },
+    }
+}
+
+impl<S, B> ReceiveFuture<S, B>
+where
+    S: Service<Request<B>>,
+{
+    pub(crate) fn reading(awaited: AwaitedBody, service: S, request: Request<B>) -> Self {
+        let (parts, body) = request.into_parts();
+        let state = State::Reading {
+            body,
+            // Not of the length that was announced: nobody has sent it yet.
+            read: BytesMut::new(),
+            waiting: Some((awaited, service, parts)),
+        };
+        Self { state }
+    }
+
+    pub(crate) fn answered(answer: WebhookAnswer) -> Self {
+        let state = State::answered(answer);
+        Self { state }
+    }
+}
+
+impl<S, B> State<S, B>
+where
+    S: Service<Request<B>>,
+{
+    fn answered(answer: WebhookAnswer) -> Self {
+        let answer = Some(answer);
+        Self::Answered { answer }
+    }
+}
+
+impl<S, B, ResBody> Future for ReceiveFuture<S, B>
+where
+    S: Service<Request<B>, Response = Response<ResBody>>,
+    B: Body + From<Bytes>,
+{
+    type Output = Result<Response<ResponseBody<ResBody>>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        loop {
+            let next = match state.as_mut().project() {
+                StateProj::Reading {
+                    body,
+                    read,
+                    waiting,
+                } => {
+                    let Some((awaited, ..)) = waiting else {
+                        return Poll::Pending;
+                    };
+                    let end = ready!(poll_body(body, read, awaited, context));
+                    match (end, waiting.take()) {
+                        (Ok(()), Some((awaited, service, parts))) => {
+                            let bytes = mem::take(read).freeze();
+                            let request = Request::from_parts(parts, B::from(bytes.clone()));
+                            State::Deciding {
+                                verdict: awaited.verify(bytes),
+                                waiting: Some((service, request)),
+                            }
+                        }
+                        (Err(answer), _) => State::answered(answer),
+                        (Ok(()), None) => return Poll::Pending,
+                    }
+                }
+                StateProj::Deciding { verdict, waiting } => {
+                    let verdict = ready!(verdict.as_mut().poll(context));
+                    match (verdict, waiting.take()) {
+                        (WebhookVerdict::Deliver(delivery), Some((mut service, mut request))) => {
+                            apply(delivery.key_field, &mut request);
+                            request.extensions_mut().insert(delivery.event);
+                            State::Called {
+                                future: service.call(request),
+                                receipt: Some(delivery.receipt),
+                            }
+                        }
+                        (WebhookVerdict::Answer(answer), _) => State::answered(answer),
+                        (WebhookVerdict::Deliver(_), None) => return Poll::Pending,
+                    }
+                }
+                StateProj::Called { future, receipt } => {
+                    let response = ready!(future.poll(context));
+                    // An error is no conclusion: the receipt is dropped with the rest.
+                    let (receipt, response) = (receipt.take(), response?);
+                    if let Some(receipt) = receipt {
+                        receipt.conclude(response.status().as_u16());
+                    }
+                    return Poll::Ready(Ok(response.map(ResponseBody::inner)));
+                }
+                StateProj::Answered { answer } => match answer.take() {
+                    Some(answer) => return Poll::Ready(Ok(refuse(&answer))),
+                    // Polled after it was ready, which a future need not answer.
+                    None => return Poll::Pending,
+                },
+            };
+            state.set(next);
+        }
+    }
+}
+
+/// Reads to the end, or to the limit.
+fn poll_body<B: Body>(
+    mut body: Pin<&mut B>,
+    read: &mut BytesMut,
+    awaited: &AwaitedBody,
+    context: &mut Context<'_>,
+) -> Poll<Result<(), WebhookAnswer>> {
+    while let Some(frame) = ready!(body.as_mut().poll_frame(context)) {
+        let Ok(frame) = frame else {
+            return Poll::Ready(Err(awaited.unreadable()));
+        };
+        if let Ok(data) = frame.into_data() {
+            if data.remaining() > awaited.limit().saturating_sub(read.len()) {
+                return Poll::Ready(Err(awaited.too_large()));
+            }
+            read.put(data);
+        }
+    }
+    Poll::Ready(Ok(()))
+}
+
+fn refuse<B>(answer: &WebhookAnswer) -> Response<ResponseBody<B>> {
+    let mut response = to_response(&answer.reply).map(ResponseBody::own);
+    if let Some(error) = answer.error {
+        response.extensions_mut().insert(error);
+    }
+    response
+}
+
+impl<S, B> fmt::Debug for ReceiveFuture<S, B>
+where
+    S: Service<Request<B>>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReceiveFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,72 @@
+//! The service.
+
+use std::mem;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use keyward::WebhookReceiver;
+use tower_service::Service;
+
+use crate::head::{Head, socket_addr};
+use crate::{ReceiveFuture, ResponseBody};
+
+/// A service behind a receiver; made by [`ReceiveWebhookLayer`](crate::ReceiveWebhookLayer).
+///
+/// It needs nothing of axum:
+///
+/// ```
+/// # use bytes::Bytes;
+/// # use http_body_util::Full;
+/// # use keyward::{WebhookReceiver, WebhookVerifier};
+/// # use keyward_tower::ReceiveWebhookLayer;
+/// # use tower::{Layer, ServiceExt};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let verifier = WebhookVerifier::standard("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")?;
+/// # let receiver = WebhookReceiver::builder(verifier).build()?;
+/// let inner = tower::service_fn(async |_: http::Request<Full<Bytes>>| {
+///     Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(Bytes::from("reached"))))
+/// });
+/// let service = ReceiveWebhookLayer::new(receiver).layer(inner);
+/// let response = service.oneshot(http::Request::new(Full::from("unsigned"))).await?;
+/// assert_eq!(response.status(), 401);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct ReceiveWebhook<S> {
+    inner: S,
+    receiver: WebhookReceiver,
+}
+
+impl<S> ReceiveWebhook<S> {
+    pub(crate) fn new(inner: S, receiver: WebhookReceiver) -> Self {
+        Self { inner, receiver }
+    }
+}
+
+impl<S, B, ResBody> Service<Request<B>> for ReceiveWebhook<S>
+where
+    S: Service<Request<B>, Response = Response<ResBody>> + Clone,
+    B: Body + From<Bytes>,
+{
+    type Response = Response<ResponseBody<ResBody>>;
+    type Error = S::Error;
+    type Future = ReceiveFuture<S, B>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        // The body comes first. As in `RequireKey`, what readiness has reserved goes with the call.
+        let clone = self.inner.clone();
+        let ready = mem::replace(&mut self.inner, clone);
+        match self.receiver.check(&Head(&request, socket_addr)) {
+            Ok(awaited) => ReceiveFuture::reading(awaited, ready, request),
+            Err(answer) => ReceiveFuture::answered(answer),
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! How a receiver is put together.
+
+use std::fmt;
+use std::sync::Arc;
+
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use crate::request::credential::Credential;
+use crate::webhook::receiver::Inner;
+use crate::{
+    Clock, ErrorCode, GateError, GateErrorKind, KeyField, KeyLocation, ParseError, ParseErrorKind,
+    RecentWebhooks, ReplayMemory, Replies, Reply, RequestHead, SystemClock, WebhookError,
+    WebhookErrorKind, WebhookReceiver, WebhookVerifier,
+};
+
+/// The realm of the challenges (RFC 9110 §11.5).
+const REALM: &str = "webhook";
+
+/// Puts a receiver together; made by [`WebhookReceiver::builder`].
+///
+/// ```
+/// use keyward::{ErrorJson, KeyLocation, RecentWebhooks, Replies, WebhookReceiver, WebhookVerifier};
+///
+/// let verifier = WebhookVerifier::standard("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")?;
+/// let receiver = WebhookReceiver::builder(verifier)
+///     .api_key(KeyLocation::x_api_key(), "hk_5a8ac1b2c0ae4dd7")?
+///     .memory(RecentWebhooks::new(1000))
+///     .body_limit(64 * 1024)
+///     .replies(Replies::new(ErrorJson))
+///     .build()?;
+/// assert!(!format!("{receiver:?}").contains("hk_5a8ac1b2c0ae4dd7"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+#[must_use]
+pub struct WebhookReceiverBuilder {
+    verifier: WebhookVerifier,
+    keys: ExpectedKeys,
+    memory: Option<Arc<dyn ReplayMemory>>,
+    limit: usize,
+    clock: Arc<dyn Clock>,
+    replies: Replies,
+}
+
+impl WebhookReceiverBuilder {
+    pub(crate) fn new(verifier: WebhookVerifier) -> Self {
+        Self {
+            verifier,
+            keys: ExpectedKeys::default(),
+            memory: Some(Arc::new(RecentWebhooks::default())),
+            limit: 1 << 20,
+            clock: Arc::new(SystemClock),
+            replies: Replies::default(),
+        }
+    }
+
+    /// Also demands this API key, which the sender sends with every delivery.
+    ///
+    /// Called again, another key is as good, or another place. Where the senders have keys of the
+    /// service's own, put a gate in front of the receiver instead.
+    ///
+    /// # Errors
+    /// When the key has fewer than 16 bytes, or there are 16 already.
+    pub fn api_key(mut self, location: KeyLocation, key: &str) -> Result<Self, ParseError> {
+        self.keys.add(location, key)?;
+        Ok(self)
+    }
+
+    /// Remembers in this, which must be of this sender alone: ids are of his choice.
+    ///
+    /// [`RecentWebhooks`] unless said otherwise.
+    pub fn memory(mut self, memory: impl ReplayMemory) -> Self {
+        self.memory = Some(Arc::new(memory));
+        self
+    }
+
+    /// Remembers nothing: whoever records a delivery can have it handled again.
+    ///
+    /// For 300 seconds, or for ever where no time is signed. Insecure, unless the handler itself
+    /// knows what it has handled.
+    pub fn insecure_without_memory(mut self) -> Self {
+        self.memory = None;
+        self
+    }
+
+    /// How many bytes a body may have; 1 MiB unless said otherwise. GitHub sends up to 25 MB.
+    pub fn body_limit(mut self, bytes: usize) -> Self {
+        self.limit = bytes;
+        self
+    }
+
+    /// Reads the time here; for tests.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Words refusals this way; problem+json unless said otherwise.
+    pub fn replies(mut self, replies: Replies) -> Self {
+        self.replies = replies;
+        self
+    }
+
+    /// The receiver.
+    ///
+    /// # Errors
+    /// When a status is mapped out of its class, or the body's content type cannot stand in a field
+    /// ([`GateErrorKind::Replies`]), or two locations could claim the same text
+    /// ([`GateErrorKind::Locations`]).
+    pub fn build(self) -> Result<WebhookReceiver, GateError> {
+        if !self.replies.are_valid() {
+            return Err(GateError::new(GateErrorKind::Replies));
+        }
+        let locations = &self.keys.locations;
+        let mut pairs = (1..).zip(locations);
+        if pairs.any(|(next, one)| locations.iter().skip(next).any(|other| one.overlaps(other))) {
+            return Err(GateError::new(GateErrorKind::Locations));
+        }
+        let render = |code| Arc::new(self.replies.render(code, REALM, locations, None));
+        let rendered = ErrorCode::ALL.map(render).into();
+        Ok(WebhookReceiver {
+            inner: Arc::new(Inner {
+                verifier: self.verifier,
+                keys: self.keys,
+                memory: self.memory,
+                limit: self.limit,
+                clock: self.clock,
+                rendered,
+                known: Arc::new(Reply::new(204, Vec::new())),
+            }),
+        })
+    }
+}
+
+/// The API keys that the sender may send, and where.
+#[derive(Default)]
+pub(crate) struct ExpectedKeys {
+    locations: Vec<KeyLocation>,
+    /// Each with the place of its location.
+    keys: Vec<(u8, Zeroizing<String>)>,
+}
+
+impl ExpectedKeys {
+    fn add(&mut self, location: KeyLocation, key: &str) -> Result<(), ParseError> {
+        let error = |kind| Err(ParseError::new("expected API key", kind));
+        match key.len() {
+            0..16 => return error(ParseErrorKind::Empty),
+            _ if self.keys.len() == 16 => return error(ParseErrorKind::TooMany),
+            _ => {}
+        }
+        let at = self.locations.iter().position(|known| *known == location);
+        let at = at.unwrap_or_else(|| {
+            self.locations.push(location);
+            self.locations.len() - 1
+        });
+        // There are no more locations than keys.
+        let at = u8::try_from(at).unwrap_or(u8::MAX);
+        self.keys.push((at, Zeroizing::new(key.to_owned())));
+        Ok(())
+    }
+
+    /// What to do with the field of the key that was expected, and is there.
+    pub(crate) fn check<R: RequestHead>(&self, head: &R) -> Result<KeyField, WebhookError> {
+        if self.keys.is_empty() {
+            return Ok(KeyField::None);
+        }
+        let (key, location) = match Credential::find(head, &self.locations) {
+            Credential::One(key, location) => (key, location),
+            Credential::Absent | Credential::Empty => {
+                return Err(WebhookError::new(WebhookErrorKind::KeyMissing));
+            }
+            Credential::Several => return Err(WebhookError::new(WebhookErrorKind::KeySeveral)),
+        };
+        let good = self.keys.iter().fold(false, |good, (at, expected)| {
+            good | (*at == location && bool::from(expected.as_bytes().ct_eq(key)))
+        });
+        let field = self.locations.get(usize::from(location));
+        match field {
+            Some(location) if good => Ok(KeyField::Remove(location.field().into())),
+            _ => Err(WebhookError::new(WebhookErrorKind::KeyWrong)),
+        }
+    }
+}
+
+impl fmt::Debug for ExpectedKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.locations).finish()
+    }
+}

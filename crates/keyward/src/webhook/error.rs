@@ -1,0 +1,133 @@
+//! Why a delivery was not accepted: for logs and metrics, not for the sender.
+
+use std::error::Error;
+use std::fmt;
+
+use crate::ErrorCode;
+
+/// Why a delivery was not accepted. An adapter puts it into the response's extensions.
+///
+/// ```
+/// use std::time::SystemTime;
+/// use keyward::{WebhookErrorKind, WebhookVerifier};
+/// # use keyward::RequestHead;
+/// # struct NoFields;
+/// # impl RequestHead for NoFields {
+/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
+/// #     fn method(&self) -> &str { "POST" }
+/// #     fn values<'a>(&'a self, _: &'a str) -> impl Iterator<Item = &'a [u8]> { [].into_iter() }
+/// # }
+///
+/// let verifier = WebhookVerifier::standard("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")?;
+/// let error = verifier.verify(&NoFields, b"{}", SystemTime::now()).unwrap_err();
+/// assert_eq!(error.kind(), WebhookErrorKind::Missing);
+/// assert_eq!(error.to_string(), "no signature, or no id or timestamp with it");
+/// # Ok::<(), keyward::ParseError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WebhookError {
+    kind: WebhookErrorKind,
+}
+
+impl WebhookError {
+    pub(crate) const fn new(kind: WebhookErrorKind) -> Self {
+        Self { kind }
+    }
+
+    /// The reason.
+    #[must_use]
+    pub const fn kind(&self) -> WebhookErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for WebhookError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind.reason())
+    }
+}
+
+impl Error for WebhookError {}
+
+/// The reason, finer than the [`ErrorCode`] that the sender reads.
+///
+/// ```
+/// use keyward::{ErrorCode, WebhookErrorKind};
+///
+/// assert_eq!(WebhookErrorKind::TooOld.code(), ErrorCode::StaleWebhook);
+/// assert_eq!(WebhookErrorKind::TooNew.code(), ErrorCode::StaleWebhook);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum WebhookErrorKind {
+    /// The API key that the receiver expects is not there.
+    KeyMissing,
+    /// There is more than one API key.
+    KeySeveral,
+    /// It is not the API key that the receiver expects.
+    KeyWrong,
+    /// No signature, or no id or timestamp with it.
+    Missing,
+    /// A field is there twice.
+    Doubled,
+    /// A field does not have its form, or is longer than its bound.
+    Malformed,
+    /// The timestamp is further back than the tolerance.
+    TooOld,
+    /// The timestamp is further ahead than the tolerance.
+    TooNew,
+    /// No signature is that of any secret: wrong secret, or body or fields were changed.
+    BadSignature,
+    /// It has been handled already.
+    Replayed,
+    /// It is being handled at this moment.
+    InHand,
+    /// The body is over the limit.
+    TooLarge,
+    /// The body broke off.
+    Unreadable,
+    /// The body is signed, and is not the JSON that the handler takes.
+    InvalidJson,
+    /// The memory of what has been handled is full, or did not answer.
+    Unavailable,
+}
+
+impl WebhookErrorKind {
+    /// What the sender is told.
+    #[must_use]
+    pub const fn code(self) -> ErrorCode {
+        match self {
+            Self::KeyMissing => ErrorCode::MissingApiKey,
+            Self::KeySeveral => ErrorCode::MultipleApiKeys,
+            Self::KeyWrong => ErrorCode::InvalidApiKey,
+            Self::Missing => ErrorCode::MissingWebhookSignature,
+            Self::Doubled | Self::Malformed | Self::Unreadable => ErrorCode::MalformedWebhook,
+            Self::TooOld | Self::TooNew => ErrorCode::StaleWebhook,
+            Self::BadSignature => ErrorCode::InvalidWebhookSignature,
+            Self::Replayed | Self::InHand => ErrorCode::ReplayedWebhook,
+            Self::TooLarge => ErrorCode::WebhookTooLarge,
+            Self::InvalidJson => ErrorCode::InvalidWebhookJson,
+            Self::Unavailable => ErrorCode::WebhookUnavailable,
+        }
+    }
+
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::KeyMissing => "no key",
+            Self::KeySeveral => "more than one key",
+            Self::KeyWrong => "another key than the one expected",
+            Self::Missing => "no signature, or no id or timestamp with it",
+            Self::Doubled => "a field is there twice",
+            Self::Malformed => "a field is malformed or too long",
+            Self::TooOld => "the timestamp is too old",
+            Self::TooNew => "the timestamp is too far ahead",
+            Self::BadSignature => "the signature is of no known secret",
+            Self::Replayed => "handled already",
+            Self::InHand => "being handled at this moment",
+            Self::TooLarge => "the body is over the limit",
+            Self::Unreadable => "the body broke off",
+            Self::InvalidJson => "the body is not the JSON that is expected",
+            Self::Unavailable => "the replay memory is full or does not answer",
+        }
+    }
+}

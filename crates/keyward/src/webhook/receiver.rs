@@ -1,0 +1,277 @@
+//! The one place that decides about a delivery.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::request::location::trim;
+use crate::webhook::builder::ExpectedKeys;
+use crate::webhook::form::Claim;
+use crate::{
+    Clock, ErrorCode, KeyField, Receipt, Recollection, ReplayMemory, Reply, RequestHead,
+    WebhookAnswer, WebhookAttempt, WebhookDelivery, WebhookError, WebhookErrorKind, WebhookEvent,
+    WebhookReceiverBuilder, WebhookVerdict, WebhookVerifier,
+};
+
+/// Decides about the deliveries of one sender, in front of a handler.
+///
+/// A clone is another handle to the same receiver. The checks and their order:
+///
+/// 1. exactly the [API key](WebhookReceiverBuilder::api_key) that is expected, where one is (401, 400);
+/// 2. a signature, its id and its timestamp, each once and in its form (401, 400);
+/// 3. the timestamp is at most 300 seconds off (401);
+/// 4. the body is within the limit (413);
+/// 5. the signature is that of the body under one of the secrets (401);
+/// 6. it is not being handled at this moment and has not been handled before (409).
+///
+/// A refusal looks like this, unless [`Replies`](crate::Replies) word it otherwise:
+///
+/// ```text
+/// HTTP/1.1 401 Unauthorized
+/// cache-control: no-store
+/// content-type: application/problem+json
+/// www-authenticate: WebhookSignature realm="webhook"
+///
+/// {"type":"about:blank","title":"Unauthorized","status":401,"detail":"The signature does not match the body. Check the secret, and sign the bytes that are sent.","code":"invalid_webhook_signature"}
+/// ```
+///
+/// # What comes twice
+///
+/// A delivery is noted when its handler is called. If the handler does not answer 2xx, or the request
+/// is given up, it is forgotten: the sender's next attempt gets through, and a handler that was given
+/// up half-way sees it again. While it is in hand, a second one is a 409. Once it has been handled, the
+/// same bytes again are a replay, 409. A *later* attempt of the same message, signed anew, says that
+/// the sender has not seen our answer: it gets a 204, without the handler, so that the sender comes to
+/// rest.
+///
+/// Stripe and GitHub sign no id. There the signature is what is remembered, and a later attempt by
+/// Stripe reaches the handler: it should look at the `id` in the body.
+///
+/// ```
+/// # use std::time::SystemTime;
+/// # use keyward::*;
+/// # struct Head<'a>(&'a [(&'static str, String)]);
+/// # impl RequestHead for Head<'_> {
+/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
+/// #     fn method(&self) -> &str { "POST" }
+/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+/// #         self.0.iter().filter(move |(name, _)| *name == field).map(|(_, value)| value.as_bytes())
+/// #     }
+/// # }
+/// # fn now_or_never<T>(mut future: std::pin::Pin<Box<dyn Future<Output = T> + Send>>) -> T {
+/// #     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+/// #     let std::task::Poll::Ready(ready) = future.as_mut().poll(&mut context) else { unreachable!() };
+/// #     ready
+/// # }
+/// let secret = WebhookSecret::random()?; // the sender's
+/// let verifier = WebhookVerifier::standard(secret.expose_secret())?;
+/// let receiver = WebhookReceiver::builder(verifier).build()?;
+///
+/// // What an adapter does with it:
+/// let fields = WebhookSigner::new(&secret).fields(&WebhookId::random()?, SystemTime::now(), b"{}");
+/// let awaited = receiver.check(&Head(&fields)).expect("nothing is wrong with the fields");
+/// assert_eq!(awaited.limit(), 1 << 20); // bytes to read at most
+/// match now_or_never(awaited.verify(*b"{}")) {
+///     WebhookVerdict::Deliver(delivery) => {
+///         assert_eq!(delivery.event.body(), b"{}"); // into the extensions
+///         // The inner service is called here.
+///         delivery.receipt.conclude(204);
+///     }
+///     WebhookVerdict::Answer(answer) => panic!("{answer:?}"),
+/// }
+///
+/// let Err(answer) = receiver.check(&Head(&[])) else { unreachable!() };
+/// assert_eq!(answer.reply.status(), 401);
+///
+/// let awaited = receiver.check(&Head(&fields)).expect("nothing is wrong with the fields");
+/// let WebhookVerdict::Answer(replay) = now_or_never(awaited.verify(*b"{}")) else { unreachable!() };
+/// assert_eq!(replay.reply.status(), 409);
+/// # let awaited = receiver.check(&Head(&fields)).expect("nothing is wrong with the fields");
+/// # let WebhookVerdict::Answer(wrong) = now_or_never(awaited.verify(*b"{ }")) else { unreachable!() };
+/// # let mut shown = wrong.reply.fields().map(|(name, value)| format!("{name}: {value}"));
+/// # assert_eq!(shown.next().as_deref(), Some("cache-control: no-store"));
+/// # assert_eq!(shown.next().as_deref(), Some("content-type: application/problem+json"));
+/// # assert_eq!(shown.next().as_deref(), Some(r#"www-authenticate: WebhookSignature realm="webhook""#));
+/// # assert_eq!((wrong.reply.status(), shown.next()), (401, None));
+/// # assert_eq!(wrong.reply.body(), br#"{"type":"about:blank","title":"Unauthorized","status":401,"detail":"The signature does not match the body. Check the secret, and sign the bytes that are sent.","code":"invalid_webhook_signature"}"#);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct WebhookReceiver {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) verifier: WebhookVerifier,
+    pub(crate) keys: ExpectedKeys,
+    pub(crate) memory: Option<Arc<dyn ReplayMemory>>,
+    pub(crate) limit: usize,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// One for every code, at its place.
+    pub(crate) rendered: Vec<Arc<Reply>>,
+    pub(crate) known: Arc<Reply>,
+}
+
+impl WebhookReceiver {
+    /// A receiver of what this verifies.
+    pub fn builder(verifier: WebhookVerifier) -> WebhookReceiverBuilder {
+        WebhookReceiverBuilder::new(verifier)
+    }
+
+    /// Decides from the head of a request whether its body is worth reading.
+    ///
+    /// # Errors
+    /// What to answer instead.
+    pub fn check<R: RequestHead>(&self, head: &R) -> Result<AwaitedBody, WebhookAnswer> {
+        let read = || {
+            let key_field = self.inner.keys.check(head)?;
+            let claim = self.inner.verifier.read(head, self.now())?;
+            let length = head.values("content-length").map(trim);
+            let mut length = length.filter_map(|text| std::str::from_utf8(text).ok()?.parse().ok());
+            if length.any(|length: u128| length > self.inner.limit as u128) {
+                return Err(WebhookError::new(WebhookErrorKind::TooLarge));
+            }
+            Ok((key_field, claim))
+        };
+        let (key_field, claim) = read().map_err(|error| self.refuse(error))?;
+        Ok(AwaitedBody {
+            receiver: self.clone(),
+            key_field,
+            claim,
+        })
+    }
+
+    fn now(&self) -> SystemTime {
+        let now = SystemTime::UNIX_EPOCH.checked_add(self.inner.clock.unix());
+        now.unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+
+    fn refuse(&self, error: WebhookError) -> WebhookAnswer {
+        let code = error.kind().code();
+        let (name, reason) = (code.as_str(), tracing::field::display(error));
+        match error.kind() {
+            // Only who has the secret can cause these.
+            WebhookErrorKind::Replayed | WebhookErrorKind::InHand => {
+                tracing::info!(code = name, reason, "webhook refused");
+            }
+            _ => tracing::debug!(code = name, reason, "webhook refused"),
+        }
+        WebhookAnswer {
+            reply: self.rendered(code),
+            error: Some(error),
+        }
+    }
+
+    fn rendered(&self, code: ErrorCode) -> Arc<Reply> {
+        match self.inner.rendered.get(code as usize) {
+            Some(reply) => Arc::clone(reply),
+            None => Arc::new(Reply::new(500, Vec::new())),
+        }
+    }
+}
+
+impl fmt::Debug for WebhookReceiver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WebhookReceiver")
+            .field("verifier", &self.inner.verifier)
+            .field("memory", &self.inner.memory)
+            .field("limit", &self.inner.limit)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A request whose head is in order, and whose body is to be read. See [`WebhookReceiver`].
+#[must_use]
+pub struct AwaitedBody {
+    receiver: WebhookReceiver,
+    key_field: KeyField,
+    claim: Claim,
+}
+
+impl AwaitedBody {
+    /// How many bytes to read at most.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.receiver.inner.limit
+    }
+
+    /// The answer where there are more: 413 `webhook_too_large`.
+    #[must_use]
+    pub fn too_large(&self) -> WebhookAnswer {
+        let error = WebhookError::new(WebhookErrorKind::TooLarge);
+        self.receiver.refuse(error)
+    }
+
+    /// The answer where the body breaks off: 400 `malformed_webhook`.
+    #[must_use]
+    pub fn unreadable(&self) -> WebhookAnswer {
+        let error = WebhookError::new(WebhookErrorKind::Unreadable);
+        self.receiver.refuse(error)
+    }
+
+    /// Decides about the whole request. The future owns all it needs.
+    pub fn verify(
+        self,
+        body: impl AsRef<[u8]> + Send + Sync + 'static,
+    ) -> Pin<Box<dyn Future<Output = WebhookVerdict> + Send>> {
+        Box::pin(self.decide(Box::new(body)))
+    }
+
+    async fn decide(self, body: Box<dyn AsRef<[u8]> + Send + Sync>) -> WebhookVerdict {
+        let Self {
+            receiver,
+            key_field,
+            claim,
+        } = self;
+        let inner = &*receiver.inner;
+        let bytes = (*body).as_ref();
+        let refuse = |kind| WebhookVerdict::Answer(receiver.refuse(WebhookError::new(kind)));
+        if bytes.len() > inner.limit {
+            return refuse(WebhookErrorKind::TooLarge);
+        }
+        let signed = match inner.verifier.prove(claim, bytes) {
+            Ok(signed) => signed,
+            Err(error) => return refuse(error.kind()),
+        };
+        let attempt = WebhookAttempt::new(&signed.replay_key(), signed.timestamp());
+        let mut receipt = Receipt::none();
+        if let Some(memory) = &inner.memory {
+            let now = receiver.now();
+            // What is signed for a tolerance ahead of now stays good for another one.
+            let until = now.checked_add(inner.verifier.tolerance() * 2 + Duration::from_secs(1));
+            match memory.begin(&attempt, now, until.unwrap_or(now)).await {
+                Ok(Recollection::New) => receipt = Receipt::new(memory, attempt),
+                Ok(Recollection::InHand) => return refuse(WebhookErrorKind::InHand),
+                Ok(Recollection::Handled(at)) if at >= signed.timestamp() => {
+                    return refuse(WebhookErrorKind::Replayed);
+                }
+                Ok(Recollection::Handled(_)) => {
+                    tracing::debug!("a webhook that was handled before, delivered again");
+                    return WebhookVerdict::Answer(WebhookAnswer {
+                        reply: Arc::clone(&inner.known),
+                        error: None,
+                    });
+                }
+                Err(error) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "no replay memory");
+                    return refuse(WebhookErrorKind::Unavailable);
+                }
+            }
+        }
+        let invalid_json = receiver.rendered(ErrorCode::InvalidWebhookJson);
+        WebhookVerdict::Deliver(WebhookDelivery {
+            event: WebhookEvent::new(signed, body, invalid_json),
+            key_field,
+            receipt,
+        })
+    }
+}
+
+impl fmt::Debug for AwaitedBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AwaitedBody")
+            .field("limit", &self.limit())
+            .finish_non_exhaustive()
+    }
+}

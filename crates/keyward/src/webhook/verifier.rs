@@ -1,0 +1,216 @@
+//! Checks what is received.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+
+use crate::clock::unix_time;
+use crate::webhook::form::{Claim, Form};
+use crate::webhook::secret::MacKey;
+use crate::{
+    ParseError, ParseErrorKind, RequestHead, WebhookError, WebhookErrorKind, WebhookId,
+    WebhookSecret,
+};
+
+/// How many secrets are tried at most.
+const MAX_SECRETS: usize = 4;
+
+/// Checks the signatures of one sender, on bytes.
+///
+/// Every entry of a list of signatures is tried with every secret, each in constant time; versions
+/// that are not known are skipped. A timestamp may be 300 seconds off, either way. A field that is
+/// there twice is refused.
+///
+/// To put it in front of a handler, see [`WebhookReceiver`](crate::WebhookReceiver).
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+/// use keyward::{RequestHead, WebhookVerifier};
+///
+/// struct Head([(&'static str, &'static str); 3]);
+///
+/// impl RequestHead for Head {
+///     fn peer(&self) -> Option<std::net::IpAddr> { None }
+///     fn method(&self) -> &str {
+///         "POST"
+///     }
+///
+///     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+///         self.0.iter().filter(move |(name, _)| *name == field).map(|(_, value)| value.as_bytes())
+///     }
+/// }
+///
+/// let head = Head([
+///     ("webhook-id", "msg_p5jXN8AQM9LWM0D4loKWxJek"),
+///     ("webhook-timestamp", "1614265330"),
+///     ("webhook-signature", "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="),
+/// ]);
+/// let verifier = WebhookVerifier::standard("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")?;
+/// let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_614_265_330);
+/// let signed = verifier.verify(&head, br#"{"test": 2432232314}"#, now)?;
+/// assert_eq!(signed.id().map(|id| id.as_str()), Some("msg_p5jXN8AQM9LWM0D4loKWxJek"));
+/// assert_eq!(signed.timestamp(), Some(now));
+/// assert!(verifier.verify(&head, br#"{"test": 0}"#, now).is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct WebhookVerifier {
+    form: Form,
+    keys: Vec<MacKey>,
+    tolerance: Duration,
+}
+
+impl WebhookVerifier {
+    /// [Standard Webhooks] `v1`: `webhook-id`, `webhook-timestamp` and `webhook-signature`.
+    ///
+    /// # Errors
+    /// When the text is not a [`WebhookSecret`].
+    ///
+    /// [Standard Webhooks]: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+    pub fn standard(secret: &str) -> Result<Self, ParseError> {
+        Self::new(Form::Standard, secret)
+    }
+
+    /// Stripe: `Stripe-Signature: t=<seconds>,v1=<hex>`, signed with the secret's text.
+    ///
+    /// # Errors
+    /// When the text has fewer than 16 or more than 256 bytes.
+    pub fn stripe(secret: &str) -> Result<Self, ParseError> {
+        Self::new(Form::Stripe, secret)
+    }
+
+    /// GitHub: `X-Hub-Signature-256: sha256=<hex>`, signed with the secret's text.
+    ///
+    /// GitHub signs the body alone: no time, and not the name in `X-GitHub-Delivery`. A recorded
+    /// delivery is good for ever, but for what the receiver's memory recognises.
+    ///
+    /// # Errors
+    /// When the text has fewer than 16 or more than 256 bytes.
+    pub fn github(secret: &str) -> Result<Self, ParseError> {
+        Self::new(Form::GitHub, secret)
+    }
+
+    /// Also accepts this secret, while a sender goes over from one to the other.
+    ///
+    /// # Errors
+    /// When it is not a secret of this form, or a fifth one.
+    ///
+    /// ```
+    /// use keyward::{WebhookSecret, WebhookVerifier};
+    ///
+    /// let [new, old] = [WebhookSecret::random()?, WebhookSecret::random()?];
+    /// let verifier = WebhookVerifier::standard(new.expose_secret())?.or(old.expose_secret())?;
+    /// assert!(verifier.or("").is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn or(mut self, secret: &str) -> Result<Self, ParseError> {
+        if self.keys.len() == MAX_SECRETS {
+            return Err(ParseError::new("webhook secrets", ParseErrorKind::TooMany));
+        }
+        self.keys.push(match self.form {
+            Form::Standard => WebhookSecret::parse(secret)?.key().clone(),
+            Form::Stripe | Form::GitHub => MacKey::of_text(secret)?,
+        });
+        Ok(self)
+    }
+
+    /// Checks a whole request, body included, at this time.
+    ///
+    /// # Errors
+    /// When it is not signed with one of the secrets, within the tolerance. See [`WebhookErrorKind`].
+    pub fn verify<R: RequestHead>(
+        &self,
+        head: &R,
+        body: &[u8],
+        now: SystemTime,
+    ) -> Result<SignedWebhook, WebhookError> {
+        self.prove(self.read(head, now)?, body)
+    }
+
+    /// The fields alone: what they claim, if it could be true.
+    pub(crate) fn read<R: RequestHead>(
+        &self,
+        head: &R,
+        now: SystemTime,
+    ) -> Result<Claim, WebhookError> {
+        let claim = Claim::read(self.form, head)?;
+        let (now, tolerance) = (unix_time(now).as_secs(), self.tolerance.as_secs());
+        match &claim.timestamp {
+            Some(at) if at.seconds < now.saturating_sub(tolerance) => {
+                Err(WebhookError::new(WebhookErrorKind::TooOld))
+            }
+            Some(at) if at.seconds > now.saturating_add(tolerance) => {
+                Err(WebhookError::new(WebhookErrorKind::TooNew))
+            }
+            _ => Ok(claim),
+        }
+    }
+
+    pub(crate) fn prove(&self, claim: Claim, body: &[u8]) -> Result<SignedWebhook, WebhookError> {
+        let code = claim.prove(&self.keys, body)?;
+        let at = claim.timestamp.as_ref().map(|at| at.seconds);
+        let at = at.and_then(|at| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(at)));
+        Ok(SignedWebhook {
+            form: claim.form,
+            id: claim.id,
+            timestamp: at,
+            code,
+        })
+    }
+
+    /// How long a message may be on its way.
+    pub(crate) fn tolerance(&self) -> Duration {
+        self.tolerance
+    }
+
+    fn new(form: Form, secret: &str) -> Result<Self, ParseError> {
+        let verifier = Self {
+            form,
+            keys: Vec::new(),
+            tolerance: Duration::from_secs(300),
+        };
+        verifier.or(secret)
+    }
+}
+
+impl fmt::Debug for WebhookVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WebhookVerifier({:?}, ..)", self.form)
+    }
+}
+
+/// A message whose signature is good; made by [`WebhookVerifier::verify`]. See there.
+#[derive(Clone, Debug)]
+pub struct SignedWebhook {
+    form: Form,
+    id: Option<WebhookId>,
+    timestamp: Option<SystemTime>,
+    code: [u8; 32],
+}
+
+impl SignedWebhook {
+    /// The name of the message: `webhook-id`, or `X-GitHub-Delivery`, which is not signed.
+    ///
+    /// Stripe has the name in the body.
+    #[must_use]
+    pub fn id(&self) -> Option<&WebhookId> {
+        self.id.as_ref()
+    }
+
+    /// When this attempt was signed; GitHub does not say.
+    #[must_use]
+    pub fn timestamp(&self) -> Option<SystemTime> {
+        self.timestamp
+    }
+
+    /// By what it is known again. The name, where it is signed; otherwise the signature, which nobody
+    /// can change, while the name could be made up anew for each replay.
+    pub(crate) fn replay_key(&self) -> String {
+        match (self.form, &self.id) {
+            (Form::Standard, Some(id)) => id.to_string(),
+            _ => BASE64_STANDARD.encode(self.code),
+        }
+    }
+}
