@@ -13,6 +13,8 @@ mod allocations;
 #[cfg(test)]
 mod browser;
 #[cfg(test)]
+mod charging;
+#[cfg(test)]
 mod cors;
 #[cfg(test)]
 mod interop;

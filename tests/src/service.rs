@@ -17,6 +17,7 @@ pub const NOW: Duration = Duration::from_secs(1_700_000_000);
 
 /// A service: its store, its keys by name and its routes by path.
 pub struct Service {
+    pub clock: Arc<ManualClock>,
     pub store: Arc<MemoryStore>,
     pub keys: HashMap<&'static str, String>,
     pub routes: Vec<(&'static str, Gate, Requirement)>,
@@ -30,9 +31,10 @@ impl Service {
 
     pub fn with_cors(cors: Option<Cors>) -> Self {
         let clock = Arc::new(ManualClock::at(NOW));
-        let store = Arc::new(MemoryStore::with_clock(clock));
+        let store = MemoryStore::with_clock(Arc::<ManualClock>::clone(&clock));
         let mut service = Self {
-            store,
+            clock,
+            store: Arc::new(store),
             keys: HashMap::new(),
             routes: Vec::new(),
             cors,

@@ -159,15 +159,23 @@ pub async fn actix(service: &Service, asks: &[Ask]) -> Vec<Answer> {
     answers
 }
 
+/// Sends the requests through one of the stacks.
+pub fn one(stack: &str, service: &Service, asks: &[Ask]) -> Vec<Answer> {
+    let runtime = || {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        runtime.enable_all().build().unwrap()
+    };
+    match stack {
+        "axum" => runtime().block_on(axum(service, asks)),
+        "tower" => runtime().block_on(tower(service, asks)),
+        _ => actix_web::rt::System::new().block_on(actix(service, asks)),
+    }
+}
+
 /// Sends the requests through all stacks; the answers must be equal.
 pub fn everywhere(service: &Arc<Service>, asks: &[Ask]) -> Vec<Answer> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let mut axum = runtime.block_on(axum(service, asks));
-    let mut tower = runtime.block_on(tower(service, asks));
-    let mut actix = actix_web::rt::System::new().block_on(actix(service, asks));
+    let [mut axum, mut tower, mut actix] =
+        ["axum", "tower", "actix"].map(|stack| one(stack, service, asks));
     for (at, ask) in asks.iter().enumerate() {
         // A server sends no body to HEAD; axum has dropped it already, the others leave it to hyper
         // and actix-http, which the tests do not go through.

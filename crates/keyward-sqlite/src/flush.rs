@@ -264,6 +264,19 @@ mod tests {
     }
 
     #[test]
+    fn a_last_use_shows_also_while_it_cannot_be_written() {
+        let fixture = Fixture::new();
+        let store = fixture.open_slow();
+        let (secret, record) = add(&store, "acme");
+        ask_often(&store, &secret, 1);
+        let used = store.replica().last_used(&record);
+        assert!(used.is_some());
+        type_inside(&store, "PRAGMA query_only = ON");
+        block_on(store.flush()).unwrap_err();
+        assert_eq!(store.replica().last_used(&record), used);
+    }
+
+    #[test]
     fn more_keys_than_a_batch_holds_are_all_counted() {
         let fixture = Fixture::new();
         let store = fixture.open_slow();

@@ -1391,3 +1391,102 @@ fn a_refused_revocation_keeps_no_reason() {
             .all(|line| line.reason.is_empty() && line.detail.is_empty())
     );
 }
+
+#[test]
+fn a_list_tells_all_there_is_to_tell_and_shows_traffic_move() {
+    let world = World::new();
+    let test = NewKey::new(world.acme.clone(), Environment::TEST, "widget")
+        .kind(KeyKind::Publishable)
+        .scopes(Scopes::parse(["kyc"]).unwrap())
+        .expires_at(world.after(500));
+    world.create(test);
+    world.clock.advance(Duration::from_secs(1));
+    let old = world.create(world.new_key());
+    world.clock.advance(Duration::from_secs(1));
+    let grace = Grace::For(Duration::from_secs(60));
+    let new = block_on(world.admin.rotate(&world.user, old.record.id, grace)).unwrap();
+    let used = |key: &Option<ApiKey>| {
+        world.clock.advance(Duration::from_secs(10));
+        drop(world.ask(key.as_ref().unwrap()).unwrap());
+        SystemTime::UNIX_EPOCH + world.clock.unix()
+    };
+    let (old_used, new_used) = (used(&old.key), used(&new.key));
+    for flushed in [false, true] {
+        if flushed {
+            block_on(world.store.flush()).unwrap();
+        }
+        let list = |filter| block_on(world.admin.keys(&world.user, &world.acme, filter));
+        let [new_view, old_view, widget] = &list(KeyFilter::new()).unwrap().keys[..] else {
+            panic!("three keys")
+        };
+        assert_eq!(new_view.record.predecessor, Some(old_view.record.id));
+        assert_eq!(old_view.record.successor, Some(new_view.record.id));
+        assert_eq!(old_view.last_used_at, Some(old_used));
+        assert_eq!(new_view.last_used_at, Some(new_used));
+        let record = &widget.record;
+        assert_eq!(record.name, "widget");
+        assert!(record.hint.to_string().starts_with("vhk_test_…"));
+        assert_eq!(record.environment, Environment::TEST);
+        assert_eq!(record.kind, KeyKind::Publishable);
+        assert!(record.scopes.iter().eq(["kyc"]));
+        assert_eq!(record.created_at, SystemTime::UNIX_EPOCH + NOW);
+        assert_eq!(
+            record.expires_at,
+            Some(SystemTime::UNIX_EPOCH + NOW + Duration::from_secs(500))
+        );
+        assert_eq!(
+            (widget.state, widget.last_used_at),
+            (KeyState::Active, None)
+        );
+        let of_test = list(KeyFilter::new().environment(Environment::TEST)).unwrap();
+        assert_eq!(of_test.keys.as_slice(), std::slice::from_ref(widget));
+        let active = KeyFilter::new().state(KeyState::Active);
+        let of_live = list(active.environment(Environment::LIVE)).unwrap().keys;
+        assert_eq!(of_live.len(), 2);
+    }
+    // Usage answers the same question, by hour.
+    let span = SystemTime::UNIX_EPOCH..world.after(3600);
+    let usage = block_on(world.admin.usage(&world.user, &world.acme, None, span)).unwrap();
+    let mut counted: Vec<_> = usage.iter().map(|hour| (hour.key, hour.admitted)).collect();
+    counted.sort_unstable();
+    let mut expected = [(old.record.id, 1), (new.record.id, 1)];
+    expected.sort_unstable();
+    assert_eq!(counted, expected);
+}
+
+#[test]
+fn neither_a_revoked_nor_an_expired_key_is_rotated() {
+    let world = World::new();
+    let revoked = world.create(world.new_key()).record.id;
+    block_on(world.admin.revoke(&world.user, revoked, "")).unwrap();
+    let expired = world.create(world.new_key().expires_at(world.after(10)));
+    world.clock.advance(Duration::from_secs(10));
+    for (id, kind) in [
+        (revoked, AdminErrorKind::Revoked),
+        (expired.record.id, AdminErrorKind::Expired),
+    ] {
+        for grace in [Grace::None, Grace::For(Duration::from_secs(60))] {
+            let rotated = block_on(world.admin.rotate(&world.user, id, grace));
+            assert_eq!(error_of(rotated), kind);
+            assert_eq!(
+                block_on(world.store.key(id)).unwrap().unwrap().successor,
+                None
+            );
+        }
+    }
+}
+
+#[test]
+fn metadata_is_a_bounded_json_object() {
+    let longest = format!(r#"{{"a":"{}"}}"#, "x".repeat(4096 - 8));
+    assert!(Metadata::parse(&longest).is_ok());
+    let kind = |text: &str| Metadata::parse(text).unwrap_err().kind();
+    assert_eq!(kind(&format!("{longest} ")), ParseErrorKind::TooLong);
+    for bad in ["", "null", "[1]", "\"a\"", "{a:1}", "{} {}", "{\"a\":}"] {
+        assert_eq!(kind(bad), ParseErrorKind::Json, "{bad}");
+    }
+    let world = World::new();
+    let metadata = Metadata::parse(r#"{"team":"Ünï"}"#).unwrap();
+    let created = world.create(world.new_key().metadata(metadata.clone()));
+    assert_eq!(created.record.metadata, metadata);
+}
