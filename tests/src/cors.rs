@@ -145,6 +145,34 @@ async fn an_outer_middleware_of_actix_cors_adds_its_fields_and_ours_none() {
 }
 
 #[tokio::test]
+async fn with_both_on_the_outer_layer_of_tower_http_has_the_last_word() {
+    let service = Service::with_cors(Some(Cors::new()));
+    let outer = tower_http::cors::CorsLayer::new().allow_origin([PAGE.parse().unwrap()]);
+    let app = Router::new().route("/", get(async || "in"));
+    let app = app.layer(RequireKeyLayer::new(gate(&service, "/live")));
+    let app = app.layer(outer);
+    for key in [Some(&*service.keys["shop"]), None] {
+        let (_, lines) = through_axum(&app, "GET", key).await;
+        assert_readable_once("both", &lines);
+        assert!(lines.contains(&format!("access-control-allow-origin: {PAGE}")));
+    }
+}
+
+#[actix_web::test]
+async fn with_both_on_the_outer_middleware_of_actix_cors_has_the_last_word() {
+    let service = Service::with_cors(Some(Cors::new()));
+    let outer = actix_cors::Cors::default().allowed_origin(PAGE);
+    let app = App::new().wrap(RequireKey::new(gate(&service, "/live")));
+    let app = app.wrap(outer).route("/", web::get().to(async || "in"));
+    let app = test::init_service(app).await;
+    for key in [Some(&*service.keys["shop"]), None] {
+        let (_, lines) = through_actix!(app, "GET", key);
+        assert_readable_once("both", &lines);
+        assert!(lines.contains(&format!("access-control-allow-origin: {PAGE}")));
+    }
+}
+
+#[tokio::test]
 async fn layers_inside_each_other_mark_an_answer_once() {
     let service = Service::with_cors(Some(Cors::new()));
     let layer = |path| RequireKeyLayer::new(gate(&service, path));

@@ -51,7 +51,8 @@ const LEGACY: [&str; 3] = [
 /// request without one and give it to a page, which could not read it if they were missing.
 ///
 /// What the handler or a layer further inside has set stays as it is. A CORS layer further outside
-/// would add its lines to ours, and a browser refuses two: use one of the two.
+/// has the last word: those of tower-http and actix-cors answer preflights themselves and write over
+/// our lines, so that ours are of no use behind them.
 ///
 /// ```
 /// # use std::sync::Arc;
