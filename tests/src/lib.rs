@@ -4,14 +4,24 @@
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/browser.md")]
+struct Browser;
+
 #[cfg(test)]
 mod allocations;
 #[cfg(test)]
+mod browser;
+#[cfg(test)]
 mod charging;
+#[cfg(test)]
+mod cors;
 #[cfg(test)]
 mod environments;
 #[cfg(test)]
 mod interop;
+#[cfg(test)]
+mod leak;
 /// What the life of keys promises, as core tests it over memory, here over SQLite.
 #[cfg(test)]
 #[path = "../../crates/keyward/src/admin/tests.rs"]

@@ -1,6 +1,9 @@
 //! One table of requests through every stack: the same status, the same fields, the same body.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use keyward::Cors;
 
 use crate::service::Service;
 use crate::stacks::{Answer, Ask, everywhere};
@@ -327,6 +330,53 @@ fn assert_fields(row: &Row, answer: &Answer) {
         row.status == 503,
         "{about}"
     );
+}
+
+#[test]
+fn with_cors_every_answer_is_the_same_but_for_the_cors_fields() {
+    let without = Arc::new(Service::new());
+    let cors = Cors::new()
+        .max_age(Duration::from_secs(60))
+        .methods(["GET", "PUT"])
+        .request_field("X-Trace")
+        .response_field("ETag");
+    let with = Arc::new(Service::with_cors(Some(cors)));
+    let asks = |service| {
+        rows(service)
+            .into_iter()
+            .map(|row| row.ask)
+            .collect::<Vec<_>>()
+    };
+    let plain = everywhere(&without, &asks(&without));
+    let marked = everywhere(&with, &asks(&with));
+    let rows = rows(&with);
+    for ((row, plain), mut marked) in rows.iter().zip(plain).zip(marked) {
+        let about = row.about;
+        assert!(!format!("{plain:?}").contains("access-control"), "{about}");
+        let mut take = |name: &str| marked.fields.remove(name).unwrap_or_default();
+        assert_eq!(take("access-control-allow-origin"), ["*"], "{about}");
+        if row.status == 204 {
+            let methods = take("access-control-allow-methods");
+            assert_eq!(methods, ["GET, PUT"], "{about}");
+            let fields = take("access-control-allow-headers");
+            let own = "content-type, x-api-key, authorization, x-client-key, x-trace";
+            assert_eq!(fields, [own], "{about}");
+            assert_eq!(take("access-control-max-age"), ["60"], "{about}");
+        } else {
+            let exposed = take("access-control-expose-headers");
+            let own = "retry-after, ratelimit, ratelimit-policy, www-authenticate, etag";
+            assert_eq!(exposed, [own], "{about}");
+        }
+        let listed = ["shop", "shop or server", "subdomains", "ports", "idna"];
+        let is_listed = listed.iter().any(|key| {
+            let mut lines = row.ask.fields.iter();
+            lines.any(|(_, value)| *value == with.keys[key].as_bytes())
+        });
+        if row.status == 200 && is_listed {
+            assert_eq!(take("vary"), ["Origin"], "{about}");
+        }
+        assert_eq!(marked, plain, "{about}");
+    }
 }
 
 #[test]

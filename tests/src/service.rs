@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use keyward::conformance::block_on;
 use keyward::{
-    Account, AccountId, AccountStatus, Alphabet, Commit, DetailJson, Environment, ErrorCode,
-    ErrorJson, ErrorMessageJson, Gate, KeyFormat, KeyId, KeyKind, KeyLocation, KeyRecord,
-    KeyStatus, ManualClock, MemoryStore, OriginPolicy, Peppers, Replica, Replies, Requirement,
-    ScopeCatalog, Scopes, Store,
+    Account, AccountId, AccountStatus, Alphabet, Commit, Cors, DetailJson, Environment, ErrorCode,
+    ErrorJson, ErrorMessageJson, Gate, GateBuilder, KeyFormat, KeyId, KeyKind, KeyLocation,
+    KeyRecord, KeyStatus, ManualClock, MemoryStore, OriginPolicy, Peppers, Replica, Replies,
+    Requirement, ScopeCatalog, Scopes, Store,
 };
 
 /// The time at which everything happens.
@@ -21,10 +21,15 @@ pub struct Service {
     pub store: Arc<MemoryStore>,
     pub keys: HashMap<&'static str, String>,
     pub routes: Vec<(&'static str, Gate, Requirement)>,
+    cors: Option<Cors>,
 }
 
 impl Service {
     pub fn new() -> Self {
+        Self::with_cors(None)
+    }
+
+    pub fn with_cors(cors: Option<Cors>) -> Self {
         let clock = Arc::new(ManualClock::at(NOW));
         let store = MemoryStore::with_clock(Arc::<ManualClock>::clone(&clock));
         let mut service = Self {
@@ -32,6 +37,7 @@ impl Service {
             store: Arc::new(store),
             keys: HashMap::new(),
             routes: Vec::new(),
+            cors,
         };
         service.open_accounts();
         service.make_keys();
@@ -139,6 +145,14 @@ impl Service {
         block_on(self.store.commit(commit)).unwrap();
     }
 
+    fn builder(&self, replica: &Replica) -> GateBuilder {
+        let builder = Gate::builder(replica);
+        match &self.cors {
+            Some(cors) => builder.cors(cors.clone()),
+            None => builder,
+        }
+    }
+
     fn draw_routes(&mut self) {
         let implied = ["kyc", "kyc_plus", "reports.read"];
         let catalog = ScopeCatalog::new(implied)
@@ -146,7 +160,7 @@ impl Service {
             .implying("hybrid", implied)
             .unwrap();
         let main = || {
-            Gate::builder(self.store.replica())
+            self.builder(self.store.replica())
                 .format(format("vhk_{env}_"))
                 .location(KeyLocation::x_api_key())
                 .location(KeyLocation::bearer())
@@ -158,7 +172,8 @@ impl Service {
         let any = Requirement::new;
         let account = AccountId::parse("acme").unwrap();
         let staging = Environment::parse("staging").unwrap();
-        let stale = Gate::builder(&Replica::new())
+        let stale = self
+            .builder(&Replica::new())
             .format(format("vhk_{env}_"))
             .build()
             .unwrap();
@@ -181,7 +196,8 @@ impl Service {
         let cs = Replies::new(DetailJson)
             .text(ErrorCode::MissingApiKey, "Invalid user credentials")
             .text(ErrorCode::InvalidApiKey, "Invalid user credentials");
-        let cs = Gate::builder(self.store.replica())
+        let cs = self
+            .builder(self.store.replica())
             .format(format("cs_"))
             .location(KeyLocation::raw_authorization())
             .replies(cs)
@@ -191,7 +207,8 @@ impl Service {
             .text(ErrorCode::MissingApiKey, "Invalid or missing API key")
             .text(ErrorCode::InvalidApiKey, "Invalid or missing API key")
             .status(ErrorCode::AccountInactive, 402);
-        let sk = Gate::builder(self.store.replica())
+        let sk = self
+            .builder(self.store.replica())
             .format(format("sk_live_"))
             .location(KeyLocation::header("X-Helios-Key").unwrap())
             .realm("helios")

@@ -112,8 +112,9 @@ impl<B> ResponseHead for Fields<'_, B> {
         self.0.extensions().get::<Denial>().is_some()
     }
 
-    fn has(&self, field: &'static str) -> bool {
-        self.0.headers().contains_key(field)
+    fn values<'a>(&'a self, field: &'static str) -> impl Iterator<Item = &'a [u8]> {
+        let lines = self.0.headers().get_all(field);
+        lines.iter().map(HeaderValue::as_bytes)
     }
 
     fn append(&mut self, field: &'static str, value: &str) {

@@ -89,7 +89,7 @@ impl Denial {
             Some(entry) => {
                 let (id, hint) = (entry.id, entry.hint());
                 let account = &entry.group.account;
-                if self.kind == DenialKind::KindMisplaced {
+                if self.kind == DenialKind::SecretExposed {
                     tracing::warn!(code, reason, key.id = %id, key.hint = %hint, %account, "request refused");
                 } else {
                     tracing::info!(code, reason, key.id = %id, key.hint = %hint, %account, "request refused");
@@ -156,10 +156,12 @@ pub enum DenialKind {
     EnvironmentMismatch,
     /// The key is of a kind that is not accepted on this route.
     KindNotAccepted,
-    /// The key is of a kind that must not travel where it was found.
-    ///
-    /// A secret key in a place for publishable ones is probably in a page, and leaked.
+    /// The key is publishable and stands in a place for secret ones.
     KindMisplaced,
+    /// The key is secret and stands in a place for publishable ones.
+    ///
+    /// It is probably in a page, and leaked: the one refusal that is logged as a warning.
+    SecretExposed,
     /// The account's plan does not include the API.
     NoApiAccess,
     /// The key has an origin list and the request no origin.
@@ -196,9 +198,11 @@ impl DenialKind {
             Self::Unavailable => ErrorCode::AuthUnavailable,
             Self::AccountInactive => ErrorCode::AccountInactive,
             Self::EnvironmentMismatch => ErrorCode::EnvironmentMismatch,
-            Self::KindNotAccepted | Self::KindMisplaced | Self::NoApiAccess | Self::CostTooHigh => {
-                ErrorCode::KeyNotAllowed
-            }
+            Self::KindNotAccepted
+            | Self::KindMisplaced
+            | Self::SecretExposed
+            | Self::NoApiAccess
+            | Self::CostTooHigh => ErrorCode::KeyNotAllowed,
             Self::OriginMissing => ErrorCode::OriginRequired,
             Self::OriginNotAllowed => ErrorCode::OriginNotAllowed,
             Self::ScopeMissing => ErrorCode::InsufficientScope,
@@ -224,7 +228,8 @@ impl DenialKind {
             Self::AccountInactive => "account suspended",
             Self::EnvironmentMismatch => "key of another environment",
             Self::KindNotAccepted => "kind of key not accepted here",
-            Self::KindMisplaced => "key in a place for another kind, perhaps leaked",
+            Self::KindMisplaced => "publishable key in a place for secret ones",
+            Self::SecretExposed => "secret key in a place for publishable ones, probably leaked",
             Self::NoApiAccess => "plan without API access",
             Self::OriginMissing => "no origin",
             Self::OriginNotAllowed => "origin not on the list",

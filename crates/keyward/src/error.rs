@@ -19,11 +19,22 @@ use std::fmt;
 pub struct ParseError {
     subject: &'static str,
     kind: ParseErrorKind,
+    entry: Option<usize>,
 }
 
 impl ParseError {
     pub(crate) const fn new(subject: &'static str, kind: ParseErrorKind) -> Self {
-        Self { subject, kind }
+        let entry = None;
+        Self {
+            subject,
+            kind,
+            entry,
+        }
+    }
+
+    pub(crate) const fn at(mut self, entry: usize) -> Self {
+        self.entry = Some(entry);
+        self
     }
 
     /// The rule that is broken.
@@ -31,11 +42,28 @@ impl ParseError {
     pub const fn kind(&self) -> ParseErrorKind {
         self.kind
     }
+
+    /// Which entry of a list of origins it is, counted from 0.
+    ///
+    /// ```
+    /// let error = keyward::OriginPolicy::listed(["shop.example", "*shop.example"]).unwrap_err();
+    /// assert_eq!(error.entry(), Some(1));
+    /// let text = "invalid origin pattern at index 1: holds a wildcard where none may stand";
+    /// assert_eq!(error.to_string(), text);
+    /// ```
+    #[must_use]
+    pub const fn entry(&self) -> Option<usize> {
+        self.entry
+    }
 }
 
 impl fmt::Display for ParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "invalid {}: {}", self.subject, self.kind.rule())
+        write!(f, "invalid {}", self.subject)?;
+        if let Some(entry) = self.entry {
+            write!(f, " at index {entry}")?;
+        }
+        write!(f, ": {}", self.kind.rule())
     }
 }
 
@@ -67,6 +95,10 @@ pub enum ParseErrorKind {
     Host,
     /// The port is not a number from 1 to 65535.
     Port,
+    /// It is `http://`, in a live key: anybody on the way can change such a page.
+    Http,
+    /// Its wildcard stands before a public suffix, where anybody can have a domain.
+    PublicSuffix,
     /// It is not a JSON object.
     Json,
     /// It is a number that is too small or too large.
@@ -93,6 +125,8 @@ impl ParseErrorKind {
             Self::Scheme => "the scheme is not http or https",
             Self::Host => "the host is not a host name or an IP address",
             Self::Port => "the port is not a number from 1 to 65535",
+            Self::Http => "http is for test environments",
+            Self::PublicSuffix => "anybody can have a domain for which the wildcard stands",
             Self::Json => "is not a JSON object",
             Self::Range => "is out of range",
             Self::Network => "is no address and no network, or one that holds everybody",

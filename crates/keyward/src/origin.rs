@@ -33,15 +33,27 @@ pub enum OriginPolicy {
 impl OriginPolicy {
     /// Only pages of the listed origins; a call without `Origin` is refused.
     ///
+    /// A pattern is `[scheme://][*.]host[:port]`: `https` unless it says `http`, the scheme's own port
+    /// unless it says another or `*` for any. `*.` stands for one label or more.
+    ///
+    /// Whether a key may have such a list is [`KeyAdmin`](crate::KeyAdmin)'s to say, which knows the
+    /// key's environment: [`NewKey::origins`](crate::NewKey::origins).
+    ///
     /// # Errors
-    /// When the list is empty, has more than 25 entries, or one is not a pattern.
+    /// When the list is empty, has more than 25 entries, or one is not a pattern: the error says
+    /// [which](ParseError::entry). A wildcard alone or as a part of a label, a wildcard before an IP
+    /// address, a path, userinfo and `null` are none.
     pub fn listed<I>(patterns: I) -> Result<Self, ParseError>
     where
         I: IntoIterator<Item: AsRef<str>>,
     {
         let patterns = patterns
             .into_iter()
-            .map(|pattern| OriginPattern::parse(pattern.as_ref()))
+            .enumerate()
+            .map(|(entry, pattern)| {
+                let pattern = OriginPattern::parse(pattern.as_ref());
+                pattern.map_err(|error| error.at(entry))
+            })
             .collect::<Result<Box<[_]>, _>>()?;
         let kind = match patterns.len() {
             0 => ParseErrorKind::Empty,
@@ -352,6 +364,18 @@ mod tests {
             ("null", Kind::Null),
             ("*", Kind::Wildcard),
             ("https://*", Kind::Wildcard),
+            ("*:443", Kind::Wildcard),
+            ("*shop.example", Kind::Wildcard),
+            ("sh*p.example", Kind::Wildcard),
+            ("shop.*", Kind::Wildcard),
+            ("10.0.0.*", Kind::Wildcard),
+            ("*.10.1", Kind::Wildcard),
+            ("%2a.shop.example", Kind::Host),
+            ("*.", Kind::Host),
+            ("*://shop.example", Kind::Scheme),
+            ("shop.example/*", Kind::NotAnOrigin),
+            ("user:pw@shop.example", Kind::NotAnOrigin),
+            ("NULL", Kind::Null),
             ("exa*mple.com", Kind::Wildcard),
             ("*.*.example.com", Kind::Wildcard),
             ("*example.com", Kind::Wildcard),
@@ -371,8 +395,8 @@ mod tests {
             ("exa mple.com", Kind::Host),
             ("a..b", Kind::Host),
         ] {
-            let error = OriginPolicy::listed([bad]).unwrap_err();
-            assert_eq!(error.kind(), kind, "{bad}");
+            let error = OriginPolicy::listed(["shop.example", bad]).unwrap_err();
+            assert_eq!((error.kind(), error.entry()), (kind, Some(1)), "{bad}");
         }
     }
 
@@ -381,7 +405,8 @@ mod tests {
         let hosts = |n| (0..n).map(|n| format!("h{n}.example"));
         assert!(OriginPolicy::listed(hosts(0)).is_err());
         assert!(OriginPolicy::listed(hosts(25)).is_ok());
-        assert!(OriginPolicy::listed(hosts(26)).is_err());
+        let error = OriginPolicy::listed(hosts(26)).unwrap_err();
+        assert_eq!(error.kind(), ParseErrorKind::TooMany);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::admin::origins::OriginExceptions;
 use crate::{
     AccountId, AccountStatus, ApiKey, Credits, Environment, KeyKind, KeyRecord, Metadata,
     OriginPolicy, RateLimits, Scopes,
@@ -40,6 +41,7 @@ pub struct NewKey {
     pub(crate) kind: KeyKind,
     pub(crate) scopes: Scopes,
     pub(crate) origins: OriginPolicy,
+    pub(crate) origin_exceptions: OriginExceptions,
     pub(crate) rate_limits: RateLimits,
     pub(crate) credits: Option<Credits>,
     pub(crate) metadata: Metadata,
@@ -60,6 +62,7 @@ impl NewKey {
             kind: KeyKind::Secret,
             scopes: Scopes::none(),
             origins: OriginPolicy::Any,
+            origin_exceptions: OriginExceptions::default(),
             rate_limits: RateLimits::none(),
             credits: None,
             metadata: Metadata::default(),
@@ -81,8 +84,56 @@ impl NewKey {
     }
 
     /// Which web pages may use it.
+    ///
+    /// `http://` in a live key, and a wildcard over what anybody can register (`*.com`, `*.co.uk`,
+    /// `*.github.io`), are refused unless one of the two methods below says otherwise. A wildcard
+    /// further up, such as `*.amazonaws.com`, is not noticed, though others have pages there.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use keyward::*;
+    /// # let mut example = std::pin::pin!(async {
+    /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+    /// # let operator = Actor::operator("docs");
+    /// # let acme = AccountId::parse("acme")?;
+    /// # admin.open_account(&operator, &acme).await?;
+    /// use std::error::Error;
+    ///
+    /// let origins = OriginPolicy::listed(["shop.example", "*.github.io"])?;
+    /// let new = NewKey::new(acme, Environment::LIVE, "widget").origins(origins);
+    /// let error = admin.create(&operator, new.clone()).await.unwrap_err();
+    /// assert_eq!(error.kind(), AdminErrorKind::Origins);
+    /// let why = error.source().and_then(|source| source.downcast_ref::<ParseError>());
+    /// let why = why.map(|why| (why.entry(), why.kind()));
+    /// assert_eq!(why, Some((Some(1), ParseErrorKind::PublicSuffix)));
+    ///
+    /// let named = new.insecure_public_suffixes();
+    /// assert!(admin.create(&operator, named).await.is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # });
+    /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+    /// # let done = example.as_mut().poll(context);
+    /// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+    /// ```
     pub fn origins(mut self, origins: OriginPolicy) -> Self {
         self.origins = origins;
+        self
+    }
+
+    /// Lets `http://` into the list of a live key too.
+    ///
+    /// Insecure: whoever is on the way between page and browser can put a script into such a page,
+    /// and with `http://localhost` any program on the visitor's machine can serve one.
+    pub fn insecure_http_origins(mut self) -> Self {
+        self.origin_exceptions.http = true;
+        self
+    }
+
+    /// Lets a wildcard stand before a public suffix, such as `*.github.io`.
+    ///
+    /// Insecure: anybody can have a page there. For who owns the suffix.
+    pub fn insecure_public_suffixes(mut self) -> Self {
+        self.origin_exceptions.public_suffixes = true;
         self
     }
 
@@ -178,6 +229,7 @@ pub struct KeyChange {
     pub(crate) name: Option<String>,
     pub(crate) scopes: Option<Scopes>,
     pub(crate) origins: Option<OriginPolicy>,
+    pub(crate) origin_exceptions: OriginExceptions,
     pub(crate) rate_limits: Option<RateLimits>,
     pub(crate) metadata: Option<Metadata>,
 }
@@ -201,8 +253,27 @@ impl KeyChange {
     }
 
     /// Other origins. Wider ones need the permission to create too.
+    ///
+    /// What is new in the list is judged as in [`NewKey::origins`].
     pub fn origins(mut self, origins: OriginPolicy) -> Self {
         self.origins = Some(origins);
+        self
+    }
+
+    /// Lets `http://` into the list of a live key too.
+    ///
+    /// Insecure: whoever is on the way between page and browser can put a script into such a page,
+    /// and with `http://localhost` any program on the visitor's machine can serve one.
+    pub fn insecure_http_origins(mut self) -> Self {
+        self.origin_exceptions.http = true;
+        self
+    }
+
+    /// Lets a wildcard stand before a public suffix, such as `*.github.io`.
+    ///
+    /// Insecure: anybody can have a page there. For who owns the suffix.
+    pub fn insecure_public_suffixes(mut self) -> Self {
+        self.origin_exceptions.public_suffixes = true;
         self
     }
 

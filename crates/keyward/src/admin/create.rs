@@ -9,7 +9,7 @@ use crate::admin::rules::earlier;
 use crate::{
     Account, ActiveKeys, Actor, AdminError, AdminErrorKind, AuditAction, Commit, CreateToken,
     CreatedKey, CreditChange, CreditOwner, Credits, Hint, KeyAdmin, KeyDigest, KeyId, KeyRecord,
-    NewKey, Permission,
+    NewKey, OriginPolicy, Permission,
 };
 
 impl KeyAdmin {
@@ -182,6 +182,9 @@ impl KeyAdmin {
         record.epoch = account.epoch(new.environment);
         record.expires_at = self.expiry(new.expires_at, now)?;
         self.check_scopes(&record)?;
+        new.origin_exceptions
+            .check(&record.origins, record.environment, &OriginPolicy::Any)
+            .map_err(AdminError::origins)?;
         if holder.is_some_and(|holder| !self.is_within(&record, holder)) {
             return Err(AdminErrorKind::TooWide.into());
         }

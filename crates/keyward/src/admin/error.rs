@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 
 use crate::error::named;
-use crate::{RandomError, StoreError, StoreErrorKind};
+use crate::{ParseError, RandomError, StoreError, StoreErrorKind};
 
 /// Why nothing was done.
 ///
@@ -50,6 +50,16 @@ impl fmt::Display for AdminError {
 impl Error for AdminError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.source.as_deref().map(|source| source as _)
+    }
+}
+
+impl AdminError {
+    /// A key may not have these origins; the source says which and why.
+    pub(super) fn origins(source: ParseError) -> Self {
+        Self {
+            kind: AdminErrorKind::Origins,
+            source: Some(Box::new(source)),
+        }
     }
 }
 
@@ -112,6 +122,10 @@ pub enum AdminErrorKind {
     Expiry,
     /// The catalog does not permit these scopes for such a key.
     Scopes,
+    /// Such a key may not have these origins.
+    ///
+    /// The source is a [`ParseError`], which says [which entry](ParseError::entry) and why.
+    Origins,
     /// The account has as many active keys as it may.
     TooManyKeys,
     /// The key is revoked, which is final.
@@ -137,6 +151,7 @@ named! {
     TooLong = "too_long",
     Expiry = "expiry",
     Scopes = "scopes",
+    Origins = "origins",
     TooManyKeys = "too_many_keys",
     Revoked = "revoked",
     Expired = "expired",
@@ -157,6 +172,7 @@ impl AdminErrorKind {
             Self::TooLong => "a text is too long",
             Self::Expiry => "the expiry is past, or later than allowed",
             Self::Scopes => "such a key may not have these scopes",
+            Self::Origins => "such a key may not have these origins",
             Self::TooManyKeys => "the account has as many active keys as it may",
             Self::Revoked => "the key is revoked for good",
             Self::Expired => "the key has expired",

@@ -13,6 +13,7 @@ mod create;
 mod credits;
 pub(crate) mod error;
 pub(crate) mod list;
+pub(crate) mod origins;
 mod read;
 mod revoke;
 mod rotate;

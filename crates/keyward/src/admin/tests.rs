@@ -387,6 +387,54 @@ fn a_key_acts_by_its_own_scopes_while_it_lives() {
 }
 
 #[test]
+fn origins_that_would_let_anybody_in_are_refused_unless_they_are_named() {
+    let world = World::new();
+    let origins = |list: &[&str]| OriginPolicy::listed(list).unwrap();
+    let why = |error: AdminError| {
+        assert_eq!(error.kind(), AdminErrorKind::Origins);
+        let source = std::error::Error::source(&error).unwrap();
+        source.to_string()
+    };
+    let create = |new| block_on(world.admin.create(&world.user, new));
+    let http = origins(&["shop.com", "http://localhost:*"]);
+    let http_refused = "invalid origin pattern at index 1: http is for test environments";
+    let error = create(world.new_key().origins(http.clone())).unwrap_err();
+    assert_eq!(why(error), http_refused);
+    assert_eq!(world.last_line().refused, Some(AdminErrorKind::Origins));
+    let test = NewKey::new(world.acme.clone(), Environment::TEST, "test");
+    create(test.origins(http.clone())).unwrap();
+
+    let suffix = origins(&["*.co.uk"]);
+    let suffix_refused = "invalid origin pattern at index 0: anybody can have a domain for which the wildcard stands";
+    let error = create(world.new_key().origins(suffix.clone())).unwrap_err();
+    assert_eq!(why(error), suffix_refused);
+    let digest = KeyDigest::import(DigestScheme::Sha256, &"0".repeat(64)).unwrap();
+    let hint = Hint::parse("12|…Tz7x").unwrap();
+    let new = world.new_key().origins(suffix.clone());
+    let imported = block_on(world.admin.import(&operator(), new, digest, hint));
+    assert_eq!(why(imported.unwrap_err()), suffix_refused);
+    let empty = World::empty();
+    let first = empty.new_key().origins(suffix.clone());
+    let first = block_on(empty.admin.bootstrap(&operator(), first));
+    assert_eq!(why(first.unwrap_err()), suffix_refused);
+
+    let id = world.create(world.new_key()).record.id;
+    let update = |change| block_on(world.admin.update(&world.user, id, change));
+    let change = KeyChange::new().origins(suffix.clone());
+    assert_eq!(why(update(change.clone()).unwrap_err()), suffix_refused);
+    update(change.insecure_public_suffixes()).unwrap();
+    let change = KeyChange::new().origins(http);
+    assert_eq!(why(update(change.clone()).unwrap_err()), http_refused);
+    update(change.insecure_http_origins()).unwrap();
+
+    // In force already: it may be kept, turned round and handed to a successor.
+    let kept = origins(&["http://localhost:*", "*.shop.com"]);
+    update(KeyChange::new().origins(kept.clone())).unwrap();
+    let rotated = block_on(world.admin.rotate(&world.user, id, Grace::None));
+    assert_eq!(rotated.unwrap().record.origins, kept);
+}
+
+#[test]
 fn a_key_hands_on_at_most_what_it_holds() {
     let world = World::new();
     let limit = RateLimit::per_minute(100);

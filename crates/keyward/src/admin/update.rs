@@ -42,6 +42,10 @@ impl KeyAdmin {
                     self.check_scopes(record)?;
                 }
                 if let Some(origins) = &change.origins {
+                    change
+                        .origin_exceptions
+                        .check(origins, record.environment, &record.origins)
+                        .map_err(AdminError::origins)?;
                     record.origins = origins.clone();
                 }
                 if let Some(limits) = &change.rate_limits {
@@ -54,7 +58,7 @@ impl KeyAdmin {
                 if mine && (narrower || permitted.may_create) {
                     Ok(())
                 } else {
-                    Err(AdminErrorKind::TooWide)
+                    Err(AdminErrorKind::TooWide.into())
                 }
             },
         )
@@ -94,14 +98,14 @@ impl KeyAdmin {
             "",
             |record, account, permitted| {
                 if record.state(account, self.now()) == KeyState::Revoked {
-                    return Err(AdminErrorKind::Revoked);
+                    return Err(AdminErrorKind::Revoked.into());
                 }
                 // To switch a key on is to hand on what it can do.
                 let mine = permitted
                     .holder()
                     .is_none_or(|holder| self.is_within(record, holder));
                 if to == KeyStatus::Active && !mine {
-                    return Err(AdminErrorKind::TooWide);
+                    return Err(AdminErrorKind::TooWide.into());
                 }
                 record.status = to;
                 Ok(())
@@ -118,7 +122,7 @@ impl KeyAdmin {
         action: AuditAction,
         id: KeyId,
         reason: &str,
-        change: impl Fn(&mut KeyRecord, &Account, &Permitted) -> Result<(), AdminErrorKind>,
+        change: impl Fn(&mut KeyRecord, &Account, &Permitted) -> Result<(), AdminError>,
     ) -> Result<KeyView, AdminError> {
         let mut line = self.line(actor, action);
         line.key = Some(id);
@@ -127,7 +131,7 @@ impl KeyAdmin {
             let (mut record, account, permitted) = self.or_note(line.clone(), found).await?;
             line.account = Some(account.id.clone());
             let before = record.clone();
-            let changed = change(&mut record, &account, &permitted).map_err(AdminError::from);
+            let changed = change(&mut record, &account, &permitted);
             self.or_note(line.clone(), changed).await?;
             reason.clone_into(&mut line.reason);
             let keys = if record == before {

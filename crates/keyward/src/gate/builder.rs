@@ -10,7 +10,7 @@ use crate::gate::gate::Inner;
 use crate::gate::reports::Reports;
 use crate::gate::throttle::FailureThrottle;
 use crate::{
-    Environment, ErrorCode, ForeignFormat, Gate, KeyField, KeyFormat, KeyLocation, Limiter,
+    Cors, Environment, ErrorCode, ForeignFormat, Gate, KeyField, KeyFormat, KeyLocation, Limiter,
     Peppers, RateLimits, Replica, Replies, Reply, ResetUnit, ScopeCatalog,
 };
 
@@ -53,6 +53,7 @@ pub struct GateBuilder {
     max_staleness: Duration,
     forwards_key: bool,
     counts_usage: bool,
+    cors: Option<Cors>,
     rate_limits: Vec<(Environment, RateLimits)>,
     rate_ceilings: Vec<(Environment, RateLimits)>,
     limiter: Option<Arc<dyn Limiter>>,
@@ -75,6 +76,7 @@ impl GateBuilder {
             max_staleness: Duration::from_secs(30),
             forwards_key: false,
             counts_usage: true,
+            cors: None,
             rate_limits: Vec::new(),
             rate_ceilings: Vec::new(),
             limiter: None,
@@ -150,6 +152,12 @@ impl GateBuilder {
         self
     }
 
+    /// Lets pages of other origins call and read the answers, as [`Cors`] says. Off by default.
+    pub fn cors(mut self, cors: Cors) -> Self {
+        self.cors = Some(cors);
+        self
+    }
+
     /// Limits keys of this environment that have no limits of their own, nor in their account's plan.
     ///
     /// Without it there is no limit that nobody asked for. Said again, it replaces what was said.
@@ -198,8 +206,8 @@ impl GateBuilder {
     ///
     /// # Errors
     /// When there is no format, two locations could claim the same text, there are more than 16
-    /// locations, the realm or the body's content type cannot stand in a field, or a status is mapped
-    /// out of its class.
+    /// locations, the realm or the body's content type cannot stand in a field, a status is mapped
+    /// out of its class, or a method or field name of the CORS fields is none.
     pub fn build(mut self) -> Result<Gate, GateError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         if self.locations.is_empty() {
@@ -212,7 +220,15 @@ impl GateBuilder {
             replies,
             ..
         } = &self;
-        let render = |code| Arc::new(replies.render(code, realm, locations, None));
+        let legacy = self.legacy_fields.is_some();
+        let readable = self.cors.as_ref().map(|cors| cors.readable(legacy));
+        let render = |code| {
+            let mut reply = replies.render(code, realm, locations, None);
+            if let Some(readable) = &readable {
+                readable.mark(&mut reply);
+            }
+            Arc::new(reply)
+        };
         let rendered = ErrorCode::ALL.map(render).into();
         let key_field = |location: &KeyLocation| {
             let field = location.field().into();
@@ -227,7 +243,11 @@ impl GateBuilder {
                 id: NEXT.fetch_add(1, Ordering::Relaxed),
                 key_fields: locations.iter().map(key_field).collect(),
                 rendered,
-                preflight: Arc::new(Reply::new(204, Vec::new())),
+                preflight: Arc::new(match &self.cors {
+                    Some(cors) => cors.preflight(locations),
+                    None => Reply::new(204, Vec::new()),
+                }),
+                readable,
                 throttle: self.throttle.map(|it| it.start(self.replica.clock())),
                 replica: self.replica,
                 formats: self.formats,
@@ -264,6 +284,8 @@ impl GateBuilder {
             GateErrorKind::Realm
         } else if !self.replies.are_valid() {
             GateErrorKind::Replies
+        } else if self.cors.as_ref().is_some_and(|cors| !cors.is_valid()) {
+            GateErrorKind::Cors
         } else {
             return Ok(());
         };
@@ -305,6 +327,7 @@ impl fmt::Display for GateError {
             GateErrorKind::Replies => {
                 "a status is mapped out of its class, or the content type cannot stand in a field"
             }
+            GateErrorKind::Cors => "a method or a field name of the CORS fields is not a token",
         })
     }
 }
@@ -323,6 +346,8 @@ pub enum GateErrorKind {
     Realm,
     /// A status is mapped out of its class, or the content type cannot be sent.
     Replies,
+    /// A method or a field name of the CORS fields is not a token, or there is no method.
+    Cors,
 }
 
 #[cfg(test)]
@@ -350,5 +375,7 @@ mod tests {
         assert_eq!(kind(builder().realm("a\r\nb")), GateErrorKind::Realm);
         let ok = Replies::default().status(ErrorCode::MissingApiKey, 200);
         assert_eq!(kind(builder().replies(ok)), GateErrorKind::Replies);
+        let field = Cors::new().request_field("x y");
+        assert_eq!(kind(builder().cors(field)), GateErrorKind::Cors);
     }
 }

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::gate::builder::GateBuilder;
 use crate::gate::charging::{Bill, Charging, Due, Paid, Short};
+use crate::gate::cors::Readable;
 use crate::gate::judge::{enforce, judge_key};
 use crate::gate::reports::Reports;
 use crate::gate::throttle::Throttle;
@@ -22,15 +23,17 @@ use crate::store::entry::Entry;
 use crate::store::freshness::Moment;
 use crate::{
     Access, Admitted, Anonymous, Decision, Denial, DenialKind, Environment, ErrorCode, Finish,
-    ForeignFormat, KeyField, KeyFormat, KeyLocation, Limiter, Peppers, Principal, RateLimits,
-    Refusal, Replica, Replies, Reply, RequestHead, Requirement, ResetUnit, ScopeCatalog, Verdict,
+    ForeignFormat, KeyField, KeyFormat, KeyLocation, Limiter, OriginPolicy, Peppers, Principal,
+    RateLimits, Refusal, Replica, Replies, Reply, RequestHead, Requirement, ResetUnit,
+    ScopeCatalog, Verdict,
 };
 
 /// The one place that decides, shared by all routes of a service.
 ///
 /// A clone is another handle to the same gate. The checks and their order:
 ///
-/// 1. a CORS preflight is answered here, 204, with `cache-control: no-store` and nothing else;
+/// 1. a CORS preflight is answered here, 204, with `cache-control: no-store` and what
+///    [`Cors`](crate::Cors) says, if the gate has any;
 /// 2. exactly one key, of an accepted format, in an accepted location (401, 400);
 /// 3. where there is a [`FailureThrottle`](crate::FailureThrottle): not too many requests from the
 ///    client's address have failed (429);
@@ -91,6 +94,8 @@ pub(crate) struct Inner {
     /// One for every code, at its place.
     pub(crate) rendered: Vec<Arc<Reply>>,
     pub(crate) preflight: Arc<Reply>,
+    /// Where pages of other origins may read the answers.
+    pub(crate) readable: Option<Readable>,
     pub(crate) peppers: Peppers,
     pub(crate) catalog: Option<ScopeCatalog>,
     pub(crate) max_staleness: Duration,
@@ -345,7 +350,7 @@ impl Gate {
                 ControlFlow::Continue(()) => {
                     self.judge_use(&entry, presented.location, request, requirement, see)
                 }
-                refused => refused,
+                refused @ ControlFlow::Break(_) => refused,
             }
         };
         // Changed while it was judged, perhaps together with its account: the two halves that were
@@ -483,6 +488,7 @@ impl Gate {
         note(&principal);
         principal.quota = bill.quota;
         let location = usize::from(principal.location);
+        let is_listed = principal.entry.grant.origins != OriginPolicy::Any;
         let own_field = |at: &KeyLocation| at.field() != "authorization";
         let place = self.inner.locations.get(location);
         let key_field = self.inner.key_fields.get(location);
@@ -492,6 +498,8 @@ impl Gate {
             finish: Finish {
                 private: place.is_some_and(own_field),
                 bill,
+                readable: self.inner.readable.clone(),
+                by_origin: is_listed && self.inner.readable.is_some(),
             },
         })
     }
@@ -502,7 +510,10 @@ impl Gate {
                 self.rendered(ErrorCode::MissingApiKey),
             ))),
             key_field: KeyField::None,
-            finish: Finish::default(),
+            finish: Finish {
+                readable: self.inner.readable.clone(),
+                ..Finish::default()
+            },
         })
     }
 
@@ -522,7 +533,11 @@ impl Gate {
                 replies,
                 ..
             } = &*self.inner;
-            Arc::new(replies.render(code, realm, locations, Some(requirement)))
+            let mut reply = replies.render(code, realm, locations, Some(requirement));
+            if let Some(readable) = &self.inner.readable {
+                readable.mark(&mut reply);
+            }
+            Arc::new(reply)
         } else {
             self.rendered(code)
         };

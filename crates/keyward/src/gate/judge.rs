@@ -6,7 +6,9 @@ use std::time::Duration;
 use crate::gate::gate::Presented;
 use crate::origin::OriginRefusal;
 use crate::store::entry::Entry;
-use crate::{Check, DenialKind, Gate, OriginPolicy, RequestHead, Requirement, ScopeCatalog};
+use crate::{
+    Check, DenialKind, Gate, KeyKind, OriginPolicy, RequestHead, Requirement, ScopeCatalog,
+};
 
 /// What comes of a check: go on, or refuse.
 pub(super) type Judged = ControlFlow<DenialKind>;
@@ -69,7 +71,11 @@ impl Gate {
         )?;
         let place = self.inner.locations.get(usize::from(location));
         let placed = place.is_some_and(|place| place.accepts() == entry.kind);
-        see(Check::Place, placed.or(DenialKind::KindMisplaced))?;
+        let misplaced = match entry.kind {
+            KeyKind::Secret => DenialKind::SecretExposed,
+            KeyKind::Publishable => DenialKind::KindMisplaced,
+        };
+        see(Check::Place, placed.or(misplaced))?;
         let accepts = requirement.accepts(entry.kind);
         see(Check::Kind, accepts.or(DenialKind::KindNotAccepted))?;
         let access = entry.group.has_api_access();

@@ -2,6 +2,7 @@
 
 pub(crate) mod builder;
 pub(crate) mod charging;
+pub(crate) mod cors;
 pub(crate) mod explain;
 pub(crate) mod failures;
 #[expect(

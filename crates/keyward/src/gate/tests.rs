@@ -167,7 +167,7 @@ fn the_lowest_row_that_applies_answers() {
         (Kind::EnvironmentMismatch, |world| {
             world.requirement = world.requirement.clone().environment(Environment::TEST);
         }),
-        (Kind::KindMisplaced, |world| {
+        (Kind::SecretExposed, |world| {
             world.fields[0].0 = "x-client-key";
         }),
         (Kind::NoApiAccess, |world| world.account.api_access = false),
@@ -752,14 +752,14 @@ fn what_the_key_itself_lacks_is_enforced_also_where_demands_are_reported() {
     type Break = fn(&mut World);
     let breaks: [(Kind, Break); 5] = [
         (Kind::Revoked, |world| {
-            world.record.status = KeyStatus::Revoked
+            world.record.status = KeyStatus::Revoked;
         }),
         (Kind::ForeignAccount, |world| {
             let other = AccountId::parse("other").unwrap();
             world.requirement = world.requirement.clone().account(other);
         }),
-        (Kind::KindMisplaced, |world| {
-            world.fields[0].0 = "x-client-key"
+        (Kind::SecretExposed, |world| {
+            world.fields[0].0 = "x-client-key";
         }),
         (Kind::NoApiAccess, |world| world.account.api_access = false),
         (Kind::OriginMissing, |world| {

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::gate::charging::Bill;
+use crate::gate::cors::{Readable, vary_by_origin};
 use crate::{Denial, Principal, Reply};
 
 /// The gate's answer: at once from memory, or after something had to be fetched.
@@ -37,7 +38,9 @@ use crate::{Denial, Principal, Reply};
 /// # impl ResponseHead for Fields {
 /// #     fn status(&self) -> u16 { 200 }
 /// #     fn is_denied(&self) -> bool { false }
-/// #     fn has(&self, field: &'static str) -> bool { self.0.iter().any(|(name, _)| *name == field) }
+/// #     fn values<'a>(&'a self, field: &'static str) -> impl Iterator<Item = &'a [u8]> {
+/// #         self.0.iter().filter(move |(name, _)| *name == field).map(|(_, value)| value.as_bytes())
+/// #     }
 /// #     fn append(&mut self, field: &'static str, value: &str) { self.0.push((field, value.to_owned())); }
 /// # }
 /// # let request = Get(Some(key.expose_secret()));
@@ -115,11 +118,13 @@ pub struct Admitted {
 impl Admitted {
     /// An inner layer has nothing to do with the key itself.
     pub(crate) fn again(principal: Option<Principal>, bill: Bill) -> Self {
-        let private = false;
         Self {
             access: principal.map(Access::Principal),
             key_field: KeyField::None,
-            finish: Finish { private, bill },
+            finish: Finish {
+                bill,
+                ..Finish::default()
+            },
         }
     }
 }
@@ -197,6 +202,9 @@ pub struct Finish {
     /// nothing of the kind about other fields.
     pub(crate) private: bool,
     pub(crate) bill: Bill,
+    pub(crate) readable: Option<Readable>,
+    /// Whether another origin might have got another answer.
+    pub(crate) by_origin: bool,
 }
 
 impl Finish {
@@ -205,6 +213,12 @@ impl Finish {
     pub fn apply<R: ResponseHead>(self, response: &mut R) {
         if self.private && !response.has("cache-control") {
             response.append("cache-control", "private");
+        }
+        if let Some(readable) = &self.readable {
+            readable.apply(response);
+        }
+        if self.by_origin {
+            vary_by_origin(response);
         }
         self.bill.settle(response);
     }
@@ -233,8 +247,9 @@ impl Finish {
 ///         false // no `Denial` among its extensions
 ///     }
 ///
-///     fn has(&self, field: &'static str) -> bool {
-///         self.0.iter().any(|(name, _)| *name == field)
+///     fn values<'a>(&'a self, field: &'static str) -> impl Iterator<Item = &'a [u8]> {
+///         let lines = self.0.iter().filter(move |(name, _)| *name == field);
+///         lines.map(|(_, value)| value.as_bytes())
 ///     }
 ///
 ///     fn append(&mut self, field: &'static str, value: &str) {
@@ -253,8 +268,13 @@ pub trait ResponseHead {
     /// Whether a layer further inside has refused: its [`Denial`] is among the extensions.
     fn is_denied(&self) -> bool;
 
+    /// The value of every line of a field, in order.
+    fn values<'a>(&'a self, field: &'static str) -> impl Iterator<Item = &'a [u8]>;
+
     /// Whether there is such a field.
-    fn has(&self, field: &'static str) -> bool;
+    fn has(&self, field: &'static str) -> bool {
+        self.values(field).next().is_some()
+    }
 
     /// Adds a line. The value is of visible ASCII characters and spaces.
     fn append(&mut self, field: &'static str, value: &str);

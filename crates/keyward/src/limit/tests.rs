@@ -208,8 +208,9 @@ impl ResponseHead for Response {
         self.is_denied
     }
 
-    fn has(&self, field: &'static str) -> bool {
-        self.fields.iter().any(|(name, _)| *name == field)
+    fn values<'a>(&'a self, field: &'static str) -> impl Iterator<Item = &'a [u8]> {
+        let lines = self.fields.iter().filter(move |(name, _)| *name == field);
+        lines.map(|(_, value)| value.as_bytes())
     }
 
     fn append(&mut self, field: &'static str, value: &str) {

@@ -190,7 +190,7 @@ pub(crate) fn names_a_scheme(line: &[u8]) -> bool {
     (1..20).contains(&name.len()) && name.iter().all(is_name_byte)
 }
 
-fn check_token(subject: &'static str, text: &str) -> Result<(), ParseError> {
+pub(crate) fn check_token(subject: &'static str, text: &str) -> Result<(), ParseError> {
     let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     let kind = match text.len() {
         0 => ParseErrorKind::Empty,

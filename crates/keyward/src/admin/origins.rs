@@ -1,0 +1,166 @@
+//! Which origins a key may be given.
+
+use crate::{Environment, OriginPolicy, ParseError, ParseErrorKind};
+
+/// What a list of origins may hold only where somebody has said so by name.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct OriginExceptions {
+    /// `http://` in a live key.
+    pub(crate) http: bool,
+    /// A wildcard before a public suffix.
+    pub(crate) public_suffixes: bool,
+}
+
+impl OriginExceptions {
+    /// That nothing is new in a list that may not be there.
+    ///
+    /// What stands in the key already may stay: it is in force whatever is decided here, and a list
+    /// could not be shortened otherwise.
+    pub(crate) fn check(
+        self,
+        origins: &OriginPolicy,
+        environment: Environment,
+        before: &OriginPolicy,
+    ) -> Result<(), ParseError> {
+        for (entry, pattern) in origins.patterns().enumerate() {
+            let kind = if before.patterns().any(|kept| kept == pattern) {
+                continue;
+            } else if !self.http && environment == Environment::LIVE && is_http(pattern) {
+                ParseErrorKind::Http
+            } else if !self.public_suffixes && is_over_public_suffix(pattern) {
+                ParseErrorKind::PublicSuffix
+            } else {
+                continue;
+            };
+            return Err(ParseError::new("origin pattern", kind).at(entry));
+        }
+        Ok(())
+    }
+}
+
+/// Whoever is on the way can put his own script into such a page.
+fn is_http(pattern: &str) -> bool {
+    pattern.starts_with("http://")
+}
+
+/// Whether anybody can register a domain for which the wildcard stands (publicsuffix.org).
+///
+/// A top-level domain that the list does not know counts too: it may be newer than the list. All of
+/// `localhost` is the visitor's own machine (RFC 6761 §6.3).
+fn is_over_public_suffix(pattern: &str) -> bool {
+    let host = pattern.split_once("://*.").map(|(_, rest)| rest);
+    let host = host.and_then(|rest| rest.split(':').next());
+    let Some(host) = host.filter(|host| *host != "localhost") else {
+        return false;
+    };
+    // Under a rule such as `*.kawasaki.jp` every domain right below is a suffix.
+    let below = format!("any-label.{host}");
+    psl::suffix_str(host) == Some(host) || psl::suffix_str(&below) == Some(&below)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The entry that is refused in a key of this environment, and why.
+    fn refused(
+        environment: Environment,
+        patterns: &[&str],
+        exceptions: OriginExceptions,
+    ) -> Option<(usize, ParseErrorKind)> {
+        let origins = OriginPolicy::listed(patterns).unwrap();
+        let checked = exceptions.check(&origins, environment, &OriginPolicy::Any);
+        let error = checked.err()?;
+        Some((error.entry().unwrap(), error.kind()))
+    }
+
+    #[test]
+    fn a_wildcard_needs_a_domain_of_ones_own() {
+        let refused = |patterns: &[&str]| {
+            let no_exception = OriginExceptions::default();
+            let refused = refused(Environment::LIVE, patterns, no_exception);
+            // Test environments make no difference: anybody's pages are anybody's there too.
+            let http: Vec<_> = patterns
+                .iter()
+                .map(|pattern| format!("http://{pattern}"))
+                .collect();
+            let http: Vec<_> = http.iter().map(String::as_str).collect();
+            assert_eq!(
+                refused,
+                self::refused(Environment::TEST, &http, no_exception)
+            );
+            refused
+        };
+        for bad in [
+            "*.com",
+            "*.co.uk",
+            "*.github.io",
+            "*.GitHub.io:*",
+            "*.com:8443",
+            "*.s3.amazonaws.com",
+            "*.kawasaki.jp",
+            "*.ck",
+            "*.рф",
+            "*.公司.cn",
+            "*.tld-newer-than-the-list",
+        ] {
+            let at = Some((1, ParseErrorKind::PublicSuffix));
+            assert_eq!(refused(&["shop.example", bad]), at, "{bad}");
+        }
+        for good in [
+            "*.shop.com",
+            "*.shop.co.uk",
+            "*.me.github.io",
+            "*.city.kawasaki.jp",
+            "github.io",
+            "*.a.b.shop.com:*",
+        ] {
+            assert_eq!(refused(&[good]), None, "{good}");
+        }
+    }
+
+    #[test]
+    fn http_is_for_test_environments() {
+        let staging = Environment::parse("staging").unwrap();
+        for pattern in [
+            "http://shop.example",
+            "http://localhost:*",
+            "http://*.localhost:*",
+            "http://127.0.0.1:8080",
+        ] {
+            let no_exception = OriginExceptions::default();
+            let refused = |environment| refused(environment, &[pattern], no_exception);
+            let why = Some((0, ParseErrorKind::Http));
+            assert_eq!(refused(Environment::LIVE), why, "{pattern}");
+            assert_eq!(refused(Environment::TEST), None, "{pattern}");
+            assert_eq!(refused(staging), None, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn an_exception_is_for_what_it_names_alone() {
+        let list = &["http://*.github.io"][..];
+        let check = |http, public_suffixes| {
+            let exceptions = OriginExceptions {
+                http,
+                public_suffixes,
+            };
+            refused(Environment::LIVE, list, exceptions).map(|(_, kind)| kind)
+        };
+        assert_eq!(check(false, true), Some(ParseErrorKind::Http));
+        assert_eq!(check(true, false), Some(ParseErrorKind::PublicSuffix));
+        assert_eq!(check(true, true), None);
+    }
+
+    #[test]
+    fn what_stands_in_the_key_already_may_stay() {
+        let before = OriginPolicy::listed(["*.com", "http://shop.example"]).unwrap();
+        let check = |patterns: &[&str]| {
+            let after = OriginPolicy::listed(patterns).unwrap();
+            let exceptions = OriginExceptions::default();
+            exceptions.check(&after, Environment::LIVE, &before).is_ok()
+        };
+        assert!(check(&["http://shop.example", "shop.example"]));
+        assert!(!check(&["http://shop.example", "*.net"]));
+    }
+}

@@ -1,0 +1,325 @@
+//! What a browser is told, so that pages of other origins may call.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::request::location::check_token;
+use crate::{KeyLocation, Reply, ResponseHead};
+
+/// What an answer of ours may carry and a page could not read otherwise.
+const SENT: [&str; 4] = [
+    "retry-after",
+    "ratelimit",
+    "ratelimit-policy",
+    "www-authenticate",
+];
+
+/// What it may carry where the gate says limits in the old fields too.
+const LEGACY: [&str; 3] = [
+    "x-ratelimit-limit",
+    "x-ratelimit-remaining",
+    "x-ratelimit-reset",
+];
+
+/// Lets pages of other origins call and read the answer (Fetch standard, "CORS protocol").
+///
+/// Without it a browser hides every answer from such a page, a refusal too. With it every page may
+/// ask and read; whether its request passes is still decided by the key, whose
+/// [`OriginPolicy`](crate::OriginPolicy) names the pages that may use it. Cookies and other
+/// credentials of the browser stay out: `Access-Control-Allow-Credentials` is never sent.
+///
+/// A preflight carries no key, so the answer to it is the same for everybody:
+///
+/// ```text
+/// HTTP/1.1 204 No Content
+/// cache-control: no-store
+/// access-control-allow-origin: *
+/// access-control-allow-methods: GET, HEAD, POST, PUT, PATCH, DELETE
+/// access-control-allow-headers: content-type, authorization, x-client-key
+/// access-control-max-age: 7200
+/// ```
+///
+/// Every other answer, passed or refused, gets these two lines, and `vary: Origin` where the key has
+/// a list of origins:
+///
+/// ```text
+/// access-control-allow-origin: *
+/// access-control-expose-headers: retry-after, ratelimit, ratelimit-policy, www-authenticate
+/// ```
+///
+/// They stand there whether or not the request had an `Origin`. A cache may hold the answer to a
+/// request without one and give it to a page, which could not read it if they were missing.
+///
+/// What the handler or a layer further inside has set stays as it is. A CORS layer further outside
+/// has the last word: those of tower-http and actix-cors answer preflights themselves and write over
+/// our lines, so that ours are of no use behind them.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use keyward::*;
+/// # struct Preflight;
+/// # impl RequestHead for Preflight {
+/// #     fn method(&self) -> &str { "OPTIONS" }
+/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
+/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+/// #         ["origin", "access-control-request-method"].contains(&field).then_some(&b"PUT"[..]).into_iter()
+/// #     }
+/// # }
+/// # let store = MemoryStore::new();
+/// let cors = Cors::new().request_field("x-session").response_field("x-total-count");
+/// let gate = Gate::builder(store.replica())
+///     .format(KeyFormat::new("vhk_{env}_")?)
+///     .location(KeyLocation::client_key())
+///     .location(KeyLocation::x_client_key())
+///     .cors(cors)
+///     .build()?;
+///
+/// let decision = gate.check(&Preflight, &Arc::default(), None);
+/// let Decision::Ready(Verdict::Refuse(answer)) = decision else { panic!("{decision:?}") };
+/// assert_eq!(answer.reply.status(), 204);
+/// assert!(answer.reply.fields().eq([
+///     ("cache-control", "no-store"),
+///     ("access-control-allow-origin", "*"),
+///     ("access-control-allow-methods", "GET, HEAD, POST, PUT, PATCH, DELETE"),
+///     ("access-control-allow-headers", "content-type, authorization, x-client-key, x-session"),
+///     ("access-control-max-age", "7200"),
+/// ]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Cors {
+    max_age: Duration,
+    methods: Vec<String>,
+    request_fields: Vec<String>,
+    response_fields: Vec<String>,
+}
+
+impl Cors {
+    /// The usual methods, the fields of the gate's locations, `content-type`; kept for two hours.
+    pub fn new() -> Self {
+        let methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
+        Self {
+            max_age: Duration::from_secs(7200),
+            methods: methods.map(str::to_owned).into(),
+            request_fields: Vec::new(),
+            response_fields: Vec::new(),
+        }
+    }
+
+    /// How long a browser need not ask again, in whole seconds; two hours by default.
+    ///
+    /// Chromium keeps an answer no longer than that. It names neither a key nor an origin, so keeping
+    /// it delays no revocation.
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.max_age = age;
+        self
+    }
+
+    /// The methods a page may use, in upper case, instead of the usual ones.
+    pub fn methods<I>(mut self, methods: I) -> Self
+    where
+        I: IntoIterator<Item: Into<String>>,
+    {
+        self.methods = methods.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Lets a page send this field too.
+    pub fn request_field(mut self, name: &str) -> Self {
+        self.request_fields.push(name.to_ascii_lowercase());
+        self
+    }
+
+    /// Lets a page read this field too.
+    pub fn response_field(mut self, name: &str) -> Self {
+        self.response_fields.push(name.to_ascii_lowercase());
+        self
+    }
+
+    /// Whether everything in it is a token, as methods and field names are (RFC 9110 §5.6.2).
+    pub(crate) fn is_valid(&self) -> bool {
+        let methods = self.methods.iter();
+        let mut all = methods.chain(&self.request_fields);
+        let is_token = |name: &String| check_token("name", name).is_ok();
+        !self.methods.is_empty() && all.all(is_token) && self.response_fields.iter().all(is_token)
+    }
+
+    /// The answer to every preflight.
+    pub(crate) fn preflight(&self, locations: &[KeyLocation]) -> Reply {
+        // Named one by one: `*` does not stand for `authorization`.
+        let own = ["content-type"].into_iter();
+        let own = own.chain(locations.iter().map(KeyLocation::field));
+        let named = self.request_fields.iter().map(String::as_str);
+        let mut reply = Reply::new(204, Vec::new());
+        reply.field("access-control-allow-origin", "*".to_owned());
+        reply.field("access-control-allow-methods", self.methods.join(", "));
+        reply.field("access-control-allow-headers", once_each(own.chain(named)));
+        let max_age = self.max_age.as_secs().to_string();
+        reply.field("access-control-max-age", max_age);
+        reply
+    }
+
+    /// What every other answer says.
+    pub(crate) fn readable(&self, legacy_fields: bool) -> Readable {
+        let legacy = LEGACY.into_iter().filter(|_| legacy_fields);
+        let named = self.response_fields.iter().map(String::as_str);
+        Readable(once_each(SENT.into_iter().chain(legacy).chain(named)).into())
+    }
+}
+
+impl Default for Cors {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Lets any page read an answer; holds the names of the fields it may read.
+#[derive(Clone, Debug)]
+pub(crate) struct Readable(Arc<str>);
+
+impl Readable {
+    /// Marks an answer of ours.
+    pub(crate) fn mark(&self, reply: &mut Reply) {
+        for (name, value) in self.fields() {
+            reply.field(name, value.to_owned());
+        }
+    }
+
+    /// Marks the inner service's answer, where it says nothing itself.
+    pub(crate) fn apply<R: ResponseHead>(&self, response: &mut R) {
+        for (name, value) in self.fields() {
+            if !response.has(name) {
+                response.append(name, value);
+            }
+        }
+    }
+
+    fn fields(&self) -> [(&'static str, &str); 2] {
+        [
+            ("access-control-allow-origin", "*"),
+            ("access-control-expose-headers", &self.0),
+        ]
+    }
+}
+
+/// Tells caches that another origin may get another answer, unless they know.
+pub(crate) fn vary_by_origin<R: ResponseHead>(response: &mut R) {
+    let told = response.values("vary").any(|line| {
+        let mut names = line.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        names.any(|name| name == b"*" || name.eq_ignore_ascii_case(b"origin"))
+    });
+    if !told {
+        response.append("vary", "Origin");
+    }
+}
+
+fn once_each<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let mut list = Vec::new();
+    for name in names {
+        if !list.contains(&name) {
+            list.push(name);
+        }
+    }
+    list.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Head(Vec<(&'static str, String)>);
+
+    impl ResponseHead for Head {
+        fn status(&self) -> u16 {
+            200
+        }
+
+        fn is_denied(&self) -> bool {
+            false
+        }
+
+        fn values<'a>(&'a self, field: &'static str) -> impl Iterator<Item = &'a [u8]> {
+            let lines = self.0.iter().filter(move |(name, _)| *name == field);
+            lines.map(|(_, value)| value.as_bytes())
+        }
+
+        fn append(&mut self, field: &'static str, value: &str) {
+            self.0.push((field, value.to_owned()));
+        }
+    }
+
+    fn head(lines: &[(&'static str, &str)]) -> Head {
+        let own = lines
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned()));
+        Head(own.collect())
+    }
+
+    #[test]
+    fn names_every_field_once() {
+        let cors = Cors::new()
+            .request_field("X-API-Key")
+            .request_field("x-trace")
+            .response_field("Retry-After")
+            .response_field("etag");
+        let locations = [
+            KeyLocation::x_api_key(),
+            KeyLocation::bearer(),
+            KeyLocation::client_key(),
+        ];
+        let reply = cors.preflight(&locations);
+        let allowed = "content-type, x-api-key, authorization, x-trace";
+        let mut fields = reply.fields();
+        assert!(fields.any(|field| field == ("access-control-allow-headers", allowed)));
+        let exposed = "retry-after, ratelimit, ratelimit-policy, www-authenticate, etag";
+        assert_eq!(&*cors.readable(false).0, exposed);
+        let legacy =
+            "www-authenticate, x-ratelimit-limit, x-ratelimit-remaining, x-ratelimit-reset, etag";
+        assert!(cors.readable(true).0.ends_with(legacy));
+    }
+
+    #[test]
+    fn takes_only_tokens() {
+        assert!(Cors::new().is_valid());
+        assert!(Cors::new().methods(["PROPFIND"]).is_valid());
+        for bad in [
+            Cors::new().methods([""; 0]),
+            Cors::new().methods(["GET, PUT"]),
+            Cors::new().request_field("x y"),
+            Cors::new().response_field("a\r\nset-cookie: b"),
+            Cors::new().response_field("é"),
+        ] {
+            assert!(!bad.is_valid(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn leaves_what_the_handler_has_set() {
+        let own = [
+            ("access-control-allow-origin", "https://shop.example"),
+            ("access-control-expose-headers", "etag"),
+        ];
+        let mut response = head(&own);
+        Cors::new().readable(false).apply(&mut response);
+        assert_eq!(response.0, head(&own).0);
+    }
+
+    #[test]
+    fn says_once_that_the_answer_depends_on_the_origin() {
+        for (own, lines) in [
+            (&[][..], 1),
+            (&["Accept-Encoding"], 2),
+            (&["X-Origin"], 2),
+            (&["origin"], 1),
+            (&["Accept, ORIGIN"], 1),
+            (&["Accept", "Origin"], 2),
+            (&["*"], 1),
+        ] {
+            let own: Vec<_> = own.iter().map(|value| ("vary", *value)).collect();
+            let mut response = head(&own);
+            vary_by_origin(&mut response);
+            assert_eq!(response.0.len(), lines, "{own:?}");
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! A widget on the pages of customers, which calls with a publishable key; on axum.
+//!
+//! ```text
+//! cargo run --example widget
+//! PORT=8080 cargo run --example widget
+//! ```
+//!
+//! Open the address it prints: two pages hold the widget, and the key's list names one of them.
+
+use std::env;
+use std::error::Error;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::header::{CONTENT_TYPE, HOST, ORIGIN};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::response::Html;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use keyward::{
+    AccountId, Actor, Cors, Environment, Gate, KeyAdmin, KeyFormat, KeyId, KeyKind, KeyLocation,
+    MemoryStore, NewKey, OriginPolicy, Store,
+};
+use keyward_tower::{Principal, RequireKeyLayer};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .init();
+    let port = env::var("PORT").unwrap_or("3000".into());
+    let listener = TcpListener::bind(format!("127.0.0.1:{port}")).await?;
+    let port = listener.local_addr()?.port();
+
+    let (app, lines) = service(port).await?;
+    println!("Open http://localhost:{port} and click. Or try, each with the status it gets:\n");
+    for line in lines {
+        println!("{line}");
+    }
+    Ok(axum::serve(listener, app).await?)
+}
+
+/// What the pages and the revocation need to know.
+#[derive(Clone)]
+struct Demo {
+    admin: KeyAdmin,
+    key: KeyId,
+    stage: String,
+    page: String,
+}
+
+/// The service and the pages of its customers, told apart by their host; and what to try in a shell.
+pub(crate) async fn service(port: u16) -> Result<(Router, Vec<String>), Box<dyn Error>> {
+    let format = KeyFormat::new("demo_{env}_")?;
+    let store = Arc::new(MemoryStore::new());
+    let gate = Gate::builder(store.replica())
+        .format(format.clone())
+        .location(KeyLocation::x_api_key())
+        .location(KeyLocation::client_key())
+        .location(KeyLocation::x_client_key())
+        .cors(Cors::new())
+        .build()?;
+    let admin = KeyAdmin::new(store, format);
+
+    // `http://` may stand in the list of a test key only.
+    let [shop, copycat, api] =
+        ["shop", "copycat", "api"].map(|host| format!("http://{host}.localhost:{port}"));
+    let account = AccountId::parse("vine-and-barrel")?;
+    let operator = Actor::operator("widget");
+    admin.open_account(&operator, &account).await?;
+    let make = async |name, kind, origins| {
+        let new = NewKey::new(account.clone(), Environment::TEST, name);
+        let new = new.kind(kind).origins(origins);
+        admin.create(&operator, new).await
+    };
+    let listed = OriginPolicy::listed([&shop])?;
+    let publishable = make("widget", KeyKind::Publishable, listed).await?;
+    let secret = make("server", KeyKind::Secret, OriginPolicy::Any).await?;
+    let (Some(key), Some(secret)) = (&publishable.key, &secret.key) else {
+        return Err("no token, so a key".into());
+    };
+    let (key, secret) = (key.expose_secret(), secret.expose_secret());
+
+    let demo = Demo {
+        admin: admin.clone(),
+        key: publishable.record.id,
+        stage: include_str!("widget/stage.html")
+            .replace("{shop}", &shop)
+            .replace("{copycat}", &copycat)
+            .replace("{hint}", &publishable.record.hint.to_string())
+            .replace("{port}", &port.to_string()),
+        page: include_str!("widget/page.html")
+            .replace("{api}", &api)
+            .replace("{key}", key),
+    };
+    let widget = RequireKeyLayer::new(gate)
+        .environment(Environment::TEST)
+        .kinds([KeyKind::Publishable]);
+    let app = Router::new()
+        .route("/check", post(check).layer(widget))
+        .route("/", get(page))
+        .route("/widget.js", get(script))
+        .route("/revoke", post(revoke))
+        .with_state(demo);
+
+    let at = format!("127.0.0.1:{port}");
+    let lines = vec![
+        format!(
+            "curl -i {at}/check -X POST -H 'X-Client-Key: {key}' -H 'Origin: {copycat}'  # 403"
+        ),
+        format!("curl -i {at}/check -X POST -H 'X-Client-Key: {key}'  # 403 no origin"),
+        format!(
+            "curl -i {at}/check -X POST -H 'X-Client-Key: {key}' -H 'Origin: {shop}'  # 200 curl is no browser"
+        ),
+        format!(
+            "curl -i {at}/check -X POST -H 'X-API-Key: {key}' -H 'Origin: {shop}'  # 403 no place for it"
+        ),
+        format!(
+            "curl -i {at}/check -X POST -H 'X-Client-Key: {secret}' -H 'Origin: {shop}'  # 403 a leak"
+        ),
+        format!(
+            "curl -i {at}/check -X OPTIONS -H 'Origin: {copycat}' -H 'Access-Control-Request-Method: POST'  # 204"
+        ),
+        format!("curl -i {at}/revoke -X POST  # 204"),
+        format!(
+            "curl -i {at}/check -X POST -H 'X-Client-Key: {key}' -H 'Origin: {shop}'  # 401 revoked"
+        ),
+    ];
+    Ok((app, lines))
+}
+
+async fn check(principal: Principal) -> Json<Value> {
+    Json(json!({ "over_18": true, "asked_by": principal.account().as_str() }))
+}
+
+/// The page of this host: one of a customer's, or the one that shows both.
+async fn page(State(demo): State<Demo>, fields: HeaderMap) -> Html<String> {
+    let host = fields.get(HOST).map_or(&b""[..], |host| host.as_bytes());
+    Html(if host.starts_with(b"shop.") {
+        demo.page.replace("{name}", "Vine &amp; Barrel")
+    } else if host.starts_with(b"copycat.") {
+        demo.page.replace("{name}", "Vine &amp; Barrel, copied")
+    } else {
+        demo.stage
+    })
+}
+
+async fn script() -> ([(HeaderName, &'static str); 1], &'static str) {
+    let fields = [(CONTENT_TYPE, "text/javascript; charset=utf-8")];
+    (fields, include_str!("widget/widget.js"))
+}
+
+/// Stands for the service's key page, where somebody has logged in. No page but ours may call it.
+async fn revoke(State(demo): State<Demo>, fields: HeaderMap) -> StatusCode {
+    let is_ours = |origin: &[u8]| origin.starts_with(b"http://localhost:");
+    let origin = fields.get(ORIGIN);
+    if origin.is_some_and(|origin| !is_ours(origin.as_bytes())) {
+        return StatusCode::FORBIDDEN;
+    }
+    let operator = Actor::operator("key page");
+    match demo.admin.revoke(&operator, demo.key, "by a click").await {
+        Ok(_) => StatusCode::NO_CONTENT,
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// The status that a line's curl gets, and the one that its comment says.
+    fn run(line: &str) -> (String, String) {
+        let (command, comment) = line.split_once("  # ").unwrap();
+        let command = format!("{command} -s -o /dev/null -w '%{{http_code}}'");
+        let output = Command::new("sh")
+            .args(["-c", &command])
+            .output()
+            .expect("curl is installed");
+        let status = String::from_utf8(output.stdout).unwrap();
+        (status, comment[..3].to_owned())
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn every_printed_line_gets_the_status_it_says() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (app, lines) = service(port).await.unwrap();
+        tokio::spawn(async { axum::serve(listener, app).await });
+        for line in lines {
+            let again = line.clone();
+            let (status, said) = tokio::task::spawn_blocking(move || run(&again))
+                .await
+                .unwrap();
+            assert_eq!(status, said, "{line}");
+        }
+    }
+}
