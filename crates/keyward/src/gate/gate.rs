@@ -16,6 +16,7 @@ use crate::gate::reports::Reports;
 use crate::gate::throttle::Throttle;
 use crate::key::format::MAX_KEY_LEN;
 use crate::limit::quota::seconds;
+use crate::reply::grpc;
 use crate::request::client::Client;
 use crate::request::credential::Credential;
 use crate::request::head::is_preflight;
@@ -125,6 +126,29 @@ impl Gate {
     ///
     /// An adapter carries the [`Decision`] out; see there.
     pub fn check<R: RequestHead>(
+        &self,
+        request: &R,
+        requirement: &Arc<Requirement>,
+        outer: Option<&Principal>,
+    ) -> Decision {
+        match self.decide(request, requirement, outer) {
+            Decision::Ready(Verdict::Refuse(refusal)) => {
+                Decision::Ready(refusal.worded_for(grpc::content_type(request)))
+            }
+            Decision::Pending(verdict) => match grpc::content_type(request) {
+                None => Decision::Pending(verdict),
+                grpc => Decision::Pending(Box::pin(async move {
+                    match verdict.await {
+                        Verdict::Refuse(refusal) => refusal.worded_for(grpc),
+                        admit @ Verdict::Admit(_) => admit,
+                    }
+                })),
+            },
+            admit @ Decision::Ready(Verdict::Admit(_)) => admit,
+        }
+    }
+
+    fn decide<R: RequestHead>(
         &self,
         request: &R,
         requirement: &Arc<Requirement>,

@@ -280,6 +280,16 @@ pub trait ResponseHead {
     fn append(&mut self, field: &'static str, value: &str);
 }
 
+impl Refusal {
+    /// As the protocol of the request demands: gRPC has its own place for a status.
+    pub(crate) fn worded_for(mut self, grpc: Option<&'static str>) -> Verdict {
+        if let (Some(content_type), Some(_)) = (grpc, &self.denial) {
+            self.reply = Arc::new(self.reply.in_grpc(content_type));
+        }
+        Verdict::Refuse(self)
+    }
+}
+
 /// How to refuse a request.
 ///
 /// ```

@@ -48,6 +48,8 @@ pub struct Reply {
     status: u16,
     fields: Vec<(&'static str, String)>,
     body: Vec<u8>,
+    /// What the body says to the client, where a protocol has another place for it.
+    detail: String,
 }
 
 impl Reply {
@@ -56,6 +58,7 @@ impl Reply {
             status,
             fields: Vec::new(),
             body,
+            detail: String::new(),
         };
         reply.field("cache-control", "no-store".to_owned());
         reply
@@ -63,6 +66,14 @@ impl Reply {
 
     pub(crate) fn field(&mut self, name: &'static str, value: String) {
         self.fields.push((name, value));
+    }
+
+    pub(crate) fn says(&mut self, detail: &str) {
+        detail.clone_into(&mut self.detail);
+    }
+
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
     }
 
     /// The status.
@@ -89,6 +100,6 @@ impl fmt::Debug for Reply {
             .field("status", &self.status)
             .field("fields", &self.fields)
             .field("body", &String::from_utf8_lossy(&self.body))
-            .finish()
+            .finish_non_exhaustive()
     }
 }
