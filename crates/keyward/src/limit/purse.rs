@@ -22,7 +22,7 @@ pub(crate) struct Purse {
     held: AtomicU64,
     /// How many the last grant brought.
     granted: AtomicU32,
-    /// When the balance is replaced, in milliseconds since the Unix epoch.
+    /// When the balance is replaced, in nanoseconds since the Unix epoch.
     refill_at: AtomicU64,
     /// Until when it is believed to be empty, in nanoseconds of the boot clock.
     empty_until: AtomicU64,
@@ -85,11 +85,19 @@ impl Purse {
         replica: &Replica,
     ) -> Result<Spent, NotSpent> {
         self.used.store(true, Ordering::Relaxed);
-        let clock = replica.clock();
-        let now = u64::try_from(clock.unix().as_millis()).unwrap_or(u64::MAX);
-        if now >= self.refill_at.load(Ordering::Acquire) {
+        if nanos(replica.clock().unix()) >= self.refill_at.load(Ordering::Acquire) {
             return Err(NotSpent::Ask);
         }
+        self.spend_held(amount, epoch, replica)
+    }
+
+    /// Spends what is here, also where it is to be replaced by now.
+    fn spend_held(
+        self: &Arc<Self>,
+        amount: u32,
+        epoch: u32,
+        replica: &Replica,
+    ) -> Result<Spent, NotSpent> {
         let (read, done) = (Ordering::Acquire, Ordering::AcqRel);
         let spend = self.held.fetch_update(done, read, |held| {
             let (own, left) = parts(held);
@@ -110,7 +118,7 @@ impl Purse {
                 })
             }
             Err(held) => {
-                let believed = nanos(clock.boot()) < self.empty_until.load(Ordering::Acquire);
+                let believed = nanos(replica.clock().boot()) < self.empty_until.load(Ordering::Acquire);
                 if believed && parts(held).0 >= epoch {
                     Err(NotSpent::Exhausted)
                 } else {
@@ -127,10 +135,10 @@ impl Purse {
         epoch: u32,
         replica: Replica,
     ) -> Result<Spent, NotSpent> {
+        let mut spent = self.spend(amount, epoch, &replica);
         loop {
-            match self.spend(amount, epoch, &replica) {
-                Err(NotSpent::Ask) => {}
-                spent => return spent,
+            if !matches!(spent, Err(NotSpent::Ask)) {
+                return spent;
             }
             let answer = Answer {
                 answers: self.answers.load(Ordering::Acquire),
@@ -143,6 +151,9 @@ impl Purse {
             if !answered || parts(self.held.load(Ordering::Acquire)).0 < epoch {
                 return Err(NotSpent::Ask);
             }
+            // When the balance is replaced, the store decides: its clock may be behind, and to ask
+            // again and again would empty the balance.
+            spent = self.spend_held(amount, epoch, &replica);
         }
     }
 
@@ -169,8 +180,7 @@ impl Purse {
 
     /// The store has answered.
     pub(crate) fn take_in(&self, grant: &CreditGrant, now: Duration) {
-        let refill_at = grant.refill_at.map(|at| unix_time(at).as_millis());
-        let refill_at = refill_at.and_then(|at| u64::try_from(at).ok());
+        let refill_at = grant.refill_at.map(|at| nanos(unix_time(at)));
         self.granted.store(grant.amount, Ordering::Relaxed);
         let (read, done) = (Ordering::Acquire, Ordering::AcqRel);
         _ = self.held.fetch_update(done, read, |held| {

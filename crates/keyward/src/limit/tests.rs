@@ -757,6 +757,25 @@ fn a_refill_replaces_the_balance_at_its_instant_once() {
 }
 
 #[test]
+fn a_refill_between_two_milliseconds_keeps_nobody_waiting() {
+    let world = World::new();
+    let gate = world.gate();
+    let key = world.live(|new| new);
+    let minute = Duration::from_secs(60);
+    let at = NOW + minute + Duration::from_micros(500);
+    let refill = Refill::new(SystemTime::UNIX_EPOCH + at, 20);
+    let (acme, credits) = (world.acme.clone(), Credits::new(800).refill(refill));
+    block_on(world.admin.set_credits(&operator(), acme, Some(credits))).unwrap();
+    assert_eq!(ask(&gate, &key), Ok(()));
+    world.clock.advance(minute + Duration::from_micros(200));
+    assert_eq!(ask(&gate, &key), Ok(()));
+    world.clock.advance(Duration::from_micros(300));
+    // A store may keep the instant in whole milliseconds, and so refill a little earlier.
+    let passed = passing(&gate, &key);
+    assert!((19..=20).contains(&passed), "{passed}");
+}
+
+#[test]
 fn what_a_handler_failed_to_do_is_refunded_if_the_service_says_so() {
     let world = World::new();
     let key = world.live(|new| new);
