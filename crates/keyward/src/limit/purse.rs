@@ -118,7 +118,8 @@ impl Purse {
                 })
             }
             Err(held) => {
-                let believed = nanos(replica.clock().boot()) < self.empty_until.load(Ordering::Acquire);
+                let believed =
+                    nanos(replica.clock().boot()) < self.empty_until.load(Ordering::Acquire);
                 if believed && parts(held).0 >= epoch {
                     Err(NotSpent::Exhausted)
                 } else {
@@ -160,14 +161,17 @@ impl Purse {
     /// Has the store asked for more; `false` when nobody will answer. Where it need not be, and the
     /// list is in use, the next request tries.
     fn ask(self: &Arc<Self>, replica: &Replica, must: bool) -> bool {
-        if self.asked.swap(true, Ordering::AcqRel) {
-            return true;
-        }
-        let will_answer = replica.want(self, must);
+        let will_answer = self.asked.load(Ordering::Acquire) || replica.want(self, must);
         if !will_answer {
             self.fail();
         }
         will_answer
+    }
+
+    /// Whether the store is not asked yet: it is from now on. Only for who can ask it, as others rely
+    /// on the answer.
+    pub(crate) fn first_to_ask(&self) -> bool {
+        !self.asked.swap(true, Ordering::AcqRel)
     }
 
     /// What is asked of the store.

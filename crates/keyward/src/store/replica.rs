@@ -260,14 +260,18 @@ impl Replica {
         self.feed().known_purse(owner)
     }
 
-    /// Has the store asked for credits; `false` when it will not answer.
+    /// Has the store asked for credits, once; `false` when it will not answer. Unless it must be, it is
+    /// not where the list is in use.
     pub(crate) fn want(&self, purse: &Arc<Purse>, must: bool) -> bool {
         let list = if must {
             Some(self.wanting())
         } else {
             self.inner.wanting.try_lock().ok()
         };
-        let Some(mut list) = list else { return false };
+        let Some(mut list) = list else { return true };
+        if !purse.first_to_ask() {
+            return true;
+        }
         list.push(Arc::clone(purse));
         drop(list);
         self.nudge()
