@@ -358,6 +358,36 @@ fn a_rotation_doubles_no_limit() {
 }
 
 #[test]
+fn a_rotation_of_a_key_that_is_just_digested_anew_doubles_no_limit() {
+    let (world, replica) = (World::new(), Replica::new());
+    let (old, id) = world.key(Environment::LIVE, |new| new.rate_limits(minute(5)));
+    let peppers = Peppers::new(Pepper::new("new", &[7; 32]).unwrap());
+    let accepting = peppers.clone().accepting(DigestScheme::Sha256).unwrap();
+    let gate = Gate::builder(&replica).format(format()).peppers(accepting);
+    let gate = gate.build().unwrap();
+    let feed = |keys: &[&KeyRecord], number| {
+        let mut poll = replica.poll();
+        poll.account(Account::new(world.acme.clone()));
+        keys.iter().for_each(|key| poll.key(key));
+        poll.finish(Revision { number, nonce: 0 }).unwrap();
+    };
+    let first = block_on(world.store.key(id)).unwrap().unwrap();
+    feed(&[&first], 1);
+    assert_eq!(passing(&gate, &old), 5);
+    // Both in one poll: it is found in no place that is known, and has a chain from now on.
+    let new = format().generate(Environment::LIVE).unwrap();
+    let mut next = first.clone();
+    (next.id, next.digest) = (KeyId::random().unwrap(), peppers.digest(&new));
+    next.predecessor = Some(id);
+    let mut moved = first.clone();
+    (moved.digest, moved.redigested) = (peppers.digest(&old), 1);
+    moved.successor = Some(next.id);
+    feed(&[&moved, &next], 2);
+    assert_eq!((passing(&gate, &old), passing(&gate, &new)), (0, 0));
+    assert_eq!(replica.len(), 2, "nothing is left at the old place");
+}
+
+#[test]
 fn a_change_of_a_key_leaves_its_counters() {
     let world = World::new();
     let gate = world.gate();
@@ -695,6 +725,25 @@ fn a_key_spends_its_own_credits_and_shares_them_with_its_successors() {
     assert_eq!((ask(&gate, &next), passing(&gate, &key)), (Ok(()), 3));
     block_on(world.admin.set_credits(&operator(), next_id, None)).unwrap();
     assert_eq!(passing(&gate, &key), 10, "those of the account again");
+}
+
+#[test]
+fn credits_of_a_key_hold_for_all_of_its_chain_that_live() {
+    let world = World::new();
+    let gate = world.gate();
+    let (first, id) = world.key(Environment::LIVE, |new| new);
+    let rotate = |id, grace| block_on(world.admin.rotate(&operator(), id, grace)).unwrap();
+    let day = Grace::For(Duration::from_secs(86_400));
+    let second = rotate(id, day).record.id;
+    let third = rotate(second, Grace::None).record.id;
+    let fourth = rotate(third, day).record.id;
+    for named in [id, third, fourth] {
+        // The second is revoked, and the first goes on beside the third.
+        world.set_credits(named, 3);
+        assert_eq!(passing(&gate, &first), 3);
+        block_on(world.admin.set_credits(&operator(), named, None)).unwrap();
+        assert_eq!(passing(&gate, &first), 1000);
+    }
 }
 
 #[test]
