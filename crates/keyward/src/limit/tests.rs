@@ -894,6 +894,51 @@ fn only_an_operator_gives_credits() {
 }
 
 #[test]
+fn only_an_operator_gives_a_key_more_than_its_plan() {
+    let world = World::new();
+    let gate = world.gate();
+    let user = |permissions: &[Permission]| {
+        Actor::user("ann", world.acme.clone(), permissions.iter().copied())
+    };
+    let all = Scopes::parse(["api_keys.*"]).unwrap();
+    let acting = world.live(|new| new.scopes(all));
+    let acting = Actor::key(&admitted(verdict(&gate, &acting, any(), None)).0);
+    let actors = [user(&Permission::ALL), user(&[Permission::Update]), acting];
+    let new = |limit| {
+        let new = NewKey::new(world.acme.clone(), Environment::LIVE, "key");
+        new.rate_limits(limit)
+    };
+    let (_, id) = world.key(Environment::LIVE, |new| new);
+    let update = |actor: &Actor, limit| {
+        let updated = world
+            .admin
+            .update(actor, id, KeyChange::new().rate_limits(limit));
+        block_on(updated).map(drop).map_err(|error| error.kind())
+    };
+    let create = |actor: &Actor, limit| {
+        let created = block_on(world.admin.create(actor, new(limit)));
+        created.map(drop).map_err(|error| error.kind())
+    };
+    let too_wide = Err(AdminErrorKind::TooWide);
+    for plan in [RateLimits::none(), minute(5).into()] {
+        world.change_account(AccountChange::new().rate_limits(plan));
+        for actor in &actors {
+            assert_eq!(update(actor, minute(6)), too_wide, "{actor:?}");
+        }
+        for actor in [&actors[0], &actors[2]] {
+            assert_eq!(create(actor, minute(6)), too_wide, "{actor:?}");
+        }
+    }
+    for actor in [&actors[0], &actors[2]] {
+        assert_eq!(create(actor, minute(5)), Ok(()));
+    }
+    // What an operator has given may be narrowed, whatever the plan says.
+    assert_eq!(update(&operator(), minute(9)), Ok(()));
+    assert_eq!(update(&actors[1], minute(8)), Ok(()));
+    assert_eq!(update(&actors[1], minute(9)), too_wide);
+}
+
+#[test]
 fn a_key_with_credits_of_its_own_makes_none_that_needs_none() {
     let world = World::new();
     let gate = world.gate();
