@@ -88,3 +88,131 @@ fn put(connection: &Connection, owner: &CreditOwner, credits: &Credits) -> rusql
         ])
         .map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, mpsc};
+    use std::thread;
+
+    use keyward::conformance::block_on;
+    use keyward::{Actor, ApiKey, DenialKind, KeyAdmin, Store};
+
+    use super::*;
+    use crate::SqliteStore;
+    use crate::fixture::{Fixture, add, ask, format, type_inside};
+
+    /// A key whose account has so many credits.
+    fn rich(fixture: &Fixture, credits: u64) -> (CreditOwner, ApiKey) {
+        let store = fixture.open_slow();
+        let (secret, record) = add(&store, "acme");
+        let admin = KeyAdmin::new(Arc::new(store), format());
+        let (operator, account) = (Actor::operator("test"), record.account.clone());
+        let credits = Some(Credits::new(credits));
+        block_on(admin.set_credits(&operator, account, credits)).unwrap();
+        (record.account.into(), secret)
+    }
+
+    fn left(store: &SqliteStore, owner: &CreditOwner) -> u64 {
+        block_on(store.credits(owner.clone()))
+            .unwrap()
+            .unwrap()
+            .left
+    }
+
+    fn spend_all(store: &SqliteStore, key: &ApiKey) -> u64 {
+        let mut spent = 0;
+        loop {
+            match ask(store, key) {
+                Ok(()) => spent += 1,
+                Err(DenialKind::CreditsExhausted) => return spent,
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn processes_that_spend_one_balance_spend_it_once() {
+        let fixture = Fixture::new();
+        let (owner, key) = rich(&fixture, 3000);
+        let spent: u64 = thread::scope(|threads| {
+            let process = || {
+                let store = fixture.open();
+                thread::scope(|requests| {
+                    let all: Vec<_> = (0..2)
+                        .map(|_| requests.spawn(|| spend_all(&store, &key)))
+                        .collect();
+                    all.into_iter().map(|one| one.join().unwrap()).sum::<u64>()
+                })
+            };
+            let all: Vec<_> = (0..3).map(|_| threads.spawn(process)).collect();
+            all.into_iter().map(|one| one.join().unwrap()).sum()
+        });
+        // What one held last when another was refused is given back when it ends.
+        let store = fixture.open_slow();
+        assert_eq!(spent + left(&store, &owner), 3000);
+        assert_eq!(spend_all(&store, &key), 3000 - spent);
+    }
+
+    #[test]
+    fn a_disk_that_takes_no_writes_refuses_and_costs_nothing() {
+        let fixture = Fixture::new();
+        let (owner, key) = rich(&fixture, 50);
+        let store = fixture.open_slow();
+        for (full, free) in [
+            ("PRAGMA query_only = ON", "PRAGMA query_only = OFF"),
+            (
+                "CREATE TEMP TRIGGER full BEFORE INSERT ON main.keyward_credit \
+                 BEGIN SELECT RAISE(ABORT, 'disk full'); END",
+                "DROP TRIGGER full",
+            ),
+        ] {
+            type_inside(&store, full);
+            assert_eq!(ask(&store, &key), Err(DenialKind::LimitUnavailable));
+            type_inside(&store, free);
+            assert_eq!(left(&store, &owner), 50);
+        }
+        assert_eq!(spend_all(&store, &key), 50);
+    }
+
+    #[test]
+    fn requests_that_wait_for_credits_when_the_thread_ends_are_refused() {
+        let fixture = Fixture::new();
+        let (_, key) = rich(&fixture, 50);
+        let store = fixture.open_slow();
+        let (go, wait) = mpsc::channel::<()>();
+        let (started, has_started) = mpsc::channel();
+        thread::scope(|threads| {
+            let held = threads.spawn(|| {
+                let held = store.ask::<()>(move |_| {
+                    started.send(()).unwrap();
+                    assert!(wait.recv().is_err());
+                    panic!("as the test wants")
+                });
+                block_on(held).unwrap_err()
+            });
+            has_started.recv().unwrap();
+            let waiting: Vec<_> = (0..4)
+                .map(|_| threads.spawn(|| ask(&store, &key)))
+                .collect();
+            thread::sleep(std::time::Duration::from_millis(50));
+            drop(go);
+            for answer in waiting {
+                assert_eq!(answer.join().unwrap(), Err(DenialKind::LimitUnavailable));
+            }
+            held.join().unwrap();
+        });
+        assert_eq!(ask(&store, &key), Err(DenialKind::LimitUnavailable));
+    }
+
+    #[test]
+    fn a_balance_that_is_typed_away_refuses_until_it_is_back() {
+        let fixture = Fixture::new();
+        let (owner, key) = rich(&fixture, 50);
+        let store = fixture.open();
+        fixture.type_in("DELETE FROM keyward_credit").unwrap();
+        assert_eq!(ask(&store, &key), Err(DenialKind::LimitUnavailable));
+        let back = format!("INSERT INTO keyward_credit VALUES ('{owner}', 1, 2, NULL, NULL)");
+        fixture.type_in(&back).unwrap();
+        assert_eq!(spend_all(&store, &key), 2);
+    }
+}
