@@ -1,5 +1,6 @@
 //! Balances of credits.
 
+use std::error::Error;
 use std::time::SystemTime;
 
 use keyward::{
@@ -41,21 +42,32 @@ pub(crate) fn change(connection: &Connection, change: &CreditChange) -> Result<(
     put(connection, owner, &credits).map_err(failed)
 }
 
-/// Takes out what a process wants; an owner without a balance gets nothing.
+/// Takes out what a process wants; an owner without a balance, or with one that is not valid, gets
+/// nothing, and holds up nobody else.
 pub(crate) fn draw(
     connection: &mut Connection,
     wants: &[CreditWant],
     now: SystemTime,
-) -> rusqlite::Result<Vec<CreditGrant>> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+) -> Result<Vec<CreditGrant>, StoreError> {
+    let transaction = connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(failed)?;
     let mut grants = Vec::new();
     for want in wants {
-        if let Some(mut credits) = stored(&transaction, &want.owner)? {
+        let stored = match stored(&transaction, &want.owner).map_err(failed) {
+            Err(error) if error.kind() == StoreErrorKind::Corrupt => {
+                let error: &(dyn Error + 'static) = &error;
+                tracing::error!(owner = %want.owner, error, "a balance is not valid");
+                None
+            }
+            stored => stored?,
+        };
+        if let Some(mut credits) = stored {
             grants.push(credits.draw(want, now));
-            put(&transaction, &want.owner, &credits)?;
+            put(&transaction, &want.owner, &credits).map_err(failed)?;
         }
     }
-    transaction.commit()?;
+    transaction.commit().map_err(failed)?;
     Ok(grants)
 }
 
@@ -95,7 +107,7 @@ mod tests {
     use std::thread;
 
     use keyward::conformance::block_on;
-    use keyward::{Actor, ApiKey, DenialKind, KeyAdmin, Store};
+    use keyward::{AccountId, Actor, ApiKey, DenialKind, KeyAdmin, Store};
 
     use super::*;
     use crate::SqliteStore;
@@ -202,6 +214,27 @@ mod tests {
             held.join().unwrap();
         });
         assert_eq!(ask(&store, &key), Err(DenialKind::LimitUnavailable));
+    }
+
+    #[test]
+    fn a_balance_that_is_not_valid_holds_up_no_other() {
+        let fixture = Fixture::new();
+        let store = fixture.open_slow();
+        let mut file = Connection::open(fixture.path()).unwrap();
+        let want = |account| {
+            let owner = CreditOwner::from(AccountId::parse(account).unwrap());
+            CreditWant { owner, at_least: 1 }
+        };
+        let wants = ["broken", "whole"].map(want);
+        file.execute_batch(
+            "PRAGMA ignore_check_constraints = ON; INSERT INTO keyward_credit VALUES \
+             ('account:broken', 1, -5, NULL, NULL), ('account:whole', 1, 800, NULL, NULL)",
+        )
+        .unwrap();
+        let grants = draw(&mut file, &wants, SystemTime::now()).unwrap();
+        assert_eq!(grants.len(), 1);
+        assert_eq!((&grants[0].owner, grants[0].amount), (&wants[1].owner, 100));
+        assert_eq!(left(&store, &wants[1].owner), 700);
     }
 
     #[test]
