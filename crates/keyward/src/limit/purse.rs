@@ -10,10 +10,14 @@ use std::time::Duration;
 
 use crate::clock::unix_time;
 use crate::limit::bucket::nanos;
+use crate::limit::credits::BLOCK;
 use crate::{CreditGrant, CreditOwner, CreditWant, Replica, Unspent};
 
 /// How long it is believed that a balance is empty: others may give back, or an operator add some.
 const BELIEF: Duration = Duration::from_secs(1);
+
+/// How many a process holds that asks for the next block when a quarter of the last is left.
+const MOST_HELD: u32 = BLOCK + BLOCK / 4;
 
 /// Credits of one owner that this process has taken from the store and not spent yet.
 pub(crate) struct Purse {
@@ -213,20 +217,20 @@ impl Purse {
         self.empty_until.store(0, Ordering::Release);
     }
 
-    /// Takes what is held; unless `all`, only where it has not been used lately.
+    /// Takes what is held; unless `all`, and where it has been used lately, only what is more than it
+    /// needs: it was refunded, or meant for requests that were given up.
     pub(crate) fn take_unspent(&self, all: bool) -> Option<Unspent> {
-        if self.used.swap(false, Ordering::Relaxed) && !all {
-            return None;
-        }
+        let in_use = self.used.swap(false, Ordering::Relaxed) && !all;
+        let kept = if in_use { MOST_HELD } else { 0 };
         let (read, done) = (Ordering::Acquire, Ordering::AcqRel);
         let taken = self.held.fetch_update(done, read, |held| {
             let (epoch, left) = parts(held);
-            (left > 0).then(|| joined(epoch, 0))
+            (left > kept).then(|| joined(epoch, kept))
         });
-        let (epoch, amount) = parts(taken.ok()?);
+        let (epoch, left) = parts(taken.ok()?);
         Some(Unspent {
             owner: self.owner.clone(),
-            amount,
+            amount: left - kept,
             epoch,
         })
     }

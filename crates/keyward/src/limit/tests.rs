@@ -843,6 +843,26 @@ fn what_a_handler_failed_to_do_is_refunded_if_the_service_says_so() {
 }
 
 #[test]
+fn what_is_refunded_is_soon_there_for_others() {
+    let world = World::new();
+    let gate = world.builder().refund_server_errors().build().unwrap();
+    let key = world.live(|new| new);
+    world.set_credits(world.acme.clone(), 2000);
+    let asked: Vec<_> = (0..1500)
+        .map(|_| finish_of(verdict(&gate, &key, any(), None)))
+        .collect();
+    for finish in asked {
+        Response::failed().finished(finish);
+    }
+    // It is in use, and keeps what a process may hold.
+    block_on(world.store.flush()).unwrap();
+    let credits = block_on(world.admin.credits(&operator(), world.acme.clone())).unwrap();
+    assert_eq!(credits.map(|credits| credits.left), Some(2000 - 125));
+    assert_eq!(passing(&gate, &key), 1000);
+    assert_eq!(world.left(world.acme.clone()), Some(1000));
+}
+
+#[test]
 fn a_new_balance_voids_what_was_taken_of_the_old() {
     let world = World::new();
     let gate = world.gate();

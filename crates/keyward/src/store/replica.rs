@@ -245,7 +245,8 @@ impl Replica {
 
     /// Takes the credits that were taken from the store and not spent, to be given back to it.
     ///
-    /// Unless `all`, only those of which none was spent since it was last asked for. What is taken and
+    /// Unless `all`, only those of which none was spent since it was last asked for, and of others what
+    /// is more than a process needs. What is taken and
     /// not kept is lost. Those of another epoch than the stored balance are void.
     #[must_use]
     pub fn take_unspent(&self, all: bool) -> Vec<Unspent> {
