@@ -294,3 +294,86 @@ fn parts(held: u64) -> (u32, u32) {
 fn joined(epoch: u32, left: u32) -> u64 {
     u64::from(epoch) << 32 | u64::from(left)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::AccountId;
+
+    fn purse(amount: u32) -> Arc<Purse> {
+        let purse = Arc::new(Purse::new(AccountId::parse("acme").unwrap().into()));
+        purse.take_in(&grant(amount, true), Duration::ZERO);
+        purse
+    }
+
+    fn grant(amount: u32, more: bool) -> CreditGrant {
+        CreditGrant {
+            owner: AccountId::parse("acme").unwrap().into(),
+            amount,
+            epoch: 1,
+            more,
+            refill_at: None,
+        }
+    }
+
+    fn replica() -> Replica {
+        let replica = Replica::new();
+        replica.on_demand(|_| true);
+        replica
+    }
+
+    #[test]
+    fn asks_for_more_when_a_quarter_is_left_and_once() {
+        let (replica, purse) = (replica(), purse(100));
+        let asked = |amount| {
+            purse.spend(amount, 1, &replica).unwrap();
+            replica.take_wanted().len()
+        };
+        assert_eq!([asked(74), asked(1), asked(1), asked(1)], [0, 0, 1, 0]);
+        purse.take_in(&grant(100, true), Duration::ZERO);
+        assert_eq!([asked(23 + 75), asked(1)], [0, 1]);
+    }
+
+    #[test]
+    fn a_balance_is_believed_to_be_empty_for_a_while_and_only_then() {
+        let replica = replica();
+        let now = || replica.clock().boot();
+        for (more, answer) in [(true, NotSpent::Ask), (false, NotSpent::Exhausted)] {
+            let purse = purse(1);
+            purse.take_in(&grant(0, more), now());
+            assert_eq!(purse.spend(2, 1, &replica).unwrap_err(), answer);
+            // Of a later balance nothing is known.
+            assert_eq!(purse.spend(2, 2, &replica).unwrap_err(), NotSpent::Ask);
+            // What is given back may be enough.
+            purse.spend(1, 1, &replica).unwrap().give_back();
+            assert_eq!(purse.spend(2, 1, &replica).unwrap_err(), NotSpent::Ask);
+            purse.take_in(&grant(0, more), now().saturating_sub(BELIEF));
+            assert_eq!(purse.spend(2, 1, &replica).unwrap_err(), NotSpent::Ask);
+        }
+    }
+
+    #[test]
+    fn the_store_is_asked_for_what_all_need_that_wait_and_once() {
+        let (replica, purse) = (replica(), purse(0));
+        let context = &mut Context::from_waker(Waker::noop());
+        let mut waiting: Vec<_> = [3, 40, 500]
+            .map(|amount| Box::pin(Arc::clone(&purse).fetch(amount, 1, replica.clone())))
+            .into();
+        for one in &mut waiting {
+            assert!(one.as_mut().poll(context).is_pending());
+        }
+        let wanted = |replica: &Replica| {
+            let wants = replica.take_wanted().into_iter();
+            wants.map(|want| want.at_least).collect::<Vec<_>>()
+        };
+        assert_eq!(wanted(&replica), [543]);
+        assert!(waiting[0].as_mut().poll(context).is_pending());
+        purse.take_in(&grant(43, true), Duration::ZERO);
+        assert!(waiting[0].as_mut().poll(context).is_ready());
+        assert!(waiting[2].as_mut().poll(context).is_pending());
+        assert_eq!(wanted(&replica), [500], "what is left to be had");
+        purse.fail();
+        assert!(waiting[2].as_mut().poll(context).is_ready());
+        assert!(waiting[1].as_mut().poll(context).is_ready());
+    }
+}
