@@ -297,7 +297,9 @@ mod tests {
         let charge = || {
             let [first, others @ ..] = buckets.each_ref().map(Arc::clone);
             let mut charge = Charge::new(1, first);
-            others.into_iter().for_each(|bucket| charge.add(bucket));
+            for bucket in others {
+                charge.add(bucket);
+            }
             charge
         };
         assert!(matches!(charge().take_here(NOW), Taken::All(..)));

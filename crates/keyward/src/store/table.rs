@@ -109,7 +109,9 @@ impl Table {
                 }
             }
             shard.store(Arc::new(new));
-            gone.iter().for_each(|entry| entry.supersede());
+            for entry in gone {
+                entry.supersede();
+            }
         }
     }
 }
