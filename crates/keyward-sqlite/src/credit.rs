@@ -166,6 +166,21 @@ mod tests {
     }
 
     #[test]
+    fn what_a_process_holds_is_given_back_when_it_ends() {
+        let fixture = Fixture::new();
+        let (owner, key) = rich(&fixture, 800);
+        let store = fixture.open_slow();
+        assert_eq!(ask(&store, &key), Ok(()));
+        assert_eq!(left(&store, &owner), 700);
+        // It is in use, and keeps what it holds.
+        block_on(store.flush()).unwrap();
+        assert_eq!(left(&store, &owner), 700);
+        assert_eq!(ask(&store, &key), Ok(()));
+        drop(store);
+        assert_eq!(left(&fixture.open_slow(), &owner), 798);
+    }
+
+    #[test]
     fn a_disk_that_takes_no_writes_refuses_and_costs_nothing() {
         let fixture = Fixture::new();
         let (owner, key) = rich(&fixture, 50);
