@@ -190,7 +190,10 @@ impl GateBuilder {
         self
     }
 
-    /// Gives credits back where the handler answers with a 5xx.
+    /// Gives credits back where the handler answers with a 5xx, not what counts in rate limits.
+    ///
+    /// A request that is given up has paid; so has one that ends without a response: in an error of a
+    /// service, such as a timeout, or a panic, also where a layer outside makes a 5xx of it.
     pub fn refund_server_errors(mut self) -> Self {
         self.refunds_errors = true;
         self
