@@ -9,8 +9,8 @@ use std::time::Duration;
 use crate::gate::gate::Inner;
 use crate::gate::throttle::FailureThrottle;
 use crate::{
-    Environment, ErrorCode, ForeignFormat, Gate, KeyField, KeyFormat, KeyLocation, Limiter,
-    Peppers, RateLimits, Replica, Replies, Reply, ResetUnit, ScopeCatalog,
+    Environment, ErrorCode, ForeignFormat, Gate, KeyFormat, KeyLocation, Limiter, Peppers,
+    RateLimits, Replica, Replies, Reply, ResetUnit, ScopeCatalog,
 };
 
 /// Puts a gate together; made by [`Gate::builder`].
@@ -213,18 +213,10 @@ impl GateBuilder {
         } = &self;
         let render = |code| Arc::new(replies.render(code, realm, locations, None));
         let rendered = ErrorCode::ALL.map(render).into();
-        let key_field = |location: &KeyLocation| {
-            let field = location.field().into();
-            if self.forwards_key {
-                KeyField::MarkSensitive(field)
-            } else {
-                KeyField::Remove(field)
-            }
-        };
         Ok(Gate {
             inner: Arc::new(Inner {
                 id: NEXT.fetch_add(1, Ordering::Relaxed),
-                key_fields: locations.iter().map(key_field).collect(),
+                forwards_key: self.forwards_key,
                 rendered,
                 preflight: Arc::new(Reply::new(204, Vec::new())),
                 throttle: self.throttle.map(|it| it.start(self.replica.clock())),
