@@ -1,5 +1,6 @@
 //! What limits and credits promise, over the store that `crate::test_store` opens.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -189,7 +190,7 @@ impl Response {
         }
     }
 
-    fn finished(mut self, finish: Finish) -> Vec<String> {
+    fn finished(mut self, mut finish: Finish) -> Vec<String> {
         finish.apply(&mut self);
         let lines = self
             .fields
@@ -213,8 +214,8 @@ impl ResponseHead for Response {
         lines.map(|(_, value)| value.as_bytes())
     }
 
-    fn append(&mut self, field: &'static str, value: &str) {
-        self.fields.push((field, value.to_owned()));
+    fn append(&mut self, field: &'static str, value: Cow<'static, str>) {
+        self.fields.push((field, value.into_owned()));
     }
 }
 
@@ -454,12 +455,12 @@ fn layers_of_one_gate_charge_once_the_highest_cost() {
         .unwrap();
     world.set_credits(world.acme.clone(), 20);
     let key = world.live(|new| new);
-    let (outer, first) = admitted(verdict(&gate, &key, any(), None));
+    let (outer, mut first) = admitted(verdict(&gate, &key, any(), None));
     assert_eq!(outer.quota().unwrap().remaining(), 19);
     // One that says nothing, one that costs less, one more, and one behind that.
     let silent = verdict(&gate, &key, any(), Some(&outer));
     let lower = verdict(&gate, &key, any().cost(1).credits(0), Some(&outer));
-    let (inner, more) = admitted(verdict(&gate, &key, any().cost(5).credits(3), Some(&outer)));
+    let (inner, mut more) = admitted(verdict(&gate, &key, any().cost(5).credits(3), Some(&outer)));
     let innermost = verdict(&gate, &key, any().cost(5).credits(2), Some(&inner));
     assert_eq!(inner.quota().unwrap().remaining(), 15);
     for finish in [silent, lower, innermost].map(finish_of) {
