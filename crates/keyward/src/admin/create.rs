@@ -8,8 +8,8 @@ use crate::admin::list::in_whole_seconds;
 use crate::admin::rules::earlier;
 use crate::{
     Account, ActiveKeys, Actor, AdminError, AdminErrorKind, AuditAction, Commit, CreateToken,
-    CreatedKey, CreditChange, CreditOwner, Credits, Hint, KeyAdmin, KeyDigest, KeyId, KeyRecord,
-    NewKey, Permission,
+    CreatedKey, CreditChange, CreditOwner, Credits, Environment, Hint, KeyAdmin, KeyDigest, KeyId,
+    KeyRecord, NewKey, Permission, WebhookEndpoint,
 };
 
 impl KeyAdmin {
@@ -126,8 +126,20 @@ impl KeyAdmin {
         if new.credits.is_some() {
             operator_only(actor)?;
         }
-        self.permit_in(actor, Permission::Create, &new.account)
-            .await
+        let permitted = self
+            .permit_in(actor, Permission::Create, &new.account)
+            .await?;
+        if let Some(endpoints) = self.endpoints.as_ref()
+            && new.environment == Environment::LIVE
+        {
+            let live = endpoints
+                .endpoints(Some(new.account.clone()), Some(Environment::LIVE))
+                .await?;
+            if !live.iter().any(WebhookEndpoint::is_working) {
+                return Err(AdminErrorKind::NoWorkingEndpoint.into());
+            }
+        }
+        Ok(permitted)
     }
 
     /// That what is to be kept of the key is well formed.
