@@ -7,6 +7,10 @@ struct Readme;
 #[cfg(test)]
 mod allocations;
 #[cfg(test)]
+mod delivery;
+#[cfg(test)]
+mod endpoints;
+#[cfg(test)]
 mod interop;
 /// What the life of keys promises, as core tests it over memory, here over SQLite.
 #[cfg(test)]
@@ -16,6 +20,8 @@ mod life;
 #[cfg(test)]
 #[path = "../../crates/keyward/src/limit/tests.rs"]
 mod limits;
+#[cfg(test)]
+mod outbox;
 #[cfg(test)]
 mod parity;
 #[cfg(test)]
