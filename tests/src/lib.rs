@@ -33,6 +33,8 @@ mod secrecy;
 #[cfg(test)]
 mod service;
 #[cfg(test)]
+mod sockets;
+#[cfg(test)]
 mod stacks;
 #[cfg(test)]
 mod test_store;

@@ -81,9 +81,108 @@ impl WebhookStore for SqliteStore {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::sync::Arc;
 
-    use crate::SqliteStore;
-    use crate::fixture::Fixture;
+    use keyward::conformance::block_on;
+    use keyward::{Actor, EndpointUrl, KeyAdmin, SealingKey, SealingKeys, WebhookAdmin};
+
+    use super::*;
+    use crate::fixture::{Fixture, format};
+
+    /// A store with an endpoint and a message in each of two accounts and environments.
+    fn filled(fixture: &Fixture) -> Arc<SqliteStore> {
+        let store = Arc::new(fixture.open());
+        let sealing = SealingKeys::new(SealingKey::new("test", &[7; 32]).unwrap());
+        let keys = KeyAdmin::new(Arc::clone(&store) as _, format());
+        let webhooks = WebhookAdmin::new(Arc::clone(&store) as _, format(), sealing);
+        let actor = Actor::operator("test");
+        for account in ["acme", "other"] {
+            let account = AccountId::parse(account).unwrap();
+            block_on(keys.open_account(&actor, &account)).unwrap();
+            for environment in [Environment::LIVE, Environment::TEST] {
+                let url = EndpointUrl::parse("https://acme.example/hook").unwrap();
+                block_on(webhooks.create_endpoint(&actor, &account, environment, url)).unwrap();
+                let id = WebhookId::random().unwrap();
+                let message = WebhookMessage::new(account.clone(), environment, id, "{}");
+                block_on(webhooks.publish(&actor, message.unwrap())).unwrap();
+            }
+        }
+        store
+    }
+
+    fn claim(store: &SqliteStore) -> Vec<(EndpointId, WebhookId)> {
+        let now = SystemTime::now();
+        let claim = DeliveryClaim {
+            now,
+            until: now,
+            limit: 99,
+            each: 99,
+            busy: vec![],
+        };
+        let due = block_on(store.claim(claim)).unwrap();
+        let pair = |due: &DueDelivery| (due.endpoint().id(), due.message().id().clone());
+        let mut pairs: Vec<_> = due.iter().map(pair).collect();
+        pairs.sort();
+        pairs
+    }
+
+    #[test]
+    fn what_is_typed_takes_no_event_across() {
+        const ALL: &str = "SELECT m.account, m.environment, m.id, e.id, 0 \
+             FROM keyward_message m JOIN keyward_endpoint e \
+             ON m.account <> e.account OR m.environment <> e.environment";
+        const COLUMNS: &str = "(account, environment, message, endpoint, due_at)";
+        let fixture = Fixture::new();
+        let store = filled(&fixture);
+        let before = claim(&store);
+        assert_eq!(before.len(), 4);
+        for typed in [
+            &*format!("INSERT INTO keyward_delivery {COLUMNS} {ALL}"),
+            &*format!("INSERT OR REPLACE INTO keyward_delivery {COLUMNS} {ALL}"),
+            "UPDATE keyward_delivery SET environment = 'live'",
+            "UPDATE keyward_delivery SET account = 'acme'",
+            "UPDATE keyward_delivery SET endpoint = (SELECT min(id) FROM keyward_endpoint)",
+            "UPDATE OR REPLACE keyward_delivery SET message = (SELECT min(id) FROM keyward_message)",
+            "UPDATE keyward_endpoint SET environment = 'live'",
+            "UPDATE keyward_endpoint SET account = 'acme'",
+            "UPDATE keyward_endpoint SET id = 'whe_0123456789ab'",
+            "UPDATE keyward_message SET environment = 'live'",
+            "UPDATE keyward_message SET account = 'acme'",
+            "UPDATE keyward_message SET payload = x'00'",
+            "INSERT OR REPLACE INTO keyward_endpoint (id, account, environment, url, secret, created_at) \
+             SELECT id, account, 'live', url, secret, 0 FROM keyward_endpoint",
+            "INSERT OR REPLACE INTO keyward_message (account, environment, id, payload, created_at) \
+             SELECT account, environment, id, x'00', 0 FROM keyward_message",
+        ] {
+            assert!(fixture.type_in(typed).is_err(), "{typed}");
+        }
+        assert_eq!(claim(&store), before);
+
+        // Even past the triggers: what does not belong together is not given out.
+        let typed = "DROP TRIGGER keyward_endpoint_moved; \
+             UPDATE keyward_endpoint SET environment = 'eu' WHERE environment = 'test'";
+        fixture.type_in(typed).unwrap();
+        let left = claim(&store);
+        assert_eq!(left.len(), 2);
+        assert!(left.iter().all(|pair| before.contains(pair)));
+    }
+
+    #[test]
+    fn an_endpoint_can_be_switched_off_at_three_in_the_morning() {
+        let fixture = Fixture::new();
+        let store = filled(&fixture);
+        let before = claim(&store);
+        let typed = format!(
+            "UPDATE keyward_endpoint SET status = 'disabled' WHERE id = '{}'",
+            before[0].0
+        );
+        fixture.type_in(&typed).unwrap();
+        assert_eq!(claim(&store), before[1..]);
+        fixture
+            .type_in("UPDATE keyward_endpoint SET status = 'enabled'")
+            .unwrap();
+        assert_eq!(claim(&store), before);
+    }
 
     #[test]
     fn keeps_the_promises_of_a_store_of_webhooks() {
