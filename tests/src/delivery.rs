@@ -330,9 +330,10 @@ async fn a_place_that_is_forbidden_by_now_is_not_called() {
                     "{at} {environment}"
                 );
                 let (outcome, _) = outcomes(&world, id).await[0];
-                let expected = match allowed {
-                    true => AttemptOutcome::Delivered,
-                    false => AttemptOutcome::NotPublic,
+                let expected = if allowed {
+                    AttemptOutcome::Delivered
+                } else {
+                    AttemptOutcome::NotPublic
                 };
                 assert_eq!(outcome, expected, "{at} {environment}");
                 world.pass(10);
@@ -586,10 +587,10 @@ async fn follow(world: World, steps: Vec<Step>) {
             _ => {}
         }
     }
-    for which in 0..endpoints.len() {
+    for (id, ..) in &endpoints {
         let change = EndpointChange::new().enabled(true);
         webhooks
-            .update_endpoint(&world.operator, endpoints[which].0, change)
+            .update_endpoint(&world.operator, *id, change)
             .await
             .unwrap();
     }

@@ -107,10 +107,10 @@ where
         let mut kept: Vec<_> = addresses.into_iter().collect();
         let known = !kept.is_empty();
         kept.retain(|address| this.rules.admits(this.host, address.ip()));
-        Poll::Ready(match kept.is_empty() {
-            true if known => Err(ResolveError::new(ResolveErrorKind::NotPublic)),
-            _ => Ok(kept.into_iter()),
-        })
+        if known && kept.is_empty() {
+            return Poll::Ready(Err(ResolveError::new(ResolveErrorKind::NotPublic)));
+        }
+        Poll::Ready(Ok(kept.into_iter()))
     }
 }
 

@@ -279,9 +279,9 @@ fn claims_the_longest_due_and_few_for_each_endpoint<S: WebhookStore>(store: &S) 
     let all: Vec<_> = (0..5)
         .map(|at| message("acme", Environment::LIVE, at))
         .collect();
-    all.iter()
-        .rev()
-        .for_each(|message| accept(store, message).unwrap());
+    for message in all.iter().rev() {
+        accept(store, message).unwrap();
+    }
     let last = message("other", Environment::LIVE, 5);
     accept(store, &last).unwrap();
 
@@ -318,22 +318,23 @@ fn claims_the_longest_due_and_few_for_each_endpoint<S: WebhookStore>(store: &S) 
 fn carries_out_what_follows_from_an_attempt<S: WebhookStore>(store: &S) {
     let (endpoint, _) = one_delivery(store);
     let schedule = RetrySchedule::new([Duration::from_secs(100)]);
-    conclude(store, claim(store, 0, 9).remove(0), 503, 10, &schedule);
+    conclude(store, &claim(store, 0, 9).remove(0), 503, 10, &schedule);
     assert!(claim(store, 109, 9).is_empty(), "not before it is time");
     let again = claim(store, 131, 9).remove(0);
     assert_eq!(again.attempt(), 2);
-    conclude(store, again, 500, 140, &schedule);
+    conclude(store, &again, 500, 140, &schedule);
     assert!(claim(store, 1_000_000, 9).is_empty(), "given up");
 
     accept(store, &message("acme", Environment::LIVE, 0)).unwrap();
-    conclude(store, claim(store, 0, 9).remove(0), 204, 1, &schedule);
+    conclude(store, &claim(store, 0, 9).remove(0), 204, 1, &schedule);
     assert!(claim(store, 1_000_000, 9).is_empty(), "delivered");
 
     let both = [(); 2].map(|()| message("acme", Environment::LIVE, 0));
-    both.iter()
-        .for_each(|message| accept(store, message).unwrap());
+    for message in &both {
+        accept(store, message).unwrap();
+    }
     let gone = claim(store, 0, 1).remove(0);
-    conclude(store, gone, 410, 1, &schedule);
+    conclude(store, &gone, 410, 1, &schedule);
     let off = stored(store, endpoint.id());
     assert_eq!(off.status, EndpointStatus::Gone);
     assert_ne!(off.revision, endpoint.revision);
@@ -371,18 +372,18 @@ fn who_comes_late_changes_nothing_but_that_it_arrived<S: WebhookStore>(store: &S
     let schedule = RetrySchedule::new([Duration::from_secs(10_000)]);
     let late = claim(store, 0, 9).remove(0);
     let second = claim(store, 60, 9).remove(0);
-    conclude(store, late.clone(), 503, 70, &schedule);
+    conclude(store, &late, 503, 70, &schedule);
     let third = claim(store, 120, 9).remove(0);
     assert_eq!(
         third.attempt(),
         3,
         "the claim that is over has put nothing off"
     );
-    conclude(store, second, 410, 130, &schedule);
+    conclude(store, &second, 410, 130, &schedule);
     assert_eq!(claim(store, 180, 9).len(), 1, "nor switched anything off");
-    conclude(store, late, 200, 190, &schedule);
+    conclude(store, &late, 200, 190, &schedule);
     assert!(claim(store, 1_000_000, 9).is_empty(), "but it has arrived");
-    conclude(store, third, 503, 200, &schedule);
+    conclude(store, &third, 503, 200, &schedule);
     assert!(
         claim(store, 1_000_000, 9).is_empty(),
         "which nothing undoes"
@@ -411,7 +412,7 @@ fn lists_attempts_page_by_page<S: WebhookStore>(store: &S) {
     let (endpoint, _) = one_delivery(store);
     let schedule = RetrySchedule::new([Duration::ZERO; 9]);
     for now in 0..5 {
-        conclude(store, claim(store, now, 9).remove(0), 503, now, &schedule);
+        conclude(store, &claim(store, now, 9).remove(0), 503, now, &schedule);
     }
     let page = |before| {
         let attempts = block_on(store.attempts(endpoint.id(), before, 2)).unwrap();
@@ -437,7 +438,7 @@ fn what_is_deleted_leaves_nothing<S: WebhookStore>(store: &S) {
     let (endpoint, _) = one_delivery(store);
     let schedule = RetrySchedule::new([Duration::ZERO; 9]);
     let due = claim(store, 0, 9).remove(0);
-    conclude(store, due.clone(), 503, 0, &schedule);
+    conclude(store, &due, 503, 0, &schedule);
     let deleted = WebhookCommit {
         deleted: Some((endpoint.id(), stored(store, endpoint.id()).revision)),
         ..WebhookCommit::default()
@@ -446,7 +447,7 @@ fn what_is_deleted_leaves_nothing<S: WebhookStore>(store: &S) {
     assert_eq!(block_on(store.endpoint(endpoint.id())).unwrap(), None);
     assert!(claim(store, 1_000_000, 9).is_empty());
     // An attempt that is under way ends nevertheless.
-    conclude(store, due, 200, 1, &schedule);
+    conclude(store, &due, 200, 1, &schedule);
     assert_eq!(
         block_on(store.attempts(endpoint.id(), None, 9)).unwrap(),
         []
@@ -456,7 +457,7 @@ fn what_is_deleted_leaves_nothing<S: WebhookStore>(store: &S) {
 fn forgets_only_what_waits_for_nothing<S: WebhookStore>(store: &S) {
     let (endpoint, done) = one_delivery(store);
     let schedule = RetrySchedule::default();
-    conclude(store, claim(store, 0, 9).remove(0), 200, 1, &schedule);
+    conclude(store, &claim(store, 0, 9).remove(0), 200, 1, &schedule);
     let waits = message("acme", Environment::LIVE, 0);
     let nowhere = message("other", Environment::LIVE, 0);
     let recent = message("other", Environment::LIVE, 500);
@@ -573,7 +574,7 @@ fn claim<S: WebhookStore>(store: &S, now: u64, limit: usize) -> Vec<DueDelivery>
 
 fn conclude<S: WebhookStore>(
     store: &S,
-    due: DueDelivery,
+    due: &DueDelivery,
     status: u16,
     ended: u64,
     schedule: &RetrySchedule,
