@@ -215,6 +215,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_name_that_changes_its_address_is_judged_each_time() {
+        let mut answers = ["1.1.1.1:0", "127.0.0.1:0"].into_iter().cycle();
+        let mut rebound = PublicAddresses::new(
+            service_fn(move |_: &'static str| {
+                let address: SocketAddr = answers.next().unwrap().parse().unwrap();
+                async move { Ok::<_, Infallible>([address]) }
+            }),
+            EndpointRules::new(),
+        );
+        for _ in 0..3 {
+            let given: Vec<_> = rebound.call("acme.example").await.unwrap().collect();
+            assert_eq!(given, ["1.1.1.1:0".parse().unwrap()]);
+            let error = rebound.call("acme.example").await.unwrap_err();
+            assert_eq!(error.kind(), ResolveErrorKind::NotPublic);
+        }
+    }
+
+    #[tokio::test]
     async fn a_resolver_that_fails_is_the_source_of_the_error() {
         let fails = service_fn(async |_: &'static str| Err::<Vec<SocketAddr>, _>("no such name"));
         let error = PublicAddresses::new(fails, EndpointRules::new()).oneshot("acme.example");
