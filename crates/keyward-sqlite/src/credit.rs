@@ -171,13 +171,20 @@ mod tests {
         let (owner, key) = rich(&fixture, 800);
         let store = fixture.open_slow();
         assert_eq!(ask(&store, &key), Ok(()));
+        drop(store);
+        let store = fixture.open_slow();
+        assert_eq!(left(&store, &owner), 799);
+        assert_eq!(ask(&store, &key), Ok(()));
         assert_eq!(left(&store, &owner), 700);
         // It is in use, and keeps what it holds.
         block_on(store.flush()).unwrap();
         assert_eq!(left(&store, &owner), 700);
-        assert_eq!(ask(&store, &key), Ok(()));
+        // More than there can be is all there can be.
+        let most = format!("UPDATE keyward_credit SET remaining = {}", i64::MAX - 97);
+        fixture.type_in(&most).unwrap();
         drop(store);
-        assert_eq!(left(&fixture.open_slow(), &owner), 798);
+        let all = i64::MAX.cast_unsigned();
+        assert_eq!(left(&fixture.open_slow(), &owner), all);
     }
 
     #[test]

@@ -474,6 +474,11 @@ fn layers_of_one_gate_charge_once_the_highest_cost() {
     first.apply(&mut response);
     assert_eq!(response.fields.len(), before + 1, "{:?}", response.fields);
     assert_eq!(world.left(world.acme.clone()), Some(17));
+    // Behind a free one, who says nothing asks for nothing.
+    let (free, _) = admitted(verdict(&gate, &key, any().cost(0).credits(0), None));
+    let silent = finish_of(verdict(&gate, &key, any(), Some(&free)));
+    assert_eq!(Response::ok().finished(silent), [""; 0]);
+    assert_eq!(world.left(world.acme.clone()), Some(17));
 }
 
 #[test]
