@@ -1,0 +1,17 @@
+//! The five services, sentence by sentence: `tests/contracts/`, on both stacks.
+
+mod contract;
+mod runner;
+
+mod lines;
+
+#[expect(dead_code, reason = "a program, whose `main` is not called here")]
+#[path = "../../../examples/services/helplane/main.rs"]
+mod helplane;
+
+use self::runner::keep;
+
+#[test]
+fn helplane_does_what_its_documentation_says() {
+    keep(helplane::open, "helplane");
+}
