@@ -1,7 +1,8 @@
 //! What the key pages of all services have: a list, a view, and an end.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use keyward::{
     AccountId, Actor, AdminError, CreatedKey, KeyAdmin, KeyFilter, KeyId, KeyView, NewKey,
@@ -32,6 +33,27 @@ async fn view<S: KeyPage>(state: Arc<S>, person: Person, call: Call) -> Answered
     let admin: &KeyAdmin = (*state).as_ref();
     let view = admin.key(&person.actor(), key_id(&call)?).await?;
     Ok(Answer::ok(shown(&view)))
+}
+
+/// What was counted of each key of an account: requests that passed, and those that did not.
+///
+/// # Errors
+/// When the person may not see it, or the store fails.
+pub async fn usage(admin: &KeyAdmin, person: &Person) -> Result<Value, AdminError> {
+    let (actor, account) = (person.actor(), &person.account);
+    let ever = SystemTime::UNIX_EPOCH..SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 33);
+    let mut keys = BTreeMap::new();
+    for hour in admin.usage(&actor, account, None, ever).await? {
+        let (_, passed, refused) =
+            keys.entry(hour.key.to_string())
+                .or_insert((hour.environment, 0, 0));
+        *passed += hour.admitted;
+        *refused += hour.refused;
+    }
+    let keys = keys.into_iter().map(|(id, (environment, passed, refused))| {
+        json!({ "id": id, "environment": environment.as_str(), "passed": passed, "refused": refused })
+    });
+    Ok(json!({ "usage": keys.collect::<Vec<_>>() }))
 }
 
 /// The key that the path names.

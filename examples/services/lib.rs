@@ -13,7 +13,7 @@ mod routes;
 mod run;
 
 pub use crate::call::{Answer, Answered, Call};
-pub use crate::key_page::{KeyPage, key_id, make, revealed, shown, start_over};
+pub use crate::key_page::{KeyPage, key_id, make, revealed, shown, start_over, usage};
 pub use crate::people::{People, Person};
 pub use crate::records::Records;
 pub use crate::routes::{Route, Routes};

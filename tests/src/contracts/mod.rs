@@ -6,6 +6,9 @@ mod runner;
 mod lines;
 
 #[expect(dead_code, reason = "a program, whose `main` is not called here")]
+#[path = "../../../examples/services/heliossend/main.rs"]
+mod heliossend;
+#[expect(dead_code, reason = "as above")]
 #[path = "../../../examples/services/helplane/main.rs"]
 mod helplane;
 
@@ -14,4 +17,9 @@ use self::runner::keep;
 #[test]
 fn helplane_does_what_its_documentation_says() {
     keep(helplane::open, "helplane");
+}
+
+#[test]
+fn heliossend_does_what_its_documentation_says() {
+    keep(heliossend::open, "heliossend");
 }
