@@ -81,6 +81,14 @@ impl Contract {
         }
         assert_eq!(unshown, None, "nothing shows it, and nothing says why not");
         assert!(!in_block, "a block has no end");
+        for step in contract.sections.iter().flatten() {
+            let waits = matches!(step.doing, Doing::Later(_));
+            assert!(
+                waits || step.answer.is_some(),
+                "line {} has no answer",
+                step.line
+            );
+        }
         contract.sections.retain(|section| !section.is_empty());
         contract
     }

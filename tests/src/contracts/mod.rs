@@ -11,6 +11,9 @@ mod heliossend;
 #[expect(dead_code, reason = "as above")]
 #[path = "../../../examples/services/helplane/main.rs"]
 mod helplane;
+#[expect(dead_code, reason = "as above")]
+#[path = "../../../examples/services/verifyhuman/main.rs"]
+mod verifyhuman;
 
 use self::runner::keep;
 
@@ -22,4 +25,9 @@ fn helplane_does_what_its_documentation_says() {
 #[test]
 fn heliossend_does_what_its_documentation_says() {
     keep(heliossend::open, "heliossend");
+}
+
+#[test]
+fn verifyhuman_does_what_its_documentation_says() {
+    keep(verifyhuman::open, "verifyhuman");
 }

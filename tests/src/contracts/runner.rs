@@ -165,7 +165,17 @@ impl Run {
                 },
             };
             if let Some(Some(name)) = gap {
-                found.push((name.to_owned(), rest[..at].to_owned()));
+                let text = &rest[..at];
+                // `{new 32}` is so many characters that are safe in a URL.
+                let (name, length) = match name.rsplit_once(' ') {
+                    Some((name, length)) => (name, length.parse::<usize>().ok()),
+                    None => (name, None),
+                };
+                let safe = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+                if length.is_some_and(|length| text.len() != length || !text.bytes().all(safe)) {
+                    return false;
+                }
+                found.push((name.to_owned(), text.to_owned()));
             }
             rest = &rest[at + literal.len()..];
             let Some((name, after)) = next else {
@@ -194,7 +204,8 @@ fn next_gap(pattern: &str) -> (&str, Option<(Option<&str>, &str)>) {
     let named = pattern.match_indices('{').find_map(|(at, _)| {
         let end = at + pattern[at..].find('}')?;
         let name = &pattern[at + 1..end];
-        let is_name = |byte: u8| byte.is_ascii_lowercase() || matches!(byte, b'.' | b'_' | b' ');
+        let is_name =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._ ".contains(&byte);
         (!name.is_empty() && name.bytes().all(is_name)).then_some((at, end, name))
     });
     match (dots, named) {
