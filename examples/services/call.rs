@@ -1,8 +1,9 @@
 //! A request as a handler sees it, and what it answers; the same on both stacks.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
-use keyward::{AdminError, AdminErrorKind};
+use keyward::{AdminError, AdminErrorKind, RequestHead};
 use serde_json::{Value, json};
 
 /// What a handler gives: `?` turns a failure into its answer.
@@ -36,6 +37,21 @@ impl Call {
     #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+}
+
+/// So that a handler can verify a webhook whose secret it learns from elsewhere.
+impl RequestHead for Call {
+    fn method(&self) -> &str {
+        "POST"
+    }
+
+    fn peer(&self) -> Option<IpAddr> {
+        None
+    }
+
+    fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.fields.get(field).map(String::as_bytes).into_iter()
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use keyward::{
-    AccountId, Actor, AdminError, CreatedKey, KeyAdmin, KeyFilter, KeyId, KeyView, NewKey,
+    AccountId, Actor, AdminError, ApiKey, CreatedKey, KeyAdmin, KeyFilter, KeyId, KeyView, NewKey,
 };
 use serde_json::{Value, json};
 
@@ -81,7 +81,7 @@ pub async fn start_over(admin: &KeyAdmin, account: &AccountId) -> Result<(), Adm
 /// When it cannot be made.
 pub async fn make(admin: &KeyAdmin, new: NewKey) -> Result<(String, String), AdminError> {
     let created = admin.create(&Actor::operator("start"), new).await?;
-    let secret = created.key.as_ref().map(|key| key.expose_secret());
+    let secret = created.key.as_ref().map(ApiKey::expose_secret);
     let secret = secret.unwrap_or_default().to_owned();
     Ok((secret, created.record.id.to_string()))
 }
@@ -92,7 +92,7 @@ pub fn revealed(created: &CreatedKey) -> Value {
     let record = &created.record;
     json!({
         "id": record.id.to_string(),
-        "key": created.key.as_ref().map(|key| key.expose_secret()),
+        "key": created.key.as_ref().map(ApiKey::expose_secret),
         "name": record.name,
     })
 }

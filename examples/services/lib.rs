@@ -4,6 +4,7 @@
 //! runs on either stack, `--stack axum` or `--stack actix`.
 
 mod call;
+mod deliver;
 mod key_page;
 mod on_actix;
 mod on_axum;
@@ -13,6 +14,7 @@ mod routes;
 mod run;
 
 pub use crate::call::{Answer, Answered, Call};
+pub use crate::deliver::deliver;
 pub use crate::key_page::{KeyPage, key_id, make, revealed, shown, start_over, usage};
 pub use crate::people::{People, Person};
 pub use crate::records::Records;

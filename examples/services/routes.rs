@@ -125,6 +125,7 @@ impl<S: Send + Sync + 'static> Routes<S> {
     }
 
     /// The list, to be mounted.
+    #[must_use]
     pub fn all(self) -> Vec<Route> {
         self.all
     }

@@ -100,6 +100,9 @@ pub fn run(
 }
 
 /// Serves routes in a thread of its own, for as long as the process runs.
+///
+/// # Panics
+/// That thread does, when they cannot be served.
 pub fn start(stack: Stack, listener: TcpListener, routes: Vec<Route>) {
     thread::spawn(move || serve(stack, listener, &routes.into()).expect("it can be served"));
 }

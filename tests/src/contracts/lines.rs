@@ -3,7 +3,7 @@
 use std::fs;
 
 /// The folder of each, as the README's table has them.
-const SERVICES: [&str; 3] = ["helplane", "heliossend", "verifyhuman"];
+const SERVICES: [&str; 4] = ["helios-health", "helplane", "heliossend", "verifyhuman"];
 
 #[test]
 fn the_readme_says_how_many_lines_the_key_rules_take() {

@@ -6,6 +6,9 @@ mod runner;
 mod lines;
 
 #[expect(dead_code, reason = "a program, whose `main` is not called here")]
+#[path = "../../../examples/services/helios-health/main.rs"]
+mod helios_health;
+#[expect(dead_code, reason = "as above")]
 #[path = "../../../examples/services/heliossend/main.rs"]
 mod heliossend;
 #[expect(dead_code, reason = "as above")]
@@ -30,4 +33,9 @@ fn heliossend_does_what_its_documentation_says() {
 #[test]
 fn verifyhuman_does_what_its_documentation_says() {
     keep(verifyhuman::open, "verifyhuman");
+}
+
+#[test]
+fn helios_health_does_what_its_documentation_says() {
+    keep(helios_health::open, "helios-health");
 }
