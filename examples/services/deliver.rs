@@ -1,15 +1,16 @@
-//! Sends a webhook, once: where it goes is on this machine, and what comes of it is seen at once.
+//! Calls another server, once: a webhook's receiver, or the service, for a customer's own server.
 
 use std::io::{Error, Result};
 
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Posts JSON to an `http://` URL with these fields, and gives the status of the answer.
+/// Posts JSON to an `http://` URL with these fields, and gives the answer's status and JSON.
 ///
 /// # Errors
 /// When the URL is none of that sort, nobody is there, or what answers is no server.
-pub async fn deliver(url: &str, fields: &[(&str, String)], json: &str) -> Result<u16> {
+pub async fn deliver(url: &str, fields: &[(&str, String)], json: &str) -> Result<(u16, Value)> {
     let rest = url.strip_prefix("http://");
     let (host, path) = rest
         .and_then(|rest| rest.split_once('/'))
@@ -28,5 +29,7 @@ pub async fn deliver(url: &str, fields: &[(&str, String)], json: &str) -> Result
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
     let status = answer.split(' ').nth(1).and_then(|text| text.parse().ok());
-    status.ok_or(Error::other("not an answer"))
+    let status = status.ok_or(Error::other("not an answer"))?;
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    Ok((status, serde_json::from_str(body).unwrap_or_default()))
 }

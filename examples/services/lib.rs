@@ -17,6 +17,6 @@ pub use crate::call::{Answer, Answered, Call};
 pub use crate::deliver::deliver;
 pub use crate::key_page::{KeyPage, key_id, make, revealed, shown, start_over, usage};
 pub use crate::people::{People, Person};
-pub use crate::records::Records;
+pub use crate::records::{Recorded, Records};
 pub use crate::routes::{Route, Routes};
 pub use crate::run::{Opened, Setting, Stack, check, fill_in, run, start};

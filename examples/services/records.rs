@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+pub use rusqlite::Result as Recorded;
 use rusqlite::{Connection, OptionalExtension, Result, params};
 use serde_json::{Value, json};
 

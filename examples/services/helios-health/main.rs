@@ -341,7 +341,8 @@ impl Helios {
         let id = id.map_err(|_| Answer::new(503, json!({ "error": "try again" })))?;
         let fields = WebhookSigner::new(&secret).fields(&id, now, event.as_bytes());
         let outcome = deliver(url, &fields, event).await;
-        let outcome = outcome.map_or_else(|error| error.to_string(), |status| status.to_string());
+        let outcome =
+            outcome.map_or_else(|error| error.to_string(), |(status, _)| status.to_string());
         eprintln!("told {url} of {event}: {outcome}");
         Ok(())
     }

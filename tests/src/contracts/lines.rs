@@ -3,7 +3,13 @@
 use std::fs;
 
 /// The folder of each, as the README's table has them.
-const SERVICES: [&str; 4] = ["helios-health", "helplane", "heliossend", "verifyhuman"];
+const SERVICES: [&str; 5] = [
+    "helium-id",
+    "helios-health",
+    "helplane",
+    "heliossend",
+    "verifyhuman",
+];
 
 #[test]
 fn the_readme_says_how_many_lines_the_key_rules_take() {

@@ -12,6 +12,9 @@ mod helios_health;
 #[path = "../../../examples/services/heliossend/main.rs"]
 mod heliossend;
 #[expect(dead_code, reason = "as above")]
+#[path = "../../../examples/services/helium-id/main.rs"]
+mod helium_id;
+#[expect(dead_code, reason = "as above")]
 #[path = "../../../examples/services/helplane/main.rs"]
 mod helplane;
 #[expect(dead_code, reason = "as above")]
@@ -38,4 +41,9 @@ fn verifyhuman_does_what_its_documentation_says() {
 #[test]
 fn helios_health_does_what_its_documentation_says() {
     keep(helios_health::open, "helios-health");
+}
+
+#[test]
+fn helium_id_does_what_its_documentation_says() {
+    keep(helium_id::open, "helium-id");
 }
