@@ -42,7 +42,7 @@ impl Call {
 
 /// So that a handler can verify a webhook whose secret it learns from elsewhere.
 impl RequestHead for Call {
-    fn method(&self) -> &str {
+    fn method(&self) -> &'static str {
         "POST"
     }
 

@@ -21,9 +21,9 @@ pub async fn deliver(url: &str, fields: &[(&str, String)], json: &str) -> Result
          content-type: application/json\r\ncontent-length: {length}\r\n"
     );
     for (name, value) in fields {
-        request += &format!("{name}: {value}\r\n");
+        request.extend([name, ": ", value, "\r\n"]);
     }
-    request += &format!("\r\n{json}");
+    request.extend(["\r\n", json]);
     let mut stream = TcpStream::connect(host).await?;
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();

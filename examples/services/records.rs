@@ -78,6 +78,21 @@ impl Records {
         found.optional()
     }
 
+    /// Whose the one of this number is.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn owner(&self, kind: &str, id: &str) -> Result<Option<String>> {
+        let sql = format!(
+            "SELECT account FROM {} WHERE kind = ? AND id = ?",
+            self.table
+        );
+        let found = self
+            .lock()
+            .query_row(&sql, params![kind, id], |row| row.get(0));
+        found.optional()
+    }
+
     /// All of this account and kind, the oldest first.
     ///
     /// # Errors

@@ -8,6 +8,8 @@
 //! What stands under `/platform` is no part of Helium Id: it is a customer's own server, which has its
 //! users verified and is told how that went.
 
+mod hook;
+mod platform;
 mod rules;
 
 use std::error::Error;
@@ -16,13 +18,16 @@ use std::time::SystemTime;
 
 use keyward::{
     AccountId, Clock, Environment, KeyAdmin, KeyId, NewKey, PerEnvironment, Permission, Principal,
-    SealedSecret, SealingKey, SealingKeys, WebhookEvent, WebhookId, WebhookSecret, WebhookSigner,
+    WebhookId, WebhookSigner,
 };
 use serde_json::{Value, json};
 use services::{
     Answer, Answered, Call, KeyPage, Opened, People, Person, Recorded, Records, Routes, Setting,
 };
 use services::{deliver, make, revealed, shown, start_over};
+
+use self::hook::Hook;
+use self::platform::{Platform, be_told, user, verify_user};
 
 /// What to try, each with the status it gets.
 const LINES: &[&str] = &[
@@ -58,21 +63,7 @@ struct HeliumId {
     test: Arc<Records>,
     clock: Arc<dyn Clock>,
     address: String,
-    /// With what webhooks are sent.
-    hook: Hook,
     platform: Platform,
-}
-
-/// The key and the secret of a customer's webhooks.
-struct Hook {
-    key: WebhookSecret,
-    secret: WebhookSecret,
-}
-
-/// The customer's own server: its users, and its key.
-struct Platform {
-    users: Records,
-    key: String,
 }
 
 /// Opens Helium Id for one customer, who has a test and a live integration, and one who has no webhook.
@@ -115,7 +106,6 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
         test: test_sessions,
         clock: setting.clock,
         address,
-        hook,
         platform: Platform {
             users: Records::open(path, "platform")?,
             key: test.clone(),
@@ -202,18 +192,20 @@ async fn session(helium: Arc<HeliumId>, who: Principal, call: Call) -> Answered 
 
 /// The end-user is done, and goes back to where she came from.
 async fn complete(helium: Arc<HeliumId>, call: Call) -> Answered {
-    let sessions = helium.sessions_of(call.param("environment"))?;
-    let found = sessions.one("acme", "session", call.param("id"))?;
-    let mut session = found.ok_or(Answer::new(404, json!({ "error": "no such session" })))?;
+    let (environment, id) = (call.param("environment"), call.param("id"));
+    let unknown = || Answer::new(404, json!({ "error": "no such session" }));
+    let sessions = helium.sessions_of(environment)?;
+    let account = sessions.owner("session", id)?.ok_or_else(unknown)?;
+    let mut session = sessions.one(&account, "session", id)?.ok_or_else(unknown)?;
     if session["status"] == "created" {
         session["status"] = json!("submitted");
-        sessions.replace("acme", "session", &session)?;
-        if call.param("environment") == "live" {
+        sessions.replace(&account, "session", &session)?;
+        if environment == "live" {
             let used = json!({ "session": session["id"] });
-            helium.records.add("acme", "used", used)?;
-            // As a person with the passport would be: on its face alone.
+            helium.records.add(&account, "used", used)?;
+            // Everybody who comes this far is approved: the example looks at no passport.
             helium
-                .conclude("acme", "live", session.clone(), "approved")
+                .conclude(&account, environment, session.clone(), "approved")
                 .await?;
         }
     }
@@ -241,7 +233,10 @@ async fn sign_up(helium: Arc<HeliumId>, call: Call) -> Answered {
         "test",
         &id,
     )?;
-    own["key"] = json!(key); // this once
+    own["key"] = json!(key); // this once, and what its webhooks will come with
+    let hook = helium.hook(account.as_str())?;
+    let (key, secret) = (hook.key.expose_secret(), hook.secret.expose_secret());
+    own["webhooks"] = json!({ "key": key, "secret": secret });
     Ok(Answer::new(201, own))
 }
 
@@ -336,82 +331,6 @@ async fn show_usage(helium: Arc<HeliumId>, person: Person, _: Call) -> Answered 
     Ok(Answer::ok(json!({ "paid_sessions": used.len() })))
 }
 
-/// The customer's server is told of a decision. What is not signed, or comes without the key, the layer
-/// has refused.
-async fn be_told(helium: Arc<HeliumId>, event: WebhookEvent) -> Answered {
-    let Ok(event) = event.json::<Value>() else {
-        return Err(Answer::new(400, json!({ "error": "that is no JSON" })));
-    };
-    let state = match event["decision"].as_str() {
-        Some("approved") => json!({ "access": true, "notice": "Welcome" }),
-        Some("declined") => json!({ "access": false, "notice": "Your verification has failed" }),
-        Some("resubmission") => json!({ "access": false, "notice": "Please try again" }),
-        _ => return Ok(Answer::new(204, Value::Null)),
-    };
-    let name = event["person"].as_str().unwrap_or_default();
-    let mut user = helium.platform.user(name)?;
-    for (name, value) in state.as_object().into_iter().flatten() {
-        user[name] = value.clone();
-    }
-    helium.platform.users.replace("", "user", &user)?;
-    Ok(Answer::new(204, Value::Null))
-}
-
-/// The customer's server has a user verified: it asks Helium Id for a session, by its test key.
-async fn verify_user(helium: Arc<HeliumId>, call: Call) -> Answered {
-    let (at, name) = (&helium.address, call.param("name"));
-    let mut user = helium.platform.user(name)?;
-    let callback = format!("http://{at}/platform/users/{name}");
-    let session = json!({ "person": name, "callback": callback }).to_string();
-    let key = [("x-api-key", helium.platform.key.clone())];
-    let made = deliver(&format!("http://{at}/v1/sessions"), &key, &session).await;
-    let (_, session) = made.unwrap_or_default();
-    user["session"] = session["id"].clone();
-    user["link"] = session["link"].clone();
-    helium.platform.users.replace("", "user", &user)?;
-    Ok(Answer::ok(user))
-}
-
-async fn user(helium: Arc<HeliumId>, call: Call) -> Answered {
-    Ok(Answer::ok(helium.platform.user(call.param("name"))?))
-}
-
-impl Platform {
-    /// The user of this name, made now if there is none.
-    fn user(&self, name: &str) -> Recorded<Value> {
-        let users = self.users.all("", "user")?;
-        match users.into_iter().find(|user| user["name"] == name) {
-            Some(user) => Ok(user),
-            None => self
-                .users
-                .add("", "user", json!({ "name": name, "access": false })),
-        }
-    }
-}
-
-impl Hook {
-    /// Those of an account: sealed, for a stolen database must not be able to speak for Helium Id.
-    fn of(records: &Records, account: &str) -> Result<Self, Box<dyn Error>> {
-        // A real service reads this key from where it keeps its secrets: not from its code.
-        let sealing = SealingKeys::new(SealingKey::new("example", &[7; 32])?);
-        let one = |kind: &str| -> Result<WebhookSecret, Box<dyn Error>> {
-            let place = format!("{account}/{kind}");
-            let stored = records.all(account, kind)?;
-            if let Some(sealed) = stored.last().and_then(|line| line["sealed"].as_str()) {
-                return Ok(sealing.open(&SealedSecret::parse(sealed)?, &place)?);
-            }
-            let secret = WebhookSecret::random()?;
-            let sealed = json!({ "sealed": sealing.seal(&secret, &place)?.to_string() });
-            records.add(account, kind, sealed)?;
-            Ok(secret)
-        };
-        Ok(Self {
-            key: one("hook key")?,
-            secret: one("hook secret")?,
-        })
-    }
-}
-
 impl HeliumId {
     /// The sessions of the key's sort.
     fn sessions(&self, who: &Principal) -> Result<&Records, Answer> {
@@ -426,6 +345,14 @@ impl HeliumId {
             "test" => Ok(&self.test),
             _ => Err(Answer::new(404, json!({ "error": "no such session" }))),
         }
+    }
+
+    /// With what a customer's webhooks come.
+    fn hook(&self, account: &str) -> Result<Hook, Answer> {
+        Hook::of(&self.records, account).map_err(|error| {
+            eprintln!("no webhook for {account}: {error}");
+            Answer::new(503, json!({ "error": "try again" }))
+        })
     }
 
     /// Writes a decision down, and tells the customer.
@@ -466,10 +393,11 @@ impl HeliumId {
             WebhookId::random().map_err(failed)?,
             SystemTime::UNIX_EPOCH + self.clock.unix(),
         );
-        let signed = if wrong == "signature" { "{}" } else { event };
-        let signer = WebhookSigner::new(&self.hook.secret);
-        let mut fields = signer.fields(&id, now, signed.as_bytes()).to_vec();
-        let mut key = self.hook.key.expose_secret().to_owned();
+        let bytes = if wrong == "signature" { "{}" } else { event };
+        let hook = self.hook(account)?;
+        let signer = WebhookSigner::new(&hook.secret);
+        let mut fields = signer.fields(&id, now, bytes.as_bytes()).to_vec();
+        let mut key = hook.key.expose_secret().to_owned();
         if wrong == "key" {
             key = key.chars().rev().collect();
         }

@@ -5,19 +5,25 @@
 //! PORT=8080 DATABASE_URL=sqlite:///var/lib/verifyhuman.db cargo run --example verifyhuman
 //! ```
 
+mod dashboard;
 mod rules;
 
 use std::error::Error;
+use std::future::ready;
 use std::sync::Arc;
-use std::time::Duration;
 
 use keyward::{
-    AccountId, Actor, Credits, Environment, Grace, KeyAdmin, KeyKind, Metadata, NewKey,
-    OriginPolicy, PerEnvironment, Permission, Principal, Requirement, Scopes,
+    AccountId, Actor, Credits, Environment, KeyAdmin, KeyKind, NewKey, OriginPolicy,
+    PerEnvironment, Permission, Principal, Requirement, Scopes,
 };
 use serde_json::{Value, json};
 use services::{Answer, Answered, Call, KeyPage, Opened, People, Person, Records, Routes, Setting};
-use services::{key_id, make, revealed, shown, start_over, usage};
+use services::{key_id, make, start_over};
+
+use self::dashboard::{
+    analytics, buy_credits, change_plan, create_key, enable_key, revoke_key, rotate_key,
+    show_ledger,
+};
 
 /// What to try, each with the status it gets.
 const LINES: &[&str] = &[
@@ -74,26 +80,7 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
     let sales = Actor::operator("sales");
     let credits = Some(Credits::new(1000));
     admin.set_credits(&sales, acme.clone(), credits).await?;
-    let mut names = Vec::new();
-    let all = [
-        ("live", "live.id", Environment::LIVE, "verifyhuman"),
-        ("test", "test.id", Environment::TEST, "verifyhuman"),
-        ("hybrid", "hybrid.id", Environment::LIVE, "hybrid"),
-        ("mobile", "mobile.id", Environment::LIVE, "verifyhuman"),
-        ("widget", "widget.id", Environment::LIVE, "verifyhuman"),
-    ];
-    for (name, id_name, environment, scope) in all {
-        let mut new = NewKey::new(acme.clone(), environment, name).scopes(Scopes::parse([scope])?);
-        if matches!(name, "mobile" | "widget") {
-            new = new.kind(KeyKind::Publishable);
-        }
-        if name == "widget" {
-            new = new.origins(OriginPolicy::listed(["shop.example", "*.shop.example"])?);
-        }
-        let (secret, id) = make(&admin, new).await?;
-        names.extend([(name, secret), (id_name, id)]);
-    }
-
+    let names = make_keys(&admin, &acme).await?;
     let path = &setting.database;
     let ledger = Arc::new(Records::open(path, "ledger")?);
     let service = VerifyHuman {
@@ -122,7 +109,11 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
     let live = || Requirement::new().credits(0);
     let test = Requirement::new().environment(Environment::TEST);
     let either = Requirement::new().any_environment().credits(0);
-    let check = |name, credits| move |service, who, call| check(service, who, call, name, credits);
+    let check = |name, credits| {
+        move |service: Arc<VerifyHuman>, who: Principal, call: Call| {
+            ready(check(&service, &who, &call, name, credits))
+        }
+    };
     let routes = Routes::new(service)
         .key(
             "POST /api/verify",
@@ -177,6 +168,34 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
     Ok(Opened { routes, names })
 }
 
+/// A key of each sort, and its id.
+async fn make_keys(
+    admin: &KeyAdmin,
+    account: &AccountId,
+) -> Result<Vec<(&'static str, String)>, Box<dyn Error>> {
+    let mut names = Vec::new();
+    let all = [
+        ("live", "live.id", Environment::LIVE, "verifyhuman"),
+        ("test", "test.id", Environment::TEST, "verifyhuman"),
+        ("hybrid", "hybrid.id", Environment::LIVE, "hybrid"),
+        ("mobile", "mobile.id", Environment::LIVE, "verifyhuman"),
+        ("widget", "widget.id", Environment::LIVE, "verifyhuman"),
+    ];
+    for (name, id_name, environment, scope) in all {
+        let mut new =
+            NewKey::new(account.clone(), environment, name).scopes(Scopes::parse([scope])?);
+        if matches!(name, "mobile" | "widget") {
+            new = new.kind(KeyKind::Publishable);
+        }
+        if name == "widget" {
+            new = new.origins(OriginPolicy::listed(["shop.example", "*.shop.example"])?);
+        }
+        let (secret, id) = make(admin, new).await?;
+        names.extend([(name, secret), (id_name, id)]);
+    }
+    Ok(names)
+}
+
 /// Stands for the provider that looks at pictures for money.
 fn provider(_product: &str, picture: &[u8]) -> Value {
     let result = if picture.is_empty() { "fail" } else { "pass" };
@@ -192,15 +211,15 @@ fn simulation(product: &str, picture: &[u8]) -> Value {
 }
 
 /// Looks at a picture, in the world of the key.
-async fn check(
-    service: Arc<VerifyHuman>,
-    who: Principal,
-    call: Call,
+fn check(
+    service: &VerifyHuman,
+    who: &Principal,
+    call: &Call,
     product: &'static str,
     credits: u32,
 ) -> Answered {
-    let world = service.world(&who)?;
-    let Some(picture) = file(&call) else {
+    let world = service.world(who)?;
+    let Some(picture) = file(call) else {
         return Err(Answer::new(400, json!({ "error": "Send a file" })));
     };
     let mut found = (world.look)(product, picture);
@@ -227,7 +246,7 @@ fn file(call: &Call) -> Option<&[u8]> {
     content.get(..find(content, &format!("\r\n--{boundary}"))?)
 }
 
-/// A report on what `VerifyTrust` has found.
+/// A report on what VerifyTrust has found.
 async fn report(service: Arc<VerifyHuman>, who: Principal, call: Call) -> Answered {
     let history = &service.world(&who)?.history;
     let found = history.one(who.account().as_str(), "check", call.param("id"))?;
@@ -279,97 +298,6 @@ async fn hosted(service: Arc<VerifyHuman>, call: Call) -> Answered {
     Ok(Answer::ok(
         json!({ "badge": shows.then_some("Powered by VerifyHuman") }),
     ))
-}
-
-async fn create_key(service: Arc<VerifyHuman>, person: Person, call: Call) -> Answered {
-    let sent = call.json();
-    let text = |name: &str| sent[name].as_str().unwrap_or_default().to_owned();
-    let environment = match &*text("environment") {
-        "live" => Environment::LIVE,
-        "test" => Environment::TEST,
-        _ => {
-            return Err(Answer::new(
-                422,
-                json!({ "error": "environment is test or live" }),
-            ));
-        }
-    };
-    let mut new = NewKey::new(person.account.clone(), environment, &text("name"))
-        .scopes(Scopes::parse([text("scope")])?);
-    if sent["publishable"] == true {
-        new = new.kind(KeyKind::Publishable);
-    }
-    if let Some(domains) = sent["allowed_domains"].as_array() {
-        let domains = domains
-            .iter()
-            .map(|domain| domain.as_str().unwrap_or_default());
-        new = new.origins(OriginPolicy::listed(domains)?);
-    }
-    if let Some(powered_by) = sent["powered_by"].as_bool() {
-        if !matches!(&*service.plan(&person)?, "pro" | "enterprise") {
-            let error = "the badge can be switched on Pro and Enterprise";
-            return Err(Answer::new(403, json!({ "error": error })));
-        }
-        let own = json!({ "powered_by": powered_by }).to_string();
-        new = new.metadata(Metadata::parse(&own)?);
-    }
-    let created = service.admin.create(&person.actor(), new).await?;
-    Ok(Answer::new(201, revealed(&created)))
-}
-
-/// The successor of a key, which lives on for as long as its owner says.
-async fn rotate_key(service: Arc<VerifyHuman>, person: Person, call: Call) -> Answered {
-    let grace = match call.json()["overlap_seconds"].as_u64() {
-        Some(seconds) => Grace::For(Duration::from_secs(seconds)),
-        None => Grace::None,
-    };
-    let (actor, id) = (person.actor(), key_id(&call)?);
-    let created = service.admin.rotate(&actor, id, grace).await?;
-    Ok(Answer::new(201, revealed(&created)))
-}
-
-async fn enable_key(service: Arc<VerifyHuman>, person: Person, call: Call) -> Answered {
-    let view = service
-        .admin
-        .enable(&person.actor(), key_id(&call)?)
-        .await?;
-    Ok(Answer::ok(shown(&view)))
-}
-
-async fn revoke_key(service: Arc<VerifyHuman>, person: Person, call: Call) -> Answered {
-    let (actor, id) = (person.actor(), key_id(&call)?);
-    let view = service.admin.revoke(&actor, id, "by its owner").await?;
-    Ok(Answer::ok(shown(&view)))
-}
-
-async fn analytics(service: Arc<VerifyHuman>, person: Person, _: Call) -> Answered {
-    Ok(Answer::ok(usage(&service.admin, &person).await?))
-}
-
-async fn show_ledger(service: Arc<VerifyHuman>, person: Person, _: Call) -> Answered {
-    let charges = service.ledger.all(person.account.as_str(), "charge")?;
-    Ok(Answer::ok(json!({ "charges": charges })))
-}
-
-/// Somebody buys credits. It is the service that acts on it, no person.
-async fn buy_credits(service: Arc<VerifyHuman>, person: Person, call: Call) -> Answered {
-    let credits = call.json()["credits"].as_u64().unwrap_or_default();
-    let (sales, account) = (Actor::operator("sales"), person.account.clone());
-    let balance = Some(Credits::new(credits));
-    service.admin.set_credits(&sales, account, balance).await?;
-    Ok(Answer::ok(json!({ "credits": credits })))
-}
-
-async fn change_plan(service: Arc<VerifyHuman>, person: Person, call: Call) -> Answered {
-    let plan = call.json()["plan"].as_str().unwrap_or_default().to_owned();
-    let (sales, change) = (Actor::operator("sales"), rules::plan(&plan));
-    service
-        .admin
-        .update_account(&sales, &person.account, change)
-        .await?;
-    let plan = json!({ "plan": plan });
-    let plan = service.records.add(person.account.as_str(), "plan", plan)?;
-    Ok(Answer::ok(json!({ "plan": plan["plan"] })))
 }
 
 impl VerifyHuman {

@@ -3,8 +3,10 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use keyward::ErrorCode as Code;
-use keyward::*;
+use keyward::{
+    AccountChange, Cors, Environment, ErrorCode as Code, ErrorJson, Gate, KeyAdmin, KeyFormat,
+    KeyLocation, RateLimit, Replies, Requirement, ScopeCatalog, Store,
+};
 
 /// One key per integration, in one of three places, for one product; the products are apart.
 pub(crate) fn rules(store: Arc<dyn Store>) -> Result<(Gate, KeyAdmin), Box<dyn Error>> {
@@ -35,10 +37,9 @@ pub(crate) fn rules(store: Arc<dyn Store>) -> Result<(Gate, KeyAdmin), Box<dyn E
     Ok((gate, KeyAdmin::new(store, format).catalog(catalog)))
 }
 
-/// What a product's endpoint demands: its scope, of a live key or a test key. A live one pays.
-pub(crate) fn product(scope: &str, credits: u32) -> Requirement {
-    let asked = Requirement::new().scope(scope).credits(credits);
-    asked.environments([Environment::LIVE, Environment::TEST])
+/// What a product's endpoint demands: its scope, of a live key, which pays `n` credits, or a test key.
+pub(crate) fn product(scope: &str, n: u32) -> Requirement {
+    Requirement::new().scope(scope).credits(n).any_environment()
 }
 
 /// What a plan means for keys: Enterprise may have more of them.

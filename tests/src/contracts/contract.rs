@@ -122,7 +122,6 @@ impl Contract {
         let step = steps.last_mut().expect("a block begins with a request");
         match (&mut step.doing, &mut step.answer, field(line)) {
             (_, Some(answer), Some(field)) => answer.fields.push(field),
-            (_, Some(_), None) => panic!("line {number}: {line}"),
             (Doing::Request { fields, body, .. }, None, Some(field)) if body.is_empty() => {
                 fields.push(field);
             }
@@ -131,7 +130,7 @@ impl Contract {
                 command.push('\n');
                 command.push_str(line);
             }
-            (Doing::Later(_), ..) => panic!("line {number}: {line}"),
+            (_, Some(_), None) | (Doing::Later(_), ..) => panic!("line {number}: {line}"),
         }
     }
 }
