@@ -16,7 +16,8 @@ use std::time::{Duration, Instant, SystemTime};
 use keyward::conformance::block_on;
 use keyward::{
     Account, AccountId, Actor, ApiKey, Commit, Decision, Environment, Gate, KeyAdmin, KeyFilter,
-    KeyFormat, KeyId, KeyRecord, NewKey, Peppers, RequestHead, Requirement, Store,
+    KeyFormat, KeyId, KeyRecord, NewKey, Peppers, RateLimit, RateLimits, RequestHead, Requirement,
+    Store,
 };
 use keyward_sqlite::SqliteStore;
 
@@ -30,9 +31,9 @@ fn main() {
         "1000".into()
     };
     println!(
-        "| keys | open | create | revoke | list page of 50 | verify, hit | verify, miss | flush of 1,000 used keys |"
+        "| keys | open | create | revoke | list page of 50 | verify, hit | verify, hit, two limits | verify, miss | flush of 1,000 used keys |"
     );
-    println!("|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|");
     for size in sizes.split(',').map(|size| size.parse().unwrap()) {
         measure(size);
     }
@@ -77,6 +78,19 @@ fn measure(size: usize) {
     let hit = time(RUNS, || {
         (0..100).for_each(|_| drop(check(hits.next().unwrap())));
     }) / 100;
+    let limits = RateLimits::new([
+        RateLimit::per_second(1_000_000),
+        RateLimit::per_day(u32::MAX),
+    ]);
+    let limited = Gate::builder(store.replica())
+        .format(format.clone())
+        .rate_limits(Environment::LIVE, limits.unwrap())
+        .build()
+        .unwrap();
+    let check_limited = |key: &ApiKey| black_box(limited.check(&Head(key), &requirement, None));
+    let limited_hit = time(RUNS, || {
+        (0..100).for_each(|_| drop(check_limited(hits.next().unwrap())));
+    }) / 100;
     let strangers: Vec<_> = (0..100)
         .map(|_| format.generate(Environment::LIVE).unwrap())
         .collect();
@@ -88,7 +102,7 @@ fn measure(size: usize) {
         block_on(store.flush()).unwrap();
     });
     println!(
-        "| {size} | {open:.1?} | {create:.1?} | {revoke:.1?} | {list:.1?} | {hit:.0?} | {miss:.0?} | {flush:.1?} |"
+        "| {size} | {open:.1?} | {create:.1?} | {revoke:.1?} | {list:.1?} | {hit:.0?} | {limited_hit:.0?} | {miss:.0?} | {flush:.1?} |"
     );
 }
 

@@ -5,11 +5,16 @@ use std::future::{Ready, ready};
 use std::hint::black_box;
 use std::net::SocketAddr;
 use std::sync::OnceLock;
+use std::time::SystemTime;
 
 use allocation_counter::measure;
 use http::{Request, Response};
 use http_body_util::Empty;
-use keyward::{FailureThrottle, Gate, KeyFormat, Principal, RateLimit, Requirement, Store};
+use keyward::{
+    Account, AccountId, CreditGrant, CreditWant, Environment, FailureThrottle, Gate, KeyFormat,
+    KeyId, KeyRecord, Peppers, Poll, Principal, RateLimit, RateLimits, Replica, Requirement,
+    Revision, Store,
+};
 use keyward_tower::RequireKeyLayer;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tracing::subscriber::NoSubscriber;
@@ -33,6 +38,27 @@ where
     let info = measure(|| future = Some(service.call(request)));
     drop(future);
     info.count_total
+}
+
+/// That the layer allocates no more than an insert of its principal does.
+async fn compare(layer: &RequireKeyLayer, request: impl Fn() -> Request<()>, what: &str) {
+    let seen = OnceLock::new();
+    let keep = layer.clone().layer(service_fn(|request: Request<()>| {
+        seen.get_or_init(|| request.extensions().get::<Principal>().cloned());
+        hello(request)
+    }));
+    assert_eq!(keep.oneshot(request()).await.unwrap().status(), 200);
+    let principal = seen.get().cloned().flatten().unwrap();
+
+    let mut insert_only = service_fn(|mut request: Request<()>| {
+        request.extensions_mut().insert(principal.clone());
+        hello(request)
+    });
+    let mut behind = layer.layer(service_fn(hello));
+    let bare = count(&mut insert_only, request()).await;
+    let ours = count(&mut behind, request()).await;
+    assert!(bare > 0);
+    assert_eq!(ours, bare, "{what}");
 }
 
 #[tokio::test]
@@ -96,22 +122,111 @@ async fn an_allowed_request_allocates_what_an_insert_into_the_extensions_does() 
             .find(|(route, ..)| *route == path)
             .unwrap();
         let layer = RequireKeyLayer::new(gate.clone()).requirement(requirement.clone());
-        let seen = OnceLock::new();
-        let keep = layer.clone().layer(service_fn(|request: Request<()>| {
-            seen.get_or_init(|| request.extensions().get::<Principal>().cloned());
-            hello(request)
-        }));
-        assert_eq!(keep.oneshot(request()).await.unwrap().status(), 200);
-        let principal = seen.get().cloned().flatten().unwrap();
-
-        let mut insert_only = service_fn(|mut request: Request<()>| {
-            request.extensions_mut().insert(principal.clone());
-            hello(request)
-        });
-        let mut behind = layer.layer(service_fn(hello));
-        let bare = count(&mut insert_only, request()).await;
-        let ours = count(&mut behind, request()).await;
-        assert!(bare > 0);
-        assert_eq!(ours, bare, "{path} {:?}", lines.last());
+        compare(&layer, request, path).await;
     }
+}
+
+#[tokio::test]
+async fn a_request_that_pays_allocates_no_more() {
+    let _quiet = tracing::subscriber::set_default(NoSubscriber::default());
+    let replica = Replica::new();
+    replica.always_fresh();
+    replica.on_demand(|replica| {
+        for CreditWant { owner, .. } in replica.take_wanted() {
+            let (amount, epoch, more, refill_at) = (100, 1, true, None);
+            replica.grant(&CreditGrant {
+                owner,
+                amount,
+                epoch,
+                more,
+                refill_at,
+            });
+        }
+        true
+    });
+    let limits = |text| RateLimits::parse(text).unwrap();
+    let format = KeyFormat::new("vhk_{env}_").unwrap();
+    let mut poll = replica.poll();
+    let mut keys = Vec::new();
+    for (what, own, shared, credits) in [
+        ("one limit", "100/60;100", "", None),
+        ("two limits", "10/1;10 100/60;100", "", None),
+        ("one limit of the account", "", "100/60;100", None),
+        (
+            "two, and one of the account",
+            "10/1;10 100/60;100",
+            "100/60;100",
+            None,
+        ),
+        (
+            "four limits",
+            "10/1;10 100/60;100 1000/3600;100 1/86400;100",
+            "",
+            None,
+        ),
+        ("credits", "", "", Some(1)),
+        ("all of it", "10/1;10 100/60;100", "100/60;100", Some(1)),
+    ] {
+        let id = AccountId::parse(&what.replace(' ', "-")).unwrap();
+        let mut account = Account::new(id.clone());
+        account.shared_rate_limits = limits(shared);
+        account.credits = credits;
+        poll.account(account);
+        keys.push((what, stored(&mut poll, &format, id, limits(own))));
+    }
+    let head = Revision {
+        number: 1,
+        nonce: 0,
+    };
+    poll.finish(head).unwrap();
+    let gate = Gate::builder(&replica).format(format).build().unwrap();
+    let layer = RequireKeyLayer::new(gate);
+    for (what, key) in keys {
+        let request = || {
+            Request::builder()
+                .header("x-api-key", &key)
+                .body(())
+                .unwrap()
+        };
+        compare(&layer, request, what).await;
+    }
+}
+
+#[test]
+fn a_key_takes_at_most_130_bytes() {
+    let format = KeyFormat::new("vhk_{env}_").unwrap();
+    for keys in [100_000, 300_000] {
+        let replica = Replica::new();
+        let load = || {
+            let mut poll = replica.poll();
+            let acme = AccountId::parse("acme").unwrap();
+            poll.account(Account::new(acme.clone()));
+            for _ in 0..keys {
+                stored(&mut poll, &format, acme.clone(), RateLimits::none());
+            }
+            let head = Revision {
+                number: 1,
+                nonce: 0,
+            };
+            poll.finish(head).unwrap();
+        };
+        let taken = measure(load).bytes_current;
+        assert!(taken <= 130 * keys, "{taken} bytes for {keys}");
+    }
+}
+
+/// Puts a key into a poll.
+fn stored(poll: &mut Poll<'_>, format: &KeyFormat, of: AccountId, limits: RateLimits) -> String {
+    let key = format.generate(Environment::LIVE).unwrap();
+    let mut record = KeyRecord::new(
+        KeyId::random().unwrap(),
+        Peppers::none().digest(&key),
+        key.hint().clone(),
+        of,
+        Environment::LIVE,
+        SystemTime::UNIX_EPOCH,
+    );
+    record.rate_limits = limits;
+    poll.key(&record);
+    key.expose_secret().to_owned()
 }

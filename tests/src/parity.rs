@@ -438,3 +438,41 @@ fn the_exact_answers_are_those_of_the_docs() {
         r#"Bearer realm="api", error="insufficient_scope", scope="kyc reports.read""#
     );
 }
+
+#[test]
+fn a_grpc_request_is_refused_as_grpc_has_it_everywhere() {
+    let service = Arc::new(Service::new());
+    let ask = |path: &str, key: Option<&str>, content_type: &str| {
+        let mut fields = vec![("content-type", content_type.into())];
+        fields.extend(key.map(|key| (X, service.keys[key].clone().into_bytes())));
+        let (method, path) = ("POST", path.to_owned());
+        Ask {
+            method,
+            path,
+            fields,
+        }
+    };
+    for (path, key, status) in [
+        ("/live", None, "16"),
+        ("/live", Some("unknown"), "16"),
+        ("/live", Some("suspended"), "7"),
+        ("/both", Some("live"), "7"),
+    ] {
+        for (asked, answered) in [
+            ("application/grpc", "application/grpc"),
+            ("application/grpc+proto", "application/grpc"),
+            ("application/grpc-web-text", "application/grpc-web-text"),
+        ] {
+            let answer = &everywhere(&service, &[ask(path, key, asked)])[0];
+            assert_eq!(answer.status, 200);
+            assert_eq!(answer.fields["grpc-status"], [status], "{path} {key:?}");
+            assert_eq!(answer.fields["content-type"], [answered]);
+            assert_eq!(answer.fields["cache-control"], ["no-store"]);
+            assert!(!answer.fields["grpc-message"][0].is_empty());
+            assert_eq!(answer.fields.len(), 4, "{:?}", answer.fields);
+            assert_eq!(answer.body, "");
+        }
+    }
+    let json = &everywhere(&service, &[ask("/live", None, "application/json")])[0];
+    assert_eq!(json.status, 401);
+}

@@ -1,7 +1,6 @@
 //! The future of a response.
 
 use std::fmt;
-use std::mem;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -11,7 +10,7 @@ use actix_web::dev::{Service, ServiceRequest, ServiceResponse};
 use keyward::{Finish, Verdict};
 use pin_project_lite::pin_project;
 
-use crate::head::{admit, finish, refuse, refuse_shared};
+use crate::head::{FieldNames, admit, finish, refuse, refuse_shared};
 
 pin_project! {
     /// The future of a response; made by [`RequireKeyMiddleware`](crate::RequireKeyMiddleware).
@@ -35,6 +34,7 @@ pin_project! {
         /// The gate has not decided yet.
         Pending {
             verdict: Pin<Box<dyn Future<Output = Verdict> + Send>>,
+            names: FieldNames,
             // The service, and what to call it with.
             waiting: Option<(Rc<S>, ServiceRequest)>,
         },
@@ -55,16 +55,26 @@ where
 {
     pub(crate) fn pending(
         verdict: Pin<Box<dyn Future<Output = Verdict> + Send>>,
+        names: FieldNames,
         service: Rc<S>,
         request: ServiceRequest,
     ) -> Self {
         let waiting = Some((service, request));
-        let state = State::Pending { verdict, waiting };
+        let state = State::Pending {
+            verdict,
+            names,
+            waiting,
+        };
         Self { state }
     }
 
-    pub(crate) fn decided(verdict: Verdict, service: &S, request: ServiceRequest) -> Self {
-        let state = State::decided(verdict, service, request);
+    pub(crate) fn decided(
+        verdict: Verdict,
+        names: &FieldNames,
+        service: &S,
+        request: ServiceRequest,
+    ) -> Self {
+        let state = State::decided(verdict, names, service, request);
         Self { state }
     }
 }
@@ -73,9 +83,14 @@ impl<S> State<S>
 where
     S: Service<ServiceRequest>,
 {
-    fn decided(verdict: Verdict, service: &S, mut request: ServiceRequest) -> Self {
+    fn decided(
+        verdict: Verdict,
+        names: &FieldNames,
+        service: &S,
+        mut request: ServiceRequest,
+    ) -> Self {
         let response = match verdict {
-            Verdict::Admit(admitted) => match admit(admitted, &mut request) {
+            Verdict::Admit(admitted) => match admit(admitted, names, &mut request) {
                 Some(finish) => {
                     let future = service.call(request);
                     return Self::Called { future, finish };
@@ -104,7 +119,7 @@ where
                     finish: with,
                 } => {
                     let response = ready!(future.poll(context))?;
-                    let response = finish(mem::take(with), response).map_into_left_body();
+                    let response = finish(with, response).map_into_left_body();
                     return Poll::Ready(Ok(response));
                 }
                 StateProj::Answered { response } => match response.take() {
@@ -112,10 +127,16 @@ where
                     // Polled after it was ready, which a future need not answer.
                     None => return Poll::Pending,
                 },
-                StateProj::Pending { verdict, waiting } => {
+                StateProj::Pending {
+                    verdict,
+                    names,
+                    waiting,
+                } => {
                     let verdict = ready!(verdict.as_mut().poll(context));
                     match waiting.take() {
-                        Some((service, request)) => State::decided(verdict, &*service, request),
+                        Some((service, request)) => {
+                            State::decided(verdict, names, &*service, request)
+                        }
                         None => return Poll::Pending,
                     }
                 }

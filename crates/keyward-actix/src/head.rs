@@ -1,21 +1,45 @@
 //! Requests and responses as core sees them.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 
 use actix_web::body::BoxBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::header::{
+    CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use actix_web::web::Bytes;
 use actix_web::{HttpMessage, HttpResponse};
 use keyward::{
-    Access, Admitted, Anonymous, Denial, Finish, KeyField, Principal, Refusal, Reply, RequestHead,
-    ResponseHead,
+    Access, Admitted, Anonymous, Denial, Finish, KeyField, KeyLocation, Principal, Refusal, Reply,
+    RequestHead, ResponseHead,
 };
 
+static RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+static RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+/// The names of the fields of locations, read once instead of for every request.
+///
+/// `None` for one that no request can have.
+#[derive(Clone, Debug)]
+pub(crate) struct FieldNames(Rc<[Option<HeaderName>]>);
+
+impl FieldNames {
+    pub(crate) fn of(locations: &[KeyLocation]) -> Self {
+        let fields = locations.iter().map(KeyLocation::field);
+        Self(fields.map(|field| field.parse().ok()).collect())
+    }
+
+    fn at(&self, location: usize) -> Option<&HeaderName> {
+        self.0.get(location)?.as_ref()
+    }
+}
+
 /// The head of a request, not copied.
-pub(crate) struct Head<'a>(pub(crate) &'a ServiceRequest);
+pub(crate) struct Head<'a>(pub(crate) &'a ServiceRequest, pub(crate) &'a FieldNames);
 
 impl RequestHead for Head<'_> {
     fn method(&self) -> &str {
@@ -30,12 +54,25 @@ impl RequestHead for Head<'_> {
         let lines = self.0.headers().get_all(field);
         lines.map(HeaderValue::as_bytes)
     }
+
+    fn values_at<'a>(&'a self, location: usize, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        let fields = self.0.headers();
+        let lines = match self.1.at(location) {
+            Some(name) => fields.get_all(name),
+            None => fields.get_all(field),
+        };
+        lines.map(HeaderValue::as_bytes)
+    }
 }
 
 /// Hands a request on as the gate says; `None` when it is shared and its key cannot be removed.
-pub(crate) fn admit(admitted: Admitted, request: &mut ServiceRequest) -> Option<Finish> {
+pub(crate) fn admit(
+    admitted: Admitted,
+    names: &FieldNames,
+    request: &mut ServiceRequest,
+) -> Option<Finish> {
     // First, so that a request that is refused after all has got no principal.
-    if apply(admitted.key_field, request).is_none() {
+    if apply(admitted.key_field, names, request).is_none() {
         admitted.finish.give_back();
         return None;
     }
@@ -54,14 +91,22 @@ pub(crate) fn admit(admitted: Admitted, request: &mut ServiceRequest) -> Option<
 }
 
 /// Does to the field of the key as the gate says; `None` when the request is shared.
-pub(crate) fn apply(key_field: KeyField, request: &mut ServiceRequest) -> Option<()> {
+pub(crate) fn apply(
+    key_field: KeyField,
+    names: &FieldNames,
+    request: &mut ServiceRequest,
+) -> Option<()> {
     match key_field {
         KeyField::None => {}
-        KeyField::Remove(field) => {
-            headers_mut(request)?.remove(&*field);
+        KeyField::Remove(location) => {
+            let fields = headers_mut(request)?;
+            if let Some(name) = names.at(location) {
+                fields.remove(name);
+            }
         }
-        KeyField::MarkSensitive(field) => {
-            if let Some(value) = headers_mut(request)?.get_mut(&*field) {
+        KeyField::MarkSensitive(location) => {
+            let fields = headers_mut(request)?;
+            if let Some(value) = names.at(location).and_then(|name| fields.get_mut(name)) {
                 value.set_sensitive(true);
             }
         }
@@ -80,7 +125,10 @@ fn headers_mut(request: &mut ServiceRequest) -> Option<&mut HeaderMap> {
 }
 
 /// Adds to a response what the gate says.
-pub(crate) fn finish<B>(finish: Finish, mut response: ServiceResponse<B>) -> ServiceResponse<B> {
+pub(crate) fn finish<B>(
+    finish: &mut Finish,
+    mut response: ServiceResponse<B>,
+) -> ServiceResponse<B> {
     finish.apply(&mut Fields(response.response_mut()));
     response
 }
@@ -105,21 +153,45 @@ pub(crate) fn refuse_shared() -> HttpResponse {
 
 /// The same bytes as every other adapter sends.
 pub(crate) fn to_response(reply: &Reply) -> HttpResponse {
-    let status = StatusCode::from_u16(reply.status());
-    let body = Bytes::copy_from_slice(reply.body());
+    let made;
+    let (prepared, own) = if let Some(prepared) = reply.prepared(Prepared::of) {
+        (prepared, Some(reply.own_fields()))
+    } else {
+        made = Prepared::of(reply);
+        (&made, None)
+    };
     // Not through a builder: it would add fields of its own.
-    let mut response = HttpResponse::with_body(
-        status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
-        BoxBody::new(body),
-    );
-    for (name, value) in reply.fields() {
-        // The gate has made sure of it when it was built.
-        if let Ok(value) = HeaderValue::from_str(value) {
-            let name = HeaderName::from_static(name);
-            response.headers_mut().append(name, value);
-        }
+    let body = BoxBody::new(prepared.body.clone());
+    let mut response = HttpResponse::with_body(prepared.status, body);
+    let own = own.into_iter().flatten().filter_map(read);
+    for (name, value) in prepared.fields.iter().cloned().chain(own) {
+        response.headers_mut().append(name, value);
     }
     response
+}
+
+/// What all answers of a kind share, so that a copy needs neither names nor values to be read.
+struct Prepared {
+    status: StatusCode,
+    fields: Vec<(HeaderName, HeaderValue)>,
+    body: Bytes,
+}
+
+impl Prepared {
+    fn of(reply: &Reply) -> Self {
+        let status = StatusCode::from_u16(reply.status());
+        Self {
+            status: status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            fields: reply.fields().filter_map(read).collect(),
+            body: Bytes::copy_from_slice(reply.body()),
+        }
+    }
+}
+
+/// A field as actix-web has it. The gate has made sure that it can be one when it was built.
+fn read((name, value): (&'static str, &str)) -> Option<(HeaderName, HeaderValue)> {
+    let value = HeaderValue::from_str(value).ok()?;
+    Some((name_of(name), value))
 }
 
 struct Fields<'a, B>(&'a mut HttpResponse<B>);
@@ -134,15 +206,31 @@ impl<B> ResponseHead for Fields<'_, B> {
     }
 
     fn values<'a>(&'a self, field: &'static str) -> impl Iterator<Item = &'a [u8]> {
-        let lines = self.0.headers().get_all(field);
+        let lines = self.0.headers().get_all(name_of(field));
         lines.map(HeaderValue::as_bytes)
     }
 
-    fn append(&mut self, field: &'static str, value: &str) {
+    fn append(&mut self, field: &'static str, value: Cow<'static, str>) {
         // Core gives only what may stand in a field.
-        if let Ok(value) = HeaderValue::from_str(value) {
-            let name = HeaderName::from_static(field);
-            self.0.headers_mut().append(name, value);
+        let value = match value {
+            Cow::Borrowed(value) => Ok(HeaderValue::from_static(value)),
+            Cow::Owned(value) => HeaderValue::try_from(value),
+        };
+        if let Ok(value) = value {
+            self.0.headers_mut().append(name_of(field), value);
         }
+    }
+}
+
+/// The name of a field that core sends; those of most answers need not be read.
+fn name_of(field: &'static str) -> HeaderName {
+    match field {
+        "cache-control" => CACHE_CONTROL,
+        "content-type" => CONTENT_TYPE,
+        "www-authenticate" => WWW_AUTHENTICATE,
+        "retry-after" => RETRY_AFTER,
+        "ratelimit" => RATE_LIMIT.clone(),
+        "ratelimit-policy" => RATE_LIMIT_POLICY.clone(),
+        other => HeaderName::from_static(other),
     }
 }

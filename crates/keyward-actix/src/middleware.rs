@@ -9,12 +9,13 @@ use actix_web::dev::{Service, ServiceRequest, ServiceResponse, forward_ready};
 use keyward::{Decision, Gate, Requirement};
 
 use crate::ResponseFuture;
-use crate::head::Head;
+use crate::head::{FieldNames, Head};
 
 /// A service behind a gate; made by [`RequireKey`](crate::RequireKey). See there.
 #[derive(Debug)]
 pub struct RequireKeyMiddleware<S> {
     inner: Rc<S>,
+    names: FieldNames,
     gate: Gate,
     requirement: Arc<Requirement>,
 }
@@ -24,6 +25,7 @@ impl<S> RequireKeyMiddleware<S> {
         let inner = Rc::new(inner);
         Self {
             inner,
+            names: FieldNames::of(gate.locations()),
             gate,
             requirement,
         }
@@ -42,13 +44,16 @@ where
 
     fn call(&self, request: ServiceRequest) -> Self::Future {
         let extensions = request.extensions();
-        let head = Head(&request);
+        let head = Head(&request, &self.names);
         let decision = self.gate.check(&head, &self.requirement, extensions.get());
         drop(extensions);
         match decision {
-            Decision::Ready(verdict) => ResponseFuture::decided(verdict, &*self.inner, request),
+            Decision::Ready(verdict) => {
+                ResponseFuture::decided(verdict, &self.names, &*self.inner, request)
+            }
             Decision::Pending(verdict) => {
-                ResponseFuture::pending(verdict, Rc::clone(&self.inner), request)
+                let (names, inner) = (self.names.clone(), Rc::clone(&self.inner));
+                ResponseFuture::pending(verdict, names, inner, request)
             }
         }
     }

@@ -245,8 +245,7 @@ impl Worker {
             return;
         }
         let now = SystemTime::UNIX_EPOCH + self.replica.clock().unix();
-        let drawn =
-            self.patiently(|connection| credit::draw(connection, &wants, now).map_err(failed));
+        let drawn = self.patiently(|connection| credit::draw(connection, &wants, now));
         let grants = drawn.unwrap_or_else(|error| {
             let error: &(dyn Error + 'static) = &error;
             tracing::error!(

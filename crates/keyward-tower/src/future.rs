@@ -1,7 +1,6 @@
 //! The future of a response.
 
 use std::fmt;
-use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -11,7 +10,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::ResponseBody;
-use crate::head::{admit, finish, refuse};
+use crate::head::{FieldNames, admit, finish, refuse};
 
 pin_project! {
     /// The future of a response; made by [`RequireKey`](crate::RequireKey). See there.
@@ -21,6 +20,7 @@ pin_project! {
     {
         #[pin]
         state: State<S, B>,
+        finish: Finish,
     }
 }
 
@@ -30,21 +30,25 @@ pin_project! {
     where
         S: Service<Request<B>>,
     {
-        /// The gate has not decided yet.
+        /// The gate has not decided yet. Boxed, as it is rare and large.
         Pending {
-            verdict: Pin<Box<dyn Future<Output = Verdict> + Send>>,
-            // The service that was polled ready, and what to call it with.
-            waiting: Option<(S, Request<B>)>,
+            pending: Box<Pending<S, B>>,
         },
         Called {
             #[pin]
             future: S::Future,
-            finish: Finish,
         },
         Refused {
             refusal: Option<Refusal>,
         },
     }
+}
+
+struct Pending<S, B> {
+    verdict: Pin<Box<dyn Future<Output = Verdict> + Send>>,
+    names: FieldNames,
+    /// The service that was polled ready, and what to call it with.
+    waiting: Option<(S, Request<B>)>,
 }
 
 impl<S, B> ResponseFuture<S, B>
@@ -53,23 +57,31 @@ where
 {
     pub(crate) fn pending(
         verdict: Pin<Box<dyn Future<Output = Verdict> + Send>>,
+        names: FieldNames,
         service: S,
         request: Request<B>,
     ) -> Self {
         let waiting = Some((service, request));
-        let state = State::Pending { verdict, waiting };
-        Self { state }
+        let pending = Box::new(Pending {
+            verdict,
+            names,
+            waiting,
+        });
+        let state = State::Pending { pending };
+        let finish = Finish::default();
+        Self { state, finish }
     }
 
     pub(crate) fn called(future: S::Future, finish: Finish) -> Self {
-        let state = State::Called { future, finish };
-        Self { state }
+        let state = State::Called { future };
+        Self { state, finish }
     }
 
     pub(crate) fn refused(refusal: Refusal) -> Self {
         let refusal = Some(refusal);
         let state = State::Refused { refusal };
-        Self { state }
+        let finish = Finish::default();
+        Self { state, finish }
     }
 }
 
@@ -80,28 +92,28 @@ where
     type Output = Result<Response<ResponseBody<ResBody>>, S::Error>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.project().state;
+        let this = self.project();
+        let mut state = this.state;
         loop {
             let next = match state.as_mut().project() {
-                StateProj::Called {
-                    future,
-                    finish: with,
-                } => {
+                StateProj::Called { future } => {
                     let response = ready!(future.poll(context))?;
-                    return Poll::Ready(Ok(finish(mem::take(with), response)));
+                    return Poll::Ready(Ok(finish(this.finish, response)));
                 }
                 StateProj::Refused { refusal } => match refusal.take() {
                     Some(refusal) => return Poll::Ready(Ok(refuse(refusal))),
                     // Polled after it was ready, which a future need not answer.
                     None => return Poll::Pending,
                 },
-                StateProj::Pending { verdict, waiting } => {
-                    let verdict = ready!(verdict.as_mut().poll(context));
-                    match (verdict, waiting.take()) {
+                StateProj::Pending { pending } => {
+                    let verdict = ready!(pending.verdict.as_mut().poll(context));
+                    match (verdict, pending.waiting.take()) {
                         (Verdict::Admit(admitted), Some((mut service, mut request))) => {
-                            let finish = admit(admitted, &mut request);
+                            let (access, key_field) = (admitted.access, admitted.key_field);
+                            admit(access, key_field, &pending.names, &mut request);
                             let future = service.call(request);
-                            State::Called { future, finish }
+                            *this.finish = admitted.finish;
+                            State::Called { future }
                         }
                         (Verdict::Refuse(refusal), _) => {
                             let refusal = Some(refusal);

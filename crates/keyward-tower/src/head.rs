@@ -1,15 +1,23 @@
 //! Requests and responses as core sees them.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
-use http::header::{HeaderName, HeaderValue};
+use bytes::Bytes;
+use http::header::{
+    CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{Extensions, Request, Response, StatusCode};
 use keyward::{
-    Access, Admitted, Anonymous, Denial, Finish, KeyField, Principal, Refusal, Reply, RequestHead,
-    ResponseHead,
+    Access, Anonymous, Denial, Finish, KeyField, KeyLocation, Principal, Refusal, Reply,
+    RequestHead, ResponseHead,
 };
 
 use crate::ResponseBody;
+
+static RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+static RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 /// Finds the peer's address among the extensions of a request.
 pub(crate) type Peer = fn(&Extensions) -> Option<IpAddr>;
@@ -19,29 +27,64 @@ pub(crate) fn socket_addr(extensions: &Extensions) -> Option<IpAddr> {
     extensions.get::<SocketAddr>().map(SocketAddr::ip)
 }
 
+/// The names of the fields of locations, read once instead of for every request.
+///
+/// `None` for one that no request can have.
+#[derive(Clone, Debug)]
+pub(crate) struct FieldNames(Arc<[Option<HeaderName>]>);
+
+impl FieldNames {
+    pub(crate) fn of(locations: &[KeyLocation]) -> Self {
+        let fields = locations.iter().map(KeyLocation::field);
+        Self(fields.map(|field| field.parse().ok()).collect())
+    }
+
+    fn at(&self, location: usize) -> Option<&HeaderName> {
+        self.0.get(location)?.as_ref()
+    }
+}
+
 /// The head of a request, not copied.
-pub(crate) struct Head<'a, B>(pub(crate) &'a Request<B>, pub(crate) Peer);
+pub(crate) struct Head<'a, B> {
+    pub(crate) request: &'a Request<B>,
+    pub(crate) names: &'a FieldNames,
+    pub(crate) peer: Peer,
+}
 
 impl<B> RequestHead for Head<'_, B> {
     fn method(&self) -> &str {
-        self.0.method().as_str()
+        self.request.method().as_str()
     }
 
     fn peer(&self) -> Option<IpAddr> {
-        (self.1)(self.0.extensions())
+        (self.peer)(self.request.extensions())
     }
 
     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        let lines = self.0.headers().get_all(field);
+        let lines = self.request.headers().get_all(field);
+        lines.iter().map(HeaderValue::as_bytes)
+    }
+
+    fn values_at<'a>(&'a self, location: usize, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        let fields = self.request.headers();
+        let lines = match self.names.at(location) {
+            Some(name) => fields.get_all(name),
+            None => fields.get_all(field),
+        };
         lines.iter().map(HeaderValue::as_bytes)
     }
 }
 
 /// Hands a request on as the gate says.
-pub(crate) fn admit<B>(admitted: Admitted, request: &mut Request<B>) -> Finish {
-    apply(admitted.key_field, request);
+pub(crate) fn admit<B>(
+    access: Option<Access>,
+    key_field: KeyField,
+    names: &FieldNames,
+    request: &mut Request<B>,
+) {
+    apply(key_field, names, request);
     let extensions = request.extensions_mut();
-    match admitted.access {
+    match access {
         None => {}
         Some(Access::Principal(principal)) => {
             extensions.insert(principal);
@@ -51,18 +94,20 @@ pub(crate) fn admit<B>(admitted: Admitted, request: &mut Request<B>) -> Finish {
             extensions.insert::<Anonymous>(anonymous);
         }
     }
-    admitted.finish
 }
 
 /// Does to the field of the key as the gate says.
-pub(crate) fn apply<B>(key_field: KeyField, request: &mut Request<B>) {
+pub(crate) fn apply<B>(key_field: KeyField, names: &FieldNames, request: &mut Request<B>) {
     match key_field {
         KeyField::None => {}
-        KeyField::Remove(field) => {
-            request.headers_mut().remove(&*field);
+        KeyField::Remove(location) => {
+            if let Some(name) = names.at(location) {
+                request.headers_mut().remove(name);
+            }
         }
-        KeyField::MarkSensitive(field) => {
-            if let Some(value) = request.headers_mut().get_mut(&*field) {
+        KeyField::MarkSensitive(location) => {
+            let name = names.at(location);
+            if let Some(value) = name.and_then(|name| request.headers_mut().get_mut(name)) {
                 value.set_sensitive(true);
             }
         }
@@ -70,10 +115,12 @@ pub(crate) fn apply<B>(key_field: KeyField, request: &mut Request<B>) {
 }
 
 /// Adds to a response what the gate says.
-pub(crate) fn finish<B>(finish: Finish, response: Response<B>) -> Response<ResponseBody<B>> {
-    let mut response = response.map(ResponseBody::inner);
+pub(crate) fn finish<B>(
+    finish: &mut Finish,
+    mut response: Response<B>,
+) -> Response<ResponseBody<B>> {
     finish.apply(&mut Fields(&mut response));
-    response
+    response.map(ResponseBody::inner)
 }
 
 /// Answers instead of the inner service.
@@ -86,19 +133,37 @@ pub(crate) fn refuse<B>(refusal: Refusal) -> Response<ResponseBody<B>> {
 }
 
 /// The same bytes as every other adapter sends.
-pub(crate) fn to_response(reply: &Reply) -> Response<bytes::Bytes> {
-    let body = bytes::Bytes::copy_from_slice(reply.body());
-    let mut response = Response::new(body);
-    let status = StatusCode::from_u16(reply.status());
-    *response.status_mut() = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    for (name, value) in reply.fields() {
-        // The gate has made sure of it when it was built.
-        if let Ok(value) = HeaderValue::from_str(value) {
-            let name = HeaderName::from_static(name);
-            response.headers_mut().append(name, value);
-        }
+pub(crate) fn to_response(reply: &Reply) -> Response<Bytes> {
+    let Some(Prepared(mut response)) = reply.prepared(prepare).cloned() else {
+        return prepare(reply).0;
+    };
+    let own = reply.own_fields();
+    if own.len() > 0 {
+        response.headers_mut().reserve(own.len());
+        add(own, &mut response);
     }
     response
+}
+
+/// What all answers of a kind share, so that a copy needs neither names nor values to be read.
+#[derive(Clone)]
+struct Prepared(Response<Bytes>);
+
+fn prepare(reply: &Reply) -> Prepared {
+    let mut response = Response::new(Bytes::copy_from_slice(reply.body()));
+    let status = StatusCode::from_u16(reply.status());
+    *response.status_mut() = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    add(reply.fields(), &mut response);
+    Prepared(response)
+}
+
+fn add<'a>(fields: impl Iterator<Item = (&'static str, &'a str)>, response: &mut Response<Bytes>) {
+    for (name, value) in fields {
+        // The gate has made sure of it when it was built.
+        if let Ok(value) = HeaderValue::from_str(value) {
+            response.headers_mut().append(name_of(name), value);
+        }
+    }
 }
 
 struct Fields<'a, B>(&'a mut Response<B>);
@@ -113,15 +178,31 @@ impl<B> ResponseHead for Fields<'_, B> {
     }
 
     fn values<'a>(&'a self, field: &'static str) -> impl Iterator<Item = &'a [u8]> {
-        let lines = self.0.headers().get_all(field);
+        let lines = self.0.headers().get_all(name_of(field));
         lines.iter().map(HeaderValue::as_bytes)
     }
 
-    fn append(&mut self, field: &'static str, value: &str) {
+    fn append(&mut self, field: &'static str, value: Cow<'static, str>) {
         // Core gives only what may stand in a field.
-        if let Ok(value) = HeaderValue::from_str(value) {
-            let name = HeaderName::from_static(field);
-            self.0.headers_mut().append(name, value);
+        let value = match value {
+            Cow::Borrowed(value) => Ok(HeaderValue::from_static(value)),
+            Cow::Owned(value) => HeaderValue::try_from(value),
+        };
+        if let Ok(value) = value {
+            self.0.headers_mut().append(name_of(field), value);
         }
+    }
+}
+
+/// The name of a field that core sends; those of most answers need not be read.
+fn name_of(field: &'static str) -> HeaderName {
+    match field {
+        "cache-control" => CACHE_CONTROL,
+        "content-type" => CONTENT_TYPE,
+        "www-authenticate" => WWW_AUTHENTICATE,
+        "retry-after" => RETRY_AFTER,
+        "ratelimit" => RATE_LIMIT.clone(),
+        "ratelimit-policy" => RATE_LIMIT_POLICY.clone(),
+        other => HeaderName::from_static(other),
     }
 }

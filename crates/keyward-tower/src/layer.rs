@@ -8,7 +8,7 @@ use keyward::{AccountId, Environment, Gate, KeyKind, Requirement};
 use tower_layer::Layer;
 
 use crate::RequireKey;
-use crate::head::{Peer, socket_addr};
+use crate::head::{FieldNames, Peer, socket_addr};
 
 /// Puts a gate, and what the routes demand, in front of a service.
 ///
@@ -52,6 +52,7 @@ use crate::head::{Peer, socket_addr};
 #[must_use]
 pub struct RequireKeyLayer {
     gate: Gate,
+    names: FieldNames,
     requirement: Arc<Requirement>,
     peer: Peer,
 }
@@ -60,6 +61,7 @@ impl RequireKeyLayer {
     /// Demands a live, secret key.
     pub fn new(gate: Gate) -> Self {
         Self {
+            names: FieldNames::of(gate.locations()),
             gate,
             requirement: Arc::default(),
             peer: socket_addr,
@@ -200,7 +202,12 @@ impl<S> Layer<S> for RequireKeyLayer {
     type Service = RequireKey<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let requirement = Arc::clone(&self.requirement);
-        RequireKey::new(inner, self.gate.clone(), requirement, self.peer)
+        RequireKey {
+            inner,
+            gate: self.gate.clone(),
+            names: self.names.clone(),
+            requirement: Arc::clone(&self.requirement),
+            peer: self.peer,
+        }
     }
 }

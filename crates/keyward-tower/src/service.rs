@@ -8,7 +8,7 @@ use http::{Request, Response};
 use keyward::{Decision, Gate, Principal, Requirement, Verdict};
 use tower_service::Service;
 
-use crate::head::{Head, Peer, admit};
+use crate::head::{FieldNames, Head, Peer, admit};
 use crate::{ResponseBody, ResponseFuture};
 
 /// A service behind a gate; made by [`RequireKeyLayer`](crate::RequireKeyLayer).
@@ -39,21 +39,11 @@ use crate::{ResponseBody, ResponseFuture};
 /// ```
 #[derive(Clone, Debug)]
 pub struct RequireKey<S> {
-    inner: S,
-    gate: Gate,
-    requirement: Arc<Requirement>,
-    peer: Peer,
-}
-
-impl<S> RequireKey<S> {
-    pub(crate) fn new(inner: S, gate: Gate, requirement: Arc<Requirement>, peer: Peer) -> Self {
-        Self {
-            inner,
-            gate,
-            requirement,
-            peer,
-        }
-    }
+    pub(crate) inner: S,
+    pub(crate) gate: Gate,
+    pub(crate) names: FieldNames,
+    pub(crate) requirement: Arc<Requirement>,
+    pub(crate) peer: Peer,
 }
 
 impl<S, B, ResBody> Service<Request<B>> for RequireKey<S>
@@ -70,18 +60,25 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let outer = request.extensions().get::<Principal>();
-        let head = Head(&request, self.peer);
+        let head = Head {
+            request: &request,
+            names: &self.names,
+            peer: self.peer,
+        };
         match self.gate.check(&head, &self.requirement, outer) {
             Decision::Ready(Verdict::Admit(admitted)) => {
-                let finish = admit(admitted, &mut request);
-                ResponseFuture::called(self.inner.call(request), finish)
+                // Taken apart, as it is large to move.
+                let (access, key_field) = (admitted.access, admitted.key_field);
+                admit(access, key_field, &self.names, &mut request);
+                ResponseFuture::called(self.inner.call(request), admitted.finish)
             }
             Decision::Ready(Verdict::Refuse(refusal)) => {
                 drop(self.take_ready());
                 ResponseFuture::refused(refusal)
             }
             Decision::Pending(verdict) => {
-                ResponseFuture::pending(verdict, self.take_ready(), request)
+                let (names, service) = (self.names.clone(), self.take_ready());
+                ResponseFuture::pending(verdict, names, service, request)
             }
         }
     }

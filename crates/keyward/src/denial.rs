@@ -87,12 +87,11 @@ impl Denial {
             // Anybody can cause these, as often as they like.
             None => tracing::debug!(code, reason, "request refused"),
             Some(entry) => {
-                let (id, hint) = (entry.id, entry.hint());
-                let account = &entry.group.account;
+                let (id, account) = (entry.id, &entry.group.account);
                 if self.kind == DenialKind::SecretExposed {
-                    tracing::warn!(code, reason, key.id = %id, key.hint = %hint, %account, "request refused");
+                    tracing::warn!(code, reason, key.id = %id, key.hint = %entry.hint(), %account, "request refused");
                 } else {
-                    tracing::info!(code, reason, key.id = %id, key.hint = %hint, %account, "request refused");
+                    tracing::info!(code, reason, key.id = %id, key.hint = %entry.hint(), %account, "request refused");
                 }
             }
         }

@@ -42,20 +42,31 @@ impl Environment {
     /// # Errors
     /// When it is empty, longer than 15 bytes or holds another character.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
-        Self::from_bytes(text.as_bytes()).map_err(|kind| ParseError::new("environment", kind))
+        let error = |kind| ParseError::new("environment", kind);
+        let token = Self::check(text.as_bytes()).map_err(error)?;
+        let mut own = [0; Self::MAX_LEN];
+        for (own, byte) in own.iter_mut().zip(token) {
+            *own = *byte;
+        }
+        let len = u8::try_from(token.len()).map_err(|_| error(ParseErrorKind::TooLong))?;
+        Ok(Self { text: own, len })
     }
 
-    pub(crate) fn from_bytes(text: &[u8]) -> Result<Self, ParseErrorKind> {
+    /// Gives the bytes back where they are a token.
+    pub(crate) fn check(text: &[u8]) -> Result<&[u8], ParseErrorKind> {
         let first = text.first().ok_or(ParseErrorKind::Empty)?;
-        let mut own = [0; Self::MAX_LEN];
-        own.get_mut(..text.len())
-            .ok_or(ParseErrorKind::TooLong)?
-            .copy_from_slice(text);
+        if text.len() > Self::MAX_LEN {
+            return Err(ParseErrorKind::TooLong);
+        }
         if !first.is_ascii_lowercase() || !text.iter().copied().all(Self::is_token_byte) {
             return Err(ParseErrorKind::Character);
         }
-        let len = u8::try_from(text.len()).map_err(|_| ParseErrorKind::TooLong)?;
-        Ok(Self { text: own, len })
+        Ok(text)
+    }
+
+    /// Whether this is its token.
+    pub(crate) fn is(&self, token: &[u8]) -> bool {
+        self.text.get(..usize::from(self.len)) == Some(token)
     }
 
     pub(crate) const fn is_token_byte(byte: u8) -> bool {

@@ -12,7 +12,7 @@ use actix_web::{HttpMessage, HttpResponse};
 use keyward::{AwaitedBody, Receipt, WebhookAnswer, WebhookVerdict};
 use pin_project_lite::pin_project;
 
-use crate::head::{apply, refuse_shared, to_response};
+use crate::head::{FieldNames, apply, refuse_shared, to_response};
 
 /// What was decided about a body, and its bytes.
 type Decided = (WebhookVerdict, Bytes);
@@ -41,6 +41,7 @@ pin_project! {
             decided: Pin<Box<dyn Future<Output = Decided>>>,
             // The service, and what to call it with.
             waiting: Option<(Rc<S>, ServiceRequest)>,
+            names: FieldNames,
         },
         Called {
             #[pin]
@@ -61,10 +62,15 @@ where
         awaited: AwaitedBody,
         service: Rc<S>,
         mut request: ServiceRequest,
+        names: FieldNames,
     ) -> Self {
         let decided = Box::pin(read(awaited, request.take_payload()));
         let waiting = Some((service, request));
-        let state = State::Reading { decided, waiting };
+        let state = State::Reading {
+            decided,
+            waiting,
+            names,
+        };
         Self { state }
     }
 
@@ -78,12 +84,17 @@ impl<S> State<S>
 where
     S: Service<ServiceRequest>,
 {
-    fn decided((verdict, bytes): Decided, service: &S, mut request: ServiceRequest) -> Self {
+    fn decided(
+        (verdict, bytes): Decided,
+        service: &S,
+        mut request: ServiceRequest,
+        names: &FieldNames,
+    ) -> Self {
         let delivery = match verdict {
             WebhookVerdict::Deliver(delivery) => delivery,
             WebhookVerdict::Answer(answer) => return Self::answered(refuse(&answer), request),
         };
-        if apply(delivery.key_field, &mut request).is_none() {
+        if apply(delivery.key_field, names, &mut request).is_none() {
             return Self::answered(refuse_shared(), request);
         }
         request.extensions_mut().insert(delivery.event);
@@ -128,10 +139,16 @@ where
         let mut state = self.project().state;
         loop {
             let next = match state.as_mut().project() {
-                StateProj::Reading { decided, waiting } => {
+                StateProj::Reading {
+                    decided,
+                    waiting,
+                    names,
+                } => {
                     let decided = ready!(decided.as_mut().poll(context));
                     match waiting.take() {
-                        Some((service, request)) => State::decided(decided, &*service, request),
+                        Some((service, request)) => {
+                            State::decided(decided, &*service, request, names)
+                        }
                         None => return Poll::Pending,
                     }
                 }

@@ -7,19 +7,25 @@ use actix_web::dev::{Service, ServiceRequest, ServiceResponse, forward_ready};
 use keyward::WebhookReceiver;
 
 use crate::ReceiveFuture;
-use crate::head::Head;
+use crate::head::{FieldNames, Head};
 
 /// A service behind a receiver; made by [`ReceiveWebhook`](crate::ReceiveWebhook). See there.
 #[derive(Debug)]
 pub struct ReceiveWebhookMiddleware<S> {
     inner: Rc<S>,
     receiver: WebhookReceiver,
+    names: FieldNames,
 }
 
 impl<S> ReceiveWebhookMiddleware<S> {
     pub(crate) fn new(inner: S, receiver: WebhookReceiver) -> Self {
         let inner = Rc::new(inner);
-        Self { inner, receiver }
+        let names = FieldNames::of(receiver.locations());
+        Self {
+            inner,
+            receiver,
+            names,
+        }
     }
 }
 
@@ -34,8 +40,11 @@ where
     forward_ready!(inner);
 
     fn call(&self, request: ServiceRequest) -> Self::Future {
-        match self.receiver.check(&Head(&request)) {
-            Ok(awaited) => ReceiveFuture::reading(awaited, Rc::clone(&self.inner), request),
+        match self.receiver.check(&Head(&request, &self.names)) {
+            Ok(awaited) => {
+                let (inner, names) = (Rc::clone(&self.inner), self.names.clone());
+                ReceiveFuture::reading(awaited, inner, request, names)
+            }
             Err(answer) => ReceiveFuture::answered(&answer, request),
         }
     }

@@ -14,7 +14,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::ResponseBody;
-use crate::head::{apply, to_response};
+use crate::head::{FieldNames, apply, to_response};
 
 pin_project! {
     /// The future of a response; made by [`ReceiveWebhook`](crate::ReceiveWebhook). See there.
@@ -24,6 +24,8 @@ pin_project! {
     {
         #[pin]
         state: State<S, B>,
+        // Of the fields in which a key may be.
+        names: Option<FieldNames>,
     }
 }
 
@@ -59,7 +61,12 @@ impl<S, B> ReceiveFuture<S, B>
 where
     S: Service<Request<B>>,
 {
-    pub(crate) fn reading(awaited: AwaitedBody, service: S, request: Request<B>) -> Self {
+    pub(crate) fn reading(
+        awaited: AwaitedBody,
+        service: S,
+        request: Request<B>,
+        names: FieldNames,
+    ) -> Self {
         let (parts, body) = request.into_parts();
         let state = State::Reading {
             body,
@@ -67,12 +74,14 @@ where
             read: BytesMut::new(),
             waiting: Some((awaited, service, parts)),
         };
-        Self { state }
+        let names = Some(names);
+        Self { state, names }
     }
 
     pub(crate) fn answered(answer: WebhookAnswer) -> Self {
         let state = State::answered(answer);
-        Self { state }
+        let names = None;
+        Self { state, names }
     }
 }
 
@@ -94,7 +103,8 @@ where
     type Output = Result<Response<ResponseBody<ResBody>>, S::Error>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.project().state;
+        let this = self.project();
+        let (mut state, names) = (this.state, this.names);
         loop {
             let next = match state.as_mut().project() {
                 StateProj::Reading {
@@ -123,7 +133,9 @@ where
                     let verdict = ready!(verdict.as_mut().poll(context));
                     match (verdict, waiting.take()) {
                         (WebhookVerdict::Deliver(delivery), Some((mut service, mut request))) => {
-                            apply(delivery.key_field, &mut request);
+                            if let Some(names) = names.take() {
+                                apply(delivery.key_field, &names, &mut request);
+                            }
                             request.extensions_mut().insert(delivery.event);
                             State::Called {
                                 future: service.call(request),

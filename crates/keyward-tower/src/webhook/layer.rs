@@ -4,6 +4,7 @@ use keyward::WebhookReceiver;
 use tower_layer::Layer;
 
 use crate::ReceiveWebhook;
+use crate::head::FieldNames;
 
 /// Puts a receiver of webhooks in front of a service.
 ///
@@ -72,12 +73,14 @@ use crate::ReceiveWebhook;
 #[must_use]
 pub struct ReceiveWebhookLayer {
     receiver: WebhookReceiver,
+    names: FieldNames,
 }
 
 impl ReceiveWebhookLayer {
     /// Puts this in front.
     pub fn new(receiver: WebhookReceiver) -> Self {
-        Self { receiver }
+        let names = FieldNames::of(receiver.locations());
+        Self { receiver, names }
     }
 }
 
@@ -85,6 +88,6 @@ impl<S> Layer<S> for ReceiveWebhookLayer {
     type Service = ReceiveWebhook<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        ReceiveWebhook::new(inner, self.receiver.clone())
+        ReceiveWebhook::new(inner, self.receiver.clone(), self.names.clone())
     }
 }

@@ -9,7 +9,7 @@ use http_body::Body;
 use keyward::WebhookReceiver;
 use tower_service::Service;
 
-use crate::head::{Head, socket_addr};
+use crate::head::{FieldNames, Head, socket_addr};
 use crate::{ReceiveFuture, ResponseBody};
 
 /// A service behind a receiver; made by [`ReceiveWebhookLayer`](crate::ReceiveWebhookLayer).
@@ -39,11 +39,16 @@ use crate::{ReceiveFuture, ResponseBody};
 pub struct ReceiveWebhook<S> {
     inner: S,
     receiver: WebhookReceiver,
+    names: FieldNames,
 }
 
 impl<S> ReceiveWebhook<S> {
-    pub(crate) fn new(inner: S, receiver: WebhookReceiver) -> Self {
-        Self { inner, receiver }
+    pub(crate) fn new(inner: S, receiver: WebhookReceiver, names: FieldNames) -> Self {
+        Self {
+            inner,
+            receiver,
+            names,
+        }
     }
 }
 
@@ -64,8 +69,13 @@ where
         // The body comes first. As in `RequireKey`, what readiness has reserved goes with the call.
         let clone = self.inner.clone();
         let ready = mem::replace(&mut self.inner, clone);
-        match self.receiver.check(&Head(&request, socket_addr)) {
-            Ok(awaited) => ReceiveFuture::reading(awaited, ready, request),
+        let head = Head {
+            request: &request,
+            names: &self.names,
+            peer: socket_addr,
+        };
+        match self.receiver.check(&head) {
+            Ok(awaited) => ReceiveFuture::reading(awaited, ready, request, self.names.clone()),
             Err(answer) => ReceiveFuture::answered(answer),
         }
     }

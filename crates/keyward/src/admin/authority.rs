@@ -3,7 +3,7 @@
 use crate::admin::actor::Authority;
 use crate::{
     Account, AccountId, AccountStatus, Actor, AdminError, AdminErrorKind, Commit, KeyAdmin, KeyId,
-    KeyKind, KeyRecord, KeyState, Permission,
+    KeyKind, KeyRecord, KeyState, Permission, RateLimits,
 };
 
 /// That an actor may, as of when it was read.
@@ -12,12 +12,29 @@ pub(super) struct Permitted {
     holder: Option<(KeyRecord, Account)>,
     /// Whether the actor may also create, and so make keys wider.
     pub(super) may_create: bool,
+    is_operator: bool,
 }
 
 impl Permitted {
     /// The key that acts, if one does: what it makes or opens must stay within it.
     pub(super) fn holder(&self) -> Option<&KeyRecord> {
         self.holder.as_ref().map(|(record, _)| record)
+    }
+
+    /// Whether the actor may give a key these limits, `before` being those it had.
+    ///
+    /// They take the place of the plan's, so they must be covered by it, or by limits of a key's own. What
+    /// the service itself says nobody knows here: where there is nothing else, an operator must.
+    pub(super) fn may_limit(
+        &self,
+        limits: &RateLimits,
+        account: &Account,
+        before: Option<&RateLimits>,
+    ) -> bool {
+        let holder = self.holder().map(|holder| &holder.rate_limits);
+        let bounds = [Some(&account.rate_limits), holder, before];
+        let covers = |bound: &RateLimits| !bound.is_empty() && bound.covers(limits);
+        self.is_operator || limits.is_empty() || bounds.into_iter().flatten().any(covers)
     }
 
     /// Writes only while what was decided rests on what is: the account may be suspended and the key
@@ -100,7 +117,11 @@ impl KeyAdmin {
             return Err(AdminErrorKind::NotPermitted.into());
         }
         let may_create = may(&Permission::Create);
-        Ok(Permitted { holder, may_create })
+        Ok(Permitted {
+            holder,
+            may_create,
+            is_operator: operator_only(actor).is_ok(),
+        })
     }
 
     /// The key that acts, as it is now: it may have died since it passed the gate.

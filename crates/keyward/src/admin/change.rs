@@ -144,6 +144,9 @@ impl NewKey {
     }
 
     /// How often it may be used, instead of what its account's plan or the service says.
+    ///
+    /// Only an operator may give more than the plan does, or any where it says nothing. Whoever acts with
+    /// a key that has limits of its own may hand them on.
     pub fn rate_limits(mut self, limits: impl Into<RateLimits>) -> Self {
         self.rate_limits = limits.into();
         self
@@ -277,7 +280,8 @@ impl KeyChange {
         self
     }
 
-    /// Other limits. Wider ones, as none are, need the permission to create too.
+    /// Other limits. Wider ones, as none are, need the permission to create too, and those that are
+    /// wider than the plan's [an operator](NewKey::rate_limits).
     ///
     /// A limit that stays keeps what was used of it; one that is new begins with a full bucket.
     pub fn rate_limits(mut self, limits: impl Into<RateLimits>) -> Self {

@@ -126,8 +126,13 @@ impl KeyAdmin {
         if new.credits.is_some() {
             operator_only(actor)?;
         }
-        self.permit_in(actor, Permission::Create, &new.account)
-            .await
+        let (account, permitted) = self
+            .permit_in(actor, Permission::Create, &new.account)
+            .await?;
+        if !permitted.may_limit(&new.rate_limits, &account, None) {
+            return Err(AdminErrorKind::TooWide.into());
+        }
+        Ok((account, permitted))
     }
 
     /// That what is to be kept of the key is well formed.

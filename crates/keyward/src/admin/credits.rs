@@ -1,10 +1,12 @@
 //! Balances of credits.
 
+use std::collections::HashSet;
+
 use crate::admin::admin::ATTEMPTS;
 use crate::admin::authority::{Permitted, operator_only};
 use crate::{
     Account, Actor, AdminError, AdminErrorKind, AuditAction, AuditEntry, Commit, CreditChange,
-    CreditOwner, Credits, KeyAdmin, KeyRecord, KeyStatus, Permission,
+    CreditOwner, Credits, KeyAdmin, KeyId, KeyRecord, KeyStatus, Permission,
 };
 
 impl KeyAdmin {
@@ -198,21 +200,23 @@ impl KeyAdmin {
         }
     }
 
-    /// A key and those before and after it in rotations, as far as they are not revoked.
+    /// A key and those before and after it in rotations, as far as they are not revoked. One that is
+    /// may stand between two that live: the one before it has a grace of its own.
     async fn chain_of(&self, record: KeyRecord) -> Result<Vec<KeyRecord>, AdminError> {
-        let (mut before, mut after) = (record.predecessor, record.successor);
-        let mut chain = vec![record];
-        while let Some(id) = before {
-            let record = self.stored(id).await?;
-            before = record
-                .predecessor
-                .filter(|_| record.status != KeyStatus::Revoked);
-            chain.push(record);
-        }
-        while let Some(id) = after {
-            let record = self.stored(id).await?;
-            after = record.successor;
-            chain.push(record);
+        let ways: [fn(&KeyRecord) -> Option<KeyId>; 2] =
+            [|key| key.predecessor, |key| key.successor];
+        let mut seen = HashSet::from([record.id]);
+        let mut chain = vec![record.clone()];
+        for next_of in ways {
+            let mut next = next_of(&record);
+            // Rows may be deleted or bent by hand: a chain ends where it breaks.
+            while let Some(id) = next.filter(|id| seen.insert(*id)) {
+                let Some(record) = self.store.key(id).await? else {
+                    break;
+                };
+                next = next_of(&record);
+                chain.push(record);
+            }
         }
         chain.retain(|key| key.status != KeyStatus::Revoked);
         Ok(chain)

@@ -56,6 +56,12 @@ impl World {
         block_on(self.admin.create(&self.user, new)).unwrap()
     }
 
+    /// Within which the account gives its keys limits of their own.
+    fn plan(&self, limit: RateLimit) {
+        let change = AccountChange::new().rate_limits(limit);
+        block_on(self.admin.update_account(&operator(), &self.acme, change)).unwrap();
+    }
+
     /// What a gate of the service says to a key, on a route that asks for nothing.
     fn ask(&self, key: &ApiKey) -> Result<Principal, DenialKind> {
         let gate = Gate::builder(self.store.replica())
@@ -437,6 +443,7 @@ fn origins_that_would_let_anybody_in_are_refused_unless_they_are_named() {
 #[test]
 fn a_key_hands_on_at_most_what_it_holds() {
     let world = World::new();
+    world.plan(RateLimit::per_minute(1000));
     let limit = RateLimit::per_minute(100);
     let end = world.after(1000);
     let origins = |list: &[&str]| OriginPolicy::listed(list).unwrap();
@@ -493,6 +500,7 @@ fn a_key_hands_on_at_most_what_it_holds() {
 #[test]
 fn an_update_widens_only_for_who_may_create() {
     let world = World::new();
+    world.plan(RateLimit::per_minute(1000));
     let scopes = |scopes: &[&str]| Scopes::parse(scopes).unwrap();
     let limit = RateLimit::per_minute(5);
     let id = world
@@ -680,6 +688,7 @@ fn a_suspended_or_downgraded_account_refuses_its_keys_until_it_is_lifted() {
 #[test]
 fn a_successor_can_do_the_same_and_the_old_key_dies_when_told() {
     let world = World::new();
+    world.plan(RateLimit::per_minute(1000));
     let new = || {
         let new = world.new_key().scopes(Scopes::parse(["kyc"]).unwrap());
         let limit = RateLimit::per_minute(7);

@@ -50,6 +50,9 @@ impl KeyAdmin {
                 }
                 if let Some(limits) = &change.rate_limits {
                     record.rate_limits = limits.clone();
+                    if !permitted.may_limit(limits, account, Some(&before.rate_limits)) {
+                        return Err(AdminErrorKind::TooWide.into());
+                    }
                 }
                 let narrower = self.is_within(record, &before);
                 let mine = permitted

@@ -10,8 +10,8 @@ use crate::gate::gate::Inner;
 use crate::gate::reports::Reports;
 use crate::gate::throttle::FailureThrottle;
 use crate::{
-    Cors, Environment, ErrorCode, ForeignFormat, Gate, KeyField, KeyFormat, KeyLocation, Limiter,
-    Peppers, RateLimits, Replica, Replies, Reply, ResetUnit, ScopeCatalog,
+    Cors, Environment, ErrorCode, ForeignFormat, Gate, KeyFormat, KeyLocation, Limiter, Peppers,
+    RateLimits, Replica, Replies, Reply, ResetUnit, ScopeCatalog,
 };
 
 /// Puts a gate together; made by [`Gate::builder`].
@@ -190,7 +190,10 @@ impl GateBuilder {
         self
     }
 
-    /// Gives credits back where the handler answers with a 5xx.
+    /// Gives credits back where the handler answers with a 5xx, not what counts in rate limits.
+    ///
+    /// A request that is given up has paid; so has one that ends without a response: in an error of a
+    /// service, such as a timeout, or a panic, also where a layer outside makes a 5xx of it.
     pub fn refund_server_errors(mut self) -> Self {
         self.refunds_errors = true;
         self
@@ -230,18 +233,10 @@ impl GateBuilder {
             Arc::new(reply)
         };
         let rendered = ErrorCode::ALL.map(render).into();
-        let key_field = |location: &KeyLocation| {
-            let field = location.field().into();
-            if self.forwards_key {
-                KeyField::MarkSensitive(field)
-            } else {
-                KeyField::Remove(field)
-            }
-        };
         Ok(Gate {
             inner: Arc::new(Inner {
                 id: NEXT.fetch_add(1, Ordering::Relaxed),
-                key_fields: locations.iter().map(key_field).collect(),
+                forwards_key: self.forwards_key,
                 rendered,
                 preflight: Arc::new(match &self.cors {
                     Some(cors) => cors.preflight(locations),

@@ -54,26 +54,26 @@ impl Due {
 }
 
 /// What a request has paid, to be given back should it be refused after all.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Bill {
     pub(crate) quota: Option<Quota>,
     charge: Option<Charge>,
     limiter: Option<Arc<dyn Limiter>>,
     spent: Option<Spent>,
     refunds_errors: bool,
-    /// When, since the Unix epoch.
-    at: Duration,
+    /// When, in nanoseconds since the Unix epoch.
+    at: u64,
     legacy: Option<ResetUnit>,
 }
 
 impl Bill {
     /// Gives back all of it.
-    pub(crate) fn give_back(self) {
-        if let Some(spent) = self.spent {
+    pub(crate) fn give_back(&mut self) {
+        if let Some(spent) = self.spent.take() {
             spent.give_back();
         }
-        if let Some(charge) = self.charge {
-            match self.limiter {
+        if let Some(charge) = self.charge.take() {
+            match &self.limiter {
                 Some(limiter) => limiter.give_back(charge),
                 None => charge.give_back_here(),
             }
@@ -81,7 +81,7 @@ impl Bill {
     }
 
     /// Tells the client what is left, or gives back where a layer further inside has refused.
-    pub(crate) fn settle<R: ResponseHead>(mut self, response: &mut R) {
+    pub(crate) fn settle<R: ResponseHead>(&mut self, response: &mut R) {
         if response.is_denied() {
             return self.give_back();
         }
@@ -94,8 +94,8 @@ impl Bill {
         let Some(quota) = self.quota else { return };
         // An inner layer that charged more has said it already.
         if !response.has("ratelimit") {
-            for (name, value) in quota.fields(self.legacy, self.at) {
-                response.append(name, &value);
+            for (name, value) in quota.fields(self.legacy, Duration::from_nanos(self.at)) {
+                response.append(name, value.into());
             }
         }
     }
@@ -114,7 +114,8 @@ impl From<DenialKind> for Short {
     }
 }
 
-pub(crate) type Paid = Result<Bill, Short>;
+/// `None` where nothing was due.
+pub(crate) type Paid = Result<Option<Bill>, Short>;
 
 /// Whether a request can pay: known now, or when somebody else was asked.
 pub(crate) enum Charging {
@@ -123,39 +124,39 @@ pub(crate) enum Charging {
 }
 
 impl Gate {
+    /// Whether a key has neither limits nor credits, as most have none.
+    pub(crate) fn never_charges(&self, entry: &Entry) -> bool {
+        entry.grant.rate_limits.is_empty()
+            && entry.own_credits().is_none()
+            && !entry.group.has_plan()
+            && self.inner.rate_limits.is_empty()
+            && self.inner.rate_ceilings.is_empty()
+    }
+
     /// Takes what is due, all of it or nothing.
     pub(crate) fn charge(&self, entry: &Arc<Entry>, due: Due, now: Moment) -> Charging {
         let charge = match self.charge_of(entry, due.cost) {
-            Ok(charge) => charge,
+            Ok(Some(charge)) => charge,
+            Ok(None) => return self.spend(entry, due.credits, now, None),
             Err(kind) => return Charging::Ready(Err(kind.into())),
         };
-        let bill = Bill {
-            limiter: self.inner.limiter.clone().filter(|_| charge.is_some()),
-            at: now.unix(),
-            legacy: self.inner.legacy_fields,
-            refunds_errors: self.inner.refunds_errors,
-            ..Bill::default()
-        };
-        let Some(charge) = charge else {
-            return self.spend(entry, due.credits, bill);
-        };
-        let taking = match &bill.limiter {
+        let taking = match &self.inner.limiter {
             Some(limiter) => limiter.take(charge, now.boot()),
             None => Taking::Ready(charge.take_here(now.boot())),
         };
         match taking {
-            Taking::Ready(taken) => match bill.with(taken) {
-                Ok(bill) => self.spend(entry, due.credits, bill),
-                short => Charging::Ready(short),
+            Taking::Ready(taken) => match self.bill(now).with(taken) {
+                Ok(bill) => self.spend(entry, due.credits, now, Some(bill)),
+                Err(short) => Charging::Ready(Err(short)),
             },
             Taking::Pending(taken) => {
                 let (gate, entry) = (self.clone(), Arc::clone(entry));
                 Charging::Pending(Box::pin(async move {
                     match taken.await {
                         Ok(taken) => {
-                            gate.spend(&entry, due.credits, bill.with(taken)?)
-                                .known()
-                                .await
+                            let bill = gate.bill(now).with(taken)?;
+                            let spent = gate.spend(&entry, due.credits, now, Some(bill));
+                            spent.known().await
                         }
                         Err(error) => {
                             let error: &dyn std::error::Error = &error;
@@ -168,12 +169,26 @@ impl Gate {
         }
     }
 
+    /// A bill on which nothing is paid yet.
+    fn bill(&self, now: Moment) -> Bill {
+        Bill {
+            quota: None,
+            charge: None,
+            limiter: self.inner.limiter.clone(),
+            spent: None,
+            refunds_errors: self.inner.refunds_errors,
+            at: nanos(now.unix()),
+            legacy: self.inner.legacy_fields,
+        }
+    }
+
     /// Row 92: spends credits, where there is a balance. What the request has paid otherwise is given
     /// back where there are none left.
-    fn spend(&self, entry: &Entry, amount: u32, bill: Bill) -> Charging {
+    fn spend(&self, entry: &Entry, amount: u32, now: Moment, bill: Option<Bill>) -> Charging {
         let Some((epoch, purse)) = budget_of(entry).filter(|_| amount > 0) else {
             return Charging::Ready(Ok(bill));
         };
+        let bill = bill.unwrap_or_else(|| self.bill(now));
         let Some(purse) = purse else {
             return Charging::Ready(bill.and(Err(NotSpent::Ask)));
         };
@@ -232,22 +247,18 @@ impl Gate {
         let own = own.into_iter().flatten().find(|limits| !limits.is_empty());
         let own = own.or_else(|| of(&self.inner.rate_limits, environment));
         let ceiling = of(&self.inner.rate_ceilings, environment);
-        let mut limits = own
-            .into_iter()
-            .chain(ceiling)
-            .flat_map(RateLimits::iter)
-            .peekable();
-        let mut buckets = plan.iter().flat_map(|plan| &plan.shared).peekable();
-        if limits.peek().is_none() && buckets.peek().is_none() {
+        let shared = plan.map_or(&[][..], |plan| &plan.shared);
+        if own.is_none() && ceiling.is_none() && shared.is_empty() {
             return Ok(None);
         }
+        let limits = own.into_iter().chain(ceiling).flat_map(RateLimits::iter);
         let replica = &self.inner.replica;
         let meter = replica
             .tally(entry)
             .map(|tally| tally.meter(entry.id, replica.clock()));
         let own = limits.filter_map(|limit| Some(meter?.bucket(limit)));
         let mut charge: Option<Charge> = None;
-        for bucket in own.chain(buckets.map(Arc::clone)) {
+        for bucket in own.chain(shared.iter().cloned()) {
             if bucket.limit().max_burst() < cost {
                 return Err(DenialKind::CostTooHigh);
             }
@@ -261,7 +272,7 @@ impl Gate {
 }
 
 impl Bill {
-    fn with(self, taken: Taken) -> Paid {
+    fn with(self, taken: Taken) -> Result<Self, Short> {
         match taken {
             Taken::All(charge, quota) => Ok(Self {
                 charge: Some(charge),
@@ -275,11 +286,11 @@ impl Bill {
         }
     }
 
-    fn and(self, spent: Result<Spent, NotSpent>) -> Paid {
+    fn and(mut self, spent: Result<Spent, NotSpent>) -> Paid {
         let kind = match spent {
             Ok(spent) => {
                 let spent = Some(spent);
-                return Ok(Self { spent, ..self });
+                return Ok(Some(Self { spent, ..self }));
             }
             Err(NotSpent::Exhausted) => DenialKind::CreditsExhausted,
             Err(NotSpent::Ask) => DenialKind::LimitUnavailable,

@@ -190,7 +190,7 @@ impl Readable {
     pub(crate) fn apply<R: ResponseHead>(&self, response: &mut R) {
         for (name, value) in self.fields() {
             if !response.has(name) {
-                response.append(name, value);
+                response.append(name, value.to_owned().into());
             }
         }
     }
@@ -210,7 +210,7 @@ pub(crate) fn vary_by_origin<R: ResponseHead>(response: &mut R) {
         names.any(|name| name == b"*" || name.eq_ignore_ascii_case(b"origin"))
     });
     if !told {
-        response.append("vary", "Origin");
+        response.append("vary", "Origin".into());
     }
 }
 
@@ -244,8 +244,8 @@ mod tests {
             lines.map(|(_, value)| value.as_bytes())
         }
 
-        fn append(&mut self, field: &'static str, value: &str) {
-            self.0.push((field, value.to_owned()));
+        fn append(&mut self, field: &'static str, value: std::borrow::Cow<'static, str>) {
+            self.0.push((field, value.into_owned()));
         }
     }
 

@@ -9,13 +9,14 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::gate::builder::GateBuilder;
-use crate::gate::charging::{Bill, Charging, Due, Paid, Short};
+use crate::gate::charging::{Charging, Due, Paid, Short};
 use crate::gate::cors::Readable;
 use crate::gate::judge::{enforce, judge_key};
 use crate::gate::reports::Reports;
 use crate::gate::throttle::Throttle;
 use crate::key::format::MAX_KEY_LEN;
 use crate::limit::quota::seconds;
+use crate::reply::grpc;
 use crate::request::client::Client;
 use crate::request::credential::Credential;
 use crate::request::head::is_preflight;
@@ -87,8 +88,7 @@ pub(crate) struct Inner {
     pub(crate) formats: Vec<KeyFormat>,
     pub(crate) foreign: Vec<ForeignFormat>,
     pub(crate) locations: Vec<KeyLocation>,
-    /// What becomes of the field of each location.
-    pub(crate) key_fields: Vec<KeyField>,
+    pub(crate) forwards_key: bool,
     pub(crate) realm: String,
     pub(crate) replies: Replies,
     /// One for every code, at its place.
@@ -117,6 +117,20 @@ impl Gate {
         GateBuilder::new(replica.clone())
     }
 
+    /// Where a key may travel, in the order in which requests are searched.
+    ///
+    /// ```
+    /// # use keyward::*;
+    /// # let (store, format) = (MemoryStore::new(), KeyFormat::new("vhk_{env}_")?);
+    /// let gate = Gate::builder(store.replica()).format(format).build()?;
+    /// assert_eq!(gate.locations(), [KeyLocation::x_api_key(), KeyLocation::bearer()]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn locations(&self) -> &[KeyLocation] {
+        &self.inner.locations
+    }
+
     /// Decides about a request.
     ///
     /// `outer` is the principal that an outer layer may have left in the request's extensions. Of
@@ -125,6 +139,29 @@ impl Gate {
     ///
     /// An adapter carries the [`Decision`] out; see there.
     pub fn check<R: RequestHead>(
+        &self,
+        request: &R,
+        requirement: &Arc<Requirement>,
+        outer: Option<&Principal>,
+    ) -> Decision {
+        match self.decide(request, requirement, outer) {
+            Decision::Ready(Verdict::Refuse(refusal)) => {
+                Decision::Ready(refusal.worded_for(grpc::content_type(request)))
+            }
+            Decision::Pending(verdict) => match grpc::content_type(request) {
+                None => Decision::Pending(verdict),
+                grpc => Decision::Pending(Box::pin(async move {
+                    match verdict.await {
+                        Verdict::Refuse(refusal) => refusal.worded_for(grpc),
+                        admit @ Verdict::Admit(_) => admit,
+                    }
+                })),
+            },
+            admit @ Decision::Ready(Verdict::Admit(_)) => admit,
+        }
+    }
+
+    fn decide<R: RequestHead>(
         &self,
         request: &R,
         requirement: &Arc<Requirement>,
@@ -153,8 +190,9 @@ impl Gate {
             presented.client = match throttle.admit(request) {
                 Ok(client) => Some(client),
                 Err((kind, seconds)) => {
-                    let verdict = self.refuse(kind, None, requirement);
-                    return Decision::Ready(verdict.retry_after(seconds.map(u64::from)));
+                    let refusal = self.refusal(kind, None, requirement);
+                    let refusal = refusal.retry_after(seconds.map(u64::from));
+                    return Decision::Ready(Verdict::Refuse(refusal));
                 }
             };
         }
@@ -208,22 +246,18 @@ impl Gate {
             Credential::Several => return Err(DenialKind::Several),
             Credential::One(key, location) => (key, location),
         };
-        if key.len() > MAX_KEY_LEN {
-            return Err(DenialKind::Malformed);
-        }
-        let own = self
-            .inner
-            .formats
-            .iter()
-            .find_map(|format| format.parse(key));
-        let foreign = || {
-            self.inner
-                .foreign
-                .iter()
-                .find_map(|format| format.parse(key))
+        let mut formats = self.inner.formats.iter();
+        let recognised = match formats.find_map(|format| format.parse(key)) {
+            Some(recognised) => recognised,
+            // No format has a comma: it joins what were two lines (RFC 9110 §5.3).
+            None if key.contains(&b',') => return Err(DenialKind::Several),
+            None if key.len() > MAX_KEY_LEN => return Err(DenialKind::Malformed),
+            None => {
+                let mut foreign = self.inner.foreign.iter();
+                let recognised = foreign.find_map(|format| format.parse(key));
+                recognised.ok_or(DenialKind::Malformed)?
+            }
         };
-        let recognised = own.or_else(foreign);
-        let recognised = recognised.ok_or(DenialKind::Malformed)?;
         // Where only the secret part counts, what stands before it is no part of the key.
         let (key, secret) = match key.get(recognised.secret..) {
             Some(rest) if recognised.secret_alone => (rest, 0),
@@ -296,9 +330,9 @@ impl Gate {
         let gate = self.clone();
         let requirement = Arc::clone(requirement);
         let key = Zeroizing::new(presented.key.to_vec());
+        let in_text = presented.environment.map(<[u8]>::to_vec);
         let Presented {
             location,
-            environment,
             secret,
             client,
             ..
@@ -311,7 +345,7 @@ impl Gate {
                 let presented = Presented {
                     key: &key,
                     location,
-                    environment,
+                    environment: in_text.as_deref(),
                     secret,
                     client,
                 };
@@ -365,24 +399,23 @@ impl Gate {
             return Decision::Ready(self.refuse(kind, Some(entry), requirement));
         }
         self.report(reported, &entry);
-        let principal = Principal {
-            entry,
-            gate: self.inner.id,
-            location: presented.location,
-            paid: Due::first(requirement),
-            quota: None,
-        };
-        let charging = self.charge(&principal.entry, principal.paid, now);
+        let (location, due) = (presented.location, Due::first(requirement));
+        if self.never_charges(&entry) {
+            self.count(&entry, true, now.unix());
+            return Decision::Ready(Verdict::Admit(self.admit(entry, location, due)));
+        }
+        let charging = self.charge(&entry, due, now);
         self.after(charging, requirement, move |gate, paid, requirement| {
-            gate.count(&principal.entry, paid.is_ok(), now.unix());
+            gate.count(&entry, paid.is_ok(), now.unix());
             match paid {
-                Ok(bill) => gate.admit(principal, bill),
-                Err(short) => gate.refuse_short(&short, principal.entry, requirement),
+                Ok(bill) => Verdict::Admit(gate.admit(entry, location, due).with(bill)),
+                Err(short) => gate.refuse_short(&short, entry, requirement),
             }
         })
     }
 
     /// Goes on when it is known whether a request can pay.
+    #[inline]
     fn after(
         &self,
         charging: Charging,
@@ -422,7 +455,7 @@ impl Gate {
         self.report(reported, entry);
         let more = principal.paid.beyond(requirement);
         if more.is_nothing() {
-            return Decision::Ready(Verdict::Admit(Admitted::again(None, Bill::default())));
+            return Decision::Ready(Verdict::Admit(Admitted::again(None, None)));
         }
         let now = Moment::now(&**self.inner.replica.clock());
         let charging = self.charge(entry, more, now);
@@ -433,7 +466,8 @@ impl Gate {
             move |gate, paid, requirement| match paid {
                 Ok(bill) => {
                     principal.paid = principal.paid.and(more);
-                    principal.quota = bill.quota.or(principal.quota);
+                    let quota = bill.as_ref().and_then(|bill| bill.quota);
+                    principal.quota = quota.or(principal.quota);
                     Verdict::Admit(Admitted::again(Some(principal), bill))
                 }
                 Err(short) => {
@@ -484,24 +518,31 @@ impl Gate {
         }
     }
 
-    fn admit(&self, mut principal: Principal, bill: Bill) -> Verdict {
-        note(&principal);
-        principal.quota = bill.quota;
-        let location = usize::from(principal.location);
-        let is_listed = principal.entry.grant.origins != OriginPolicy::Any;
-        let own_field = |at: &KeyLocation| at.field() != "authorization";
+    fn admit(&self, entry: Arc<Entry>, location: usize, paid: Due) -> Admitted {
+        note(&entry);
+        let is_listed = entry.grant.origins != OriginPolicy::Any;
+        let key_field = if self.inner.forwards_key {
+            KeyField::MarkSensitive(location)
+        } else {
+            KeyField::Remove(location)
+        };
         let place = self.inner.locations.get(location);
-        let key_field = self.inner.key_fields.get(location);
-        Verdict::Admit(Admitted {
-            access: Some(Access::Principal(principal)),
-            key_field: key_field.cloned().unwrap_or(KeyField::None),
+        Admitted {
+            access: Some(Access::Principal(Principal {
+                entry,
+                gate: self.inner.id,
+                location,
+                paid,
+                quota: None,
+            })),
+            key_field,
             finish: Finish {
-                private: place.is_some_and(own_field),
-                bill,
+                private: place.is_some_and(|place| !place.is_authorization()),
+                bill: None,
                 readable: self.inner.readable.clone(),
                 by_origin: is_listed && self.inner.readable.is_some(),
             },
-        })
+        }
     }
 
     fn admit_anonymous(&self) -> Verdict {
@@ -523,6 +564,15 @@ impl Gate {
         entry: Option<Arc<Entry>>,
         requirement: &Requirement,
     ) -> Verdict {
+        Verdict::Refuse(self.refusal(kind, entry, requirement))
+    }
+
+    fn refusal(
+        &self,
+        kind: DenialKind,
+        entry: Option<Arc<Entry>>,
+        requirement: &Requirement,
+    ) -> Refusal {
         let denial = Denial::new(kind, entry);
         denial.log();
         let code = self.inner.replies.code(kind);
@@ -533,33 +583,35 @@ impl Gate {
                 replies,
                 ..
             } = &*self.inner;
-            let mut reply = replies.render(code, realm, locations, Some(requirement));
-            if let Some(readable) = &self.inner.readable {
-                readable.mark(&mut reply);
-            }
-            Arc::new(reply)
+            requirement.scope_missing(self.inner.id, || {
+                let mut reply = replies.render(code, realm, locations, Some(requirement));
+                if let Some(readable) = &self.inner.readable {
+                    readable.mark(&mut reply);
+                }
+                reply
+            })
         } else {
             self.rendered(code)
         };
-        Verdict::Refuse(Refusal {
+        Refusal {
             reply,
             denial: Some(denial),
-        })
+        }
     }
 
     /// Rows 90 and 91: the key could pass, and its limits do not let it.
     fn refuse_short(&self, short: &Short, entry: Arc<Entry>, requirement: &Requirement) -> Verdict {
-        let verdict = self.refuse(short.kind, Some(entry), requirement);
+        let refusal = self.refusal(short.kind, Some(entry), requirement);
         let wait = short.quota.map(|quota| seconds(quota.wait()).max(1));
-        let mut verdict = verdict.retry_after(wait);
-        if let (Verdict::Refuse(refusal), Some(quota)) = (&mut verdict, short.quota) {
+        let mut refusal = refusal.retry_after(wait);
+        if let Some(quota) = short.quota {
             let reply = Arc::make_mut(&mut refusal.reply);
             let now = self.inner.replica.clock().unix();
             for (name, value) in quota.fields(self.inner.legacy_fields, now) {
                 reply.field(name, value);
             }
         }
-        verdict
+        Verdict::Refuse(refusal)
     }
 
     fn rendered(&self, code: ErrorCode) -> Arc<Reply> {
@@ -582,20 +634,25 @@ impl fmt::Debug for Gate {
 }
 
 /// Tells who calls: to the log, and to the span of the request if it has room for it.
-fn note(principal: &Principal) {
-    tracing::debug!(key.id = %principal.key_id(), key.hint = %principal.hint(), "request admitted");
+fn note(entry: &Entry) {
+    // Where nobody listens there is no span, and to ask for it would cost more than this.
+    if !tracing::dispatcher::has_been_set() {
+        return;
+    }
+    tracing::debug!(key.id = %entry.id, key.hint = %entry.hint(), "request admitted");
     let span = tracing::Span::current();
     if !span.is_disabled() {
-        span.record("key.id", tracing::field::display(principal.key_id()));
-        span.record("key.hint", tracing::field::display(principal.hint()));
+        span.record("key.id", tracing::field::display(entry.id));
+        span.record("key.hint", tracing::field::display(entry.hint()));
     }
 }
 
 /// A text in the form of a key, and where it stood.
 pub(super) struct Presented<'a> {
     pub(super) key: &'a [u8],
-    pub(super) location: u8,
-    pub(super) environment: Option<Environment>,
+    pub(super) location: usize,
+    /// The environment that stands in its text.
+    pub(super) environment: Option<&'a [u8]>,
     /// Where the part behind the prefix begins.
     secret: usize,
     /// Where failures are counted.

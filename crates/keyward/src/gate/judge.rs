@@ -6,9 +6,7 @@ use std::time::Duration;
 use crate::gate::gate::Presented;
 use crate::origin::OriginRefusal;
 use crate::store::entry::Entry;
-use crate::{
-    Check, DenialKind, Gate, KeyKind, OriginPolicy, RequestHead, Requirement, ScopeCatalog,
-};
+use crate::{Check, DenialKind, Gate, KeyKind, OriginPolicy, RequestHead, Requirement};
 
 /// What comes of a check: go on, or refuse.
 pub(super) type Judged = ControlFlow<DenialKind>;
@@ -47,7 +45,7 @@ pub(super) fn judge_key(
     let active = entry.group.is_active();
     see(Check::AccountActive, active.or(DenialKind::AccountInactive))?;
     let in_text = presented.environment;
-    let agrees = in_text.is_none_or(|in_text| in_text == entry.group.environment);
+    let agrees = in_text.is_none_or(|in_text| entry.group.environment.is(in_text));
     see(
         Check::KeyEnvironment,
         agrees.or(DenialKind::EnvironmentMismatch),
@@ -59,7 +57,7 @@ impl Gate {
     pub(super) fn judge_use<R: RequestHead>(
         &self,
         entry: &Entry,
-        location: u8,
+        location: usize,
         request: &R,
         requirement: &Requirement,
         see: &mut impl See,
@@ -69,7 +67,7 @@ impl Gate {
             Check::Environment,
             serves.or(DenialKind::EnvironmentMismatch),
         )?;
-        let place = self.inner.locations.get(usize::from(location));
+        let place = self.inner.locations.get(location);
         let placed = place.is_some_and(|place| place.accepts() == entry.kind);
         let misplaced = match entry.kind {
             KeyKind::Secret => DenialKind::SecretExposed,
@@ -90,10 +88,7 @@ impl Gate {
             OriginRefusal::NotAllowed => DenialKind::OriginNotAllowed,
         });
         see(Check::Origin, listed)?;
-        let met = match &self.inner.catalog {
-            Some(catalog) => requirement.is_met_by(&entry.grant.scopes, catalog),
-            None => requirement.is_met_by(&entry.grant.scopes, &ScopeCatalog::default()),
-        };
+        let met = requirement.is_met_by(&entry.grant.scopes, self.inner.catalog.as_ref());
         see(Check::Scopes, met.or(DenialKind::ScopeMissing))
     }
 }

@@ -49,7 +49,7 @@ pub struct Principal {
     /// Which gate let it pass.
     pub(crate) gate: u64,
     /// Where the key stood, as an index into the gate's locations.
-    pub(crate) location: u8,
+    pub(crate) location: usize,
     pub(crate) paid: Due,
     pub(crate) quota: Option<Quota>,
 }

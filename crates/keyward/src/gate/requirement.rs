@@ -1,8 +1,9 @@
 //! What a route demands of a key.
 
 use std::fmt;
+use std::sync::{Arc, OnceLock};
 
-use crate::{AccountId, Environment, KeyKind, Scope, ScopeCatalog, Scopes};
+use crate::{AccountId, Environment, KeyKind, Reply, Scope, ScopeCatalog, Scopes};
 
 /// What a route demands of a key.
 ///
@@ -33,7 +34,12 @@ pub struct Requirement {
     cost: Option<u32>,
     credits: Option<u32>,
     report_only: bool,
+    scope_missing: ScopeMissing,
 }
+
+/// The answer where a scope is missing, which names those that are asked for. Of one gate.
+#[derive(Default)]
+struct ScopeMissing(OnceLock<(u64, Arc<Reply>)>);
 
 impl Requirement {
     /// A live, secret key.
@@ -47,6 +53,7 @@ impl Requirement {
             cost: None,
             credits: None,
             report_only: false,
+            scope_missing: ScopeMissing::default(),
         }
     }
 
@@ -77,6 +84,7 @@ impl Requirement {
         let scopes: Vec<_> = scopes.collect();
         assert!(!scopes.is_empty(), "a choice of no scopes can never be met");
         self.scopes.push(scopes);
+        self.scope_missing = ScopeMissing::default();
         self
     }
 
@@ -164,6 +172,18 @@ impl Requirement {
         self
     }
 
+    /// What a gate answers where a scope is missing, rendered once.
+    pub(crate) fn scope_missing(&self, gate: u64, render: impl Fn() -> Reply) -> Arc<Reply> {
+        let rendered = self
+            .scope_missing
+            .0
+            .get_or_init(|| (gate, Arc::new(render())));
+        match rendered {
+            (of, reply) if *of == gate => Arc::clone(reply),
+            _ => Arc::new(render()),
+        }
+    }
+
     pub(crate) fn own_credits(&self) -> Option<u32> {
         self.credits
     }
@@ -189,9 +209,13 @@ impl Requirement {
         self.account.as_ref().is_none_or(|own| own == account)
     }
 
-    pub(crate) fn is_met_by(&self, held: &Scopes, catalog: &ScopeCatalog) -> bool {
+    pub(crate) fn is_met_by(&self, held: &Scopes, catalog: Option<&ScopeCatalog>) -> bool {
+        let allows = |scope| match catalog {
+            Some(catalog) => catalog.allows(held, scope),
+            None => held.allow(scope),
+        };
         let mut groups = self.scopes.iter();
-        groups.all(|group| group.iter().any(|scope| catalog.allows(held, scope)))
+        groups.all(|group| group.iter().any(allows))
     }
 
     /// All scopes that are asked for, for the challenge.
@@ -206,6 +230,27 @@ impl Requirement {
             some => format!("({})", join(some, " or ")),
         });
         groups.collect::<Vec<_>>().join(" and ")
+    }
+}
+
+/// What is rendered is no part of what is demanded.
+impl Clone for ScopeMissing {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl PartialEq for ScopeMissing {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for ScopeMissing {}
+
+impl fmt::Debug for ScopeMissing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("..")
     }
 }
 
@@ -227,15 +272,14 @@ mod tests {
     #[test]
     fn all_groups_must_be_met_each_by_one() {
         let asked = Requirement::new().scope("a").any_scope(["b", "c"]);
-        let catalog = ScopeCatalog::default();
-        let met = |held: &[&str]| asked.is_met_by(&Scopes::parse(held).unwrap(), &catalog);
+        let met = |held: &[&str]| asked.is_met_by(&Scopes::parse(held).unwrap(), None);
         assert!(met(&["a", "b"]));
         assert!(met(&["a", "c"]));
         assert!(!met(&["a"]));
         assert!(!met(&["b", "c"]));
         assert!(!met(&[]));
         assert_eq!(asked.in_words().to_string(), "a and (b or c)");
-        assert!(Requirement::new().is_met_by(&Scopes::none(), &catalog));
+        assert!(Requirement::new().is_met_by(&Scopes::none(), None));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What the gate has decided, for an adapter to carry out.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use crate::{Denial, Principal, Reply};
 /// What an adapter does with it:
 ///
 /// ```
-/// # use std::sync::Arc;
+/// # use std::{borrow::Cow, sync::Arc};
 /// # use keyward::*;
 /// # struct Get<'a>(Option<&'a str>);
 /// # impl RequestHead for Get<'_> {
@@ -41,14 +42,15 @@ use crate::{Denial, Principal, Reply};
 /// #     fn values<'a>(&'a self, field: &'static str) -> impl Iterator<Item = &'a [u8]> {
 /// #         self.0.iter().filter(move |(name, _)| *name == field).map(|(_, value)| value.as_bytes())
 /// #     }
-/// #     fn append(&mut self, field: &'static str, value: &str) { self.0.push((field, value.to_owned())); }
+/// #     fn append(&mut self, field: &'static str, value: Cow<'static, str>) { self.0.push((field, value.into())); }
 /// # }
 /// # let request = Get(Some(key.expose_secret()));
 /// # let mut response = Fields(vec![]);
 /// match gate.check(&request, &Arc::default(), None) {
-///     Decision::Ready(Verdict::Admit(admitted)) => {
+///     Decision::Ready(Verdict::Admit(mut admitted)) => {
 ///         assert!(matches!(admitted.access, Some(Access::Principal(_)))); // into the extensions
-///         assert_eq!(admitted.key_field, KeyField::Remove("x-api-key".into()));
+///         assert_eq!(admitted.key_field, KeyField::Remove(0));
+///         assert_eq!(gate.locations()[0].field(), "x-api-key");
 ///         // The inner service is called here.
 ///         admitted.finish.apply(&mut response);
 ///         assert_eq!(response.0, [("cache-control", "private".to_owned())]);
@@ -93,16 +95,6 @@ pub enum Verdict {
     Refuse(Refusal),
 }
 
-impl Verdict {
-    /// Says in how many seconds to try again.
-    pub(crate) fn retry_after(mut self, seconds: Option<u64>) -> Self {
-        if let (Self::Refuse(refusal), Some(seconds)) = (&mut self, seconds) {
-            Arc::make_mut(&mut refusal.reply).field("retry-after", seconds.to_string());
-        }
-        self
-    }
-}
-
 /// How to hand a request on. See [`Decision`].
 #[derive(Debug)]
 #[non_exhaustive]
@@ -116,8 +108,17 @@ pub struct Admitted {
 }
 
 impl Admitted {
+    /// After it has paid.
+    pub(crate) fn with(mut self, bill: Option<Bill>) -> Self {
+        if let (Some(Access::Principal(principal)), Some(bill)) = (&mut self.access, &bill) {
+            principal.quota = bill.quota;
+        }
+        self.finish.bill = bill;
+        self
+    }
+
     /// An inner layer has nothing to do with the key itself.
-    pub(crate) fn again(principal: Option<Principal>, bill: Bill) -> Self {
+    pub(crate) fn again(principal: Option<Principal>, bill: Option<Bill>) -> Self {
         Self {
             access: principal.map(Access::Principal),
             key_field: KeyField::None,
@@ -180,15 +181,15 @@ impl fmt::Debug for Anonymous {
 /// What to do, before the inner service, with the field that held the key.
 ///
 /// See [`Decision`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "an adapter must handle all three")]
 pub enum KeyField {
     /// There was none, or an outer layer has dealt with it.
     None,
-    /// Remove this field, in lower case.
-    Remove(Arc<str>),
-    /// Leave this field, in lower case, and mark its value as sensitive.
-    MarkSensitive(Arc<str>),
+    /// Remove the field of this location, by its place among [`Gate::locations`](crate::Gate::locations).
+    Remove(usize),
+    /// Leave the field of this location, and mark its value as sensitive.
+    MarkSensitive(usize),
 }
 
 /// What to do with the inner service's response. See [`Decision`].
@@ -201,7 +202,7 @@ pub struct Finish {
     /// A shared cache knows that an answer to `Authorization` is private (RFC 9111 §3.5), and
     /// nothing of the kind about other fields.
     pub(crate) private: bool,
-    pub(crate) bill: Bill,
+    pub(crate) bill: Option<Bill>,
     pub(crate) readable: Option<Readable>,
     /// Whether another origin might have got another answer.
     pub(crate) by_origin: bool,
@@ -210,9 +211,13 @@ pub struct Finish {
 impl Finish {
     /// Adds what the response needs. What the request has paid is given back where a layer further
     /// inside has refused it.
-    pub fn apply<R: ResponseHead>(self, response: &mut R) {
+    pub fn apply<R: ResponseHead>(&mut self, response: &mut R) {
         if self.private && !response.has("cache-control") {
-            response.append("cache-control", "private");
+            response.append("cache-control", "private".into());
+        }
+        // In place: it is large, and most requests have none.
+        if let Some(bill) = &mut self.bill {
+            bill.settle(response);
         }
         if let Some(readable) = &self.readable {
             readable.apply(response);
@@ -220,12 +225,13 @@ impl Finish {
         if self.by_origin {
             vary_by_origin(response);
         }
-        self.bill.settle(response);
     }
 
     /// Gives back what the request has paid: it cannot be handed on.
     pub fn give_back(self) {
-        self.bill.give_back();
+        if let Some(mut bill) = self.bill {
+            bill.give_back();
+        }
     }
 }
 
@@ -234,6 +240,7 @@ impl Finish {
 /// Names are in lower case.
 ///
 /// ```
+/// use std::borrow::Cow;
 /// use keyward::{Finish, ResponseHead};
 ///
 /// struct Head(Vec<(&'static str, String)>);
@@ -252,8 +259,8 @@ impl Finish {
 ///         lines.map(|(_, value)| value.as_bytes())
 ///     }
 ///
-///     fn append(&mut self, field: &'static str, value: &str) {
-///         self.0.push((field, value.to_owned()));
+///     fn append(&mut self, field: &'static str, value: Cow<'static, str>) {
+///         self.0.push((field, value.into_owned()));
 ///     }
 /// }
 ///
@@ -277,7 +284,17 @@ pub trait ResponseHead {
     }
 
     /// Adds a line. The value is of visible ASCII characters and spaces.
-    fn append(&mut self, field: &'static str, value: &str);
+    fn append(&mut self, field: &'static str, value: Cow<'static, str>);
+}
+
+impl Refusal {
+    /// As the protocol of the request demands: gRPC has its own place for a status.
+    pub(crate) fn worded_for(mut self, grpc: Option<&'static str>) -> Verdict {
+        if let (Some(content_type), Some(_)) = (grpc, &self.denial) {
+            self.reply = Arc::new(self.reply.in_grpc(content_type));
+        }
+        Verdict::Refuse(self)
+    }
 }
 
 /// How to refuse a request.
@@ -308,4 +325,14 @@ pub struct Refusal {
     pub reply: Arc<Reply>,
     /// Why, for the response's extensions; `None` for a preflight.
     pub denial: Option<Denial>,
+}
+
+impl Refusal {
+    /// Says in how many seconds to try again.
+    pub(crate) fn retry_after(mut self, seconds: Option<u64>) -> Self {
+        if let Some(seconds) = seconds {
+            Arc::make_mut(&mut self.reply).field("retry-after", seconds.to_string());
+        }
+        self
+    }
 }

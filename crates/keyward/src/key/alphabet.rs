@@ -36,11 +36,18 @@ impl Alphabet {
         }
     }
 
-    pub(crate) const fn holds(self, byte: u8) -> bool {
+    /// Whether all bytes are characters of it. Looks at each without a branch, which the compiler
+    /// turns into many at once.
+    pub(crate) fn holds_all(self, text: &[u8]) -> bool {
+        fn all(text: &[u8], holds: impl Fn(u8) -> bool) -> bool {
+            text.iter().fold(true, |all, byte| all & holds(*byte))
+        }
         match self {
-            Self::Base62 => byte.is_ascii_alphanumeric(),
-            Self::Base64Url => byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'),
-            Self::Hex => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+            Self::Base62 => all(text, |byte| byte.is_ascii_alphanumeric()),
+            Self::Base64Url => all(text, |byte| {
+                byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')
+            }),
+            Self::Hex => all(text, |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')),
         }
     }
 

@@ -62,7 +62,7 @@ impl ForeignFormat {
         self.parse(text).is_some()
     }
 
-    pub(crate) fn parse(&self, text: &[u8]) -> Option<Recognised> {
+    pub(crate) fn parse<'a>(&self, text: &'a [u8]) -> Option<Recognised<'a>> {
         let rest = text.strip_prefix(self.prefix.as_bytes())?;
         if !self.lengths.contains(&text.len()) || !rest.iter().copied().all(is_key_byte) {
             return None;

@@ -63,7 +63,7 @@ impl KeyFormat {
             Some((head, tail)) => (head, Some(tail)),
             None => (prefix, None),
         };
-        let safe = |text: &str| text.bytes().all(|b| Alphabet::Base64Url.holds(b));
+        let safe = |text: &str| Alphabet::Base64Url.holds_all(text.as_bytes());
         let ends_environment =
             |text: &str| !text.bytes().next().is_none_or(Environment::is_token_byte);
         if !safe(head) || !tail.is_none_or(|tail| safe(tail) && ends_environment(tail)) {
@@ -204,17 +204,17 @@ impl KeyFormat {
     }
 
     /// What the text says of its environment; `None` when it is not of this form.
-    pub(crate) fn parse(&self, text: &[u8]) -> Option<Recognised> {
+    pub(crate) fn parse<'a>(&self, text: &'a [u8]) -> Option<Recognised<'a>> {
         let mut rest = text.strip_prefix(self.head.as_bytes())?;
         let mut environment = None;
         if let Some(tail) = &self.tail {
             let ends = rest.iter().position(|b| !Environment::is_token_byte(*b))?;
             let (token, after) = rest.split_at_checked(ends)?;
-            environment = Some(Environment::from_bytes(token).ok()?);
+            environment = Some(Environment::check(token).ok()?);
             rest = after.strip_prefix(tail.as_bytes())?;
         }
         let checksum = self.checksum_len();
-        if rest.len() != self.length + checksum || !rest.iter().all(|b| self.alphabet.holds(*b)) {
+        if rest.len() != self.length + checksum || !self.alphabet.holds_all(rest) {
             return None;
         }
         if self.checksum {
@@ -243,9 +243,9 @@ impl KeyFormat {
 
 /// A text that has the form of a key.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Recognised {
+pub(crate) struct Recognised<'a> {
     /// The environment that stands in the text, where the format has it there.
-    pub(crate) environment: Option<Environment>,
+    pub(crate) environment: Option<&'a [u8]>,
     /// Where the part behind the prefix begins.
     pub(crate) secret: usize,
     /// Whether it alone is the key, as what stands before it can be anything.
@@ -281,7 +281,7 @@ mod tests {
                 let key = format.generate(environment).unwrap();
                 let text = key.expose_secret().as_bytes();
                 let parsed = format.parse(text).unwrap();
-                assert!(parsed.environment.is_none_or(|e| e == environment));
+                assert!(parsed.environment.is_none_or(|token| environment.is(token)));
                 for (j, other) in formats().iter().enumerate() {
                     assert_eq!(other.recognises(text), i == j, "{key:?} as {other:?}");
                 }

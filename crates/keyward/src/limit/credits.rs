@@ -24,9 +24,10 @@ pub(crate) const BLOCK: u32 = 100;
 ///
 /// Processes take credits from the store in blocks of at most a hundred, before they are spent, the next
 /// when a quarter of the last is left. What they do not need they give back: when none was spent between
-/// two flushes, and when they end. So a balance is never overspent, and a process that is killed loses
-/// at most 125 credits of it, or what the requests that waited had asked for where that is more. While
-/// one process holds the last block, another refuses.
+/// two flushes, and when they end; and at each flush what is more than 125. So a balance is never
+/// overspent, and a process that is killed loses at most 125 credits of it, and what since the last flush
+/// was refunded, or taken for requests that then were given up. While one process holds the last block,
+/// another refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Credits {

@@ -269,3 +269,50 @@ impl Drawn {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{BucketOwner, KeyId, ManualClock, RateLimit};
+
+    const NOW: Duration = Duration::from_secs(100);
+
+    fn bucket(limit: &str) -> Arc<Bucket> {
+        let owner = BucketOwner::Key(KeyId::random().unwrap());
+        let limit = RateLimit::parse(limit).unwrap();
+        Arc::new(Bucket::new(owner, limit, Arc::new(ManualClock::at(NOW))))
+    }
+
+    fn remaining(bucket: &Bucket) -> u64 {
+        bucket.level(0, nanos(NOW)).remaining
+    }
+
+    #[test]
+    fn who_finds_that_somebody_was_faster_takes_nothing() {
+        let (wide, narrow) = (bucket("9/60;9"), bucket("3/3600;3"));
+        let mut charge = Charge::new(2, Arc::clone(&wide));
+        // There is enough when it looks, and not any more when it takes.
+        let twice = [Arc::clone(&narrow), Arc::clone(&narrow)];
+        charge.others.extend(twice.map(Drawn::new));
+        assert!(matches!(charge.take_here(NOW), Taken::Nothing(_)));
+        assert_eq!((remaining(&wide), remaining(&narrow)), (9, 3));
+    }
+
+    #[test]
+    fn of_limits_that_refuse_the_longest_wait_is_told() {
+        let buckets = [bucket("1/1;1"), bucket("1/3600;1"), bucket("1/60;1")];
+        let charge = || {
+            let [first, others @ ..] = buckets.each_ref().map(Arc::clone);
+            let mut charge = Charge::new(1, first);
+            for bucket in others {
+                charge.add(bucket);
+            }
+            charge
+        };
+        assert!(matches!(charge().take_here(NOW), Taken::All(..)));
+        let Taken::Nothing(quota) = charge().take_here(NOW) else {
+            panic!()
+        };
+        assert_eq!(quota.wait(), Duration::from_secs(3600));
+    }
+}

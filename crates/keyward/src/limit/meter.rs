@@ -71,3 +71,34 @@ impl fmt::Debug for Meter {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{KeyId, ManualClock};
+
+    #[test]
+    fn limits_that_are_changed_again_and_again_take_no_more_room() {
+        let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(Duration::from_secs(100)));
+        let now = nanos(clock.boot());
+        let owner = BucketOwner::Key(KeyId::random().unwrap());
+        let meter = Meter::new(owner, Arc::clone(&clock));
+        let held = || meter.buckets.load().as_ref().map_or(0, |all| all.len());
+        let used = meter.bucket(RateLimit::per_day(1));
+        used.take(1, now).unwrap();
+        for count in 1..=200 {
+            let bucket = meter.bucket(RateLimit::per_minute(count));
+            assert!(Arc::ptr_eq(&bucket, &meter.bucket(bucket.limit())));
+            assert!(held() <= MOST, "{}", held());
+        }
+        // What is full gives way first.
+        assert!(Arc::ptr_eq(&used, &meter.bucket(used.limit())));
+        for count in 1..=200 {
+            let bucket = meter.bucket(RateLimit::per_hour(count));
+            bucket.take(1, now).unwrap();
+            assert!(held() <= MOST, "{}", held());
+        }
+    }
+}

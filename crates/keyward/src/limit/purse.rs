@@ -10,10 +10,14 @@ use std::time::Duration;
 
 use crate::clock::unix_time;
 use crate::limit::bucket::nanos;
+use crate::limit::credits::BLOCK;
 use crate::{CreditGrant, CreditOwner, CreditWant, Replica, Unspent};
 
 /// How long it is believed that a balance is empty: others may give back, or an operator add some.
 const BELIEF: Duration = Duration::from_secs(1);
+
+/// How many a process holds that asks for the next block when a quarter of the last is left.
+const MOST_HELD: u32 = BLOCK + BLOCK / 4;
 
 /// Credits of one owner that this process has taken from the store and not spent yet.
 pub(crate) struct Purse {
@@ -22,7 +26,7 @@ pub(crate) struct Purse {
     held: AtomicU64,
     /// How many the last grant brought.
     granted: AtomicU32,
-    /// When the balance is replaced, in milliseconds since the Unix epoch.
+    /// When the balance is replaced, in nanoseconds since the Unix epoch.
     refill_at: AtomicU64,
     /// Until when it is believed to be empty, in nanoseconds of the boot clock.
     empty_until: AtomicU64,
@@ -85,11 +89,19 @@ impl Purse {
         replica: &Replica,
     ) -> Result<Spent, NotSpent> {
         self.used.store(true, Ordering::Relaxed);
-        let clock = replica.clock();
-        let now = u64::try_from(clock.unix().as_millis()).unwrap_or(u64::MAX);
-        if now >= self.refill_at.load(Ordering::Acquire) {
+        if nanos(replica.clock().unix()) >= self.refill_at.load(Ordering::Acquire) {
             return Err(NotSpent::Ask);
         }
+        self.spend_held(amount, epoch, replica)
+    }
+
+    /// Spends what is here, also where it is to be replaced by now.
+    fn spend_held(
+        self: &Arc<Self>,
+        amount: u32,
+        epoch: u32,
+        replica: &Replica,
+    ) -> Result<Spent, NotSpent> {
         let (read, done) = (Ordering::Acquire, Ordering::AcqRel);
         let spend = self.held.fetch_update(done, read, |held| {
             let (own, left) = parts(held);
@@ -110,7 +122,8 @@ impl Purse {
                 })
             }
             Err(held) => {
-                let believed = nanos(clock.boot()) < self.empty_until.load(Ordering::Acquire);
+                let believed =
+                    nanos(replica.clock().boot()) < self.empty_until.load(Ordering::Acquire);
                 if believed && parts(held).0 >= epoch {
                     Err(NotSpent::Exhausted)
                 } else {
@@ -133,10 +146,10 @@ impl Purse {
         epoch: u32,
         replica: Replica,
     ) -> Result<Spent, NotSpent> {
+        let mut spent = self.spend(amount, epoch, &replica);
         loop {
-            match self.spend(amount, epoch, &replica) {
-                Err(NotSpent::Ask) => {}
-                spent => return spent,
+            if !matches!(spent, Err(NotSpent::Ask)) {
+                return spent;
             }
             let answer = Answer {
                 answers: self.answers.load(Ordering::Acquire),
@@ -149,20 +162,26 @@ impl Purse {
             if !answered || parts(self.held.load(Ordering::Acquire)).0 < epoch {
                 return Err(NotSpent::Ask);
             }
+            // When the balance is replaced, the store decides: its clock may be behind, and to ask
+            // again and again would empty the balance.
+            spent = self.spend_held(amount, epoch, &replica);
         }
     }
 
     /// Has the store asked for more; `false` when nobody will answer. Where it need not be, and the
     /// list is in use, the next request tries.
     fn ask(self: &Arc<Self>, replica: &Replica, must: bool) -> bool {
-        if self.asked.swap(true, Ordering::AcqRel) {
-            return true;
-        }
-        let will_answer = replica.want(self, must);
+        let will_answer = self.asked.load(Ordering::Acquire) || replica.want(self, must);
         if !will_answer {
             self.fail();
         }
         will_answer
+    }
+
+    /// Whether the store is not asked yet: it is from now on. Only for who can ask it, as others rely
+    /// on the answer.
+    pub(crate) fn first_to_ask(&self) -> bool {
+        !self.asked.swap(true, Ordering::AcqRel)
     }
 
     /// What is asked of the store.
@@ -175,8 +194,7 @@ impl Purse {
 
     /// The store has answered.
     pub(crate) fn take_in(&self, grant: &CreditGrant, now: Duration) {
-        let refill_at = grant.refill_at.map(|at| unix_time(at).as_millis());
-        let refill_at = refill_at.and_then(|at| u64::try_from(at).ok());
+        let refill_at = grant.refill_at.map(|at| nanos(unix_time(at)));
         self.granted.store(grant.amount, Ordering::Relaxed);
         let (read, done) = (Ordering::Acquire, Ordering::AcqRel);
         _ = self.held.fetch_update(done, read, |held| {
@@ -205,20 +223,20 @@ impl Purse {
         self.empty_until.store(0, Ordering::Release);
     }
 
-    /// Takes what is held; unless `all`, only where it has not been used lately.
+    /// Takes what is held; unless `all`, and where it has been used lately, only what is more than it
+    /// needs: it was refunded, or meant for requests that were given up.
     pub(crate) fn take_unspent(&self, all: bool) -> Option<Unspent> {
-        if self.used.swap(false, Ordering::Relaxed) && !all {
-            return None;
-        }
+        let in_use = self.used.swap(false, Ordering::Relaxed) && !all;
+        let kept = if in_use { MOST_HELD } else { 0 };
         let (read, done) = (Ordering::Acquire, Ordering::AcqRel);
         let taken = self.held.fetch_update(done, read, |held| {
             let (epoch, left) = parts(held);
-            (left > 0).then(|| joined(epoch, 0))
+            (left > kept).then(|| joined(epoch, kept))
         });
-        let (epoch, amount) = parts(taken.ok()?);
+        let (epoch, left) = parts(taken.ok()?);
         Some(Unspent {
             owner: self.owner.clone(),
-            amount,
+            amount: left - kept,
             epoch,
         })
     }
@@ -281,4 +299,87 @@ fn parts(held: u64) -> (u32, u32) {
 
 fn joined(epoch: u32, left: u32) -> u64 {
     u64::from(epoch) << 32 | u64::from(left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::AccountId;
+
+    fn purse(amount: u32) -> Arc<Purse> {
+        let purse = Arc::new(Purse::new(AccountId::parse("acme").unwrap().into()));
+        purse.take_in(&grant(amount, true), Duration::ZERO);
+        purse
+    }
+
+    fn grant(amount: u32, more: bool) -> CreditGrant {
+        CreditGrant {
+            owner: AccountId::parse("acme").unwrap().into(),
+            amount,
+            epoch: 1,
+            more,
+            refill_at: None,
+        }
+    }
+
+    fn replica() -> Replica {
+        let replica = Replica::new();
+        replica.on_demand(|_| true);
+        replica
+    }
+
+    #[test]
+    fn asks_for_more_when_a_quarter_is_left_and_once() {
+        let (replica, purse) = (replica(), purse(100));
+        let asked = |amount| {
+            purse.spend(amount, 1, &replica).unwrap();
+            replica.take_wanted().len()
+        };
+        assert_eq!([asked(74), asked(1), asked(1), asked(1)], [0, 0, 1, 0]);
+        purse.take_in(&grant(100, true), Duration::ZERO);
+        assert_eq!([asked(23 + 75), asked(1)], [0, 1]);
+    }
+
+    #[test]
+    fn a_balance_is_believed_to_be_empty_for_a_while_and_only_then() {
+        let replica = replica();
+        let now = || replica.clock().boot();
+        for (more, answer) in [(true, NotSpent::Ask), (false, NotSpent::Exhausted)] {
+            let purse = purse(1);
+            purse.take_in(&grant(0, more), now());
+            assert_eq!(purse.spend(2, 1, &replica).unwrap_err(), answer);
+            // Of a later balance nothing is known.
+            assert_eq!(purse.spend(2, 2, &replica).unwrap_err(), NotSpent::Ask);
+            // What is given back may be enough.
+            purse.spend(1, 1, &replica).unwrap().give_back();
+            assert_eq!(purse.spend(2, 1, &replica).unwrap_err(), NotSpent::Ask);
+            purse.take_in(&grant(0, more), now().saturating_sub(BELIEF));
+            assert_eq!(purse.spend(2, 1, &replica).unwrap_err(), NotSpent::Ask);
+        }
+    }
+
+    #[test]
+    fn the_store_is_asked_for_what_all_need_that_wait_and_once() {
+        let (replica, purse) = (replica(), purse(0));
+        let context = &mut Context::from_waker(Waker::noop());
+        let mut waiting: Vec<_> = [3, 40, 500]
+            .map(|amount| Box::pin(Arc::clone(&purse).fetch(amount, 1, replica.clone())))
+            .into();
+        for one in &mut waiting {
+            assert!(one.as_mut().poll(context).is_pending());
+        }
+        let wanted = |replica: &Replica| {
+            let wants = replica.take_wanted().into_iter();
+            wants.map(|want| want.at_least).collect::<Vec<_>>()
+        };
+        assert_eq!(wanted(&replica), [543]);
+        assert!(waiting[0].as_mut().poll(context).is_pending());
+        purse.take_in(&grant(43, true), Duration::ZERO);
+        assert!(waiting[0].as_mut().poll(context).is_ready());
+        assert!(waiting[2].as_mut().poll(context).is_pending());
+        assert_eq!(wanted(&replica), [500], "what is left to be had");
+        purse.fail();
+        assert!(waiting[2].as_mut().poll(context).is_ready());
+        assert!(waiting[1].as_mut().poll(context).is_ready());
+    }
 }

@@ -1,8 +1,9 @@
 //! What a client is told about its limits.
 
-use std::fmt;
+use std::borrow::Cow;
 use std::time::Duration;
 
+use crate::limit::bucket::nanos;
 use crate::{Bucket, BucketOwner, RateLimit};
 
 /// How much of a limit is left: the most restrictive one of a request.
@@ -38,8 +39,9 @@ pub struct Quota {
     limit: RateLimit,
     is_shared: bool,
     remaining: u32,
-    wait: Duration,
-    full_in: Duration,
+    /// In nanoseconds: every request that has a limit carries one of these along.
+    wait: u64,
+    full_in: u64,
 }
 
 impl Quota {
@@ -52,8 +54,8 @@ impl Quota {
             limit: bucket.limit(),
             is_shared: matches!(bucket.owner(), BucketOwner::Account(..)),
             remaining,
-            wait,
-            full_in,
+            wait: nanos(wait),
+            full_in: nanos(full_in),
         }
     }
 
@@ -72,7 +74,7 @@ impl Quota {
     /// How long a request must wait that was refused; zero for one that passed.
     #[must_use]
     pub fn wait(&self) -> Duration {
-        self.wait
+        Duration::from_nanos(self.wait)
     }
 
     /// The one that binds more: by the wait, then by what remains.
@@ -84,6 +86,23 @@ impl Quota {
         }
     }
 
+    /// The name of its policy: a string of RFC 9651 §3.3.3, with its quotes.
+    fn policy_name(&self) -> Cow<'static, str> {
+        let name = match (self.is_shared, self.limit.seconds()) {
+            (false, 1) => r#""second""#,
+            (false, 60) => r#""minute""#,
+            (false, 3600) => r#""hour""#,
+            (false, 86_400) => r#""day""#,
+            (true, 1) => r#""account-second""#,
+            (true, 60) => r#""account-minute""#,
+            (true, 3600) => r#""account-hour""#,
+            (true, 86_400) => r#""account-day""#,
+            (false, other) => return format!("\"{other}-seconds\"").into(),
+            (true, other) => return format!("\"account-{other}-seconds\"").into(),
+        };
+        name.into()
+    }
+
     /// The fields that describe it.
     ///
     /// `now` is the time since the Unix epoch.
@@ -92,24 +111,30 @@ impl Quota {
         legacy: Option<ResetUnit>,
         now: Duration,
     ) -> impl Iterator<Item = (&'static str, String)> + use<> {
-        let name = PolicyName(self);
+        // Put together by hand: every request that has a limit is told.
+        let name = self.policy_name();
         let depth = Duration::from_nanos(self.limit.depth_nanos());
+        let full_in = Duration::from_nanos(self.full_in);
         let (quota, window) = (self.limit.max_burst(), seconds(depth));
         let left = if self.remaining == 0 {
             let one_less = depth.saturating_sub(self.limit.interval());
-            let next = seconds(self.full_in.saturating_sub(one_less));
-            format!("{name};r=0;t={next}")
+            let next = seconds(full_in.saturating_sub(one_less));
+            [&*name, ";r=0;t=", &next.to_string()].concat()
         } else {
-            format!("{name};r={}", self.remaining)
+            [&*name, ";r=", &self.remaining.to_string()].concat()
         };
+        let (policy_q, policy_w) = (quota.to_string(), window.to_string());
         let standard = [
-            ("ratelimit-policy", format!("{name};q={quota};w={window}")),
+            (
+                "ratelimit-policy",
+                [&*name, ";q=", &policy_q, ";w=", &policy_w].concat(),
+            ),
             ("ratelimit", left),
         ];
         let legacy = legacy.map(|unit| {
             let reset = match unit {
-                ResetUnit::Seconds => seconds(self.full_in),
-                ResetUnit::UnixTime => seconds(now.saturating_add(self.full_in)),
+                ResetUnit::Seconds => seconds(full_in),
+                ResetUnit::UnixTime => seconds(now.saturating_add(full_in)),
             };
             [
                 ("x-ratelimit-limit", quota.to_string()),
@@ -137,22 +162,6 @@ pub enum ResetUnit {
 /// Whole seconds, rounded up.
 pub(crate) fn seconds(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
-}
-
-/// The name of a policy: a string of RFC 9651 §3.3.3, with its quotes.
-struct PolicyName<'a>(&'a Quota);
-
-impl fmt::Display for PolicyName<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let whose = if self.0.is_shared { "account-" } else { "" };
-        match self.0.limit.seconds() {
-            1 => write!(f, "\"{whose}second\""),
-            60 => write!(f, "\"{whose}minute\""),
-            3600 => write!(f, "\"{whose}hour\""),
-            86_400 => write!(f, "\"{whose}day\""),
-            other => write!(f, "\"{whose}{other}-seconds\""),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What limits and credits promise, over the store that `crate::test_store` opens.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -189,7 +190,7 @@ impl Response {
         }
     }
 
-    fn finished(mut self, finish: Finish) -> Vec<String> {
+    fn finished(mut self, mut finish: Finish) -> Vec<String> {
         finish.apply(&mut self);
         let lines = self
             .fields
@@ -213,8 +214,8 @@ impl ResponseHead for Response {
         lines.map(|(_, value)| value.as_bytes())
     }
 
-    fn append(&mut self, field: &'static str, value: &str) {
-        self.fields.push((field, value.to_owned()));
+    fn append(&mut self, field: &'static str, value: Cow<'static, str>) {
+        self.fields.push((field, value.into_owned()));
     }
 }
 
@@ -359,6 +360,38 @@ fn a_rotation_doubles_no_limit() {
 }
 
 #[test]
+fn a_rotation_of_a_key_that_is_just_digested_anew_doubles_no_limit() {
+    let (world, replica) = (World::new(), Replica::new());
+    let (old, id) = world.key(Environment::LIVE, |new| new.rate_limits(minute(5)));
+    let peppers = Peppers::new(Pepper::new("new", &[7; 32]).unwrap());
+    let accepting = peppers.clone().accepting(DigestScheme::Sha256).unwrap();
+    let gate = Gate::builder(&replica).format(format()).peppers(accepting);
+    let gate = gate.build().unwrap();
+    let feed = |keys: &[&KeyRecord], number| {
+        let mut poll = replica.poll();
+        poll.account(Account::new(world.acme.clone()));
+        for key in keys {
+            poll.key(key);
+        }
+        poll.finish(Revision { number, nonce: 0 }).unwrap();
+    };
+    let first = block_on(world.store.key(id)).unwrap().unwrap();
+    feed(&[&first], 1);
+    assert_eq!(passing(&gate, &old), 5);
+    // Both in one poll: it is found in no place that is known, and has a chain from now on.
+    let new = format().generate(Environment::LIVE).unwrap();
+    let mut next = first.clone();
+    (next.id, next.digest) = (KeyId::random().unwrap(), peppers.digest(&new));
+    next.predecessor = Some(id);
+    let mut moved = first.clone();
+    (moved.digest, moved.redigested) = (peppers.digest(&old), 1);
+    moved.successor = Some(next.id);
+    feed(&[&moved, &next], 2);
+    assert_eq!((passing(&gate, &old), passing(&gate, &new)), (0, 0));
+    assert_eq!(replica.len(), 2, "nothing is left at the old place");
+}
+
+#[test]
 fn a_change_of_a_key_leaves_its_counters() {
     let world = World::new();
     let gate = world.gate();
@@ -422,12 +455,12 @@ fn layers_of_one_gate_charge_once_the_highest_cost() {
         .unwrap();
     world.set_credits(world.acme.clone(), 20);
     let key = world.live(|new| new);
-    let (outer, first) = admitted(verdict(&gate, &key, any(), None));
+    let (outer, mut first) = admitted(verdict(&gate, &key, any(), None));
     assert_eq!(outer.quota().unwrap().remaining(), 19);
     // One that says nothing, one that costs less, one more, and one behind that.
     let silent = verdict(&gate, &key, any(), Some(&outer));
     let lower = verdict(&gate, &key, any().cost(1).credits(0), Some(&outer));
-    let (inner, more) = admitted(verdict(&gate, &key, any().cost(5).credits(3), Some(&outer)));
+    let (inner, mut more) = admitted(verdict(&gate, &key, any().cost(5).credits(3), Some(&outer)));
     let innermost = verdict(&gate, &key, any().cost(5).credits(2), Some(&inner));
     assert_eq!(inner.quota().unwrap().remaining(), 15);
     for finish in [silent, lower, innermost].map(finish_of) {
@@ -699,6 +732,25 @@ fn a_key_spends_its_own_credits_and_shares_them_with_its_successors() {
 }
 
 #[test]
+fn credits_of_a_key_hold_for_all_of_its_chain_that_live() {
+    let world = World::new();
+    let gate = world.gate();
+    let (first, id) = world.key(Environment::LIVE, |new| new);
+    let rotate = |id, grace| block_on(world.admin.rotate(&operator(), id, grace)).unwrap();
+    let day = Grace::For(Duration::from_secs(86_400));
+    let second = rotate(id, day).record.id;
+    let third = rotate(second, Grace::None).record.id;
+    let fourth = rotate(third, day).record.id;
+    for named in [id, third, fourth] {
+        // The second is revoked, and the first goes on beside the third.
+        world.set_credits(named, 3);
+        assert_eq!(passing(&gate, &first), 3);
+        block_on(world.admin.set_credits(&operator(), named, None)).unwrap();
+        assert_eq!(passing(&gate, &first), 1000);
+    }
+}
+
+#[test]
 fn of_many_requests_with_one_credit_left_one_passes() {
     for key_of_its_own in [false, true] {
         let world = World::new();
@@ -758,6 +810,25 @@ fn a_refill_replaces_the_balance_at_its_instant_once() {
 }
 
 #[test]
+fn a_refill_between_two_milliseconds_keeps_nobody_waiting() {
+    let world = World::new();
+    let gate = world.gate();
+    let key = world.live(|new| new);
+    let minute = Duration::from_secs(60);
+    let at = NOW + minute + Duration::from_micros(500);
+    let refill = Refill::new(SystemTime::UNIX_EPOCH + at, 20);
+    let (acme, credits) = (world.acme.clone(), Credits::new(800).refill(refill));
+    block_on(world.admin.set_credits(&operator(), acme, Some(credits))).unwrap();
+    assert_eq!(ask(&gate, &key), Ok(()));
+    world.clock.advance(minute + Duration::from_micros(200));
+    assert_eq!(ask(&gate, &key), Ok(()));
+    world.clock.advance(Duration::from_micros(300));
+    // A store may keep the instant in whole milliseconds, and so refill a little earlier.
+    let passed = passing(&gate, &key);
+    assert!((19..=20).contains(&passed), "{passed}");
+}
+
+#[test]
 fn what_a_handler_failed_to_do_is_refunded_if_the_service_says_so() {
     let world = World::new();
     let key = world.live(|new| new);
@@ -776,6 +847,26 @@ fn what_a_handler_failed_to_do_is_refunded_if_the_service_says_so() {
 }
 
 #[test]
+fn what_is_refunded_is_soon_there_for_others() {
+    let world = World::new();
+    let gate = world.builder().refund_server_errors().build().unwrap();
+    let key = world.live(|new| new);
+    world.set_credits(world.acme.clone(), 2000);
+    let asked: Vec<_> = (0..1500)
+        .map(|_| finish_of(verdict(&gate, &key, any(), None)))
+        .collect();
+    for finish in asked {
+        Response::failed().finished(finish);
+    }
+    // It is in use, and keeps what a process may hold.
+    block_on(world.store.flush()).unwrap();
+    let credits = block_on(world.admin.credits(&operator(), world.acme.clone())).unwrap();
+    assert_eq!(credits.map(|credits| credits.left), Some(2000 - 125));
+    assert_eq!(passing(&gate, &key), 1000);
+    assert_eq!(world.left(world.acme.clone()), Some(1000));
+}
+
+#[test]
 fn a_new_balance_voids_what_was_taken_of_the_old() {
     let world = World::new();
     let gate = world.gate();
@@ -783,8 +874,9 @@ fn a_new_balance_voids_what_was_taken_of_the_old() {
     world.set_credits(world.acme.clone(), 800);
     let finish = finish_of(verdict(&gate, &key, any(), None));
     world.set_credits(world.acme.clone(), 3);
+    assert_eq!(ask(&gate, &key), Ok(()));
     finish.give_back(); // of the old balance: nothing comes back
-    assert_eq!(passing(&gate, &key), 3);
+    assert_eq!(passing(&gate, &key), 2);
     assert_eq!(world.left(world.acme.clone()), Some(0));
 }
 
@@ -824,6 +916,51 @@ fn only_an_operator_gives_credits() {
         .remove(0);
     assert_eq!((line.action, line.key), (AuditAction::AddCredits, Some(id)));
     assert_eq!(line.refused, Some(AdminErrorKind::Conflict));
+}
+
+#[test]
+fn only_an_operator_gives_a_key_more_than_its_plan() {
+    let world = World::new();
+    let gate = world.gate();
+    let user = |permissions: &[Permission]| {
+        Actor::user("ann", world.acme.clone(), permissions.iter().copied())
+    };
+    let all = Scopes::parse(["api_keys.*"]).unwrap();
+    let acting = world.live(|new| new.scopes(all));
+    let acting = Actor::key(&admitted(verdict(&gate, &acting, any(), None)).0);
+    let actors = [user(&Permission::ALL), user(&[Permission::Update]), acting];
+    let new = |limit| {
+        let new = NewKey::new(world.acme.clone(), Environment::LIVE, "key");
+        new.rate_limits(limit)
+    };
+    let (_, id) = world.key(Environment::LIVE, |new| new);
+    let update = |actor: &Actor, limit| {
+        let updated = world
+            .admin
+            .update(actor, id, KeyChange::new().rate_limits(limit));
+        block_on(updated).map(drop).map_err(|error| error.kind())
+    };
+    let create = |actor: &Actor, limit| {
+        let created = block_on(world.admin.create(actor, new(limit)));
+        created.map(drop).map_err(|error| error.kind())
+    };
+    let too_wide = Err(AdminErrorKind::TooWide);
+    for plan in [RateLimits::none(), minute(5).into()] {
+        world.change_account(AccountChange::new().rate_limits(plan));
+        for actor in &actors {
+            assert_eq!(update(actor, minute(6)), too_wide, "{actor:?}");
+        }
+        for actor in [&actors[0], &actors[2]] {
+            assert_eq!(create(actor, minute(6)), too_wide, "{actor:?}");
+        }
+    }
+    for actor in [&actors[0], &actors[2]] {
+        assert_eq!(create(actor, minute(5)), Ok(()));
+    }
+    // What an operator has given may be narrowed, whatever the plan says.
+    assert_eq!(update(&operator(), minute(9)), Ok(()));
+    assert_eq!(update(&actors[1], minute(8)), Ok(()));
+    assert_eq!(update(&actors[1], minute(9)), too_wide);
 }
 
 #[test]

@@ -21,6 +21,19 @@
 /// the seconds to wait, the two about origins `vary: Origin`. The codes about webhooks are those of a
 /// [`WebhookReceiver`](crate::WebhookReceiver); their challenge is `WebhookSignature`.
 ///
+/// A gRPC request (content type `application/grpc`, or one of gRPC-Web) gets the same refusal as gRPC has
+/// it: a response of trailers only, with the text as its message. 400 is `INVALID_ARGUMENT` there, 401
+/// `UNAUTHENTICATED`, 403 `PERMISSION_DENIED`, 429 `RESOURCE_EXHAUSTED`, 503 `UNAVAILABLE`, 500
+/// `INTERNAL`. `retry-after` and the fields of limits are among its metadata:
+///
+/// ```text
+/// HTTP/2 200
+/// cache-control: no-store
+/// content-type: application/grpc
+/// grpc-status: 16
+/// grpc-message: The API key is not valid. Check that it is complete; if it has been revoked or has expired, create a new one.
+/// ```
+///
 /// ```
 /// # use keyward::{Decision, Gate, KeyFormat, MemoryStore, RequestHead, Store, Verdict};
 /// # struct Get<'a>(Option<&'a str>);

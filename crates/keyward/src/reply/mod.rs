@@ -2,6 +2,7 @@
 
 pub(crate) mod body;
 pub(crate) mod code;
+pub(crate) mod grpc;
 pub(crate) mod replies;
 #[expect(
     clippy::module_inception,

@@ -119,6 +119,7 @@ impl Replies {
             detail: &detail,
         };
         let mut reply = Reply::new(status, self.body.render(&error));
+        reply.says(&detail);
         reply.field("content-type", self.body.content_type().to_owned());
         if status == 401 || code.always_challenges() {
             if code.is_of_webhook() {

@@ -1,6 +1,8 @@
 //! An answer of the layer's own.
 
+use std::any::Any;
 use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 /// What the layer answers itself: a refusal or a preflight.
 ///
@@ -45,50 +47,128 @@ use std::fmt;
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Reply {
+    rendered: Arc<Rendered>,
+    /// What this answer adds, such as when to try again.
+    own: Vec<(&'static str, String)>,
+}
+
+/// What all answers of a kind share.
+struct Rendered {
     status: u16,
     fields: Vec<(&'static str, String)>,
     body: Vec<u8>,
+    /// What the body says to the client, where a protocol has another place for it.
+    detail: String,
+    prepared: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 impl Reply {
     pub(crate) fn new(status: u16, body: Vec<u8>) -> Self {
-        let mut reply = Self {
+        let rendered = Rendered {
             status,
-            fields: Vec::new(),
+            fields: vec![("cache-control", "no-store".to_owned())],
             body,
+            detail: String::new(),
+            prepared: OnceLock::new(),
         };
-        reply.field("cache-control", "no-store".to_owned());
-        reply
+        Self {
+            rendered: Arc::new(rendered),
+            own: Vec::new(),
+        }
     }
 
     pub(crate) fn field(&mut self, name: &'static str, value: String) {
-        self.fields.push((name, value));
+        match Arc::get_mut(&mut self.rendered) {
+            Some(rendered) => rendered.fields.push((name, value)),
+            None => self.own.push((name, value)),
+        }
+    }
+
+    pub(crate) fn says(&mut self, detail: &str) {
+        if let Some(rendered) = Arc::get_mut(&mut self.rendered) {
+            detail.clone_into(&mut rendered.detail);
+        }
+    }
+
+    pub(crate) fn detail(&self) -> &str {
+        &self.rendered.detail
     }
 
     /// The status.
     #[must_use]
     pub fn status(&self) -> u16 {
-        self.status
+        self.rendered.status
     }
 
     /// The fields: names in lower case, values of visible ASCII characters and spaces.
     pub fn fields(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        self.fields.iter().map(|(name, value)| (*name, &**value))
+        let all = self.rendered.fields.iter().chain(&self.own);
+        all.map(|(name, value)| (*name, &**value))
+    }
+
+    /// The fields that this answer adds to those that all of its kind have; the last of
+    /// [`fields`](Self::fields).
+    #[must_use]
+    pub fn own_fields(&self) -> impl ExactSizeIterator<Item = (&'static str, &str)> {
+        self.own.iter().map(|(name, value)| (*name, &**value))
+    }
+
+    /// What an adapter makes of all answers of this kind, made once.
+    ///
+    /// `make` sees the answer without its [own fields](Self::own_fields). `None` where another adapter
+    /// has made something else of it.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use keyward::*;
+    /// # struct Get<'a>(Option<&'a str>);
+    /// # impl RequestHead for Get<'_> {
+    /// #     fn method(&self) -> &str { "GET" }
+    /// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
+    /// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    /// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
+    /// #     }
+    /// # }
+    /// # let store = MemoryStore::new();
+    /// # let gate = Gate::builder(store.replica()).format(KeyFormat::new("vhk_{env}_")?).build()?;
+    /// # let decision = gate.check(&Get(None), &Arc::default(), None);
+    /// # let Decision::Ready(Verdict::Refuse(refusal)) = decision else { panic!("{decision:?}") };
+    /// # let reply = refusal.reply;
+    /// let text = |reply: &Reply| String::from_utf8_lossy(reply.body()).into_owned();
+    /// assert!(reply.prepared(text).is_some_and(|text| text.contains("missing_api_key")));
+    /// assert_eq!(reply.prepared(|_| 0), None); // it is a text already
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn prepared<T: Any + Send + Sync>(&self, make: impl FnOnce(&Self) -> T) -> Option<&T> {
+        let prepared = self.rendered.prepared.get_or_init(|| {
+            let (rendered, own) = (Arc::clone(&self.rendered), Vec::new());
+            Box::new(make(&Self { rendered, own }))
+        });
+        prepared.downcast_ref()
     }
 
     /// The body.
     #[must_use]
     pub fn body(&self) -> &[u8] {
-        &self.body
+        &self.rendered.body
     }
 }
 
 impl fmt::Debug for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reply")
-            .field("status", &self.status)
-            .field("fields", &self.fields)
-            .field("body", &String::from_utf8_lossy(&self.body))
+            .field("status", &self.status())
+            .field("fields", &self.fields().collect::<Vec<_>>())
+            .field("body", &String::from_utf8_lossy(self.body()))
             .finish()
     }
 }
+
+impl PartialEq for Rendered {
+    fn eq(&self, other: &Self) -> bool {
+        let parts = |own: &Self| (own.status, own.fields.clone(), own.body.clone());
+        parts(self) == parts(other)
+    }
+}
+
+impl Eq for Rendered {}

@@ -46,6 +46,15 @@ pub trait RequestHead {
     ///
     /// It must not join lines and must not stop at the first: a second line is what an attacker adds.
     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]>;
+
+    /// The [`values`](Self::values) of the field of a location, by its place among
+    /// [`Gate::locations`](crate::Gate::locations).
+    ///
+    /// Every request is asked for these: an adapter that has their names ready need not read them.
+    fn values_at<'a>(&'a self, location: usize, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        _ = location;
+        self.values(field)
+    }
 }
 
 /// Whether this is a CORS preflight (Fetch standard, "CORS-preflight request").

@@ -150,6 +150,8 @@ pub(crate) struct Group {
     /// The buckets that all keys of the account and environment share.
     pub(crate) meter: Arc<Meter>,
     plan: ArcSwapOption<Plan>,
+    /// Whether there is one: most have none, and this costs less to look at.
+    has_plan: AtomicBool,
 }
 
 /// What the account's plan says of limits, where it says anything.
@@ -202,6 +204,7 @@ impl Group {
             revoked_before: AtomicU32::new(0),
             meter,
             plan: ArcSwapOption::empty(),
+            has_plan: AtomicBool::new(false),
         }
     }
 
@@ -223,7 +226,9 @@ impl Group {
         let active = account.is_some_and(|account| account.status == AccountStatus::Active);
         let access = account.is_some_and(|account| account.api_access);
         let plan = account.and_then(|account| Plan::of(account, &self.meter, budget));
+        let has_plan = plan.is_some();
         self.plan.store(plan.map(Arc::new));
+        self.has_plan.store(has_plan, Ordering::Release);
         self.revoked_before.store(epoch, Ordering::Release);
         self.active.store(active, Ordering::Release);
         self.api_access.store(access, Ordering::Release);
@@ -231,6 +236,10 @@ impl Group {
 
     pub(crate) fn is_active(&self) -> bool {
         self.active.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn has_plan(&self) -> bool {
+        self.has_plan.load(Ordering::Acquire)
     }
 
     pub(crate) fn plan(&self) -> Guard<Option<Arc<Plan>>> {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::limit::bucket::nanos;
 use crate::{Clock, Replica};
 
 /// Both clocks at one moment, in nanoseconds.
@@ -22,7 +23,7 @@ impl Moment {
     };
 
     pub(crate) fn now(clock: &dyn Clock) -> Self {
-        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX - 1);
+        let nanos = |time: Duration| nanos(time).min(u64::MAX - 1);
         Self {
             boot: nanos(clock.boot()),
             unix: nanos(clock.unix()),

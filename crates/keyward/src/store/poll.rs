@@ -137,7 +137,12 @@ impl<'a> Poll<'a> {
         // see an old key under an account that was opened when the key was closed.
         let accounts = mem::take(&mut self.accounts);
         feed.close(&accounts);
-        self.hand_on_tallies(&mut feed);
+        let gone = if self.moved.is_empty() {
+            Vec::new()
+        } else {
+            inner.table.moved(&self.moved)
+        };
+        self.hand_on_tallies(&mut feed, &gone);
         let entries = mem::take(&mut self.entries);
         let moving = u64::from(!self.moved.is_empty());
         inner.moves.fetch_add(moving, Ordering::AcqRel);
@@ -145,7 +150,7 @@ impl<'a> Poll<'a> {
             inner.table.replace(entries, self.restarted);
         }
         if !self.moved.is_empty() {
-            inner.table.remove_moved(&self.moved);
+            inner.table.remove(gone);
         }
         inner.moves.fetch_add(moving, Ordering::AcqRel);
         feed.follow(accounts, self.restarted);
@@ -160,11 +165,13 @@ impl<'a> Poll<'a> {
 
 impl Poll<'_> {
     /// Lets every key go on with its counters, and the keys of a chain share their buckets.
-    fn hand_on_tallies(&self, feed: &mut Feed) {
+    fn hand_on_tallies(&self, feed: &mut Feed, moved: &[Arc<Entry>]) {
         let Self { replica, .. } = self;
+        let moved: HashMap<_, _> = moved.iter().map(|old| (old.id, old)).collect();
         for entry in &self.entries {
             // Also one that is not in use yet: a request that is just now the first must count in both.
-            let old = replica.find(&entry.digest);
+            let old = moved.get(&entry.id).map(|old| Arc::clone(old));
+            let old = old.or_else(|| replica.find(&entry.digest));
             let tally = old.as_ref().and_then(|old| {
                 if self.restarted {
                     old.tally()

@@ -245,7 +245,8 @@ impl Replica {
 
     /// Takes the credits that were taken from the store and not spent, to be given back to it.
     ///
-    /// Unless `all`, only those of which none was spent since it was last asked for. What is taken and
+    /// Unless `all`, only those of which none was spent since it was last asked for, and of others what
+    /// is more than a process needs. What is taken and
     /// not kept is lost. Those of another epoch than the stored balance are void.
     #[must_use]
     pub fn take_unspent(&self, all: bool) -> Vec<Unspent> {
@@ -260,14 +261,18 @@ impl Replica {
         self.feed().known_purse(owner)
     }
 
-    /// Has the store asked for credits; `false` when it will not answer.
+    /// Has the store asked for credits, once; `false` when it will not answer. Unless it must be, it is
+    /// not where the list is in use.
     pub(crate) fn want(&self, purse: &Arc<Purse>, must: bool) -> bool {
         let list = if must {
             Some(self.wanting())
         } else {
             self.inner.wanting.try_lock().ok()
         };
-        let Some(mut list) = list else { return false };
+        let Some(mut list) = list else { return true };
+        if !purse.first_to_ask() {
+            return true;
+        }
         list.push(Arc::clone(purse));
         drop(list);
         self.nudge()

@@ -72,35 +72,45 @@ impl Table {
         }
     }
 
-    /// Removes keys from where they were before they were digested anew. A search through all keys,
-    /// as only their digest says where they were.
+    /// The keys that were digested anew, where they were before. A search through all keys, as only
+    /// their digest says where that is.
+    pub(crate) fn moved(&self, moved: &HashMap<KeyId, DigestBytes>) -> Vec<Arc<Entry>> {
+        let is_old = |entry: &Entry| moved.get(&entry.id).is_some_and(|new| *new != entry.digest);
+        let shards = self.shards.iter().map(ArcSwap::load);
+        let old = shards.flat_map(|shard| {
+            let found = shard.iter().filter(|found| is_old(&found.0));
+            found.map(|found| Arc::clone(&found.0)).collect::<Vec<_>>()
+        });
+        old.collect()
+    }
+
+    /// Removes these, where no other entry has taken their place.
     #[expect(
         clippy::mutable_key_type,
         reason = "only counters change, never the digest"
     )]
-    pub(crate) fn remove_moved(&self, moved: &HashMap<KeyId, DigestBytes>) {
-        let is_old = |entry: &Entry| moved.get(&entry.id).is_some_and(|new| *new != entry.digest);
-        for shard in &self.shards {
-            let table = shard.load();
-            let old: Vec<_> = table
-                .iter()
-                .filter(|found| is_old(&found.0))
-                .cloned()
-                .collect();
-            if old.is_empty() {
+    pub(crate) fn remove(&self, entries: Vec<Arc<Entry>>) {
+        let mut by_shard: HashMap<usize, Vec<Arc<Entry>>> = HashMap::new();
+        for entry in entries {
+            by_shard
+                .entry(shard_of(&entry.digest))
+                .or_default()
+                .push(entry);
+        }
+        for (at, gone) in by_shard {
+            let Some(shard) = self.shards.get(at) else {
                 continue;
-            }
-            let mut new = Shard::clone(&table);
-            for entry in &old {
-                new.remove(&entry.0.digest);
+            };
+            let mut new = Shard::clone(&shard.load());
+            for entry in &gone {
+                let is_it = |found: &ByDigest| Arc::ptr_eq(&found.0, entry);
+                if new.get(&entry.digest).is_some_and(is_it) {
+                    new.remove(&entry.digest);
+                }
             }
             shard.store(Arc::new(new));
-            for ByDigest(old) in old {
-                let new = moved.get(&old.id).and_then(|digest| self.find(digest));
-                if let (Some(new), Some(tally)) = (new, old.tally()) {
-                    new.set_tally(tally);
-                }
-                old.supersede();
+            for entry in gone {
+                entry.supersede();
             }
         }
     }

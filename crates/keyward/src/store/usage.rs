@@ -161,7 +161,10 @@ impl Tally {
     pub(crate) fn count(&self, admitted: bool, now: Duration) {
         if admitted {
             let now = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
-            self.last_used.store(now, Ordering::Relaxed);
+            // It changes once a second, and what is only read need not travel between processors.
+            if self.last_used.load(Ordering::Relaxed) != now {
+                self.last_used.store(now, Ordering::Relaxed);
+            }
             self.admitted.fetch_add(1, Ordering::Relaxed);
         } else {
             self.refused.fetch_add(1, Ordering::Relaxed);

@@ -138,7 +138,7 @@ impl WebhookReceiverBuilder {
 pub(crate) struct ExpectedKeys {
     locations: Vec<KeyLocation>,
     /// Each with the place of its location.
-    keys: Vec<(u8, Zeroizing<String>)>,
+    keys: Vec<(usize, Zeroizing<String>)>,
 }
 
 impl ExpectedKeys {
@@ -154,10 +154,12 @@ impl ExpectedKeys {
             self.locations.push(location);
             self.locations.len() - 1
         });
-        // There are no more locations than keys.
-        let at = u8::try_from(at).unwrap_or(u8::MAX);
         self.keys.push((at, Zeroizing::new(key.to_owned())));
         Ok(())
+    }
+
+    pub(crate) fn locations(&self) -> &[KeyLocation] {
+        &self.locations
     }
 
     /// What to do with the field of the key that was expected, and is there.
@@ -175,10 +177,10 @@ impl ExpectedKeys {
         let good = self.keys.iter().fold(false, |good, (at, expected)| {
             good | (*at == location && bool::from(expected.as_bytes().ct_eq(key)))
         });
-        let field = self.locations.get(usize::from(location));
-        match field {
-            Some(location) if good => Ok(KeyField::Remove(location.field().into())),
-            _ => Err(WebhookError::new(WebhookErrorKind::KeyWrong)),
+        if good {
+            Ok(KeyField::Remove(location))
+        } else {
+            Err(WebhookError::new(WebhookErrorKind::KeyWrong))
         }
     }
 }

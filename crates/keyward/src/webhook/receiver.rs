@@ -9,9 +9,9 @@ use crate::request::location::trim;
 use crate::webhook::builder::ExpectedKeys;
 use crate::webhook::form::Claim;
 use crate::{
-    Clock, ErrorCode, KeyField, Receipt, Recollection, ReplayMemory, Reply, RequestHead,
-    WebhookAnswer, WebhookAttempt, WebhookDelivery, WebhookError, WebhookErrorKind, WebhookEvent,
-    WebhookReceiverBuilder, WebhookVerdict, WebhookVerifier,
+    Clock, ErrorCode, KeyField, KeyLocation, Receipt, Recollection, ReplayMemory, Reply,
+    RequestHead, WebhookAnswer, WebhookAttempt, WebhookDelivery, WebhookError, WebhookErrorKind,
+    WebhookEvent, WebhookReceiverBuilder, WebhookVerdict, WebhookVerifier,
 };
 
 /// Decides about the deliveries of one sender, in front of a handler.
@@ -117,6 +117,23 @@ impl WebhookReceiver {
     /// A receiver of what this verifies.
     pub fn builder(verifier: WebhookVerifier) -> WebhookReceiverBuilder {
         WebhookReceiverBuilder::new(verifier)
+    }
+
+    /// Where the key may be that the sender is expected to have; none, where it need not have one.
+    /// [`KeyField`] tells one by its place.
+    ///
+    /// ```
+    /// use keyward::{KeyLocation, WebhookReceiver, WebhookVerifier};
+    ///
+    /// let verifier = WebhookVerifier::standard("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")?;
+    /// let receiver = WebhookReceiver::builder(verifier);
+    /// let receiver = receiver.api_key(KeyLocation::x_api_key(), "the sender's key")?.build()?;
+    /// assert_eq!(receiver.locations(), [KeyLocation::x_api_key()]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn locations(&self) -> &[KeyLocation] {
+        self.inner.keys.locations()
     }
 
     /// Decides from the head of a request whether its body is worth reading.

@@ -481,9 +481,9 @@ fn demands_the_api_key_that_is_expected() {
         WebhookVerdict::Deliver(delivery) => delivery.key_field,
         WebhookVerdict::Answer(answer) => panic!("{answer:?}"),
     };
-    assert_eq!(removes(&signed().with(x, key)), KeyField::Remove(x.into()));
+    assert_eq!(removes(&signed().with(x, key)), KeyField::Remove(0));
     let other = signed().with("authorization", bearer(next));
-    assert_eq!(removes(&other), KeyField::Remove("authorization".into()));
+    assert_eq!(removes(&other), KeyField::Remove(1));
     let unset = WebhookReceiver::builder(standard()).api_key(KeyLocation::bearer(), "");
     assert_eq!(unset.unwrap_err().kind(), ParseErrorKind::Empty);
 }
