@@ -175,3 +175,26 @@ fn field(line: &str) -> Option<(String, String)> {
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     (!name.is_empty() && name.bytes().all(is_name)).then(|| (name.to_owned(), value.to_owned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "nothing shows line")]
+    fn refuses_a_sentence_that_nothing_shows() {
+        Contract::read("> Keys are shown once.\n\n> They start with sk_.\n\nNot observable: so.\n");
+    }
+
+    #[test]
+    #[should_panic(expected = "nothing shows it")]
+    fn refuses_a_last_sentence_that_nothing_shows() {
+        Contract::read("> Keys are shown once.\n\nTrue.\n");
+    }
+
+    #[test]
+    #[should_panic(expected = "line 4 has no answer")]
+    fn refuses_a_request_without_an_answer() {
+        Contract::read("> Keys are shown once.\n\n```\nGET /keys as ann\n```\n");
+    }
+}

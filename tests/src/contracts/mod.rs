@@ -1,9 +1,9 @@
 //! The five services, sentence by sentence: `tests/contracts/`, on both stacks.
 
 mod contract;
-mod runner;
-
 mod lines;
+mod pattern;
+mod runner;
 
 #[expect(dead_code, reason = "a program, whose `main` is not called here")]
 #[path = "../../../examples/services/helios-health/main.rs"]

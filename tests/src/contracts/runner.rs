@@ -15,6 +15,7 @@ use keyward_sqlite::SqliteOptions;
 use services::{Opened, Setting, Stack, start};
 
 use super::contract::{Contract, Doing, Expected, Step};
+use super::pattern::{fill_in, matches};
 
 /// When everything happens: 22:13:20 on the 14th of November, 2023.
 const NOW: Duration = Duration::from_secs(1_700_000_000);
@@ -131,90 +132,21 @@ impl Run {
         let body = &answer.body;
         assert_eq!(answer.status, expected.status, "{place}: {body}");
         if let Some(pattern) = &expected.body {
-            let found = self.matches(pattern, body);
+            let found = matches(&mut self.names, pattern, body);
             assert!(found, "{place}: expected {pattern}, and it is {body}");
         }
         for (name, value) in &expected.fields {
             let name = name.to_ascii_lowercase();
             let there: Vec<_> = answer.fields.iter().filter(|(of, _)| *of == name).collect();
-            let found = there.iter().any(|(_, own)| self.matches(value, own));
+            let found = there
+                .iter()
+                .any(|(_, own)| matches(&mut self.names, value, own));
             assert!(found, "{place}: {name} is {there:?}");
         }
     }
 
-    /// Whether a text is of a pattern; takes note of what its new names stand for.
-    fn matches(&mut self, pattern: &str, text: &str) -> bool {
-        let pattern = self.fill_in(pattern);
-        let mut rest = text;
-        let mut found = Vec::new();
-        // What stands between two gaps must come next; in a gap, anything may.
-        let mut gap: Option<Option<&str>> = None;
-        let mut pattern = &*pattern;
-        loop {
-            let (literal, next) = next_gap(pattern);
-            let at = match gap {
-                None if rest.starts_with(literal) => 0,
-                None => return false,
-                Some(_) if next.is_none() => match rest.strip_suffix(literal) {
-                    Some(before) => before.len(),
-                    None => return false,
-                },
-                Some(_) => match rest.find(literal) {
-                    Some(at) => at,
-                    None => return false,
-                },
-            };
-            if let Some(Some(name)) = gap {
-                let text = &rest[..at];
-                // `{new 32}` is so many characters that are safe in a URL.
-                let (name, length) = match name.rsplit_once(' ') {
-                    Some((name, length)) => (name, length.parse::<usize>().ok()),
-                    None => (name, None),
-                };
-                let safe = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-                if length.is_some_and(|length| text.len() != length || !text.bytes().all(safe)) {
-                    return false;
-                }
-                found.push((name.to_owned(), text.to_owned()));
-            }
-            rest = &rest[at + literal.len()..];
-            let Some((name, after)) = next else {
-                if !rest.is_empty() {
-                    return false;
-                }
-                self.names.extend(found);
-                return true;
-            };
-            gap = Some(name);
-            pattern = after;
-        }
-    }
-
     fn fill_in(&self, text: &str) -> String {
-        let names = self.names.iter();
-        names.fold(text.to_owned(), |text, (name, value)| {
-            text.replace(&format!("{{{name}}}"), value)
-        })
-    }
-}
-
-/// The text up to the next gap; the gap's name, if it has one; and what is after it.
-fn next_gap(pattern: &str) -> (&str, Option<(Option<&str>, &str)>) {
-    let dots = pattern.find('…');
-    let named = pattern.match_indices('{').find_map(|(at, _)| {
-        let end = at + pattern[at..].find('}')?;
-        let name = &pattern[at + 1..end];
-        let is_name =
-            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._ ".contains(&byte);
-        (!name.is_empty() && name.bytes().all(is_name)).then_some((at, end, name))
-    });
-    match (dots, named) {
-        (Some(dots), named) if named.is_none_or(|(at, ..)| dots < at) => {
-            let after = &pattern[dots + '…'.len_utf8()..];
-            (&pattern[..dots], Some((None, after)))
-        }
-        (_, Some((at, end, name))) => (&pattern[..at], Some((Some(name), &pattern[end + 1..]))),
-        _ => (pattern, None),
+        fill_in(&self.names, text)
     }
 }
 
