@@ -12,6 +12,7 @@ mod people;
 mod records;
 mod routes;
 mod run;
+mod webhooks;
 
 pub use crate::call::{Answer, Answered, Call};
 pub use crate::deliver::deliver;
@@ -20,3 +21,4 @@ pub use crate::people::{People, Person};
 pub use crate::records::{Recorded, Records};
 pub use crate::routes::{Route, Routes};
 pub use crate::run::{Opened, Setting, Stack, check, fill_in, run, start};
+pub use crate::webhooks::Webhooks;

@@ -19,6 +19,10 @@ mod contracts;
 #[cfg(test)]
 mod cors;
 #[cfg(test)]
+mod delivery;
+#[cfg(test)]
+mod endpoints;
+#[cfg(test)]
 mod environments;
 #[cfg(test)]
 mod interop;
@@ -33,6 +37,8 @@ mod life;
 #[path = "../../crates/keyward/src/limit/tests.rs"]
 mod limits;
 #[cfg(test)]
+mod outbox;
+#[cfg(test)]
 mod parity;
 #[cfg(test)]
 mod placement;
@@ -42,6 +48,8 @@ mod readiness;
 mod secrecy;
 #[cfg(test)]
 mod service;
+#[cfg(test)]
+mod sockets;
 #[cfg(test)]
 mod stacks;
 #[cfg(test)]

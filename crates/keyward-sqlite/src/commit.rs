@@ -12,22 +12,28 @@ pub(crate) fn write(connection: &mut Connection, commit: &Commit) -> Result<(), 
     let transaction = connection
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .map_err(failed)?;
-    if commit.first && has_accounts(&transaction).map_err(failed)?
-        || !is_unchanged(&transaction, commit).map_err(failed)?
+    put_in(&transaction, commit)?;
+    transaction.commit().map_err(failed)
+}
+
+/// Writes all of it inside of a transaction.
+pub(crate) fn put_in(transaction: &Connection, commit: &Commit) -> Result<(), StoreError> {
+    if commit.first && has_accounts(transaction).map_err(failed)?
+        || !is_unchanged(transaction, commit).map_err(failed)?
     {
         return Err(StoreError::new(StoreErrorKind::Conflict));
     }
-    put(&transaction, commit).map_err(failed)?;
+    put(transaction, commit).map_err(failed)?;
     if let Some(change) = &commit.credits {
-        credit::change(&transaction, change)?;
+        credit::change(transaction, change)?;
     }
     if let Some(bound) = &commit.active_keys {
-        let active = list::count_active(&transaction, bound).map_err(failed)?;
+        let active = list::count_active(transaction, bound).map_err(failed)?;
         if active > bound.at_most.into() {
             return Err(StoreError::new(StoreErrorKind::TooManyKeys));
         }
     }
-    transaction.commit().map_err(failed)
+    Ok(())
 }
 
 fn has_accounts(connection: &Connection) -> rusqlite::Result<bool> {

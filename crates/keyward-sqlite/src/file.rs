@@ -14,7 +14,7 @@ use crate::migration::{NoTables, migrate};
 /// How long SQLite waits for another process.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// More than there are, so that each is compiled once.
-const STATEMENTS: usize = 64;
+const STATEMENTS: usize = 128;
 
 /// The file at a path, whichever that is by now.
 ///

@@ -69,9 +69,11 @@ mod kill;
 mod list;
 mod migration;
 mod options;
+mod outbox;
 mod row;
 mod store;
 mod usage;
+mod webhooks;
 mod worker;
 
 pub use crate::migration::MIGRATIONS;

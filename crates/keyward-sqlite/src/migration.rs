@@ -18,7 +18,10 @@ use crate::file::PATIENCE;
 /// assert_eq!(number, 1);
 /// assert!(sql.contains("CREATE TABLE keyward_key"));
 /// ```
-pub const MIGRATIONS: &[(u32, &str)] = &[(1, include_str!("../migrations/0001_keys.sql"))];
+pub const MIGRATIONS: &[(u32, &str)] = &[
+    (1, include_str!("../migrations/0001_keys.sql")),
+    (2, include_str!("../migrations/0002_webhooks.sql")),
+];
 
 /// Whether a file without our tables gets them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -268,7 +268,7 @@ impl<'a> Cells<'a> {
     }
 
     /// What was made of the cell that was read last.
-    fn valid<T>(&self, parsed: Result<T, ParseError>) -> rusqlite::Result<T> {
+    pub(crate) fn valid<T>(&self, parsed: Result<T, ParseError>) -> rusqlite::Result<T> {
         parsed.map_err(|error| {
             Error::FromSqlConversionFailure(self.next - 1, Type::Text, Box::new(error))
         })
@@ -301,7 +301,8 @@ fn spaced<'a>(words: impl Iterator<Item = &'a str>) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-fn one(changed: usize) -> rusqlite::Result<()> {
+/// Fails unless one row was changed.
+pub(crate) fn one(changed: usize) -> rusqlite::Result<()> {
     match changed {
         1 => Ok(()),
         other => Err(Error::StatementChangedRows(other)),

@@ -111,7 +111,16 @@ impl Worker {
 
     /// Writes, and feeds the replica before it says so.
     pub(crate) fn commit(&mut self, commit: &Commit) -> Result<(), StoreError> {
-        let written = self.patiently(|connection| write(connection, commit));
+        self.commit_by(commit, |connection| write(connection, commit))
+    }
+
+    /// Writes in this way, a commit with it.
+    pub(crate) fn commit_by(
+        &mut self,
+        commit: &Commit,
+        write: impl FnMut(&mut Connection) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let written = self.patiently(write);
         if let Err(error) = &written
             && matches!(
                 error.kind(),
@@ -130,7 +139,7 @@ impl Worker {
     }
 
     /// Waits for another process that is writing, and goes on polling meanwhile.
-    fn patiently<T>(
+    pub(crate) fn patiently<T>(
         &mut self,
         mut write: impl FnMut(&mut Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {

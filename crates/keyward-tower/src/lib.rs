@@ -54,7 +54,8 @@
 //!
 //! # Webhooks
 //!
-//! A [`ReceiveWebhookLayer`] verifies what another service delivers before a handler sees it.
+//! A [`ReceiveWebhookLayer`] verifies what another service delivers before a handler sees it. A
+//! [`WebhookSender`] delivers what this service has accepted, through any client that is a service.
 //!
 //! [tower]: https://docs.rs/tower
 
@@ -79,4 +80,8 @@ pub use crate::service::RequireKey;
 pub use crate::webhook::extract::{VerifiedJson, VerifiedJsonRejection};
 pub use crate::webhook::future::ReceiveFuture;
 pub use crate::webhook::layer::ReceiveWebhookLayer;
+pub use crate::webhook::resolver::{
+    PublicAddresses, ResolveError, ResolveErrorKind, ResolveFuture,
+};
+pub use crate::webhook::sender::WebhookSender;
 pub use crate::webhook::service::ReceiveWebhook;

@@ -105,6 +105,10 @@ pub enum ParseErrorKind {
     Range,
     /// It is neither an address nor a network such as `10.0.0.0/8`, or one that holds everybody.
     Network,
+    /// It has userinfo or a fragment; an endpoint has neither.
+    NotAnEndpoint,
+    /// The host is not on the public Internet.
+    NotPublic,
     /// It is there already.
     Repeated,
     /// It is not in the list of known values.
@@ -130,6 +134,8 @@ impl ParseErrorKind {
             Self::Json => "is not a JSON object",
             Self::Range => "is out of range",
             Self::Network => "is no address and no network, or one that holds everybody",
+            Self::NotAnEndpoint => "has userinfo or a fragment",
+            Self::NotPublic => "the host is not public",
             Self::Repeated => "is there already",
             Self::Unknown => "is not a known value",
         }

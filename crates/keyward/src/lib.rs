@@ -6,8 +6,9 @@
 //! `keyward-actix` put a gate in front of handlers, `keyward-sqlite` keeps the keys.
 //!
 //! [`KeyAdmin`] shows how keys are made and revoked, [`Gate`] how a request is decided, [`ErrorCode`]
-//! what is answered, [`Store`] how keys are kept elsewhere. [`WebhookSigner`] signs webhooks, and a
-//! [`WebhookReceiver`] decides about those that come in.
+//! what is answered, [`Store`] how keys are kept elsewhere. [`WebhookSigner`] signs webhooks, a
+//! [`WebhookReceiver`] decides about those that come in, and [`WebhookAdmin`] accepts those that are to
+//! be delivered.
 //!
 //! ```text
 //! request head -> exactly one key -> its form -> digest -> record -> checks -> Principal
@@ -24,6 +25,7 @@ mod gate;
 mod key;
 mod limit;
 mod origin;
+mod outbox;
 mod per_environment;
 mod record;
 mod reply;
@@ -39,6 +41,7 @@ pub use crate::admin::admin::KeyAdmin;
 pub use crate::admin::change::{AccountChange, CreatedKey, Grace, KeyChange, NewKey};
 pub use crate::admin::error::{AdminError, AdminErrorKind};
 pub use crate::admin::list::{AuditPage, KeyCursor, KeyFilter, KeyPage, KeyView, Leak};
+pub use crate::admin::webhooks::{CreatedEndpoint, EndpointChange, WebhookAdmin};
 pub use crate::catalog::ScopeCatalog;
 pub use crate::clock::{Clock, ManualClock, SystemClock};
 pub use crate::denial::{Denial, DenialKind};
@@ -67,6 +70,15 @@ pub use crate::limit::quota::{Quota, ResetUnit};
 pub use crate::limit::rate_limit::RateLimit;
 pub use crate::limit::rate_limits::RateLimits;
 pub use crate::origin::{OriginList, OriginPolicy};
+pub use crate::outbox::attempt::{AttemptOutcome, DeliveryAttempt};
+pub use crate::outbox::challenge::{AnsweredChallenge, EndpointChallenge};
+pub use crate::outbox::delivery::{Conclusion, DueDelivery, NextStep};
+pub use crate::outbox::endpoint::{EndpointId, EndpointStatus, WebhookEndpoint};
+pub use crate::outbox::message::WebhookMessage;
+pub use crate::outbox::rules::EndpointRules;
+pub use crate::outbox::schedule::RetrySchedule;
+pub use crate::outbox::store::{DeliveryClaim, EndpointsAtMost, WebhookCommit, WebhookStore};
+pub use crate::outbox::url::EndpointUrl;
 pub use crate::per_environment::PerEnvironment;
 pub use crate::record::account::{Account, AccountId, AccountStatus};
 pub use crate::record::audit::{AuditAction, AuditEntry};

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyward::{
-    Actor, Credits, Environment, Grace, KeyKind, Metadata, NewKey, OriginPolicy, Scopes,
+    Actor, Credits, EndpointUrl, Environment, Grace, KeyKind, Metadata, NewKey, OriginPolicy,
+    Scopes,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use services::{Answer, Answered, Call, Person, key_id, revealed, shown, usage};
 
 use super::{VerifyHuman, rules};
@@ -14,16 +15,7 @@ use super::{VerifyHuman, rules};
 pub(crate) async fn create_key(service: Arc<VerifyHuman>, person: Person, call: Call) -> Answered {
     let sent = call.json();
     let text = |name: &str| sent[name].as_str().unwrap_or_default().to_owned();
-    let environment = match &*text("environment") {
-        "live" => Environment::LIVE,
-        "test" => Environment::TEST,
-        _ => {
-            return Err(Answer::new(
-                422,
-                json!({ "error": "environment is test or live" }),
-            ));
-        }
-    };
+    let environment = environment(&sent)?;
     let mut new = NewKey::new(person.account.clone(), environment, &text("name"))
         .scopes(Scopes::parse([text("scope")])?);
     if sent["publishable"] == true {
@@ -100,4 +92,35 @@ pub(crate) async fn change_plan(service: Arc<VerifyHuman>, person: Person, call:
     let plan = json!({ "plan": plan });
     let plan = service.records.add(person.account.as_str(), "plan", plan)?;
     Ok(Answer::ok(json!({ "plan": plan["plan"] })))
+}
+
+/// Where a customer is to be told of what test keys do, or of what live keys do.
+pub(crate) async fn create_endpoint(
+    service: Arc<VerifyHuman>,
+    person: Person,
+    call: Call,
+) -> Answered {
+    let sent = call.json();
+    let environment = environment(&sent)?;
+    let url = EndpointUrl::parse(sent["url"].as_str().unwrap_or_default())?;
+    let (webhooks, actor) = (&service.webhooks.admin, person.actor());
+    let created = webhooks
+        .create_endpoint(&actor, &person.account, environment, url)
+        .await?;
+    let (id, secret) = (created.endpoint.id().to_string(), created.secret);
+    Ok(Answer::new(
+        201,
+        json!({ "id": id, "secret": secret.expose_secret() }),
+    ))
+}
+
+fn environment(sent: &Value) -> Result<Environment, Answer> {
+    match sent["environment"].as_str() {
+        Some("live") => Ok(Environment::LIVE),
+        Some("test") => Ok(Environment::TEST),
+        _ => Err(Answer::new(
+            422,
+            json!({ "error": "environment is test or live" }),
+        )),
+    }
 }

@@ -9,20 +9,21 @@ mod dashboard;
 mod rules;
 
 use std::error::Error;
-use std::future::ready;
 use std::sync::Arc;
 
 use keyward::{
-    AccountId, Actor, Credits, Environment, KeyAdmin, KeyKind, NewKey, OriginPolicy,
+    AccountId, Actor, Credits, Environment, KeyAdmin, KeyFormat, KeyKind, NewKey, OriginPolicy,
     PerEnvironment, Permission, Principal, Requirement, Scopes,
 };
 use serde_json::{Value, json};
-use services::{Answer, Answered, Call, KeyPage, Opened, People, Person, Records, Routes, Setting};
+use services::{
+    Answer, Answered, Call, KeyPage, Opened, People, Person, Records, Routes, Setting, Webhooks,
+};
 use services::{key_id, make, start_over};
 
 use self::dashboard::{
-    analytics, buy_credits, change_plan, create_key, enable_key, revoke_key, rotate_key,
-    show_ledger,
+    analytics, buy_credits, change_plan, create_endpoint, create_key, enable_key, revoke_key,
+    rotate_key, show_ledger,
 };
 
 /// What to try, each with the status it gets.
@@ -57,6 +58,7 @@ struct VerifyHuman {
     /// Plans.
     records: Records,
     worlds: PerEnvironment<Arc<World>>,
+    webhooks: Webhooks,
     /// What live keys owe.
     ledger: Arc<Records>,
 }
@@ -72,7 +74,9 @@ struct World {
 
 /// Opens the service for one customer, who has a key of each sort.
 pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
-    let (gate, admin) = rules::rules(setting.store()?)?;
+    let store = setting.store()?;
+    let webhooks = Webhooks::new(&store, KeyFormat::new("vhk_{env}_")?)?;
+    let (gate, admin) = rules::rules(store)?;
     let acme = AccountId::parse("acme")?;
     let other = AccountId::parse("globex")?;
     start_over(&admin, &acme).await?;
@@ -102,6 +106,7 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
                 ledger: None,
             }),
         ),
+        webhooks,
         ledger,
     };
     let product = rules::product;
@@ -109,11 +114,7 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
     let live = || Requirement::new().credits(0);
     let test = Requirement::new().environment(Environment::TEST);
     let either = Requirement::new().any_environment().credits(0);
-    let check = |name, credits| {
-        move |service: Arc<VerifyHuman>, who: Principal, call: Call| {
-            ready(check(&service, &who, &call, name, credits))
-        }
-    };
+    let check = |name, credits| move |service, who, call| check(service, who, call, name, credits);
     let routes = Routes::new(service)
         .key(
             "POST /api/verify",
@@ -163,7 +164,10 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
         .dashboard("GET /dashboard/analytics", analytics)
         .dashboard("GET /dashboard/ledger", show_ledger)
         .dashboard("PUT /dashboard/credits", buy_credits)
-        .dashboard("PUT /dashboard/plan", change_plan);
+        .dashboard("PUT /dashboard/plan", change_plan)
+        .dashboard("POST /dashboard/webhooks", create_endpoint)
+        .open("POST /customer/{name}", be_told)
+        .open("GET /customer/{name}", told);
     let routes = VerifyHuman::key_page(routes).all();
     Ok(Opened { routes, names })
 }
@@ -211,15 +215,15 @@ fn simulation(product: &str, picture: &[u8]) -> Value {
 }
 
 /// Looks at a picture, in the world of the key.
-fn check(
-    service: &VerifyHuman,
-    who: &Principal,
-    call: &Call,
+async fn check(
+    service: Arc<VerifyHuman>,
+    who: Principal,
+    call: Call,
     product: &'static str,
     credits: u32,
 ) -> Answered {
-    let world = service.world(who)?;
-    let Some(picture) = file(call) else {
+    let world = service.world(&who)?;
+    let Some(picture) = file(&call) else {
         return Err(Answer::new(400, json!({ "error": "Send a file" })));
     };
     let mut found = (world.look)(product, picture);
@@ -230,6 +234,12 @@ fn check(
         let charge = json!({ "check": found["id"], "product": product, "credits": credits });
         ledger.add(account, "charge", charge)?;
     }
+    let event = json!({ "type": "checked", "check": found["id"], "result": found["result"] });
+    let environment = who.environment();
+    service
+        .webhooks
+        .tell(who.account(), environment, &event)
+        .await?;
     Ok(Answer::ok(found))
 }
 
@@ -298,6 +308,19 @@ async fn hosted(service: Arc<VerifyHuman>, call: Call) -> Answered {
     Ok(Answer::ok(
         json!({ "badge": shows.then_some("Powered by VerifyHuman") }),
     ))
+}
+
+/// Customers' own servers, no part of `VerifyHuman`: each notes what it is told.
+async fn be_told(service: Arc<VerifyHuman>, call: Call) -> Answered {
+    service
+        .records
+        .add(call.param("name"), "told", call.json())?;
+    Ok(Answer::new(204, Value::Null))
+}
+
+async fn told(service: Arc<VerifyHuman>, call: Call) -> Answered {
+    let told = service.records.all(call.param("name"), "told")?;
+    Ok(Answer::ok(json!({ "told": told })))
 }
 
 impl VerifyHuman {

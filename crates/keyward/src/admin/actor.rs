@@ -99,11 +99,24 @@ pub enum Permission {
     Update,
     /// Revoke keys: `api_keys.revoke`.
     Revoke,
+    /// List endpoints of webhooks and attempts to reach them: `webhooks.read`.
+    ReadWebhooks,
+    /// Create, change, verify and delete endpoints of webhooks: `webhooks.manage`.
+    ///
+    /// Who has it chooses where the events of the account go.
+    ManageWebhooks,
 }
 
 impl Permission {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Create, Self::Read, Self::Update, Self::Revoke];
+    pub const ALL: [Self; 6] = [
+        Self::Create,
+        Self::Read,
+        Self::Update,
+        Self::Revoke,
+        Self::ReadWebhooks,
+        Self::ManageWebhooks,
+    ];
 
     /// The scope a key needs for it.
     #[must_use]
@@ -113,6 +126,8 @@ impl Permission {
             Self::Read => "api_keys.read",
             Self::Update => "api_keys.update",
             Self::Revoke => "api_keys.revoke",
+            Self::ReadWebhooks => "webhooks.read",
+            Self::ManageWebhooks => "webhooks.manage",
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use crate::admin::list::in_whole_millis;
 use crate::{
     Account, Actor, AdminError, AdminErrorKind, AuditAction, AuditEntry, Commit, KeyFormat, KeyId,
-    KeyRecord, KeyView, Peppers, ScopeCatalog, Store, StoreErrorKind,
+    KeyRecord, KeyView, Peppers, ScopeCatalog, Store, StoreErrorKind, WebhookStore,
 };
 
 /// How often a change that met another is decided anew.
@@ -51,6 +51,7 @@ pub struct KeyAdmin {
     pub(super) max_active_keys: u32,
     pub(super) default_lifetime: Option<Duration>,
     pub(super) max_lifetime: Option<Duration>,
+    pub(super) endpoints: Option<Arc<dyn WebhookStore>>,
 }
 
 impl KeyAdmin {
@@ -65,6 +66,7 @@ impl KeyAdmin {
             max_active_keys: 50,
             default_lifetime: None,
             max_lifetime: None,
+            endpoints: None,
         }
     }
 
@@ -100,6 +102,19 @@ impl KeyAdmin {
     #[must_use]
     pub fn max_lifetime(mut self, lifetime: Duration) -> Self {
         self.max_lifetime = Some(lifetime);
+        self
+    }
+
+    /// Creates live keys only for accounts that have a working live endpoint among these.
+    ///
+    /// Working is one that is enabled and has answered a signed challenge; see
+    /// [`WebhookAdmin::challenge`](crate::WebhookAdmin::challenge). Otherwise a create, and an import, is
+    /// refused: [`NoWorkingEndpoint`](AdminErrorKind::NoWorkingEndpoint). A key that is there goes on
+    /// working and may be rotated, whatever becomes of the endpoint; and the first key of a service, that
+    /// of [`bootstrap`](Self::bootstrap), needs none.
+    #[must_use]
+    pub fn require_working_endpoint(mut self, endpoints: Arc<dyn WebhookStore>) -> Self {
+        self.endpoints = Some(endpoints);
         self
     }
 
@@ -150,7 +165,10 @@ impl KeyAdmin {
         if let Err(error) = &outcome {
             line.refused = Some(error.kind());
             line.reason.clear();
-            line.detail.clear();
+            // What would have been done; but not to which endpoint.
+            if !line.detail.starts_with("endpoint=") {
+                line.detail.clear();
+            }
             let audit = vec![line];
             let commit = Commit {
                 audit,

@@ -8,8 +8,8 @@ use crate::admin::list::in_whole_seconds;
 use crate::admin::rules::earlier;
 use crate::{
     Account, ActiveKeys, Actor, AdminError, AdminErrorKind, AuditAction, Commit, CreateToken,
-    CreatedKey, CreditChange, CreditOwner, Credits, Hint, KeyAdmin, KeyDigest, KeyId, KeyRecord,
-    NewKey, OriginPolicy, Permission,
+    CreatedKey, CreditChange, CreditOwner, Credits, Environment, Hint, KeyAdmin, KeyDigest, KeyId,
+    KeyRecord, NewKey, OriginPolicy, Permission, WebhookEndpoint,
 };
 
 impl KeyAdmin {
@@ -131,6 +131,16 @@ impl KeyAdmin {
             .await?;
         if !permitted.may_limit(&new.rate_limits, &account, None) {
             return Err(AdminErrorKind::TooWide.into());
+        }
+        if let Some(endpoints) = self.endpoints.as_ref()
+            && new.environment == Environment::LIVE
+        {
+            let live = endpoints
+                .endpoints(Some(new.account.clone()), Some(Environment::LIVE))
+                .await?;
+            if !live.iter().any(WebhookEndpoint::is_working) {
+                return Err(AdminErrorKind::NoWorkingEndpoint.into());
+            }
         }
         Ok((account, permitted))
     }

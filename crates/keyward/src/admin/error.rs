@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 
 use crate::error::named;
-use crate::{ParseError, RandomError, StoreError, StoreErrorKind};
+use crate::{ParseError, RandomError, SealError, SealErrorKind, StoreError, StoreErrorKind};
 
 /// Why nothing was done.
 ///
@@ -78,11 +78,34 @@ impl From<RandomError> for AdminError {
     }
 }
 
+impl From<ParseError> for AdminError {
+    fn from(error: ParseError) -> Self {
+        Self {
+            kind: AdminErrorKind::Url,
+            source: Some(Box::new(error)),
+        }
+    }
+}
+
+impl From<SealError> for AdminError {
+    fn from(error: SealError) -> Self {
+        let kind = match error.kind() {
+            SealErrorKind::Random => AdminErrorKind::Random,
+            SealErrorKind::UnknownKey | SealErrorKind::Refused => AdminErrorKind::Sealed,
+        };
+        Self {
+            kind,
+            source: Some(Box::new(error)),
+        }
+    }
+}
+
 impl From<StoreError> for AdminError {
     fn from(error: StoreError) -> Self {
         let kind = match error.kind() {
             StoreErrorKind::Conflict => AdminErrorKind::Conflict,
             StoreErrorKind::TooManyKeys => AdminErrorKind::TooManyKeys,
+            StoreErrorKind::TooManyEndpoints => AdminErrorKind::TooManyEndpoints,
             _ => AdminErrorKind::Store,
         };
         Self {
@@ -134,6 +157,18 @@ pub enum AdminErrorKind {
     Expired,
     /// The key has a successor already, or somebody else was faster.
     Conflict,
+    /// There is no such endpoint, or it is another account's.
+    UnknownEndpoint,
+    /// An endpoint may not be at this URL; the source says why.
+    Url,
+    /// The account has as many endpoints in this environment as it may.
+    TooManyEndpoints,
+    /// The endpoint has not answered its challenge.
+    Unanswered,
+    /// A live key needs a live endpoint that has answered a challenge, and there is none.
+    NoWorkingEndpoint,
+    /// A secret was sealed with a key that is not there.
+    Sealed,
     /// The operating system gave no random bytes.
     Random,
     /// The store failed.
@@ -156,6 +191,12 @@ named! {
     Revoked = "revoked",
     Expired = "expired",
     Conflict = "conflict",
+    UnknownEndpoint = "unknown_endpoint",
+    Url = "url",
+    TooManyEndpoints = "too_many_endpoints",
+    Unanswered = "unanswered",
+    NoWorkingEndpoint = "no_working_endpoint",
+    Sealed = "sealed",
     Random = "random",
     Store = "store",
 }
@@ -177,7 +218,13 @@ impl AdminErrorKind {
             Self::Revoked => "the key is revoked for good",
             Self::Expired => "the key has expired",
             Self::Conflict => "somebody else was faster",
-            Self::Random => "no key could be generated",
+            Self::UnknownEndpoint => "no such endpoint",
+            Self::Url => "no endpoint may be at this URL",
+            Self::TooManyEndpoints => "the account has as many endpoints as it may",
+            Self::Unanswered => "the endpoint has not answered its challenge",
+            Self::NoWorkingEndpoint => "a live key needs a working live endpoint",
+            Self::Sealed => "a secret cannot be opened",
+            Self::Random => "nothing random could be generated",
             Self::Store => "the store failed",
         }
     }

@@ -21,3 +21,4 @@ mod rules;
 #[cfg(test)]
 mod tests;
 mod update;
+pub(crate) mod webhooks;

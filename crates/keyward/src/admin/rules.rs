@@ -60,8 +60,8 @@ impl KeyAdmin {
     }
 
     pub(super) fn check_scopes(&self, record: &KeyRecord) -> Result<(), AdminErrorKind> {
-        // The scopes by which a key manages keys are ours, no catalog has them.
-        let own = |grant: &&str| grant.starts_with("api_keys.");
+        // The scopes by which a key manages keys and endpoints are ours, no catalog has them.
+        let own = |grant: &&str| grant.starts_with("api_keys.") || grant.starts_with("webhooks.");
         let others = record.scopes.iter().filter(|grant| !own(grant));
         let others = crate::Scopes::parse(others).unwrap_or_default();
         let managing = record.scopes.iter().any(|grant| own(&grant));

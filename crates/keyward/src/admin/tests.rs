@@ -260,7 +260,8 @@ fn the_catalog_rules_new_and_changed_keys() {
 fn a_user_does_what_it_may_and_nothing_else() {
     let world = World::new();
     let id = world.create(world.new_key()).record.id;
-    for permission in Permission::ALL {
+    let of_keys = |permission: &Permission| permission.as_str().starts_with("api_keys.");
+    for permission in Permission::ALL.into_iter().filter(of_keys) {
         let one = user("acme", &[permission]);
         let all_but_one: Vec<_> = Permission::ALL
             .into_iter()

@@ -9,24 +9,19 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::gate::builder::GateBuilder;
-use crate::gate::charging::{Charging, Due, Paid, Short};
+use crate::gate::charging::{Charging, Due, Paid};
 use crate::gate::cors::Readable;
 use crate::gate::judge::{enforce, judge_key};
+use crate::gate::prove::{Presented, Proved};
 use crate::gate::reports::Reports;
 use crate::gate::throttle::Throttle;
-use crate::key::format::MAX_KEY_LEN;
-use crate::limit::quota::seconds;
 use crate::reply::grpc;
-use crate::request::client::Client;
-use crate::request::credential::Credential;
 use crate::request::head::is_preflight;
-use crate::store::entry::Entry;
 use crate::store::freshness::Moment;
 use crate::{
-    Access, Admitted, Anonymous, Decision, Denial, DenialKind, Environment, ErrorCode, Finish,
-    ForeignFormat, KeyField, KeyFormat, KeyLocation, Limiter, OriginPolicy, Peppers, Principal,
-    RateLimits, Refusal, Replica, Replies, Reply, RequestHead, Requirement, ResetUnit,
-    ScopeCatalog, Verdict,
+    Admitted, Decision, DenialKind, Environment, ForeignFormat, KeyFormat, KeyLocation, Limiter,
+    Peppers, Principal, RateLimits, Refusal, Replica, Replies, Reply, RequestHead, Requirement,
+    ResetUnit, ScopeCatalog, Verdict,
 };
 
 /// The one place that decides, shared by all routes of a service.
@@ -234,92 +229,6 @@ impl Gate {
         }
     }
 
-    /// Rows 30 to 32: exactly one key, of an accepted form. `None`: no key, and none is needed.
-    pub(super) fn present<'a, R: RequestHead>(
-        &'a self,
-        request: &'a R,
-        requirement: &Requirement,
-    ) -> Result<Option<Presented<'a>>, DenialKind> {
-        let (key, location) = match Credential::find(request, &self.inner.locations) {
-            Credential::Absent if requirement.is_optional() => return Ok(None),
-            Credential::Absent | Credential::Empty => return Err(DenialKind::Missing),
-            Credential::Several => return Err(DenialKind::Several),
-            Credential::One(key, location) => (key, location),
-        };
-        let mut formats = self.inner.formats.iter();
-        let recognised = match formats.find_map(|format| format.parse(key)) {
-            Some(recognised) => recognised,
-            // No format has a comma: it joins what were two lines (RFC 9110 §5.3).
-            None if key.contains(&b',') => return Err(DenialKind::Several),
-            None if key.len() > MAX_KEY_LEN => return Err(DenialKind::Malformed),
-            None => {
-                let mut foreign = self.inner.foreign.iter();
-                let recognised = foreign.find_map(|format| format.parse(key));
-                recognised.ok_or(DenialKind::Malformed)?
-            }
-        };
-        // Where only the secret part counts, what stands before it is no part of the key.
-        let (key, secret) = match key.get(recognised.secret..) {
-            Some(rest) if recognised.secret_alone => (rest, 0),
-            _ => (key, recognised.secret),
-        };
-        Ok(Some(Presented {
-            key,
-            location,
-            environment: recognised.environment,
-            secret,
-            client: None,
-        }))
-    }
-
-    /// Rows 40 and 41: the key is in memory, and the memory is fresh enough.
-    ///
-    /// The order is the proof: an entry that is read after the freshness is at least that fresh, and
-    /// a clock that is read last cannot make it look fresher than it was when it was read.
-    pub(super) fn look(
-        &self,
-        presented: &Presented<'_>,
-        max_staleness: Duration,
-    ) -> Result<(usize, Arc<Entry>, Moment), DenialKind> {
-        let replica = &self.inner.replica;
-        let fresh_as_of = replica.fresh_as_of();
-        let Presented { key, secret, .. } = *presented;
-        let moves = replica.moves();
-        let clock = &**replica.clock();
-        let look = || {
-            let mut candidates = self.inner.peppers.candidates(key, secret, clock);
-            candidates.find_map(|(way, digest)| Some((way, replica.find(&digest)?)))
-        };
-        let mut entry = look();
-        // A key that moved to another digest meanwhile may have been missed at both. It is put in
-        // its new place before it is taken from the old one, so a second look finds it.
-        if entry.is_none() && (moves % 2 == 1 || moves != replica.moves()) {
-            entry = look();
-        }
-        let now = Moment::now(clock);
-        if fresh_as_of.is_older_than(max_staleness, now) {
-            return Err(DenialKind::Unavailable);
-        }
-        let (way, entry) = entry.ok_or(DenialKind::Unknown)?;
-        Ok((way, entry, now))
-    }
-
-    /// Finds the key; one that is kept under an old digest shall get a new one.
-    fn prove(
-        &self,
-        presented: &Presented<'_>,
-        max_staleness: Duration,
-    ) -> Result<Proved, DenialKind> {
-        let (way, entry, now) = self.look(presented, max_staleness)?;
-        let Inner {
-            peppers, replica, ..
-        } = &*self.inner;
-        if peppers.is_old(way) {
-            replica.redigest(&entry, || peppers.digest_text(presented.key));
-        }
-        Ok(Proved { entry, now })
-    }
-
     /// The slow path of a gate that trusts no memory: waits for news asked for after this request.
     fn ask_the_store<R: RequestHead>(
         &self,
@@ -477,149 +386,6 @@ impl Gate {
             },
         )
     }
-
-    /// Tells that a demand which is only to be reported is not met.
-    fn report(&self, reported: Option<DenialKind>, entry: &Arc<Entry>) {
-        let Some(kind) = reported else { return };
-        self.inner.reports.count(kind);
-        let code = self.inner.replies.code(kind);
-        let status = self.rendered(code).status();
-        Denial::new(kind, Some(Arc::clone(entry))).log_report(code, status);
-    }
-
-    /// How often a demand that is [only reported](Requirement::report_only) was not met for this reason:
-    /// `EnvironmentMismatch`, `KindNotAccepted` or `ScopeMissing`.
-    #[must_use]
-    pub fn reported(&self, kind: DenialKind) -> u64 {
-        self.inner.reports.of(kind)
-    }
-
-    fn count(&self, entry: &Entry, admitted: bool, now: Duration) {
-        // Also where nothing is counted: the service may record units of its own.
-        if let Some(tally) = self.inner.replica.tally(entry)
-            && self.inner.counts_usage
-        {
-            tally.count(admitted, now);
-        }
-    }
-
-    /// What was counted as let in is refused after all.
-    fn uncount(&self, entry: &Entry) {
-        if self.inner.counts_usage
-            && let Some(tally) = entry.tally()
-        {
-            tally.refuse_after_all();
-        }
-    }
-
-    fn note_failure(&self, kind: DenialKind, presented: &Presented<'_>) {
-        if let (Some(throttle), Some(client)) = (&self.inner.throttle, presented.client) {
-            throttle.note(kind, client);
-        }
-    }
-
-    fn admit(&self, entry: Arc<Entry>, location: usize, paid: Due) -> Admitted {
-        note(&entry);
-        let is_listed = entry.grant.origins != OriginPolicy::Any;
-        let key_field = if self.inner.forwards_key {
-            KeyField::MarkSensitive(location)
-        } else {
-            KeyField::Remove(location)
-        };
-        let place = self.inner.locations.get(location);
-        Admitted {
-            access: Some(Access::Principal(Principal {
-                entry,
-                gate: self.inner.id,
-                location,
-                paid,
-                quota: None,
-            })),
-            key_field,
-            finish: Finish {
-                private: place.is_some_and(|place| !place.is_authorization()),
-                bill: None,
-                readable: self.inner.readable.clone(),
-                by_origin: is_listed && self.inner.readable.is_some(),
-            },
-        }
-    }
-
-    fn admit_anonymous(&self) -> Verdict {
-        Verdict::Admit(Admitted {
-            access: Some(Access::Anonymous(Anonymous(
-                self.rendered(ErrorCode::MissingApiKey),
-            ))),
-            key_field: KeyField::None,
-            finish: Finish {
-                readable: self.inner.readable.clone(),
-                ..Finish::default()
-            },
-        })
-    }
-
-    fn refuse(
-        &self,
-        kind: DenialKind,
-        entry: Option<Arc<Entry>>,
-        requirement: &Requirement,
-    ) -> Verdict {
-        Verdict::Refuse(self.refusal(kind, entry, requirement))
-    }
-
-    fn refusal(
-        &self,
-        kind: DenialKind,
-        entry: Option<Arc<Entry>>,
-        requirement: &Requirement,
-    ) -> Refusal {
-        let denial = Denial::new(kind, entry);
-        denial.log();
-        let code = self.inner.replies.code(kind);
-        let reply = if code == ErrorCode::InsufficientScope {
-            let Inner {
-                realm,
-                locations,
-                replies,
-                ..
-            } = &*self.inner;
-            requirement.scope_missing(self.inner.id, || {
-                let mut reply = replies.render(code, realm, locations, Some(requirement));
-                if let Some(readable) = &self.inner.readable {
-                    readable.mark(&mut reply);
-                }
-                reply
-            })
-        } else {
-            self.rendered(code)
-        };
-        Refusal {
-            reply,
-            denial: Some(denial),
-        }
-    }
-
-    /// Rows 90 and 91: the key could pass, and its limits do not let it.
-    fn refuse_short(&self, short: &Short, entry: Arc<Entry>, requirement: &Requirement) -> Verdict {
-        let refusal = self.refusal(short.kind, Some(entry), requirement);
-        let wait = short.quota.map(|quota| seconds(quota.wait()).max(1));
-        let mut refusal = refusal.retry_after(wait);
-        if let Some(quota) = short.quota {
-            let reply = Arc::make_mut(&mut refusal.reply);
-            let now = self.inner.replica.clock().unix();
-            for (name, value) in quota.fields(self.inner.legacy_fields, now) {
-                reply.field(name, value);
-            }
-        }
-        Verdict::Refuse(refusal)
-    }
-
-    fn rendered(&self, code: ErrorCode) -> Arc<Reply> {
-        match self.inner.rendered.get(code as usize) {
-            Some(reply) => Arc::clone(reply),
-            None => Arc::new(Reply::new(500, Vec::new())),
-        }
-    }
 }
 
 impl fmt::Debug for Gate {
@@ -631,38 +397,6 @@ impl fmt::Debug for Gate {
             .field("replica", &self.inner.replica)
             .finish_non_exhaustive()
     }
-}
-
-/// Tells who calls: to the log, and to the span of the request if it has room for it.
-fn note(entry: &Entry) {
-    // Where nobody listens there is no span, and to ask for it would cost more than this.
-    if !tracing::dispatcher::has_been_set() {
-        return;
-    }
-    tracing::debug!(key.id = %entry.id, key.hint = %entry.hint(), "request admitted");
-    let span = tracing::Span::current();
-    if !span.is_disabled() {
-        span.record("key.id", tracing::field::display(entry.id));
-        span.record("key.hint", tracing::field::display(entry.hint()));
-    }
-}
-
-/// A text in the form of a key, and where it stood.
-pub(super) struct Presented<'a> {
-    pub(super) key: &'a [u8],
-    pub(super) location: usize,
-    /// The environment that stands in its text.
-    pub(super) environment: Option<&'a [u8]>,
-    /// Where the part behind the prefix begins.
-    secret: usize,
-    /// Where failures are counted.
-    client: Option<Client>,
-}
-
-/// The caller has shown the whole key.
-struct Proved {
-    entry: Arc<Entry>,
-    now: Moment,
 }
 
 /// What a waiting request still needs of its head.

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use crate::gate::gate::Presented;
+use crate::gate::prove::Presented;
 use crate::origin::OriginRefusal;
 use crate::store::entry::Entry;
 use crate::{Check, DenialKind, Gate, KeyKind, OriginPolicy, RequestHead, Requirement};

@@ -1,5 +1,6 @@
 //! The one place that decides, what a route asks of it, and what a handler gets from it.
 
+mod answer;
 pub(crate) mod builder;
 pub(crate) mod charging;
 pub(crate) mod cors;
@@ -12,6 +13,7 @@ pub(crate) mod failures;
 pub(crate) mod gate;
 mod judge;
 pub(crate) mod principal;
+mod prove;
 pub(crate) mod reports;
 pub(crate) mod requirement;
 #[cfg(test)]

@@ -45,7 +45,8 @@ pub struct AuditEntry {
     pub key: Option<KeyId>,
     /// Why it was refused; `None` when it was done.
     pub refused: Option<AdminErrorKind>,
-    /// What was done in particular, such as `environment=live` or `successor=key_…`.
+    /// What was done in particular, such as `environment=live` or `successor=key_…`; and to which
+    /// endpoint, `endpoint=whe_…`, also where it was refused.
     pub detail: String,
     /// The reason that was given for a revocation.
     pub reason: String,
@@ -109,6 +110,22 @@ pub enum AuditAction {
     AddCredits,
     /// All keys of an account, or of one of its environments, were revoked.
     RevokeAll,
+    /// An endpoint of webhooks was made.
+    CreateEndpoint,
+    /// An endpoint's URL was changed, or it was switched on or off.
+    UpdateEndpoint,
+    /// An endpoint got a new secret.
+    RegenerateSecret,
+    /// An endpoint was asked to answer a challenge.
+    VerifyEndpoint,
+    /// An endpoint was deleted.
+    DeleteEndpoint,
+    /// Endpoints, or attempts to reach them, were read; only refusals are noted.
+    ReadEndpoints,
+    /// A message was accepted; only refusals are noted, for the message itself is kept.
+    Publish,
+    /// The secrets of endpoints were sealed anew, or old messages forgotten.
+    Maintain,
 }
 
 named! {
@@ -127,4 +144,12 @@ named! {
     SetCredits = "set_credits",
     AddCredits = "add_credits",
     RevokeAll = "revoke_all",
+    CreateEndpoint = "create_endpoint",
+    UpdateEndpoint = "update_endpoint",
+    RegenerateSecret = "regenerate_secret",
+    VerifyEndpoint = "verify_endpoint",
+    DeleteEndpoint = "delete_endpoint",
+    ReadEndpoints = "read_endpoints",
+    Publish = "publish",
+    Maintain = "maintain",
 }

@@ -27,6 +27,8 @@ use crate::{
     RequestHead, Requirement, Scopes, Store, StoreErrorKind, UsageQuery, Verdict,
 };
 
+pub use crate::outbox::conformance::check_webhooks;
+
 /// Runs the suite; `open` gives a new, empty store each time it is called.
 ///
 /// # Panics

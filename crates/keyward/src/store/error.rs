@@ -48,6 +48,7 @@ impl fmt::Display for StoreError {
             StoreErrorKind::Unavailable => "the store cannot answer",
             StoreErrorKind::Conflict => "what was to be changed has changed meanwhile",
             StoreErrorKind::TooManyKeys => "the account has as many active keys as it may",
+            StoreErrorKind::TooManyEndpoints => "the account has as many endpoints as it may",
             StoreErrorKind::Corrupt => "the store holds a row that is not valid",
             StoreErrorKind::Schema => "the store's schema is newer than this program",
         })
@@ -76,6 +77,8 @@ pub enum StoreErrorKind {
     Conflict,
     /// An account would have more active keys than it may.
     TooManyKeys,
+    /// An account would have more endpoints in an environment than it may.
+    TooManyEndpoints,
     /// It holds a row that is not valid.
     Corrupt,
     /// It was written by a newer version.

@@ -7,10 +7,13 @@ use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use crate::outbox::memory::Outbox;
 use crate::{
-    Account, AccountId, AuditEntry, Clock, Commit, CreditOwner, Credits, DigestScheme, KeyCursor,
+    Account, AccountId, AuditEntry, Clock, Commit, Conclusion, CreditOwner, Credits,
+    DeliveryAttempt, DeliveryClaim, DigestScheme, DueDelivery, EndpointId, Environment, KeyCursor,
     KeyId, KeyQuery, KeyRecord, KeyState, Replica, Revision, Store, StoreError, StoreErrorKind,
-    StoreFuture, Unspent, UsageCount, UsageHour, UsageQuery,
+    StoreFuture, Unspent, UsageCount, UsageHour, UsageQuery, WebhookCommit, WebhookEndpoint,
+    WebhookId, WebhookMessage, WebhookStore,
 };
 
 /// Keeps everything in memory, for tests.
@@ -36,6 +39,7 @@ struct Rows {
     credits: HashMap<CreditOwner, Credits>,
     audit: Vec<AuditEntry>,
     usage: BTreeMap<(u64, KeyId), UsageHour>,
+    outbox: Outbox,
 }
 
 impl MemoryStore {
@@ -68,9 +72,17 @@ impl MemoryStore {
         locked(&self.rows)
     }
 
-    fn write(&self, commit: Commit) -> Result<(), StoreError> {
+    fn write(&self, commit: WebhookCommit) -> Result<(), StoreError> {
         let mut rows = self.rows();
-        rows.check(&commit)?;
+        rows.check(&commit.with)?;
+        if !commit.is_about_keys_alone() {
+            let known = |id: &AccountId| {
+                let mut new = commit.with.accounts.iter();
+                rows.accounts.contains_key(id) || new.any(|account| account.id == *id)
+            };
+            rows.outbox = rows.outbox.after(&commit, known)?;
+        }
+        let commit = commit.with;
         let mut poll = self.replica.poll();
         rows.revision += 1;
         let number = rows.revision;
@@ -115,7 +127,7 @@ impl Store for MemoryStore {
     }
 
     fn commit(&self, commit: Commit) -> StoreFuture<'_, ()> {
-        Box::pin(async { self.write(commit) })
+        Box::pin(async { self.write(commit.into()) })
     }
 
     fn account(&self, id: AccountId) -> StoreFuture<'_, Option<Account>> {
@@ -162,7 +174,11 @@ impl Store for MemoryStore {
             keys,
             ..Commit::default()
         };
-        let written = if nothing { Ok(()) } else { self.write(commit) };
+        let written = if nothing {
+            Ok(())
+        } else {
+            self.write(commit.into())
+        };
         Box::pin(ready(written))
     }
 
@@ -213,6 +229,57 @@ impl Store for MemoryStore {
             });
             Ok(wanted.take(limit).cloned().collect())
         })
+    }
+}
+
+impl WebhookStore for MemoryStore {
+    fn commit_webhooks(&self, commit: WebhookCommit) -> StoreFuture<'_, ()> {
+        Box::pin(async { self.write(commit) })
+    }
+
+    fn endpoint(&self, id: EndpointId) -> StoreFuture<'_, Option<WebhookEndpoint>> {
+        Box::pin(async move { Ok(self.rows().outbox.endpoint(id)) })
+    }
+
+    fn endpoints(
+        &self,
+        account: Option<AccountId>,
+        environment: Option<Environment>,
+    ) -> StoreFuture<'_, Vec<WebhookEndpoint>> {
+        Box::pin(async move { Ok(self.rows().outbox.endpoints(account.as_ref(), environment)) })
+    }
+
+    fn message(
+        &self,
+        account: AccountId,
+        environment: Environment,
+        id: WebhookId,
+    ) -> StoreFuture<'_, Option<WebhookMessage>> {
+        Box::pin(async move { Ok(self.rows().outbox.message(&(account, environment, id))) })
+    }
+
+    fn claim(&self, claim: DeliveryClaim) -> StoreFuture<'_, Vec<DueDelivery>> {
+        Box::pin(async move { Ok(self.rows().outbox.claim(&claim)) })
+    }
+
+    fn conclude(&self, conclusion: Conclusion) -> StoreFuture<'_, ()> {
+        Box::pin(async move {
+            self.rows().outbox.conclude(conclusion);
+            Ok(())
+        })
+    }
+
+    fn attempts(
+        &self,
+        endpoint: EndpointId,
+        before: Option<u64>,
+        limit: usize,
+    ) -> StoreFuture<'_, Vec<DeliveryAttempt>> {
+        Box::pin(async move { Ok(self.rows().outbox.attempts(endpoint, before, limit)) })
+    }
+
+    fn forget_messages(&self, before: SystemTime) -> StoreFuture<'_, u64> {
+        Box::pin(async move { Ok(self.rows().outbox.forget(before)) })
     }
 }
 

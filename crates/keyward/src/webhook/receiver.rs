@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::outbox::challenge::answer_to;
 use crate::request::location::trim;
 use crate::webhook::builder::ExpectedKeys;
 use crate::webhook::form::Claim;
@@ -35,6 +36,12 @@ use crate::{
 ///
 /// {"type":"about:blank","title":"Unauthorized","status":401,"detail":"The signature does not match the body. Check the secret, and sign the bytes that are sent.","code":"invalid_webhook_signature"}
 /// ```
+///
+/// # Challenges
+///
+/// A sender with keyward asks a new endpoint to show that it works: see
+/// [`EndpointChallenge`](crate::EndpointChallenge). The receiver answers that by itself, once the signature
+/// has been verified: 200, and the challenge as the body. The handler never sees it.
 ///
 /// # What comes twice
 ///
@@ -251,6 +258,15 @@ impl AwaitedBody {
             Ok(signed) => signed,
             Err(error) => return refuse(error.kind()),
         };
+        // To answer it again does no harm, so it is not remembered.
+        if let Some(text) = answer_to(bytes).filter(|_| signed.id().is_some()) {
+            let mut reply = Reply::new(200, text.to_vec());
+            reply.field("content-type", "text/plain".to_owned());
+            return WebhookVerdict::Answer(WebhookAnswer {
+                reply: Arc::new(reply),
+                error: None,
+            });
+        }
         let attempt = WebhookAttempt::new(&signed.replay_key(), signed.timestamp());
         let mut receipt = Receipt::none();
         if let Some(memory) = &inner.memory {

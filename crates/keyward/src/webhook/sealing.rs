@@ -109,10 +109,7 @@ impl SealingKeys {
     /// When the operating system gives no random bytes.
     pub fn seal(&self, secret: &WebhookSecret, place: &str) -> Result<SealedSecret, SealError> {
         let mut nonce = [0; NONCE];
-        getrandom::fill(&mut nonce).map_err(|error| SealError {
-            kind: SealErrorKind::Random,
-            source: Some(RandomError(error)),
-        })?;
+        getrandom::fill(&mut nonce).map_err(|error| SealError::random(RandomError(error)))?;
         let SealingKey { id, cipher } = &self.current;
         // Encrypted where it stands: until then it is plain text.
         let mut text = Zeroizing::new(secret.expose_secret().as_bytes().to_vec());
@@ -232,6 +229,12 @@ pub struct SealError {
 impl SealError {
     const fn new(kind: SealErrorKind) -> Self {
         Self { kind, source: None }
+    }
+
+    pub(crate) const fn random(source: RandomError) -> Self {
+        let source = Some(source);
+        let kind = SealErrorKind::Random;
+        Self { kind, source }
     }
 
     /// Which it is.

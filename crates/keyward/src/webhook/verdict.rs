@@ -32,7 +32,7 @@ pub struct WebhookDelivery {
 pub struct WebhookAnswer {
     /// What to answer.
     pub reply: Arc<Reply>,
-    /// Why, for the response's extensions; `None` where it has been handled before.
+    /// Why, for the response's extensions; `None` where it has been handled before, or is a challenge.
     pub error: Option<WebhookError>,
 }
 

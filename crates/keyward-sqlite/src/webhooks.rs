@@ -1,0 +1,195 @@
+//! The store as one of webhooks.
+
+use std::time::SystemTime;
+
+use keyward::{
+    AccountId, Conclusion, DeliveryAttempt, DeliveryClaim, DueDelivery, EndpointId, Environment,
+    StoreFuture, WebhookCommit, WebhookEndpoint, WebhookId, WebhookMessage, WebhookStore,
+};
+
+use crate::error::failed;
+use crate::{SqliteStore, outbox, row};
+
+impl WebhookStore for SqliteStore {
+    fn commit_webhooks(&self, commit: WebhookCommit) -> StoreFuture<'_, ()> {
+        self.ask(move |worker| {
+            worker.commit_by(&commit.with, |connection| {
+                outbox::write(connection, &commit)
+            })
+        })
+    }
+
+    fn endpoint(&self, id: EndpointId) -> StoreFuture<'_, Option<WebhookEndpoint>> {
+        self.ask(move |worker| worker.read(|connection| outbox::stored_endpoint(connection, id)))
+    }
+
+    fn endpoints(
+        &self,
+        account: Option<AccountId>,
+        environment: Option<Environment>,
+    ) -> StoreFuture<'_, Vec<WebhookEndpoint>> {
+        self.ask(move |worker| {
+            worker.read(|connection| outbox::endpoints(connection, account.as_ref(), environment))
+        })
+    }
+
+    fn message(
+        &self,
+        account: AccountId,
+        environment: Environment,
+        id: WebhookId,
+    ) -> StoreFuture<'_, Option<WebhookMessage>> {
+        self.ask(move |worker| {
+            worker.read(|connection| {
+                let (account, environment) = (account.as_str(), environment.as_str());
+                outbox::stored_message(connection, account, environment, id.as_str())
+            })
+        })
+    }
+
+    fn claim(&self, claim: DeliveryClaim) -> StoreFuture<'_, Vec<DueDelivery>> {
+        self.ask(move |worker| {
+            worker.patiently(|connection| outbox::claim(connection, &claim).map_err(failed))
+        })
+    }
+
+    fn conclude(&self, conclusion: Conclusion) -> StoreFuture<'_, ()> {
+        self.ask(move |worker| {
+            worker.patiently(|connection| outbox::conclude(connection, &conclusion).map_err(failed))
+        })
+    }
+
+    fn attempts(
+        &self,
+        endpoint: EndpointId,
+        before: Option<u64>,
+        limit: usize,
+    ) -> StoreFuture<'_, Vec<DeliveryAttempt>> {
+        self.ask(move |worker| {
+            worker.read(|connection| outbox::attempts(connection, endpoint, before, limit))
+        })
+    }
+
+    fn forget_messages(&self, before: SystemTime) -> StoreFuture<'_, u64> {
+        let before = row::millis(before);
+        self.ask(move |worker| {
+            worker.patiently(|connection| outbox::forget(connection, before).map_err(failed))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::sync::Arc;
+
+    use keyward::conformance::block_on;
+    use keyward::{Actor, EndpointUrl, KeyAdmin, SealingKey, SealingKeys, WebhookAdmin};
+
+    use super::*;
+    use crate::fixture::{Fixture, format};
+
+    /// A store with an endpoint and a message in each of two accounts and environments.
+    fn filled(fixture: &Fixture) -> Arc<SqliteStore> {
+        let store = Arc::new(fixture.open());
+        let sealing = SealingKeys::new(SealingKey::new("test", &[7; 32]).unwrap());
+        let keys = KeyAdmin::new(Arc::clone(&store) as _, format());
+        let webhooks = WebhookAdmin::new(Arc::clone(&store) as _, format(), sealing);
+        let actor = Actor::operator("test");
+        for account in ["acme", "other"] {
+            let account = AccountId::parse(account).unwrap();
+            block_on(keys.open_account(&actor, &account)).unwrap();
+            for environment in [Environment::LIVE, Environment::TEST] {
+                let url = EndpointUrl::parse("https://acme.example/hook").unwrap();
+                block_on(webhooks.create_endpoint(&actor, &account, environment, url)).unwrap();
+                let id = WebhookId::random().unwrap();
+                let message = WebhookMessage::new(account.clone(), environment, id, "{}");
+                block_on(webhooks.publish(&actor, message.unwrap())).unwrap();
+            }
+        }
+        store
+    }
+
+    fn claim(store: &SqliteStore) -> Vec<(EndpointId, WebhookId)> {
+        let now = SystemTime::now();
+        let claim = DeliveryClaim {
+            now,
+            until: now,
+            limit: 99,
+            each: 99,
+            busy: vec![],
+        };
+        let due = block_on(store.claim(claim)).unwrap();
+        let pair = |due: &DueDelivery| (due.endpoint().id(), due.message().id().clone());
+        let mut pairs: Vec<_> = due.iter().map(pair).collect();
+        pairs.sort();
+        pairs
+    }
+
+    #[test]
+    fn what_is_typed_takes_no_event_across() {
+        const ALL: &str = "SELECT m.account, m.environment, m.id, e.id, 0 \
+             FROM keyward_message m JOIN keyward_endpoint e \
+             ON m.account <> e.account OR m.environment <> e.environment";
+        const COLUMNS: &str = "(account, environment, message, endpoint, due_at)";
+        let fixture = Fixture::new();
+        let store = filled(&fixture);
+        let before = claim(&store);
+        assert_eq!(before.len(), 4);
+        for typed in [
+            &*format!("INSERT INTO keyward_delivery {COLUMNS} {ALL}"),
+            &*format!("INSERT OR REPLACE INTO keyward_delivery {COLUMNS} {ALL}"),
+            "UPDATE keyward_delivery SET environment = 'live'",
+            "UPDATE keyward_delivery SET account = 'acme'",
+            "UPDATE keyward_delivery SET endpoint = (SELECT min(id) FROM keyward_endpoint)",
+            "UPDATE OR REPLACE keyward_delivery SET message = (SELECT min(id) FROM keyward_message)",
+            "UPDATE keyward_endpoint SET environment = 'live'",
+            "UPDATE keyward_endpoint SET account = 'acme'",
+            "UPDATE keyward_endpoint SET id = 'whe_0123456789ab'",
+            "UPDATE keyward_message SET environment = 'live'",
+            "UPDATE keyward_message SET account = 'acme'",
+            "UPDATE keyward_message SET payload = x'00'",
+            "INSERT OR REPLACE INTO keyward_endpoint (id, account, environment, url, secret, created_at) \
+             SELECT id, account, 'live', url, secret, 0 FROM keyward_endpoint",
+            "INSERT OR REPLACE INTO keyward_message (account, environment, id, payload, created_at) \
+             SELECT account, environment, id, x'00', 0 FROM keyward_message",
+        ] {
+            assert!(fixture.type_in(typed).is_err(), "{typed}");
+        }
+        assert_eq!(claim(&store), before);
+
+        // Even past the triggers: what does not belong together is not given out.
+        let typed = "DROP TRIGGER keyward_endpoint_moved; \
+             UPDATE keyward_endpoint SET environment = 'eu' WHERE environment = 'test'";
+        fixture.type_in(typed).unwrap();
+        let left = claim(&store);
+        assert_eq!(left.len(), 2);
+        assert!(left.iter().all(|pair| before.contains(pair)));
+    }
+
+    #[test]
+    fn an_endpoint_can_be_switched_off_at_three_in_the_morning() {
+        let fixture = Fixture::new();
+        let store = filled(&fixture);
+        let before = claim(&store);
+        let typed = format!(
+            "UPDATE keyward_endpoint SET status = 'disabled' WHERE id = '{}'",
+            before[0].0
+        );
+        fixture.type_in(&typed).unwrap();
+        assert_eq!(claim(&store), before[1..]);
+        fixture
+            .type_in("UPDATE keyward_endpoint SET status = 'enabled'")
+            .unwrap();
+        assert_eq!(claim(&store), before);
+    }
+
+    #[test]
+    fn keeps_the_promises_of_a_store_of_webhooks() {
+        let (fixture, next) = (Fixture::new(), Cell::new(0));
+        keyward::conformance::check_webhooks(|| {
+            next.set(next.get() + 1);
+            SqliteStore::open(fixture.at(&next.get().to_string())).unwrap()
+        });
+    }
+}

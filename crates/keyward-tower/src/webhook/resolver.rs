@@ -1,0 +1,243 @@
+//! A resolver that gives only addresses to which an endpoint may lead.
+
+use std::error::Error;
+use std::fmt;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::vec;
+
+use keyward::EndpointRules;
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+/// A resolver of names that keeps back what is not a public address.
+///
+/// Put it around the resolver of the client that a [`WebhookSender`](crate::WebhookSender) has. It fits
+/// any that is a service of names to addresses, such as those of `hyper_util`'s `HttpConnector`:
+///
+/// ```
+/// # use std::net::SocketAddr;
+/// # use hyper_util::client::legacy::Client;
+/// # use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
+/// # use hyper_util::client::legacy::connect::HttpConnector;
+/// # use hyper_util::rt::TokioExecutor;
+/// # use tower::{Service, ServiceExt};
+/// use keyward::EndpointRules;
+/// use keyward_tower::{PublicAddresses, ResolveErrorKind};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let resolver = PublicAddresses::new(GaiResolver::new(), EndpointRules::new());
+/// let error = resolver.clone().oneshot("localhost".parse::<Name>()?).await.unwrap_err();
+/// assert_eq!(error.kind(), ResolveErrorKind::NotPublic);
+///
+/// let connector = HttpConnector::new_with_resolver(resolver);
+/// let client = Client::builder(TokioExecutor::new()).build(connector); // for a sender
+/// # let _: Client<_, http_body_util::Full<bytes::Bytes>> = client;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The addresses it gives are those that are connected to, so a name that changes its address between
+/// two questions gains nothing. A connector does not ask it about a host that is an IP address: the
+/// sender judges those itself. Nor does one that goes through a proxy ask: there the proxy has to know
+/// what is not to be reached.
+#[derive(Clone, Debug)]
+pub struct PublicAddresses<R> {
+    resolver: R,
+    rules: EndpointRules,
+}
+
+impl<R> PublicAddresses<R> {
+    /// Keeps back what these rules do not admit.
+    pub fn new(resolver: R, rules: EndpointRules) -> Self {
+        Self { resolver, rules }
+    }
+}
+
+impl<R, N> Service<N> for PublicAddresses<R>
+where
+    R: Service<N>,
+    R::Response: IntoIterator<Item = SocketAddr>,
+    R::Error: Into<Box<dyn Error + Send + Sync>>,
+    N: fmt::Display,
+{
+    type Response = vec::IntoIter<SocketAddr>;
+    type Error = ResolveError;
+    type Future = ResolveFuture<R::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ResolveError>> {
+        self.resolver
+            .poll_ready(context)
+            .map_err(ResolveError::unresolved)
+    }
+
+    fn call(&mut self, name: N) -> Self::Future {
+        ResolveFuture {
+            host: name.to_string(),
+            rules: self.rules.clone(),
+            addresses: self.resolver.call(name),
+        }
+    }
+}
+
+pin_project! {
+    /// The future of addresses; made by [`PublicAddresses`]. See there.
+    #[derive(Debug)]
+    pub struct ResolveFuture<F> {
+        host: String,
+        rules: EndpointRules,
+        #[pin]
+        addresses: F,
+    }
+}
+
+impl<F, A, E> Future for ResolveFuture<F>
+where
+    F: Future<Output = Result<A, E>>,
+    A: IntoIterator<Item = SocketAddr>,
+    E: Into<Box<dyn Error + Send + Sync>>,
+{
+    type Output = Result<vec::IntoIter<SocketAddr>, ResolveError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let addresses = ready!(this.addresses.poll(context)).map_err(ResolveError::unresolved)?;
+        let mut kept: Vec<_> = addresses.into_iter().collect();
+        let known = !kept.is_empty();
+        kept.retain(|address| this.rules.admits(this.host, address.ip()));
+        if known && kept.is_empty() {
+            return Poll::Ready(Err(ResolveError::new(ResolveErrorKind::NotPublic)));
+        }
+        Poll::Ready(Ok(kept.into_iter()))
+    }
+}
+
+/// Why there is no address. See [`PublicAddresses`].
+#[derive(Debug)]
+pub struct ResolveError {
+    kind: ResolveErrorKind,
+    source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl ResolveError {
+    fn new(kind: ResolveErrorKind) -> Self {
+        let source = None;
+        Self { kind, source }
+    }
+
+    fn unresolved(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        let source = Some(source.into());
+        let kind = ResolveErrorKind::Unresolved;
+        Self { kind, source }
+    }
+
+    /// Which it is.
+    #[must_use]
+    pub fn kind(&self) -> ResolveErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for ResolveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            ResolveErrorKind::NotPublic => "the host has no public address",
+            ResolveErrorKind::Unresolved => "the host cannot be resolved",
+        })
+    }
+}
+
+impl Error for ResolveError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// Which error it is. See [`PublicAddresses`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ResolveErrorKind {
+    /// The host has addresses, and none that may be called.
+    NotPublic,
+    /// The resolver has failed.
+    Unresolved,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+
+    async fn resolve(
+        rules: EndpointRules,
+        host: &'static str,
+        answer: &[&str],
+    ) -> Result<Vec<String>, ResolveErrorKind> {
+        let answer: Vec<SocketAddr> = answer
+            .iter()
+            .map(|address| format!("{address}:0").parse().unwrap())
+            .collect();
+        let resolver = service_fn(move |_: &'static str| {
+            let answer = answer.clone();
+            async { Ok::<_, Infallible>(answer) }
+        });
+        let found = PublicAddresses::new(resolver, rules).oneshot(host).await;
+        let found = found.map_err(|error| error.kind())?;
+        Ok(found.map(|address| address.ip().to_string()).collect())
+    }
+
+    #[tokio::test]
+    async fn keeps_back_what_is_not_public() {
+        let ask = |answer| resolve(EndpointRules::new(), "acme.example", answer);
+        for private in [
+            &["127.0.0.1"][..],
+            &["10.0.0.1", "192.168.0.1", "[::1]"],
+            &["169.254.169.254"],
+            &["[::ffff:169.254.169.254]"],
+            &["[fd00:ec2::254]"],
+            &["0.0.0.0"],
+        ] {
+            let found = ask(private).await;
+            assert_eq!(found, Err(ResolveErrorKind::NotPublic), "{private:?}");
+        }
+        assert_eq!(ask(&["10.0.0.1", "1.1.1.1"]).await.unwrap(), ["1.1.1.1"]);
+        assert!(ask(&[]).await.unwrap().is_empty());
+        let named = EndpointRules::new().insecure_private_host("acme.example");
+        let found = resolve(named.clone(), "acme.example", &["10.0.0.1"]).await;
+        assert_eq!(found.unwrap(), ["10.0.0.1"]);
+        let found = resolve(named, "other.example", &["10.0.0.1"]).await;
+        assert_eq!(found, Err(ResolveErrorKind::NotPublic));
+    }
+
+    #[tokio::test]
+    async fn a_name_that_changes_its_address_is_judged_each_time() {
+        let mut answers = ["1.1.1.1:0", "127.0.0.1:0"].into_iter().cycle();
+        let mut rebound = PublicAddresses::new(
+            service_fn(move |_: &'static str| {
+                let address: SocketAddr = answers.next().unwrap().parse().unwrap();
+                async move { Ok::<_, Infallible>([address]) }
+            }),
+            EndpointRules::new(),
+        );
+        for _ in 0..3 {
+            let given: Vec<_> = rebound.call("acme.example").await.unwrap().collect();
+            assert_eq!(given, ["1.1.1.1:0".parse().unwrap()]);
+            let error = rebound.call("acme.example").await.unwrap_err();
+            assert_eq!(error.kind(), ResolveErrorKind::NotPublic);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_resolver_that_fails_is_the_source_of_the_error() {
+        let fails = service_fn(async |_: &'static str| Err::<Vec<SocketAddr>, _>("no such name"));
+        let error = PublicAddresses::new(fails, EndpointRules::new()).oneshot("acme.example");
+        let error = error.await.unwrap_err();
+        assert_eq!(error.kind(), ResolveErrorKind::Unresolved);
+        assert_eq!(error.source().unwrap().to_string(), "no such name");
+    }
+}

@@ -1,0 +1,178 @@
+//! What comes of a decision: who is let in, what is answered, and what is noted of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::gate::charging::{Due, Short};
+use crate::gate::gate::Inner;
+use crate::gate::prove::Presented;
+use crate::limit::quota::seconds;
+use crate::store::entry::Entry;
+use crate::{
+    Access, Admitted, Anonymous, Denial, DenialKind, ErrorCode, Finish, Gate, KeyField,
+    OriginPolicy, Principal, Refusal, Reply, Requirement, Verdict,
+};
+
+impl Gate {
+    /// Tells that a demand which is only to be reported is not met.
+    pub(super) fn report(&self, reported: Option<DenialKind>, entry: &Arc<Entry>) {
+        let Some(kind) = reported else { return };
+        self.inner.reports.count(kind);
+        let code = self.inner.replies.code(kind);
+        let status = self.rendered(code).status();
+        Denial::new(kind, Some(Arc::clone(entry))).log_report(code, status);
+    }
+
+    /// How often a demand that is [only reported](Requirement::report_only) was not met for this reason:
+    /// `EnvironmentMismatch`, `KindNotAccepted` or `ScopeMissing`.
+    #[must_use]
+    pub fn reported(&self, kind: DenialKind) -> u64 {
+        self.inner.reports.of(kind)
+    }
+
+    pub(super) fn count(&self, entry: &Entry, admitted: bool, now: Duration) {
+        // Also where nothing is counted: the service may record units of its own.
+        if let Some(tally) = self.inner.replica.tally(entry)
+            && self.inner.counts_usage
+        {
+            tally.count(admitted, now);
+        }
+    }
+
+    /// What was counted as let in is refused after all.
+    pub(super) fn uncount(&self, entry: &Entry) {
+        if self.inner.counts_usage
+            && let Some(tally) = entry.tally()
+        {
+            tally.refuse_after_all();
+        }
+    }
+
+    pub(super) fn note_failure(&self, kind: DenialKind, presented: &Presented<'_>) {
+        if let (Some(throttle), Some(client)) = (&self.inner.throttle, presented.client) {
+            throttle.note(kind, client);
+        }
+    }
+
+    pub(super) fn admit(&self, entry: Arc<Entry>, location: usize, paid: Due) -> Admitted {
+        note(&entry);
+        let is_listed = entry.grant.origins != OriginPolicy::Any;
+        let key_field = if self.inner.forwards_key {
+            KeyField::MarkSensitive(location)
+        } else {
+            KeyField::Remove(location)
+        };
+        let place = self.inner.locations.get(location);
+        Admitted {
+            access: Some(Access::Principal(Principal {
+                entry,
+                gate: self.inner.id,
+                location,
+                paid,
+                quota: None,
+            })),
+            key_field,
+            finish: Finish {
+                private: place.is_some_and(|place| !place.is_authorization()),
+                bill: None,
+                readable: self.inner.readable.clone(),
+                by_origin: is_listed && self.inner.readable.is_some(),
+            },
+        }
+    }
+
+    pub(super) fn admit_anonymous(&self) -> Verdict {
+        Verdict::Admit(Admitted {
+            access: Some(Access::Anonymous(Anonymous(
+                self.rendered(ErrorCode::MissingApiKey),
+            ))),
+            key_field: KeyField::None,
+            finish: Finish {
+                readable: self.inner.readable.clone(),
+                ..Finish::default()
+            },
+        })
+    }
+
+    pub(super) fn refuse(
+        &self,
+        kind: DenialKind,
+        entry: Option<Arc<Entry>>,
+        requirement: &Requirement,
+    ) -> Verdict {
+        Verdict::Refuse(self.refusal(kind, entry, requirement))
+    }
+
+    pub(super) fn refusal(
+        &self,
+        kind: DenialKind,
+        entry: Option<Arc<Entry>>,
+        requirement: &Requirement,
+    ) -> Refusal {
+        let denial = Denial::new(kind, entry);
+        denial.log();
+        let code = self.inner.replies.code(kind);
+        let reply = if code == ErrorCode::InsufficientScope {
+            let Inner {
+                realm,
+                locations,
+                replies,
+                ..
+            } = &*self.inner;
+            requirement.scope_missing(self.inner.id, || {
+                let mut reply = replies.render(code, realm, locations, Some(requirement));
+                if let Some(readable) = &self.inner.readable {
+                    readable.mark(&mut reply);
+                }
+                reply
+            })
+        } else {
+            self.rendered(code)
+        };
+        Refusal {
+            reply,
+            denial: Some(denial),
+        }
+    }
+
+    /// Rows 90 and 91: the key could pass, and its limits do not let it.
+    pub(super) fn refuse_short(
+        &self,
+        short: &Short,
+        entry: Arc<Entry>,
+        requirement: &Requirement,
+    ) -> Verdict {
+        let refusal = self.refusal(short.kind, Some(entry), requirement);
+        let wait = short.quota.map(|quota| seconds(quota.wait()).max(1));
+        let mut refusal = refusal.retry_after(wait);
+        if let Some(quota) = short.quota {
+            let reply = Arc::make_mut(&mut refusal.reply);
+            let now = self.inner.replica.clock().unix();
+            for (name, value) in quota.fields(self.inner.legacy_fields, now) {
+                reply.field(name, value);
+            }
+        }
+        Verdict::Refuse(refusal)
+    }
+
+    pub(super) fn rendered(&self, code: ErrorCode) -> Arc<Reply> {
+        match self.inner.rendered.get(code as usize) {
+            Some(reply) => Arc::clone(reply),
+            None => Arc::new(Reply::new(500, Vec::new())),
+        }
+    }
+}
+
+/// Tells who calls: to the log, and to the span of the request if it has room for it.
+fn note(entry: &Entry) {
+    // Where nobody listens there is no span, and to ask for it would cost more than this.
+    if !tracing::dispatcher::has_been_set() {
+        return;
+    }
+    tracing::debug!(key.id = %entry.id, key.hint = %entry.hint(), "request admitted");
+    let span = tracing::Span::current();
+    if !span.is_disabled() {
+        span.record("key.id", tracing::field::display(entry.id));
+        span.record("key.hint", tracing::field::display(entry.hint()));
+    }
+}

@@ -1,0 +1,118 @@
+//! Finds the key of a request: rows 30 to 41.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::gate::gate::Inner;
+use crate::key::format::MAX_KEY_LEN;
+use crate::request::client::Client;
+use crate::request::credential::Credential;
+use crate::store::entry::Entry;
+use crate::store::freshness::Moment;
+use crate::{DenialKind, Gate, RequestHead, Requirement};
+
+/// A text in the form of a key, and where it stood.
+pub(super) struct Presented<'a> {
+    pub(super) key: &'a [u8],
+    pub(super) location: usize,
+    /// The environment that stands in its text.
+    pub(super) environment: Option<&'a [u8]>,
+    /// Where the part behind the prefix begins.
+    pub(super) secret: usize,
+    /// Where failures are counted.
+    pub(super) client: Option<Client>,
+}
+
+/// The caller has shown the whole key.
+pub(super) struct Proved {
+    pub(super) entry: Arc<Entry>,
+    pub(super) now: Moment,
+}
+
+impl Gate {
+    /// Rows 30 to 32: exactly one key, of an accepted form. `None`: no key, and none is needed.
+    pub(super) fn present<'a, R: RequestHead>(
+        &'a self,
+        request: &'a R,
+        requirement: &Requirement,
+    ) -> Result<Option<Presented<'a>>, DenialKind> {
+        let (key, location) = match Credential::find(request, &self.inner.locations) {
+            Credential::Absent if requirement.is_optional() => return Ok(None),
+            Credential::Absent | Credential::Empty => return Err(DenialKind::Missing),
+            Credential::Several => return Err(DenialKind::Several),
+            Credential::One(key, location) => (key, location),
+        };
+        let mut formats = self.inner.formats.iter();
+        let recognised = match formats.find_map(|format| format.parse(key)) {
+            Some(recognised) => recognised,
+            // No format has a comma: it joins what were two lines (RFC 9110 §5.3).
+            None if key.contains(&b',') => return Err(DenialKind::Several),
+            None if key.len() > MAX_KEY_LEN => return Err(DenialKind::Malformed),
+            None => {
+                let mut foreign = self.inner.foreign.iter();
+                let recognised = foreign.find_map(|format| format.parse(key));
+                recognised.ok_or(DenialKind::Malformed)?
+            }
+        };
+        // Where only the secret part counts, what stands before it is no part of the key.
+        let (key, secret) = match key.get(recognised.secret..) {
+            Some(rest) if recognised.secret_alone => (rest, 0),
+            _ => (key, recognised.secret),
+        };
+        Ok(Some(Presented {
+            key,
+            location,
+            environment: recognised.environment,
+            secret,
+            client: None,
+        }))
+    }
+
+    /// Rows 40 and 41: the key is in memory, and the memory is fresh enough.
+    ///
+    /// The order is the proof: an entry that is read after the freshness is at least that fresh, and
+    /// a clock that is read last cannot make it look fresher than it was when it was read.
+    pub(super) fn look(
+        &self,
+        presented: &Presented<'_>,
+        max_staleness: Duration,
+    ) -> Result<(usize, Arc<Entry>, Moment), DenialKind> {
+        let replica = &self.inner.replica;
+        let fresh_as_of = replica.fresh_as_of();
+        let Presented { key, secret, .. } = *presented;
+        let moves = replica.moves();
+        let clock = &**replica.clock();
+        let look = || {
+            let mut candidates = self.inner.peppers.candidates(key, secret, clock);
+            candidates.find_map(|(way, digest)| Some((way, replica.find(&digest)?)))
+        };
+        let mut entry = look();
+        // A key that moved to another digest meanwhile may have been missed at both. It is put in
+        // its new place before it is taken from the old one, so a second look finds it.
+        if entry.is_none() && (moves % 2 == 1 || moves != replica.moves()) {
+            entry = look();
+        }
+        let now = Moment::now(clock);
+        if fresh_as_of.is_older_than(max_staleness, now) {
+            return Err(DenialKind::Unavailable);
+        }
+        let (way, entry) = entry.ok_or(DenialKind::Unknown)?;
+        Ok((way, entry, now))
+    }
+
+    /// Finds the key; one that is kept under an old digest shall get a new one.
+    pub(super) fn prove(
+        &self,
+        presented: &Presented<'_>,
+        max_staleness: Duration,
+    ) -> Result<Proved, DenialKind> {
+        let (way, entry, now) = self.look(presented, max_staleness)?;
+        let Inner {
+            peppers, replica, ..
+        } = &*self.inner;
+        if peppers.is_old(way) {
+            replica.redigest(&entry, || peppers.digest_text(presented.key));
+        }
+        Ok(Proved { entry, now })
+    }
+}

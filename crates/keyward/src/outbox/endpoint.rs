@@ -1,0 +1,214 @@
+//! Where messages of an account and environment go.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use crate::error::named;
+use crate::{
+    AccountId, Alphabet, EndpointUrl, Environment, ParseError, ParseErrorKind, RandomError,
+    SealError, SealedSecret, SealingKeys, WebhookSecret, WebhookSigner,
+};
+
+const PREFIX: &str = "whe_";
+const LEN: usize = 12;
+
+/// The public name of an endpoint: `whe_` and 12 random base62 characters. No secret.
+///
+/// ```
+/// use keyward::EndpointId;
+///
+/// let id = EndpointId::random()?;
+/// assert_eq!(EndpointId::parse(&id.to_string())?, id);
+/// assert!(EndpointId::parse("key_0123456789ab").is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EndpointId([u8; LEN]);
+
+impl EndpointId {
+    /// A new name.
+    ///
+    /// # Errors
+    /// When the operating system gives no random bytes.
+    pub fn random() -> Result<Self, RandomError> {
+        let mut text = String::new();
+        Alphabet::Base62.push_random(&mut text, LEN)?;
+        Ok(Self(text.as_bytes().try_into().unwrap_or_default()))
+    }
+
+    /// Parses what `Display` writes.
+    ///
+    /// # Errors
+    /// When it is not `whe_` and 12 letters and digits.
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        text.strip_prefix(PREFIX)
+            .filter(|id| id.bytes().all(|b| b.is_ascii_alphanumeric()))
+            .and_then(|id| id.as_bytes().try_into().ok())
+            .map(Self)
+            .ok_or(ParseError::new("endpoint id", ParseErrorKind::Character))
+    }
+}
+
+impl fmt::Display for EndpointId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let id = std::str::from_utf8(&self.0).unwrap_or_default();
+        write!(f, "{PREFIX}{id}")
+    }
+}
+
+impl fmt::Debug for EndpointId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "EndpointId({self})")
+    }
+}
+
+/// Where the messages of one account and one environment go, as a store keeps it.
+///
+/// ```
+/// use std::time::SystemTime;
+/// use keyward::*;
+///
+/// let keys = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
+/// let url = EndpointUrl::parse("https://acme.example/hook")?;
+/// let acme = AccountId::parse("acme")?;
+/// let secret = WebhookSecret::random()?;
+/// let now = SystemTime::now();
+/// let live = WebhookEndpoint::new(acme, Environment::LIVE, url, &secret, &keys, now)?;
+/// assert_eq!(live.status, EndpointStatus::Enabled);
+/// assert!(live.signer(&keys, now).is_ok());
+///
+/// // A secret is sealed for its endpoint, account and environment: elsewhere it does not open.
+/// let WebhookEndpoint { url, secret, .. } = live.clone();
+/// let test = (live.id(), live.account().clone(), Environment::TEST);
+/// let moved = WebhookEndpoint::stored(test.0, test.1, test.2, url, secret, now);
+/// assert!(moved.signer(&keys, now).is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WebhookEndpoint {
+    id: EndpointId,
+    /// Which version this is; the store sets it. Zero: not stored yet.
+    pub revision: u64,
+    account: AccountId,
+    environment: Environment,
+    /// Where they go.
+    pub url: EndpointUrl,
+    /// Whether it gets messages.
+    pub status: EndpointStatus,
+    /// The secret that signs.
+    pub secret: SealedSecret,
+    /// The secret before it, and until when that signs too.
+    pub previous: Option<(SealedSecret, SystemTime)>,
+    /// When it answered a challenge last, at this URL and with this secret.
+    pub verified_at: Option<SystemTime>,
+    /// When it was made.
+    pub created_at: SystemTime,
+}
+
+impl WebhookEndpoint {
+    /// A new one, enabled, that has answered no challenge yet.
+    ///
+    /// # Errors
+    /// When the operating system gives no random bytes.
+    pub fn new(
+        account: AccountId,
+        environment: Environment,
+        url: EndpointUrl,
+        secret: &WebhookSecret,
+        keys: &SealingKeys,
+        now: SystemTime,
+    ) -> Result<Self, SealError> {
+        let id = EndpointId::random().map_err(SealError::random)?;
+        let sealed = keys.seal(secret, &place(id, &account, environment))?;
+        Ok(Self::stored(id, account, environment, url, sealed, now))
+    }
+
+    /// One that a store has kept; what is not named here is to be set.
+    #[must_use]
+    pub fn stored(
+        id: EndpointId,
+        account: AccountId,
+        environment: Environment,
+        url: EndpointUrl,
+        secret: SealedSecret,
+        created_at: SystemTime,
+    ) -> Self {
+        Self {
+            id,
+            revision: 0,
+            account,
+            environment,
+            url,
+            status: EndpointStatus::Enabled,
+            secret,
+            previous: None,
+            verified_at: None,
+            created_at,
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn id(&self) -> EndpointId {
+        self.id
+    }
+
+    /// Whose messages it gets. It never changes.
+    #[must_use]
+    pub fn account(&self) -> &AccountId {
+        &self.account
+    }
+
+    /// Of which environment. It never changes.
+    #[must_use]
+    pub fn environment(&self) -> Environment {
+        self.environment
+    }
+
+    /// Whether it is enabled and has answered a challenge.
+    #[must_use]
+    pub fn is_working(&self) -> bool {
+        self.status == EndpointStatus::Enabled && self.verified_at.is_some()
+    }
+
+    /// What signs for it now.
+    ///
+    /// # Errors
+    /// When a secret cannot be opened.
+    pub fn signer(&self, keys: &SealingKeys, now: SystemTime) -> Result<WebhookSigner, SealError> {
+        let signer = WebhookSigner::new(&keys.open(&self.secret, &self.place())?);
+        match &self.previous {
+            Some((previous, until)) if now < *until => {
+                Ok(signer.and(&keys.open(previous, &self.place())?))
+            }
+            _ => Ok(signer),
+        }
+    }
+
+    /// What its secrets are sealed for.
+    pub(crate) fn place(&self) -> String {
+        place(self.id, &self.account, self.environment)
+    }
+}
+
+fn place(id: EndpointId, account: &AccountId, environment: Environment) -> String {
+    // None of them holds a space.
+    format!("{id} {account} {environment}")
+}
+
+/// Whether an endpoint gets messages. See [`WebhookEndpoint`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EndpointStatus {
+    /// It does.
+    Enabled,
+    /// It was switched off. What had been accepted for it waits.
+    Disabled,
+    /// It has answered 410, that it is gone. What had been accepted for it waits.
+    Gone,
+}
+
+named!(
+    EndpointStatus, "endpoint status": Enabled = "enabled", Disabled = "disabled", Gone = "gone"
+);

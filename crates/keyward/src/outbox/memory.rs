@@ -1,0 +1,238 @@
+//! The outbox of the store for tests.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+use std::time::SystemTime;
+
+use crate::{
+    AccountId, Conclusion, DeliveryAttempt, DeliveryClaim, DueDelivery, EndpointId, EndpointStatus,
+    Environment, NextStep, StoreError, StoreErrorKind, WebhookCommit, WebhookEndpoint, WebhookId,
+    WebhookMessage,
+};
+
+/// Endpoints, messages, deliveries and attempts in memory.
+#[derive(Clone, Default)]
+pub(crate) struct Outbox {
+    endpoints: HashMap<EndpointId, (u64, WebhookEndpoint)>,
+    /// Each with when it was made.
+    made: u64,
+    messages: HashMap<MessageName, WebhookMessage>,
+    deliveries: BTreeMap<(EndpointId, MessageName), Delivery>,
+    attempts: Vec<DeliveryAttempt>,
+    attempted: u64,
+}
+
+type MessageName = (AccountId, Environment, WebhookId);
+
+#[derive(Clone)]
+struct Delivery {
+    due_at: SystemTime,
+    attempts: u32,
+    failures: u32,
+    ended: bool,
+}
+
+impl Outbox {
+    /// What is there after a commit, but for what is written with it.
+    pub(crate) fn after(
+        &self,
+        commit: &WebhookCommit,
+        is_account: impl Fn(&AccountId) -> bool,
+    ) -> Result<Self, StoreError> {
+        let conflict = || StoreError::new(StoreErrorKind::Conflict);
+        let mut new = self.clone();
+        for endpoint in &commit.endpoints {
+            let stored = new.endpoints.get(&endpoint.id());
+            let fits = stored.map_or(endpoint.revision == 0, |(_, old)| {
+                old.revision == endpoint.revision
+                    && old.account() == endpoint.account()
+                    && old.environment() == endpoint.environment()
+            });
+            if !fits || !is_account(endpoint.account()) {
+                return Err(conflict());
+            }
+            let made = stored.map_or(new.made + 1, |(made, _)| *made);
+            let mut endpoint = endpoint.clone();
+            endpoint.revision += 1;
+            new.made = new.made.max(made);
+            new.endpoints.insert(endpoint.id(), (made, endpoint));
+        }
+        if let Some((id, revision)) = commit.deleted {
+            let deleted = new.endpoints.remove(&id);
+            if deleted.is_none_or(|(_, old)| old.revision != revision) {
+                return Err(conflict());
+            }
+            new.deliveries.retain(|(endpoint, _), _| *endpoint != id);
+            new.attempts.retain(|attempt| attempt.endpoint != id);
+        }
+        if let Some(bound) = &commit.at_most {
+            let of = (Some(&bound.account), Some(bound.environment));
+            if new.endpoints(of.0, of.1).len()
+                > usize::try_from(bound.at_most).unwrap_or(usize::MAX)
+            {
+                return Err(StoreError::new(StoreErrorKind::TooManyEndpoints));
+            }
+        }
+        if let Some(message) = &commit.message {
+            let name = name(message);
+            if new.messages.contains_key(&name) || !is_account(message.account()) {
+                return Err(conflict());
+            }
+            let endpoints = new.endpoints.values().map(|(_, endpoint)| endpoint.clone());
+            let due: Vec<_> = message.deliverable(endpoints).collect();
+            for due in due {
+                let delivery = Delivery {
+                    due_at: message.created_at(),
+                    attempts: 0,
+                    failures: 0,
+                    ended: false,
+                };
+                new.deliveries
+                    .insert((due.endpoint().id(), name.clone()), delivery);
+            }
+            new.messages.insert(name, message.clone());
+        }
+        Ok(new)
+    }
+
+    pub(crate) fn endpoint(&self, id: EndpointId) -> Option<WebhookEndpoint> {
+        self.endpoints
+            .get(&id)
+            .map(|(_, endpoint)| endpoint.clone())
+    }
+
+    pub(crate) fn endpoints(
+        &self,
+        account: Option<&AccountId>,
+        environment: Option<Environment>,
+    ) -> Vec<WebhookEndpoint> {
+        let wanted = |(_, endpoint): &&(u64, WebhookEndpoint)| {
+            account.is_none_or(|account| account == endpoint.account())
+                && environment.is_none_or(|environment| environment == endpoint.environment())
+        };
+        let mut found: Vec<_> = self.endpoints.values().filter(wanted).collect();
+        found.sort_by_key(|(made, _)| *made);
+        found
+            .into_iter()
+            .map(|(_, endpoint)| endpoint.clone())
+            .collect()
+    }
+
+    pub(crate) fn message(&self, name: &MessageName) -> Option<WebhookMessage> {
+        self.messages.get(name).cloned()
+    }
+
+    pub(crate) fn claim(&mut self, claim: &DeliveryClaim) -> Vec<DueDelivery> {
+        let mut due: Vec<_> = self
+            .deliveries
+            .iter_mut()
+            .filter(|((endpoint, _), delivery)| {
+                !delivery.ended && delivery.due_at <= claim.now && !claim.busy.contains(endpoint)
+            })
+            .collect();
+        due.sort_by_key(|(_, delivery)| delivery.due_at);
+        let mut taken: HashMap<EndpointId, usize> = HashMap::new();
+        let mut claimed = Vec::new();
+        for ((endpoint, message), delivery) in due {
+            let count = taken.entry(*endpoint).or_default();
+            if claimed.len() >= claim.limit || *count >= claim.each {
+                continue;
+            }
+            let (endpoint, message) = (self.endpoints.get(endpoint), self.messages.get(message));
+            let Some((message, (_, endpoint))) = message.zip(endpoint) else {
+                continue;
+            };
+            if let Some(due) = DueDelivery::new(message.clone(), endpoint.clone()) {
+                *count += 1;
+                delivery.attempts = delivery.attempts.saturating_add(1);
+                delivery.due_at = claim.until;
+                claimed.push(due.claimed(delivery.attempts, delivery.failures));
+            }
+        }
+        claimed
+    }
+
+    pub(crate) fn conclude(&mut self, conclusion: Conclusion) {
+        let Conclusion {
+            delivery: due,
+            mut attempt,
+            next,
+        } = conclusion;
+        let place = (due.endpoint().id(), name(due.message()));
+        let Some(delivery) = self.deliveries.get_mut(&place) else {
+            return;
+        };
+        self.attempted += 1;
+        attempt.number = self.attempted;
+        self.attempts.push(attempt);
+        let ours = delivery.attempts == due.attempt() && !delivery.ended;
+        match next {
+            NextStep::Done => delivery.ended = true,
+            _ if !ours => {}
+            NextStep::Retry(at) => {
+                delivery.due_at = at;
+                delivery.failures = delivery.failures.saturating_add(1);
+            }
+            NextStep::GiveUp => delivery.ended = true,
+            NextStep::SwitchOff => {
+                delivery.due_at = due.message().created_at();
+                // Not where it is another URL by now.
+                if let Some((_, endpoint)) = self.endpoints.get_mut(&place.0)
+                    && endpoint.status == EndpointStatus::Enabled
+                    && endpoint.url == due.endpoint().url
+                {
+                    endpoint.status = EndpointStatus::Gone;
+                    endpoint.revision += 1;
+                }
+            }
+        }
+    }
+
+    pub(crate) fn attempts(
+        &self,
+        endpoint: EndpointId,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Vec<DeliveryAttempt> {
+        let wanted = |attempt: &&DeliveryAttempt| {
+            attempt.endpoint == endpoint && before.is_none_or(|before| attempt.number < before)
+        };
+        let mut found: Vec<_> = self.attempts.iter().filter(wanted).cloned().collect();
+        found.sort_by_key(|attempt| Reverse(attempt.number));
+        found.truncate(limit);
+        found
+    }
+
+    pub(crate) fn forget(&mut self, before: SystemTime) -> u64 {
+        let waits = |wanted: &MessageName| {
+            let mut all = self.deliveries.iter();
+            all.any(|((_, message), delivery)| message == wanted && !delivery.ended)
+        };
+        let old = |(name, message): &(&MessageName, &WebhookMessage)| {
+            message.created_at() < before && !waits(name)
+        };
+        let old: Vec<_> = self
+            .messages
+            .iter()
+            .filter(old)
+            .map(|(name, _)| name.clone())
+            .collect();
+        for message in &old {
+            self.messages.remove(message);
+            self.deliveries.retain(|(endpoint, own), _| {
+                if own == message {
+                    self.attempts.retain(|attempt| {
+                        attempt.endpoint != *endpoint || attempt.message != own.2
+                    });
+                }
+                own != message
+            });
+        }
+        old.len() as u64
+    }
+}
+
+fn name(message: &WebhookMessage) -> MessageName {
+    let account = message.account().clone();
+    (account, message.environment(), message.id().clone())
+}

@@ -1,0 +1,8 @@
+//! What the outbox promises, beside what every store of it does.
+
+use crate::MemoryStore;
+
+#[test]
+fn memory_keeps_the_promises_of_a_store_of_webhooks() {
+    crate::conformance::check_webhooks(MemoryStore::new);
+}
