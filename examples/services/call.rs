@@ -1,0 +1,126 @@
+//! A request as a handler sees it, and what it answers; the same on both stacks.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use keyward::{AdminError, AdminErrorKind, RequestHead};
+use serde_json::{Value, json};
+
+/// What a handler gives: `?` turns a failure into its answer.
+pub type Answered = Result<Answer, Answer>;
+
+/// A request, without its key: the layer has taken it out.
+#[derive(Debug)]
+pub struct Call {
+    /// What stands in the path for each `{name}`.
+    pub params: HashMap<String, String>,
+    pub query: HashMap<String, String>,
+    /// The fields, names in lower case.
+    pub fields: HashMap<String, String>,
+    pub body: Vec<u8>,
+}
+
+impl Call {
+    /// What stands in the path for this name.
+    #[must_use]
+    pub fn param(&self, name: &str) -> &str {
+        self.params.get(name).map_or("", String::as_str)
+    }
+
+    /// What the field holds, or nothing.
+    #[must_use]
+    pub fn field(&self, name: &str) -> &str {
+        self.fields.get(name).map_or("", String::as_str)
+    }
+
+    /// The body as JSON; `null` where it is none.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+}
+
+/// So that a handler can verify a webhook whose secret it learns from elsewhere.
+impl RequestHead for Call {
+    fn method(&self) -> &'static str {
+        "POST"
+    }
+
+    fn peer(&self) -> Option<IpAddr> {
+        None
+    }
+
+    fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.fields.get(field).map(String::as_bytes).into_iter()
+    }
+}
+
+/// An answer: a status, JSON, and fields beside those of JSON.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub json: Value,
+    pub fields: Vec<(&'static str, String)>,
+}
+
+impl Answer {
+    #[must_use]
+    pub fn new(status: u16, json: Value) -> Self {
+        let fields = Vec::new();
+        Self {
+            status,
+            json,
+            fields,
+        }
+    }
+
+    #[must_use]
+    pub fn ok(json: Value) -> Self {
+        Self::new(200, json)
+    }
+
+    #[must_use]
+    pub fn field(mut self, name: &'static str, value: &str) -> Self {
+        self.fields.push((name, value.to_owned()));
+        self
+    }
+
+    /// Nothing, where there is nothing to say.
+    pub(crate) fn body(&self) -> String {
+        match &self.json {
+            Value::Null => String::new(),
+            json => json.to_string(),
+        }
+    }
+}
+
+/// What the key page says where nothing was done.
+impl From<AdminError> for Answer {
+    fn from(error: AdminError) -> Self {
+        let status = match error.kind() {
+            AdminErrorKind::UnknownKey | AdminErrorKind::UnknownAccount => 404,
+            AdminErrorKind::NotPermitted | AdminErrorKind::TooWide => 403,
+            AdminErrorKind::TooManyKeys
+            | AdminErrorKind::Conflict
+            | AdminErrorKind::Revoked
+            | AdminErrorKind::Expired => 409,
+            AdminErrorKind::Random | AdminErrorKind::Store => 503,
+            _ => 422,
+        };
+        Self::new(status, json!({ "error": error.to_string() }))
+    }
+}
+
+/// What cannot be read is the client's mistake.
+impl From<keyward::ParseError> for Answer {
+    fn from(error: keyward::ParseError) -> Self {
+        Self::new(422, json!({ "error": error.to_string() }))
+    }
+}
+
+impl From<rusqlite::Error> for Answer {
+    fn from(error: rusqlite::Error) -> Self {
+        eprintln!("the records failed: {error}");
+        Self::new(503, json!({ "error": "try again" }))
+    }
+}

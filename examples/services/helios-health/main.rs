@@ -1,0 +1,373 @@
+//! Helios Health, an API for a clinic's laboratory; on axum or actix-web, and `SQLite`.
+//!
+//! ```text
+//! cargo run --example helios-health -- --stack actix
+//! PORT=8080 DATABASE_URL=sqlite:///var/lib/helios.db cargo run --example helios-health
+//! ```
+//!
+//! What stands under `/clinic` is no part of Helios: it is the clinic's own server, which is told of
+//! results.
+
+mod rules;
+
+use std::error::Error;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use keyward::{
+    AccountId, Clock, Environment, KeyAdmin, NewKey, PerEnvironment, Permission, Principal,
+    SealedSecret, SealingKey, SealingKeys, WebhookId, WebhookSecret, WebhookSigner,
+    WebhookVerifier,
+};
+use serde_json::{Value, json};
+use services::{Answer, Answered, Call, KeyPage, Opened, People, Person, Records, Routes, Setting};
+use services::{deliver, key_id, make, revealed, shown, start_over};
+
+/// What to try, each with the status it gets.
+const LINES: &[&str] = &[
+    "curl -i {at}/api/v1/agent -H 'x-api-key: {production}' -d '{\"question\":\"Is an HbA1c of 7 high?\"}'  # 201",
+    "curl -i {at}/api/v1/agent/1 -H 'x-api-key: {production}'  # 200",
+    "curl -i {at}/api/v1/lab-results -H 'x-api-key: {production}' -d '{\"patient\":\"p-17\",\"results\":{\"HbA1c\":5.4}}'  # 201",
+    "curl -i {at}/api/v1/lab-results/2 -H 'x-api-key: {production}'  # 200",
+    "curl -i {at}/api/v1/agent -X POST  # 401 no key",
+    "curl -i {at}/api/v1/agent -X POST -H 'x-api-key: {production}x'  # 401 mistyped",
+    "curl -i {at}/api/v1/agent -X POST -H 'x-api-key: {foreign}'  # 401 another clinic's",
+    "curl -i {at}/dashboard/keys -u ann:open-sesame  # 200 created, last used",
+    "curl -i {at}/dashboard/keys -u ann:open-sesame -d '{\"name\":\"Staging API\",\"environment\":\"staging\"}'  # 201 shown once",
+    "curl -i {at}/dashboard/usage/production -u ann:open-sesame  # 200",
+    "curl -i -X PUT {at}/dashboard/webhooks/production -u ann:open-sesame -d '{\"url\":\"http://{at}/clinic/hook\"}'  # 200",
+    "curl -i -X POST {at}/dashboard/webhook-secret/regenerate -u ann:open-sesame  # 201 shown once",
+    "curl -i -X DELETE {at}/dashboard/keys/{production.id} -u ann:open-sesame  # 200",
+    "curl -i {at}/api/v1/agent -X POST -H 'x-api-key: {production}'  # 401 revoked",
+    "curl -i -X DELETE {at}/dashboard/keys -u ann:open-sesame  # 200 all of them",
+    "curl -i {at}/api/v1/agent -X POST -H 'x-api-key: {development}'  # 401 revoked",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    services::run("helios-health", open, LINES)
+}
+
+/// Helios, and the clinic's own server.
+struct Helios {
+    admin: KeyAdmin,
+    people: People,
+    /// Webhook URLs and the secret.
+    records: Records,
+    patients: PerEnvironment<Arc<Records>>,
+    sealing: SealingKeys,
+    clock: Arc<dyn Clock>,
+    clinic: Clinic,
+}
+
+/// The clinic's own server: the secret it was given, and what it was told.
+#[derive(Default)]
+struct Clinic(Mutex<(String, Vec<Value>)>);
+
+/// Opens Helios for one clinic, which has a key for production and one for development.
+pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
+    let (gate, admin) = rules::rules(setting.store()?)?;
+    let clinic = AccountId::parse("st-mary")?;
+    let other = AccountId::parse("st-john")?;
+    start_over(&admin, &clinic).await?;
+    start_over(&admin, &other).await?;
+    let new =
+        |account: &AccountId, environment, name| NewKey::new(account.clone(), environment, name);
+    let production = new(&clinic, Environment::LIVE, "Production API");
+    let (production, production_id) = make(&admin, production).await?;
+    let development = new(&clinic, Environment::TEST, "Development API");
+    let (development, development_id) = make(&admin, development).await?;
+    let (foreign, _) = make(&admin, new(&other, Environment::LIVE, "Production API")).await?;
+
+    let path = &setting.database;
+    let patients = |table| Records::open(path, table).map(Arc::new);
+    let helios = Helios {
+        admin,
+        people: People::default().and("ann", &clinic, &Permission::ALL).and(
+            "eve",
+            &other,
+            &Permission::ALL,
+        ),
+        records: Records::open(path, "helios")?,
+        patients: PerEnvironment::new(patients("production")?, patients("development")?)
+            .and(environment("staging")?, patients("staging")?),
+        // A real service reads this key from where it keeps its secrets: not from its code.
+        sealing: SealingKeys::new(SealingKey::new("example", &[7; 32])?),
+        clock: setting.clock,
+        clinic: Clinic::default(),
+    };
+    let endpoint = || rules::endpoint(&clinic);
+    let routes = Routes::new(helios)
+        .key("POST /api/v1/agent", &gate, endpoint(), ask_agent)
+        .key("GET /api/v1/agent/{id}", &gate, endpoint(), asked)
+        .key("POST /api/v1/lab-results", &gate, endpoint(), add_results)
+        .key("GET /api/v1/lab-results/{id}", &gate, endpoint(), results)
+        .dashboard("POST /dashboard/keys", create_key)
+        .dashboard("DELETE /dashboard/keys/{id}", revoke_key)
+        .dashboard("DELETE /dashboard/keys", revoke_all)
+        .dashboard("GET /dashboard/usage/{environment}", show_usage)
+        .dashboard("PUT /dashboard/webhooks/{environment}", set_url)
+        .dashboard("POST /dashboard/webhook-secret", generate_secret)
+        .dashboard(
+            "POST /dashboard/webhook-secret/regenerate",
+            regenerate_secret,
+        )
+        .dashboard("GET /dashboard/webhook-secret", view_secret)
+        .open("PUT /clinic/secret", learn_secret)
+        .open("POST /clinic/hook", be_told)
+        .open("GET /clinic/told", told);
+    Ok(Opened {
+        routes: Helios::key_page(routes).all(),
+        names: vec![
+            ("production", production),
+            ("production.id", production_id),
+            ("development", development),
+            ("development.id", development_id),
+            ("foreign", foreign),
+        ],
+    })
+}
+
+/// The environment that customers call so.
+fn environment(name: &str) -> Result<Environment, keyward::ParseError> {
+    match name {
+        "production" => Ok(Environment::LIVE),
+        "development" => Ok(Environment::TEST),
+        own => Environment::parse(own),
+    }
+}
+
+fn asked_for(name: &str) -> Result<Environment, Answer> {
+    if !matches!(name, "production" | "staging" | "development") {
+        let error = "environment is development, staging or production";
+        return Err(Answer::new(422, json!({ "error": error })));
+    }
+    Ok(environment(name)?)
+}
+
+/// Answers a question, always alike.
+async fn ask_agent(helios: Arc<Helios>, who: Principal, call: Call) -> Answered {
+    let Some(question) = call.json()["question"].as_str().map(str::to_owned) else {
+        return Err(bad("Send a question as JSON"));
+    };
+    let line = json!({ "question": question, "answer": "Ask your doctor." });
+    let patients = helios.patients(&who)?;
+    Ok(Answer::new(
+        201,
+        patients.add(who.account().as_str(), "question", line)?,
+    ))
+}
+
+async fn asked(helios: Arc<Helios>, who: Principal, call: Call) -> Answered {
+    helios.find(&who, "question", call.param("id"))
+}
+
+/// Stores results, and tells the clinic.
+async fn add_results(helios: Arc<Helios>, who: Principal, call: Call) -> Answered {
+    let sent = call.json();
+    let (Some(patient), Some(results)) = (sent["patient"].as_str(), sent["results"].as_object())
+    else {
+        return Err(bad("Send a patient and results as JSON"));
+    };
+    let line = json!({ "patient": patient, "results": results });
+    let account = who.account().as_str();
+    let line = helios.patients(&who)?.add(account, "results", line)?;
+    let environment = who.environment().as_str().to_owned();
+    let event = json!({ "type": "results.stored", "id": line["id"], "environment": environment });
+    helios
+        .tell(account, &environment, &event.to_string())
+        .await?;
+    Ok(Answer::new(201, line))
+}
+
+async fn results(helios: Arc<Helios>, who: Principal, call: Call) -> Answered {
+    helios.find(&who, "results", call.param("id"))
+}
+
+async fn create_key(helios: Arc<Helios>, person: Person, call: Call) -> Answered {
+    let sent = call.json();
+    let environment = asked_for(sent["environment"].as_str().unwrap_or("production"))?;
+    let name = sent["name"].as_str().unwrap_or_default();
+    let new = NewKey::new(person.account.clone(), environment, name);
+    let created = helios.admin.create(&person.actor(), new).await?;
+    Ok(Answer::new(201, revealed(&created)))
+}
+
+async fn revoke_key(helios: Arc<Helios>, person: Person, call: Call) -> Answered {
+    let (actor, id) = (person.actor(), key_id(&call)?);
+    let view = helios.admin.revoke(&actor, id, "by its owner").await?;
+    Ok(Answer::ok(shown(&view)))
+}
+
+async fn revoke_all(helios: Arc<Helios>, person: Person, _: Call) -> Answered {
+    let (actor, account) = (person.actor(), &person.account);
+    helios
+        .admin
+        .revoke_all(&actor, account, None, "emergency")
+        .await?;
+    Ok(Answer::ok(json!({ "revoked": "all" })))
+}
+
+async fn show_usage(helios: Arc<Helios>, person: Person, call: Call) -> Answered {
+    let environment = asked_for(call.param("environment"))?;
+    let ever = SystemTime::UNIX_EPOCH..SystemTime::UNIX_EPOCH + helios.clock.unix();
+    let (actor, account) = (person.actor(), &person.account);
+    let hours = helios
+        .admin
+        .usage(&actor, account, Some(environment), ever)
+        .await?;
+    let requests: u64 = hours.iter().map(|hour| hour.admitted).sum();
+    Ok(Answer::ok(json!({ "requests": requests })))
+}
+
+async fn set_url(helios: Arc<Helios>, person: Person, call: Call) -> Answered {
+    let environment = asked_for(call.param("environment"))?;
+    let Some(url) = call.json()["url"].as_str().map(str::to_owned) else {
+        return Err(Answer::new(422, json!({ "error": "url is missing" })));
+    };
+    let line = json!({ "environment": environment.as_str(), "url": url });
+    helios.records.add(person.account.as_str(), "url", line)?;
+    Ok(Answer::ok(json!({ "url": url })))
+}
+
+async fn generate_secret(helios: Arc<Helios>, person: Person, _: Call) -> Answered {
+    if helios.secret(person.account.as_str())?.is_some() {
+        let error = "there is a secret: regenerate it";
+        return Err(Answer::new(409, json!({ "error": error })));
+    }
+    helios.new_secret(&person)
+}
+
+/// The old one is void at once.
+async fn regenerate_secret(helios: Arc<Helios>, person: Person, _: Call) -> Answered {
+    helios.new_secret(&person)
+}
+
+async fn view_secret(helios: Arc<Helios>, person: Person, _: Call) -> Answered {
+    let set = helios.secret(person.account.as_str())?.is_some();
+    Ok(Answer::ok(json!({ "set": set })))
+}
+
+async fn learn_secret(helios: Arc<Helios>, call: Call) -> Answered {
+    let secret = call.json()["secret"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    helios
+        .clinic
+        .0
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .0 = secret;
+    Ok(Answer::new(204, Value::Null))
+}
+
+/// The clinic believes what is signed, and nothing else.
+async fn be_told(helios: Arc<Helios>, call: Call) -> Answered {
+    let mut clinic = helios
+        .clinic
+        .0
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    let now = SystemTime::UNIX_EPOCH + helios.clock.unix();
+    let signed = WebhookVerifier::standard(&clinic.0)?.verify(&call, &call.body, now);
+    if signed.is_err() {
+        return Err(Answer::new(401, json!({ "error": "not from Helios" })));
+    }
+    clinic.1.push(call.json());
+    Ok(Answer::new(204, Value::Null))
+}
+
+async fn told(helios: Arc<Helios>, _: Call) -> Answered {
+    let clinic = helios
+        .clinic
+        .0
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    Ok(Answer::ok(json!({ "told": clinic.1 })))
+}
+
+fn bad(message: &str) -> Answer {
+    Answer::new(400, json!({ "error": "Bad Request", "message": message }))
+}
+
+impl Helios {
+    fn patients(&self, who: &Principal) -> Result<&Records, Answer> {
+        let own = self.patients.of(who).map(|records| &**records);
+        own.ok_or(Answer::new(500, json!({ "error": "no such environment" })))
+    }
+
+    fn find(&self, who: &Principal, kind: &str, id: &str) -> Answered {
+        let found = self.patients(who)?.one(who.account().as_str(), kind, id)?;
+        let error = json!({ "error": "Not Found", "message": "There is no such thing" });
+        Ok(Answer::ok(found.ok_or(Answer::new(404, error))?))
+    }
+
+    /// The secret that counts: the last.
+    fn secret(&self, account: &str) -> Result<Option<WebhookSecret>, Answer> {
+        let all = self.records.all(account, "secret")?;
+        let Some(sealed) = all.last().and_then(|line| line["sealed"].as_str()) else {
+            return Ok(None);
+        };
+        let secret = self.sealing.open(&SealedSecret::parse(sealed)?, account);
+        let broken = |_| Answer::new(503, json!({ "error": "the secret does not open" }));
+        Ok(Some(secret.map_err(broken)?))
+    }
+
+    fn new_secret(&self, person: &Person) -> Answered {
+        let account = person.account.as_str();
+        let broken = || Answer::new(503, json!({ "error": "try again" }));
+        let secret = WebhookSecret::random().map_err(|_| broken())?;
+        let sealed = self.sealing.seal(&secret, account).map_err(|_| broken())?;
+        let line = json!({ "sealed": sealed.to_string() });
+        self.records.add(account, "secret", line)?;
+        Ok(Answer::new(
+            201,
+            json!({ "secret": secret.expose_secret() }),
+        ))
+    }
+
+    /// Tells the server that is to be told of this environment, if there is one and a secret.
+    async fn tell(&self, account: &str, environment: &str, event: &str) -> Result<(), Answer> {
+        let urls = self.records.all(account, "url")?;
+        let mut urls = urls
+            .iter()
+            .filter(|line| line["environment"] == environment);
+        let url = urls.next_back().and_then(|line| line["url"].as_str());
+        let (Some(url), Some(secret)) = (url, self.secret(account)?) else {
+            return Ok(());
+        };
+        let now = SystemTime::UNIX_EPOCH + self.clock.unix();
+        let id = WebhookId::random();
+        let id = id.map_err(|_| Answer::new(503, json!({ "error": "try again" })))?;
+        let fields = WebhookSigner::new(&secret).fields(&id, now, event.as_bytes());
+        let outcome = deliver(url, &fields, event).await;
+        let outcome =
+            outcome.map_or_else(|error| error.to_string(), |(status, _)| status.to_string());
+        eprintln!("told {url} of {event}: {outcome}");
+        Ok(())
+    }
+}
+
+impl KeyPage for Helios {}
+
+impl AsRef<People> for Helios {
+    fn as_ref(&self) -> &People {
+        &self.people
+    }
+}
+
+impl AsRef<KeyAdmin> for Helios {
+    fn as_ref(&self) -> &KeyAdmin {
+        &self.admin
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_printed_line_gets_the_status_it_says_and_again_after_a_restart() {
+        services::check(open, LINES);
+    }
+}

@@ -1,0 +1,212 @@
+//! HeliosSend, an API that sends mail; on axum or actix-web, and `SQLite`.
+//!
+//! ```text
+//! cargo run --example heliossend -- --stack actix
+//! PORT=8080 DATABASE_URL=sqlite:///var/lib/heliossend.db cargo run --example heliossend
+//! ```
+//!
+//! It queues what it takes, and there it stays: no mail leaves the example.
+
+mod rules;
+
+use std::error::Error;
+use std::sync::Arc;
+
+use keyward::{
+    AccountChange, AccountId, AccountStatus, Actor, Environment, Grace, KeyAdmin, NewKey,
+    Permission, Principal, Requirement,
+};
+use serde_json::{Value, json};
+use services::{Answer, Answered, Call, KeyPage, Opened, People, Person, Records, Routes, Setting};
+use services::{key_id, make, revealed, shown, start_over, usage};
+
+/// What to try, each with the status it gets.
+const LINES: &[&str] = &[
+    "curl -i {at}/send -H 'Authorization: {production}' -d '{\"from\":\"a@example.com\",\"to\":[\"b@example.com\"],\"subject\":\"Hello\",\"html\":\"<p>Hello</p>\"}'  # 202 queued",
+    "curl -i {at}/send/1 -H 'Authorization: {production}'  # 200 in the queue",
+    "curl -i {at}/send -H 'Authorization: {production}' -d '{\"from\":\"a@example.com\",\"to\":[]}'  # 422 to nobody",
+    "curl -i {at}/send -X POST -H 'Authorization: {production}x'  # 401 Invalid user credentials",
+    "curl -i {at}/send -X POST -H 'Authorization: Bearer {production}'  # 401 no scheme, please",
+    "curl -i {at}/send -X POST  # 401 no key",
+    "curl -i {at}/dashboard/keys -u ann:open-sesame  # 200",
+    "curl -i {at}/dashboard/keys -u ann:open-sesame -d '{\"name\":\"newsletter\"}'  # 201 shown once",
+    "curl -i {at}/dashboard/usage -u ann:open-sesame  # 200",
+    "curl -i -X POST {at}/dashboard/keys/{production.id}/regenerate -u ann:open-sesame  # 201 another",
+    "curl -i {at}/send/1 -H 'Authorization: {production}'  # 401 replaced",
+    "curl -i -X PUT {at}/dashboard/account -u ann:open-sesame -d '{\"active\":false}'  # 200",
+    "curl -i {at}/send/1 -H 'Authorization: {development}'  # 403 Account not active",
+    "curl -i -X PUT {at}/dashboard/account -u ann:open-sesame -d '{\"active\":true}'  # 200",
+    "curl -i {at}/send/1 -H 'Authorization: {development}'  # 200",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    services::run("heliossend", open, LINES)
+}
+
+/// The mail service.
+struct HeliosSend {
+    admin: KeyAdmin,
+    people: People,
+    records: Records,
+}
+
+/// Opens the service for one customer, who has two keys.
+pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
+    let (gate, admin) = rules::rules(setting.store()?)?;
+    let acme = AccountId::parse("acme")?;
+    let other = AccountId::parse("globex")?;
+    start_over(&admin, &acme).await?;
+    start_over(&admin, &other).await?;
+    let new = |account: &AccountId, name| NewKey::new(account.clone(), Environment::LIVE, name);
+    let (production, production_id) = make(&admin, new(&acme, "production")).await?;
+    let (development, _) = make(&admin, new(&acme, "development")).await?;
+    let (foreign, _) = make(&admin, new(&other, "production")).await?;
+
+    let service = HeliosSend {
+        admin,
+        people: People::default().and("ann", &acme, &Permission::ALL).and(
+            "eve",
+            &other,
+            &Permission::ALL,
+        ),
+        records: Records::open(&setting.database, "heliossend")?,
+    };
+    let key = Requirement::new;
+    let routes = Routes::new(service)
+        .key("POST /send", &gate, key(), send)
+        .key("GET /send/{id}", &gate, key(), sent)
+        .dashboard("POST /dashboard/keys", create_key)
+        .dashboard("POST /dashboard/keys/{id}/regenerate", regenerate_key)
+        .dashboard("DELETE /dashboard/keys/{id}", revoke_key)
+        .dashboard("GET /dashboard/usage", show_usage)
+        .dashboard("PUT /dashboard/account", change_account);
+    Ok(Opened {
+        routes: HeliosSend::key_page(routes).all(),
+        names: vec![
+            ("production", production),
+            ("production.id", production_id),
+            ("development", development),
+            ("foreign", foreign),
+        ],
+    })
+}
+
+/// Queues a mail.
+async fn send(service: Arc<HeliosSend>, who: Principal, call: Call) -> Answered {
+    let mut mail = call.json();
+    if let Err(detail) = check(&mail) {
+        return Err(Answer::new(422, json!({ "detail": detail })));
+    }
+    mail["status"] = json!("queued");
+    let mail = service.records.add(who.account().as_str(), "mail", mail)?;
+    Ok(Answer::new(
+        202,
+        json!({ "id": mail["id"], "status": "queued" }),
+    ))
+}
+
+/// What is wrong with a mail.
+fn check(mail: &Value) -> Result<(), &'static str> {
+    let is_address = |value: &Value| {
+        let parts = value.as_str().and_then(|text| text.split_once('@'));
+        parts.is_some_and(|(name, domain)| {
+            !name.is_empty() && domain.contains('.') && !domain.contains(['@', ' '])
+        })
+    };
+    let known = ["from", "to", "subject", "html"];
+    let Some(members) = mail.as_object() else {
+        return Err("The body is not a JSON object");
+    };
+    if members.keys().any(|name| !known.contains(&&**name)) {
+        return Err("A mail has from, to, subject and html");
+    }
+    if !is_address(&mail["from"]) {
+        return Err("from is not an email address");
+    }
+    let to = mail["to"].as_array();
+    if !to.is_some_and(|to| !to.is_empty() && to.iter().all(is_address)) {
+        return Err("to is not a list of email addresses");
+    }
+    if !mail["subject"].is_string() || !mail["html"].is_string() {
+        return Err("subject and html are texts");
+    }
+    Ok(())
+}
+
+/// A mail as it stands in the queue.
+async fn sent(service: Arc<HeliosSend>, who: Principal, call: Call) -> Answered {
+    let account = who.account().as_str();
+    let mail = service.records.one(account, "mail", call.param("id"))?;
+    let missing = Answer::new(404, json!({ "detail": "No such mail" }));
+    Ok(Answer::ok(mail.ok_or(missing)?))
+}
+
+async fn create_key(service: Arc<HeliosSend>, person: Person, call: Call) -> Answered {
+    let sent = call.json();
+    let name = sent["name"].as_str().unwrap_or_default();
+    let new = NewKey::new(person.account.clone(), Environment::LIVE, name);
+    let created = service.admin.create(&person.actor(), new).await?;
+    Ok(Answer::new(201, revealed(&created)))
+}
+
+/// Another key in the place of one that may have been exposed, which is dead at once.
+async fn regenerate_key(service: Arc<HeliosSend>, person: Person, call: Call) -> Answered {
+    let (actor, id) = (person.actor(), key_id(&call)?);
+    let created = service.admin.rotate(&actor, id, Grace::None).await?;
+    Ok(Answer::new(201, revealed(&created)))
+}
+
+async fn revoke_key(service: Arc<HeliosSend>, person: Person, call: Call) -> Answered {
+    let (actor, id) = (person.actor(), key_id(&call)?);
+    let view = service.admin.revoke(&actor, id, "by its owner").await?;
+    Ok(Answer::ok(shown(&view)))
+}
+
+async fn show_usage(service: Arc<HeliosSend>, person: Person, _: Call) -> Answered {
+    Ok(Answer::ok(usage(&service.admin, &person).await?))
+}
+
+/// A customer pauses. It is the service that acts on it, no person.
+async fn change_account(service: Arc<HeliosSend>, person: Person, call: Call) -> Answered {
+    let status = match call.json()["active"].as_bool() {
+        Some(true) => AccountStatus::Active,
+        Some(false) => AccountStatus::Suspended,
+        None => {
+            return Err(Answer::new(
+                422,
+                json!({ "error": "active is true or false" }),
+            ));
+        }
+    };
+    let (operator, change) = (Actor::operator("accounts"), AccountChange::new());
+    let change = change.status(status);
+    let account = service
+        .admin
+        .update_account(&operator, &person.account, change)
+        .await?;
+    Ok(Answer::ok(json!({ "status": account.status.as_str() })))
+}
+
+impl KeyPage for HeliosSend {}
+
+impl AsRef<People> for HeliosSend {
+    fn as_ref(&self) -> &People {
+        &self.people
+    }
+}
+
+impl AsRef<KeyAdmin> for HeliosSend {
+    fn as_ref(&self) -> &KeyAdmin {
+        &self.admin
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_printed_line_gets_the_status_it_says_and_again_after_a_restart() {
+        services::check(open, LINES);
+    }
+}

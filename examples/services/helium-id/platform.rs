@@ -1,0 +1,68 @@
+//! A customer's own server, which is no part of Helium Id: it has its users verified.
+
+use std::sync::Arc;
+
+use keyward::WebhookEvent;
+use serde_json::{Value, json};
+use services::{Answer, Answered, Call, Recorded, Records, deliver};
+
+use super::HeliumId;
+
+/// The customer's own server: its users, and its key.
+pub(crate) struct Platform {
+    pub(crate) users: Records,
+    pub(crate) key: String,
+}
+
+impl Platform {
+    /// The user of this name, made now if there is none.
+    fn user(&self, name: &str) -> Recorded<Value> {
+        let users = self.users.all("", "user")?;
+        match users.into_iter().find(|user| user["name"] == name) {
+            Some(user) => Ok(user),
+            None => self
+                .users
+                .add("", "user", json!({ "name": name, "access": false })),
+        }
+    }
+}
+
+/// The customer's server is told of a decision. What is not signed, or comes without the key, the layer
+/// has refused.
+pub(crate) async fn be_told(helium: Arc<HeliumId>, event: WebhookEvent) -> Answered {
+    let Ok(event) = event.json::<Value>() else {
+        return Err(Answer::new(400, json!({ "error": "that is no JSON" })));
+    };
+    let state = match event["decision"].as_str() {
+        Some("approved") => json!({ "access": true, "notice": "Welcome" }),
+        Some("declined") => json!({ "access": false, "notice": "Your verification has failed" }),
+        Some("resubmission") => json!({ "access": false, "notice": "Please try again" }),
+        _ => return Ok(Answer::new(204, Value::Null)),
+    };
+    let name = event["person"].as_str().unwrap_or_default();
+    let mut user = helium.platform.user(name)?;
+    for (name, value) in state.as_object().into_iter().flatten() {
+        user[name] = value.clone();
+    }
+    helium.platform.users.replace("", "user", &user)?;
+    Ok(Answer::new(204, Value::Null))
+}
+
+/// The customer's server has a user verified: it asks Helium Id for a session, by its test key.
+pub(crate) async fn verify_user(helium: Arc<HeliumId>, call: Call) -> Answered {
+    let (at, name) = (&helium.address, call.param("name"));
+    let mut user = helium.platform.user(name)?;
+    let callback = format!("http://{at}/platform/users/{name}");
+    let session = json!({ "person": name, "callback": callback }).to_string();
+    let key = [("x-api-key", helium.platform.key.clone())];
+    let made = deliver(&format!("http://{at}/v1/sessions"), &key, &session).await;
+    let (_, session) = made.unwrap_or_default();
+    user["session"] = session["id"].clone();
+    user["link"] = session["link"].clone();
+    helium.platform.users.replace("", "user", &user)?;
+    Ok(Answer::ok(user))
+}
+
+pub(crate) async fn user(helium: Arc<HeliumId>, call: Call) -> Answered {
+    Ok(Answer::ok(helium.platform.user(call.param("name"))?))
+}

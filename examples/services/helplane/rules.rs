@@ -1,0 +1,26 @@
+//! All there is about Helplane's keys.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use keyward::{
+    AccountChange, Environment, ErrorMessageJson, Gate, KeyAdmin, KeyFormat, KeyLocation,
+    RateLimit, Replies, Store,
+};
+
+/// Keys in `X-API-Key`; each for 100 requests a minute, with bursts of up to 200.
+pub(crate) fn rules(store: Arc<dyn Store>) -> Result<(Gate, KeyAdmin), Box<dyn Error>> {
+    let format = KeyFormat::new("hpl_")?;
+    let gate = Gate::builder(store.replica())
+        .format(format.clone())
+        .location(KeyLocation::x_api_key())
+        .rate_limits(Environment::LIVE, RateLimit::per_minute(100).burst(200))
+        .replies(Replies::new(ErrorMessageJson))
+        .build()?;
+    Ok((gate, KeyAdmin::new(store, format)))
+}
+
+/// What a plan means for keys, also for those that are there: they work on Growth and above.
+pub(crate) fn plan(name: &str) -> AccountChange {
+    AccountChange::new().api_access(matches!(name, "growth" | "scale"))
+}

@@ -1,0 +1,118 @@
+//! What the key pages of all services have: a list, a view, and an end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use keyward::{
+    AccountId, Actor, AdminError, ApiKey, CreatedKey, KeyAdmin, KeyFilter, KeyId, KeyView, NewKey,
+};
+use serde_json::{Value, json};
+
+use crate::{Answer, Answered, Call, People, Person, Routes};
+
+/// A service with a key page.
+pub trait KeyPage: AsRef<People> + AsRef<KeyAdmin> + Send + Sync + Sized + 'static {
+    /// With the list, and the view of one key.
+    fn key_page(routes: Routes<Self>) -> Routes<Self> {
+        routes
+            .dashboard("GET /dashboard/keys", list::<Self>)
+            .dashboard("GET /dashboard/keys/{id}", view::<Self>)
+    }
+}
+
+async fn list<S: KeyPage>(state: Arc<S>, person: Person, _: Call) -> Answered {
+    let admin: &KeyAdmin = (*state).as_ref();
+    let (actor, filter) = (person.actor(), KeyFilter::new());
+    let page = admin.keys(&actor, &person.account, filter).await?;
+    let keys: Vec<_> = page.keys.iter().map(shown).collect();
+    Ok(Answer::ok(json!({ "keys": keys })))
+}
+
+async fn view<S: KeyPage>(state: Arc<S>, person: Person, call: Call) -> Answered {
+    let admin: &KeyAdmin = (*state).as_ref();
+    let view = admin.key(&person.actor(), key_id(&call)?).await?;
+    Ok(Answer::ok(shown(&view)))
+}
+
+/// What was counted of each key of an account: requests that passed, and those that did not.
+///
+/// # Errors
+/// When the person may not see it, or the store fails.
+pub async fn usage(admin: &KeyAdmin, person: &Person) -> Result<Value, AdminError> {
+    let (actor, account) = (person.actor(), &person.account);
+    let ever = SystemTime::UNIX_EPOCH..SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 33);
+    let mut keys = BTreeMap::new();
+    for hour in admin.usage(&actor, account, None, ever).await? {
+        let (_, passed, refused) =
+            keys.entry(hour.key.to_string())
+                .or_insert((hour.environment, 0, 0));
+        *passed += hour.admitted;
+        *refused += hour.refused;
+    }
+    let keys = keys.into_iter().map(|(id, (environment, passed, refused))| {
+        json!({ "id": id, "environment": environment.as_str(), "passed": passed, "refused": refused })
+    });
+    Ok(json!({ "usage": keys.collect::<Vec<_>>() }))
+}
+
+/// The key that the path names.
+///
+/// # Errors
+/// When it names none: 422.
+pub fn key_id(call: &Call) -> Result<KeyId, Answer> {
+    Ok(KeyId::parse(call.param("id"))?)
+}
+
+/// Opens an account, and ends the keys that an earlier start of the example has made for it.
+///
+/// # Errors
+/// When the store fails.
+pub async fn start_over(admin: &KeyAdmin, account: &AccountId) -> Result<(), AdminError> {
+    let operator = Actor::operator("start");
+    admin.open_account(&operator, account).await?;
+    let reason = "the example was started anew";
+    admin.revoke_all(&operator, account, None, reason).await
+}
+
+/// Makes a key of those that are printed at the start: its secret, and its id.
+///
+/// # Errors
+/// When it cannot be made.
+pub async fn make(admin: &KeyAdmin, new: NewKey) -> Result<(String, String), AdminError> {
+    let created = admin.create(&Actor::operator("start"), new).await?;
+    let secret = created.key.as_ref().map(ApiKey::expose_secret);
+    let secret = secret.unwrap_or_default().to_owned();
+    Ok((secret, created.record.id.to_string()))
+}
+
+/// A new key, with its secret: this once.
+#[must_use]
+pub fn revealed(created: &CreatedKey) -> Value {
+    let record = &created.record;
+    json!({
+        "id": record.id.to_string(),
+        "key": created.key.as_ref().map(ApiKey::expose_secret),
+        "name": record.name,
+    })
+}
+
+/// A key as its owner sees it: times in seconds since 1970.
+#[must_use]
+pub fn shown(view: &KeyView) -> Value {
+    let record = &view.record;
+    json!({
+        "id": record.id.to_string(),
+        "name": record.name,
+        "prefix": record.hint.to_string(),
+        "environment": record.environment.as_str(),
+        "created": seconds(record.created_at),
+        "last_used": view.last_used_at.map(seconds),
+        "status": view.state.as_str(),
+    })
+}
+
+fn seconds(at: SystemTime) -> u64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}

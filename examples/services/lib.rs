@@ -1,0 +1,24 @@
+//! What the five services in this folder share: a list of routes that axum and actix-web mount alike.
+//!
+//! A service is a folder: `rules.rs` says all there is about its keys, `main.rs` is its business. Each
+//! runs on either stack, `--stack axum` or `--stack actix`.
+
+mod call;
+mod deliver;
+mod key_page;
+mod on_actix;
+mod on_axum;
+mod people;
+mod records;
+mod routes;
+mod run;
+mod webhooks;
+
+pub use crate::call::{Answer, Answered, Call};
+pub use crate::deliver::deliver;
+pub use crate::key_page::{KeyPage, key_id, make, revealed, shown, start_over, usage};
+pub use crate::people::{People, Person};
+pub use crate::records::{Recorded, Records};
+pub use crate::routes::{Route, Routes};
+pub use crate::run::{Opened, Setting, Stack, check, fill_in, run, start};
+pub use crate::webhooks::Webhooks;

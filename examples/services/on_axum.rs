@@ -1,0 +1,83 @@
+//! The routes in axum.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodFilter, on};
+use axum::{Extension, Router};
+use keyward::WebhookEvent;
+use keyward_tower::{Principal, ReceiveWebhookLayer, RequireKeyLayer};
+
+use crate::routes::Behind;
+use crate::{Answer, Call, Route};
+
+/// All routes, each behind its layer.
+pub(crate) fn router(routes: &[Route]) -> Router {
+    let mut app = Router::new();
+    for route in routes {
+        let method: Method = route.method.parse().expect("a method");
+        let method = MethodFilter::try_from(method).expect("a known method");
+        let methods = match route.behind.clone() {
+            Behind::Key(gate, requirement, handler) => {
+                let layer = RequireKeyLayer::new(gate).requirement(requirement);
+                let handler = move |who: Principal, call: Call| handler(who.into_inner(), call);
+                on(method, handler).layer(layer)
+            }
+            Behind::Webhook(receiver, handler) => {
+                let handler = move |Extension(event): Extension<WebhookEvent>| handler(event);
+                on(method, handler).layer(ReceiveWebhookLayer::new(receiver))
+            }
+            Behind::Nothing(handler) => on(method, move |call: Call| handler(call)),
+        };
+        app = app.route(route.path, methods);
+    }
+    app
+}
+
+impl<S: Send + Sync> FromRequest<S> for Call {
+    type Rejection = StatusCode;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, StatusCode> {
+        let (mut parts, body) = request.into_parts();
+        let params = Path::<HashMap<_, _>>::from_request_parts(&mut parts, state).await;
+        let Query(query) = Query::try_from_uri(&parts.uri).map_err(|_| StatusCode::BAD_REQUEST)?;
+        let fields = parts.headers.iter().filter_map(|(name, value)| {
+            let value = value.to_str().ok()?;
+            Some((name.as_str().to_owned(), value.to_owned()))
+        });
+        let body = to_bytes(body, 2 << 20).await;
+        Ok(Self {
+            params: params.map(|Path(params)| params).unwrap_or_default(),
+            query,
+            fields: fields.collect(),
+            body: body.map_err(|_| StatusCode::PAYLOAD_TOO_LARGE)?.into(),
+        })
+    }
+}
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        let mut response = Response::builder().status(self.status);
+        if !self.json.is_null() {
+            response = response.header("content-type", "application/json");
+        }
+        for (name, value) in &self.fields {
+            response = response.header(*name, value);
+        }
+        let response = response.body(Body::from(self.body()));
+        response.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+    }
+}
+
+/// Serves them; for as long as the process runs.
+pub(crate) fn serve(listener: std::net::TcpListener, routes: &Arc<[Route]>) -> std::io::Result<()> {
+    tokio::runtime::Runtime::new()?.block_on(async {
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        axum::serve(listener, router(routes)).await
+    })
+}

@@ -1,0 +1,54 @@
+//! Who may sign in to a dashboard. A real one has sessions; here each request says who it is.
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use keyward::{AccountId, Actor, Permission};
+
+/// What everybody here signs in with.
+const PASSWORD: &str = "open-sesame";
+
+/// Somebody who has signed in.
+#[derive(Clone, Debug)]
+pub struct Person {
+    name: &'static str,
+    permissions: Vec<Permission>,
+    pub account: AccountId,
+}
+
+impl Person {
+    /// The one who acts, and is named in the audit trail.
+    #[must_use]
+    pub fn actor(&self) -> Actor {
+        let permissions = self.permissions.iter().copied();
+        Actor::user(self.name, self.account.clone(), permissions)
+    }
+}
+
+/// Those who can sign in, by HTTP Basic (RFC 7617): `curl -u ann:open-sesame`.
+#[derive(Debug, Default)]
+pub struct People(Vec<Person>);
+
+impl People {
+    /// Also this one, in this account, permitted to do this with keys.
+    #[must_use]
+    pub fn and(
+        mut self,
+        name: &'static str,
+        account: &AccountId,
+        permissions: &[Permission],
+    ) -> Self {
+        self.0.push(Person {
+            name,
+            permissions: permissions.to_vec(),
+            account: account.clone(),
+        });
+        self
+    }
+
+    pub(crate) fn sign_in(&self, authorization: &str) -> Option<Person> {
+        let encoded = authorization.strip_prefix("Basic ")?;
+        let text = String::from_utf8(BASE64_STANDARD.decode(encoded).ok()?).ok()?;
+        let (name, password) = text.split_once(':')?;
+        let person = self.0.iter().find(|person| person.name == name)?;
+        (password == PASSWORD).then(|| person.clone())
+    }
+}

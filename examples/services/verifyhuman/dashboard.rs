@@ -1,0 +1,126 @@
+//! What VerifyHuman's customers do on its dashboard.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyward::{
+    Actor, Credits, EndpointUrl, Environment, Grace, KeyKind, Metadata, NewKey, OriginPolicy,
+    Scopes,
+};
+use serde_json::{Value, json};
+use services::{Answer, Answered, Call, Person, key_id, revealed, shown, usage};
+
+use super::{VerifyHuman, rules};
+
+pub(crate) async fn create_key(service: Arc<VerifyHuman>, person: Person, call: Call) -> Answered {
+    let sent = call.json();
+    let text = |name: &str| sent[name].as_str().unwrap_or_default().to_owned();
+    let environment = environment(&sent)?;
+    let mut new = NewKey::new(person.account.clone(), environment, &text("name"))
+        .scopes(Scopes::parse([text("scope")])?);
+    if sent["publishable"] == true {
+        new = new.kind(KeyKind::Publishable);
+    }
+    if let Some(domains) = sent["allowed_domains"].as_array() {
+        let domains = domains
+            .iter()
+            .map(|domain| domain.as_str().unwrap_or_default());
+        new = new.origins(OriginPolicy::listed(domains)?);
+    }
+    if let Some(powered_by) = sent["powered_by"].as_bool() {
+        if !matches!(&*service.plan(&person)?, "pro" | "enterprise") {
+            let error = "the badge can be switched on Pro and Enterprise";
+            return Err(Answer::new(403, json!({ "error": error })));
+        }
+        let own = json!({ "powered_by": powered_by }).to_string();
+        new = new.metadata(Metadata::parse(&own)?);
+    }
+    let created = service.admin.create(&person.actor(), new).await?;
+    Ok(Answer::new(201, revealed(&created)))
+}
+
+/// The successor of a key, which lives on for as long as its owner says.
+pub(crate) async fn rotate_key(service: Arc<VerifyHuman>, person: Person, call: Call) -> Answered {
+    let grace = match call.json()["overlap_seconds"].as_u64() {
+        Some(seconds) => Grace::For(Duration::from_secs(seconds)),
+        None => Grace::None,
+    };
+    let (actor, id) = (person.actor(), key_id(&call)?);
+    let created = service.admin.rotate(&actor, id, grace).await?;
+    Ok(Answer::new(201, revealed(&created)))
+}
+
+pub(crate) async fn enable_key(service: Arc<VerifyHuman>, person: Person, call: Call) -> Answered {
+    let view = service
+        .admin
+        .enable(&person.actor(), key_id(&call)?)
+        .await?;
+    Ok(Answer::ok(shown(&view)))
+}
+
+pub(crate) async fn revoke_key(service: Arc<VerifyHuman>, person: Person, call: Call) -> Answered {
+    let (actor, id) = (person.actor(), key_id(&call)?);
+    let view = service.admin.revoke(&actor, id, "by its owner").await?;
+    Ok(Answer::ok(shown(&view)))
+}
+
+pub(crate) async fn analytics(service: Arc<VerifyHuman>, person: Person, _: Call) -> Answered {
+    Ok(Answer::ok(usage(&service.admin, &person).await?))
+}
+
+pub(crate) async fn show_ledger(service: Arc<VerifyHuman>, person: Person, _: Call) -> Answered {
+    let charges = service.ledger.all(person.account.as_str(), "charge")?;
+    Ok(Answer::ok(json!({ "charges": charges })))
+}
+
+/// Somebody buys credits. It is the service that acts on it, no person.
+pub(crate) async fn buy_credits(service: Arc<VerifyHuman>, person: Person, call: Call) -> Answered {
+    let credits = call.json()["credits"].as_u64().unwrap_or_default();
+    let (sales, account) = (Actor::operator("sales"), person.account.clone());
+    let balance = Some(Credits::new(credits));
+    service.admin.set_credits(&sales, account, balance).await?;
+    Ok(Answer::ok(json!({ "credits": credits })))
+}
+
+pub(crate) async fn change_plan(service: Arc<VerifyHuman>, person: Person, call: Call) -> Answered {
+    let plan = call.json()["plan"].as_str().unwrap_or_default().to_owned();
+    let (sales, change) = (Actor::operator("sales"), rules::plan(&plan));
+    service
+        .admin
+        .update_account(&sales, &person.account, change)
+        .await?;
+    let plan = json!({ "plan": plan });
+    let plan = service.records.add(person.account.as_str(), "plan", plan)?;
+    Ok(Answer::ok(json!({ "plan": plan["plan"] })))
+}
+
+/// Where a customer is to be told of what test keys do, or of what live keys do.
+pub(crate) async fn create_endpoint(
+    service: Arc<VerifyHuman>,
+    person: Person,
+    call: Call,
+) -> Answered {
+    let sent = call.json();
+    let environment = environment(&sent)?;
+    let url = EndpointUrl::parse(sent["url"].as_str().unwrap_or_default())?;
+    let (webhooks, actor) = (&service.webhooks.admin, person.actor());
+    let created = webhooks
+        .create_endpoint(&actor, &person.account, environment, url)
+        .await?;
+    let (id, secret) = (created.endpoint.id().to_string(), created.secret);
+    Ok(Answer::new(
+        201,
+        json!({ "id": id, "secret": secret.expose_secret() }),
+    ))
+}
+
+fn environment(sent: &Value) -> Result<Environment, Answer> {
+    match sent["environment"].as_str() {
+        Some("live") => Ok(Environment::LIVE),
+        Some("test") => Ok(Environment::TEST),
+        _ => Err(Answer::new(
+            422,
+            json!({ "error": "environment is test or live" }),
+        )),
+    }
+}

@@ -1,0 +1,48 @@
+//! All there is about VerifyHuman's keys.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use keyward::{
+    AccountChange, Cors, Environment, ErrorCode as Code, ErrorJson, Gate, KeyAdmin, KeyFormat,
+    KeyLocation, RateLimit, Replies, Requirement, ScopeCatalog, Store,
+};
+
+/// One key per integration, in one of three places, for one product; the products are apart.
+pub(crate) fn rules(store: Arc<dyn Store>) -> Result<(Gate, KeyAdmin), Box<dyn Error>> {
+    let format = KeyFormat::new("vhk_{env}_")?;
+    let products = ["verifyhuman", "verifyage", "identity", "kyc", "kyc_plus"];
+    let catalog = ScopeCatalog::new(products)?
+        .implying("hybrid", products)?
+        .secret_only("hybrid")?
+        .one_per_key();
+    let replies = Replies::new(ErrorJson)
+        .text(Code::InvalidApiKey, "Invalid API key")
+        .text(Code::EnvironmentMismatch, "Environment mismatch")
+        .text(Code::InsufficientScope, "Scope does not allow this product")
+        .text(Code::OriginNotAllowed, "Origin not allowed for this key")
+        .text(Code::RateLimited, "Rate limit exceeded")
+        .status(Code::CreditsExhausted, 402);
+    let gate = Gate::builder(store.replica())
+        .format(format.clone())
+        .location(KeyLocation::x_api_key())
+        .location(KeyLocation::client_key())
+        .location(KeyLocation::x_client_key())
+        .catalog(catalog.clone())
+        .cors(Cors::new())
+        .replies(replies)
+        .rate_limits(Environment::LIVE, RateLimit::per_minute(60))
+        .rate_limits(Environment::TEST, RateLimit::per_minute(60))
+        .build()?;
+    Ok((gate, KeyAdmin::new(store, format).catalog(catalog)))
+}
+
+/// What a product's endpoint demands: its scope, of a live key, which pays `n` credits, or a test key.
+pub(crate) fn product(scope: &str, n: u32) -> Requirement {
+    Requirement::new().scope(scope).credits(n).any_environment()
+}
+
+/// What a plan means for keys: Enterprise may have more of them.
+pub(crate) fn plan(name: &str) -> AccountChange {
+    AccountChange::new().max_active_keys((name == "enterprise").then_some(500))
+}

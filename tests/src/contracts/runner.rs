@@ -1,0 +1,191 @@
+//! Runs a contract: every request over a socket, every command by curl.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyward::ManualClock;
+use keyward_sqlite::SqliteOptions;
+use services::{Opened, Setting, Stack, start};
+
+use super::contract::{Contract, Doing, Expected, Step};
+use super::pattern::{fill_in, matches};
+
+/// When everything happens: 22:13:20 on the 14th of November, 2023.
+const NOW: Duration = Duration::from_secs(1_700_000_000);
+
+/// Sees to it that a service keeps its contract, on both stacks.
+pub(super) fn keep(open: impl AsyncFn(Setting) -> Result<Opened, Box<dyn Error>>, name: &str) {
+    let path = format!("{}/contracts/{name}.md", env!("CARGO_MANIFEST_DIR"));
+    let contract = Contract::read(&fs::read_to_string(path).unwrap());
+    for stack in [Stack::Axum, Stack::Actix] {
+        for section in &contract.sections {
+            let mut run = Run::start(stack, &open, name);
+            for step in section {
+                run.take(step, &contract.replaced);
+            }
+        }
+    }
+}
+
+/// A service that runs, and what names stand for.
+struct Run {
+    place: String,
+    address: SocketAddr,
+    clock: Arc<ManualClock>,
+    folder: tempfile::TempDir,
+    names: HashMap<String, String>,
+    /// Whether the clock was moved: until the store has been asked again, its keys count as old.
+    waiting: bool,
+}
+
+impl Run {
+    fn start(
+        stack: Stack,
+        open: &impl AsyncFn(Setting) -> Result<Opened, Box<dyn Error>>,
+        name: &str,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("selfie.jpg"), b"\xff\xd8\xff\xe0 a face").unwrap();
+        let clock = Arc::new(ManualClock::at(NOW));
+        let setting = Setting {
+            database: folder.path().join("service.db"),
+            clock: Arc::<ManualClock>::clone(&clock),
+            options: SqliteOptions::new().poll_interval(Duration::from_millis(10)),
+            address,
+        };
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let opened = runtime.block_on(open(setting)).unwrap();
+        let names = opened.names.into_iter();
+        let mut names: HashMap<_, _> = names
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
+        names.insert("at".into(), format!("http://{address}"));
+        start(stack, listener, opened.routes);
+        Self {
+            place: format!("{name}.md on {stack:?}"),
+            address,
+            clock,
+            folder,
+            names,
+            waiting: false,
+        }
+    }
+
+    fn take(&mut self, step: &Step, replaced: &[(String, String)]) {
+        let place = format!("{}, line {}", self.place, step.line);
+        match &step.doing {
+            Doing::Later(seconds) => {
+                self.clock.advance(Duration::from_secs(*seconds));
+                self.waiting = true;
+            }
+            Doing::Curl(command) => {
+                let command = replaced
+                    .iter()
+                    .fold(command.clone(), |command, (there, here)| {
+                        command.replace(there, here)
+                    });
+                let answer = curl(&self.fill_in(&command), self.folder.path());
+                self.compare(&place, step.answer.as_ref(), &answer);
+            }
+            Doing::Request {
+                method,
+                path,
+                fields,
+                body,
+                times,
+            } => {
+                let mut request = format!("{method} {} HTTP/1.1\r\n", self.fill_in(path));
+                let body = self.fill_in(body);
+                for (name, value) in fields {
+                    request += &format!("{name}: {}\r\n", self.fill_in(value));
+                }
+                let (host, length) = (self.address, body.len());
+                request += &format!(
+                    "host: {host}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+                );
+                for _ in 0..*times {
+                    let mut answer = send(self.address, &request);
+                    for _ in 0..500 {
+                        if !self.waiting || answer.status != 503 {
+                            break;
+                        }
+                        answer = send(self.address, &request);
+                    }
+                    self.waiting = false;
+                    self.compare(&place, step.answer.as_ref(), &answer);
+                }
+            }
+        }
+    }
+
+    fn compare(&mut self, place: &str, expected: Option<&Expected>, answer: &Answer) {
+        let Some(expected) = expected else { return };
+        let body = &answer.body;
+        assert_eq!(answer.status, expected.status, "{place}: {body}");
+        if let Some(pattern) = &expected.body {
+            let found = matches(&mut self.names, pattern, body);
+            assert!(found, "{place}: expected {pattern}, and it is {body}");
+        }
+        for (name, value) in &expected.fields {
+            let name = name.to_ascii_lowercase();
+            let there: Vec<_> = answer.fields.iter().filter(|(of, _)| *of == name).collect();
+            let found = there
+                .iter()
+                .any(|(_, own)| matches(&mut self.names, value, own));
+            assert!(found, "{place}: {name} is {there:?}");
+        }
+    }
+
+    fn fill_in(&self, text: &str) -> String {
+        fill_in(&self.names, text)
+    }
+}
+
+struct Answer {
+    status: u16,
+    fields: Vec<(String, String)>,
+    body: String,
+}
+
+/// Sends one request on a connection of its own, and reads to its end.
+fn send(address: SocketAddr, request: &str) -> Answer {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
+    let mut lines = head.lines();
+    let status = lines.next().and_then(|line| line.split(' ').nth(1));
+    let fields = lines.filter_map(|line| line.split_once(": "));
+    let fields = fields.map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()));
+    Answer {
+        status: status.unwrap().parse().unwrap(),
+        fields: fields.collect(),
+        body: body.to_owned(),
+    }
+}
+
+/// Runs a command of curl's.
+fn curl(command: &str, folder: &Path) -> Answer {
+    let output = Command::new("sh")
+        .args(["-c", &format!("{command} -s -w '\\n%{{http_code}}'")])
+        .current_dir(folder)
+        .output()
+        .expect("curl is installed");
+    let output = String::from_utf8(output.stdout).unwrap();
+    let (body, status) = output.rsplit_once('\n').expect("a body and a status");
+    Answer {
+        status: status.parse().unwrap(),
+        fields: Vec::new(),
+        body: body.to_owned(),
+    }
+}
