@@ -54,14 +54,14 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
         .rate_limits(Environment::LIVE, RateLimit::per_second(1).burst(3));
     World {
         gates: vec![
-            (builder().build().unwrap(), &["x-api-key"], &["bearer"]),
+            (builder().build().unwrap(), &["x-api-key"], &["bearer "]),
             (
                 all.build().unwrap(),
                 &["x-api-key", "x-client-key", "x-other"],
-                &["bearer", "clientkey", "token"],
+                &["bearer ", "clientkey ", "token "],
             ),
             (raw.build().unwrap(), &[], &[""]),
-            (counted.build().unwrap(), &["x-api-key"], &["bearer"]),
+            (counted.build().unwrap(), &["x-api-key"], &["bearer "]),
         ],
         requirements: vec![
             Arc::default(),

@@ -14,8 +14,8 @@ use std::time::{Duration, SystemTime};
 
 use keyward::conformance::block_on;
 use keyward::{
-    Account, AccountId, Actor, Commit, Environment, Gate, KeyAdmin, KeyFilter, KeyQuery, KeyRecord,
-    ManualClock, Requirement, Store,
+    Account, AccountId, Actor, Commit, DigestScheme, Environment, Gate, KeyAdmin, KeyFilter,
+    KeyQuery, KeyRecord, ManualClock, Requirement, Store,
 };
 use keyward_fuzz::{Head, LIVE, NOW, REVOKED, denial, digest, format, record};
 use keyward_sqlite::SqliteOptions;
@@ -232,7 +232,11 @@ fn may_work(values: &[(&str, &str, Value)]) -> bool {
     let own = digest(OWN);
     epoch >= past
         && key("status", &|value| is(value, "active"))
-        && key("digest_scheme", &|value| is(value, "sha256"))
+        // Which scheme it says matters where it is digested anew, not where it is found.
+        && key("digest_scheme", &|value| match value {
+            Value::Text(text) => DigestScheme::parse(text).is_ok(),
+            _ => false,
+        })
         && key("digest", &|value| {
             *value == Value::Blob(own.expose_bytes().to_vec())
         })
@@ -242,9 +246,7 @@ fn may_work(values: &[(&str, &str, Value)]) -> bool {
         && key("origins", &|value| match value {
             Value::Null => true,
             _ => matches!(
-                last.get(&("keyward_key", "no_origin"))
-                    .copied()
-                    .and_then(number),
+                last.get(&("keyward_key", "no_origin")).copied().and_then(number),
                 Some(1.0)
             ),
         })
