@@ -15,6 +15,8 @@ mod browser;
 #[cfg(test)]
 mod charging;
 #[cfg(test)]
+mod composition;
+#[cfg(test)]
 mod contracts;
 #[cfg(test)]
 mod cors;

@@ -197,6 +197,20 @@ mod tests {
     }
 
     #[test]
+    fn origins_typed_in_are_demanded_of_every_call() {
+        let fixture = Fixture::new();
+        let store = fixture.open_slow();
+        let (secret, _) = add(&store, "acme");
+        assert_eq!(ask_strictly(&store, &secret), Ok(()));
+        let listed = "UPDATE keyward_key SET origins = 'shop.example'";
+        fixture.type_in(listed).unwrap();
+        assert_eq!(
+            ask_strictly(&store, &secret),
+            Err(DenialKind::OriginMissing)
+        );
+    }
+
+    #[test]
     fn a_history_without_an_end_is_not_read() {
         let fixture = Fixture::new();
         let store = fixture.open_slow();

@@ -202,7 +202,8 @@ pub(crate) fn put_key(connection: &Connection, key: &KeyRecord) -> rusqlite::Res
         key.kind.as_str(),
         spaced(key.scopes.iter()),
         listed.then(|| spaced(key.origins.patterns())),
-        key.origins.allows_no_origin(),
+        // Not where any origin passes: a list typed in later shall be demanded of every call.
+        listed && key.origins.allows_no_origin(),
         key.rate_limits.to_string(),
         key.metadata.as_str(),
         i64::from(key.epoch),

@@ -46,6 +46,20 @@
 //!   itself; then the outer must be built with
 //!   [`insecure_forward_key`](keyward::GateBuilder::insecure_forward_key).
 //!
+//! # Among other layers
+//!
+//! Who passes and what he reads is the same in every order. What changes:
+//!
+//! - Trace, request ids and compression reach refusals only from outside. A trace outside sees the
+//!   [`Denial`](keyward::Denial), one inside the [`Principal`](keyward::Principal), and no key.
+//! - A CORS layer stands outside, where it answers preflights; inside it never sees one.
+//! - A timeout, `load_shed` and `buffer` belong inside, answered there by a status of 5xx: so a gate with
+//!   [`refund_server_errors`](keyward::GateBuilder::refund_server_errors) gives credits back. A request that
+//!   is cancelled by a timeout outside has paid.
+//! - A `concurrency_limit` inside is not used up by requests without a key; a refusal keeps no permit.
+//! - salvo takes the layer as `hoop(layer.compat())`. poem's `compat()` of a layer wants poem's own
+//!   request; put the layer around a service, and that into the routes by `compat()`.
+//!
 //! # What the layer does to a request and its response
 //!
 //! The field that held the key is removed before the inner service. A response to a key that came in
