@@ -332,7 +332,7 @@ async fn shedding_inside_leaves_refusals_as_they_are_and_outside_it_hides_them()
     // Boxed, as their types differ.
     let inside = tower::util::BoxCloneSyncService::new(inside.map_response(|r| r.status()));
     let outside = tower::util::BoxCloneSyncService::new(outside.map_response(|r| r.status()));
-    for (stack, refused_when_full) in [(inside, Ok(401)), (outside, Err(()))] {
+    for (stack, refused_when_full) in [(inside, Ok(401)), (outside, Err(true))] {
         let before = slow.calls.load(Ordering::Relaxed);
         let first = tokio::spawn(stack.clone().oneshot(ask(&service.keys["live"])));
         while slow.calls.load(Ordering::Relaxed) == before {
@@ -340,9 +340,9 @@ async fn shedding_inside_leaves_refusals_as_they_are_and_outside_it_hides_them()
         }
         let outcome = async |key: &str| match stack.clone().oneshot(ask(&service.keys[key])).await {
             Ok(status) => Ok(status.as_u16()),
-            Err(error) => Err(assert!(error.is::<Overloaded>())),
+            Err(error) => Err(error.is::<Overloaded>()),
         };
-        assert_eq!(outcome("live").await, Err(()), "the only place is taken");
+        assert_eq!(outcome("live").await, Err(true), "the only place is taken");
         assert_eq!(outcome("revoked").await, refused_when_full);
         slow.let_go.notify_one();
         assert_eq!(first.await.unwrap().unwrap(), 200);
