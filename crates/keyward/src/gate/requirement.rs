@@ -283,6 +283,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_said_last_leaves_what_was_asked_before() {
+        let asked = || Requirement::new().scope("a");
+        for also in [asked().any_environment(), asked().optional()] {
+            assert!(!also.is_met_by(&Scopes::none(), &ScopeCatalog::default()));
+        }
+        assert!(asked().any_environment().serves(Environment::TEST));
+        assert!(!asked().serves(Environment::TEST));
+        assert!(asked().optional().is_optional());
+    }
+
+    #[test]
     #[should_panic(expected = "invalid scope: holds a wildcard where none may stand: \"kyc.*\"")]
     fn an_invalid_scope_is_named_when_the_layer_is_made() {
         drop(Requirement::new().scope("kyc.*"));
