@@ -41,7 +41,7 @@ use crate::{
 /// 8. it holds the route's scopes (403);
 /// 9. its rate limits let it pass, and it has credits left (429).
 ///
-/// The first that fails answers: [`ErrorCode`] shows how. Nothing about a key is told before step 5.
+/// The first that fails answers: [`ErrorCode`](crate::ErrorCode) shows how. Nothing about a key is told before step 5.
 ///
 /// ```
 /// use std::sync::Arc;
