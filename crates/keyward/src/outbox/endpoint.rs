@@ -4,13 +4,13 @@ use std::fmt;
 use std::time::SystemTime;
 
 use crate::error::named;
+use crate::record::public_name::PublicName;
 use crate::{
-    AccountId, Alphabet, EndpointUrl, Environment, ParseError, ParseErrorKind, RandomError,
-    SealError, SealedSecret, SealingKeys, WebhookSecret, WebhookSigner,
+    AccountId, EndpointUrl, Environment, ParseError, RandomError, SealError, SealedSecret,
+    SealingKeys, WebhookSecret, WebhookSigner,
 };
 
 const PREFIX: &str = "whe_";
-const LEN: usize = 12;
 
 /// The public name of an endpoint: `whe_` and 12 random base62 characters. No secret.
 ///
@@ -23,7 +23,7 @@ const LEN: usize = 12;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EndpointId([u8; LEN]);
+pub struct EndpointId(PublicName);
 
 impl EndpointId {
     /// A new name.
@@ -31,9 +31,7 @@ impl EndpointId {
     /// # Errors
     /// When the operating system gives no random bytes.
     pub fn random() -> Result<Self, RandomError> {
-        let mut text = String::new();
-        Alphabet::Base62.push_random(&mut text, LEN)?;
-        Ok(Self(text.as_bytes().try_into().unwrap_or_default()))
+        PublicName::random().map(Self)
     }
 
     /// Parses what `Display` writes.
@@ -41,18 +39,13 @@ impl EndpointId {
     /// # Errors
     /// When it is not `whe_` and 12 letters and digits.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
-        text.strip_prefix(PREFIX)
-            .filter(|id| id.bytes().all(|b| b.is_ascii_alphanumeric()))
-            .and_then(|id| id.as_bytes().try_into().ok())
-            .map(Self)
-            .ok_or(ParseError::new("endpoint id", ParseErrorKind::Character))
+        PublicName::parse(text, PREFIX, "endpoint id").map(Self)
     }
 }
 
 impl fmt::Display for EndpointId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let id = std::str::from_utf8(&self.0).unwrap_or_default();
-        write!(f, "{PREFIX}{id}")
+        write!(f, "{PREFIX}{}", self.0)
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use crate::{Alphabet, ParseError, ParseErrorKind, RandomError};
+use crate::record::public_name::PublicName;
+use crate::{ParseError, RandomError};
 
 const PREFIX: &str = "key_";
-const LEN: usize = 12;
 
 /// The public name of a key: `key_` and 12 random base62 characters (71 bits). No secret.
 ///
@@ -17,7 +17,7 @@ const LEN: usize = 12;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct KeyId([u8; LEN]);
+pub struct KeyId(PublicName);
 
 impl KeyId {
     /// A new name.
@@ -25,9 +25,7 @@ impl KeyId {
     /// # Errors
     /// When the operating system gives no random bytes.
     pub fn random() -> Result<Self, RandomError> {
-        let mut text = String::new();
-        Alphabet::Base62.push_random(&mut text, LEN)?;
-        Ok(Self(text.as_bytes().try_into().unwrap_or_default()))
+        PublicName::random().map(Self)
     }
 
     /// Parses what `Display` writes.
@@ -35,18 +33,13 @@ impl KeyId {
     /// # Errors
     /// When it is not `key_` and 12 letters and digits.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
-        text.strip_prefix(PREFIX)
-            .filter(|id| id.bytes().all(|b| b.is_ascii_alphanumeric()))
-            .and_then(|id| id.as_bytes().try_into().ok())
-            .map(Self)
-            .ok_or(ParseError::new("key id", ParseErrorKind::Character))
+        PublicName::parse(text, PREFIX, "key id").map(Self)
     }
 }
 
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let id = std::str::from_utf8(&self.0).unwrap_or_default();
-        write!(f, "{PREFIX}{id}")
+        write!(f, "{PREFIX}{}", self.0)
     }
 }
 

@@ -5,3 +5,4 @@ pub(crate) mod audit;
 pub(crate) mod key_id;
 pub(crate) mod key_record;
 pub(crate) mod metadata;
+pub(crate) mod public_name;
