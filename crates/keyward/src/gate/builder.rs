@@ -266,11 +266,7 @@ impl GateBuilder {
 
     fn check(&self) -> Result<(), GateError> {
         let is_quotable = |b: u8| matches!(b, b' '..=b'~') && b != b'"' && b != b'\\';
-        let mut pairs = (1..).zip(&self.locations);
-        let overlap = pairs.any(|(next, location)| {
-            let mut later = self.locations.iter().skip(next);
-            later.any(|other| location.overlaps(other))
-        });
+        let overlap = KeyLocation::any_overlap(&self.locations);
         let kind = if self.formats.is_empty() {
             GateErrorKind::NoFormat
         } else if overlap || self.locations.len() > 16 {

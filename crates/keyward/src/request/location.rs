@@ -144,8 +144,14 @@ impl KeyLocation {
         }
     }
 
+    /// Whether two of these could claim the same text.
+    pub(crate) fn any_overlap(all: &[Self]) -> bool {
+        let mut pairs = (1..).zip(all);
+        pairs.any(|(next, one)| all.iter().skip(next).any(|other| one.overlaps(other)))
+    }
+
     /// Whether two locations could claim the same text.
-    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+    fn overlaps(&self, other: &Self) -> bool {
         match (&self.place, &other.place) {
             (Place::Field(a), Place::Field(b)) => a == b,
             (Place::Scheme(a), Place::Scheme(b)) => a.eq_ignore_ascii_case(b),

@@ -113,8 +113,7 @@ impl WebhookReceiverBuilder {
             return Err(GateError::new(GateErrorKind::Replies));
         }
         let locations = &self.keys.locations;
-        let mut pairs = (1..).zip(locations);
-        if pairs.any(|(next, one)| locations.iter().skip(next).any(|other| one.overlaps(other))) {
+        if KeyLocation::any_overlap(locations) {
             return Err(GateError::new(GateErrorKind::Locations));
         }
         let render = |code| Arc::new(self.replies.render(code, REALM, locations, None));
