@@ -222,9 +222,9 @@ impl Gate {
         match budget_of(entry).filter(|_| due.credits > 0) {
             None => Judged::Continue(()),
             Some((epoch, purse)) => {
-                let now = nanos(now);
+                let replica = &self.inner.replica;
                 let empty =
-                    purse.is_some_and(|purse| purse.is_known_empty(due.credits, epoch, now));
+                    purse.is_some_and(|purse| purse.would_refuse(due.credits, epoch, replica));
                 let exhausted = empty.then_some(DenialKind::CreditsExhausted);
                 see(Check::Credits, exhausted.map_or(Ok(()), Err))
             }

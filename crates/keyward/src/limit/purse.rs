@@ -121,21 +121,23 @@ impl Purse {
                     amount,
                 })
             }
-            Err(held) => {
-                let believed =
-                    nanos(replica.clock().boot()) < self.empty_until.load(Ordering::Acquire);
-                if believed && parts(held).0 >= epoch {
-                    Err(NotSpent::Exhausted)
-                } else {
-                    Err(NotSpent::Ask)
-                }
+            Err(held) if self.is_known_empty(held, amount, epoch, replica) => {
+                Err(NotSpent::Exhausted)
             }
+            Err(_) => Err(NotSpent::Ask),
         }
     }
 
-    /// Whether there are fewer here, and it is believed that the store has none.
-    pub(crate) fn is_known_empty(&self, amount: u32, epoch: u32, now: u64) -> bool {
-        let (own, left) = parts(self.held.load(Ordering::Acquire));
+    /// Whether a request would be refused for want of credits, as far as is known here.
+    pub(crate) fn would_refuse(&self, amount: u32, epoch: u32, replica: &Replica) -> bool {
+        let held = self.held.load(Ordering::Acquire);
+        self.is_known_empty(held, amount, epoch, replica)
+    }
+
+    /// Whether what is held is too little, and it is believed that the store has no more.
+    fn is_known_empty(&self, held: u64, amount: u32, epoch: u32, replica: &Replica) -> bool {
+        let (own, left) = parts(held);
+        let now = nanos(replica.clock().boot());
         own >= epoch && left < amount && now < self.empty_until.load(Ordering::Acquire)
     }
 
