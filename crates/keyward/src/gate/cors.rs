@@ -3,23 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::limit::quota::{FIELDS, LEGACY_FIELDS};
 use crate::request::location::check_token;
 use crate::{KeyLocation, Reply, ResponseHead};
-
-/// What an answer of ours may carry and a page could not read otherwise.
-const SENT: [&str; 4] = [
-    "retry-after",
-    "ratelimit",
-    "ratelimit-policy",
-    "www-authenticate",
-];
-
-/// What it may carry where the gate says limits in the old fields too.
-const LEGACY: [&str; 3] = [
-    "x-ratelimit-limit",
-    "x-ratelimit-remaining",
-    "x-ratelimit-reset",
-];
 
 /// Lets pages of other origins call and read the answer (Fetch standard, "CORS protocol").
 ///
@@ -160,11 +146,13 @@ impl Cors {
         reply
     }
 
-    /// What every other answer says.
+    /// What every other answer says: what of it a page may read.
     pub(crate) fn readable(&self, legacy_fields: bool) -> Readable {
-        let legacy = LEGACY.into_iter().filter(|_| legacy_fields);
+        let legacy = LEGACY_FIELDS.into_iter().filter(|_| legacy_fields);
+        let sent = ["retry-after"].into_iter().chain(FIELDS);
+        let sent = sent.chain(["www-authenticate"]).chain(legacy);
         let named = self.response_fields.iter().map(String::as_str);
-        Readable(once_each(SENT.into_iter().chain(legacy).chain(named)).into())
+        Readable(once_each(sent.chain(named)).into())
     }
 }
 

@@ -6,6 +6,16 @@ use std::time::Duration;
 use crate::limit::bucket::nanos;
 use crate::{Bucket, BucketOwner, RateLimit};
 
+/// The fields that may describe a limit.
+pub(crate) const FIELDS: [&str; 2] = ["ratelimit", "ratelimit-policy"];
+
+/// Those that are sent beside them where the gate says so.
+pub(crate) const LEGACY_FIELDS: [&str; 3] = [
+    "x-ratelimit-limit",
+    "x-ratelimit-remaining",
+    "x-ratelimit-reset",
+];
+
 /// How much of a limit is left: the most restrictive one of a request.
 ///
 /// A client reads it in the fields of [draft-ietf-httpapi-ratelimit-headers-10], here of a limit of

@@ -2,20 +2,21 @@
 
 use std::fmt::Write as _;
 
+use crate::limit::quota::{FIELDS, LEGACY_FIELDS};
 use crate::{Reply, RequestHead};
 
-/// Fields of a refusal that are of use to a gRPC client too, as metadata.
-const KEPT: [&str; 9] = [
-    "retry-after",
-    "ratelimit-policy",
-    "ratelimit",
-    "x-ratelimit-limit",
-    "x-ratelimit-remaining",
-    "x-ratelimit-reset",
-    "vary",
-    "access-control-allow-origin",
-    "access-control-expose-headers",
-];
+/// Whether a field of a refusal is of use to a gRPC client too, as metadata.
+fn is_kept(field: &str) -> bool {
+    FIELDS.contains(&field)
+        || LEGACY_FIELDS.contains(&field)
+        || matches!(
+            field,
+            "retry-after"
+                | "vary"
+                | "access-control-allow-origin"
+                | "access-control-expose-headers"
+        )
+}
 
 /// The content type of an answer to this request, if it is a gRPC request: of gRPC itself, or of gRPC
 /// for browsers, which has four.
@@ -38,7 +39,7 @@ impl Reply {
     pub(crate) fn in_grpc(&self, content_type: &str) -> Self {
         let mut reply = Self::new(200, Vec::new());
         reply.field("content-type", content_type.to_owned());
-        for (name, value) in self.fields().filter(|(name, _)| KEPT.contains(name)) {
+        for (name, value) in self.fields().filter(|(name, _)| is_kept(name)) {
             reply.field(name, value.to_owned());
         }
         reply.field("grpc-status", status(self.status()).to_string());
