@@ -280,8 +280,68 @@ async fn a_slow_receiver_holds_up_no_other() {
     let of = |host| got.iter().filter(|got| got.url.contains(host)).count();
     assert_eq!((of("slow.example"), of("acme.example")), (4, 20));
     tokio::time::sleep(Duration::from_secs(20)).await;
-    assert_eq!(client.take().len(), 4, "the next that hang");
+    assert_eq!(client.take().len(), 1, "the next that hangs");
     running.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_receivers_that_hang_leave_room_for_the_others() {
+    const HANG: [&str; 10] = [
+        "a.example",
+        "b.example",
+        "c.example",
+        "d.example",
+        "e.example",
+        "f.example",
+        "g.example",
+        "h.example",
+        "i.example",
+        "j.example",
+    ];
+    let world = World::in_memory().await;
+    let client = Client::default();
+    for host in HANG {
+        let at = format!("https://{host}/");
+        world.endpoint_of("other", LIVE, &at).await;
+        client.tell(host, Does::Hang);
+    }
+    world.endpoint(HOOK).await;
+    for _ in 0..100 {
+        world.publish_in("other", LIVE, "{}").await;
+    }
+    let running = tokio::spawn(world.timed_sender(&client).run());
+    // By then each has hung once: 32 attempts are under way at once, 4 to each.
+    tokio::time::sleep(Duration::from_secs(35)).await;
+    client.take();
+    for _ in 0..100 {
+        world.publish("{}").await;
+    }
+    tokio::time::sleep(Duration::from_secs(14)).await;
+    let got = client.take();
+    let of = |host| {
+        let at = format!("https://{host}/");
+        got.iter().filter(|got| got.url.starts_with(&at)).count()
+    };
+    assert_eq!(of("acme.example"), 100);
+    let hanging = HANG.map(of);
+    assert!(hanging.iter().all(|count| *count <= 1), "{hanging:?}");
+    assert!(
+        hanging.iter().sum::<usize>() <= 8,
+        "a quarter is theirs: {hanging:?}"
+    );
+    running.abort();
+}
+
+#[tokio::test]
+async fn what_waits_for_one_endpoint_goes_there_without_a_pause() {
+    for world in World::all().await {
+        world.endpoint(HOOK).await;
+        for _ in 0..40 {
+            world.publish("{}").await;
+        }
+        let sender = world.sender(&Client::default());
+        assert_eq!(sender.deliver_due().await.unwrap(), 40);
+    }
 }
 
 #[tokio::test(start_paused = true)]
