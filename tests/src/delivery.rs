@@ -11,8 +11,8 @@ use http_body_util::Full;
 use keyward::conformance::block_on;
 use keyward::{
     AccountId, AttemptOutcome, EndpointChange, EndpointRules, EndpointStatus, Environment, Grace,
-    NewKey, RetrySchedule, SealingKey, SealingKeys, WebhookId, WebhookMessage, WebhookSecret,
-    WebhookVerifier,
+    NewKey, Redelivery, RetrySchedule, SealingKey, SealingKeys, WebhookId, WebhookMessage,
+    WebhookSecret, WebhookVerifier,
 };
 use keyward_tower::WebhookSender;
 use proptest::prelude::*;
@@ -166,6 +166,37 @@ async fn retries_on_the_schedule_then_gives_up_and_says_so() {
         for private in ["t0ken", "/hook", "p4yload", &secret.expose_secret()[6..20]] {
             assert!(!text.contains(private), "{private} in {text}");
         }
+    }
+}
+
+#[tokio::test]
+async fn what_was_given_up_comes_again_when_its_owner_asks() {
+    for world in World::all().await {
+        let (id, secret) = world.endpoint(HOOK).await;
+        let client = Client::default();
+        client.tell("acme.example", Does::Answer(500));
+        let sender = world.sender(&client).schedule(RetrySchedule::new([]));
+        let accepted = world.now();
+        let ids = [world.publish("1").await, world.publish("2").await];
+        assert_eq!(sender.deliver_due().await.unwrap(), 2);
+        client.tell("acme.example", Does::Answer(200));
+        client.take();
+        world.pass(1_000_000);
+        assert_eq!(sender.deliver_due().await.unwrap(), 0, "given up");
+        for (what, count) in [
+            (Redelivery::FailedSince(accepted), 2),
+            (Redelivery::FailedSince(accepted), 0),
+            (Redelivery::Message(ids[0].clone()), 1),
+        ] {
+            let again = world.webhooks.redeliver(&world.user, id, what);
+            again.await.unwrap();
+            assert_eq!(sender.deliver_due().await.unwrap(), count);
+        }
+        let got = client.take();
+        assert!(got.iter().all(|got| verify(&world, &secret, got)));
+        let arrived: HashSet<_> = got.iter().map(|got| got.field("webhook-id")).collect();
+        assert_eq!(arrived, ids.iter().map(WebhookId::as_str).collect());
+        assert_eq!(got[2].field("webhook-id"), ids[0].as_str());
     }
 }
 

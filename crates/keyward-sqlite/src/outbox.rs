@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use keyward::{
     AccountId, AttemptOutcome, Conclusion, DeliveryAttempt, DeliveryClaim, DueDelivery, EndpointId,
-    EndpointStatus, EndpointUrl, EndpointsAtMost, Environment, NextStep, SealedSecret, StoreError,
-    StoreErrorKind, WebhookCommit, WebhookEndpoint, WebhookId, WebhookMessage,
+    EndpointStatus, EndpointUrl, EndpointsAtMost, Environment, NextStep, Redelivery, SealedSecret,
+    StoreError, StoreErrorKind, WebhookCommit, WebhookEndpoint, WebhookId, WebhookMessage,
 };
 use rusqlite::{Connection, Error, OptionalExtension, Row, TransactionBehavior, params};
 
@@ -28,6 +28,7 @@ pub(crate) fn write(connection: &mut Connection, commit: &WebhookCommit) -> Resu
         deleted,
         at_most,
         message,
+        again,
         with,
     } = commit;
     let transaction = connection
@@ -50,6 +51,9 @@ pub(crate) fn write(connection: &mut Connection, commit: &WebhookCommit) -> Resu
     }
     if let Some(message) = message {
         accept(&transaction, message).map_err(failed)?;
+    }
+    if let Some((endpoint, what)) = again {
+        deliver_again(&transaction, *endpoint, what).map_err(failed)?;
     }
     transaction.commit().map_err(failed)
 }
@@ -122,6 +126,43 @@ fn accept(connection: &Connection, message: &WebhookMessage) -> rusqlite::Result
             created_at,
         ])
         .map(drop)
+}
+
+/// Makes due what is to be delivered again; fails when there is no such endpoint or message.
+fn deliver_again(
+    connection: &Connection,
+    endpoint: EndpointId,
+    what: &Redelivery,
+) -> rusqlite::Result<()> {
+    let sql = match what {
+        Redelivery::Message(_) => {
+            "INSERT INTO keyward_delivery (account, environment, message, endpoint, due_at, status) \
+             SELECT m.account, m.environment, m.id, e.id, m.created_at, \
+             CASE e.status WHEN 'enabled' THEN 'pending' ELSE 'held' END \
+             FROM keyward_endpoint e JOIN keyward_message m \
+             ON m.account = e.account AND m.environment = e.environment \
+             WHERE e.id = ?1 AND m.id = ?2 ON CONFLICT DO UPDATE \
+             SET due_at = excluded.due_at, status = excluded.status, failures = 0"
+        }
+        Redelivery::FailedSince(_) => {
+            "UPDATE keyward_delivery SET due_at = m.created_at, failures = 0, \
+             status = CASE e.status WHEN 'enabled' THEN 'pending' ELSE 'held' END \
+             FROM keyward_endpoint e, keyward_message m \
+             WHERE e.id = ?1 AND keyward_delivery.account = e.account \
+             AND keyward_delivery.environment = e.environment AND keyward_delivery.endpoint = e.id \
+             AND keyward_delivery.status = 'failed' AND m.account = e.account \
+             AND m.environment = e.environment AND m.id = keyward_delivery.message \
+             AND m.created_at >= ?2"
+        }
+    };
+    let mut again = connection.prepare_cached(sql)?;
+    let endpoint = endpoint.to_string();
+    match what {
+        Redelivery::Message(id) => row::one(again.execute([&*endpoint, id.as_str()])?),
+        Redelivery::FailedSince(since) => {
+            again.execute(params![endpoint, millis(*since)]).map(drop)
+        }
+    }
 }
 
 /// The endpoint of this name.

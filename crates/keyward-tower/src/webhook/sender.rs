@@ -32,7 +32,7 @@ const ANSWER: usize = 1024;
 /// `webhook-timestamp`. 2xx is a success; 410 switches the endpoint off; anything else, also a redirect,
 /// which is not followed, is tried again on a [`RetrySchedule`], or later where the receiver asks for it
 /// with `retry-after`. When the last attempt has failed the delivery is given up, which the log and the
-/// attempts tell. What is in the store survives the process: a delivery that was under way when it was
+/// attempts tell, until its owner asks for it ([`WebhookAdmin::redeliver`]). What is in the store survives the process: a delivery that was under way when it was
 /// killed is sent again, so a receiver has to know what it has handled, by the id.
 ///
 /// ```
