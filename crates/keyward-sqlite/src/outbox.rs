@@ -142,7 +142,8 @@ fn deliver_again(
              FROM keyward_endpoint e JOIN keyward_message m \
              ON m.account = e.account AND m.environment = e.environment \
              WHERE e.id = ?1 AND m.id = ?2 ON CONFLICT DO UPDATE \
-             SET due_at = excluded.due_at, status = excluded.status, failures = 0"
+             SET due_at = excluded.due_at, status = excluded.status, failures = 0, \
+             attempts = min(attempts + 1, 4294967295)"
         }
         Redelivery::FailedSince(_) => {
             "UPDATE keyward_delivery SET due_at = m.created_at, failures = 0, \

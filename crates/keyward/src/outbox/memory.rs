@@ -127,6 +127,8 @@ impl Outbox {
                     failures: 0,
                     end: None,
                 });
+                // An attempt that is under way decides no more than whether it has arrived.
+                delivery.attempts = delivery.attempts.saturating_add(1);
                 delivery.begin_anew(due_at);
             }
             Redelivery::FailedSince(since) => {
