@@ -1,5 +1,6 @@
 //! Endpoints, messages and deliveries as rows.
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use keyward::{
@@ -20,6 +21,13 @@ const ENDPOINTS: &str = "SELECT id, account, environment, url, secret, created_a
 /// The columns that [`message`] reads.
 const MESSAGES: &str =
     "SELECT id, account, environment, payload, content_type, created_at FROM keyward_message";
+
+/// The columns that [`DueRow`] reads.
+const DUE: &str = "SELECT due_at, account, environment, message, endpoint, attempts, failures \
+     FROM keyward_delivery WHERE status = 'pending' AND due_at <= ?1";
+
+/// How many of the deliveries that are due are looked at one by one.
+const LOOK: usize = 500;
 
 /// Writes all of it or nothing.
 pub(crate) fn write(connection: &mut Connection, commit: &WebhookCommit) -> Result<(), StoreError> {
@@ -246,22 +254,46 @@ pub(crate) fn claim(
     claim: &DeliveryClaim,
 ) -> rusqlite::Result<Vec<DueDelivery>> {
     // Most of the time nothing is due, and a process that writes need not be waited for.
-    if due_endpoints(connection, claim)?.is_empty() {
+    if due_rows(connection, claim)?.is_empty() {
         return Ok(Vec::new());
     }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let mut due = Vec::new();
-    for endpoint in due_endpoints(&transaction, claim)? {
-        due.extend(due_to(&transaction, claim, &endpoint)?);
-    }
-    due.sort_by_key(|row| row.due_at);
-    due.truncate(claim.limit);
     let mut claimed = Vec::new();
-    for row in due {
+    for row in due_rows(&transaction, claim)? {
         claimed.extend(row.take(&transaction, claim)?);
     }
     transaction.commit()?;
     Ok(claimed)
+}
+
+/// What is due, the longest first: looked for one by one, in which the endpoints that wait for later cost
+/// nothing, unless much of it is of a few endpoints; then by endpoint, in which it costs nothing how much.
+fn due_rows(connection: &Connection, claim: &DeliveryClaim) -> rusqlite::Result<Vec<DueRow>> {
+    let busy: HashSet<_> = claim.busy.iter().map(EndpointId::to_string).collect();
+    let mut taken: HashMap<String, usize> = HashMap::new();
+    let mut due = Vec::new();
+    let mut rows = connection.prepare_cached(&format!("{DUE} ORDER BY due_at LIMIT {LOOK}"))?;
+    let mut rows = rows.query([millis(claim.now)])?;
+    for _ in 0..LOOK {
+        let row = match rows.next()? {
+            Some(row) if due.len() < claim.limit => DueRow::of(row)?,
+            _ => return Ok(due),
+        };
+        let count = taken.entry(row.endpoint.clone()).or_default();
+        if *count < claim.each && !busy.contains(&row.endpoint) {
+            *count += 1;
+            due.push(row);
+        }
+    }
+    due.clear();
+    for endpoint in due_endpoints(connection, claim)? {
+        if !busy.contains(&endpoint) {
+            due.extend(due_to(connection, claim, &endpoint)?);
+        }
+    }
+    due.sort_by_key(|row| row.due_at);
+    due.truncate(claim.limit);
+    Ok(due)
 }
 
 /// The endpoints for which something is due: one look into the index for each that anything waits for.
@@ -274,8 +306,7 @@ fn due_endpoints(connection: &Connection, claim: &DeliveryClaim) -> rusqlite::Re
     let row = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?));
     while let Some((endpoint, due_at)) = next.query_row([&last], row).optional()? {
         last.clone_from(&endpoint);
-        let is_busy = claim.busy.iter().any(|busy| busy.to_string() == endpoint);
-        if due_at <= millis(claim.now) && !is_busy {
+        if due_at <= millis(claim.now) {
             found.push(endpoint);
         }
     }
@@ -288,21 +319,9 @@ fn due_to(
     endpoint: &str,
 ) -> rusqlite::Result<Vec<DueRow>> {
     let each = i64::try_from(claim.each.min(claim.limit)).unwrap_or(i64::MAX);
-    let mut rows = connection.prepare_cached(
-        "SELECT due_at, account, environment, message, attempts, failures FROM keyward_delivery \
-         WHERE status = 'pending' AND endpoint = ?1 AND due_at <= ?2 ORDER BY due_at LIMIT ?3",
-    )?;
-    let rows = rows.query_map(params![endpoint, millis(claim.now), each], |row| {
-        Ok(DueRow {
-            due_at: row.get(0)?,
-            account: row.get(1)?,
-            environment: row.get(2)?,
-            message: row.get(3)?,
-            endpoint: endpoint.to_owned(),
-            attempts: row.get(4)?,
-            failures: row.get(5)?,
-        })
-    })?;
+    let mut rows =
+        connection.prepare_cached(&format!("{DUE} AND endpoint = ?2 ORDER BY due_at LIMIT ?3"))?;
+    let rows = rows.query_map(params![millis(claim.now), endpoint, each], DueRow::of)?;
     rows.collect()
 }
 
@@ -318,6 +337,18 @@ struct DueRow {
 }
 
 impl DueRow {
+    fn of(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            due_at: row.get(0)?,
+            account: row.get(1)?,
+            environment: row.get(2)?,
+            message: row.get(3)?,
+            endpoint: row.get(4)?,
+            attempts: row.get(5)?,
+            failures: row.get(6)?,
+        })
+    }
+
     /// Claims it. One that makes no sense is not given, and the log tells of it.
     fn take(
         self,

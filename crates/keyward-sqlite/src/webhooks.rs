@@ -185,6 +185,39 @@ mod tests {
     }
 
     #[test]
+    fn much_that_waits_for_one_endpoint_hides_nothing() {
+        let fixture = Fixture::new();
+        let store = filled(&fixture);
+        let before = claim(&store);
+        // To one of them a thousand more, all due before what is for the others.
+        let (endpoint, message) = &before[0];
+        let typed = format!(
+            "INSERT INTO keyward_message (account, environment, id, payload, created_at) \
+             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) \
+             SELECT account, environment, 'n' || i, x'', 0 FROM n, keyward_message \
+             WHERE id = '{message}'; \
+             INSERT INTO keyward_delivery (account, environment, message, endpoint, due_at) \
+             SELECT account, environment, id, '{endpoint}', 0 FROM keyward_message \
+             WHERE id GLOB 'n[0-9]*'"
+        );
+        fixture.type_in(&typed).unwrap();
+        let now = SystemTime::now();
+        let claim = DeliveryClaim {
+            now,
+            until: now,
+            limit: 5,
+            each: 3,
+            busy: vec![before[1].0],
+        };
+        let due = block_on(store.claim(claim)).unwrap();
+        let endpoints: Vec<_> = due.iter().map(|due| due.endpoint().id()).collect();
+        assert_eq!(endpoints[..3], [*endpoint; 3]);
+        let others: Vec<_> = before[2..].iter().map(|(other, _)| *other).collect();
+        assert!(endpoints[3..].iter().all(|other| others.contains(other)));
+        assert_eq!(endpoints.len(), 5);
+    }
+
+    #[test]
     fn keeps_the_promises_of_a_store_of_webhooks() {
         let (fixture, next) = (Fixture::new(), Cell::new(0));
         keyward::conformance::check_webhooks(|| {
