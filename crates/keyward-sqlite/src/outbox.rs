@@ -8,7 +8,7 @@ use keyward::{
     EndpointStatus, EndpointUrl, EndpointsAtMost, Environment, NextStep, Redelivery, SealedSecret,
     StoreError, StoreErrorKind, WebhookCommit, WebhookEndpoint, WebhookId, WebhookMessage,
 };
-use rusqlite::{Connection, Error, OptionalExtension, Row, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
 use crate::commit;
 use crate::error::failed;
@@ -28,6 +28,12 @@ const DUE: &str = "SELECT due_at, account, environment, message, endpoint, attem
 
 /// How many of the deliveries that are due are looked at one by one.
 const LOOK: usize = 500;
+
+/// How many messages are forgotten in one go: nobody else is served meanwhile.
+const FORGOTTEN_AT_ONCE: usize = 500;
+
+/// A message's place in the order of their acceptance.
+pub(crate) type Place = (i64, i64);
 
 /// Writes all of it or nothing.
 pub(crate) fn write(connection: &mut Connection, commit: &WebhookCommit) -> Result<(), StoreError> {
@@ -528,16 +534,37 @@ pub(crate) fn attempts(
     })
 }
 
-/// Forgets what was accepted before this moment and waits for nothing.
-pub(crate) fn forget(connection: &Connection, before: i64) -> rusqlite::Result<u64> {
-    // Deliveries and attempts go with it.
-    let forgotten = connection
-        .prepare_cached(
-            "DELETE FROM keyward_message WHERE created_at < ?1 AND NOT EXISTS ( \
-             SELECT 1 FROM keyward_delivery WHERE account = keyward_message.account \
-             AND environment = keyward_message.environment AND message = keyward_message.id \
-             AND status IN ('pending', 'held'))",
-        )?
-        .execute([before])?;
-    u64::try_from(forgotten).map_err(|_| Error::StatementChangedRows(forgotten))
+/// Forgets what was accepted before this moment and waits for nothing, some of it: from a place on. Tells
+/// how many, and the place to go on from.
+pub(crate) fn forget(
+    connection: &mut Connection,
+    before: i64,
+    from: Place,
+) -> rusqlite::Result<(u64, Option<Place>)> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let places: Vec<Place> = transaction
+        .prepare_cached(&format!(
+            "SELECT created_at, rowid FROM keyward_message \
+             WHERE (created_at, rowid) > (?1, ?2) AND created_at < ?3 \
+             ORDER BY created_at, rowid LIMIT {FORGOTTEN_AT_ONCE}"
+        ))?
+        .query_map([from.0, from.1, before], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut forgotten = 0;
+    for (_, rowid) in &places {
+        // Deliveries and attempts go with it.
+        forgotten += transaction
+            .prepare_cached(
+                "DELETE FROM keyward_message WHERE rowid = ?1 AND NOT EXISTS ( \
+                 SELECT 1 FROM keyward_delivery WHERE account = keyward_message.account \
+                 AND environment = keyward_message.environment AND message = keyward_message.id \
+                 AND status IN ('pending', 'held'))",
+            )?
+            .execute([rowid])? as u64;
+    }
+    transaction.commit()?;
+    let is_all = places.len() < FORGOTTEN_AT_ONCE;
+    Ok((forgotten, places.last().copied().filter(|_| !is_all)))
 }

@@ -72,8 +72,21 @@ impl WebhookStore for SqliteStore {
 
     fn forget_messages(&self, before: SystemTime) -> StoreFuture<'_, u64> {
         let before = row::millis(before);
-        self.ask(move |worker| {
-            worker.patiently(|connection| outbox::forget(connection, before).map_err(failed))
+        Box::pin(async move {
+            let (mut count, mut from) = (0, (i64::MIN, 0));
+            loop {
+                let forget = self.ask(move |worker| {
+                    worker.patiently(|connection| {
+                        outbox::forget(connection, before, from).map_err(failed)
+                    })
+                });
+                let (forgotten, next) = forget.await?;
+                count += forgotten;
+                match next {
+                    Some(next) => from = next,
+                    None => return Ok(count),
+                }
+            }
         })
     }
 }
@@ -82,6 +95,7 @@ impl WebhookStore for SqliteStore {
 mod tests {
     use std::cell::Cell;
     use std::sync::Arc;
+    use std::task::{Context, Waker};
 
     use keyward::conformance::block_on;
     use keyward::{Actor, EndpointUrl, KeyAdmin, SealingKey, SealingKeys, WebhookAdmin};
@@ -215,6 +229,28 @@ mod tests {
         let others: Vec<_> = before[2..].iter().map(|(other, _)| *other).collect();
         assert!(endpoints[3..].iter().all(|other| others.contains(other)));
         assert_eq!(endpoints.len(), 5);
+    }
+
+    #[test]
+    fn to_forget_much_holds_up_nobody() {
+        let fixture = Fixture::new();
+        let store = filled(&fixture);
+        fixture
+            .type_in(
+                "INSERT INTO keyward_message (account, environment, id, payload, created_at) \
+                 WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000) \
+                 SELECT 'acme', 'live', 'n' || i, x'', i / 700 FROM n",
+            )
+            .unwrap();
+        let mut forgotten = store.forget_messages(SystemTime::now());
+        let context = &mut Context::from_waker(Waker::noop());
+        assert!(forgotten.as_mut().poll(context).is_pending());
+        assert!(block_on(store.endpoints(None, None)).is_ok());
+        assert!(
+            forgotten.as_mut().poll(context).is_pending(),
+            "there is more"
+        );
+        assert_eq!(block_on(forgotten).unwrap(), 2000);
     }
 
     #[test]

@@ -107,10 +107,10 @@ pub trait WebhookStore: Store {
     ) -> StoreFuture<'_, Vec<DeliveryAttempt>>;
 
     /// Forgets messages accepted before this moment that have arrived or were given up everywhere,
-    /// with all attempts; and tells how many.
+    /// with all attempts; and tells how many. Others are served meanwhile.
     ///
     /// # Errors
-    /// When the store cannot answer.
+    /// When the store cannot answer; some may be forgotten by then.
     fn forget_messages(&self, before: SystemTime) -> StoreFuture<'_, u64>;
 }
 
