@@ -363,6 +363,21 @@ async fn many_receivers_that_hang_leave_room_for_the_others() {
     running.abort();
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_is_accepted_is_sent_within_a_quarter_of_a_second() {
+    let world = World::in_memory().await;
+    world.endpoint(HOOK).await;
+    let client = Client::default();
+    let running = tokio::spawn(world.timed_sender(&client).run());
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        world.publish("{}").await;
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        assert_eq!(client.take().len(), 1);
+    }
+    running.abort();
+}
+
 #[tokio::test]
 async fn what_waits_for_one_endpoint_goes_there_without_a_pause() {
     for world in World::all().await {

@@ -124,7 +124,7 @@ impl<C, T> WebhookSender<C, T> {
             rules: EndpointRules::new(),
             schedule: RetrySchedule::default(),
             timeout: Duration::from_secs(15),
-            poll_interval: Duration::from_secs(1),
+            poll_interval: Duration::from_millis(250),
             concurrency: 32,
             each: 4,
         }
@@ -148,7 +148,7 @@ impl<C, T> WebhookSender<C, T> {
         self
     }
 
-    /// How often [`run`](Self::run) looks for what is due; every second unless said otherwise.
+    /// How often [`run`](Self::run) looks for what is due; four times a second unless said otherwise.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.poll_interval = interval;
         self
