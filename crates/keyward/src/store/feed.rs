@@ -3,6 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::limit::meter::Meter;
 use crate::limit::purse::Purse;
 use crate::store::entry::{Budget, Grant, Group};
@@ -14,8 +16,9 @@ use crate::{
 #[derive(Default)]
 pub(crate) struct Feed {
     pub(crate) revision: Option<Revision>,
-    accounts: HashMap<AccountId, Account>,
-    groups: HashMap<AccountId, Vec<Arc<Group>>>,
+    /// Boxed, as a table has room for more than it holds.
+    accounts: HashMap<AccountId, Box<Account>>,
+    groups: HashMap<AccountId, SmallVec<[Arc<Group>; 1]>>,
     grants: HashSet<Arc<Grant>>,
     /// The buckets of every chain of rotations, by its first key.
     meters: HashMap<KeyId, Arc<Meter>>,
@@ -25,7 +28,10 @@ pub(crate) struct Feed {
 impl Feed {
     pub(crate) fn group(&mut self, record: &KeyRecord, clock: &Arc<dyn Clock>) -> Arc<Group> {
         let (environment, prefix) = (record.environment, &record.hint.prefix);
-        let groups = self.groups.entry(record.account.clone()).or_default();
+        let known = self.accounts.get(&record.account);
+        // The account's own name, where it is there already: a record's is a copy.
+        let account = known.map_or(&record.account, |known| &known.id);
+        let groups = self.groups.entry(account.clone()).or_default();
         let same = |group: &&Arc<Group>| is_of(group, environment, prefix);
         if let Some(group) = groups.iter().find(same) {
             return Arc::clone(group);
@@ -34,15 +40,14 @@ impl Feed {
         let sibling = groups.iter().find(|group| group.environment == environment);
         let meter = sibling.map_or_else(
             || {
-                let owner = BucketOwner::Account(record.account.clone(), environment);
+                let owner = BucketOwner::Account(account.clone(), environment);
                 Arc::new(Meter::new(owner, Arc::clone(clock)))
             },
             |sibling| Arc::clone(&sibling.meter),
         );
-        let account = record.account.clone();
-        let group = Group::closed(account, environment, prefix.clone(), meter);
-        let account = self.accounts.get(&record.account);
-        group.follow(account, budget(&mut self.purses, account));
+        let group = Group::closed(account.clone(), environment, prefix.clone(), meter);
+        let known = known.map(|known| &**known);
+        group.follow(known, budget(&mut self.purses, known));
         let group = Arc::new(group);
         groups.push(Arc::clone(&group));
         group
@@ -98,7 +103,7 @@ impl Feed {
             for group in self.groups.get(&account.id).into_iter().flatten() {
                 group.follow(Some(&account), budget.clone());
             }
-            self.accounts.insert(account.id.clone(), account);
+            self.accounts.insert(account.id.clone(), Box::new(account));
         }
         if restarted {
             let gone = self
