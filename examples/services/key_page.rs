@@ -1,15 +1,19 @@
 //! What the key pages of all services have: a list, a view, and an end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use keyward::{
-    AccountId, Actor, AdminError, ApiKey, CreatedKey, KeyAdmin, KeyFilter, KeyId, KeyView, NewKey,
+    AccountId, Actor, AdminError, ApiKey, CreatedKey, KeyAdmin, KeyCursor, KeyFilter, KeyId,
+    KeyState, KeyView, Metadata, NewKey,
 };
 use serde_json::{Value, json};
 
 use crate::{Answer, Answered, Call, People, Person, Routes};
+
+/// What tells the keys that are printed at the start.
+const PRINTED: &str = r#"{"printed":true}"#;
 
 /// A service with a key page.
 pub trait KeyPage: AsRef<People> + AsRef<KeyAdmin> + Send + Sync + Sized + 'static {
@@ -21,12 +25,17 @@ pub trait KeyPage: AsRef<People> + AsRef<KeyAdmin> + Send + Sync + Sized + 'stat
     }
 }
 
-async fn list<S: KeyPage>(state: Arc<S>, person: Person, _: Call) -> Answered {
+/// Fifty keys, and what to write after `?after=` to see more.
+async fn list<S: KeyPage>(state: Arc<S>, person: Person, call: Call) -> Answered {
     let admin: &KeyAdmin = (*state).as_ref();
-    let (actor, filter) = (person.actor(), KeyFilter::new());
-    let page = admin.keys(&actor, &person.account, filter).await?;
+    let mut filter = KeyFilter::new();
+    if let Some(after) = call.query.get("after") {
+        filter = filter.after(KeyCursor::parse(after)?);
+    }
+    let page = admin.keys(&person.actor(), &person.account, filter).await?;
     let keys: Vec<_> = page.keys.iter().map(shown).collect();
-    Ok(Answer::ok(json!({ "keys": keys })))
+    let next = page.next.map(|next| next.to_string());
+    Ok(Answer::ok(json!({ "keys": keys, "next": next })))
 }
 
 async fn view<S: KeyPage>(state: Arc<S>, person: Person, call: Call) -> Answered {
@@ -64,15 +73,24 @@ pub fn key_id(call: &Call) -> Result<KeyId, Answer> {
     Ok(KeyId::parse(call.param("id"))?)
 }
 
-/// Opens an account, and ends the keys that an earlier start of the example has made for it.
+/// Opens an account. Of the keys that earlier starts have printed for it, those of the last work on.
 ///
 /// # Errors
 /// When the store fails.
-pub async fn start_over(admin: &KeyAdmin, account: &AccountId) -> Result<(), AdminError> {
+pub async fn open_account(admin: &KeyAdmin, account: &AccountId) -> Result<(), AdminError> {
     let operator = Actor::operator("start");
     admin.open_account(&operator, account).await?;
-    let reason = "the example was started anew";
-    admin.revoke_all(&operator, account, None, reason).await
+    let filter = KeyFilter::new().state(KeyState::Active).limit(1000);
+    let active = admin.keys(&operator, account, filter).await?.keys;
+    let printed = active.iter().map(|view| &view.record);
+    let printed = printed.filter(|key| key.metadata.as_str() == PRINTED);
+    let mut seen = HashSet::new();
+    for key in printed {
+        if !seen.insert((&key.name, key.environment)) {
+            admin.revoke(&operator, key.id, "printed long ago").await?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes a key of those that are printed at the start: its secret, and its id.
@@ -80,6 +98,7 @@ pub async fn start_over(admin: &KeyAdmin, account: &AccountId) -> Result<(), Adm
 /// # Errors
 /// When it cannot be made.
 pub async fn make(admin: &KeyAdmin, new: NewKey) -> Result<(String, String), AdminError> {
+    let new = new.metadata(Metadata::parse(PRINTED)?);
     let created = admin.create(&Actor::operator("start"), new).await?;
     let secret = created.key.as_ref().map(ApiKey::expose_secret);
     let secret = secret.unwrap_or_default().to_owned();

@@ -10,6 +10,7 @@
 mod rules;
 
 use std::error::Error;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use keyward::{
@@ -18,7 +19,7 @@ use keyward::{
 };
 use serde_json::{Value, json};
 use services::{Answer, Answered, Call, KeyPage, Opened, People, Person, Records, Routes, Setting};
-use services::{key_id, make, revealed, shown, start_over, usage};
+use services::{key_id, make, open_account, revealed, shown, usage};
 
 /// What to try, each with the status it gets.
 const LINES: &[&str] = &[
@@ -39,7 +40,7 @@ const LINES: &[&str] = &[
     "curl -i {at}/send/1 -H 'Authorization: {development}'  # 200",
 ];
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
     services::run("heliossend", open, LINES)
 }
 
@@ -47,16 +48,16 @@ fn main() -> Result<(), Box<dyn Error>> {
 struct HeliosSend {
     admin: KeyAdmin,
     people: People,
-    records: Records,
+    records: Arc<Records>,
 }
 
 /// Opens the service for one customer, who has two keys.
 pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
-    let (gate, admin) = rules::rules(setting.store()?)?;
+    let (gate, admin) = rules::rules(setting.store.clone())?;
     let acme = AccountId::parse("acme")?;
     let other = AccountId::parse("globex")?;
-    start_over(&admin, &acme).await?;
-    start_over(&admin, &other).await?;
+    open_account(&admin, &acme).await?;
+    open_account(&admin, &other).await?;
     let new = |account: &AccountId, name| NewKey::new(account.clone(), Environment::LIVE, name);
     let (production, production_id) = make(&admin, new(&acme, "production")).await?;
     let (development, _) = make(&admin, new(&acme, "development")).await?;
@@ -69,7 +70,7 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
             &other,
             &Permission::ALL,
         ),
-        records: Records::open(&setting.database, "heliossend")?,
+        records: setting.records("heliossend")?,
     };
     let key = Requirement::new;
     let routes = Routes::new(service)
@@ -88,6 +89,7 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
             ("development", development),
             ("foreign", foreign),
         ],
+        sending: None,
     })
 }
 

@@ -28,7 +28,7 @@ pub(crate) async fn create_key(service: Arc<VerifyHuman>, person: Person, call: 
         new = new.origins(OriginPolicy::listed(domains)?);
     }
     if let Some(powered_by) = sent["powered_by"].as_bool() {
-        if !matches!(&*service.plan(&person)?, "pro" | "enterprise") {
+        if !service.may_hide_badge(&person.account)? {
             let error = "the badge can be switched on Pro and Enterprise";
             return Err(Answer::new(403, json!({ "error": error })));
         }
@@ -75,7 +75,9 @@ pub(crate) async fn show_ledger(service: Arc<VerifyHuman>, person: Person, _: Ca
 
 /// Somebody buys credits. It is the service that acts on it, no person.
 pub(crate) async fn buy_credits(service: Arc<VerifyHuman>, person: Person, call: Call) -> Answered {
-    let credits = call.json()["credits"].as_u64().unwrap_or_default();
+    let Some(credits) = call.json()["credits"].as_u64() else {
+        return Err(Answer::new(422, json!({ "error": "credits is a number" })));
+    };
     let (sales, account) = (Actor::operator("sales"), person.account.clone());
     let balance = Some(Credits::new(credits));
     service.admin.set_credits(&sales, account, balance).await?;
@@ -84,14 +86,20 @@ pub(crate) async fn buy_credits(service: Arc<VerifyHuman>, person: Person, call:
 
 pub(crate) async fn change_plan(service: Arc<VerifyHuman>, person: Person, call: Call) -> Answered {
     let plan = call.json()["plan"].as_str().unwrap_or_default().to_owned();
+    if !matches!(&*plan, "starter" | "pro" | "enterprise") {
+        let error = "plan is starter, pro or enterprise";
+        return Err(Answer::new(422, json!({ "error": error })));
+    }
     let (sales, change) = (Actor::operator("sales"), rules::plan(&plan));
     service
         .admin
         .update_account(&sales, &person.account, change)
         .await?;
-    let plan = json!({ "plan": plan });
-    let plan = service.records.add(person.account.as_str(), "plan", plan)?;
-    Ok(Answer::ok(json!({ "plan": plan["plan"] })))
+    let bought = json!({ "plan": plan });
+    service
+        .records
+        .add(person.account.as_str(), "plan", bought)?;
+    Ok(Answer::ok(json!({ "plan": plan })))
 }
 
 /// Where a customer is to be told of what test keys do, or of what live keys do.

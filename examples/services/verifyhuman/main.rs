@@ -9,6 +9,7 @@ mod dashboard;
 mod rules;
 
 use std::error::Error;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use keyward::{
@@ -17,9 +18,9 @@ use keyward::{
 };
 use serde_json::{Value, json};
 use services::{
-    Answer, Answered, Call, KeyPage, Opened, People, Person, Records, Routes, Setting, Webhooks,
+    Answer, Answered, Call, KeyPage, Opened, People, Recorded, Records, Routes, Setting, Webhooks,
 };
-use services::{key_id, make, start_over};
+use services::{key_id, make, open_account};
 
 use self::dashboard::{
     analytics, buy_credits, change_plan, create_endpoint, create_key, enable_key, revoke_key,
@@ -47,7 +48,7 @@ const LINES: &[&str] = &[
     "curl -i '{at}/api/history?n=[1-90]' -H 'X-API-Key: {test}'  # 429 Rate limit exceeded",
 ];
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
     services::run("verifyhuman", open, LINES)
 }
 
@@ -56,7 +57,7 @@ struct VerifyHuman {
     admin: KeyAdmin,
     people: People,
     /// Plans.
-    records: Records,
+    records: Arc<Records>,
     worlds: PerEnvironment<Arc<World>>,
     webhooks: Webhooks,
     /// What live keys owe.
@@ -65,7 +66,7 @@ struct VerifyHuman {
 
 /// What each environment has for itself.
 struct World {
-    history: Records,
+    history: Arc<Records>,
     /// Who looks at a picture.
     look: fn(&str, &[u8]) -> Value,
     /// Where charges are written; what is done in the other world costs nothing.
@@ -74,34 +75,36 @@ struct World {
 
 /// Opens the service for one customer, who has a key of each sort.
 pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
-    let store = setting.store()?;
-    let webhooks = Webhooks::new(&store, KeyFormat::new("vhk_{env}_")?)?;
-    let (gate, admin) = rules::rules(store)?;
+    let webhooks = Webhooks::new(&setting.store, KeyFormat::new("vhk_{env}_")?)?;
+    let (gate, admin) = rules::rules(setting.store.clone())?;
     let acme = AccountId::parse("acme")?;
     let other = AccountId::parse("globex")?;
-    start_over(&admin, &acme).await?;
-    start_over(&admin, &other).await?;
     let sales = Actor::operator("sales");
-    let credits = Some(Credits::new(1000));
-    admin.set_credits(&sales, acme.clone(), credits).await?;
+    for account in [&acme, &other] {
+        open_account(&admin, account).await?;
+        if admin.credits(&sales, account.clone()).await?.is_none() {
+            let credits = Some(Credits::new(1000));
+            admin.set_credits(&sales, account.clone(), credits).await?;
+        }
+    }
     let names = make_keys(&admin, &acme).await?;
-    let path = &setting.database;
-    let ledger = Arc::new(Records::open(path, "ledger")?);
+    let ledger = setting.records("ledger")?;
+    let sending = webhooks.sending();
     let service = VerifyHuman {
         admin,
         people: People::default()
             .and("ann", &acme, &Permission::ALL)
             .and("ben", &acme, &[Permission::Read])
             .and("eve", &other, &Permission::ALL),
-        records: Records::open(path, "verifyhuman")?,
+        records: setting.records("verifyhuman")?,
         worlds: PerEnvironment::new(
             Arc::new(World {
-                history: Records::open(path, "live_history")?,
+                history: setting.records("live_history")?,
                 look: provider,
                 ledger: Some(Arc::clone(&ledger)),
             }),
             Arc::new(World {
-                history: Records::open(path, "test_history")?,
+                history: setting.records("test_history")?,
                 look: simulation,
                 ledger: None,
             }),
@@ -169,7 +172,12 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
         .open("POST /customer/{name}", be_told)
         .open("GET /customer/{name}", told);
     let routes = VerifyHuman::key_page(routes).all();
-    Ok(Opened { routes, names })
+    let sending = Some(sending);
+    Ok(Opened {
+        routes,
+        names,
+        sending,
+    })
 }
 
 /// A key of each sort, and its id.
@@ -304,7 +312,7 @@ async fn hosted(service: Arc<VerifyHuman>, call: Call) -> Answered {
     let operator = Actor::operator("hosted flow");
     let key = service.admin.key(&operator, key_id(&call)?).await?.record;
     let own: Value = serde_json::from_str(key.metadata.as_str()).unwrap_or_default();
-    let shows = own["powered_by"] != false;
+    let shows = own["powered_by"] != false || !service.may_hide_badge(&key.account)?;
     Ok(Answer::ok(
         json!({ "badge": shows.then_some("Powered by VerifyHuman") }),
     ))
@@ -330,11 +338,11 @@ impl VerifyHuman {
         own.ok_or(Answer::new(500, json!({ "error": "no such environment" })))
     }
 
-    /// The plan that was bought last.
-    fn plan(&self, person: &Person) -> Result<String, Answer> {
-        let plans = self.records.all(person.account.as_str(), "plan")?;
+    /// Whether the plan that was bought last allows it.
+    fn may_hide_badge(&self, account: &AccountId) -> Recorded<bool> {
+        let plans = self.records.all(account.as_str(), "plan")?;
         let last = plans.last().and_then(|plan| plan["plan"].as_str());
-        Ok(last.unwrap_or("starter").to_owned())
+        Ok(matches!(last, Some("pro" | "enterprise")))
     }
 }
 

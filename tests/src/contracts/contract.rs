@@ -13,6 +13,8 @@ pub(super) struct Contract {
 pub(super) struct Step {
     pub(super) line: usize,
     pub(super) doing: Doing,
+    /// Whether it may take a while until it is answered so.
+    pub(super) soon: bool,
     pub(super) answer: Option<Expected>,
 }
 
@@ -108,10 +110,15 @@ impl Contract {
             });
             return;
         }
+        let (line, soon) = match line.strip_suffix(" soon") {
+            Some(line) => (line, true),
+            None => (line, false),
+        };
         if let Some(doing) = first_line(line) {
             steps.push(Step {
                 line: number,
                 doing,
+                soon,
                 answer: None,
             });
             return;
@@ -135,7 +142,8 @@ impl Contract {
     }
 }
 
-/// What begins here, if something does: `GET /path as ann × 3`, `curl …` or `60 s later`.
+/// What begins here, if something does: `GET /path as ann × 3`, `curl …` or `60 s later`. What ends in
+/// `soon` has been noted before.
 fn first_line(line: &str) -> Option<Doing> {
     if line.starts_with("curl ") {
         return Some(Doing::Curl(line.to_owned()));

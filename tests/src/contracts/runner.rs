@@ -8,10 +8,12 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use keyward::ManualClock;
 use keyward_sqlite::SqliteOptions;
+use serde_json::Value;
 use services::{Opened, Setting, Stack, start};
 
 use super::contract::{Contract, Doing, Expected, Step};
@@ -19,6 +21,9 @@ use super::pattern::{fill_in, matches};
 
 /// When everything happens: 22:13:20 on the 14th of November, 2023.
 const NOW: Duration = Duration::from_secs(1_700_000_000);
+
+/// How often `soon` asks again, every 50 ms.
+const PATIENCE: usize = 200;
 
 /// Sees to it that a service keeps its contract, on both stacks.
 pub(super) fn keep(open: impl AsyncFn(Setting) -> Result<Opened, Box<dyn Error>>, name: &str) {
@@ -41,6 +46,8 @@ struct Run {
     clock: Arc<ManualClock>,
     folder: tempfile::TempDir,
     names: HashMap<String, String>,
+    /// Keys and secrets that were shown: this once.
+    shown: Vec<String>,
     /// Whether the clock was moved: until the store has been asked again, its keys count as old.
     waiting: bool,
 }
@@ -56,26 +63,28 @@ impl Run {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("selfie.jpg"), b"\xff\xd8\xff\xe0 a face").unwrap();
         let clock = Arc::new(ManualClock::at(NOW));
-        let setting = Setting {
-            database: folder.path().join("service.db"),
-            clock: Arc::<ManualClock>::clone(&clock),
-            options: SqliteOptions::new().poll_interval(Duration::from_millis(10)),
-            address,
-        };
+        let database = folder.path().join("service.db");
+        let options = SqliteOptions::new().poll_interval(Duration::from_millis(10));
+        let own = Arc::<ManualClock>::clone(&clock);
+        let setting = Setting::open(&database, options, own, address).unwrap();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let opened = runtime.block_on(open(setting)).unwrap();
-        let names = opened.names.into_iter();
+        let names = opened.names.iter();
         let mut names: HashMap<_, _> = names
-            .map(|(name, value)| (name.to_owned(), value))
+            .map(|(name, value)| ((*name).to_owned(), value.clone()))
             .collect();
         names.insert("at".into(), format!("http://{address}"));
-        start(stack, listener, opened.routes);
+        let keys = opened.names.iter();
+        let keys = keys.filter(|(name, _)| !name.ends_with(".id"));
+        let shown = keys.map(|(_, key)| key.clone()).collect();
+        start(stack, listener, opened);
         Self {
             place: format!("{name}.md on {stack:?}"),
             address,
             clock,
             folder,
             names,
+            shown,
             waiting: false,
         }
     }
@@ -94,7 +103,7 @@ impl Run {
                         command.replace(there, here)
                     });
                 let answer = curl(&self.fill_in(&command), self.folder.path());
-                self.compare(&place, step.answer.as_ref(), &answer);
+                self.demand(&place, step.answer.as_ref(), &answer);
             }
             Doing::Request {
                 method,
@@ -121,28 +130,57 @@ impl Run {
                         answer = send(self.address, &request);
                     }
                     self.waiting = false;
-                    self.compare(&place, step.answer.as_ref(), &answer);
+                    for _ in 0..PATIENCE {
+                        if !step.soon || self.compare(step.answer.as_ref(), &answer).is_ok() {
+                            break;
+                        }
+                        thread::sleep(Duration::from_millis(50));
+                        answer = send(self.address, &request);
+                    }
+                    self.demand(&place, step.answer.as_ref(), &answer);
                 }
             }
         }
     }
 
-    fn compare(&mut self, place: &str, expected: Option<&Expected>, answer: &Answer) {
-        let Some(expected) = expected else { return };
-        let body = &answer.body;
-        assert_eq!(answer.status, expected.status, "{place}: {body}");
-        if let Some(pattern) = &expected.body {
-            let found = matches(&mut self.names, pattern, body);
-            assert!(found, "{place}: expected {pattern}, and it is {body}");
+    fn demand(&mut self, place: &str, expected: Option<&Expected>, answer: &Answer) {
+        if let Err(other) = self.compare(expected, answer) {
+            panic!("{place}: {other}");
+        }
+        let again = self.shown.iter().find(|key| answer.body.contains(*key));
+        assert_eq!(again, None, "{place}: it shows a secret again");
+        let json: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+        let secrets = [&json["key"], &json["secret"]].map(Value::as_str);
+        let secrets = secrets.into_iter().flatten().map(str::to_owned);
+        self.shown.extend(secrets);
+    }
+
+    /// Whether an answer is as expected; what it is, if not.
+    fn compare(&mut self, expected: Option<&Expected>, answer: &Answer) -> Result<(), String> {
+        let Some(expected) = expected else {
+            return Ok(());
+        };
+        let (status, body) = (answer.status, &answer.body);
+        if status != expected.status {
+            return Err(format!(
+                "expected {}, and it is {status}: {body}",
+                expected.status
+            ));
+        }
+        if let Some(pattern) = &expected.body
+            && !matches(&mut self.names, pattern, body)
+        {
+            return Err(format!("expected {pattern}, and it is {body}"));
         }
         for (name, value) in &expected.fields {
             let name = name.to_ascii_lowercase();
             let there: Vec<_> = answer.fields.iter().filter(|(of, _)| *of == name).collect();
-            let found = there
-                .iter()
-                .any(|(_, own)| matches(&mut self.names, value, own));
-            assert!(found, "{place}: {name} is {there:?}");
+            let mut own = there.iter().map(|(_, own)| own);
+            if !own.any(|own| matches(&mut self.names, value, own)) {
+                return Err(format!("expected {name}: {value}, and it is {there:?}"));
+            }
         }
+        Ok(())
     }
 
     fn fill_in(&self, text: &str) -> String {
