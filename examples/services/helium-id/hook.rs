@@ -1,6 +1,7 @@
 //! With what Helium Id's webhooks come: a key, beside the signature.
 
 use std::error::Error;
+use std::time::SystemTime;
 
 use keyward::{
     AccountId, SealedSecret, SealingKeys, WebhookEndpoint, WebhookId, WebhookSecret, WebhookSigner,
@@ -32,16 +33,15 @@ pub(crate) async fn test(
     signer: &WebhookSigner,
     key: &WebhookSecret,
     wrong: &str,
-    now: std::time::SystemTime,
+    now: SystemTime,
 ) -> Result<Option<u16>, Box<dyn Error>> {
     let event = match wrong {
         "json" => "{\"type\":",
         _ => "{\"type\":\"ping\"}",
     };
-    let signed = if wrong == "signature" { "{}" } else { event };
-    let mut fields = signer
-        .fields(&WebhookId::random()?, now, signed.as_bytes())
-        .to_vec();
+    let body = if wrong == "signature" { "{}" } else { event };
+    let id = WebhookId::random()?;
+    let mut fields = signer.fields(&id, now, body.as_bytes()).to_vec();
     let key = key.expose_secret();
     fields.push(match wrong {
         "key" => ("x-api-key", key.chars().rev().collect()),

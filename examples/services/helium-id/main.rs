@@ -19,8 +19,8 @@ use std::time::SystemTime;
 
 use axum::http::{HeaderValue, Uri};
 use keyward::{
-    AccountId, Actor, Clock, Environment, Grace, KeyAdmin, KeyFormat, KeyId, NewKey,
-    PerEnvironment, Permission, Principal, WebhookEndpoint,
+    AccountId, Actor, Clock, Environment, KeyAdmin, KeyFormat, KeyId, NewKey, PerEnvironment,
+    Permission, Principal, WebhookEndpoint,
 };
 use serde_json::{Value, json};
 use services::{
@@ -29,7 +29,7 @@ use services::{
 };
 use services::{key_id, make, open_account, revealed, shown};
 
-use self::platform::{Platform, be_told, user, verify_user};
+use self::platform::{Platform, be_told, register, user, verify_user};
 
 /// What to try, each with the status it gets.
 const LINES: &[&str] = &[
@@ -80,25 +80,9 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
     let webhooks = webhooks(&setting, &records)?;
     let sending = Some(webhooks.sending());
 
-    // The platform keeps no secret: whenever it starts it asks for new ones.
-    let operator = Actor::operator("start");
     let address = setting.address.to_string();
-    let url = format!("http://{address}/platform/hook");
-    let hook = async |environment| -> Result<_, Box<dyn Error>> {
-        let set = webhooks.set_url(&operator, &acme, environment, &url);
-        let (endpoint, secret) = set.await?;
-        let admin = &webhooks.admin;
-        let secret = match secret {
-            Some(secret) => secret,
-            None => {
-                let new = admin.regenerate_secret(&operator, endpoint.id(), Grace::None);
-                new.await?.secret
-            }
-        };
-        Ok((endpoint.id(), secret))
-    };
-    let (_, test_secret) = hook(Environment::TEST).await?;
-    let (live_hook, live_secret) = hook(Environment::LIVE).await?;
+    let (_, test_secret) = register(&webhooks, &acme, Environment::TEST, &address).await?;
+    let (live_hook, live_secret) = register(&webhooks, &acme, Environment::LIVE, &address).await?;
     let hook_key = hook::key_of(&acme, &records, &webhooks.sealing)?;
     let receiver = rules::receiver(
         hook_key.expose_secret(),
@@ -151,6 +135,7 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
         .open("GET /platform/users/{name}", user);
     let routes = HeliumId::key_page(routes).all();
 
+    let operator = Actor::operator("start");
     webhooks.verify_in(&routes, &operator, live_hook).await?;
     let (live, live_id) = make(&admin, new(Environment::LIVE, "Production")).await?;
     integrate(&records, "acme", "Production", "live", &live_id)?;

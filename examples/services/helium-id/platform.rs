@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use keyward::WebhookEvent;
+use keyward::{
+    AccountId, Actor, AdminError, EndpointId, Environment, Grace, WebhookEvent, WebhookSecret,
+};
 use serde_json::{Value, json};
-use services::{Answer, Answered, Call, Recorded, Records, post};
+use services::{Answer, Answered, Call, Recorded, Records, Webhooks, post};
 
 use super::HeliumId;
 
@@ -38,6 +40,30 @@ impl Platform {
             })?;
         Ok(changed.unwrap_or(user))
     }
+}
+
+/// The customer's server has itself told of a sort of sessions. It keeps no secret: whenever it starts it
+/// asks for a new one.
+pub(crate) async fn register(
+    webhooks: &Webhooks,
+    account: &AccountId,
+    environment: Environment,
+    at: &str,
+) -> Result<(EndpointId, WebhookSecret), AdminError> {
+    let (operator, url) = (
+        Actor::operator("start"),
+        format!("http://{at}/platform/hook"),
+    );
+    let (endpoint, secret) = webhooks
+        .set_url(&operator, account, environment, &url)
+        .await?;
+    let id = endpoint.id();
+    if let Some(secret) = secret {
+        return Ok((id, secret));
+    }
+    let admin = &webhooks.admin;
+    let new = admin.regenerate_secret(&operator, id, Grace::None).await?;
+    Ok((id, new.secret))
 }
 
 /// The customer's server is told of a decision. What is not signed, or comes without the key, the layer

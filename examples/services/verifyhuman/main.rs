@@ -13,12 +13,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use keyward::{
-    AccountId, Actor, Credits, Environment, KeyAdmin, KeyFormat, KeyKind, NewKey, OriginPolicy,
-    PerEnvironment, Permission, Principal, Requirement, Scopes,
+    AccountId, Actor, Credits, Environment, Gate, KeyAdmin, KeyFormat, KeyKind, NewKey,
+    OriginPolicy, PerEnvironment, Permission, Principal, Requirement, Scopes,
 };
 use serde_json::{Value, json};
 use services::{
-    Answer, Answered, Call, KeyPage, Opened, People, Recorded, Records, Routes, Setting, Webhooks,
+    Answer, Answered, Call, KeyPage, Opened, People, Recorded, Records, Route, Routes, Setting,
+    Webhooks,
 };
 use services::{key_id, make, open_account};
 
@@ -112,6 +113,17 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
         webhooks,
         ledger,
     };
+    let routes = mounted(service, &gate);
+    let sending = Some(sending);
+    Ok(Opened {
+        routes,
+        names,
+        sending,
+    })
+}
+
+/// What each route demands.
+fn mounted(service: VerifyHuman, gate: &Gate) -> Vec<Route> {
     let product = rules::product;
     let in_app = product("verifyhuman", 1).kinds([KeyKind::Publishable]);
     let live = || Requirement::new().credits(0);
@@ -121,44 +133,44 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
     let routes = Routes::new(service)
         .key(
             "POST /api/verify",
-            &gate,
+            gate,
             product("verifyhuman", 1),
             check("verifyhuman", 1),
         )
         .key(
             "POST /api/mobile/v1/verifyhuman/verify",
-            &gate,
+            gate,
             in_app,
             check("verifyhuman", 1),
         )
         .key(
             "POST /api/age",
-            &gate,
+            gate,
             product("verifyage", 1),
             check("verifyage", 1),
         )
         .key(
             "POST /api/identity",
-            &gate,
+            gate,
             product("identity", 2),
             check("identity", 2),
         )
-        .key("POST /api/kyc", &gate, product("kyc", 3), check("kyc", 3))
+        .key("POST /api/kyc", gate, product("kyc", 3), check("kyc", 3))
         .key(
             "POST /api/trust",
-            &gate,
+            gate,
             product("kyc_plus", 5),
             check("kyc_plus", 5),
         )
         .key(
             "GET /api/trust/{id}/report",
-            &gate,
+            gate,
             product("kyc_plus", 0),
             report,
         )
-        .key("GET /api/history", &gate, either, history)
-        .key("GET /api/credits", &gate, live(), credits_left)
-        .key("POST /api/simulations", &gate, test, simulate_once)
+        .key("GET /api/history", gate, either, history)
+        .key("GET /api/credits", gate, live(), credits_left)
+        .key("POST /api/simulations", gate, test, simulate_once)
         .open("GET /hosted/{id}", hosted)
         .dashboard("POST /dashboard/keys", create_key)
         .dashboard("POST /dashboard/keys/{id}/rotate", rotate_key)
@@ -171,13 +183,7 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
         .dashboard("POST /dashboard/webhooks", create_endpoint)
         .open("POST /customer/{name}", be_told)
         .open("GET /customer/{name}", told);
-    let routes = VerifyHuman::key_page(routes).all();
-    let sending = Some(sending);
-    Ok(Opened {
-        routes,
-        names,
-        sending,
-    })
+    VerifyHuman::key_page(routes).all()
 }
 
 /// A key of each sort, and its id.

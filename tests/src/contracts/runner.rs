@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use keyward::ManualClock;
+use keyward::{KeyId, ManualClock};
 use keyward_sqlite::SqliteOptions;
 use serde_json::Value;
 use services::{Opened, Setting, Stack, start};
@@ -74,9 +74,9 @@ impl Run {
             .map(|(name, value)| ((*name).to_owned(), value.clone()))
             .collect();
         names.insert("at".into(), format!("http://{address}"));
-        let keys = opened.names.iter();
-        let keys = keys.filter(|(name, _)| !name.ends_with(".id"));
-        let shown = keys.map(|(_, key)| key.clone()).collect();
+        let keys = opened.names.iter().map(|(_, key)| key);
+        let keys = keys.filter(|key| KeyId::parse(key).is_err());
+        let shown = keys.cloned().collect();
         start(stack, listener, opened);
         Self {
             place: format!("{name}.md on {stack:?}"),
