@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use keyward::{
-    AccountId, Actor, AdminError, ApiKey, CreatedKey, KeyAdmin, KeyCursor, KeyFilter, KeyId,
-    KeyState, KeyView, Metadata, NewKey,
+    AccountId, Actor, AdminError, AdminErrorKind, ApiKey, CreatedKey, KeyAdmin, KeyCursor,
+    KeyFilter, KeyId, KeyRecord, KeyState, KeyView, Metadata, NewKey,
 };
 use serde_json::{Value, json};
 
@@ -80,29 +80,51 @@ pub fn key_id(call: &Call) -> Result<KeyId, Answer> {
 pub async fn open_account(admin: &KeyAdmin, account: &AccountId) -> Result<(), AdminError> {
     let operator = Actor::operator("start");
     admin.open_account(&operator, account).await?;
-    let filter = KeyFilter::new().state(KeyState::Active).limit(1000);
-    let active = admin.keys(&operator, account, filter).await?.keys;
-    let printed = active.iter().map(|view| &view.record);
-    let printed = printed.filter(|key| key.metadata.as_str() == PRINTED);
     let mut seen = HashSet::new();
-    for key in printed {
-        if !seen.insert((&key.name, key.environment)) {
+    for key in printed(admin, account).await? {
+        if !seen.insert((key.name, key.environment)) {
             admin.revoke(&operator, key.id, "printed long ago").await?;
         }
     }
     Ok(())
 }
 
-/// Makes a key of those that are printed at the start: its secret, and its id.
+/// Makes a key of those that are printed at the start: its secret, and its id. Where the account is full
+/// it takes the place of those that were printed first.
 ///
 /// # Errors
 /// When it cannot be made.
-pub async fn make(admin: &KeyAdmin, new: NewKey) -> Result<(String, String), AdminError> {
+pub async fn make(
+    admin: &KeyAdmin,
+    account: &AccountId,
+    new: NewKey,
+) -> Result<(String, String), AdminError> {
+    let operator = Actor::operator("start");
     let new = new.metadata(Metadata::parse(PRINTED)?);
-    let created = admin.create(&Actor::operator("start"), new).await?;
+    let mut created = admin.create(&operator, new.clone()).await;
+    while let Err(error) = &created
+        && error.kind() == AdminErrorKind::TooManyKeys
+        && let Some(first) = printed(admin, account).await?.pop()
+    {
+        let reason = "the account is full";
+        admin.revoke(&operator, first.id, reason).await?;
+        created = admin.create(&operator, new.clone()).await;
+    }
+    let created = created?;
     let secret = created.key.as_ref().map(ApiKey::expose_secret);
     let secret = secret.unwrap_or_default().to_owned();
     Ok((secret, created.record.id.to_string()))
+}
+
+/// The keys that were printed and work, the newest first.
+async fn printed(admin: &KeyAdmin, account: &AccountId) -> Result<Vec<KeyRecord>, AdminError> {
+    let filter = KeyFilter::new().state(KeyState::Active).limit(1000);
+    let operator = Actor::operator("start");
+    let active = admin.keys(&operator, account, filter).await?.keys;
+    let active = active.into_iter().map(|view| view.record);
+    Ok(active
+        .filter(|key| key.metadata.as_str() == PRINTED)
+        .collect())
 }
 
 /// A new key, with its secret: this once.

@@ -1,10 +1,10 @@
 //! Starts a service, and tries the lines that it prints.
 
 use std::convert::Infallible;
-use std::env;
+use std::env::{self, VarError};
 use std::error::Error;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
@@ -48,7 +48,9 @@ impl Setting {
         clock: Arc<dyn Clock>,
         address: SocketAddr,
     ) -> Result<Self, Box<dyn Error>> {
-        let store = options.clock(Arc::clone(&clock)).open(database)?;
+        let store = options.clock(Arc::clone(&clock)).open(database);
+        let store = store
+            .map_err(|error| format!("cannot open {}: {}", database.display(), told(&error)))?;
         Ok(Self {
             store: Arc::new(store),
             clock,
@@ -110,20 +112,14 @@ fn try_run(
     };
     let port = env::var("PORT").unwrap_or("3000".into());
     let database = match env::var("DATABASE_URL") {
-        Ok(url) => url
-            .strip_prefix("sqlite://")
-            .filter(|path| !path.is_empty() && !path.contains(['?', ':']))
-            .ok_or("DATABASE_URL must be sqlite://path, without options")?
-            .into(),
-        Err(_) => env::temp_dir().join(format!("{name}.db")),
+        Ok(url) => at_url(&url)?,
+        Err(VarError::NotPresent) => env::temp_dir().join(format!("{name}.db")),
+        Err(error) => return Err(error.into()),
     };
-    let address = format!("127.0.0.1:{port}");
-    let listener = TcpListener::bind(&address)
-        .map_err(|error| format!("cannot listen at {address}, change PORT: {error}"))?;
+    let listener = listen(&port)?;
     let clock = Arc::new(SystemClock);
     let address = listener.local_addr()?;
-    let setting = Setting::open(&database, SqliteOptions::new(), clock, address)
-        .map_err(|error| format!("cannot open {}: {}", database.display(), told(&*error)))?;
+    let setting = Setting::open(&database, SqliteOptions::new(), clock, address)?;
     let opened = block_on(open(setting.clone()))?;
     println!("{name} is open at {address} on {stack:?}. Try, each with the status it gets:\n");
     for line in lines {
@@ -189,6 +185,19 @@ pub fn fill_in(line: &str, setting: &Setting, names: &[(&'static str, String)]) 
     })
 }
 
+fn at_url(url: &str) -> Result<PathBuf, &'static str> {
+    let path = url.strip_prefix("sqlite://");
+    let path = path.filter(|path| !path.is_empty() && !path.contains(['?', ':']));
+    path.map(PathBuf::from)
+        .ok_or("DATABASE_URL must be sqlite://path, without options")
+}
+
+fn listen(port: &str) -> Result<TcpListener, String> {
+    let address = format!("127.0.0.1:{port}");
+    TcpListener::bind(&address)
+        .map_err(|error| format!("cannot listen at {address}, set PORT to another: {error}"))
+}
+
 fn serve(
     stack: Stack,
     listener: TcpListener,
@@ -223,8 +232,47 @@ fn block_on<T>(opening: impl Future<Output = T>) -> T {
 
 /// An error and what has caused it.
 fn told(error: &dyn Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {}", told(source)),
-        None => error.to_string(),
+    match error.source().map(told) {
+        Some(source) if source != error.to_string() => format!("{error}: {source}"),
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_what_is_wrong_with_its_environment() {
+        for url in [
+            "",
+            "keys.db",
+            "sqlite://",
+            "sqlite://a?mode=ro",
+            "postgres://a/b",
+        ] {
+            assert!(
+                at_url(url).unwrap_err().starts_with("DATABASE_URL"),
+                "{url}"
+            );
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let nowhere = folder.path().join("no/such/folder");
+        let text = folder.path().join("text");
+        std::fs::write(&text, "this is no database, it is a text, and a long one").unwrap();
+        for (database, why) in [
+            (nowhere, "unable to open database file"),
+            (text, "file is not a database"),
+        ] {
+            let address = "127.0.0.1:0".parse().unwrap();
+            let clock = Arc::new(SystemClock);
+            let opened = Setting::open(&database, SqliteOptions::new(), clock, address);
+            let error = opened.unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+        let taken = listen("0").unwrap();
+        let port = taken.local_addr().unwrap().port().to_string();
+        assert!(listen(&port).unwrap_err().contains("set PORT"));
+        assert!(listen("many").unwrap_err().contains("set PORT"));
     }
 }

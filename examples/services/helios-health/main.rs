@@ -74,10 +74,15 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
     let new =
         |account: &AccountId, environment, name| NewKey::new(account.clone(), environment, name);
     let production = new(&clinic, Environment::LIVE, "Production API");
-    let (production, production_id) = make(&admin, production).await?;
+    let (production, production_id) = make(&admin, &clinic, production).await?;
     let development = new(&clinic, Environment::TEST, "Development API");
-    let (development, development_id) = make(&admin, development).await?;
-    let (foreign, _) = make(&admin, new(&other, Environment::LIVE, "Production API")).await?;
+    let (development, development_id) = make(&admin, &clinic, development).await?;
+    let (foreign, _) = make(
+        &admin,
+        &other,
+        new(&other, Environment::LIVE, "Production API"),
+    )
+    .await?;
 
     let webhooks = Webhooks::new(&setting.store, KeyFormat::new("sk_live_")?)?;
     let sending = Some(webhooks.sending());

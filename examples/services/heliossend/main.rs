@@ -59,9 +59,9 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
     open_account(&admin, &acme).await?;
     open_account(&admin, &other).await?;
     let new = |account: &AccountId, name| NewKey::new(account.clone(), Environment::LIVE, name);
-    let (production, production_id) = make(&admin, new(&acme, "production")).await?;
-    let (development, _) = make(&admin, new(&acme, "development")).await?;
-    let (foreign, _) = make(&admin, new(&other, "production")).await?;
+    let (production, production_id) = make(&admin, &acme, new(&acme, "production")).await?;
+    let (development, _) = make(&admin, &acme, new(&acme, "development")).await?;
+    let (foreign, _) = make(&admin, &other, new(&other, "production")).await?;
 
     let service = HeliosSend {
         admin,

@@ -91,7 +91,7 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
     )?;
 
     let new = |environment, name| NewKey::new(acme.clone(), environment, name);
-    let (test, test_id) = make(&admin, new(Environment::TEST, "Test integration")).await?;
+    let (test, test_id) = make(&admin, &acme, new(Environment::TEST, "Test integration")).await?;
     integrate(&records, "acme", "Test integration", "test", &test_id)?;
     let (live_sessions, test_sessions) = (
         setting.records("live_sessions")?,
@@ -137,10 +137,10 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
 
     let operator = Actor::operator("start");
     webhooks.verify_in(&routes, &operator, live_hook).await?;
-    let (live, live_id) = make(&admin, new(Environment::LIVE, "Production")).await?;
+    let (live, live_id) = make(&admin, &acme, new(Environment::LIVE, "Production")).await?;
     integrate(&records, "acme", "Production", "live", &live_id)?;
-    let theirs = NewKey::new(other, Environment::TEST, "Test integration");
-    let (_, theirs) = make(&admin, theirs).await?;
+    let theirs = NewKey::new(other.clone(), Environment::TEST, "Test integration");
+    let (_, theirs) = make(&admin, &other, theirs).await?;
     integrate(&records, "globex", "Test integration", "test", &theirs)?;
     Ok(Opened {
         routes,

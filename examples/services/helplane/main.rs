@@ -60,8 +60,8 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
     open_account(&admin, &acme).await?;
     open_account(&admin, &other).await?;
     let new = |name| NewKey::new(acme.clone(), Environment::LIVE, name);
-    let (production, production_id) = make(&admin, new("Production Server")).await?;
-    let (development, _) = make(&admin, new("Development")).await?;
+    let (production, production_id) = make(&admin, &acme, new("Production Server")).await?;
+    let (development, _) = make(&admin, &acme, new("Development")).await?;
 
     let helplane = Helplane {
         admin,

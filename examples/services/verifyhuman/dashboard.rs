@@ -21,11 +21,17 @@ pub(crate) async fn create_key(service: Arc<VerifyHuman>, person: Person, call: 
     if sent["publishable"] == true {
         new = new.kind(KeyKind::Publishable);
     }
-    if let Some(domains) = sent["allowed_domains"].as_array() {
-        let domains = domains
-            .iter()
-            .map(|domain| domain.as_str().unwrap_or_default());
-        new = new.origins(OriginPolicy::listed(domains)?);
+    match &sent["allowed_domains"] {
+        Value::Null => {}
+        Value::Array(domains) => {
+            let domains = domains.iter();
+            let domains = domains.map(|domain| domain.as_str().unwrap_or_default());
+            new = new.origins(OriginPolicy::listed(domains)?);
+        }
+        _ => {
+            let error = "allowed_domains is a list";
+            return Err(Answer::new(422, json!({ "error": error })));
+        }
     }
     if let Some(powered_by) = sent["powered_by"].as_bool() {
         if !service.may_hide_badge(&person.account)? {

@@ -208,7 +208,7 @@ async fn make_keys(
         if name == "widget" {
             new = new.origins(OriginPolicy::listed(["shop.example", "*.shop.example"])?);
         }
-        let (secret, id) = make(admin, new).await?;
+        let (secret, id) = make(admin, account, new).await?;
         names.extend([(name, secret), (id_name, id)]);
     }
     Ok(names)

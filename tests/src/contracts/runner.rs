@@ -31,9 +31,16 @@ pub(super) fn keep(open: impl AsyncFn(Setting) -> Result<Opened, Box<dyn Error>>
     let contract = Contract::read(&fs::read_to_string(path).unwrap());
     for stack in [Stack::Axum, Stack::Actix] {
         for section in &contract.sections {
-            let mut run = Run::start(stack, &open, name);
+            let mut run = Run::new(format!("{name}.md on {stack:?}"));
+            let keys = run.start(stack, &open);
+            run.names.extend(keys);
             for step in section {
-                run.take(step, &contract.replaced);
+                if let Doing::Again = step.doing {
+                    // What it prints is new: the keys are those that are known.
+                    run.start(stack, &open);
+                } else {
+                    run.take(step, &contract.replaced);
+                }
             }
         }
     }
@@ -53,40 +60,41 @@ struct Run {
 }
 
 impl Run {
-    fn start(
-        stack: Stack,
-        open: &impl AsyncFn(Setting) -> Result<Opened, Box<dyn Error>>,
-        name: &str,
-    ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
+    fn new(place: String) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("selfie.jpg"), b"\xff\xd8\xff\xe0 a face").unwrap();
-        let clock = Arc::new(ManualClock::at(NOW));
-        let database = folder.path().join("service.db");
-        let options = SqliteOptions::new().poll_interval(Duration::from_millis(10));
-        let own = Arc::<ManualClock>::clone(&clock);
-        let setting = Setting::open(&database, options, own, address).unwrap();
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        let opened = runtime.block_on(open(setting)).unwrap();
-        let names = opened.names.iter();
-        let mut names: HashMap<_, _> = names
-            .map(|(name, value)| ((*name).to_owned(), value.clone()))
-            .collect();
-        names.insert("at".into(), format!("http://{address}"));
-        let keys = opened.names.iter().map(|(_, key)| key);
-        let keys = keys.filter(|key| KeyId::parse(key).is_err());
-        let shown = keys.cloned().collect();
-        start(stack, listener, opened);
         Self {
-            place: format!("{name}.md on {stack:?}"),
-            address,
-            clock,
+            place,
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            clock: Arc::new(ManualClock::at(NOW)),
             folder,
-            names,
-            shown,
+            names: HashMap::new(),
+            shown: Vec::new(),
             waiting: false,
         }
+    }
+
+    /// Starts the service, and gives the keys that it prints.
+    fn start(
+        &mut self,
+        stack: Stack,
+        open: &impl AsyncFn(Setting) -> Result<Opened, Box<dyn Error>>,
+    ) -> HashMap<String, String> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        self.address = listener.local_addr().unwrap();
+        let database = self.folder.path().join("service.db");
+        let options = SqliteOptions::new().poll_interval(Duration::from_millis(10));
+        let clock = Arc::<ManualClock>::clone(&self.clock);
+        let setting = Setting::open(&database, options, clock, self.address).unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let opened = runtime.block_on(open(setting)).unwrap();
+        self.names
+            .insert("at".into(), format!("http://{}", self.address));
+        let keys: HashMap<_, _> = opened.names.iter().map(owned).collect();
+        let secrets = keys.values().filter(|key| KeyId::parse(key).is_err());
+        self.shown.extend(secrets.cloned());
+        start(stack, listener, opened);
+        keys
     }
 
     fn take(&mut self, step: &Step, replaced: &[(String, String)]) {
@@ -96,6 +104,7 @@ impl Run {
                 self.clock.advance(Duration::from_secs(*seconds));
                 self.waiting = true;
             }
+            Doing::Again => {}
             Doing::Curl(command) => {
                 let command = replaced
                     .iter()
@@ -186,6 +195,10 @@ impl Run {
     fn fill_in(&self, text: &str) -> String {
         fill_in(&self.names, text)
     }
+}
+
+fn owned((name, value): &(&str, String)) -> (String, String) {
+    ((*name).to_owned(), value.clone())
 }
 
 struct Answer {
