@@ -110,9 +110,11 @@ async fn send(service: Arc<HeliosSend>, who: Principal, call: Call) -> Answered 
 /// What is wrong with a mail.
 fn check(mail: &Value) -> Result<(), &'static str> {
     let is_address = |value: &Value| {
-        let parts = value.as_str().and_then(|text| text.split_once('@'));
+        let text = value.as_str().unwrap_or_default();
+        let one = |c: char| !c.is_whitespace() && !c.is_control();
+        let parts = text.split_once('@').filter(|_| text.chars().all(one));
         parts.is_some_and(|(name, domain)| {
-            !name.is_empty() && domain.contains('.') && !domain.contains(['@', ' '])
+            !name.is_empty() && domain.contains('.') && !domain.contains('@')
         })
     };
     let known = ["from", "to", "subject", "html"];
@@ -131,6 +133,13 @@ fn check(mail: &Value) -> Result<(), &'static str> {
     }
     if !mail["subject"].is_string() || !mail["html"].is_string() {
         return Err("subject and html are texts");
+    }
+    // It becomes a field of the mail: a line break would begin another.
+    if mail["subject"]
+        .as_str()
+        .is_some_and(|text| text.contains(char::is_control))
+    {
+        return Err("subject is one line");
     }
     Ok(())
 }

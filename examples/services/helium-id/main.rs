@@ -28,6 +28,7 @@ use services::{
     Webhooks,
 };
 use services::{key_id, make, open_account, revealed, shown};
+use tokio::sync::Mutex;
 
 use self::platform::{Platform, be_told, register, user, verify_user};
 
@@ -64,6 +65,8 @@ struct HeliumId {
     live: Arc<Records>,
     test: Arc<Records>,
     webhooks: Webhooks,
+    /// Held by whoever signs up.
+    signing_up: Mutex<()>,
     clock: Arc<dyn Clock>,
     address: String,
     platform: Platform,
@@ -109,6 +112,7 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
         live: live_sessions,
         test: test_sessions,
         webhooks: webhooks.clone(),
+        signing_up: Mutex::default(),
         clock: setting.clock.clone(),
         address,
         platform: Platform {
@@ -226,7 +230,8 @@ async fn session(helium: Arc<HeliumId>, who: Principal, call: Call) -> Answered 
     Ok(Answer::ok(helium.linked(session, who.environment())))
 }
 
-/// The end-user is done, and goes back to where she came from.
+/// The end-user is done, and goes back to where she came from. Whoever knows the link can say so: that of
+/// a real service holds more than a number.
 async fn complete(helium: Arc<HeliumId>, call: Call) -> Answered {
     let id = call.param("id");
     let environment = of_type(call.param("type"))?;
@@ -257,6 +262,7 @@ async fn complete(helium: Arc<HeliumId>, call: Call) -> Answered {
 /// An account, and the test integration that every account has. Whoever is called like it signs in to it.
 async fn sign_up(helium: Arc<HeliumId>, call: Call) -> Answered {
     let account = AccountId::parse(call.json()["account"].as_str().unwrap_or_default())?;
+    let _alone = helium.signing_up.lock().await;
     let integrations = helium.records.all(account.as_str(), "integration")?;
     if !integrations.is_empty() {
         let error = "there is such an account";

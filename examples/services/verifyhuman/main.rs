@@ -264,6 +264,7 @@ fn file(call: &Call) -> Option<&[u8]> {
         windows.position(|window| window == text.as_bytes())
     };
     let (form, boundary) = call.field("content-type").split_once("boundary=")?;
+    let boundary = boundary.split(';').next()?.trim().trim_matches('"');
     let named = find(&call.body, "name=\"file\"").filter(|_| form.starts_with("multipart/"))?;
     let rest = call.body.get(named..)?;
     let content = rest.get(find(rest, "\r\n\r\n")? + 4..)?;
