@@ -1,7 +1,6 @@
 //! What the key pages of all services have: a list, a view, and an end.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use keyward::{
@@ -10,24 +9,34 @@ use keyward::{
 };
 use serde_json::{Value, json};
 
-use crate::{Answer, Answered, Call, People, Person, Routes};
+use crate::{Answer, Answered, Call, Person, Routes};
 
 /// What tells the keys that are printed at the start.
 const PRINTED: &str = r#"{"printed":true}"#;
 
-/// A service with a key page.
-pub trait KeyPage: AsRef<People> + AsRef<KeyAdmin> + Send + Sync + Sized + 'static {
-    /// With the list, and the view of one key.
-    fn key_page(routes: Routes<Self>) -> Routes<Self> {
-        routes
-            .dashboard("GET /dashboard/keys", list::<Self>)
-            .dashboard("GET /dashboard/keys/{id}", view::<Self>)
+impl<S: Send + Sync + 'static> Routes<S> {
+    /// With the list of keys, and the view of one.
+    pub fn key_page(self, admin: &KeyAdmin) -> Self {
+        let (all, one) = (admin.clone(), admin.clone());
+        self.dashboard("GET /dashboard/keys", move |_, person, call| {
+            list(all.clone(), person, call)
+        })
+        .dashboard("GET /dashboard/keys/{id}", move |_, person, call| {
+            view(one.clone(), person, call)
+        })
+    }
+
+    /// With the end of a key.
+    pub fn revoke_key(self, admin: &KeyAdmin) -> Self {
+        let admin = admin.clone();
+        self.dashboard("DELETE /dashboard/keys/{id}", move |_, person, call| {
+            revoke(admin.clone(), person, call)
+        })
     }
 }
 
 /// Fifty keys, and what to write after `?after=` to see more.
-async fn list<S: KeyPage>(state: Arc<S>, person: Person, call: Call) -> Answered {
-    let admin: &KeyAdmin = (*state).as_ref();
+async fn list(admin: KeyAdmin, person: Person, call: Call) -> Answered {
     let mut filter = KeyFilter::new();
     if let Some(after) = call.query.get("after") {
         filter = filter.after(KeyCursor::parse(after)?);
@@ -38,9 +47,14 @@ async fn list<S: KeyPage>(state: Arc<S>, person: Person, call: Call) -> Answered
     Ok(Answer::ok(json!({ "keys": keys, "next": next })))
 }
 
-async fn view<S: KeyPage>(state: Arc<S>, person: Person, call: Call) -> Answered {
-    let admin: &KeyAdmin = (*state).as_ref();
+async fn view(admin: KeyAdmin, person: Person, call: Call) -> Answered {
     let view = admin.key(&person.actor(), key_id(&call)?).await?;
+    Ok(Answer::ok(shown(&view)))
+}
+
+async fn revoke(admin: KeyAdmin, person: Person, call: Call) -> Answered {
+    let (actor, id) = (person.actor(), key_id(&call)?);
+    let view = admin.revoke(&actor, id, "by its owner").await?;
     Ok(Answer::ok(shown(&view)))
 }
 

@@ -14,7 +14,7 @@ mod run;
 mod webhooks;
 
 pub use crate::call::{Answer, Answered, Call};
-pub use crate::key_page::{KeyPage, key_id, make, open_account, revealed, shown, usage};
+pub use crate::key_page::{key_id, make, open_account, revealed, shown, usage};
 pub use crate::people::{People, Person};
 pub use crate::records::{Recorded, Records};
 pub use crate::routes::{Route, Routes};

@@ -25,10 +25,18 @@ impl Person {
 
 /// Those who can sign in, by HTTP Basic (RFC 7617): `curl -u ann:open-sesame`. Whoever has another name
 /// may do everything in the account that is called so.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct People(Vec<Person>);
 
 impl People {
+    /// Ann, of this account, and Eve, of the other.
+    #[must_use]
+    pub fn new(own: &AccountId, other: &AccountId) -> Self {
+        let none = Self(Vec::new());
+        let ann = none.and("ann", own, &Permission::ALL);
+        ann.and("eve", other, &Permission::ALL)
+    }
+
     /// Also this one, in this account, permitted to do this with keys.
     #[must_use]
     pub fn and(mut self, name: &str, account: &AccountId, permissions: &[Permission]) -> Self {

@@ -17,14 +17,13 @@ use std::time::SystemTime;
 
 use keyward::{
     AccountId, Actor, AdminError, Clock, Environment, Grace, KeyAdmin, KeyFormat, NewKey,
-    PerEnvironment, Permission, Principal, SealedSecret, WebhookEndpoint, WebhookSecret,
-    WebhookVerifier,
+    PerEnvironment, Principal, SealedSecret, WebhookEndpoint, WebhookSecret, WebhookVerifier,
 };
 use serde_json::{Value, json};
 use services::{
-    Answer, Answered, Call, KeyPage, Opened, People, Person, Records, Routes, Setting, Webhooks,
+    Answer, Answered, Call, Opened, People, Person, Records, Routes, Setting, Webhooks,
 };
-use services::{key_id, make, open_account, revealed, shown};
+use services::{make, open_account, revealed};
 use tokio::sync::Mutex;
 
 /// What to try, each with the status it gets.
@@ -54,7 +53,6 @@ fn main() -> ExitCode {
 /// Helios, and the clinic's own server.
 struct Helios {
     admin: KeyAdmin,
-    people: People,
     /// The secret of an account, and what the clinic keeps.
     records: Arc<Records>,
     patients: PerEnvironment<Arc<Records>>,
@@ -88,12 +86,7 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
     let sending = Some(webhooks.sending());
     let patients = |table| setting.records(table);
     let helios = Helios {
-        admin,
-        people: People::default().and("ann", &clinic, &Permission::ALL).and(
-            "eve",
-            &other,
-            &Permission::ALL,
-        ),
+        admin: admin.clone(),
         records: setting.records("helios")?,
         patients: PerEnvironment::new(patients("production")?, patients("development")?)
             .and(environment("staging")?, patients("staging")?),
@@ -102,13 +95,14 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
         clock: setting.clock,
     };
     let endpoint = || rules::endpoint(&clinic);
-    let routes = Routes::new(helios)
+    let routes = Routes::new(helios, People::new(&clinic, &other))
+        .key_page(&admin)
+        .revoke_key(&admin)
         .key("POST /api/v1/agent", &gate, endpoint(), ask_agent)
         .key("GET /api/v1/agent/{id}", &gate, endpoint(), asked)
         .key("POST /api/v1/lab-results", &gate, endpoint(), add_results)
         .key("GET /api/v1/lab-results/{id}", &gate, endpoint(), results)
         .dashboard("POST /dashboard/keys", create_key)
-        .dashboard("DELETE /dashboard/keys/{id}", revoke_key)
         .dashboard("DELETE /dashboard/keys", revoke_all)
         .dashboard("GET /dashboard/usage/{environment}", show_usage)
         .dashboard("PUT /dashboard/webhooks/{environment}", set_url)
@@ -123,7 +117,7 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
         .open("POST /clinic/hook", be_told)
         .open("GET /clinic/told", told);
     Ok(Opened {
-        routes: Helios::key_page(routes).all(),
+        routes: routes.all(),
         names: vec![
             ("production", production),
             ("production.id", production_id),
@@ -200,12 +194,6 @@ async fn create_key(helios: Arc<Helios>, person: Person, call: Call) -> Answered
     let new = NewKey::new(person.account.clone(), environment, name);
     let created = helios.admin.create(&person.actor(), new).await?;
     Ok(Answer::new(201, revealed(&created)))
-}
-
-async fn revoke_key(helios: Arc<Helios>, person: Person, call: Call) -> Answered {
-    let (actor, id) = (person.actor(), key_id(&call)?);
-    let view = helios.admin.revoke(&actor, id, "by its owner").await?;
-    Ok(Answer::ok(shown(&view)))
 }
 
 async fn revoke_all(helios: Arc<Helios>, person: Person, _: Call) -> Answered {
@@ -354,20 +342,6 @@ impl Helios {
         let (admin, helios) = (&self.webhooks.admin, Actor::operator("webhooks"));
         let used = admin.import_secret(&helios, endpoint.id(), secret, Grace::None);
         used.await.map(drop)
-    }
-}
-
-impl KeyPage for Helios {}
-
-impl AsRef<People> for Helios {
-    fn as_ref(&self) -> &People {
-        &self.people
-    }
-}
-
-impl AsRef<KeyAdmin> for Helios {
-    fn as_ref(&self) -> &KeyAdmin {
-        &self.admin
     }
 }
 

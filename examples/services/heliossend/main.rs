@@ -15,11 +15,11 @@ use std::sync::Arc;
 
 use keyward::{
     AccountChange, AccountId, AccountStatus, Actor, Environment, Grace, KeyAdmin, NewKey,
-    Permission, Principal, Requirement,
+    Principal, Requirement,
 };
 use serde_json::{Value, json};
-use services::{Answer, Answered, Call, KeyPage, Opened, People, Person, Records, Routes, Setting};
-use services::{key_id, make, open_account, revealed, shown, usage};
+use services::{Answer, Answered, Call, Opened, People, Person, Records, Routes, Setting};
+use services::{key_id, make, open_account, revealed, usage};
 
 /// What to try, each with the status it gets.
 const LINES: &[&str] = &[
@@ -47,7 +47,6 @@ fn main() -> ExitCode {
 /// The mail service.
 struct HeliosSend {
     admin: KeyAdmin,
-    people: People,
     records: Arc<Records>,
 }
 
@@ -64,25 +63,21 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
     let (foreign, _) = make(&admin, &other, new(&other, "production")).await?;
 
     let service = HeliosSend {
-        admin,
-        people: People::default().and("ann", &acme, &Permission::ALL).and(
-            "eve",
-            &other,
-            &Permission::ALL,
-        ),
+        admin: admin.clone(),
         records: setting.records("heliossend")?,
     };
     let key = Requirement::new;
-    let routes = Routes::new(service)
+    let routes = Routes::new(service, People::new(&acme, &other))
+        .key_page(&admin)
+        .revoke_key(&admin)
         .key("POST /send", &gate, key(), send)
         .key("GET /send/{id}", &gate, key(), sent)
         .dashboard("POST /dashboard/keys", create_key)
         .dashboard("POST /dashboard/keys/{id}/regenerate", regenerate_key)
-        .dashboard("DELETE /dashboard/keys/{id}", revoke_key)
         .dashboard("GET /dashboard/usage", show_usage)
         .dashboard("PUT /dashboard/account", change_account);
     Ok(Opened {
-        routes: HeliosSend::key_page(routes).all(),
+        routes: routes.all(),
         names: vec![
             ("production", production),
             ("production.id", production_id),
@@ -167,12 +162,6 @@ async fn regenerate_key(service: Arc<HeliosSend>, person: Person, call: Call) ->
     Ok(Answer::new(201, revealed(&created)))
 }
 
-async fn revoke_key(service: Arc<HeliosSend>, person: Person, call: Call) -> Answered {
-    let (actor, id) = (person.actor(), key_id(&call)?);
-    let view = service.admin.revoke(&actor, id, "by its owner").await?;
-    Ok(Answer::ok(shown(&view)))
-}
-
 async fn show_usage(service: Arc<HeliosSend>, person: Person, _: Call) -> Answered {
     Ok(Answer::ok(usage(&service.admin, &person).await?))
 }
@@ -196,20 +185,6 @@ async fn change_account(service: Arc<HeliosSend>, person: Person, call: Call) ->
         .update_account(&operator, &person.account, change)
         .await?;
     Ok(Answer::ok(json!({ "status": account.status.as_str() })))
-}
-
-impl KeyPage for HeliosSend {}
-
-impl AsRef<People> for HeliosSend {
-    fn as_ref(&self) -> &People {
-        &self.people
-    }
-}
-
-impl AsRef<KeyAdmin> for HeliosSend {
-    fn as_ref(&self) -> &KeyAdmin {
-        &self.admin
-    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! What stands under `/platform` is no part of Helium Id: it is a customer's own server, which has its
 //! users verified and is told how that went.
 
+mod dashboard;
 mod hook;
 mod platform;
 mod rules;
@@ -15,21 +16,18 @@ mod rules;
 use std::error::Error;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use axum::http::{HeaderValue, Uri};
-use keyward::{
-    AccountId, Actor, Clock, Environment, KeyAdmin, KeyFormat, KeyId, NewKey, PerEnvironment,
-    Permission, Principal, WebhookEndpoint,
-};
+use keyward::{AccountId, Actor, Clock, Environment, KeyAdmin, KeyFormat, NewKey, Principal};
 use serde_json::{Value, json};
-use services::{
-    Answer, Answered, Call, KeyPage, Opened, People, Person, Recorded, Records, Routes, Setting,
-    Webhooks,
-};
-use services::{key_id, make, open_account, revealed, shown};
+use services::{Answer, Answered, Call, Opened, People, Records, Routes, Setting, Webhooks};
+use services::{make, open_account, revealed};
 use tokio::sync::Mutex;
 
+use self::dashboard::{
+    add_key, decide, integrate, integration, integrations, set_url, show_usage, test_webhook,
+    view_webhook,
+};
 use self::platform::{Platform, be_told, register, user, verify_user};
 
 /// What to try, each with the status it gets.
@@ -58,12 +56,10 @@ fn main() -> ExitCode {
 /// Helium Id, and the server of its customer.
 struct HeliumId {
     admin: KeyAdmin,
-    people: People,
     /// Integrations, the keys of webhooks, and what has been used.
     records: Arc<Records>,
-    sessions: PerEnvironment<Arc<Records>>,
-    live: Arc<Records>,
-    test: Arc<Records>,
+    live_sessions: Arc<Records>,
+    test_sessions: Arc<Records>,
     webhooks: Webhooks,
     /// Held by whoever signs up.
     signing_up: Mutex<()>,
@@ -96,21 +92,11 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
     let new = |environment, name| NewKey::new(acme.clone(), environment, name);
     let (test, test_id) = make(&admin, &acme, new(Environment::TEST, "Test integration")).await?;
     integrate(&records, "acme", "Test integration", "test", &test_id)?;
-    let (live_sessions, test_sessions) = (
-        setting.records("live_sessions")?,
-        setting.records("test_sessions")?,
-    );
     let helium = HeliumId {
         admin: admin.clone(),
-        people: People::default().and("ann", &acme, &Permission::ALL).and(
-            "eve",
-            &other,
-            &Permission::ALL,
-        ),
         records: Arc::clone(&records),
-        sessions: PerEnvironment::new(Arc::clone(&live_sessions), Arc::clone(&test_sessions)),
-        live: live_sessions,
-        test: test_sessions,
+        live_sessions: setting.records("live_sessions")?,
+        test_sessions: setting.records("test_sessions")?,
         webhooks: webhooks.clone(),
         signing_up: Mutex::default(),
         clock: setting.clock.clone(),
@@ -120,13 +106,14 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
             key: test.clone(),
         },
     };
-    let routes = Routes::new(helium)
+    let routes = Routes::new(helium, People::new(&acme, &other))
+        .key_page(&admin)
+        .revoke_key(&admin)
         .key("POST /v1/sessions", &gate, rules::session(), create_session)
         .key("GET /v1/sessions/{id}", &gate, rules::session(), session)
         .open("POST /flow/{type}/{id}", complete)
         .open("POST /sign-up", sign_up)
         .dashboard("POST /dashboard/keys", add_key)
-        .dashboard("DELETE /dashboard/keys/{id}", revoke_key)
         .dashboard("GET /dashboard/integrations", integrations)
         .dashboard("GET /dashboard/integrations/{id}", integration)
         .dashboard("PUT /dashboard/webhooks/{type}", set_url)
@@ -136,8 +123,8 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
         .dashboard("GET /dashboard/usage", show_usage)
         .webhook("POST /platform/hook", receiver, be_told)
         .open("POST /platform/users/{name}", verify_user)
-        .open("GET /platform/users/{name}", user);
-    let routes = HeliumId::key_page(routes).all();
+        .open("GET /platform/users/{name}", user)
+        .all();
 
     let operator = Actor::operator("start");
     webhooks.verify_in(&routes, &operator, live_hook).await?;
@@ -170,31 +157,6 @@ fn webhooks(setting: &Setting, records: &Arc<Records>) -> Result<Webhooks, Box<d
     }))
 }
 
-/// Notes a key with its integration, which is made with the first.
-fn integrate(
-    records: &Records,
-    account: &str,
-    name: &str,
-    of_type: &str,
-    key: &str,
-) -> Recorded<()> {
-    let all = records.all(account, "integration")?;
-    let same = all
-        .iter()
-        .find(|own| own["name"] == name && own["type"] == of_type);
-    let Some(same) = same else {
-        let own = json!({ "name": name, "type": of_type, "keys": [key] });
-        return records.add(account, "integration", own).map(drop);
-    };
-    let id = same["id"].to_string();
-    let noted = records.change(account, "integration", &id, |own| {
-        if let Some(keys) = own["keys"].as_array_mut() {
-            keys.push(json!(key));
-        }
-    });
-    noted.map(drop)
-}
-
 /// The environment of a sort of keys.
 fn of_type(name: &str) -> Result<Environment, Answer> {
     match name {
@@ -217,14 +179,14 @@ async fn create_session(helium: Arc<HeliumId>, who: Principal, call: Call) -> An
         let error = "a session has a person and a callback, which is a URL";
         return Err(Answer::new(422, json!({ "error": error })));
     }
-    let (account, sessions) = (who.account().as_str(), helium.sessions(&who)?);
+    let (account, sessions) = (who.account().as_str(), helium.sessions(who.environment()));
     let session = json!({ "person": person, "callback": callback, "status": "created" });
     let session = sessions.add(account, "session", session)?;
     Ok(Answer::new(201, helium.linked(session, who.environment())))
 }
 
 async fn session(helium: Arc<HeliumId>, who: Principal, call: Call) -> Answered {
-    let (account, sessions) = (who.account().as_str(), helium.sessions(&who)?);
+    let (account, sessions) = (who.account().as_str(), helium.sessions(who.environment()));
     let found = sessions.one(account, "session", call.param("id"))?;
     let session = found.ok_or_else(no_session)?;
     Ok(Answer::ok(helium.linked(session, who.environment())))
@@ -235,7 +197,7 @@ async fn session(helium: Arc<HeliumId>, who: Principal, call: Call) -> Answered 
 async fn complete(helium: Arc<HeliumId>, call: Call) -> Answered {
     let id = call.param("id");
     let environment = of_type(call.param("type"))?;
-    let sessions = helium.sessions_of(environment);
+    let sessions = helium.sessions(environment);
     let account = sessions.owner("session", id)?.ok_or_else(no_session)?;
     let mut is_first = false;
     let session = sessions.change(&account, "session", id, |session| {
@@ -278,120 +240,12 @@ async fn sign_up(helium: Arc<HeliumId>, call: Call) -> Answered {
     Ok(Answer::new(201, revealed(&created)))
 }
 
-/// A key of an integration; that of a new name is made with it.
-async fn add_key(helium: Arc<HeliumId>, person: Person, call: Call) -> Answered {
-    let sent = call.json();
-    let environment = of_type(sent["type"].as_str().unwrap_or_default())?;
-    let name = sent["name"].as_str().unwrap_or_default();
-    let new = NewKey::new(person.account.clone(), environment, name);
-    let created = helium.admin.create(&person.actor(), new).await?;
-    let (account, id) = (person.account.as_str(), created.record.id.to_string());
-    integrate(&helium.records, account, name, environment.as_str(), &id)?;
-    Ok(Answer::new(201, revealed(&created)))
-}
-
-async fn revoke_key(helium: Arc<HeliumId>, person: Person, call: Call) -> Answered {
-    let (actor, id) = (person.actor(), key_id(&call)?);
-    let view = helium.admin.revoke(&actor, id, "by its owner").await?;
-    Ok(Answer::ok(shown(&view)))
-}
-
-async fn integrations(helium: Arc<HeliumId>, person: Person, _: Call) -> Answered {
-    let all = helium.records.all(person.account.as_str(), "integration")?;
-    Ok(Answer::ok(json!({ "integrations": all })))
-}
-
-/// Its details, and its keys.
-async fn integration(helium: Arc<HeliumId>, person: Person, call: Call) -> Answered {
-    let (account, id) = (person.account.as_str(), call.param("id"));
-    let found = helium.records.one(account, "integration", id)?;
-    let mut own = found.ok_or(Answer::new(404, json!({ "error": "no such integration" })))?;
-    for key in own["keys"].as_array_mut().into_iter().flatten() {
-        let id = KeyId::parse(key.as_str().unwrap_or_default())?;
-        *key = shown(&helium.admin.key(&person.actor(), id).await?);
-    }
-    Ok(Answer::ok(own))
-}
-
-/// Where a customer is told of the sessions of this type. What is sent there comes with a key and a
-/// signature; its secret is shown once.
-async fn set_url(helium: Arc<HeliumId>, person: Person, call: Call) -> Answered {
-    let environment = of_type(call.param("type"))?;
-    let sent = call.json();
-    let url = sent["url"].as_str().unwrap_or_default();
-    let (webhooks, actor) = (&helium.webhooks, person.actor());
-    let (endpoint, secret) = webhooks
-        .set_url(&actor, &person.account, environment, url)
-        .await?;
-    let mut answer = json!({ "url": endpoint.url.as_str() });
-    if let Some(secret) = secret {
-        let key = hook::key_of(&person.account, &helium.records, &webhooks.sealing)?;
-        answer["key"] = json!(key.expose_secret());
-        answer["secret"] = json!(secret.expose_secret());
-    }
-    let works = webhooks.verify(&actor, endpoint.id()).await?.is_working();
-    answer["works"] = json!(works);
-    Ok(Answer::ok(answer))
-}
-
-async fn view_webhook(helium: Arc<HeliumId>, person: Person, call: Call) -> Answered {
-    let endpoint = helium.endpoint(&person, &call).await?;
-    let actor = person.actor();
-    let attempts = helium.webhooks.attempts(&actor, endpoint.id()).await?;
-    let (url, works) = (endpoint.url.as_str(), endpoint.is_working());
-    Ok(Answer::ok(
-        json!({ "url": url, "works": works, "attempts": attempts }),
-    ))
-}
-
-/// Sends a webhook with something wrong about it, and says what the customer's server makes of it.
-async fn test_webhook(helium: Arc<HeliumId>, person: Person, call: Call) -> Answered {
-    let endpoint = helium.endpoint(&person, &call).await?;
-    let sent = call.json();
-    let wrong = sent["wrong"].as_str().unwrap_or("nothing");
-    let (sealing, now) = (
-        &helium.webhooks.sealing,
-        SystemTime::UNIX_EPOCH + helium.clock.unix(),
-    );
-    let signer = endpoint.signer(sealing, now)?;
-    let key = hook::key_of(&person.account, &helium.records, sealing)?;
-    let status = hook::test(&endpoint, &signer, &key, wrong, now).await?;
-    Ok(Answer::ok(json!({ "wrong": wrong, "answered": status })))
-}
-
-/// A decision by hand: in a test integration nobody else makes one.
-async fn decide(helium: Arc<HeliumId>, person: Person, call: Call) -> Answered {
-    if call.param("type") != "test" {
-        let error = "live sessions are decided by Helium Id";
-        return Err(Answer::new(409, json!({ "error": error })));
-    }
-    let sent = call.json();
-    let decision = sent["decision"].as_str().unwrap_or_default();
-    if !matches!(decision, "approved" | "declined" | "resubmission") {
-        let error = "decision is approved, declined or resubmission";
-        return Err(Answer::new(422, json!({ "error": error })));
-    }
-    let (account, id) = (&person.account, call.param("id"));
-    let session = helium.conclude(account, Environment::TEST, id, decision);
-    Ok(Answer::ok(session.await?))
-}
-
-async fn show_usage(helium: Arc<HeliumId>, person: Person, _: Call) -> Answered {
-    let used = helium.records.all(person.account.as_str(), "used")?;
-    Ok(Answer::ok(json!({ "paid_sessions": used.len() })))
-}
-
 impl HeliumId {
-    /// The sessions of the key's sort.
-    fn sessions(&self, who: &Principal) -> Result<&Records, Answer> {
-        let own = self.sessions.of(who).map(|sessions| &**sessions);
-        own.ok_or(Answer::new(500, json!({ "error": "no such environment" })))
-    }
-
-    fn sessions_of(&self, environment: Environment) -> &Records {
+    /// The sessions of a sort of keys.
+    fn sessions(&self, environment: Environment) -> &Records {
         match environment {
-            Environment::LIVE => &self.live,
-            _ => &self.test,
+            Environment::LIVE => &self.live_sessions,
+            _ => &self.test_sessions,
         }
     }
 
@@ -410,7 +264,7 @@ impl HeliumId {
         id: &str,
         decision: &str,
     ) -> Result<Value, Answer> {
-        let sessions = self.sessions_of(environment);
+        let sessions = self.sessions(environment);
         let session = sessions.change(account.as_str(), "session", id, |session| {
             session["status"] = json!(decision);
         })?;
@@ -423,28 +277,6 @@ impl HeliumId {
         });
         self.webhooks.tell(account, environment, &event).await?;
         Ok(self.linked(session, environment))
-    }
-
-    /// The webhook that a path means.
-    async fn endpoint(&self, person: &Person, call: &Call) -> Result<WebhookEndpoint, Answer> {
-        let environment = of_type(call.param("type"))?;
-        let (actor, account) = (person.actor(), &person.account);
-        let found = self.webhooks.endpoint(&actor, account, environment).await?;
-        found.ok_or(Answer::new(404, json!({ "error": "no such webhook" })))
-    }
-}
-
-impl KeyPage for HeliumId {}
-
-impl AsRef<People> for HeliumId {
-    fn as_ref(&self) -> &People {
-        &self.people
-    }
-}
-
-impl AsRef<KeyAdmin> for HeliumId {
-    fn as_ref(&self) -> &KeyAdmin {
-        &self.admin
     }
 }
 

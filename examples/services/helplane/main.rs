@@ -11,12 +11,10 @@ use std::error::Error;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use keyward::{
-    AccountId, Actor, Environment, KeyAdmin, NewKey, Permission, Principal, Requirement,
-};
+use keyward::{AccountId, Actor, Environment, KeyAdmin, NewKey, Principal, Requirement};
 use serde_json::{Value, json};
 use services::{
-    Answer, Answered, Call, KeyPage, Opened, People, Person, Recorded, Records, Routes, Setting,
+    Answer, Answered, Call, Opened, People, Person, Recorded, Records, Routes, Setting,
 };
 use services::{key_id, make, open_account, revealed, shown};
 
@@ -48,7 +46,6 @@ fn main() -> ExitCode {
 /// The help desk.
 struct Helplane {
     admin: KeyAdmin,
-    people: People,
     records: Arc<Records>,
 }
 
@@ -64,12 +61,7 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
     let (development, _) = make(&admin, &acme, new("Development")).await?;
 
     let helplane = Helplane {
-        admin,
-        people: People::default().and("ann", &acme, &Permission::ALL).and(
-            "eve",
-            &other,
-            &Permission::ALL,
-        ),
+        admin: admin.clone(),
         records: setting.records("helplane")?,
     };
     if helplane.records.all("acme", "conversation")?.is_empty() {
@@ -79,7 +71,8 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
         }
     }
     let key = Requirement::new;
-    let routes = Routes::new(helplane)
+    let routes = Routes::new(helplane, People::new(&acme, &other))
+        .key_page(&admin)
         .key("GET /v1/conversations", &gate, key(), conversations)
         .key("GET /v1/conversations/{id}", &gate, key(), conversation)
         .key("GET /v1/contacts", &gate, key(), contacts)
@@ -89,7 +82,7 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
         .dashboard("DELETE /dashboard/keys/{id}", delete_key)
         .dashboard("PUT /dashboard/plan", change_plan);
     Ok(Opened {
-        routes: Helplane::key_page(routes).all(),
+        routes: routes.all(),
         names: vec![
             ("production", production),
             ("production.id", production_id),
@@ -206,20 +199,6 @@ impl Helplane {
         let mut all = self.records.all(who.account().as_str(), "message")?;
         all.retain(|message| message["conversation"] == *id);
         Ok(all)
-    }
-}
-
-impl KeyPage for Helplane {}
-
-impl AsRef<People> for Helplane {
-    fn as_ref(&self) -> &People {
-        &self.people
-    }
-}
-
-impl AsRef<KeyAdmin> for Helplane {
-    fn as_ref(&self) -> &KeyAdmin {
-        &self.admin
     }
 }
 

@@ -64,12 +64,6 @@ pub(crate) async fn enable_key(service: Arc<VerifyHuman>, person: Person, call: 
     Ok(Answer::ok(shown(&view)))
 }
 
-pub(crate) async fn revoke_key(service: Arc<VerifyHuman>, person: Person, call: Call) -> Answered {
-    let (actor, id) = (person.actor(), key_id(&call)?);
-    let view = service.admin.revoke(&actor, id, "by its owner").await?;
-    Ok(Answer::ok(shown(&view)))
-}
-
 pub(crate) async fn analytics(service: Arc<VerifyHuman>, person: Person, _: Call) -> Answered {
     Ok(Answer::ok(usage(&service.admin, &person).await?))
 }

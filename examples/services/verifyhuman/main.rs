@@ -18,14 +18,13 @@ use keyward::{
 };
 use serde_json::{Value, json};
 use services::{
-    Answer, Answered, Call, KeyPage, Opened, People, Recorded, Records, Route, Routes, Setting,
-    Webhooks,
+    Answer, Answered, Call, Opened, People, Recorded, Records, Route, Routes, Setting, Webhooks,
 };
 use services::{key_id, make, open_account};
 
 use self::dashboard::{
-    analytics, buy_credits, change_plan, create_endpoint, create_key, enable_key, revoke_key,
-    rotate_key, show_ledger,
+    analytics, buy_credits, change_plan, create_endpoint, create_key, enable_key, rotate_key,
+    show_ledger,
 };
 
 /// What to try, each with the status it gets.
@@ -56,7 +55,6 @@ fn main() -> ExitCode {
 /// The service.
 struct VerifyHuman {
     admin: KeyAdmin,
-    people: People,
     /// Plans.
     records: Arc<Records>,
     worlds: PerEnvironment<Arc<World>>,
@@ -93,10 +91,6 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
     let sending = webhooks.sending();
     let service = VerifyHuman {
         admin,
-        people: People::default()
-            .and("ann", &acme, &Permission::ALL)
-            .and("ben", &acme, &[Permission::Read])
-            .and("eve", &other, &Permission::ALL),
         records: setting.records("verifyhuman")?,
         worlds: PerEnvironment::new(
             Arc::new(World {
@@ -113,7 +107,8 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
         webhooks,
         ledger,
     };
-    let routes = mounted(service, &gate);
+    let people = People::new(&acme, &other).and("ben", &acme, &[Permission::Read]);
+    let routes = mounted(service, people, &gate);
     let sending = Some(sending);
     Ok(Opened {
         routes,
@@ -123,67 +118,50 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
 }
 
 /// What each route demands.
-fn mounted(service: VerifyHuman, gate: &Gate) -> Vec<Route> {
+fn mounted(service: VerifyHuman, people: People, gate: &Gate) -> Vec<Route> {
     let product = rules::product;
-    let in_app = product("verifyhuman", 1).kinds([KeyKind::Publishable]);
-    let live = || Requirement::new().credits(0);
-    let test = Requirement::new().environment(Environment::TEST);
-    let either = Requirement::new().any_environment().credits(0);
     let check = |name, credits| move |service, who, call| check(service, who, call, name, credits);
-    let routes = Routes::new(service)
-        .key(
-            "POST /api/verify",
-            gate,
-            product("verifyhuman", 1),
-            check("verifyhuman", 1),
-        )
+    let admin = service.admin.clone();
+    let mut routes = Routes::new(service, people);
+    for (on, name, credits) in [
+        ("POST /api/verify", "verifyhuman", 1),
+        ("POST /api/age", "verifyage", 1),
+        ("POST /api/identity", "identity", 2),
+        ("POST /api/kyc", "kyc", 3),
+        ("POST /api/trust", "kyc_plus", 5),
+    ] {
+        routes = routes.key(on, gate, product(name, credits), check(name, credits));
+    }
+    let in_app = product("verifyhuman", 1).kinds([KeyKind::Publishable]);
+    let report_on = product("kyc_plus", 0);
+    let either = Requirement::new().any_environment().credits(0);
+    let live = Requirement::new().credits(0);
+    let test = Requirement::new().environment(Environment::TEST);
+    routes
         .key(
             "POST /api/mobile/v1/verifyhuman/verify",
             gate,
             in_app,
             check("verifyhuman", 1),
         )
-        .key(
-            "POST /api/age",
-            gate,
-            product("verifyage", 1),
-            check("verifyage", 1),
-        )
-        .key(
-            "POST /api/identity",
-            gate,
-            product("identity", 2),
-            check("identity", 2),
-        )
-        .key("POST /api/kyc", gate, product("kyc", 3), check("kyc", 3))
-        .key(
-            "POST /api/trust",
-            gate,
-            product("kyc_plus", 5),
-            check("kyc_plus", 5),
-        )
-        .key(
-            "GET /api/trust/{id}/report",
-            gate,
-            product("kyc_plus", 0),
-            report,
-        )
+        .key("GET /api/trust/{id}/report", gate, report_on, report)
         .key("GET /api/history", gate, either, history)
-        .key("GET /api/credits", gate, live(), credits_left)
+        .key("GET /api/credits", gate, live, credits_left)
         .key("POST /api/simulations", gate, test, simulate_once)
         .open("GET /hosted/{id}", hosted)
         .dashboard("POST /dashboard/keys", create_key)
         .dashboard("POST /dashboard/keys/{id}/rotate", rotate_key)
         .dashboard("POST /dashboard/keys/{id}/enable", enable_key)
-        .dashboard("DELETE /dashboard/keys/{id}", revoke_key)
         .dashboard("GET /dashboard/analytics", analytics)
         .dashboard("GET /dashboard/ledger", show_ledger)
         .dashboard("PUT /dashboard/credits", buy_credits)
         .dashboard("PUT /dashboard/plan", change_plan)
         .dashboard("POST /dashboard/webhooks", create_endpoint)
         .open("POST /customer/{name}", be_told)
-        .open("GET /customer/{name}", told);
-    VerifyHuman::key_page(routes).all()
+        .open("GET /customer/{name}", told)
+        .key_page(&admin)
+        .revoke_key(&admin)
+        .all()
 }
 
 /// A key of each sort, and its id.
@@ -350,20 +328,6 @@ impl VerifyHuman {
         let plans = self.records.all(account.as_str(), "plan")?;
         let last = plans.last().and_then(|plan| plan["plan"].as_str());
         Ok(matches!(last, Some("pro" | "enterprise")))
-    }
-}
-
-impl KeyPage for VerifyHuman {}
-
-impl AsRef<People> for VerifyHuman {
-    fn as_ref(&self) -> &People {
-        &self.people
-    }
-}
-
-impl AsRef<KeyAdmin> for VerifyHuman {
-    fn as_ref(&self) -> &KeyAdmin {
-        &self.admin
     }
 }
 
