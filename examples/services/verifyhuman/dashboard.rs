@@ -17,7 +17,7 @@ pub(crate) async fn create_key(service: Arc<VerifyHuman>, person: Person, call: 
     let text = |name: &str| sent[name].as_str().unwrap_or_default().to_owned();
     let environment = environment(&sent)?;
     let mut new = NewKey::new(person.account.clone(), environment, &text("name"))
-        .scopes(Scopes::parse([text("scope")])?);
+        .scopes(Scopes::parse(text("scope").split_whitespace())?);
     if sent["publishable"] == true {
         new = new.kind(KeyKind::Publishable);
     }
