@@ -276,9 +276,9 @@ async fn learn_secret(helios: Arc<Helios>, call: Call) -> Answered {
 async fn be_told(helios: Arc<Helios>, call: Call) -> Answered {
     let learned = helios.records.all("", "learned")?;
     let secret = learned.last().and_then(|line| line["secret"].as_str());
-    let verifier = WebhookVerifier::standard(secret.unwrap_or_default())?;
     let now = SystemTime::UNIX_EPOCH + helios.clock.unix();
-    if verifier.verify(&call, &call.body, now).is_err() {
+    let verifier = WebhookVerifier::standard(secret.unwrap_or_default());
+    if !verifier.is_ok_and(|own| own.verify(&call, &call.body, now).is_ok()) {
         return Err(Answer::new(401, json!({ "error": "not from Helios" })));
     }
     helios
