@@ -189,7 +189,10 @@ async fn results(helios: Arc<Helios>, who: Principal, call: Call) -> Answered {
 
 async fn create_key(helios: Arc<Helios>, person: Person, call: Call) -> Answered {
     let sent = call.json();
-    let environment = asked_for(sent["environment"].as_str().unwrap_or("production"))?;
+    let environment = match &sent["environment"] {
+        Value::Null => Environment::LIVE,
+        name => asked_for(name.as_str().unwrap_or_default())?,
+    };
     let name = sent["name"].as_str().unwrap_or_default();
     let new = NewKey::new(person.account.clone(), environment, name);
     let created = helios.admin.create(&person.actor(), new).await?;

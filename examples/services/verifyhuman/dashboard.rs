@@ -47,9 +47,14 @@ pub(crate) async fn create_key(service: Arc<VerifyHuman>, person: Person, call: 
 
 /// The successor of a key, which lives on for as long as its owner says.
 pub(crate) async fn rotate_key(service: Arc<VerifyHuman>, person: Person, call: Call) -> Answered {
-    let grace = match call.json()["overlap_seconds"].as_u64() {
-        Some(seconds) => Grace::For(Duration::from_secs(seconds)),
-        None => Grace::None,
+    let sent = call.json();
+    let grace = match (&sent["overlap_seconds"], sent["overlap_seconds"].as_u64()) {
+        (Value::Null, _) => Grace::None,
+        (_, Some(seconds)) => Grace::For(Duration::from_secs(seconds)),
+        _ => {
+            let error = "overlap_seconds is a number";
+            return Err(Answer::new(422, json!({ "error": error })));
+        }
     };
     let (actor, id) = (person.actor(), key_id(&call)?);
     let created = service.admin.rotate(&actor, id, grace).await?;
