@@ -747,6 +747,20 @@ fn what_is_only_reported_passes_and_is_counted() {
 }
 
 #[test]
+fn a_refusal_for_a_missing_scope_names_those_of_the_route() {
+    let mut world = World::new();
+    world.requirement = Requirement::new().scope("kyc").any_scope(["age", "name"]);
+    world.feed();
+    let gate = world.builder().build().unwrap();
+    let Verdict::Refuse(refusal) = world.verdict(&gate) else {
+        panic!()
+    };
+    let challenge = r#"ApiKey realm="api", error="insufficient_scope", scope="kyc age name""#;
+    let mut fields = refusal.reply.fields();
+    assert!(fields.any(|field| field == ("www-authenticate", challenge)));
+}
+
+#[test]
 fn what_the_key_itself_lacks_is_enforced_also_where_demands_are_reported() {
     use DenialKind as Kind;
     type Break = fn(&mut World);
