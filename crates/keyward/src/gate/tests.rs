@@ -7,6 +7,8 @@ use std::task::{Context, Poll as TaskPoll, Waker};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use sha2::{Digest, Sha256};
+
 use crate::conformance::block_on;
 use crate::*;
 
@@ -743,6 +745,28 @@ fn what_is_only_reported_passes_and_is_counted() {
         assert_eq!(reported(&gate), counted);
         let explained = gate.explain(&world, &world.requirement);
         assert_eq!(explained.denial(), None);
+    }
+}
+
+#[test]
+fn of_a_key_made_elsewhere_only_the_secret_counts_and_512_bytes_at_most() {
+    let separated = ForeignFormat::new("").unwrap().secret_after('|');
+    let long = ForeignFormat::new("").unwrap().lengths(20..=1000);
+    for (number, secret, passes) in [
+        ("1|", 40, Ok(())),
+        ("42|", 40, Ok(())),
+        ("", 512, Ok(())),
+        ("", 513, Err(DenialKind::Malformed)),
+    ] {
+        let mut world = World::new();
+        let secret = "s".repeat(secret);
+        let digest = Sha256::digest(&secret).into();
+        world.record.digest = KeyDigest::new(DigestScheme::Sha256, digest);
+        world.fields[0].1 = format!("{number}{secret}").into();
+        world.feed();
+        let gate = world.builder().foreign_format(separated.clone());
+        let gate = gate.foreign_format(long.clone()).build().unwrap();
+        assert_eq!(reason(world.verdict(&gate)), passes, "{number}{secret}");
     }
 }
 
