@@ -625,6 +625,30 @@ fn a_key_that_changes_while_it_is_judged_is_judged_again() {
 }
 
 #[test]
+fn a_key_that_moves_between_the_looks_at_both_its_places_is_found() {
+    let pepper = |id| Pepper::new(id, format!("the long secret of {id}").as_bytes()).unwrap();
+    let clock = Arc::new(Interruption::default());
+    let mut world = World::new();
+    world.replica = Replica::with(Arc::<Interruption>::clone(&clock), 10);
+    world.record.digest = Peppers::new(pepper("old")).digest(&world.key);
+    world.feed();
+    let end = SystemTime::UNIX_EPOCH + NOW + Duration::from_secs(10);
+    let both = Peppers::new(pepper("new")).retired_until(pepper("old"), end);
+    let gate = world.builder().peppers(both.unwrap()).build().unwrap();
+
+    // It is not in its new place yet, and the clock tells whether the old one is looked at.
+    let mut later = World {
+        replica: world.replica.clone(),
+        ..World::new()
+    };
+    later.record = world.record.clone();
+    later.record.digest = Peppers::new(pepper("new")).digest(&world.key);
+    later.record.redigested = 1;
+    *clock.0.lock().unwrap() = Some(Box::new(move || later.feed()));
+    assert_eq!(reason(world.verdict(&gate)), Ok(()));
+}
+
+#[test]
 fn no_request_sees_a_state_that_never_was() {
     let mut world = World::new();
     let gate = world.builder().build().unwrap();
