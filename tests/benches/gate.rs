@@ -31,7 +31,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::IntoResponse as _;
 use axum::{Router, routing};
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
 use keyward::{
@@ -444,6 +444,35 @@ fn plain_tower(world: &World) -> Vec<Row> {
         black_box(Sha256::digest(black_box(&hashed)));
         insert_after(request)
     };
+    // What no layer can do without that keeps the key from the handler, and the answer from shared
+    // caches; it checks nothing.
+    let by_digest: HashMap<[u8; 32], Arc<str>> = world
+        .keys
+        .iter()
+        .map(|key| (Sha256::digest(key).into(), "account-0".into()))
+        .collect();
+    let x_api_key = HeaderName::from_static("x-api-key");
+    let bare = move |mut request: Request<()>| {
+        let sole = |name| {
+            let mut lines = request.headers().get_all(name).iter();
+            lines.next().filter(|_| lines.next().is_none())
+        };
+        let key = sole(&x_api_key).or_else(|| sole(&AUTHORIZATION));
+        let digest: [u8; 32] = Sha256::digest(key.unwrap()).into();
+        let account = Arc::clone(&by_digest[&digest]);
+        request
+            .extensions_mut()
+            .insert(Caller { account, kyc: true });
+        request.headers_mut().remove(&x_api_key);
+        let mut response = hello(request).into_inner();
+        if let Ok(response) = &mut response
+            && !response.headers().contains_key(CACHE_CONTROL)
+        {
+            let private = HeaderValue::from_static("private");
+            response.headers_mut().insert(CACHE_CONTROL, private);
+        }
+        ready(response)
+    };
     let ours = |name, lines, status| {
         tower_row(name, lines, status, world.layer().layer(service_fn(hello)))
     };
@@ -456,6 +485,12 @@ fn plain_tower(world: &World) -> Vec<Row> {
             known(),
             200,
             service_fn(insert_after_hash),
+        ),
+        tower_row(
+            "the same, found, hidden and private",
+            known(),
+            200,
+            service_fn(bare),
         ),
         ours("`RequireKeyLayer`", known(), 200),
         ours("… with one rate limit", key_line(&world.limited), 200),

@@ -147,14 +147,19 @@ async fn an_outer_middleware_of_actix_cors_adds_its_fields_and_ours_none() {
 #[tokio::test]
 async fn with_both_on_the_outer_layer_of_tower_http_has_the_last_word() {
     let service = Service::with_cors(Some(Cors::new()));
-    let outer = tower_http::cors::CorsLayer::new().allow_origin([PAGE.parse().unwrap()]);
-    let app = Router::new().route("/", get(async || "in"));
-    let app = app.layer(RequireKeyLayer::new(gate(&service, "/live")));
-    let app = app.layer(outer);
+    let app = |allowed: &str| {
+        let outer = tower_http::cors::CorsLayer::new().allow_origin([allowed.parse().unwrap()]);
+        let app = Router::new().route("/", get(async || "in"));
+        let app = app.layer(RequireKeyLayer::new(gate(&service, "/live")));
+        app.layer(outer)
+    };
     for key in [Some(&*service.keys["shop"]), None] {
-        let (_, lines) = through_axum(&app, "GET", key).await;
+        let (_, lines) = through_axum(&app(PAGE), "GET", key).await;
         assert_readable_once("both", &lines);
         assert!(lines.contains(&format!("access-control-allow-origin: {PAGE}")));
+        // To a page that it does not allow it says nothing.
+        let (_, lines) = through_axum(&app("https://other.example"), "GET", key).await;
+        assert!(lines.contains(&"access-control-allow-origin: *".to_owned()));
     }
 }
 

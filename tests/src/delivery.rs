@@ -11,8 +11,8 @@ use http_body_util::Full;
 use keyward::conformance::block_on;
 use keyward::{
     AccountId, AttemptOutcome, EndpointChange, EndpointRules, EndpointStatus, Environment, Grace,
-    NewKey, RetrySchedule, SealingKey, SealingKeys, WebhookId, WebhookMessage, WebhookSecret,
-    WebhookVerifier,
+    NewKey, Redelivery, RetrySchedule, SealingKey, SealingKeys, WebhookId, WebhookMessage,
+    WebhookSecret, WebhookVerifier,
 };
 use keyward_tower::WebhookSender;
 use proptest::prelude::*;
@@ -170,6 +170,37 @@ async fn retries_on_the_schedule_then_gives_up_and_says_so() {
 }
 
 #[tokio::test]
+async fn what_was_given_up_comes_again_when_its_owner_asks() {
+    for world in World::all().await {
+        let (id, secret) = world.endpoint(HOOK).await;
+        let client = Client::default();
+        client.tell("acme.example", Does::Answer(500));
+        let sender = world.sender(&client).schedule(RetrySchedule::new([]));
+        let accepted = world.now();
+        let ids = [world.publish("1").await, world.publish("2").await];
+        assert_eq!(sender.deliver_due().await.unwrap(), 2);
+        client.tell("acme.example", Does::Answer(200));
+        client.take();
+        world.pass(1_000_000);
+        assert_eq!(sender.deliver_due().await.unwrap(), 0, "given up");
+        for (what, count) in [
+            (Redelivery::FailedSince(accepted), 2),
+            (Redelivery::FailedSince(accepted), 0),
+            (Redelivery::Message(ids[0].clone()), 1),
+        ] {
+            let again = world.webhooks.redeliver(&world.user, id, what);
+            again.await.unwrap();
+            assert_eq!(sender.deliver_due().await.unwrap(), count);
+        }
+        let got = client.take();
+        assert!(got.iter().all(|got| verify(&world, &secret, got)));
+        let arrived: HashSet<_> = got.iter().map(|got| got.field("webhook-id")).collect();
+        assert_eq!(arrived, ids.iter().map(WebhookId::as_str).collect());
+        assert_eq!(got[2].field("webhook-id"), ids[0].as_str());
+    }
+}
+
+#[tokio::test]
 async fn who_asks_to_wait_is_heard() {
     let world = World::in_memory().await;
     world.endpoint(HOOK).await;
@@ -280,8 +311,83 @@ async fn a_slow_receiver_holds_up_no_other() {
     let of = |host| got.iter().filter(|got| got.url.contains(host)).count();
     assert_eq!((of("slow.example"), of("acme.example")), (4, 20));
     tokio::time::sleep(Duration::from_secs(20)).await;
-    assert_eq!(client.take().len(), 4, "the next that hang");
+    assert_eq!(client.take().len(), 1, "the next that hangs");
     running.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_receivers_that_hang_leave_room_for_the_others() {
+    const HANG: [&str; 10] = [
+        "a.example",
+        "b.example",
+        "c.example",
+        "d.example",
+        "e.example",
+        "f.example",
+        "g.example",
+        "h.example",
+        "i.example",
+        "j.example",
+    ];
+    let world = World::in_memory().await;
+    let client = Client::default();
+    for host in HANG {
+        let at = format!("https://{host}/");
+        world.endpoint_of("other", LIVE, &at).await;
+        client.tell(host, Does::Hang);
+    }
+    world.endpoint(HOOK).await;
+    for _ in 0..100 {
+        world.publish_in("other", LIVE, "{}").await;
+    }
+    let running = tokio::spawn(world.timed_sender(&client).run());
+    // By then each has hung once: 32 attempts are under way at once, 4 to each.
+    tokio::time::sleep(Duration::from_secs(35)).await;
+    client.take();
+    for _ in 0..100 {
+        world.publish("{}").await;
+    }
+    tokio::time::sleep(Duration::from_secs(14)).await;
+    let got = client.take();
+    let of = |host| {
+        let at = format!("https://{host}/");
+        got.iter().filter(|got| got.url.starts_with(&at)).count()
+    };
+    assert_eq!(of("acme.example"), 100);
+    let hanging = HANG.map(of);
+    assert!(hanging.iter().all(|count| *count <= 1), "{hanging:?}");
+    assert!(
+        hanging.iter().sum::<usize>() <= 8,
+        "a quarter is theirs: {hanging:?}"
+    );
+    running.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_accepted_is_sent_within_a_quarter_of_a_second() {
+    let world = World::in_memory().await;
+    world.endpoint(HOOK).await;
+    let client = Client::default();
+    let running = tokio::spawn(world.timed_sender(&client).run());
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        world.publish("{}").await;
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        assert_eq!(client.take().len(), 1);
+    }
+    running.abort();
+}
+
+#[tokio::test]
+async fn what_waits_for_one_endpoint_goes_there_without_a_pause() {
+    for world in World::all().await {
+        world.endpoint(HOOK).await;
+        for _ in 0..40 {
+            world.publish("{}").await;
+        }
+        let sender = world.sender(&Client::default());
+        assert_eq!(sender.deliver_due().await.unwrap(), 40);
+    }
 }
 
 #[tokio::test(start_paused = true)]

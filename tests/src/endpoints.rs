@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use keyward::{
     AccountId, Actor, AdminError, AdminErrorKind, AuditAction, EndpointChange, Environment, Grace,
-    KeyFormat, NewKey, Permission, Scopes, SealingKey, SealingKeys, WebhookAdmin, WebhookId,
-    WebhookMessage,
+    KeyFormat, NewKey, Permission, Redelivery, Scopes, SealingKey, SealingKeys, WebhookAdmin,
+    WebhookId, WebhookMessage,
 };
 
 use crate::outbox::{Client, LIVE, TEST, World, sealing, url};
@@ -22,7 +22,7 @@ async fn each(
     world: &World,
     actor: &Actor,
     id: keyward::EndpointId,
-) -> [Result<(), AdminErrorKind>; 7] {
+) -> [Result<(), AdminErrorKind>; 8] {
     let webhooks = &world.webhooks;
     let change = EndpointChange::new().enabled(true);
     let challenge = webhooks.challenge(actor, id).await;
@@ -37,6 +37,11 @@ async fn each(
                 .verify(actor, id, Err(keyward::AttemptOutcome::Refused))
                 .await,
         ),
+        kind(
+            webhooks
+                .redeliver(actor, id, Redelivery::FailedSince(world.now()))
+                .await,
+        ),
         kind(webhooks.delete_endpoint(actor, id).await),
     ]
 }
@@ -49,7 +54,7 @@ async fn another_accounts_endpoint_answers_like_an_unknown_one() {
         let other = AccountId::parse("other").unwrap();
         let stranger = Actor::user("bob", other, Permission::ALL);
         let answers = each(&world, &stranger, id).await;
-        assert_eq!(answers, [Err(AdminErrorKind::UnknownEndpoint); 7]);
+        assert_eq!(answers, [Err(AdminErrorKind::UnknownEndpoint); 8]);
         assert_eq!(answers, each(&world, &stranger, unknown).await);
         let webhooks = &world.webhooks;
         let list = webhooks.endpoints(&stranger, &world.acme, None).await;
@@ -75,11 +80,11 @@ async fn who_lacks_the_permission_may_nothing() {
             Permission::Revoke,
         ];
         let key_manager = Actor::user("bob", world.acme.clone(), of_keys);
-        assert_eq!(each(&world, &key_manager, id).await, [denied; 7]);
+        assert_eq!(each(&world, &key_manager, id).await, [denied; 8]);
         let reader = Actor::user("bob", world.acme.clone(), [Permission::ReadWebhooks]);
         let answers = each(&world, &reader, id).await;
         assert_eq!(answers[..2], [Ok(()), Ok(())]);
-        assert_eq!(answers[2..], [denied; 5]);
+        assert_eq!(answers[2..], [denied; 6]);
 
         let message =
             WebhookMessage::new(world.acme.clone(), LIVE, WebhookId::random().unwrap(), "{}");
@@ -153,7 +158,7 @@ async fn a_key_acts_by_its_scopes_and_in_its_environment() {
         );
         assert_eq!(
             each(&world, &actor, live).await,
-            [Err(AdminErrorKind::UnknownEndpoint); 7]
+            [Err(AdminErrorKind::UnknownEndpoint); 8]
         );
         let create = webhooks
             .create_endpoint(&actor, &world.acme, LIVE, url(HOOK))
@@ -168,7 +173,7 @@ async fn a_key_acts_by_its_scopes_and_in_its_environment() {
         let keys_only = acting(LIVE, "api_keys.*").await;
         assert_eq!(
             each(&world, &keys_only, live).await,
-            [Err(AdminErrorKind::NotPermitted); 7]
+            [Err(AdminErrorKind::NotPermitted); 8]
         );
     }
 }
@@ -280,12 +285,22 @@ async fn every_call_leaves_a_line_and_none_holds_a_secret_or_a_path() {
             .unwrap();
         let guest = Actor::user("guest", world.acme.clone(), []);
         let denied = webhooks.delete_endpoint(&guest, id).await.unwrap_err();
-        world.publish("{\"a\":\"p4yload\"}").await;
+        let message = world.publish("{\"a\":\"p4yload\"}").await;
         world
             .sender(&Client::default())
             .deliver_due()
             .await
             .unwrap();
+        for (message, done) in [
+            (message, Ok(())),
+            (
+                WebhookId::random().unwrap(),
+                Err(AdminErrorKind::UnknownMessage),
+            ),
+        ] {
+            let again = webhooks.redeliver(user, id, Redelivery::Message(message));
+            assert_eq!(kind(again.await), done);
+        }
         webhooks.delete_endpoint(user, id).await.unwrap();
         let trail = world
             .keys
@@ -298,9 +313,11 @@ async fn every_call_leaves_a_line_and_none_holds_a_secret_or_a_path() {
             .map(|line| (line.action, line.refused))
             .collect();
         assert_eq!(
-            lines[..4],
+            lines[..6],
             [
                 (AuditAction::DeleteEndpoint, None),
+                (AuditAction::Redeliver, Some(AdminErrorKind::UnknownMessage)),
+                (AuditAction::Redeliver, None),
                 (
                     AuditAction::DeleteEndpoint,
                     Some(AdminErrorKind::NotPermitted)
@@ -311,7 +328,7 @@ async fn every_call_leaves_a_line_and_none_holds_a_secret_or_a_path() {
         );
         let named = format!("endpoint={id}");
         assert!(
-            trail.entries[..4]
+            trail.entries[..6]
                 .iter()
                 .all(|line| line.detail.starts_with(&named))
         );

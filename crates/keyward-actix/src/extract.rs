@@ -271,7 +271,7 @@ impl ResponseError for PrincipalError {
 
     fn error_response(&self) -> HttpResponse {
         match &self.0 {
-            Some(anonymous) => to_response(anonymous.missing_key()),
+            Some(anonymous) => to_response(anonymous.missing_key().clone()),
             None => HttpResponse::new(StatusCode::INTERNAL_SERVER_ERROR),
         }
     }

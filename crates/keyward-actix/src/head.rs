@@ -135,7 +135,7 @@ pub(crate) fn finish<B>(
 
 /// Answers instead of the inner service.
 pub(crate) fn refuse(refusal: Refusal) -> HttpResponse {
-    let mut response = to_response(&refusal.reply);
+    let mut response = to_response(refusal.reply);
     if let Some(denial) = refusal.denial {
         response.extensions_mut().insert(denial);
     }
@@ -152,18 +152,19 @@ pub(crate) fn refuse_shared() -> HttpResponse {
 }
 
 /// The same bytes as every other adapter sends.
-pub(crate) fn to_response(reply: &Reply) -> HttpResponse {
+pub(crate) fn to_response(mut reply: Reply) -> HttpResponse {
+    let own = reply.take_own_fields();
     let made;
-    let (prepared, own) = if let Some(prepared) = reply.prepared(Prepared::of) {
-        (prepared, Some(reply.own_fields()))
+    let prepared = if let Some(prepared) = reply.prepared(Prepared::of) {
+        prepared
     } else {
-        made = Prepared::of(reply);
-        (&made, None)
+        made = Prepared::of(&reply);
+        &made
     };
     // Not through a builder: it would add fields of its own.
     let body = BoxBody::new(prepared.body.clone());
     let mut response = HttpResponse::with_body(prepared.status, body);
-    let own = own.into_iter().flatten().filter_map(read);
+    let own = own.filter_map(read);
     for (name, value) in prepared.fields.iter().cloned().chain(own) {
         response.headers_mut().append(name, value);
     }
@@ -189,9 +190,11 @@ impl Prepared {
 }
 
 /// A field as actix-web has it. The gate has made sure that it can be one when it was built.
-fn read((name, value): (&'static str, &str)) -> Option<(HeaderName, HeaderValue)> {
-    let value = HeaderValue::from_str(value).ok()?;
-    Some((name_of(name), value))
+fn read<V>((name, value): (&'static str, V)) -> Option<(HeaderName, HeaderValue)>
+where
+    V: TryInto<HeaderValue>,
+{
+    Some((name_of(name), value.try_into().ok()?))
 }
 
 struct Fields<'a, B>(&'a mut HttpResponse<B>);

@@ -78,7 +78,8 @@ CREATE TABLE keyward_delivery (
         REFERENCES keyward_endpoint (account, environment, id) ON DELETE CASCADE
 ) WITHOUT ROWID;
 
-CREATE INDEX keyward_delivery_due ON keyward_delivery (endpoint, due_at) WHERE status = 'pending';
+CREATE INDEX keyward_delivery_due ON keyward_delivery (due_at) WHERE status = 'pending';
+CREATE INDEX keyward_delivery_due_to ON keyward_delivery (endpoint, due_at) WHERE status = 'pending';
 CREATE INDEX keyward_delivery_by_endpoint ON keyward_delivery (account, environment, endpoint);
 
 CREATE TABLE keyward_attempt (

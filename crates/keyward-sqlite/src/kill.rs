@@ -29,16 +29,21 @@ const LIFETIME: Duration = Duration::from_secs(20);
 fn what_was_acknowledged_survives_a_kill() {
     let fixture = Fixture::new();
     let mut lines = HashSet::new();
-    for round in 0..50 {
+    let kinds = |lines: &HashSet<String>| {
+        ["create", "revoke", "note"]
+            .map(|kind| lines.iter().filter(|line| line.starts_with(kind)).count())
+    };
+    for round in 0..500 {
+        // Where the machine is busy a child comes less far.
+        if round >= 50 && kinds(&lines).iter().all(|count| *count > 50) {
+            break;
+        }
         // Some are killed while they open the file.
         let child = "kill::writes_until_it_is_killed";
         let told = run_and_kill(&fixture.path(), child, round % 5 > 0);
         check(&fixture.path(), &told, &mut lines);
     }
-    let kinds = ["create", "revoke", "note"].map(|kind| {
-        let told = |line: &&String| line.starts_with(kind);
-        lines.iter().filter(told).count()
-    });
+    let kinds = kinds(&lines);
     assert!(kinds.iter().all(|count| *count > 50), "{kinds:?}");
 }
 

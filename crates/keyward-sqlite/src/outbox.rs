@@ -1,13 +1,14 @@
 //! Endpoints, messages and deliveries as rows.
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use keyward::{
     AccountId, AttemptOutcome, Conclusion, DeliveryAttempt, DeliveryClaim, DueDelivery, EndpointId,
-    EndpointStatus, EndpointUrl, EndpointsAtMost, Environment, NextStep, SealedSecret, StoreError,
-    StoreErrorKind, WebhookCommit, WebhookEndpoint, WebhookId, WebhookMessage,
+    EndpointStatus, EndpointUrl, EndpointsAtMost, Environment, NextStep, Redelivery, SealedSecret,
+    StoreError, StoreErrorKind, WebhookCommit, WebhookEndpoint, WebhookId, WebhookMessage,
 };
-use rusqlite::{Connection, Error, OptionalExtension, Row, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
 use crate::commit;
 use crate::error::failed;
@@ -21,6 +22,19 @@ const ENDPOINTS: &str = "SELECT id, account, environment, url, secret, created_a
 const MESSAGES: &str =
     "SELECT id, account, environment, payload, content_type, created_at FROM keyward_message";
 
+/// The columns that [`DueRow`] reads.
+const DUE: &str = "SELECT due_at, account, environment, message, endpoint, attempts, failures \
+     FROM keyward_delivery WHERE status = 'pending' AND due_at <= ?1";
+
+/// How many of the deliveries that are due are looked at one by one.
+const LOOK: usize = 500;
+
+/// How many messages are forgotten in one go: nobody else is served meanwhile.
+const FORGOTTEN_AT_ONCE: usize = 500;
+
+/// A message's place in the order of their acceptance.
+pub(crate) type Place = (i64, i64);
+
 /// Writes all of it or nothing.
 pub(crate) fn write(connection: &mut Connection, commit: &WebhookCommit) -> Result<(), StoreError> {
     let WebhookCommit {
@@ -28,6 +42,7 @@ pub(crate) fn write(connection: &mut Connection, commit: &WebhookCommit) -> Resu
         deleted,
         at_most,
         message,
+        again,
         with,
     } = commit;
     let transaction = connection
@@ -50,6 +65,9 @@ pub(crate) fn write(connection: &mut Connection, commit: &WebhookCommit) -> Resu
     }
     if let Some(message) = message {
         accept(&transaction, message).map_err(failed)?;
+    }
+    if let Some((endpoint, what)) = again {
+        deliver_again(&transaction, *endpoint, what).map_err(failed)?;
     }
     transaction.commit().map_err(failed)
 }
@@ -122,6 +140,44 @@ fn accept(connection: &Connection, message: &WebhookMessage) -> rusqlite::Result
             created_at,
         ])
         .map(drop)
+}
+
+/// Makes due what is to be delivered again; fails when there is no such endpoint or message.
+fn deliver_again(
+    connection: &Connection,
+    endpoint: EndpointId,
+    what: &Redelivery,
+) -> rusqlite::Result<()> {
+    let sql = match what {
+        Redelivery::Message(_) => {
+            "INSERT INTO keyward_delivery (account, environment, message, endpoint, due_at, status) \
+             SELECT m.account, m.environment, m.id, e.id, m.created_at, \
+             CASE e.status WHEN 'enabled' THEN 'pending' ELSE 'held' END \
+             FROM keyward_endpoint e JOIN keyward_message m \
+             ON m.account = e.account AND m.environment = e.environment \
+             WHERE e.id = ?1 AND m.id = ?2 ON CONFLICT DO UPDATE \
+             SET due_at = excluded.due_at, status = excluded.status, failures = 0, \
+             attempts = min(attempts + 1, 4294967295)"
+        }
+        Redelivery::FailedSince(_) => {
+            "UPDATE keyward_delivery SET due_at = m.created_at, failures = 0, \
+             status = CASE e.status WHEN 'enabled' THEN 'pending' ELSE 'held' END \
+             FROM keyward_endpoint e, keyward_message m \
+             WHERE e.id = ?1 AND keyward_delivery.account = e.account \
+             AND keyward_delivery.environment = e.environment AND keyward_delivery.endpoint = e.id \
+             AND keyward_delivery.status = 'failed' AND m.account = e.account \
+             AND m.environment = e.environment AND m.id = keyward_delivery.message \
+             AND m.created_at >= ?2"
+        }
+    };
+    let mut again = connection.prepare_cached(sql)?;
+    let endpoint = endpoint.to_string();
+    match what {
+        Redelivery::Message(id) => row::one(again.execute([&*endpoint, id.as_str()])?),
+        Redelivery::FailedSince(since) => {
+            again.execute(params![endpoint, millis(*since)]).map(drop)
+        }
+    }
 }
 
 /// The endpoint of this name.
@@ -204,22 +260,46 @@ pub(crate) fn claim(
     claim: &DeliveryClaim,
 ) -> rusqlite::Result<Vec<DueDelivery>> {
     // Most of the time nothing is due, and a process that writes need not be waited for.
-    if due_endpoints(connection, claim)?.is_empty() {
+    if due_rows(connection, claim)?.is_empty() {
         return Ok(Vec::new());
     }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let mut due = Vec::new();
-    for endpoint in due_endpoints(&transaction, claim)? {
-        due.extend(due_to(&transaction, claim, &endpoint)?);
-    }
-    due.sort_by_key(|row| row.due_at);
-    due.truncate(claim.limit);
     let mut claimed = Vec::new();
-    for row in due {
+    for row in due_rows(&transaction, claim)? {
         claimed.extend(row.take(&transaction, claim)?);
     }
     transaction.commit()?;
     Ok(claimed)
+}
+
+/// What is due, the longest first: looked for one by one, in which the endpoints that wait for later cost
+/// nothing, unless much of it is of a few endpoints; then by endpoint, in which it costs nothing how much.
+fn due_rows(connection: &Connection, claim: &DeliveryClaim) -> rusqlite::Result<Vec<DueRow>> {
+    let busy: HashSet<_> = claim.busy.iter().map(EndpointId::to_string).collect();
+    let mut taken: HashMap<String, usize> = HashMap::new();
+    let mut due = Vec::new();
+    let mut rows = connection.prepare_cached(&format!("{DUE} ORDER BY due_at LIMIT {LOOK}"))?;
+    let mut rows = rows.query([millis(claim.now)])?;
+    for _ in 0..LOOK {
+        let row = match rows.next()? {
+            Some(row) if due.len() < claim.limit => DueRow::of(row)?,
+            _ => return Ok(due),
+        };
+        let count = taken.entry(row.endpoint.clone()).or_default();
+        if *count < claim.each && !busy.contains(&row.endpoint) {
+            *count += 1;
+            due.push(row);
+        }
+    }
+    due.clear();
+    for endpoint in due_endpoints(connection, claim)? {
+        if !busy.contains(&endpoint) {
+            due.extend(due_to(connection, claim, &endpoint)?);
+        }
+    }
+    due.sort_by_key(|row| row.due_at);
+    due.truncate(claim.limit);
+    Ok(due)
 }
 
 /// The endpoints for which something is due: one look into the index for each that anything waits for.
@@ -232,8 +312,7 @@ fn due_endpoints(connection: &Connection, claim: &DeliveryClaim) -> rusqlite::Re
     let row = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?));
     while let Some((endpoint, due_at)) = next.query_row([&last], row).optional()? {
         last.clone_from(&endpoint);
-        let is_busy = claim.busy.iter().any(|busy| busy.to_string() == endpoint);
-        if due_at <= millis(claim.now) && !is_busy {
+        if due_at <= millis(claim.now) {
             found.push(endpoint);
         }
     }
@@ -246,21 +325,9 @@ fn due_to(
     endpoint: &str,
 ) -> rusqlite::Result<Vec<DueRow>> {
     let each = i64::try_from(claim.each.min(claim.limit)).unwrap_or(i64::MAX);
-    let mut rows = connection.prepare_cached(
-        "SELECT due_at, account, environment, message, attempts, failures FROM keyward_delivery \
-         WHERE status = 'pending' AND endpoint = ?1 AND due_at <= ?2 ORDER BY due_at LIMIT ?3",
-    )?;
-    let rows = rows.query_map(params![endpoint, millis(claim.now), each], |row| {
-        Ok(DueRow {
-            due_at: row.get(0)?,
-            account: row.get(1)?,
-            environment: row.get(2)?,
-            message: row.get(3)?,
-            endpoint: endpoint.to_owned(),
-            attempts: row.get(4)?,
-            failures: row.get(5)?,
-        })
-    })?;
+    let mut rows =
+        connection.prepare_cached(&format!("{DUE} AND endpoint = ?2 ORDER BY due_at LIMIT ?3"))?;
+    let rows = rows.query_map(params![millis(claim.now), endpoint, each], DueRow::of)?;
     rows.collect()
 }
 
@@ -276,6 +343,18 @@ struct DueRow {
 }
 
 impl DueRow {
+    fn of(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            due_at: row.get(0)?,
+            account: row.get(1)?,
+            environment: row.get(2)?,
+            message: row.get(3)?,
+            endpoint: row.get(4)?,
+            attempts: row.get(5)?,
+            failures: row.get(6)?,
+        })
+    }
+
     /// Claims it. One that makes no sense is not given, and the log tells of it.
     fn take(
         self,
@@ -455,16 +534,37 @@ pub(crate) fn attempts(
     })
 }
 
-/// Forgets what was accepted before this moment and waits for nothing.
-pub(crate) fn forget(connection: &Connection, before: i64) -> rusqlite::Result<u64> {
-    // Deliveries and attempts go with it.
-    let forgotten = connection
-        .prepare_cached(
-            "DELETE FROM keyward_message WHERE created_at < ?1 AND NOT EXISTS ( \
-             SELECT 1 FROM keyward_delivery WHERE account = keyward_message.account \
-             AND environment = keyward_message.environment AND message = keyward_message.id \
-             AND status IN ('pending', 'held'))",
-        )?
-        .execute([before])?;
-    u64::try_from(forgotten).map_err(|_| Error::StatementChangedRows(forgotten))
+/// Forgets what was accepted before this moment and waits for nothing, some of it: from a place on. Tells
+/// how many, and the place to go on from.
+pub(crate) fn forget(
+    connection: &mut Connection,
+    before: i64,
+    from: Place,
+) -> rusqlite::Result<(u64, Option<Place>)> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let places: Vec<Place> = transaction
+        .prepare_cached(&format!(
+            "SELECT created_at, rowid FROM keyward_message \
+             WHERE (created_at, rowid) > (?1, ?2) AND created_at < ?3 \
+             ORDER BY created_at, rowid LIMIT {FORGOTTEN_AT_ONCE}"
+        ))?
+        .query_map([from.0, from.1, before], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut forgotten = 0;
+    for (_, rowid) in &places {
+        // Deliveries and attempts go with it.
+        forgotten += transaction
+            .prepare_cached(
+                "DELETE FROM keyward_message WHERE rowid = ?1 AND NOT EXISTS ( \
+                 SELECT 1 FROM keyward_delivery WHERE account = keyward_message.account \
+                 AND environment = keyward_message.environment AND message = keyward_message.id \
+                 AND status IN ('pending', 'held'))",
+            )?
+            .execute([rowid])? as u64;
+    }
+    transaction.commit()?;
+    let is_all = places.len() < FORGOTTEN_AT_ONCE;
+    Ok((forgotten, places.last().copied().filter(|_| !is_all)))
 }

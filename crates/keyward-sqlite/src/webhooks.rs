@@ -72,8 +72,21 @@ impl WebhookStore for SqliteStore {
 
     fn forget_messages(&self, before: SystemTime) -> StoreFuture<'_, u64> {
         let before = row::millis(before);
-        self.ask(move |worker| {
-            worker.patiently(|connection| outbox::forget(connection, before).map_err(failed))
+        Box::pin(async move {
+            let (mut count, mut from) = (0, (i64::MIN, 0));
+            loop {
+                let forget = self.ask(move |worker| {
+                    worker.patiently(|connection| {
+                        outbox::forget(connection, before, from).map_err(failed)
+                    })
+                });
+                let (forgotten, next) = forget.await?;
+                count += forgotten;
+                match next {
+                    Some(next) => from = next,
+                    None => return Ok(count),
+                }
+            }
         })
     }
 }
@@ -82,6 +95,7 @@ impl WebhookStore for SqliteStore {
 mod tests {
     use std::cell::Cell;
     use std::sync::Arc;
+    use std::task::{Context, Waker};
 
     use keyward::conformance::block_on;
     use keyward::{Actor, EndpointUrl, KeyAdmin, SealingKey, SealingKeys, WebhookAdmin};
@@ -182,6 +196,61 @@ mod tests {
             .type_in("UPDATE keyward_endpoint SET status = 'enabled'")
             .unwrap();
         assert_eq!(claim(&store), before);
+    }
+
+    #[test]
+    fn much_that_waits_for_one_endpoint_hides_nothing() {
+        let fixture = Fixture::new();
+        let store = filled(&fixture);
+        let before = claim(&store);
+        // To one of them a thousand more, all due before what is for the others.
+        let (endpoint, message) = &before[0];
+        let typed = format!(
+            "INSERT INTO keyward_message (account, environment, id, payload, created_at) \
+             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) \
+             SELECT account, environment, 'n' || i, x'', 0 FROM n, keyward_message \
+             WHERE id = '{message}'; \
+             INSERT INTO keyward_delivery (account, environment, message, endpoint, due_at) \
+             SELECT account, environment, id, '{endpoint}', 0 FROM keyward_message \
+             WHERE id GLOB 'n[0-9]*'"
+        );
+        fixture.type_in(&typed).unwrap();
+        let now = SystemTime::now();
+        let claim = DeliveryClaim {
+            now,
+            until: now,
+            limit: 5,
+            each: 3,
+            busy: vec![before[1].0],
+        };
+        let due = block_on(store.claim(claim)).unwrap();
+        let endpoints: Vec<_> = due.iter().map(|due| due.endpoint().id()).collect();
+        assert_eq!(endpoints[..3], [*endpoint; 3]);
+        let others: Vec<_> = before[2..].iter().map(|(other, _)| *other).collect();
+        assert!(endpoints[3..].iter().all(|other| others.contains(other)));
+        assert_eq!(endpoints.len(), 5);
+    }
+
+    #[test]
+    fn to_forget_much_holds_up_nobody() {
+        let fixture = Fixture::new();
+        let store = filled(&fixture);
+        fixture
+            .type_in(
+                "INSERT INTO keyward_message (account, environment, id, payload, created_at) \
+                 WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000) \
+                 SELECT 'acme', 'live', 'n' || i, x'', i / 700 FROM n",
+            )
+            .unwrap();
+        let mut forgotten = store.forget_messages(SystemTime::now());
+        let context = &mut Context::from_waker(Waker::noop());
+        assert!(forgotten.as_mut().poll(context).is_pending());
+        assert!(block_on(store.endpoints(None, None)).is_ok());
+        assert!(
+            forgotten.as_mut().poll(context).is_pending(),
+            "there is more"
+        );
+        assert_eq!(block_on(forgotten).unwrap(), 2000);
     }
 
     #[test]

@@ -188,7 +188,7 @@ pub struct PrincipalRejection(Option<Anonymous>);
 impl IntoResponse for PrincipalRejection {
     fn into_response(self) -> Response {
         match self.0 {
-            Some(anonymous) => to_response(anonymous.missing_key()).map(Body::from),
+            Some(anonymous) => to_response(anonymous.missing_key().clone()).map(Body::from),
             None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         }
     }

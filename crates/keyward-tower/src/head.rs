@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{
-    CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use http::{Extensions, Request, Response, StatusCode};
 use keyward::{
@@ -61,7 +61,12 @@ impl<B> RequestHead for Head<'_, B> {
     }
 
     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        let lines = self.request.headers().get_all(field);
+        let fields = self.request.headers();
+        let lines = match field {
+            // What every refusal asks for need not be read.
+            "content-type" => fields.get_all(CONTENT_TYPE),
+            _ => fields.get_all(field),
+        };
         lines.iter().map(HeaderValue::as_bytes)
     }
 
@@ -125,7 +130,7 @@ pub(crate) fn finish<B>(
 
 /// Answers instead of the inner service.
 pub(crate) fn refuse<B>(refusal: Refusal) -> Response<ResponseBody<B>> {
-    let mut response = to_response(&refusal.reply).map(ResponseBody::own);
+    let mut response = to_response(refusal.reply).map(ResponseBody::own);
     if let Some(denial) = refusal.denial {
         response.extensions_mut().insert(denial);
     }
@@ -133,15 +138,27 @@ pub(crate) fn refuse<B>(refusal: Refusal) -> Response<ResponseBody<B>> {
 }
 
 /// The same bytes as every other adapter sends.
-pub(crate) fn to_response(reply: &Reply) -> Response<Bytes> {
-    let Some(Prepared(mut response)) = reply.prepared(prepare).cloned() else {
-        return prepare(reply).0;
+pub(crate) fn to_response(mut reply: Reply) -> Response<Bytes> {
+    let own = reply.take_own_fields();
+    let made;
+    let Prepared(prepared) = if let Some(prepared) = reply.prepared(prepare) {
+        prepared
+    } else {
+        made = prepare(&reply);
+        &made
     };
-    let own = reply.own_fields();
-    if own.len() > 0 {
-        response.headers_mut().reserve(own.len());
-        add(own, &mut response);
+    if own.len() == 0 {
+        return prepared.clone();
     }
+    let mut response = Response::new(prepared.body().clone());
+    *response.status_mut() = prepared.status();
+    // Made with room for all, which a clone would have to grow for.
+    let mut fields = HeaderMap::with_capacity(prepared.headers().len() + own.len());
+    for (name, value) in prepared.headers() {
+        fields.append(name.clone(), value.clone());
+    }
+    *response.headers_mut() = fields;
+    add(own, &mut response);
     response
 }
 
@@ -157,10 +174,13 @@ fn prepare(reply: &Reply) -> Prepared {
     Prepared(response)
 }
 
-fn add<'a>(fields: impl Iterator<Item = (&'static str, &'a str)>, response: &mut Response<Bytes>) {
+fn add<V>(fields: impl Iterator<Item = (&'static str, V)>, response: &mut Response<Bytes>)
+where
+    V: TryInto<HeaderValue>,
+{
     for (name, value) in fields {
         // The gate has made sure of it when it was built.
-        if let Ok(value) = HeaderValue::from_str(value) {
+        if let Ok(value) = value.try_into() {
             response.headers_mut().append(name_of(name), value);
         }
     }

@@ -80,7 +80,9 @@ pub use crate::outbox::endpoint::{EndpointId, EndpointStatus, WebhookEndpoint};
 pub use crate::outbox::message::WebhookMessage;
 pub use crate::outbox::rules::EndpointRules;
 pub use crate::outbox::schedule::RetrySchedule;
-pub use crate::outbox::store::{DeliveryClaim, EndpointsAtMost, WebhookCommit, WebhookStore};
+pub use crate::outbox::store::{
+    DeliveryClaim, EndpointsAtMost, Redelivery, WebhookCommit, WebhookStore,
+};
 pub use crate::outbox::url::EndpointUrl;
 pub use crate::per_environment::PerEnvironment;
 pub use crate::record::account::{Account, AccountId, AccountStatus};

@@ -115,7 +115,7 @@ impl ResponseError for VerifiedJsonError {
 
     fn error_response(&self) -> HttpResponse {
         match &self.0 {
-            Some(event) => to_response(event.invalid_json()),
+            Some(event) => to_response(event.invalid_json().clone()),
             None => HttpResponse::new(StatusCode::INTERNAL_SERVER_ERROR),
         }
     }

@@ -74,7 +74,7 @@ where
         Self { state }
     }
 
-    pub(crate) fn answered(answer: &WebhookAnswer, request: ServiceRequest) -> Self {
+    pub(crate) fn answered(answer: WebhookAnswer, request: ServiceRequest) -> Self {
         let state = State::answered(refuse(answer), request);
         Self { state }
     }
@@ -92,7 +92,7 @@ where
     ) -> Self {
         let delivery = match verdict {
             WebhookVerdict::Deliver(delivery) => delivery,
-            WebhookVerdict::Answer(answer) => return Self::answered(refuse(&answer), request),
+            WebhookVerdict::Answer(answer) => return Self::answered(refuse(answer), request),
         };
         if apply(delivery.key_field, names, &mut request).is_none() {
             return Self::answered(refuse_shared(), request);
@@ -121,8 +121,8 @@ async fn read(awaited: AwaitedBody, payload: Payload) -> Decided {
     (WebhookVerdict::Answer(answer), Bytes::new())
 }
 
-fn refuse(answer: &WebhookAnswer) -> HttpResponse {
-    let mut response = to_response(&answer.reply);
+fn refuse(answer: WebhookAnswer) -> HttpResponse {
+    let mut response = to_response(answer.reply);
     if let Some(error) = answer.error {
         response.extensions_mut().insert(error);
     }

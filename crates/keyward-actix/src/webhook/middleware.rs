@@ -45,7 +45,7 @@ where
                 let (inner, names) = (Rc::clone(&self.inner), self.names.clone());
                 ReceiveFuture::reading(awaited, inner, request, names)
             }
-            Err(answer) => ReceiveFuture::answered(&answer, request),
+            Err(answer) => ReceiveFuture::answered(answer, request),
         }
     }
 }

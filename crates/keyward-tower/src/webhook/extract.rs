@@ -92,7 +92,7 @@ pub struct VerifiedJsonRejection(Option<WebhookEvent>);
 impl IntoResponse for VerifiedJsonRejection {
     fn into_response(self) -> Response {
         match self.0 {
-            Some(event) => to_response(event.invalid_json()).map(Body::from),
+            Some(event) => to_response(event.invalid_json().clone()).map(Body::from),
             None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         }
     }

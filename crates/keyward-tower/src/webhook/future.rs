@@ -156,7 +156,7 @@ where
                     return Poll::Ready(Ok(response.map(ResponseBody::inner)));
                 }
                 StateProj::Answered { answer } => match answer.take() {
-                    Some(answer) => return Poll::Ready(Ok(refuse(&answer))),
+                    Some(answer) => return Poll::Ready(Ok(refuse(answer))),
                     // Polled after it was ready, which a future need not answer.
                     None => return Poll::Pending,
                 },
@@ -187,8 +187,8 @@ fn poll_body<B: Body>(
     Poll::Ready(Ok(()))
 }
 
-fn refuse<B>(answer: &WebhookAnswer) -> Response<ResponseBody<B>> {
-    let mut response = to_response(&answer.reply).map(ResponseBody::own);
+fn refuse<B>(answer: WebhookAnswer) -> Response<ResponseBody<B>> {
+    let mut response = to_response(answer.reply).map(ResponseBody::own);
     if let Some(error) = answer.error {
         response.extensions_mut().insert(error);
     }

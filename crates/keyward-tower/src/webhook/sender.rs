@@ -32,7 +32,7 @@ const ANSWER: usize = 1024;
 /// `webhook-timestamp`. 2xx is a success; 410 switches the endpoint off; anything else, also a redirect,
 /// which is not followed, is tried again on a [`RetrySchedule`], or later where the receiver asks for it
 /// with `retry-after`. When the last attempt has failed the delivery is given up, which the log and the
-/// attempts tell. What is in the store survives the process: a delivery that was under way when it was
+/// attempts tell, until its owner asks for it ([`WebhookAdmin::redeliver`]). What is in the store survives the process: a delivery that was under way when it was
 /// killed is sent again, so a receiver has to know what it has handled, by the id.
 ///
 /// ```
@@ -88,8 +88,14 @@ const ANSWER: usize = 1024;
 /// # Many processes
 ///
 /// Any number of senders may share a store. A delivery is claimed for a little more than two timeouts:
-/// that long after a process is killed, another one takes it up. To one endpoint goes a handful of
-/// attempts at once, so that one that is slow holds up no other.
+/// that long after a process is killed, another one takes it up.
+///
+/// # Slow endpoints
+///
+/// To one endpoint goes a handful of attempts at once. One that takes a quarter of the timeout or more
+/// counts as slow for ten timeouts: to such endpoints goes one attempt at a time, and to all of them
+/// together no more than a quarter of what may be under way. So those that hang hold up others only when
+/// they begin to, and for a timeout.
 #[derive(Clone)]
 #[must_use]
 pub struct WebhookSender<C, T> {
@@ -118,7 +124,7 @@ impl<C, T> WebhookSender<C, T> {
             rules: EndpointRules::new(),
             schedule: RetrySchedule::default(),
             timeout: Duration::from_secs(15),
-            poll_interval: Duration::from_secs(1),
+            poll_interval: Duration::from_millis(250),
             concurrency: 32,
             each: 4,
         }
@@ -142,7 +148,7 @@ impl<C, T> WebhookSender<C, T> {
         self
     }
 
-    /// How often [`run`](Self::run) looks for what is due; every second unless said otherwise.
+    /// How often [`run`](Self::run) looks for what is due; four times a second unless said otherwise.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.poll_interval = interval;
         self
@@ -215,7 +221,7 @@ where
         let mut count = 0;
         loop {
             count += self.begin(&mut in_flight).await?;
-            if in_flight.len() == 0 {
+            if in_flight.is_done() {
                 return Ok(count);
             }
             in_flight.one_or(pending::<()>()).await;
@@ -314,8 +320,27 @@ where
         B: From<Bytes> + Send + 'static,
         R: Send + 'static,
     {
-        let room = self.concurrency.saturating_sub(in_flight.len());
-        if room == 0 {
+        in_flight.look(self.now());
+        let room = in_flight.room(self.concurrency);
+        let quick = self.claim(in_flight, room, self.each).await?;
+        let room = in_flight.slow_room(self.concurrency);
+        Ok(quick + self.claim(in_flight, room, 1).await?)
+    }
+
+    async fn claim<B, R>(
+        &self,
+        in_flight: &mut InFlight,
+        (limit, busy): (usize, Vec<EndpointId>),
+        each: usize,
+    ) -> Result<usize, StoreError>
+    where
+        C: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+        C::Future: Send,
+        C::Error: Into<Box<dyn Error + Send + Sync>>,
+        B: From<Bytes> + Send + 'static,
+        R: Send + 'static,
+    {
+        if limit == 0 {
             return Ok(0);
         }
         let now = self.now();
@@ -326,9 +351,9 @@ where
         let claim = DeliveryClaim {
             now,
             until: now.checked_add(lease).unwrap_or(now),
-            limit: room,
-            each: self.each,
-            busy: in_flight.endpoints(),
+            limit,
+            each,
+            busy,
         };
         let due = in_flight.beside(self.store.claim(claim)).await?;
         let count = due.len();
@@ -339,7 +364,8 @@ where
         Ok(count)
     }
 
-    async fn deliver<B, R>(self, due: DueDelivery)
+    /// Tells until when the endpoint counts as slow, if it does.
+    async fn deliver<B, R>(self, due: DueDelivery) -> Option<SystemTime>
     where
         C: Service<Request<B>, Response = Response<R>> + Clone,
         C::Error: Into<Box<dyn Error + Send + Sync>>,
@@ -373,6 +399,11 @@ where
                 "what came of a webhook cannot be kept, it is sent again"
             );
         }
+        let (began, ended) = span;
+        let took = ended.duration_since(began).unwrap_or_default();
+        let is_slow = outcome == AttemptOutcome::TimedOut || took >= self.timeout / 4;
+        let until = ended.checked_add(self.timeout.saturating_mul(10));
+        until.filter(|_| is_slow)
     }
 
     /// An attempt, signed, or why there can be none.

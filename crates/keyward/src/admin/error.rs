@@ -159,6 +159,8 @@ pub enum AdminErrorKind {
     Conflict,
     /// There is no such endpoint, or it is another account's.
     UnknownEndpoint,
+    /// There is no such message in the endpoint's account and environment, or it was forgotten.
+    UnknownMessage,
     /// An endpoint may not be at this URL; the source says why.
     Url,
     /// The account has as many endpoints in this environment as it may.
@@ -192,6 +194,7 @@ named! {
     Expired = "expired",
     Conflict = "conflict",
     UnknownEndpoint = "unknown_endpoint",
+    UnknownMessage = "unknown_message",
     Url = "url",
     TooManyEndpoints = "too_many_endpoints",
     Unanswered = "unanswered",
@@ -219,6 +222,7 @@ impl AdminErrorKind {
             Self::Expired => "the key has expired",
             Self::Conflict => "somebody else was faster",
             Self::UnknownEndpoint => "no such endpoint",
+            Self::UnknownMessage => "no such message",
             Self::Url => "no endpoint may be at this URL",
             Self::TooManyEndpoints => "the account has as many endpoints as it may",
             Self::Unanswered => "the endpoint has not answered its challenge",

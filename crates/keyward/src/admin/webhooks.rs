@@ -5,12 +5,13 @@ use std::time::SystemTime;
 
 use crate::admin::admin::ATTEMPTS;
 use crate::admin::authority::{Permitted, operator_only};
+use crate::clock::unix_time;
 use crate::{
     Account, AccountId, Actor, AdminError, AdminErrorKind, AnsweredChallenge, AttemptOutcome,
     AuditAction, AuditEntry, Commit, DeliveryAttempt, EndpointChallenge, EndpointId, EndpointRules,
     EndpointStatus, EndpointUrl, EndpointsAtMost, Environment, Grace, KeyAdmin, KeyFormat,
-    Permission, SealingKeys, StoreErrorKind, WebhookCommit, WebhookEndpoint, WebhookMessage,
-    WebhookSecret, WebhookStore,
+    Permission, Redelivery, SealingKeys, StoreErrorKind, WebhookCommit, WebhookEndpoint,
+    WebhookMessage, WebhookSecret, WebhookStore,
 };
 
 /// The largest page of attempts.
@@ -372,6 +373,83 @@ impl WebhookAdmin {
         let stored = stored.map(|stored| stored.accepted_at(message.created_at()));
         if stored == Some(message) {
             return Ok(());
+        }
+        self.give_up(line).await
+    }
+
+    /// Delivers again: a message, whatever came of it, or all that was given up. Each is tried as often as
+    /// the schedule allows anew.
+    ///
+    /// A message keeps its id, by which the receiver knows what it has handled. One that was
+    /// [forgotten](Self::forget_messages) cannot be delivered again.
+    ///
+    /// # Errors
+    /// When the actor may not, there is no such endpoint or message
+    /// ([`UnknownMessage`](AdminErrorKind::UnknownMessage)), or the store fails.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use keyward::*;
+    /// # let mut example = std::pin::pin!(async {
+    /// # let (store, format) = (Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+    /// # let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
+    /// # let operator = Actor::operator("docs");
+    /// # let acme = AccountId::parse("acme")?;
+    /// # KeyAdmin::new(store.clone(), format.clone()).open_account(&operator, &acme).await?;
+    /// # let webhooks = WebhookAdmin::new(store, format, sealing);
+    /// # let url = EndpointUrl::parse("https://acme.example/hook")?;
+    /// # let live = Environment::LIVE;
+    /// # let id = webhooks.create_endpoint(&operator, &acme, live, url).await?.endpoint.id();
+    /// # let user = Actor::user("ann@acme.example", acme.clone(), Permission::ALL);
+    /// # let began = std::time::SystemTime::now();
+    /// let message = WebhookMessage::new(acme, live, WebhookId::parse("report-17-done")?, "{}")?;
+    /// webhooks.publish(&operator, message.clone()).await?;
+    ///
+    /// // What it lost, its disk or a week of events, comes again.
+    /// webhooks.redeliver(&user, id, Redelivery::Message(message.id().clone())).await?;
+    /// webhooks.redeliver(&user, id, Redelivery::FailedSince(began)).await?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # });
+    /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+    /// # let done = example.as_mut().poll(context);
+    /// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+    /// ```
+    pub async fn redeliver(
+        &self,
+        actor: &Actor,
+        id: EndpointId,
+        what: Redelivery,
+    ) -> Result<(), AdminError> {
+        let mut line = about(self.keys.line(actor, AuditAction::Redeliver), id);
+        for _ in 0..ATTEMPTS {
+            let found = self.find(actor, Permission::ManageWebhooks, id).await;
+            let (endpoint, owner, permitted) = self.or_note(line.clone(), found).await?;
+            line.account = Some(owner.id.clone());
+            let mut noted = line.clone();
+            noted.detail = match &what {
+                Redelivery::Message(message) => {
+                    let (account, environment) = (owner.id.clone(), endpoint.environment());
+                    let stored = self.store.message(account, environment, message.clone());
+                    let stored = stored.await?.ok_or(AdminErrorKind::UnknownMessage.into());
+                    self.or_note(line.clone(), stored).await?;
+                    format!("{} message={message}", line.detail)
+                }
+                Redelivery::FailedSince(since) => {
+                    format!(
+                        "{} failed_since={}",
+                        line.detail,
+                        unix_time(*since).as_secs()
+                    )
+                }
+            };
+            let commit = WebhookCommit {
+                again: Some((id, what.clone())),
+                with: permitted.bind(&owner, noting(noted)),
+                ..WebhookCommit::default()
+            };
+            if self.try_commit(commit).await? {
+                return Ok(());
+            }
         }
         self.give_up(line).await
     }

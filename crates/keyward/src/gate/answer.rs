@@ -141,24 +141,23 @@ impl Gate {
         short: &Short,
         entry: Arc<Entry>,
         requirement: &Requirement,
+        now: Duration,
     ) -> Verdict {
         let refusal = self.refusal(short.kind, Some(entry), requirement);
         let wait = short.quota.map(|quota| seconds(quota.wait()).max(1));
         let mut refusal = refusal.retry_after(wait);
         if let Some(quota) = short.quota {
-            let reply = Arc::make_mut(&mut refusal.reply);
-            let now = self.inner.replica.clock().unix();
             for (name, value) in quota.fields(self.inner.legacy_fields, now) {
-                reply.field(name, value);
+                refusal.reply.own_field(name, value);
             }
         }
         Verdict::Refuse(refusal)
     }
 
-    pub(super) fn rendered(&self, code: ErrorCode) -> Arc<Reply> {
+    pub(super) fn rendered(&self, code: ErrorCode) -> Reply {
         match self.inner.rendered.get(code as usize) {
-            Some(reply) => Arc::clone(reply),
-            None => Arc::new(Reply::new(500, Vec::new())),
+            Some(reply) => reply.clone(),
+            None => Reply::new(500, Vec::new()),
         }
     }
 }

@@ -230,7 +230,7 @@ impl GateBuilder {
             if let Some(readable) = &readable {
                 readable.mark(&mut reply);
             }
-            Arc::new(reply)
+            reply
         };
         let rendered = ErrorCode::ALL.map(render).into();
         Ok(Gate {
@@ -238,10 +238,10 @@ impl GateBuilder {
                 id: NEXT.fetch_add(1, Ordering::Relaxed),
                 forwards_key: self.forwards_key,
                 rendered,
-                preflight: Arc::new(match &self.cors {
+                preflight: match &self.cors {
                     Some(cors) => cors.preflight(locations),
                     None => Reply::new(204, Vec::new()),
-                }),
+                },
                 readable,
                 throttle: self.throttle.map(|it| it.start(self.replica.clock())),
                 replica: self.replica,

@@ -37,8 +37,8 @@ use crate::{KeyLocation, Reply, ResponseHead};
 /// request without one and give it to a page, which could not read it if they were missing.
 ///
 /// What the handler or a layer further inside has set stays as it is. A CORS layer further outside
-/// has the last word: those of tower-http and actix-cors answer preflights themselves and write over
-/// our lines, so that ours are of no use behind them.
+/// answers preflights itself, those of tower-http and actix-cors too, and writes over our lines where it
+/// allows the page; where it does not, ours stand. Use one or the other.
 ///
 /// ```
 /// # use std::sync::Arc;

@@ -1,6 +1,8 @@
 //! The one place that decides.
 
 use std::fmt;
+use std::future::pending;
+use std::mem;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -87,8 +89,8 @@ pub(crate) struct Inner {
     pub(crate) realm: String,
     pub(crate) replies: Replies,
     /// One for every code, at its place.
-    pub(crate) rendered: Vec<Arc<Reply>>,
-    pub(crate) preflight: Arc<Reply>,
+    pub(crate) rendered: Vec<Reply>,
+    pub(crate) preflight: Reply,
     /// Where pages of other origins may read the answers.
     pub(crate) readable: Option<Readable>,
     pub(crate) peppers: Peppers,
@@ -139,21 +141,27 @@ impl Gate {
         requirement: &Arc<Requirement>,
         outer: Option<&Principal>,
     ) -> Decision {
-        match self.decide(request, requirement, outer) {
+        let mut decision = self.decide(request, requirement, outer);
+        // In place: it is large to move.
+        match &mut decision {
+            Decision::Ready(Verdict::Admit(_)) => {}
             Decision::Ready(Verdict::Refuse(refusal)) => {
-                Decision::Ready(refusal.worded_for(grpc::content_type(request)))
+                refusal.word_for(grpc::content_type(request));
             }
-            Decision::Pending(verdict) => match grpc::content_type(request) {
-                None => Decision::Pending(verdict),
-                grpc => Decision::Pending(Box::pin(async move {
-                    match verdict.await {
-                        Verdict::Refuse(refusal) => refusal.worded_for(grpc),
-                        admit @ Verdict::Admit(_) => admit,
-                    }
-                })),
-            },
-            admit @ Decision::Ready(Verdict::Admit(_)) => admit,
+            Decision::Pending(verdict) => {
+                if let grpc @ Some(_) = grpc::content_type(request) {
+                    let decided = mem::replace(verdict, Box::pin(pending()));
+                    *verdict = Box::pin(async move {
+                        let mut verdict = decided.await;
+                        if let Verdict::Refuse(refusal) = &mut verdict {
+                            refusal.word_for(grpc);
+                        }
+                        verdict
+                    });
+                }
+            }
         }
+        decision
     }
 
     fn decide<R: RequestHead>(
@@ -164,7 +172,7 @@ impl Gate {
     ) -> Decision {
         if is_preflight(request) {
             return Decision::Ready(Verdict::Refuse(Refusal {
-                reply: Arc::clone(&self.inner.preflight),
+                reply: self.inner.preflight.clone(),
                 denial: None,
             }));
         }
@@ -318,7 +326,7 @@ impl Gate {
             gate.count(&entry, paid.is_ok(), now.unix());
             match paid {
                 Ok(bill) => Verdict::Admit(gate.admit(entry, location, due).with(bill)),
-                Err(short) => gate.refuse_short(&short, entry, requirement),
+                Err(short) => gate.refuse_short(&short, entry, requirement, now.unix()),
             }
         })
     }
@@ -381,7 +389,7 @@ impl Gate {
                 }
                 Err(short) => {
                     gate.uncount(&principal.entry);
-                    gate.refuse_short(&short, principal.entry, requirement)
+                    gate.refuse_short(&short, principal.entry, requirement, now.unix())
                 }
             },
         )

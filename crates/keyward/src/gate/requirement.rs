@@ -1,7 +1,7 @@
 //! What a route demands of a key.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use crate::{AccountId, Environment, KeyKind, Reply, Scope, ScopeCatalog, Scopes};
 
@@ -39,7 +39,7 @@ pub struct Requirement {
 
 /// The answer where a scope is missing, which names those that are asked for. Of one gate.
 #[derive(Default)]
-struct ScopeMissing(OnceLock<(u64, Arc<Reply>)>);
+struct ScopeMissing(OnceLock<(u64, Reply)>);
 
 impl Requirement {
     /// A live, secret key.
@@ -173,14 +173,11 @@ impl Requirement {
     }
 
     /// What a gate answers where a scope is missing, rendered once.
-    pub(crate) fn scope_missing(&self, gate: u64, render: impl Fn() -> Reply) -> Arc<Reply> {
-        let rendered = self
-            .scope_missing
-            .0
-            .get_or_init(|| (gate, Arc::new(render())));
+    pub(crate) fn scope_missing(&self, gate: u64, render: impl Fn() -> Reply) -> Reply {
+        let rendered = self.scope_missing.0.get_or_init(|| (gate, render()));
         match rendered {
-            (of, reply) if *of == gate => Arc::clone(reply),
-            _ => Arc::new(render()),
+            (of, reply) if *of == gate => reply.clone(),
+            _ => render(),
         }
     }
 

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
 
 use crate::gate::charging::Bill;
 use crate::gate::cors::{Readable, vary_by_origin};
@@ -162,7 +161,7 @@ pub enum Access {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
-pub struct Anonymous(pub(crate) Arc<Reply>);
+pub struct Anonymous(pub(crate) Reply);
 
 impl Anonymous {
     /// The answer for whoever needs a key after all: 401 `missing_api_key`, as in [`Reply`].
@@ -289,11 +288,10 @@ pub trait ResponseHead {
 
 impl Refusal {
     /// As the protocol of the request demands: gRPC has its own place for a status.
-    pub(crate) fn worded_for(mut self, grpc: Option<&'static str>) -> Verdict {
+    pub(crate) fn word_for(&mut self, grpc: Option<&'static str>) {
         if let (Some(content_type), Some(_)) = (grpc, &self.denial) {
-            self.reply = Arc::new(self.reply.in_grpc(content_type));
+            self.reply = self.reply.in_grpc(content_type);
         }
-        Verdict::Refuse(self)
     }
 }
 
@@ -322,7 +320,7 @@ impl Refusal {
 #[non_exhaustive]
 pub struct Refusal {
     /// What to answer.
-    pub reply: Arc<Reply>,
+    pub reply: Reply,
     /// Why, for the response's extensions; `None` for a preflight.
     pub denial: Option<Denial>,
 }
@@ -331,7 +329,8 @@ impl Refusal {
     /// Says in how many seconds to try again.
     pub(crate) fn retry_after(mut self, seconds: Option<u64>) -> Self {
         if let Some(seconds) = seconds {
-            Arc::make_mut(&mut self.reply).field("retry-after", seconds.to_string());
+            let seconds = itoa::Buffer::new().format(seconds).to_owned();
+            self.reply.own_field("retry-after", seconds);
         }
         self
     }

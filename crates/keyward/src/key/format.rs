@@ -208,9 +208,8 @@ impl KeyFormat {
         let mut rest = text.strip_prefix(self.head.as_bytes())?;
         let mut environment = None;
         if let Some(tail) = &self.tail {
-            let ends = rest.iter().position(|b| !Environment::is_token_byte(*b))?;
-            let (token, after) = rest.split_at_checked(ends)?;
-            environment = Some(Environment::check(token).ok()?);
+            let (token, after) = Environment::begins(rest)?;
+            environment = Some(token);
             rest = after.strip_prefix(tail.as_bytes())?;
         }
         let checksum = self.checksum_len();

@@ -126,21 +126,16 @@ impl Quota {
         let depth = Duration::from_nanos(self.limit.depth_nanos());
         let full_in = Duration::from_nanos(self.full_in);
         let (quota, window) = (self.limit.max_burst(), seconds(depth));
+        let (mut a, mut b) = (itoa::Buffer::new(), itoa::Buffer::new());
         let left = if self.remaining == 0 {
             let one_less = depth.saturating_sub(self.limit.interval());
             let next = seconds(full_in.saturating_sub(one_less));
-            [&*name, ";r=0;t=", &next.to_string()].concat()
+            [&*name, ";r=0;t=", a.format(next)].concat()
         } else {
-            [&*name, ";r=", &self.remaining.to_string()].concat()
+            [&*name, ";r=", a.format(self.remaining)].concat()
         };
-        let (policy_q, policy_w) = (quota.to_string(), window.to_string());
-        let standard = [
-            (
-                "ratelimit-policy",
-                [&*name, ";q=", &policy_q, ";w=", &policy_w].concat(),
-            ),
-            ("ratelimit", left),
-        ];
+        let policy = [&*name, ";q=", a.format(quota), ";w=", b.format(window)].concat();
+        let standard = [("ratelimit-policy", policy), ("ratelimit", left)];
         let legacy = legacy.map(|unit| {
             let reset = match unit {
                 ResetUnit::Seconds => seconds(full_in),

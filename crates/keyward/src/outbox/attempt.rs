@@ -51,7 +51,8 @@ pub struct DeliveryAttempt {
     pub outcome: AttemptOutcome,
     /// What the receiver answered, if it did.
     pub status: Option<u16>,
-    /// Whether there will be no other, because it was delivered or given up.
+    /// Whether there will be no other, because it was delivered or given up; unless somebody
+    /// [redelivers](crate::WebhookAdmin::redeliver) it.
     pub last: bool,
 }
 

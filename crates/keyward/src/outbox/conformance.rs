@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use crate::conformance::block_on;
 use crate::{
     Account, AccountId, AttemptOutcome, AuditAction, AuditEntry, Commit, Conclusion, DeliveryClaim,
-    DueDelivery, EndpointId, EndpointStatus, EndpointUrl, EndpointsAtMost, Environment,
+    DueDelivery, EndpointId, EndpointStatus, EndpointUrl, EndpointsAtMost, Environment, Redelivery,
     RetrySchedule, SealingKey, SealingKeys, StoreErrorKind, WebhookCommit, WebhookEndpoint,
     WebhookId, WebhookMessage, WebhookSecret, WebhookStore,
 };
@@ -41,6 +41,7 @@ pub fn check_webhooks<S: WebhookStore>(open: impl Fn() -> S) {
     carries_out_what_follows_from_an_attempt(&open());
     who_comes_late_changes_nothing_but_that_it_arrived(&open());
     what_is_accepted_waits_for_an_endpoint_that_is_switched_off(&open());
+    delivers_again_what_is_asked_for(&open());
     lists_attempts_page_by_page(&open());
     what_is_deleted_leaves_nothing(&open());
     forgets_only_what_waits_for_nothing(&open());
@@ -408,6 +409,74 @@ fn what_is_accepted_waits_for_an_endpoint_that_is_switched_off<S: WebhookStore>(
     assert_eq!(ids, [first.id()], "not what was published meanwhile");
 }
 
+fn delivers_again_what_is_asked_for<S: WebhookStore>(store: &S) {
+    let (endpoint, arrived) = one_delivery(store);
+    let id = endpoint.id();
+    let one = |message: &WebhookMessage| Redelivery::Message(message.id().clone());
+    let due = |now| claim(store, now, 9).iter().map(pair).collect::<Vec<_>>();
+    let [no_retry, one_retry] = [vec![], vec![Duration::ZERO]].map(RetrySchedule::new);
+    conclude(store, &claim(store, 0, 9)[0], 200, 1, &no_retry);
+    let [early, late] = [10, 20].map(|at| message("acme", Environment::LIVE, at));
+    for message in [&early, &late] {
+        accept(store, message).unwrap();
+        conclude(store, &claim(store, 20, 9)[0], 503, 21, &no_retry);
+    }
+    assert_eq!(due(1_000_000), []);
+
+    // What was given up, from a moment on, with all its retries.
+    again(store, id, Redelivery::FailedSince(time(11))).unwrap();
+    for (attempt, status) in [(2, 503), (3, 200)] {
+        let due = claim(store, 40, 9);
+        assert_eq!(due.len(), 1);
+        assert_eq!(
+            (pair(&due[0]), due[0].attempt()),
+            ((late.id().clone(), id), attempt)
+        );
+        conclude(store, &due[0], status, 40, &one_retry);
+    }
+    again(store, id, Redelivery::FailedSince(time(11))).unwrap();
+    assert_eq!(due(1_000_000), [], "it has arrived");
+
+    // A message, whatever came of it, and whatever comes of what is under way; also to a newer endpoint.
+    again(store, id, one(&arrived)).unwrap();
+    let under_way = claim(store, 50, 9).remove(0);
+    again(store, id, one(&arrived)).unwrap();
+    conclude(store, &under_way, 503, 50, &no_retry);
+    assert_eq!(due(50), [(arrived.id().clone(), id)]);
+    let newer = self::endpoint("acme", Environment::LIVE);
+    put(store, [&newer]).unwrap();
+    again(store, newer.id(), one(&arrived)).unwrap();
+    assert_eq!(due(50), [(arrived.id().clone(), newer.id())]);
+    for due in claim(store, 500, 9) {
+        conclude(store, &due, 200, 500, &no_retry);
+    }
+
+    // An endpoint that is switched off stays so, and gets it later.
+    let mut switched = stored(store, id);
+    switched.status = EndpointStatus::Disabled;
+    put(store, [&switched]).unwrap();
+    again(store, id, one(&late)).unwrap();
+    again(store, id, Redelivery::FailedSince(time(0))).unwrap();
+    assert_eq!(due(1_000_000), []);
+    switched = stored(store, id);
+    switched.status = EndpointStatus::Enabled;
+    put(store, [&switched]).unwrap();
+    assert_eq!(
+        due(600),
+        [&early, &late].map(|message| (message.id().clone(), id))
+    );
+
+    // Only within its account and environment, and nothing that is not there.
+    let conflict = Err(StoreErrorKind::Conflict);
+    for (whose, environment) in [("acme", Environment::TEST), ("other", Environment::LIVE)] {
+        let elsewhere = message(whose, environment, 0);
+        accept(store, &elsewhere).unwrap();
+        assert_eq!(again(store, id, one(&elsewhere)), conflict);
+    }
+    let nowhere = EndpointId::random().unwrap();
+    assert_eq!(again(store, nowhere, one(&late)), conflict);
+}
+
 fn lists_attempts_page_by_page<S: WebhookStore>(store: &S) {
     let (endpoint, _) = one_delivery(store);
     let schedule = RetrySchedule::new([Duration::ZERO; 9]);
@@ -547,6 +616,18 @@ fn put<'a, S: WebhookStore>(
 fn accept<S: WebhookStore>(store: &S, message: &WebhookMessage) -> Result<(), StoreErrorKind> {
     let commit = WebhookCommit {
         message: Some(message.clone()),
+        ..WebhookCommit::default()
+    };
+    write(store, commit)
+}
+
+fn again<S: WebhookStore>(
+    store: &S,
+    endpoint: EndpointId,
+    what: Redelivery,
+) -> Result<(), StoreErrorKind> {
+    let commit = WebhookCommit {
+        again: Some((endpoint, what)),
         ..WebhookCommit::default()
     };
     write(store, commit)

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 
 use crate::{
     AccountId, Conclusion, DeliveryAttempt, DeliveryClaim, DueDelivery, EndpointId, EndpointStatus,
-    Environment, NextStep, StoreError, StoreErrorKind, WebhookCommit, WebhookEndpoint, WebhookId,
-    WebhookMessage,
+    Environment, NextStep, Redelivery, StoreError, StoreErrorKind, WebhookCommit, WebhookEndpoint,
+    WebhookId, WebhookMessage,
 };
 
 /// Endpoints, messages, deliveries and attempts in memory.
@@ -29,7 +29,21 @@ struct Delivery {
     due_at: SystemTime,
     attempts: u32,
     failures: u32,
-    ended: bool,
+    end: Option<End>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum End {
+    Delivered,
+    GivenUp,
+}
+
+impl Delivery {
+    fn begin_anew(&mut self, due_at: SystemTime) {
+        self.due_at = due_at;
+        self.failures = 0;
+        self.end = None;
+    }
 }
 
 impl Outbox {
@@ -85,14 +99,51 @@ impl Outbox {
                     due_at: message.created_at(),
                     attempts: 0,
                     failures: 0,
-                    ended: false,
+                    end: None,
                 };
                 new.deliveries
                     .insert((due.endpoint().id(), name.clone()), delivery);
             }
             new.messages.insert(name, message.clone());
         }
+        if let Some((endpoint, what)) = &commit.again {
+            new.again(*endpoint, what).ok_or_else(conflict)?;
+        }
         Ok(new)
+    }
+
+    /// `None` where there is no such endpoint or message.
+    fn again(&mut self, id: EndpointId, what: &Redelivery) -> Option<()> {
+        let (_, endpoint) = self.endpoints.get(&id)?;
+        match what {
+            Redelivery::Message(message) => {
+                let of = (endpoint.account().clone(), endpoint.environment());
+                let name = (of.0, of.1, message.clone());
+                let due_at = self.messages.get(&name)?.created_at();
+                let delivery = self.deliveries.entry((id, name));
+                let delivery = delivery.or_insert(Delivery {
+                    due_at,
+                    attempts: 0,
+                    failures: 0,
+                    end: None,
+                });
+                // An attempt that is under way decides no more than whether it has arrived.
+                delivery.attempts = delivery.attempts.saturating_add(1);
+                delivery.begin_anew(due_at);
+            }
+            Redelivery::FailedSince(since) => {
+                for ((endpoint, name), delivery) in &mut self.deliveries {
+                    if let Some(message) = self.messages.get(name)
+                        && *endpoint == id
+                        && delivery.end == Some(End::GivenUp)
+                        && message.created_at() >= *since
+                    {
+                        delivery.begin_anew(message.created_at());
+                    }
+                }
+            }
+        }
+        Some(())
     }
 
     pub(crate) fn endpoint(&self, id: EndpointId) -> Option<WebhookEndpoint> {
@@ -127,7 +178,9 @@ impl Outbox {
             .deliveries
             .iter_mut()
             .filter(|((endpoint, _), delivery)| {
-                !delivery.ended && delivery.due_at <= claim.now && !claim.busy.contains(endpoint)
+                delivery.end.is_none()
+                    && delivery.due_at <= claim.now
+                    && !claim.busy.contains(endpoint)
             })
             .collect();
         due.sort_by_key(|(_, delivery)| delivery.due_at);
@@ -165,15 +218,15 @@ impl Outbox {
         self.attempted += 1;
         attempt.number = self.attempted;
         self.attempts.push(attempt);
-        let ours = delivery.attempts == due.attempt() && !delivery.ended;
+        let ours = delivery.attempts == due.attempt() && delivery.end.is_none();
         match next {
-            NextStep::Done => delivery.ended = true,
+            NextStep::Done => delivery.end = Some(End::Delivered),
             _ if !ours => {}
             NextStep::Retry(at) => {
                 delivery.due_at = at;
                 delivery.failures = delivery.failures.saturating_add(1);
             }
-            NextStep::GiveUp => delivery.ended = true,
+            NextStep::GiveUp => delivery.end = Some(End::GivenUp),
             NextStep::SwitchOff => {
                 delivery.due_at = due.message().created_at();
                 // Not where it is another URL by now.
@@ -206,7 +259,7 @@ impl Outbox {
     pub(crate) fn forget(&mut self, before: SystemTime) -> u64 {
         let waits = |wanted: &MessageName| {
             let mut all = self.deliveries.iter();
-            all.any(|((_, message), delivery)| message == wanted && !delivery.ended)
+            all.any(|((_, message), delivery)| message == wanted && delivery.end.is_none())
         };
         let old = |(name, message): &(&MessageName, &WebhookMessage)| {
             message.created_at() < before && !waits(name)

@@ -46,8 +46,8 @@ pub trait WebhookStore: Store {
     /// # Errors
     /// As [`commit`](Store::commit), and [`Conflict`](crate::StoreErrorKind::Conflict) when the revision
     /// of an endpoint is not the stored one (zero: not stored yet), its account is not stored, it would
-    /// change account or environment, or a message of the same id is there in its account and
-    /// environment. [`TooManyEndpoints`](crate::StoreErrorKind::TooManyEndpoints) when there would be
+    /// change account or environment, a message of the same id is there in its account and environment,
+    /// or what is to be delivered again is not there. [`TooManyEndpoints`](crate::StoreErrorKind::TooManyEndpoints) when there would be
     /// more than there may be.
     fn commit_webhooks(&self, commit: WebhookCommit) -> StoreFuture<'_, ()>;
 
@@ -107,10 +107,10 @@ pub trait WebhookStore: Store {
     ) -> StoreFuture<'_, Vec<DeliveryAttempt>>;
 
     /// Forgets messages accepted before this moment that have arrived or were given up everywhere,
-    /// with all attempts; and tells how many.
+    /// with all attempts; and tells how many. Others are served meanwhile.
     ///
     /// # Errors
-    /// When the store cannot answer.
+    /// When the store cannot answer; some may be forgotten by then.
     fn forget_messages(&self, before: SystemTime) -> StoreFuture<'_, u64>;
 }
 
@@ -129,6 +129,9 @@ pub struct WebhookCommit {
     pub at_most: Option<EndpointsAtMost>,
     /// A message that is accepted, with a delivery for each endpoint.
     pub message: Option<WebhookMessage>,
+    /// What is to be delivered to an endpoint again, as if nothing had failed; where it is switched off,
+    /// once it is on.
+    pub again: Option<(EndpointId, Redelivery)>,
     /// What else is written: the audit trail, what must be unchanged.
     pub with: Commit,
 }
@@ -140,6 +143,7 @@ impl WebhookCommit {
             && self.deleted.is_none()
             && self.at_most.is_none()
             && self.message.is_none()
+            && self.again.is_none()
     }
 }
 
@@ -150,6 +154,16 @@ impl From<Commit> for WebhookCommit {
             ..Self::default()
         }
     }
+}
+
+/// What is to be delivered again. See [`WebhookAdmin::redeliver`](crate::WebhookAdmin::redeliver).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a store must carry out each")]
+pub enum Redelivery {
+    /// This message, whatever came of it; also one that was accepted before the endpoint was there.
+    Message(WebhookId),
+    /// Whatever was accepted from this moment on and was given up.
+    FailedSince(SystemTime),
 }
 
 /// A bound on the endpoints of an account and environment, as a part of a [`WebhookCommit`].

@@ -122,6 +122,8 @@ pub enum AuditAction {
     DeleteEndpoint,
     /// Endpoints, or attempts to reach them, were read; only refusals are noted.
     ReadEndpoints,
+    /// What had been given up, or a message, was made due again for an endpoint.
+    Redeliver,
     /// A message was accepted; only refusals are noted, for the message itself is kept.
     Publish,
     /// The secrets of endpoints were sealed anew, or old messages forgotten.
@@ -150,6 +152,7 @@ named! {
     VerifyEndpoint = "verify_endpoint",
     DeleteEndpoint = "delete_endpoint",
     ReadEndpoints = "read_endpoints",
+    Redeliver = "redeliver",
     Publish = "publish",
     Maintain = "maintain",
 }

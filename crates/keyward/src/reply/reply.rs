@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::mem;
 use std::sync::{Arc, OnceLock};
 
 /// What the layer answers itself: a refusal or a preflight.
@@ -77,11 +78,17 @@ impl Reply {
         }
     }
 
+    /// Adds a field to an answer that nobody shares yet.
     pub(crate) fn field(&mut self, name: &'static str, value: String) {
         match Arc::get_mut(&mut self.rendered) {
             Some(rendered) => rendered.fields.push((name, value)),
-            None => self.own.push((name, value)),
+            None => self.own_field(name, value),
         }
+    }
+
+    /// Adds a field to this answer alone.
+    pub(crate) fn own_field(&mut self, name: &'static str, value: String) {
+        self.own.push((name, value));
     }
 
     pub(crate) fn says(&mut self, detail: &str) {
@@ -106,16 +113,18 @@ impl Reply {
         all.map(|(name, value)| (*name, &**value))
     }
 
-    /// The fields that this answer adds to those that all of its kind have; the last of
+    /// Takes away the fields that this answer adds to those that all of its kind have; the last of
     /// [`fields`](Self::fields).
     #[must_use]
-    pub fn own_fields(&self) -> impl ExactSizeIterator<Item = (&'static str, &str)> {
-        self.own.iter().map(|(name, value)| (*name, &**value))
+    pub fn take_own_fields(
+        &mut self,
+    ) -> impl ExactSizeIterator<Item = (&'static str, String)> + use<> {
+        mem::take(&mut self.own).into_iter()
     }
 
     /// What an adapter makes of all answers of this kind, made once.
     ///
-    /// `make` sees the answer without its [own fields](Self::own_fields). `None` where another adapter
+    /// `make` sees the answer without its [own fields](Self::take_own_fields). `None` where another adapter
     /// has made something else of it.
     ///
     /// ```

@@ -116,7 +116,7 @@ impl WebhookReceiverBuilder {
         if KeyLocation::any_overlap(locations) {
             return Err(GateError::new(GateErrorKind::Locations));
         }
-        let render = |code| Arc::new(self.replies.render(code, REALM, locations, None));
+        let render = |code| self.replies.render(code, REALM, locations, None);
         let rendered = ErrorCode::ALL.map(render).into();
         Ok(WebhookReceiver {
             inner: Arc::new(Inner {
@@ -126,7 +126,7 @@ impl WebhookReceiverBuilder {
                 limit: self.limit,
                 clock: self.clock,
                 rendered,
-                known: Arc::new(Reply::new(204, Vec::new())),
+                known: Reply::new(204, Vec::new()),
             }),
         })
     }

@@ -50,14 +50,14 @@ pub struct WebhookEvent(Arc<Inner>);
 struct Inner {
     signed: SignedWebhook,
     body: Box<dyn AsRef<[u8]> + Send + Sync>,
-    invalid_json: Arc<Reply>,
+    invalid_json: Reply,
 }
 
 impl WebhookEvent {
     pub(crate) fn new(
         signed: SignedWebhook,
         body: Box<dyn AsRef<[u8]> + Send + Sync>,
-        invalid_json: Arc<Reply>,
+        invalid_json: Reply,
     ) -> Self {
         Self(Arc::new(Inner {
             signed,

@@ -116,8 +116,8 @@ pub(crate) struct Inner {
     pub(crate) limit: usize,
     pub(crate) clock: Arc<dyn Clock>,
     /// One for every code, at its place.
-    pub(crate) rendered: Vec<Arc<Reply>>,
-    pub(crate) known: Arc<Reply>,
+    pub(crate) rendered: Vec<Reply>,
+    pub(crate) known: Reply,
 }
 
 impl WebhookReceiver {
@@ -187,10 +187,10 @@ impl WebhookReceiver {
         }
     }
 
-    fn rendered(&self, code: ErrorCode) -> Arc<Reply> {
+    fn rendered(&self, code: ErrorCode) -> Reply {
         match self.inner.rendered.get(code as usize) {
-            Some(reply) => Arc::clone(reply),
-            None => Arc::new(Reply::new(500, Vec::new())),
+            Some(reply) => reply.clone(),
+            None => Reply::new(500, Vec::new()),
         }
     }
 }
@@ -262,10 +262,7 @@ impl AwaitedBody {
         if let Some(text) = answer_to(bytes).filter(|_| signed.id().is_some()) {
             let mut reply = Reply::new(200, text.to_vec());
             reply.field("content-type", "text/plain".to_owned());
-            return WebhookVerdict::Answer(WebhookAnswer {
-                reply: Arc::new(reply),
-                error: None,
-            });
+            return WebhookVerdict::Answer(WebhookAnswer { reply, error: None });
         }
         let attempt = WebhookAttempt::new(&signed.replay_key(), signed.timestamp());
         let mut receipt = Receipt::none();
@@ -282,7 +279,7 @@ impl AwaitedBody {
                 Ok(Recollection::Handled(_)) => {
                     tracing::debug!("a webhook that was handled before, delivered again");
                     return WebhookVerdict::Answer(WebhookAnswer {
-                        reply: Arc::clone(&inner.known),
+                        reply: inner.known.clone(),
                         error: None,
                     });
                 }

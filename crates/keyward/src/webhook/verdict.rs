@@ -31,7 +31,7 @@ pub struct WebhookDelivery {
 #[non_exhaustive]
 pub struct WebhookAnswer {
     /// What to answer.
-    pub reply: Arc<Reply>,
+    pub reply: Reply,
     /// Why, for the response's extensions; `None` where it has been handled before, or is a challenge.
     pub error: Option<WebhookError>,
 }
