@@ -463,6 +463,8 @@ fn layers_of_one_gate_charge_once_the_highest_cost() {
     let (inner, mut more) = admitted(verdict(&gate, &key, any().cost(5).credits(3), Some(&outer)));
     let innermost = verdict(&gate, &key, any().cost(5).credits(2), Some(&inner));
     assert_eq!(inner.quota().unwrap().remaining(), 15);
+    let unchanged = |verdict: &_| matches!(verdict, Verdict::Admit(Admitted { access: None, .. }));
+    assert!([&silent, &lower, &innermost].into_iter().all(unchanged));
     for finish in [silent, lower, innermost].map(finish_of) {
         assert_eq!(Response::ok().finished(finish), [""; 0]);
     }
@@ -479,6 +481,13 @@ fn layers_of_one_gate_charge_once_the_highest_cost() {
     let silent = finish_of(verdict(&gate, &key, any(), Some(&free)));
     assert_eq!(Response::ok().finished(silent), [""; 0]);
     assert_eq!(world.left(world.acme.clone()), Some(17));
+    // And who asks for one of both pays that one.
+    let (dearer, _) = admitted(verdict(&gate, &key, any().cost(2), Some(&free)));
+    assert_eq!(dearer.quota().unwrap().remaining(), 13);
+    assert_eq!(world.left(world.acme.clone()), Some(17));
+    let (_, paid) = admitted(verdict(&gate, &key, any().credits(2), Some(&free)));
+    assert_eq!(Response::ok().finished(paid), [""; 0]);
+    assert_eq!(world.left(world.acme.clone()), Some(15));
 }
 
 #[test]
