@@ -423,6 +423,34 @@ fn a_poll_that_began_before_a_request_does_not_answer_it() {
 }
 
 #[test]
+fn a_request_that_waits_is_judged_by_its_origin() {
+    let mut world = World::new();
+    world.record.origins = OriginPolicy::listed(["shop.example"]).unwrap();
+    world.feed();
+    world.replica.on_demand(|_| true);
+    let gate = world.builder().max_staleness(Duration::ZERO);
+    let gate = gate.build().unwrap();
+    let key = world.fields.remove(0);
+    for (origin, answer) in [
+        (None, Err(DenialKind::OriginMissing)),
+        (Some("https://shop.example"), Ok(())),
+        (
+            Some("https://evil.example"),
+            Err(DenialKind::OriginNotAllowed),
+        ),
+    ] {
+        let origin = origin.map(|origin| ("origin", origin.into()));
+        world.fields = [key.clone()].into_iter().chain(origin).collect();
+        world.clock.advance(Duration::from_millis(1));
+        let Decision::Pending(verdict) = world.check(&gate, None) else {
+            panic!()
+        };
+        world.feed();
+        assert_eq!(reason(block_on(verdict)), answer);
+    }
+}
+
+#[test]
 fn an_inner_layer_of_the_same_gate_needs_no_key_and_adds_its_requirement() {
     let mut world = World::new();
     world.record.scopes = Scopes::parse(["kyc"]).unwrap();
