@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use sha2::{Digest, Sha256};
 
 use crate::conformance::block_on;
+use crate::store::poll::tests::set_moves;
 use crate::*;
 
 const NOW: Duration = Duration::from_secs(1_700_000_000);
@@ -655,25 +656,37 @@ fn a_key_that_changes_while_it_is_judged_is_judged_again() {
 #[test]
 fn a_key_that_moves_between_the_looks_at_both_its_places_is_found() {
     let pepper = |id| Pepper::new(id, format!("the long secret of {id}").as_bytes()).unwrap();
-    let clock = Arc::new(Interruption::default());
-    let mut world = World::new();
-    world.replica = Replica::with(Arc::<Interruption>::clone(&clock), 10);
-    world.record.digest = Peppers::new(pepper("old")).digest(&world.key);
-    world.feed();
-    let end = SystemTime::UNIX_EPOCH + NOW + Duration::from_secs(10);
-    let both = Peppers::new(pepper("new")).retired_until(pepper("old"), end);
-    let gate = world.builder().peppers(both.unwrap()).build().unwrap();
+    // The move begins and ends between the looks, or began before them and ends after.
+    for midst in [false, true] {
+        let clock = Arc::new(Interruption::default());
+        let mut world = World::new();
+        world.replica = Replica::with(Arc::<Interruption>::clone(&clock), 10);
+        world.record.digest = Peppers::new(pepper("old")).digest(&world.key);
+        world.feed();
+        let end = SystemTime::UNIX_EPOCH + NOW + Duration::from_secs(10);
+        let both = Peppers::new(pepper("new")).retired_until(pepper("old"), end);
+        let gate = world.builder().peppers(both.unwrap()).build().unwrap();
 
-    // It is not in its new place yet, and the clock tells whether the old one is looked at.
-    let mut later = World {
-        replica: world.replica.clone(),
-        ..World::new()
-    };
-    later.record = world.record.clone();
-    later.record.digest = Peppers::new(pepper("new")).digest(&world.key);
-    later.record.redigested = 1;
-    *clock.0.lock().unwrap() = Some(Box::new(move || later.feed()));
-    assert_eq!(reason(world.verdict(&gate)), Ok(()));
+        // It is not in its new place yet, and the clock tells whether the old one is looked at.
+        let mut later = World {
+            replica: world.replica.clone(),
+            ..World::new()
+        };
+        later.record = world.record.clone();
+        later.record.digest = Peppers::new(pepper("new")).digest(&world.key);
+        later.record.redigested = 1;
+        let moving = move |replica: &Replica| {
+            if midst {
+                set_moves(replica, 1);
+            }
+        };
+        moving(&world.replica);
+        *clock.0.lock().unwrap() = Some(Box::new(move || {
+            later.feed();
+            moving(&later.replica);
+        }));
+        assert_eq!(reason(world.verdict(&gate)), Ok(()));
+    }
 }
 
 #[test]
