@@ -651,6 +651,31 @@ fn a_limiter_elsewhere_is_asked_and_given_back_to() {
 }
 
 #[test]
+fn an_explanation_tells_of_credits_and_of_no_limit_that_is_counted_elsewhere() {
+    let world = World::new();
+    let gate = world.builder().limiter(Remote(true)).build().unwrap();
+    let key = world.live(|new| new.rate_limits(minute(9)));
+    let costs = |gate: &Gate, requirement: Requirement| {
+        let explained = gate.explain(&Head(&key), &requirement);
+        let costs = |check: &Check| matches!(check, Check::RateLimit | Check::Credits);
+        let checks = explained.checks().filter(|(check, _)| costs(check));
+        checks.collect::<Vec<_>>()
+    };
+    assert_eq!(costs(&world.gate(), any()), [(Check::RateLimit, None)]);
+    assert_eq!(costs(&gate, any()), []);
+    world.set_credits(world.acme.clone(), 1);
+    // What is free asks nobody for credits, also where none are here yet.
+    let free = any().cost(0).credits(0);
+    let asked = gate.check(&Head(&key), &Arc::new(free.clone()), None);
+    assert!(matches!(asked, Decision::Ready(Verdict::Admit(_))));
+    assert_eq!(costs(&gate, any()), [(Check::Credits, None)]);
+    assert_eq!(passing(&gate, &key), 1);
+    let exhausted = Some(DenialKind::CreditsExhausted);
+    assert_eq!(costs(&gate, any()), [(Check::Credits, exhausted)]);
+    assert_eq!(costs(&gate, free), []);
+}
+
+#[test]
 fn a_limiter_that_does_not_answer_is_a_503() {
     let world = World::new();
     let gate = world.builder().limiter(Remote(false)).build().unwrap();
