@@ -1,4 +1,7 @@
-//! A file whose rows hold anything: it opens, no other key suffers, and no key works that should not.
+//! A file whose rows hold anything: it is read, no other key suffers, and no key works that should not.
+//!
+//! One store is open all the time, and the rows are made anew by another connection, as another process
+//! would: to open the file for every input costs more than all that is tested.
 //!
 //! Each line is a column of the key's row, as `name=` and a value, or, as `account.name=`, of its
 //! account's. A value is `n`, `i` and a number, `r` and a number, `t` and a text, or `b` and
@@ -6,10 +9,10 @@
 
 #![no_main]
 
+use std::cell::RefCell;
 use std::collections::HashMap;
-use std::fs;
 use std::path::PathBuf;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use keyward::conformance::block_on;
@@ -18,10 +21,10 @@ use keyward::{
     KeyQuery, KeyRecord, ManualClock, Requirement, Store,
 };
 use keyward_fuzz::{Head, LIVE, NOW, REVOKED, denial, digest, format, record};
-use keyward_sqlite::SqliteOptions;
+use keyward_sqlite::{SqliteOptions, SqliteStore};
 use libfuzzer_sys::fuzz_target;
 use rusqlite::types::Value;
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::{Connection, params};
 use tempfile::TempDir;
 
 /// The key of another account, which is good; and the one whose row is changed.
@@ -29,70 +32,145 @@ const OTHER: &str = LIVE;
 const OWN: &str = REVOKED;
 
 struct World {
-    folder: TempDir,
-    /// A file with both keys, each good.
-    template: Vec<u8>,
+    _folder: TempDir,
+    /// With both keys, each good.
+    store: Arc<SqliteStore>,
+    gate: Gate,
+    /// What writes past the store.
+    file: Connection,
     own: KeyRecord,
 }
 
 impl World {
-    fn path(&self) -> PathBuf {
-        self.folder.path().join("keys.db")
-    }
-
-    /// The file as it was, with nothing beside it.
-    fn renew(&self) {
-        for beside in ["-wal", "-shm", "-journal"] {
-            let mut path = self.path().into_os_string();
-            path.push(beside);
-            drop(fs::remove_file(path));
+    fn new() -> Self {
+        // In memory, where there is such a folder.
+        let memory = PathBuf::from("/dev/shm");
+        let folder = if memory.is_dir() {
+            memory
+        } else {
+            std::env::temp_dir()
+        };
+        let folder = tempfile::tempdir_in(folder).unwrap();
+        let path = folder.path().join("keys.db");
+        let mut other = record(OTHER, Environment::LIVE, "aa");
+        other.account = AccountId::parse("other").unwrap();
+        let own = record(OWN, Environment::LIVE, "bb");
+        let options = SqliteOptions::new()
+            .clock(Arc::new(ManualClock::at(NOW)))
+            .poll_interval(Duration::MAX)
+            .flush_interval(Duration::MAX);
+        let store = Arc::new(options.open(&path).unwrap());
+        let commit = Commit {
+            accounts: vec![
+                Account::new(own.account.clone()),
+                Account::new(other.account.clone()),
+            ],
+            keys: vec![own.clone(), other],
+            ..Commit::default()
+        };
+        block_on(store.commit(commit)).unwrap();
+        let file = Connection::open(path).unwrap();
+        file.set_prepared_statement_cache_capacity(128);
+        // What a program may do that sets its mind to it. The last trigger is in the way of forgetting.
+        let lax = "PRAGMA synchronous = OFF; PRAGMA foreign_keys = OFF; \
+                   PRAGMA ignore_check_constraints = ON; \
+                   CREATE TEMP TABLE account AS SELECT * FROM keyward_account; \
+                   CREATE TEMP TABLE key AS SELECT * FROM keyward_key; \
+                   DROP TRIGGER keyward_key_renamed; DROP TRIGGER keyward_key_redigested; \
+                   DROP TRIGGER keyward_audit_deleted";
+        file.execute_batch(lax).unwrap();
+        let gate = Gate::builder(store.replica())
+            .format(format())
+            .max_staleness(Duration::MAX);
+        Self {
+            _folder: folder,
+            gate: gate.build().unwrap(),
+            store,
+            file,
+            own,
         }
-        fs::write(self.path(), &self.template).unwrap();
+    }
+
+    fn run(&self, sql: &str) {
+        self.file.prepare_cached(sql).unwrap().execute([]).unwrap();
+    }
+
+    /// Lets the store see what is in the file.
+    fn poll(&self) {
+        block_on(self.store.commit(Commit::default()))
+            .expect("a row keeps nothing from being read");
+    }
+
+    /// The file and the store as they were at first, with nothing left of what came before.
+    fn renew(&self) {
+        self.run("BEGIN IMMEDIATE");
+        for table in ["key", "account", "audit"] {
+            self.run(&format!("DELETE FROM keyward_{table}"));
+        }
+        self.run("COMMIT");
+        self.poll();
+        self.run("BEGIN IMMEDIATE");
+        for table in ["account", "key"] {
+            self.run(&format!(
+                "INSERT INTO keyward_{table} SELECT * FROM temp.{table}"
+            ));
+        }
+        self.run("COMMIT");
+    }
+
+    /// Writes the values past all that the tables check; `false` where SQLite itself does not take them.
+    fn force(&self, values: &[(&str, &str, Value)]) -> bool {
+        self.run("BEGIN IMMEDIATE");
+        let mut id = Value::Text(self.own.id.to_string());
+        for (table, name, value) in values {
+            let sql = format!("UPDATE {table} SET {name} = ?1 WHERE id = ?2");
+            let which = if *table == "keyward_key" {
+                id.clone()
+            } else {
+                Value::Text("acme".to_owned())
+            };
+            let mut update = self.file.prepare_cached(&sql).unwrap();
+            if update.execute(params![value, which]).is_err() {
+                drop(update);
+                if !self.file.is_autocommit() {
+                    self.run("ROLLBACK");
+                }
+                return false;
+            }
+            if *name == "id" {
+                id = value.clone();
+            }
+        }
+        self.run("COMMIT");
+        true
+    }
+
+    fn works(&self, key: &str) -> bool {
+        let head = Head {
+            method: "GET".to_owned(),
+            peer: None,
+            fields: vec![("x-api-key".to_owned(), key.into())],
+        };
+        let explained = self.gate.explain(&head, &Requirement::new()).denial();
+        let decided = match self.gate.check(&head, &Arc::default(), None) {
+            // Credits, which the store is asked for.
+            keyward::Decision::Pending(verdict) => {
+                drop(block_on(verdict));
+                explained
+            }
+            ready => denial(&ready),
+        };
+        assert_eq!(decided, explained);
+        decided.is_none()
     }
 }
 
-fn options() -> SqliteOptions {
-    SqliteOptions::new()
-        .clock(Arc::new(ManualClock::at(NOW)))
-        .poll_interval(Duration::MAX)
-        .flush_interval(Duration::MAX)
+/// Whether a store that is open sees them: of a row whose name, digest or revision is forged, only one
+/// that reads everything can tell what it was.
+fn is_seen(values: &[(&str, &str, Value)]) -> bool {
+    let forged = ["id", "digest", "digest_scheme", "redigested", "revision"];
+    values.iter().all(|(_, name, _)| !forged.contains(name))
 }
-
-static WORLD: LazyLock<World> = LazyLock::new(|| {
-    // In memory, where there is such a folder.
-    let memory = PathBuf::from("/dev/shm");
-    let folder = if memory.is_dir() {
-        memory
-    } else {
-        std::env::temp_dir()
-    };
-    let folder = tempfile::tempdir_in(folder).unwrap();
-    let path = folder.path().join("template.db");
-    let mut other = record(OTHER, Environment::LIVE, "aa");
-    other.account = AccountId::parse("other").unwrap();
-    let own = record(OWN, Environment::LIVE, "bb");
-    let store = options().open(&path).unwrap();
-    let commit = Commit {
-        accounts: vec![
-            Account::new(own.account.clone()),
-            Account::new(other.account.clone()),
-        ],
-        keys: vec![own.clone(), other],
-        ..Commit::default()
-    };
-    block_on(store.commit(commit)).unwrap();
-    drop(store);
-    let connection = Connection::open(&path).unwrap();
-    let whole = "PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode = DELETE";
-    connection.execute_batch(whole).unwrap();
-    drop(connection);
-    let template = fs::read(&path).unwrap();
-    World {
-        folder,
-        template,
-        own,
-    }
-});
 
 const KEY: [&str; 25] = [
     "id",
@@ -157,45 +235,6 @@ fn read(line: &str) -> Option<(&str, &'static str, Value)> {
     Some((table, name, value))
 }
 
-/// Writes the values past all that the tables check; `false` where SQLite itself does not take them.
-fn force(world: &World, values: &[(&str, &str, Value)]) -> bool {
-    let connection = Connection::open(world.path()).unwrap();
-    let lax = "PRAGMA synchronous = OFF; PRAGMA foreign_keys = OFF; \
-               PRAGMA ignore_check_constraints = ON; BEGIN";
-    connection.execute_batch(lax).unwrap();
-    // A row that is renamed or whose digests are miscounted is not typed in but written from outside.
-    let triggers = "SELECT 'DROP TRIGGER ' || name FROM sqlite_schema WHERE type = 'trigger' AND \
-                    name IN ('keyward_key_renamed', 'keyward_key_redigested')";
-    let mut triggers = connection.prepare(triggers).unwrap();
-    let drops: Vec<String> = triggers
-        .query_map([], |row| row.get(0))
-        .unwrap()
-        .collect::<Result<_, _>>()
-        .unwrap();
-    drops
-        .iter()
-        .for_each(|drop| connection.execute_batch(drop).unwrap());
-    drop(triggers);
-    let own = world.own.id.to_string();
-    let mut id = Value::Text(own);
-    for (table, name, value) in values {
-        let sql = format!("UPDATE {table} SET {name} = ?1 WHERE id = ?2");
-        let which = if *table == "keyward_key" {
-            id.clone()
-        } else {
-            Value::Text("acme".to_owned())
-        };
-        let done = connection.execute(&sql, params_from_iter([value.clone(), which]));
-        if done.is_err() {
-            return false;
-        }
-        if *name == "id" {
-            id = value.clone();
-        }
-    }
-    connection.execute_batch("COMMIT").is_ok()
-}
-
 fn is(value: &Value, text: &str) -> bool {
     *value == Value::Text(text.to_owned())
 }
@@ -258,69 +297,53 @@ fn may_work(values: &[(&str, &str, Value)]) -> bool {
         && account("api_access", &|value| number(value) == Some(1.0))
 }
 
+thread_local! {
+    static WORLD: RefCell<Option<World>> = const { RefCell::new(None) };
+}
+
 fuzz_target!(|text: &[u8]| {
-    let world = &*WORLD;
     let Ok(text) = str::from_utf8(text) else {
         return;
     };
     let values: Vec<_> = text.lines().filter_map(read).collect();
+    WORLD.with_borrow_mut(|world| check(world.get_or_insert_with(World::new), &values));
+});
+
+fn check(world: &World, values: &[(&str, &str, Value)]) {
     world.renew();
-    if !force(world, &values) {
+    if is_seen(values) {
+        world.poll();
+        assert!(world.works(OWN) && world.works(OTHER), "the rows are good");
+    }
+    if !world.force(values) {
         return;
     }
-    let store = Arc::new(
-        options()
-            .open(world.path())
-            .expect("a row keeps nothing else from opening"),
-    );
-    let gate = Gate::builder(store.replica())
-        .format(format())
-        .max_staleness(Duration::MAX)
-        .build()
-        .unwrap();
-    let works = |key: &str| {
-        let head = Head {
-            method: "GET".to_owned(),
-            peer: None,
-            fields: vec![("x-api-key".to_owned(), key.into())],
-        };
-        let explained = gate.explain(&head, &Requirement::new()).denial();
-        let decided = match gate.check(&head, &Arc::default(), None) {
-            // Credits, which the store is asked for.
-            keyward::Decision::Pending(verdict) => {
-                drop(block_on(verdict));
-                explained
-            }
-            ready => denial(&ready),
-        };
-        assert_eq!(decided, explained);
-        decided.is_none()
-    };
-    if works(OWN) {
-        assert!(may_work(&values), "a key works that should not");
+    world.poll();
+    if world.works(OWN) {
+        assert!(may_work(values), "a key works that should not");
     }
-    assert!(works(OTHER), "another key suffers");
+    assert!(world.works(OTHER), "another key suffers");
 
+    let now = SystemTime::UNIX_EPOCH + NOW;
     let query = KeyQuery {
         account: world.own.account.clone(),
         environment: None,
         state: None,
         after: None,
         limit: 10,
-        now: SystemTime::UNIX_EPOCH + NOW,
+        now,
     };
-    let now = SystemTime::UNIX_EPOCH + NOW;
-    drop(block_on(store.keys(query)));
-    drop(block_on(store.account(world.own.account.clone())));
-    drop(block_on(store.schemes(now)));
+    drop(block_on(world.store.keys(query)));
+    drop(block_on(world.store.account(world.own.account.clone())));
+    drop(block_on(world.store.schemes(now)));
     let (operator, id) = (Actor::operator("fuzz"), world.own.id);
-    let admin = KeyAdmin::new(store, format());
+    let admin = KeyAdmin::new(Arc::<SqliteStore>::clone(&world.store), format());
     drop(block_on(admin.keys(
         &operator,
         &world.own.account,
         KeyFilter::new(),
     )));
     if block_on(admin.revoke(&operator, id, "fuzz")).is_ok() {
-        assert!(!works(OWN), "a key works that was revoked");
+        assert!(!world.works(OWN), "a key works that was revoked");
     }
-});
+}

@@ -112,6 +112,7 @@ mod tests {
             "origins = ''",
             "origins = 'null'",
             "no_origin = 'x'",
+            "no_origin = 2",
             "name = X'00'",
             "account = 'two words'",
             "epoch = -1",
@@ -164,6 +165,10 @@ mod tests {
             (
                 "UPDATE keyward_account SET status = 'x' WHERE id = 'acme'",
                 "UPDATE keyward_account SET status = 'active' WHERE id = 'acme'",
+            ),
+            (
+                "UPDATE keyward_account SET api_access = 2 WHERE id = 'acme'",
+                "UPDATE keyward_account SET api_access = 1 WHERE id = 'acme'",
             ),
             (
                 "UPDATE keyward_account SET max_active_keys = -1 WHERE id = 'acme'",

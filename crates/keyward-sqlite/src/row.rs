@@ -25,7 +25,7 @@ pub(crate) fn account(connection: &Connection, row: &Row<'_>) -> rusqlite::Resul
     let mut account = Account::new(cells.parse(AccountId::parse)?);
     account.revision = cells.get::<i64>()?.cast_unsigned();
     account.status = cells.parse(AccountStatus::parse)?;
-    account.api_access = cells.get()?;
+    account.api_access = cells.flag()?;
     account.max_active_keys = cells.get()?;
     account.revoked_all = cells.get()?;
     account.rate_limits = cells.parse(RateLimits::parse)?;
@@ -57,7 +57,7 @@ pub(crate) fn key(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
     key.name = cells.get()?;
     key.kind = cells.parse(KeyKind::parse)?;
     key.scopes = cells.parse(|text| Scopes::parse(text.split_ascii_whitespace()))?;
-    let no_origin = cells.get()?;
+    let no_origin = cells.flag()?;
     if let Some(text) = cells.get::<Option<String>>()? {
         let listed = cells.valid(OriginPolicy::listed(text.split_ascii_whitespace()))?;
         key.origins = if no_origin {
@@ -240,6 +240,15 @@ impl<'a> Cells<'a> {
     pub(crate) fn number(&mut self) -> rusqlite::Result<u64> {
         let number: i64 = self.get()?;
         u64::try_from(number).map_err(|_| Error::IntegralValueOutOfRange(self.next - 1, number))
+    }
+
+    /// Yes or no, and nothing that could be taken for either.
+    pub(crate) fn flag(&mut self) -> rusqlite::Result<bool> {
+        match self.get()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            other => Err(Error::IntegralValueOutOfRange(self.next - 1, other)),
+        }
     }
 
     pub(crate) fn parse<T>(

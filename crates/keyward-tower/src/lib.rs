@@ -73,6 +73,9 @@
 //!
 //! [tower]: https://docs.rs/tower
 
+// docs.rs has nightly: it says there which feature brings what.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod body;
 mod environment;
 #[cfg(feature = "axum")]

@@ -200,4 +200,12 @@ mod tests {
         assert!(covers(&["hybrid"], &["kyc", "age"]));
         assert!(!covers(&["kyc"], &["hybrid"]));
     }
+
+    #[test]
+    fn a_wildcard_is_given_where_a_key_may_have_many_scopes() {
+        let catalog = ScopeCatalog::new(["kyc.read", "kyc.write"]).unwrap();
+        let wild = Scopes::parse(["kyc.*"]).unwrap();
+        assert!(catalog.permits(&wild, KeyKind::Secret));
+        assert!(!catalog.one_per_key().permits(&wild, KeyKind::Secret));
+    }
 }

@@ -15,6 +15,9 @@
 //!                                                                          or Denial -> Reply
 //! ```
 
+// docs.rs has nightly: it says there which feature brings what.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod admin;
 mod catalog;
 mod clock;

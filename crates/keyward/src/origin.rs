@@ -403,7 +403,8 @@ mod tests {
     #[test]
     fn a_list_has_1_to_25_entries() {
         let hosts = |n| (0..n).map(|n| format!("h{n}.example"));
-        assert!(OriginPolicy::listed(hosts(0)).is_err());
+        let error = OriginPolicy::listed(hosts(0)).unwrap_err();
+        assert_eq!(error.kind(), ParseErrorKind::Empty);
         assert!(OriginPolicy::listed(hosts(25)).is_ok());
         let error = OriginPolicy::listed(hosts(26)).unwrap_err();
         assert_eq!(error.kind(), ParseErrorKind::TooMany);
@@ -504,6 +505,38 @@ mod tests {
         assert_eq!(with_servers.judge([].into_iter()), Ok(()));
         assert!(with_servers.judge([&b"null"[..]].into_iter()).is_err());
         assert_eq!(OriginPolicy::Any.judge([one, one].into_iter()), Ok(()));
+    }
+
+    #[test]
+    fn covers_what_lets_no_more_pass() {
+        let list = |patterns: &[&str]| OriginPolicy::listed(patterns).unwrap();
+        let (one, two) = (list(&["a.example"]), list(&["a.example", "b.example"]));
+        let with_servers = |list: &OriginPolicy| list.clone().or_no_origin();
+        let policies = [
+            (one.clone(), false),
+            (two.clone(), false),
+            (with_servers(&one), true),
+            (with_servers(&two), true),
+            (OriginPolicy::Any, true),
+        ];
+        // Row by row, what each of the same covers.
+        let covered = [
+            [true, false, false, false, false],
+            [true, true, false, false, false],
+            [true, false, true, false, false],
+            [true, true, true, true, false],
+            [true, true, true, true, true],
+        ];
+        for ((policy, servers), covered) in policies.iter().zip(covered) {
+            assert_eq!(policy.allows_no_origin(), *servers, "{policy:?}");
+            assert!(
+                policies
+                    .iter()
+                    .map(|(other, _)| policy.covers(other))
+                    .eq(covered),
+                "{policy:?}"
+            );
+        }
     }
 
     proptest! {

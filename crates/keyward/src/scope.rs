@@ -230,11 +230,17 @@ mod tests {
     }
 
     #[test]
+    fn only_a_set_without_grants_is_empty() {
+        assert!(Scopes::none().is_empty());
+        assert!(!Scopes::parse(["kyc"]).unwrap().is_empty());
+    }
+
+    #[test]
     fn bounds_the_number_of_grants() {
-        let many = (0..101).map(|n| format!("s{n}"));
-        assert_eq!(
-            Scopes::parse(many).unwrap_err().kind(),
-            ParseErrorKind::TooMany
-        );
+        let many = |count| Scopes::parse((0..count).map(|n| format!("s{n}")));
+        assert_eq!(many(100).unwrap().iter().count(), 100);
+        assert_eq!(many(101).unwrap_err().kind(), ParseErrorKind::TooMany);
+        let repeated = Scopes::parse((0..101).map(|_| "s"));
+        assert_eq!(repeated.unwrap().iter().count(), 1);
     }
 }

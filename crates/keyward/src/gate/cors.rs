@@ -215,6 +215,8 @@ fn once_each<'a>(names: impl Iterator<Item = &'a str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gate::tests::World;
+    use crate::{OriginPolicy, Verdict};
 
     struct Head(Vec<(&'static str, String)>);
 
@@ -291,6 +293,42 @@ mod tests {
         let mut response = head(&own);
         Cors::new().readable(false).apply(&mut response);
         assert_eq!(response.0, head(&own).0);
+    }
+
+    #[test]
+    fn an_answer_depends_on_the_origin_where_pages_read_it_and_the_key_lists_some() {
+        let listed = OriginPolicy::listed(["shop.example"]).unwrap();
+        let listed = listed.or_no_origin();
+        for (origins, cors, varies) in [
+            (OriginPolicy::Any, false, false),
+            (OriginPolicy::Any, true, false),
+            (listed.clone(), false, false),
+            (listed, true, true),
+        ] {
+            let mut world = World::new();
+            world.requirement = world.requirement.optional();
+            world.record.origins = origins;
+            world.feed();
+            let gate = if cors {
+                world.builder().cors(Cors::new())
+            } else {
+                world.builder()
+            };
+            let gate = gate.build().unwrap();
+            let finished = |world: &World| {
+                let Verdict::Admit(mut admitted) = world.verdict(&gate) else {
+                    panic!()
+                };
+                let mut response = head(&[]);
+                admitted.finish.apply(&mut response);
+                response
+            };
+            assert_eq!(finished(&world).has("vary"), varies);
+            world.fields.clear();
+            let anonymous = finished(&world);
+            assert_eq!(anonymous.has("access-control-allow-origin"), cors);
+            assert!(!anonymous.has("vary"), "whoever shows no key is no other");
+        }
     }
 
     #[test]

@@ -291,6 +291,18 @@ mod tests {
     }
 
     #[test]
+    fn the_answer_for_a_missing_scope_is_rendered_once_and_for_one_gate() {
+        let asked = Requirement::new().scope("a");
+        let reply = |body: &str| Reply::new(403, body.as_bytes().to_vec());
+        assert_eq!(asked.scope_missing(1, || reply("1")).body(), b"1");
+        assert_eq!(asked.scope_missing(1, || reply("2")).body(), b"1");
+        assert_eq!(asked.scope_missing(2, || reply("2")).body(), b"2");
+        assert_eq!(asked, Requirement::new().scope("a"), "which was not asked");
+        let more = asked.scope("b");
+        assert_eq!(more.scope_missing(1, || reply("3")).body(), b"3");
+    }
+
+    #[test]
     #[should_panic(expected = "invalid scope: holds a wildcard where none may stand: \"kyc.*\"")]
     fn an_invalid_scope_is_named_when_the_layer_is_made() {
         drop(Requirement::new().scope("kyc.*"));

@@ -7,7 +7,10 @@ use std::task::{Context, Poll as TaskPoll, Waker};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use sha2::{Digest, Sha256};
+
 use crate::conformance::block_on;
+use crate::store::poll::tests::set_moves;
 use crate::*;
 
 const NOW: Duration = Duration::from_secs(1_700_000_000);
@@ -421,6 +424,34 @@ fn a_poll_that_began_before_a_request_does_not_answer_it() {
 }
 
 #[test]
+fn a_request_that_waits_is_judged_by_its_origin() {
+    let mut world = World::new();
+    world.record.origins = OriginPolicy::listed(["shop.example"]).unwrap();
+    world.feed();
+    world.replica.on_demand(|_| true);
+    let gate = world.builder().max_staleness(Duration::ZERO);
+    let gate = gate.build().unwrap();
+    let key = world.fields.remove(0);
+    for (origin, answer) in [
+        (None, Err(DenialKind::OriginMissing)),
+        (Some("https://shop.example"), Ok(())),
+        (
+            Some("https://evil.example"),
+            Err(DenialKind::OriginNotAllowed),
+        ),
+    ] {
+        let origin = origin.map(|origin| ("origin", origin.into()));
+        world.fields = [key.clone()].into_iter().chain(origin).collect();
+        world.clock.advance(Duration::from_millis(1));
+        let Decision::Pending(verdict) = world.check(&gate, None) else {
+            panic!()
+        };
+        world.feed();
+        assert_eq!(reason(block_on(verdict)), answer);
+    }
+}
+
+#[test]
 fn an_inner_layer_of_the_same_gate_needs_no_key_and_adds_its_requirement() {
     let mut world = World::new();
     world.record.scopes = Scopes::parse(["kyc"]).unwrap();
@@ -623,6 +654,42 @@ fn a_key_that_changes_while_it_is_judged_is_judged_again() {
 }
 
 #[test]
+fn a_key_that_moves_between_the_looks_at_both_its_places_is_found() {
+    let pepper = |id| Pepper::new(id, format!("the long secret of {id}").as_bytes()).unwrap();
+    // The move begins and ends between the looks, or began before them and ends after.
+    for midst in [false, true] {
+        let clock = Arc::new(Interruption::default());
+        let mut world = World::new();
+        world.replica = Replica::with(Arc::<Interruption>::clone(&clock), 10);
+        world.record.digest = Peppers::new(pepper("old")).digest(&world.key);
+        world.feed();
+        let end = SystemTime::UNIX_EPOCH + NOW + Duration::from_secs(10);
+        let both = Peppers::new(pepper("new")).retired_until(pepper("old"), end);
+        let gate = world.builder().peppers(both.unwrap()).build().unwrap();
+
+        // It is not in its new place yet, and the clock tells whether the old one is looked at.
+        let mut later = World {
+            replica: world.replica.clone(),
+            ..World::new()
+        };
+        later.record = world.record.clone();
+        later.record.digest = Peppers::new(pepper("new")).digest(&world.key);
+        later.record.redigested = 1;
+        let moving = move |replica: &Replica| {
+            if midst {
+                set_moves(replica, 1);
+            }
+        };
+        moving(&world.replica);
+        *clock.0.lock().unwrap() = Some(Box::new(move || {
+            later.feed();
+            moving(&later.replica);
+        }));
+        assert_eq!(reason(world.verdict(&gate)), Ok(()));
+    }
+}
+
+#[test]
 fn no_request_sees_a_state_that_never_was() {
     let mut world = World::new();
     let gate = world.builder().build().unwrap();
@@ -744,6 +811,42 @@ fn what_is_only_reported_passes_and_is_counted() {
         let explained = gate.explain(&world, &world.requirement);
         assert_eq!(explained.denial(), None);
     }
+}
+
+#[test]
+fn of_a_key_made_elsewhere_only_the_secret_counts_and_512_bytes_at_most() {
+    let separated = ForeignFormat::new("").unwrap().secret_after('|');
+    let long = ForeignFormat::new("").unwrap().lengths(20..=1000);
+    for (number, secret, passes) in [
+        ("1|", 40, Ok(())),
+        ("42|", 40, Ok(())),
+        ("", 512, Ok(())),
+        ("", 513, Err(DenialKind::Malformed)),
+    ] {
+        let mut world = World::new();
+        let secret = "s".repeat(secret);
+        let digest = Sha256::digest(&secret).into();
+        world.record.digest = KeyDigest::new(DigestScheme::Sha256, digest);
+        world.fields[0].1 = format!("{number}{secret}").into();
+        world.feed();
+        let gate = world.builder().foreign_format(separated.clone());
+        let gate = gate.foreign_format(long.clone()).build().unwrap();
+        assert_eq!(reason(world.verdict(&gate)), passes, "{number}{secret}");
+    }
+}
+
+#[test]
+fn a_refusal_for_a_missing_scope_names_those_of_the_route() {
+    let mut world = World::new();
+    world.requirement = Requirement::new().scope("kyc").any_scope(["age", "name"]);
+    world.feed();
+    let gate = world.builder().build().unwrap();
+    let Verdict::Refuse(refusal) = world.verdict(&gate) else {
+        panic!()
+    };
+    let challenge = r#"ApiKey realm="api", error="insufficient_scope", scope="kyc age name""#;
+    let mut fields = refusal.reply.fields();
+    assert!(fields.any(|field| field == ("www-authenticate", challenge)));
 }
 
 #[test]

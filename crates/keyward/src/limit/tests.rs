@@ -463,6 +463,8 @@ fn layers_of_one_gate_charge_once_the_highest_cost() {
     let (inner, mut more) = admitted(verdict(&gate, &key, any().cost(5).credits(3), Some(&outer)));
     let innermost = verdict(&gate, &key, any().cost(5).credits(2), Some(&inner));
     assert_eq!(inner.quota().unwrap().remaining(), 15);
+    let unchanged = |verdict: &_| matches!(verdict, Verdict::Admit(Admitted { access: None, .. }));
+    assert!([&silent, &lower, &innermost].into_iter().all(unchanged));
     for finish in [silent, lower, innermost].map(finish_of) {
         assert_eq!(Response::ok().finished(finish), [""; 0]);
     }
@@ -479,6 +481,13 @@ fn layers_of_one_gate_charge_once_the_highest_cost() {
     let silent = finish_of(verdict(&gate, &key, any(), Some(&free)));
     assert_eq!(Response::ok().finished(silent), [""; 0]);
     assert_eq!(world.left(world.acme.clone()), Some(17));
+    // And who asks for one of both pays that one.
+    let (dearer, _) = admitted(verdict(&gate, &key, any().cost(2), Some(&free)));
+    assert_eq!(dearer.quota().unwrap().remaining(), 13);
+    assert_eq!(world.left(world.acme.clone()), Some(17));
+    let (_, paid) = admitted(verdict(&gate, &key, any().credits(2), Some(&free)));
+    assert_eq!(Response::ok().finished(paid), [""; 0]);
+    assert_eq!(world.left(world.acme.clone()), Some(15));
 }
 
 #[test]
@@ -639,6 +648,31 @@ fn a_limiter_elsewhere_is_asked_and_given_back_to() {
         matches!(asked, Decision::Ready(_)),
         "nobody is asked for nothing"
     );
+}
+
+#[test]
+fn an_explanation_tells_of_credits_and_of_no_limit_that_is_counted_elsewhere() {
+    let world = World::new();
+    let gate = world.builder().limiter(Remote(true)).build().unwrap();
+    let key = world.live(|new| new.rate_limits(minute(9)));
+    let costs = |gate: &Gate, requirement: Requirement| {
+        let explained = gate.explain(&Head(&key), &requirement);
+        let costs = |check: &Check| matches!(check, Check::RateLimit | Check::Credits);
+        let checks = explained.checks().filter(|(check, _)| costs(check));
+        checks.collect::<Vec<_>>()
+    };
+    assert_eq!(costs(&world.gate(), any()), [(Check::RateLimit, None)]);
+    assert_eq!(costs(&gate, any()), []);
+    world.set_credits(world.acme.clone(), 1);
+    // What is free asks nobody for credits, also where none are here yet.
+    let free = any().cost(0).credits(0);
+    let asked = gate.check(&Head(&key), &Arc::new(free.clone()), None);
+    assert!(matches!(asked, Decision::Ready(Verdict::Admit(_))));
+    assert_eq!(costs(&gate, any()), [(Check::Credits, None)]);
+    assert_eq!(passing(&gate, &key), 1);
+    let exhausted = Some(DenialKind::CreditsExhausted);
+    assert_eq!(costs(&gate, any()), [(Check::Credits, exhausted)]);
+    assert_eq!(costs(&gate, free), []);
 }
 
 #[test]

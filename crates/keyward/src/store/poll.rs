@@ -269,7 +269,7 @@ pub enum ReplicaErrorKind {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::time::SystemTime;
 
     use super::*;
@@ -298,6 +298,11 @@ mod tests {
         poll.restart();
         keys.for_each(|n| poll.key(&record(n)));
         poll.finish(head).unwrap();
+    }
+
+    /// Odd: as if a key were just being moved to another digest.
+    pub(crate) fn set_moves(replica: &Replica, moves: u64) {
+        replica.inner.moves.store(moves, Ordering::Release);
     }
 
     #[test]
