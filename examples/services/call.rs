@@ -15,8 +15,8 @@ pub struct Call {
     /// What stands in the path for each `{name}`.
     pub params: HashMap<String, String>,
     pub query: HashMap<String, String>,
-    /// The fields, names in lower case.
-    pub fields: HashMap<String, String>,
+    /// The field lines, names in lower case.
+    pub fields: Vec<(String, Vec<u8>)>,
     pub body: Vec<u8>,
 }
 
@@ -27,10 +27,14 @@ impl Call {
         self.params.get(name).map_or("", String::as_str)
     }
 
-    /// What the field holds, or nothing.
+    /// What the field holds; nothing where it is not there once.
     #[must_use]
     pub fn field(&self, name: &str) -> &str {
-        self.fields.get(name).map_or("", String::as_str)
+        let mut lines = self.fields.iter().filter(|(own, _)| own == name);
+        match (lines.next(), lines.next()) {
+            (Some((_, value)), None) => std::str::from_utf8(value).unwrap_or_default(),
+            _ => "",
+        }
     }
 
     /// The body as JSON; `null` where it is none.
@@ -51,7 +55,8 @@ impl RequestHead for Call {
     }
 
     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.fields.get(field).map(String::as_bytes).into_iter()
+        let lines = self.fields.iter().filter(move |(name, _)| name == field);
+        lines.map(|(_, value)| &**value)
     }
 }
 
@@ -79,6 +84,12 @@ impl Answer {
         Self::new(200, json)
     }
 
+    /// What is no fault of the client's: the log has the error.
+    fn failed(error: &dyn std::error::Error) -> Self {
+        eprintln!("a request has failed: {error}");
+        Self::new(503, json!({ "error": "try again" }))
+    }
+
     #[must_use]
     pub fn field(mut self, name: &'static str, value: &str) -> Self {
         self.fields.push((name, value.to_owned()));
@@ -98,13 +109,16 @@ impl Answer {
 impl From<AdminError> for Answer {
     fn from(error: AdminError) -> Self {
         let status = match error.kind() {
-            AdminErrorKind::UnknownKey | AdminErrorKind::UnknownAccount => 404,
+            AdminErrorKind::UnknownKey
+            | AdminErrorKind::UnknownAccount
+            | AdminErrorKind::UnknownEndpoint => 404,
             AdminErrorKind::NotPermitted | AdminErrorKind::TooWide => 403,
             AdminErrorKind::TooManyKeys
+            | AdminErrorKind::TooManyEndpoints
             | AdminErrorKind::Conflict
             | AdminErrorKind::Revoked
             | AdminErrorKind::Expired => 409,
-            AdminErrorKind::Random | AdminErrorKind::Store => 503,
+            AdminErrorKind::Sealed | AdminErrorKind::Random | AdminErrorKind::Store => 503,
             _ => 422,
         };
         Self::new(status, json!({ "error": error.to_string() }))
@@ -120,7 +134,24 @@ impl From<keyward::ParseError> for Answer {
 
 impl From<rusqlite::Error> for Answer {
     fn from(error: rusqlite::Error) -> Self {
-        eprintln!("the records failed: {error}");
-        Self::new(503, json!({ "error": "try again" }))
+        Self::failed(&error)
+    }
+}
+
+impl From<keyward::SealError> for Answer {
+    fn from(error: keyward::SealError) -> Self {
+        Self::failed(&error)
+    }
+}
+
+impl From<keyward::RandomError> for Answer {
+    fn from(error: keyward::RandomError) -> Self {
+        Self::failed(&error)
+    }
+}
+
+impl From<Box<dyn std::error::Error>> for Answer {
+    fn from(error: Box<dyn std::error::Error>) -> Self {
+        Self::failed(&*error)
     }
 }

@@ -1,37 +1,60 @@
 //! What the key pages of all services have: a list, a view, and an end.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, SystemTime};
 
 use keyward::{
-    AccountId, Actor, AdminError, ApiKey, CreatedKey, KeyAdmin, KeyFilter, KeyId, KeyView, NewKey,
+    AccountId, Actor, AdminError, AdminErrorKind, ApiKey, CreatedKey, KeyAdmin, KeyCursor,
+    KeyFilter, KeyId, KeyRecord, KeyState, KeyView, Metadata, NewKey,
 };
 use serde_json::{Value, json};
 
-use crate::{Answer, Answered, Call, People, Person, Routes};
+use crate::{Answer, Answered, Call, Person, Routes};
 
-/// A service with a key page.
-pub trait KeyPage: AsRef<People> + AsRef<KeyAdmin> + Send + Sync + Sized + 'static {
-    /// With the list, and the view of one key.
-    fn key_page(routes: Routes<Self>) -> Routes<Self> {
-        routes
-            .dashboard("GET /dashboard/keys", list::<Self>)
-            .dashboard("GET /dashboard/keys/{id}", view::<Self>)
+/// What tells the keys that are printed at the start.
+const PRINTED: &str = r#"{"printed":true}"#;
+
+impl<S: Send + Sync + 'static> Routes<S> {
+    /// With the list of keys, and the view of one.
+    pub fn key_page(self, admin: &KeyAdmin) -> Self {
+        let (all, one) = (admin.clone(), admin.clone());
+        self.dashboard("GET /dashboard/keys", move |_, person, call| {
+            list(all.clone(), person, call)
+        })
+        .dashboard("GET /dashboard/keys/{id}", move |_, person, call| {
+            view(one.clone(), person, call)
+        })
+    }
+
+    /// With the end of a key.
+    pub fn revoke_key(self, admin: &KeyAdmin) -> Self {
+        let admin = admin.clone();
+        self.dashboard("DELETE /dashboard/keys/{id}", move |_, person, call| {
+            revoke(admin.clone(), person, call)
+        })
     }
 }
 
-async fn list<S: KeyPage>(state: Arc<S>, person: Person, _: Call) -> Answered {
-    let admin: &KeyAdmin = (*state).as_ref();
-    let (actor, filter) = (person.actor(), KeyFilter::new());
-    let page = admin.keys(&actor, &person.account, filter).await?;
+/// Fifty keys, and what to write after `?after=` to see more.
+async fn list(admin: KeyAdmin, person: Person, call: Call) -> Answered {
+    let mut filter = KeyFilter::new();
+    if let Some(after) = call.query.get("after") {
+        filter = filter.after(KeyCursor::parse(after)?);
+    }
+    let page = admin.keys(&person.actor(), &person.account, filter).await?;
     let keys: Vec<_> = page.keys.iter().map(shown).collect();
-    Ok(Answer::ok(json!({ "keys": keys })))
+    let next = page.next.map(|next| next.to_string());
+    Ok(Answer::ok(json!({ "keys": keys, "next": next })))
 }
 
-async fn view<S: KeyPage>(state: Arc<S>, person: Person, call: Call) -> Answered {
-    let admin: &KeyAdmin = (*state).as_ref();
+async fn view(admin: KeyAdmin, person: Person, call: Call) -> Answered {
     let view = admin.key(&person.actor(), key_id(&call)?).await?;
+    Ok(Answer::ok(shown(&view)))
+}
+
+async fn revoke(admin: KeyAdmin, person: Person, call: Call) -> Answered {
+    let (actor, id) = (person.actor(), key_id(&call)?);
+    let view = admin.revoke(&actor, id, "by its owner").await?;
     Ok(Answer::ok(shown(&view)))
 }
 
@@ -64,26 +87,58 @@ pub fn key_id(call: &Call) -> Result<KeyId, Answer> {
     Ok(KeyId::parse(call.param("id"))?)
 }
 
-/// Opens an account, and ends the keys that an earlier start of the example has made for it.
+/// Opens an account. Of the keys that earlier starts have printed for it, those of the last work on.
 ///
 /// # Errors
 /// When the store fails.
-pub async fn start_over(admin: &KeyAdmin, account: &AccountId) -> Result<(), AdminError> {
+pub async fn open_account(admin: &KeyAdmin, account: &AccountId) -> Result<(), AdminError> {
     let operator = Actor::operator("start");
     admin.open_account(&operator, account).await?;
-    let reason = "the example was started anew";
-    admin.revoke_all(&operator, account, None, reason).await
+    let mut seen = HashSet::new();
+    for key in printed(admin, account).await? {
+        if !seen.insert((key.name, key.environment)) {
+            admin.revoke(&operator, key.id, "printed long ago").await?;
+        }
+    }
+    Ok(())
 }
 
-/// Makes a key of those that are printed at the start: its secret, and its id.
+/// Makes a key of those that are printed at the start: its secret, and its id. Where the account is full
+/// it takes the place of those that were printed first.
 ///
 /// # Errors
 /// When it cannot be made.
-pub async fn make(admin: &KeyAdmin, new: NewKey) -> Result<(String, String), AdminError> {
-    let created = admin.create(&Actor::operator("start"), new).await?;
+pub async fn make(
+    admin: &KeyAdmin,
+    account: &AccountId,
+    new: NewKey,
+) -> Result<(String, String), AdminError> {
+    let operator = Actor::operator("start");
+    let new = new.metadata(Metadata::parse(PRINTED)?);
+    let mut created = admin.create(&operator, new.clone()).await;
+    while let Err(error) = &created
+        && error.kind() == AdminErrorKind::TooManyKeys
+        && let Some(first) = printed(admin, account).await?.pop()
+    {
+        let reason = "the account is full";
+        admin.revoke(&operator, first.id, reason).await?;
+        created = admin.create(&operator, new.clone()).await;
+    }
+    let created = created?;
     let secret = created.key.as_ref().map(ApiKey::expose_secret);
     let secret = secret.unwrap_or_default().to_owned();
     Ok((secret, created.record.id.to_string()))
+}
+
+/// The keys that were printed and work, the newest first.
+async fn printed(admin: &KeyAdmin, account: &AccountId) -> Result<Vec<KeyRecord>, AdminError> {
+    let filter = KeyFilter::new().state(KeyState::Active).limit(1000);
+    let operator = Actor::operator("start");
+    let active = admin.keys(&operator, account, filter).await?.keys;
+    let active = active.into_iter().map(|view| view.record);
+    Ok(active
+        .filter(|key| key.metadata.as_str() == PRINTED)
+        .collect())
 }
 
 /// A new key, with its secret: this once.

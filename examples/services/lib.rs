@@ -4,7 +4,6 @@
 //! runs on either stack, `--stack axum` or `--stack actix`.
 
 mod call;
-mod deliver;
 mod key_page;
 mod on_actix;
 mod on_axum;
@@ -15,10 +14,9 @@ mod run;
 mod webhooks;
 
 pub use crate::call::{Answer, Answered, Call};
-pub use crate::deliver::deliver;
-pub use crate::key_page::{KeyPage, key_id, make, revealed, shown, start_over, usage};
+pub use crate::key_page::{key_id, make, open_account, revealed, shown, usage};
 pub use crate::people::{People, Person};
 pub use crate::records::{Recorded, Records};
 pub use crate::routes::{Route, Routes};
 pub use crate::run::{Opened, Setting, Stack, check, fill_in, run, start};
-pub use crate::webhooks::Webhooks;
+pub use crate::webhooks::{Webhooks, post};

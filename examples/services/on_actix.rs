@@ -1,52 +1,77 @@
 //! The routes in actix-web.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::net::TcpListener;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use actix_web::body::BoxBody;
 use actix_web::dev::Payload;
+use actix_web::error::{ErrorBadRequest, ErrorPayloadTooLarge};
 use actix_web::guard::{GuardContext, fn_guard};
 use actix_web::http::{Method, StatusCode};
 use actix_web::web::{self, PayloadConfig, Query, ReqData, ServiceConfig};
 use actix_web::{App, FromRequest, HttpRequest, HttpResponse, HttpServer, Responder};
 use keyward::WebhookEvent;
 use keyward_actix::{Principal, ReceiveWebhook, RequireKey};
+use serde_json::Value;
 
-use crate::routes::Behind;
-use crate::{Answer, Call, Route};
+use crate::routes::{Answering, Behind};
+use crate::run::PATIENCE;
+use crate::{Answer, Call, Opened, Route};
 
 /// All routes, each behind its middleware.
 pub(crate) fn configure(app: &mut ServiceConfig, routes: &[Route]) {
     app.app_data(PayloadConfig::new(2 << 20));
+    let mut paths = BTreeMap::<_, Vec<_>>::new();
     for route in routes {
-        let method: Method = route.method.parse().expect("a method");
-        // A preflight must reach the middleware, which answers it.
-        let own = method.clone();
-        let guard = fn_guard(move |context: &GuardContext<'_>| {
-            let asked = &context.head().method;
-            *asked == own || *asked == Method::OPTIONS
-        });
-        let resource = web::resource(route.path).guard(guard);
-        let to = web::method(method);
-        match route.behind.clone() {
-            Behind::Key(gate, requirement, handler) => {
-                let layer = RequireKey::new(gate).requirement(requirement);
-                let handler = move |who: Principal, call: Call| handler(who.into_inner(), call);
-                app.service(resource.wrap(layer).route(to.to(handler)));
-            }
-            Behind::Webhook(receiver, handler) => {
-                let handler = move |event: ReqData<WebhookEvent>| handler(event.into_inner());
-                let layer = ReceiveWebhook::new(receiver);
-                app.service(resource.wrap(layer).route(to.to(handler)));
-            }
-            Behind::Nothing(handler) => {
-                let handler = move |call: Call| handler(call);
-                app.service(resource.route(to.to(handler)));
-            }
-        }
+        paths.entry(route.path).or_default().push(route);
     }
+    for (path, routes) in paths {
+        let resource = web::resource(path);
+        app.service(
+            routes
+                .into_iter()
+                .fold(resource, |resource, route| resource.route(mounted(route))),
+        );
+    }
+}
+
+fn mounted(route: &Route) -> actix_web::Route {
+    let own: Method = route.method.parse().expect("a method");
+    let layered = !matches!(route.behind, Behind::Nothing(_));
+    let guard = fn_guard(
+        move |context: &GuardContext<'_>| match &context.head().method {
+            &Method::HEAD => own == Method::GET,
+            // A preflight must reach the middleware, which answers it.
+            &Method::OPTIONS => layered,
+            asked => *asked == own,
+        },
+    );
+    let to = web::route().guard(guard);
+    match route.behind.clone() {
+        Behind::Key(gate, requirement, handler) => {
+            let layer = RequireKey::new(gate).requirement(requirement);
+            let handler = move |asked: Method, who: Principal, call: Call| match asked {
+                Method::OPTIONS => no_preflight(),
+                _ => handler(who.into_inner(), call),
+            };
+            to.to(handler).wrap(layer)
+        }
+        Behind::Webhook(receiver, handler) => {
+            let handler = move |asked: Method, event: ReqData<WebhookEvent>| match asked {
+                Method::OPTIONS => no_preflight(),
+                _ => handler(event.into_inner()),
+            };
+            to.to(handler).wrap(ReceiveWebhook::new(receiver))
+        }
+        Behind::Nothing(handler) => to.to(move |call: Call| handler(call)),
+    }
+}
+
+fn no_preflight() -> Answering {
+    Box::pin(async { Answer::new(405, Value::Null) })
 }
 
 impl FromRequest for Call {
@@ -58,19 +83,18 @@ impl FromRequest for Call {
         let params = params
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
-        let fields = request.headers().iter().filter_map(|(name, value)| {
-            let value = value.to_str().ok()?;
-            Some((name.as_str().to_owned(), value.to_owned()))
-        });
+        let fields = request.headers().iter();
+        let fields = fields.map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()));
         let fields = fields.collect();
         let query = Query::<HashMap<_, _>>::from_query(request.query_string());
         let body = web::Bytes::from_request(request, payload);
         Box::pin(async {
+            let query = query.map_err(|_| ErrorBadRequest(""))?;
             Ok(Self {
                 params,
-                query: query?.into_inner(),
+                query: query.into_inner(),
                 fields,
-                body: body.await?.into(),
+                body: body.await.map_err(|_| ErrorPayloadTooLarge(""))?.into(),
             })
         })
     }
@@ -92,16 +116,28 @@ impl Responder for Answer {
     }
 }
 
-/// Serves them; for as long as the process runs.
-pub(crate) fn serve(listener: TcpListener, routes: &Arc<[Route]>) -> std::io::Result<()> {
-    let routes = Arc::clone(routes);
+/// Serves them until the future is ready, and then what has begun.
+pub(crate) fn serve(
+    listener: TcpListener,
+    opened: Opened,
+    end: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let routes: Arc<[Route]> = opened.routes.into();
     let app = move || App::new().configure(|app| configure(app, &routes));
     actix_web::rt::System::new().block_on(async {
-        HttpServer::new(app)
-            .workers(2)
-            .disable_signals()
+        if let Some(sending) = opened.sending {
+            tokio::spawn(sending);
+        }
+        let server = HttpServer::new(app).workers(2).disable_signals();
+        let server = server
+            .shutdown_timeout(PATIENCE.as_secs())
             .listen(listener)?
-            .run()
-            .await
+            .run();
+        let handle = server.handle();
+        tokio::spawn(async move {
+            end.await;
+            handle.stop(true).await;
+        });
+        server.await
     })
 }

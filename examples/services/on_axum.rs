@@ -1,6 +1,8 @@
 //! The routes in axum.
 
 use std::collections::HashMap;
+use std::io;
+use std::net::TcpListener;
 use std::sync::Arc;
 
 use axum::body::{Body, to_bytes};
@@ -11,9 +13,11 @@ use axum::routing::{MethodFilter, on};
 use axum::{Extension, Router};
 use keyward::WebhookEvent;
 use keyward_tower::{Principal, ReceiveWebhookLayer, RequireKeyLayer};
+use tokio::sync::Notify;
 
 use crate::routes::Behind;
-use crate::{Answer, Call, Route};
+use crate::run::PATIENCE;
+use crate::{Answer, Call, Opened, Route};
 
 /// All routes, each behind its layer.
 pub(crate) fn router(routes: &[Route]) -> Router {
@@ -44,15 +48,13 @@ impl<S: Send + Sync> FromRequest<S> for Call {
     async fn from_request(request: Request, state: &S) -> Result<Self, StatusCode> {
         let (mut parts, body) = request.into_parts();
         let params = Path::<HashMap<_, _>>::from_request_parts(&mut parts, state).await;
-        let Query(query) = Query::try_from_uri(&parts.uri).map_err(|_| StatusCode::BAD_REQUEST)?;
-        let fields = parts.headers.iter().filter_map(|(name, value)| {
-            let value = value.to_str().ok()?;
-            Some((name.as_str().to_owned(), value.to_owned()))
-        });
+        let query = Query::<HashMap<_, _>>::try_from_uri(&parts.uri);
+        let fields = parts.headers.iter();
+        let fields = fields.map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()));
         let body = to_bytes(body, 2 << 20).await;
         Ok(Self {
             params: params.map(|Path(params)| params).unwrap_or_default(),
-            query,
+            query: query.map_err(|_| StatusCode::BAD_REQUEST)?.0,
             fields: fields.collect(),
             body: body.map_err(|_| StatusCode::PAYLOAD_TOO_LARGE)?.into(),
         })
@@ -73,11 +75,31 @@ impl IntoResponse for Answer {
     }
 }
 
-/// Serves them; for as long as the process runs.
-pub(crate) fn serve(listener: std::net::TcpListener, routes: &Arc<[Route]>) -> std::io::Result<()> {
+/// Serves them until the future is ready, and then what has begun.
+pub(crate) fn serve(
+    listener: TcpListener,
+    opened: Opened,
+    end: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
     tokio::runtime::Runtime::new()?.block_on(async {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        axum::serve(listener, router(routes)).await
+        if let Some(sending) = opened.sending {
+            tokio::spawn(sending);
+        }
+        let ended = Arc::new(Notify::new());
+        let tell = Arc::clone(&ended);
+        let served = axum::serve(listener, router(&opened.routes));
+        let served = served.with_graceful_shutdown(async move {
+            end.await;
+            tell.notify_one();
+        });
+        tokio::select! {
+            served = served.into_future() => served,
+            () = async {
+                ended.notified().await;
+                tokio::time::sleep(PATIENCE).await;
+            } => Ok(()),
+        }
     })
 }

@@ -9,7 +9,7 @@ const PASSWORD: &str = "open-sesame";
 /// Somebody who has signed in.
 #[derive(Clone, Debug)]
 pub struct Person {
-    name: &'static str,
+    name: String,
     permissions: Vec<Permission>,
     pub account: AccountId,
 }
@@ -19,25 +19,29 @@ impl Person {
     #[must_use]
     pub fn actor(&self) -> Actor {
         let permissions = self.permissions.iter().copied();
-        Actor::user(self.name, self.account.clone(), permissions)
+        Actor::user(&self.name, self.account.clone(), permissions)
     }
 }
 
-/// Those who can sign in, by HTTP Basic (RFC 7617): `curl -u ann:open-sesame`.
-#[derive(Debug, Default)]
+/// Those who can sign in, by HTTP Basic (RFC 7617): `curl -u ann:open-sesame`. Whoever has another name
+/// may do everything in the account that is called so.
+#[derive(Debug)]
 pub struct People(Vec<Person>);
 
 impl People {
+    /// Ann, of this account, and Eve, of the other.
+    #[must_use]
+    pub fn new(own: &AccountId, other: &AccountId) -> Self {
+        let none = Self(Vec::new());
+        let ann = none.and("ann", own, &Permission::ALL);
+        ann.and("eve", other, &Permission::ALL)
+    }
+
     /// Also this one, in this account, permitted to do this with keys.
     #[must_use]
-    pub fn and(
-        mut self,
-        name: &'static str,
-        account: &AccountId,
-        permissions: &[Permission],
-    ) -> Self {
+    pub fn and(mut self, name: &str, account: &AccountId, permissions: &[Permission]) -> Self {
         self.0.push(Person {
-            name,
+            name: name.to_owned(),
             permissions: permissions.to_vec(),
             account: account.clone(),
         });
@@ -45,10 +49,19 @@ impl People {
     }
 
     pub(crate) fn sign_in(&self, authorization: &str) -> Option<Person> {
-        let encoded = authorization.strip_prefix("Basic ")?;
+        let (scheme, encoded) = authorization.split_once(' ')?;
         let text = String::from_utf8(BASE64_STANDARD.decode(encoded).ok()?).ok()?;
         let (name, password) = text.split_once(':')?;
-        let person = self.0.iter().find(|person| person.name == name)?;
-        (password == PASSWORD).then(|| person.clone())
+        if !scheme.eq_ignore_ascii_case("basic") || password != PASSWORD {
+            return None;
+        }
+        let known = self.0.iter().find(|person| person.name == name);
+        known.cloned().or_else(|| {
+            Some(Person {
+                name: name.to_owned(),
+                permissions: Permission::ALL.to_vec(),
+                account: AccountId::parse(name).ok()?,
+            })
+        })
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use rusqlite::Result as Recorded;
-use rusqlite::{Connection, OptionalExtension, Result, params};
+use rusqlite::{Connection, OptionalExtension, Result, TransactionBehavior, params};
 use serde_json::{Value, json};
 
 /// JSON by account and kind, in one table; each has a number, which stands in it as `id`.
@@ -20,7 +20,7 @@ impl Records {
     ///
     /// # Errors
     /// When the file cannot be used.
-    pub fn open(path: &Path, table: &'static str) -> Result<Self> {
+    pub(crate) fn open(path: &Path, table: &'static str) -> Result<Self> {
         let connection = Connection::open(path)?;
         connection.busy_timeout(Duration::from_secs(5))?;
         connection.execute_batch(&format!(
@@ -47,19 +47,28 @@ impl Records {
         Ok(numbered(connection.last_insert_rowid(), json))
     }
 
-    /// Stores it in the place of what had this number.
+    /// Changes the one of this number, and gives what it is then; `None` where there is none. Nobody else
+    /// changes it meanwhile.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn replace(&self, account: &str, kind: &str, json: &Value) -> Result<()> {
-        self.lock().execute(
-            &format!(
-                "UPDATE {} SET json = ?4 WHERE account = ?1 AND kind = ?2 AND id = ?3",
-                self.table
-            ),
-            params![account, kind, json["id"].as_i64(), json.to_string()],
-        )?;
-        Ok(())
+    pub fn change(
+        &self,
+        account: &str,
+        kind: &str,
+        id: &str,
+        change: impl FnOnce(&mut Value),
+    ) -> Result<Option<Value>> {
+        let mut connection = self.lock();
+        let write = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let Some(mut json) = self.read(&write, account, kind, id)? else {
+            return Ok(None);
+        };
+        change(&mut json);
+        let sql = format!("UPDATE {} SET json = ? WHERE id = ?", self.table);
+        write.execute(&sql, params![json.to_string(), json["id"].as_i64()])?;
+        write.commit()?;
+        Ok(Some(json))
     }
 
     /// The one of this number, if it is of this account and kind.
@@ -67,15 +76,7 @@ impl Records {
     /// # Errors
     /// When the file cannot be read.
     pub fn one(&self, account: &str, kind: &str, id: &str) -> Result<Option<Value>> {
-        let found = self.lock().query_row(
-            &format!(
-                "SELECT id, json FROM {} WHERE account = ? AND kind = ? AND id = ?",
-                self.table
-            ),
-            params![account, kind, id],
-            |row| Ok(read(row.get(0)?, &row.get::<_, String>(1)?)),
-        );
-        found.optional()
+        self.read(&self.lock(), account, kind, id)
     }
 
     /// Whose the one of this number is.
@@ -89,7 +90,7 @@ impl Records {
         );
         let found = self
             .lock()
-            .query_row(&sql, params![kind, id], |row| row.get(0));
+            .query_row(&sql, params![kind, number(id)], |row| row.get(0));
         found.optional()
     }
 
@@ -109,11 +110,33 @@ impl Records {
         found?.collect()
     }
 
+    fn read(
+        &self,
+        connection: &Connection,
+        account: &str,
+        kind: &str,
+        id: &str,
+    ) -> Result<Option<Value>> {
+        let sql = format!(
+            "SELECT id, json FROM {} WHERE account = ? AND kind = ? AND id = ?",
+            self.table
+        );
+        let found = connection.query_row(&sql, params![account, kind, number(id)], |row| {
+            Ok(read(row.get(0)?, &row.get::<_, String>(1)?))
+        });
+        found.optional()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Connection> {
         self.connection
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What stands in a path where a number is meant.
+fn number(id: &str) -> Option<i64> {
+    id.parse().ok()
 }
 
 fn read(id: i64, json: &str) -> Value {

@@ -45,15 +45,18 @@ impl fmt::Debug for Route {
 #[must_use]
 pub struct Routes<S> {
     state: Arc<S>,
+    people: Arc<People>,
     all: Vec<Route>,
 }
 
 impl<S: Send + Sync + 'static> Routes<S> {
-    /// Routes whose handlers share this.
-    pub fn new(state: S) -> Self {
-        let state = Arc::new(state);
-        let all = Vec::new();
-        Self { state, all }
+    /// Routes whose handlers share this; these people sign in to the dashboard.
+    pub fn new(state: S, people: People) -> Self {
+        Self {
+            state: Arc::new(state),
+            people: Arc::new(people),
+            all: Vec::new(),
+        }
     }
 
     /// For whoever sends a key that meets this.
@@ -108,12 +111,11 @@ impl<S: Send + Sync + 'static> Routes<S> {
         handler: impl Fn(Arc<S>, Person, Call) -> F + Send + Sync + 'static,
     ) -> Self
     where
-        S: AsRef<People>,
         F: Future<Output = Answered> + Send + 'static,
     {
-        let state = Arc::clone(&self.state);
+        let (state, people) = (Arc::clone(&self.state), Arc::clone(&self.people));
         let handler = Arc::new(move |call: Call| -> Answering {
-            match (*state).as_ref().sign_in(call.field("authorization")) {
+            match people.sign_in(call.field("authorization")) {
                 Some(person) => boxed(handler(Arc::clone(&state), person, call)),
                 None => Box::pin(async {
                     Answer::new(401, json!({ "error": "sign in" }))

@@ -5,28 +5,42 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, to_bytes};
+use axum::http::{HeaderValue, Request, Response};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::GaiResolver;
 use hyper_util::rt::TokioExecutor;
 use keyward::{
-    AccountId, Actor, EndpointRules, Environment, KeyFormat, SealingKey, SealingKeys, WebhookAdmin,
-    WebhookId, WebhookMessage,
+    AccountId, Actor, AdminError, AdminErrorKind, DueDelivery, EndpointChange, EndpointId,
+    EndpointRules, EndpointUrl, Environment, KeyFormat, SealingKey, SealingKeys, WebhookAdmin,
+    WebhookEndpoint, WebhookId, WebhookMessage, WebhookSecret,
 };
 use keyward_sqlite::SqliteStore;
 use keyward_tower::{PublicAddresses, WebhookSender};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::Sleep;
+use tower::util::BoxCloneSyncService;
+use tower::{BoxError, ServiceBuilder, ServiceExt};
 
-use crate::Answer;
+use crate::run::Sending;
+use crate::{Answer, Route, on_axum};
 
-type Connector = HttpConnector<PublicAddresses<GaiResolver>>;
+/// How long another server may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+type Sender = WebhookSender<HttpClient, fn(Duration) -> Sleep>;
+type HttpClient = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
+type KeyOf = Arc<dyn Fn(&AccountId) -> Option<HeaderValue> + Send + Sync>;
 
 /// Endpoints of customers, and what brings them their events.
+#[derive(Clone)]
 pub struct Webhooks {
     pub admin: WebhookAdmin,
-    sender: WebhookSender<Client<Connector, Body>, fn(Duration) -> Sleep>,
+    pub sealing: SealingKeys,
+    store: Arc<SqliteStore>,
+    rules: EndpointRules,
+    key_of: KeyOf,
 }
 
 impl Webhooks {
@@ -41,22 +55,35 @@ impl Webhooks {
         let rules = EndpointRules::new()
             .insecure_http_for_live()
             .insecure_private_host("127.0.0.1");
-        let resolver = PublicAddresses::new(GaiResolver::new(), rules.clone());
-        let connector = HttpConnector::new_with_resolver(resolver);
-        let client = Client::builder(TokioExecutor::new()).build(connector);
-        let sleep: fn(Duration) -> Sleep = tokio::time::sleep;
-        let store = Arc::clone(store);
-        let sender = WebhookSender::new(client, store.clone(), sealing.clone(), sleep);
+        let admin = WebhookAdmin::new(store.clone(), format, sealing.clone()).rules(rules.clone());
         Ok(Self {
-            admin: WebhookAdmin::new(store, format, sealing).rules(rules.clone()),
-            sender: sender.rules(rules),
+            admin,
+            sealing,
+            store: Arc::clone(store),
+            rules,
+            key_of: Arc::new(|_| None),
         })
     }
 
-    /// Accepts an event, and delivers what is due.
-    ///
-    /// A real service has [`WebhookSender::run`] deliver, in a task of its own. Here what comes of it can
-    /// be looked at as soon as the request that has caused it is answered.
+    /// Sends also an API key of the account's, in `x-api-key`.
+    #[must_use]
+    pub fn with_key(
+        mut self,
+        key_of: impl Fn(&AccountId) -> Option<HeaderValue> + Send + Sync + 'static,
+    ) -> Self {
+        self.key_of = Arc::new(key_of);
+        self
+    }
+
+    /// Delivers what is due, for as long as the service runs.
+    #[must_use]
+    pub fn sending(&self) -> Sending {
+        let sender = self.sender(client(&self.rules));
+        let sender = sender.poll_interval(Duration::from_millis(100));
+        Box::pin(sender.run::<Body, Body>())
+    }
+
+    /// Accepts an event: from now on it arrives.
     ///
     /// # Errors
     /// When the store fails.
@@ -66,16 +93,123 @@ impl Webhooks {
         environment: Environment,
         event: &Value,
     ) -> Result<(), Answer> {
-        let failed = |_| Answer::new(503, serde_json::json!({ "error": "try again" }));
-        let id = WebhookId::random().map_err(failed)?;
+        let id = WebhookId::random()?;
         let message = WebhookMessage::new(account.clone(), environment, id, event.to_string())?;
-        self.admin
-            .publish(&Actor::operator("webhooks"), message)
-            .await?;
-        if let Err(error) = self.sender.deliver_due().await {
-            eprintln!("nothing was delivered: {error}");
+        let service = Actor::operator("webhooks");
+        Ok(self.admin.publish(&service, message).await?)
+    }
+
+    /// The endpoint of an environment, where there is one at most.
+    ///
+    /// # Errors
+    /// When the actor may not see it, or the store fails.
+    pub async fn endpoint(
+        &self,
+        actor: &Actor,
+        account: &AccountId,
+        environment: Environment,
+    ) -> Result<Option<WebhookEndpoint>, AdminError> {
+        let all = self.admin.endpoints(actor, account, Some(environment));
+        Ok(all.await?.into_iter().next())
+    }
+
+    /// Makes the one endpoint of an environment, or moves it. The secret is there if it is new.
+    ///
+    /// # Errors
+    /// When the actor may not, no endpoint may be there, or the store fails.
+    pub async fn set_url(
+        &self,
+        actor: &Actor,
+        account: &AccountId,
+        environment: Environment,
+        url: &str,
+    ) -> Result<(WebhookEndpoint, Option<WebhookSecret>), AdminError> {
+        let url = EndpointUrl::parse(url)?;
+        if let Some(known) = self.endpoint(actor, account, environment).await? {
+            let change = EndpointChange::new().url(url).enabled(true);
+            let moved = self.admin.update_endpoint(actor, known.id(), change);
+            return Ok((moved.await?, None));
         }
-        Ok(())
+        let one = self.admin.clone().max_endpoints(1);
+        let created = one
+            .create_endpoint(actor, account, environment, url)
+            .await?;
+        Ok((created.endpoint, Some(created.secret)))
+    }
+
+    /// Asks an endpoint to show that it works.
+    ///
+    /// # Errors
+    /// When the actor may not, or the store fails; not when it does not work.
+    pub async fn verify(
+        &self,
+        actor: &Actor,
+        id: EndpointId,
+    ) -> Result<WebhookEndpoint, AdminError> {
+        self.verify_by(client(&self.rules), actor, id).await
+    }
+
+    /// Asks an endpoint that is among these routes, which are not served yet.
+    ///
+    /// # Errors
+    /// As [`verify`](Self::verify).
+    pub async fn verify_in(
+        &self,
+        routes: &[Route],
+        actor: &Actor,
+        id: EndpointId,
+    ) -> Result<WebhookEndpoint, AdminError> {
+        let client = ServiceBuilder::new()
+            .map_err(BoxError::from)
+            .service(on_axum::router(routes));
+        self.verify_by(BoxCloneSyncService::new(client), actor, id)
+            .await
+    }
+
+    async fn verify_by(
+        &self,
+        client: HttpClient,
+        actor: &Actor,
+        id: EndpointId,
+    ) -> Result<WebhookEndpoint, AdminError> {
+        let sender = self.sender(client);
+        let asked = sender.verify_endpoint::<Body, Body>(&self.admin, actor, id);
+        match asked.await {
+            Err(error) if error.kind() == AdminErrorKind::Unanswered => {
+                self.admin.endpoint(actor, id).await
+            }
+            asked => asked,
+        }
+    }
+
+    /// What was tried to reach an endpoint, the last first.
+    ///
+    /// # Errors
+    /// When the actor may not see it, or the store fails.
+    pub async fn attempts(&self, actor: &Actor, id: EndpointId) -> Result<Value, AdminError> {
+        let attempts = self.admin.attempts(actor, id, None).await?.into_iter();
+        let attempts = attempts.map(
+            |attempt| json!({ "outcome": attempt.outcome.as_str(), "status": attempt.status }),
+        );
+        Ok(attempts.collect())
+    }
+
+    fn sender(&self, client: HttpClient) -> Sender {
+        let key_of = Arc::clone(&self.key_of);
+        let client = ServiceBuilder::new()
+            .map_request(move |mut request: Request<Body>| {
+                let due = request.extensions().get::<DueDelivery>();
+                if let Some(key) = due.and_then(|due| key_of(due.endpoint().account())) {
+                    request.headers_mut().insert("x-api-key", key);
+                }
+                request
+            })
+            .service(client);
+        let (store, sealing) = (self.store.clone(), self.sealing.clone());
+        let sleep: fn(Duration) -> Sleep = tokio::time::sleep;
+        WebhookSender::new(BoxCloneSyncService::new(client), store, sealing, sleep)
+            .rules(self.rules.clone())
+            .timeout(TIMEOUT)
     }
 }
 
@@ -83,4 +217,33 @@ impl fmt::Debug for Webhooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Webhooks(..)")
     }
+}
+
+/// Posts JSON with these fields, once, and gives the answer's status and JSON, if there is one.
+pub async fn post(url: &str, fields: &[(&str, String)], json: &str) -> Option<(u16, Value)> {
+    let mut request = Request::post(url).header("content-type", "application/json");
+    for (name, value) in fields {
+        request = request.header(*name, value);
+    }
+    let request = request.body(Body::from(json.to_owned())).ok()?;
+    let rules = EndpointRules::new().insecure_private_host("127.0.0.1");
+    let answered = async {
+        let answer = client(&rules).oneshot(request).await.ok()?;
+        let status = answer.status().as_u16();
+        let body = to_bytes(answer.into_body(), 1 << 16).await.ok()?;
+        Some((status, serde_json::from_slice(&body).unwrap_or_default()))
+    };
+    tokio::time::timeout(TIMEOUT, answered).await.ok()?
+}
+
+/// Calls what these rules allow.
+fn client(rules: &EndpointRules) -> HttpClient {
+    let resolver = PublicAddresses::new(GaiResolver::new(), rules.clone());
+    let connector = HttpConnector::new_with_resolver(resolver);
+    let client = Client::builder(TokioExecutor::new()).build::<_, Body>(connector);
+    let client = ServiceBuilder::new()
+        .map_response(|response: Response<_>| response.map(Body::new))
+        .map_err(BoxError::from)
+        .service(client);
+    BoxCloneSyncService::new(client)
 }

@@ -24,7 +24,7 @@ fn main() {
         .take(if whole { 3 } else { 1 })
     {
         println!(
-            "| {keys} | {} B | {} B |",
+            "| {keys} | {:.1} B | {:.1} B |",
             taken(keys, keys),
             taken(keys, 50)
         );
@@ -32,7 +32,8 @@ fn main() {
 }
 
 /// Bytes for a key.
-fn taken(keys: usize, of_an_account: usize) -> i64 {
+#[expect(clippy::cast_precision_loss, reason = "both are small")]
+fn taken(keys: usize, of_an_account: usize) -> f64 {
     let format = KeyFormat::new("bench_{env}_").unwrap();
     let replica = Replica::new();
     let load = || {
@@ -57,5 +58,5 @@ fn taken(keys: usize, of_an_account: usize) -> i64 {
         poll.finish(Revision { number, nonce }).unwrap();
     };
     let bytes = measure(load).bytes_current;
-    bytes / i64::try_from(keys).unwrap()
+    bytes as f64 / keys as f64
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use keyward::{
     AccountId, Actor, AdminError, AdminErrorKind, AuditAction, EndpointChange, Environment, Grace,
     KeyFormat, NewKey, Permission, Redelivery, Scopes, SealingKey, SealingKeys, WebhookAdmin,
-    WebhookId, WebhookMessage,
+    WebhookId, WebhookMessage, WebhookSecret, WebhookSigner,
 };
 
 use crate::outbox::{Client, LIVE, TEST, World, sealing, url};
@@ -90,6 +90,11 @@ async fn who_lacks_the_permission_may_nothing() {
             WebhookMessage::new(world.acme.clone(), LIVE, WebhookId::random().unwrap(), "{}");
         let publish = world.webhooks.publish(&world.user, message.unwrap()).await;
         assert_eq!(kind(publish), denied, "only the service itself");
+        let secret = WebhookSecret::random().unwrap();
+        let import = world
+            .webhooks
+            .import_secret(&world.user, id, &secret, Grace::None);
+        assert_eq!(kind(import.await), denied);
         assert_eq!(kind(world.webhooks.reseal(&world.user).await), denied);
         assert_eq!(
             kind(
@@ -265,6 +270,33 @@ async fn a_retired_sealing_key_can_go_once_all_is_sealed_anew() {
                 .is_ok()
         );
         assert!(endpoint.signer(&sealing(), world.now()).is_err());
+    }
+}
+
+#[tokio::test]
+async fn an_imported_secret_signs_beside_the_one_before_for_the_grace() {
+    for world in World::all().await {
+        let (id, own) = world.endpoint(HOOK).await;
+        let known = WebhookSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        let message = WebhookId::random().unwrap();
+        let signs = async |by: &WebhookSigner| {
+            let endpoint = world.webhooks.endpoint(&world.operator, id).await.unwrap();
+            let signer = endpoint.signer(&sealing(), world.now()).unwrap();
+            signer.sign(&message, world.now(), b"{}") == by.sign(&message, world.now(), b"{}")
+        };
+        let import = |grace| {
+            let webhooks = &world.webhooks;
+            webhooks.import_secret(&world.operator, id, &known, grace)
+        };
+        let hour = Grace::For(Duration::from_secs(3600));
+        import(hour).await.unwrap();
+        assert!(signs(&WebhookSigner::new(&known).and(&own)).await);
+        world.pass(3600);
+        assert!(signs(&WebhookSigner::new(&known)).await);
+        import(Grace::None).await.unwrap();
+        assert!(signs(&WebhookSigner::new(&known)).await);
+        let never = import(Grace::For(Duration::MAX)).await;
+        assert_eq!(kind(never), Err(AdminErrorKind::Expiry));
     }
 }
 

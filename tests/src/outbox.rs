@@ -10,9 +10,9 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
 use keyward::{
-    AccountId, Actor, Clock, EndpointId, EndpointUrl, Environment, KeyAdmin, KeyFormat,
-    ManualClock, MemoryStore, Permission, RequestHead, SealingKey, SealingKeys, WebhookAdmin,
-    WebhookId, WebhookMessage, WebhookSecret, WebhookStore,
+    AccountId, Actor, Clock, DueDelivery, EndpointId, EndpointUrl, Environment, KeyAdmin,
+    KeyFormat, ManualClock, MemoryStore, Permission, RequestHead, SealingKey, SealingKeys,
+    WebhookAdmin, WebhookId, WebhookMessage, WebhookSecret, WebhookStore,
 };
 use keyward_sqlite::SqliteOptions;
 use keyward_tower::WebhookSender;
@@ -222,6 +222,9 @@ impl Client {
     ) -> Result<Response<Full<Bytes>>, BoxError> {
         let (head, body) = request.into_parts();
         assert_eq!(head.method, http::Method::POST);
+        // What stands around the client is told of it.
+        let due = head.extensions.get::<DueDelivery>().unwrap();
+        assert_eq!(*due.endpoint().url.as_str(), head.uri.to_string());
         let does = {
             let script = self.script.lock().unwrap();
             let does = head.uri.host().and_then(|host| script.get(host)).copied();

@@ -35,6 +35,7 @@ mod reply;
 mod request;
 mod scope;
 mod store;
+mod sync;
 #[cfg(test)]
 mod test_store;
 mod webhook;

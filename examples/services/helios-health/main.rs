@@ -11,17 +11,20 @@
 mod rules;
 
 use std::error::Error;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use keyward::{
-    AccountId, Clock, Environment, KeyAdmin, NewKey, PerEnvironment, Permission, Principal,
-    SealedSecret, SealingKey, SealingKeys, WebhookId, WebhookSecret, WebhookSigner,
-    WebhookVerifier,
+    AccountId, Actor, AdminError, Clock, Environment, Grace, KeyAdmin, KeyFormat, NewKey,
+    PerEnvironment, Principal, SealedSecret, WebhookEndpoint, WebhookSecret, WebhookVerifier,
 };
 use serde_json::{Value, json};
-use services::{Answer, Answered, Call, KeyPage, Opened, People, Person, Records, Routes, Setting};
-use services::{deliver, key_id, make, revealed, shown, start_over};
+use services::{
+    Answer, Answered, Call, Opened, People, Person, Records, Routes, Setting, Webhooks,
+};
+use services::{make, open_account, revealed};
+use tokio::sync::Mutex;
 
 /// What to try, each with the status it gets.
 const LINES: &[&str] = &[
@@ -43,69 +46,67 @@ const LINES: &[&str] = &[
     "curl -i {at}/api/v1/agent -X POST -H 'x-api-key: {development}'  # 401 revoked",
 ];
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
     services::run("helios-health", open, LINES)
 }
 
 /// Helios, and the clinic's own server.
 struct Helios {
     admin: KeyAdmin,
-    people: People,
-    /// Webhook URLs and the secret.
-    records: Records,
+    /// The secret of an account, and what the clinic keeps.
+    records: Arc<Records>,
     patients: PerEnvironment<Arc<Records>>,
-    sealing: SealingKeys,
+    webhooks: Webhooks,
+    /// Held by whoever changes a secret or where it is used.
+    secrets: Mutex<()>,
     clock: Arc<dyn Clock>,
-    clinic: Clinic,
 }
-
-/// The clinic's own server: the secret it was given, and what it was told.
-#[derive(Default)]
-struct Clinic(Mutex<(String, Vec<Value>)>);
 
 /// Opens Helios for one clinic, which has a key for production and one for development.
 pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
-    let (gate, admin) = rules::rules(setting.store()?)?;
+    let (gate, admin) = rules::rules(setting.store.clone())?;
     let clinic = AccountId::parse("st-mary")?;
     let other = AccountId::parse("st-john")?;
-    start_over(&admin, &clinic).await?;
-    start_over(&admin, &other).await?;
+    open_account(&admin, &clinic).await?;
+    open_account(&admin, &other).await?;
     let new =
         |account: &AccountId, environment, name| NewKey::new(account.clone(), environment, name);
     let production = new(&clinic, Environment::LIVE, "Production API");
-    let (production, production_id) = make(&admin, production).await?;
+    let (production, production_id) = make(&admin, &clinic, production).await?;
     let development = new(&clinic, Environment::TEST, "Development API");
-    let (development, development_id) = make(&admin, development).await?;
-    let (foreign, _) = make(&admin, new(&other, Environment::LIVE, "Production API")).await?;
+    let (development, development_id) = make(&admin, &clinic, development).await?;
+    let (foreign, _) = make(
+        &admin,
+        &other,
+        new(&other, Environment::LIVE, "Production API"),
+    )
+    .await?;
 
-    let path = &setting.database;
-    let patients = |table| Records::open(path, table).map(Arc::new);
+    let webhooks = Webhooks::new(&setting.store, KeyFormat::new("sk_live_")?)?;
+    let sending = Some(webhooks.sending());
+    let patients = |table| setting.records(table);
     let helios = Helios {
-        admin,
-        people: People::default().and("ann", &clinic, &Permission::ALL).and(
-            "eve",
-            &other,
-            &Permission::ALL,
-        ),
-        records: Records::open(path, "helios")?,
+        admin: admin.clone(),
+        records: setting.records("helios")?,
         patients: PerEnvironment::new(patients("production")?, patients("development")?)
             .and(environment("staging")?, patients("staging")?),
-        // A real service reads this key from where it keeps its secrets: not from its code.
-        sealing: SealingKeys::new(SealingKey::new("example", &[7; 32])?),
+        webhooks,
+        secrets: Mutex::default(),
         clock: setting.clock,
-        clinic: Clinic::default(),
     };
     let endpoint = || rules::endpoint(&clinic);
-    let routes = Routes::new(helios)
+    let routes = Routes::new(helios, People::new(&clinic, &other))
+        .key_page(&admin)
+        .revoke_key(&admin)
         .key("POST /api/v1/agent", &gate, endpoint(), ask_agent)
         .key("GET /api/v1/agent/{id}", &gate, endpoint(), asked)
         .key("POST /api/v1/lab-results", &gate, endpoint(), add_results)
         .key("GET /api/v1/lab-results/{id}", &gate, endpoint(), results)
         .dashboard("POST /dashboard/keys", create_key)
-        .dashboard("DELETE /dashboard/keys/{id}", revoke_key)
         .dashboard("DELETE /dashboard/keys", revoke_all)
         .dashboard("GET /dashboard/usage/{environment}", show_usage)
         .dashboard("PUT /dashboard/webhooks/{environment}", set_url)
+        .dashboard("GET /dashboard/webhooks/{environment}", view_url)
         .dashboard("POST /dashboard/webhook-secret", generate_secret)
         .dashboard(
             "POST /dashboard/webhook-secret/regenerate",
@@ -116,7 +117,7 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
         .open("POST /clinic/hook", be_told)
         .open("GET /clinic/told", told);
     Ok(Opened {
-        routes: Helios::key_page(routes).all(),
+        routes: routes.all(),
         names: vec![
             ("production", production),
             ("production.id", production_id),
@@ -124,6 +125,7 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
             ("development.id", development_id),
             ("foreign", foreign),
         ],
+        sending,
     })
 }
 
@@ -171,10 +173,12 @@ async fn add_results(helios: Arc<Helios>, who: Principal, call: Call) -> Answere
     let line = json!({ "patient": patient, "results": results });
     let account = who.account().as_str();
     let line = helios.patients(&who)?.add(account, "results", line)?;
-    let environment = who.environment().as_str().to_owned();
-    let event = json!({ "type": "results.stored", "id": line["id"], "environment": environment });
+    let environment = who.environment();
+    let event =
+        json!({ "type": "results.stored", "id": line["id"], "environment": environment.as_str() });
     helios
-        .tell(account, &environment, &event.to_string())
+        .webhooks
+        .tell(who.account(), environment, &event)
         .await?;
     Ok(Answer::new(201, line))
 }
@@ -185,17 +189,14 @@ async fn results(helios: Arc<Helios>, who: Principal, call: Call) -> Answered {
 
 async fn create_key(helios: Arc<Helios>, person: Person, call: Call) -> Answered {
     let sent = call.json();
-    let environment = asked_for(sent["environment"].as_str().unwrap_or("production"))?;
+    let environment = match &sent["environment"] {
+        Value::Null => Environment::LIVE,
+        name => asked_for(name.as_str().unwrap_or_default())?,
+    };
     let name = sent["name"].as_str().unwrap_or_default();
     let new = NewKey::new(person.account.clone(), environment, name);
     let created = helios.admin.create(&person.actor(), new).await?;
     Ok(Answer::new(201, revealed(&created)))
-}
-
-async fn revoke_key(helios: Arc<Helios>, person: Person, call: Call) -> Answered {
-    let (actor, id) = (person.actor(), key_id(&call)?);
-    let view = helios.admin.revoke(&actor, id, "by its owner").await?;
-    Ok(Answer::ok(shown(&view)))
 }
 
 async fn revoke_all(helios: Arc<Helios>, person: Person, _: Call) -> Answered {
@@ -219,27 +220,47 @@ async fn show_usage(helios: Arc<Helios>, person: Person, call: Call) -> Answered
     Ok(Answer::ok(json!({ "requests": requests })))
 }
 
+/// Results of this environment are told there, signed with the one secret of the account.
 async fn set_url(helios: Arc<Helios>, person: Person, call: Call) -> Answered {
     let environment = asked_for(call.param("environment"))?;
-    let Some(url) = call.json()["url"].as_str().map(str::to_owned) else {
-        return Err(Answer::new(422, json!({ "error": "url is missing" })));
-    };
-    let line = json!({ "environment": environment.as_str(), "url": url });
-    helios.records.add(person.account.as_str(), "url", line)?;
-    Ok(Answer::ok(json!({ "url": url })))
+    let sent = call.json();
+    let url = sent["url"].as_str().unwrap_or_default();
+    let _changing = helios.secrets.lock().await;
+    let (actor, account) = (person.actor(), &person.account);
+    let webhooks = &helios.webhooks;
+    let (endpoint, own) = webhooks.set_url(&actor, account, environment, url).await?;
+    if own.is_some()
+        && let Some(secret) = helios.secret(account.as_str())?
+    {
+        helios.use_secret(&endpoint, &secret).await?;
+    }
+    Ok(Answer::ok(json!({ "url": endpoint.url.as_str() })))
+}
+
+async fn view_url(helios: Arc<Helios>, person: Person, call: Call) -> Answered {
+    let environment = asked_for(call.param("environment"))?;
+    let (webhooks, actor) = (&helios.webhooks, person.actor());
+    let found = webhooks.endpoint(&actor, &person.account, environment);
+    let missing = Answer::new(404, json!({ "error": "no such webhook" }));
+    let endpoint = found.await?.ok_or(missing)?;
+    let attempts = webhooks.attempts(&actor, endpoint.id()).await?;
+    let url = endpoint.url.as_str();
+    Ok(Answer::ok(json!({ "url": url, "attempts": attempts })))
 }
 
 async fn generate_secret(helios: Arc<Helios>, person: Person, _: Call) -> Answered {
+    let _changing = helios.secrets.lock().await;
     if helios.secret(person.account.as_str())?.is_some() {
         let error = "there is a secret: regenerate it";
         return Err(Answer::new(409, json!({ "error": error })));
     }
-    helios.new_secret(&person)
+    helios.new_secret(&person).await
 }
 
 /// The old one is void at once.
 async fn regenerate_secret(helios: Arc<Helios>, person: Person, _: Call) -> Answered {
-    helios.new_secret(&person)
+    let _changing = helios.secrets.lock().await;
+    helios.new_secret(&person).await
 }
 
 async fn view_secret(helios: Arc<Helios>, person: Person, _: Call) -> Answered {
@@ -247,43 +268,32 @@ async fn view_secret(helios: Arc<Helios>, person: Person, _: Call) -> Answered {
     Ok(Answer::ok(json!({ "set": set })))
 }
 
+/// The clinic writes down what Helios has shown it.
 async fn learn_secret(helios: Arc<Helios>, call: Call) -> Answered {
-    let secret = call.json()["secret"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned();
-    helios
-        .clinic
-        .0
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .0 = secret;
+    let secret = json!({ "secret": call.json()["secret"] });
+    helios.records.add("", "learned", secret)?;
     Ok(Answer::new(204, Value::Null))
 }
 
 /// The clinic believes what is signed, and nothing else.
 async fn be_told(helios: Arc<Helios>, call: Call) -> Answered {
-    let mut clinic = helios
-        .clinic
-        .0
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
+    let learned = helios.records.all("", "learned")?;
+    let secret = learned.last().and_then(|line| line["secret"].as_str());
     let now = SystemTime::UNIX_EPOCH + helios.clock.unix();
-    let signed = WebhookVerifier::standard(&clinic.0)?.verify(&call, &call.body, now);
-    if signed.is_err() {
+    let verifier = WebhookVerifier::standard(secret.unwrap_or_default());
+    if !verifier.is_ok_and(|own| own.verify(&call, &call.body, now).is_ok()) {
         return Err(Answer::new(401, json!({ "error": "not from Helios" })));
     }
-    clinic.1.push(call.json());
+    helios
+        .records
+        .add("", "told", json!({ "event": call.json() }))?;
     Ok(Answer::new(204, Value::Null))
 }
 
 async fn told(helios: Arc<Helios>, _: Call) -> Answered {
-    let clinic = helios
-        .clinic
-        .0
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
-    Ok(Answer::ok(json!({ "told": clinic.1 })))
+    let told = helios.records.all("", "told")?.into_iter();
+    let told: Value = told.map(|mut line| line["event"].take()).collect();
+    Ok(Answer::ok(json!({ "told": told })))
 }
 
 fn bad(message: &str) -> Answer {
@@ -302,63 +312,39 @@ impl Helios {
         Ok(Answer::ok(found.ok_or(Answer::new(404, error))?))
     }
 
-    /// The secret that counts: the last.
+    /// The secret of an account: the last that was made.
     fn secret(&self, account: &str) -> Result<Option<WebhookSecret>, Answer> {
         let all = self.records.all(account, "secret")?;
         let Some(sealed) = all.last().and_then(|line| line["sealed"].as_str()) else {
             return Ok(None);
         };
-        let secret = self.sealing.open(&SealedSecret::parse(sealed)?, account);
-        let broken = |_| Answer::new(503, json!({ "error": "the secret does not open" }));
-        Ok(Some(secret.map_err(broken)?))
+        let sealed = SealedSecret::parse(sealed)?;
+        Ok(Some(self.webhooks.sealing.open(&sealed, account)?))
     }
 
-    fn new_secret(&self, person: &Person) -> Answered {
-        let account = person.account.as_str();
-        let broken = || Answer::new(503, json!({ "error": "try again" }));
-        let secret = WebhookSecret::random().map_err(|_| broken())?;
-        let sealed = self.sealing.seal(&secret, account).map_err(|_| broken())?;
+    /// Signs with a new secret in all environments.
+    async fn new_secret(&self, person: &Person) -> Answered {
+        let (actor, account) = (person.actor(), person.account.as_str());
+        let secret = WebhookSecret::random()?;
+        let admin = &self.webhooks.admin;
+        for endpoint in admin.endpoints(&actor, &person.account, None).await? {
+            self.use_secret(&endpoint, &secret).await?;
+        }
+        let sealed = self.webhooks.sealing.seal(&secret, account)?;
         let line = json!({ "sealed": sealed.to_string() });
         self.records.add(account, "secret", line)?;
-        Ok(Answer::new(
-            201,
-            json!({ "secret": secret.expose_secret() }),
-        ))
+        let secret = secret.expose_secret();
+        Ok(Answer::new(201, json!({ "secret": secret })))
     }
 
-    /// Tells the server that is to be told of this environment, if there is one and a secret.
-    async fn tell(&self, account: &str, environment: &str, event: &str) -> Result<(), Answer> {
-        let urls = self.records.all(account, "url")?;
-        let mut urls = urls
-            .iter()
-            .filter(|line| line["environment"] == environment);
-        let url = urls.next_back().and_then(|line| line["url"].as_str());
-        let (Some(url), Some(secret)) = (url, self.secret(account)?) else {
-            return Ok(());
-        };
-        let now = SystemTime::UNIX_EPOCH + self.clock.unix();
-        let id = WebhookId::random();
-        let id = id.map_err(|_| Answer::new(503, json!({ "error": "try again" })))?;
-        let fields = WebhookSigner::new(&secret).fields(&id, now, event.as_bytes());
-        let outcome = deliver(url, &fields, event).await;
-        let outcome =
-            outcome.map_or_else(|error| error.to_string(), |(status, _)| status.to_string());
-        eprintln!("told {url} of {event}: {outcome}");
-        Ok(())
-    }
-}
-
-impl KeyPage for Helios {}
-
-impl AsRef<People> for Helios {
-    fn as_ref(&self) -> &People {
-        &self.people
-    }
-}
-
-impl AsRef<KeyAdmin> for Helios {
-    fn as_ref(&self) -> &KeyAdmin {
-        &self.admin
+    async fn use_secret(
+        &self,
+        endpoint: &WebhookEndpoint,
+        secret: &WebhookSecret,
+    ) -> Result<(), AdminError> {
+        let (admin, helios) = (&self.webhooks.admin, Actor::operator("webhooks"));
+        let used = admin.import_secret(&helios, endpoint.id(), secret, Grace::None);
+        used.await.map(drop)
     }
 }
 

@@ -10,15 +10,16 @@
 mod rules;
 
 use std::error::Error;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use keyward::{
     AccountChange, AccountId, AccountStatus, Actor, Environment, Grace, KeyAdmin, NewKey,
-    Permission, Principal, Requirement,
+    Principal, Requirement,
 };
 use serde_json::{Value, json};
-use services::{Answer, Answered, Call, KeyPage, Opened, People, Person, Records, Routes, Setting};
-use services::{key_id, make, revealed, shown, start_over, usage};
+use services::{Answer, Answered, Call, Opened, People, Person, Records, Routes, Setting};
+use services::{key_id, make, open_account, revealed, usage};
 
 /// What to try, each with the status it gets.
 const LINES: &[&str] = &[
@@ -39,55 +40,51 @@ const LINES: &[&str] = &[
     "curl -i {at}/send/1 -H 'Authorization: {development}'  # 200",
 ];
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
     services::run("heliossend", open, LINES)
 }
 
 /// The mail service.
 struct HeliosSend {
     admin: KeyAdmin,
-    people: People,
-    records: Records,
+    records: Arc<Records>,
 }
 
 /// Opens the service for one customer, who has two keys.
 pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
-    let (gate, admin) = rules::rules(setting.store()?)?;
+    let (gate, admin) = rules::rules(setting.store.clone())?;
     let acme = AccountId::parse("acme")?;
     let other = AccountId::parse("globex")?;
-    start_over(&admin, &acme).await?;
-    start_over(&admin, &other).await?;
+    open_account(&admin, &acme).await?;
+    open_account(&admin, &other).await?;
     let new = |account: &AccountId, name| NewKey::new(account.clone(), Environment::LIVE, name);
-    let (production, production_id) = make(&admin, new(&acme, "production")).await?;
-    let (development, _) = make(&admin, new(&acme, "development")).await?;
-    let (foreign, _) = make(&admin, new(&other, "production")).await?;
+    let (production, production_id) = make(&admin, &acme, new(&acme, "production")).await?;
+    let (development, _) = make(&admin, &acme, new(&acme, "development")).await?;
+    let (foreign, _) = make(&admin, &other, new(&other, "production")).await?;
 
     let service = HeliosSend {
-        admin,
-        people: People::default().and("ann", &acme, &Permission::ALL).and(
-            "eve",
-            &other,
-            &Permission::ALL,
-        ),
-        records: Records::open(&setting.database, "heliossend")?,
+        admin: admin.clone(),
+        records: setting.records("heliossend")?,
     };
     let key = Requirement::new;
-    let routes = Routes::new(service)
+    let routes = Routes::new(service, People::new(&acme, &other))
+        .key_page(&admin)
+        .revoke_key(&admin)
         .key("POST /send", &gate, key(), send)
         .key("GET /send/{id}", &gate, key(), sent)
         .dashboard("POST /dashboard/keys", create_key)
         .dashboard("POST /dashboard/keys/{id}/regenerate", regenerate_key)
-        .dashboard("DELETE /dashboard/keys/{id}", revoke_key)
         .dashboard("GET /dashboard/usage", show_usage)
         .dashboard("PUT /dashboard/account", change_account);
     Ok(Opened {
-        routes: HeliosSend::key_page(routes).all(),
+        routes: routes.all(),
         names: vec![
             ("production", production),
             ("production.id", production_id),
             ("development", development),
             ("foreign", foreign),
         ],
+        sending: None,
     })
 }
 
@@ -108,9 +105,11 @@ async fn send(service: Arc<HeliosSend>, who: Principal, call: Call) -> Answered 
 /// What is wrong with a mail.
 fn check(mail: &Value) -> Result<(), &'static str> {
     let is_address = |value: &Value| {
-        let parts = value.as_str().and_then(|text| text.split_once('@'));
+        let text = value.as_str().unwrap_or_default();
+        let one = |c: char| !c.is_whitespace() && !c.is_control();
+        let parts = text.split_once('@').filter(|_| text.chars().all(one));
         parts.is_some_and(|(name, domain)| {
-            !name.is_empty() && domain.contains('.') && !domain.contains(['@', ' '])
+            !name.is_empty() && domain.contains('.') && !domain.contains('@')
         })
     };
     let known = ["from", "to", "subject", "html"];
@@ -129,6 +128,13 @@ fn check(mail: &Value) -> Result<(), &'static str> {
     }
     if !mail["subject"].is_string() || !mail["html"].is_string() {
         return Err("subject and html are texts");
+    }
+    // It becomes a field of the mail: a line break would begin another.
+    if mail["subject"]
+        .as_str()
+        .is_some_and(|text| text.contains(char::is_control))
+    {
+        return Err("subject is one line");
     }
     Ok(())
 }
@@ -156,12 +162,6 @@ async fn regenerate_key(service: Arc<HeliosSend>, person: Person, call: Call) ->
     Ok(Answer::new(201, revealed(&created)))
 }
 
-async fn revoke_key(service: Arc<HeliosSend>, person: Person, call: Call) -> Answered {
-    let (actor, id) = (person.actor(), key_id(&call)?);
-    let view = service.admin.revoke(&actor, id, "by its owner").await?;
-    Ok(Answer::ok(shown(&view)))
-}
-
 async fn show_usage(service: Arc<HeliosSend>, person: Person, _: Call) -> Answered {
     Ok(Answer::ok(usage(&service.admin, &person).await?))
 }
@@ -185,20 +185,6 @@ async fn change_account(service: Arc<HeliosSend>, person: Person, call: Call) ->
         .update_account(&operator, &person.account, change)
         .await?;
     Ok(Answer::ok(json!({ "status": account.status.as_str() })))
-}
-
-impl KeyPage for HeliosSend {}
-
-impl AsRef<People> for HeliosSend {
-    fn as_ref(&self) -> &People {
-        &self.people
-    }
-}
-
-impl AsRef<KeyAdmin> for HeliosSend {
-    fn as_ref(&self) -> &KeyAdmin {
-        &self.admin
-    }
 }
 
 #[cfg(test)]

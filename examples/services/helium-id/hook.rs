@@ -1,36 +1,52 @@
-//! With what Helium Id's webhooks come: a key and a signature.
+//! With what Helium Id's webhooks come: a key, beside the signature.
 
 use std::error::Error;
+use std::time::SystemTime;
 
-use keyward::{SealedSecret, SealingKey, SealingKeys, WebhookSecret};
+use keyward::{
+    AccountId, SealedSecret, SealingKeys, WebhookEndpoint, WebhookId, WebhookSecret, WebhookSigner,
+};
 use serde_json::json;
-use services::Records;
+use services::{Records, post};
 
-/// The key and the secret of a customer's webhooks.
-pub(crate) struct Hook {
-    pub(crate) key: WebhookSecret,
-    pub(crate) secret: WebhookSecret,
+/// The key of an account: sealed, for a stolen database must not be able to speak for Helium Id.
+pub(crate) fn key_of(
+    account: &AccountId,
+    records: &Records,
+    sealing: &SealingKeys,
+) -> Result<WebhookSecret, Box<dyn Error>> {
+    let place = account.as_str();
+    let stored = records.all(place, "hook key")?;
+    if let Some(sealed) = stored.first().and_then(|line| line["sealed"].as_str()) {
+        return Ok(sealing.open(&SealedSecret::parse(sealed)?, place)?);
+    }
+    let sealed = sealing.seal(&WebhookSecret::random()?, place)?;
+    records.add(place, "hook key", json!({ "sealed": sealed.to_string() }))?;
+    key_of(account, records, sealing)
 }
 
-impl Hook {
-    /// Those of an account: sealed, for a stolen database must not be able to speak for Helium Id.
-    pub(crate) fn of(records: &Records, account: &str) -> Result<Self, Box<dyn Error>> {
-        // A real service reads this key from where it keeps its secrets: not from its code.
-        let sealing = SealingKeys::new(SealingKey::new("example", &[7; 32])?);
-        let one = |kind: &str| -> Result<WebhookSecret, Box<dyn Error>> {
-            let place = format!("{account}/{kind}");
-            let stored = records.all(account, kind)?;
-            if let Some(sealed) = stored.last().and_then(|line| line["sealed"].as_str()) {
-                return Ok(sealing.open(&SealedSecret::parse(sealed)?, &place)?);
-            }
-            let secret = WebhookSecret::random()?;
-            let sealed = json!({ "sealed": sealing.seal(&secret, &place)?.to_string() });
-            records.add(account, kind, sealed)?;
-            Ok(secret)
-        };
-        Ok(Self {
-            key: one("hook key")?,
-            secret: one("hook secret")?,
-        })
-    }
+/// Sends a webhook once, with something wrong about it: the status it gets, if anybody is there.
+///
+/// The outbox would send it again for days.
+pub(crate) async fn test(
+    endpoint: &WebhookEndpoint,
+    signer: &WebhookSigner,
+    key: &WebhookSecret,
+    wrong: &str,
+    now: SystemTime,
+) -> Result<Option<u16>, Box<dyn Error>> {
+    let event = match wrong {
+        "json" => "{\"type\":",
+        _ => "{\"type\":\"ping\"}",
+    };
+    let body = if wrong == "signature" { "{}" } else { event };
+    let id = WebhookId::random()?;
+    let mut fields = signer.fields(&id, now, body.as_bytes()).to_vec();
+    let key = key.expose_secret();
+    fields.push(match wrong {
+        "key" => ("x-api-key", key.chars().rev().collect()),
+        _ => ("x-api-key", key.to_owned()),
+    });
+    let answer = post(endpoint.url.as_str(), &fields, event).await;
+    Ok(answer.map(|(status, _)| status))
 }

@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use keyward::WebhookEvent;
+use keyward::{
+    AccountId, Actor, AdminError, EndpointId, Environment, Grace, WebhookEvent, WebhookSecret,
+};
 use serde_json::{Value, json};
-use services::{Answer, Answered, Call, Recorded, Records, deliver};
+use services::{Answer, Answered, Call, Recorded, Records, Webhooks, post};
 
 use super::HeliumId;
 
 /// The customer's own server: its users, and its key.
 pub(crate) struct Platform {
-    pub(crate) users: Records,
+    pub(crate) users: Arc<Records>,
     pub(crate) key: String,
 }
 
@@ -25,6 +27,43 @@ impl Platform {
                 .add("", "user", json!({ "name": name, "access": false })),
         }
     }
+
+    /// The same, with this noted.
+    fn change(&self, name: &str, noted: &Value) -> Recorded<Value> {
+        let user = self.user(name)?;
+        let changed = self
+            .users
+            .change("", "user", &user["id"].to_string(), |user| {
+                for (name, value) in noted.as_object().into_iter().flatten() {
+                    user[name] = value.clone();
+                }
+            })?;
+        Ok(changed.unwrap_or(user))
+    }
+}
+
+/// The customer's server has itself told of a sort of sessions. It keeps no secret: whenever it starts it
+/// asks for a new one.
+pub(crate) async fn register(
+    webhooks: &Webhooks,
+    account: &AccountId,
+    environment: Environment,
+    at: &str,
+) -> Result<(EndpointId, WebhookSecret), AdminError> {
+    let (operator, url) = (
+        Actor::operator("start"),
+        format!("http://{at}/platform/hook"),
+    );
+    let (endpoint, secret) = webhooks
+        .set_url(&operator, account, environment, &url)
+        .await?;
+    let id = endpoint.id();
+    if let Some(secret) = secret {
+        return Ok((id, secret));
+    }
+    let admin = &webhooks.admin;
+    let new = admin.regenerate_secret(&operator, id, Grace::None).await?;
+    Ok((id, new.secret))
 }
 
 /// The customer's server is told of a decision. What is not signed, or comes without the key, the layer
@@ -40,27 +79,25 @@ pub(crate) async fn be_told(helium: Arc<HeliumId>, event: WebhookEvent) -> Answe
         _ => return Ok(Answer::new(204, Value::Null)),
     };
     let name = event["person"].as_str().unwrap_or_default();
-    let mut user = helium.platform.user(name)?;
-    for (name, value) in state.as_object().into_iter().flatten() {
-        user[name] = value.clone();
-    }
-    helium.platform.users.replace("", "user", &user)?;
+    helium.platform.change(name, &state)?;
     Ok(Answer::new(204, Value::Null))
 }
 
 /// The customer's server has a user verified: it asks Helium Id for a session, by its test key.
 pub(crate) async fn verify_user(helium: Arc<HeliumId>, call: Call) -> Answered {
     let (at, name) = (&helium.address, call.param("name"));
-    let mut user = helium.platform.user(name)?;
     let callback = format!("http://{at}/platform/users/{name}");
     let session = json!({ "person": name, "callback": callback }).to_string();
     let key = [("x-api-key", helium.platform.key.clone())];
-    let made = deliver(&format!("http://{at}/v1/sessions"), &key, &session).await;
-    let (_, session) = made.unwrap_or_default();
-    user["session"] = session["id"].clone();
-    user["link"] = session["link"].clone();
-    helium.platform.users.replace("", "user", &user)?;
-    Ok(Answer::ok(user))
+    let made = post(&format!("http://{at}/v1/sessions"), &key, &session).await;
+    let Some((201, session)) = made else {
+        return Err(Answer::new(
+            502,
+            json!({ "error": "Helium Id makes no session" }),
+        ));
+    };
+    let session = json!({ "session": session["id"], "link": session["link"] });
+    Ok(Answer::ok(helium.platform.change(name, &session)?))
 }
 
 pub(crate) async fn user(helium: Arc<HeliumId>, call: Call) -> Answered {

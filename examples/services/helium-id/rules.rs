@@ -4,19 +4,20 @@ use std::error::Error;
 use std::sync::Arc;
 
 use keyward::{
-    Clock, Environment, Gate, KeyAdmin, KeyFormat, KeyLocation, RateLimit, Requirement, Store,
-    WebhookReceiver, WebhookVerifier,
+    Clock, Environment, Gate, KeyAdmin, KeyFormat, KeyLocation, RateLimit, Requirement,
+    WebhookReceiver, WebhookStore, WebhookVerifier,
 };
 
-/// Test keys and live keys; test keys are not for stress tests.
-pub(crate) fn rules(store: Arc<dyn Store>) -> Result<(Gate, KeyAdmin), Box<dyn Error>> {
+/// Test keys, which are not for stress tests, and live keys, which require a working webhook.
+pub(crate) fn rules(store: Arc<dyn WebhookStore>) -> Result<(Gate, KeyAdmin), Box<dyn Error>> {
     let format = KeyFormat::new("hid_{env}_")?;
     let gate = Gate::builder(store.replica())
         .format(format.clone())
         .location(KeyLocation::x_api_key())
         .rate_ceiling(Environment::TEST, RateLimit::per_minute(60).burst(20))
         .build()?;
-    Ok((gate, KeyAdmin::new(store, format)))
+    let admin = KeyAdmin::new(store.clone(), format);
+    Ok((gate, admin.require_working_endpoint(store)))
 }
 
 /// A session can be of either sort, and is of the sort of its key.
@@ -27,10 +28,11 @@ pub(crate) fn session() -> Requirement {
 /// What a customer's server believes: an API key and a signature, both.
 pub(crate) fn receiver(
     key: &str,
-    secret: &str,
+    [test, live]: [&str; 2],
     clock: Arc<dyn Clock>,
 ) -> Result<WebhookReceiver, Box<dyn Error>> {
-    let receiver = WebhookReceiver::builder(WebhookVerifier::standard(secret)?);
+    let verifier = WebhookVerifier::standard(test)?.or(live)?;
+    let receiver = WebhookReceiver::builder(verifier);
     let receiver = receiver.api_key(KeyLocation::x_api_key(), key)?;
     Ok(receiver.clock(clock).build()?)
 }

@@ -8,14 +8,15 @@
 mod rules;
 
 use std::error::Error;
+use std::process::ExitCode;
 use std::sync::Arc;
 
-use keyward::{
-    AccountId, Actor, Environment, KeyAdmin, NewKey, Permission, Principal, Requirement,
-};
+use keyward::{AccountId, Actor, Environment, KeyAdmin, NewKey, Principal, Requirement};
 use serde_json::{Value, json};
-use services::{Answer, Answered, Call, KeyPage, Opened, People, Person, Records, Routes, Setting};
-use services::{key_id, make, revealed, shown, start_over};
+use services::{
+    Answer, Answered, Call, Opened, People, Person, Recorded, Records, Routes, Setting,
+};
+use services::{key_id, make, open_account, revealed, shown};
 
 /// What to try, each with the status it gets.
 const LINES: &[&str] = &[
@@ -38,48 +39,40 @@ const LINES: &[&str] = &[
     "curl -i '{at}/v1/contacts?n=[1-250]' -H 'X-API-Key: {development}'  # 429 after 200 at once",
 ];
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
     services::run("helplane", open, LINES)
 }
 
 /// The help desk.
 struct Helplane {
     admin: KeyAdmin,
-    people: People,
-    records: Records,
+    records: Arc<Records>,
 }
 
 /// Opens the help desk of one company, which has two keys.
 pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
-    let (gate, admin) = rules::rules(setting.store()?)?;
+    let (gate, admin) = rules::rules(setting.store.clone())?;
     let acme = AccountId::parse("acme")?;
     let other = AccountId::parse("globex")?;
-    start_over(&admin, &acme).await?;
-    start_over(&admin, &other).await?;
-    let growth = rules::plan("growth");
-    let operator = Actor::operator("sign-up");
-    admin.update_account(&operator, &acme, growth).await?;
+    open_account(&admin, &acme).await?;
+    open_account(&admin, &other).await?;
     let new = |name| NewKey::new(acme.clone(), Environment::LIVE, name);
-    let (production, production_id) = make(&admin, new("Production Server")).await?;
-    let (development, _) = make(&admin, new("Development")).await?;
+    let (production, production_id) = make(&admin, &acme, new("Production Server")).await?;
+    let (development, _) = make(&admin, &acme, new("Development")).await?;
 
     let helplane = Helplane {
-        admin,
-        people: People::default().and("ann", &acme, &Permission::ALL).and(
-            "eve",
-            &other,
-            &Permission::ALL,
-        ),
-        records: Records::open(&setting.database, "helplane")?,
+        admin: admin.clone(),
+        records: setting.records("helplane")?,
     };
     if helplane.records.all("acme", "conversation")?.is_empty() {
         for subject in ["Where is my order?", "A refund"] {
-            let conversation = json!({ "subject": subject, "messages": [] });
+            let conversation = json!({ "subject": subject });
             helplane.records.add("acme", "conversation", conversation)?;
         }
     }
     let key = Requirement::new;
-    let routes = Routes::new(helplane)
+    let routes = Routes::new(helplane, People::new(&acme, &other))
+        .key_page(&admin)
         .key("GET /v1/conversations", &gate, key(), conversations)
         .key("GET /v1/conversations/{id}", &gate, key(), conversation)
         .key("GET /v1/contacts", &gate, key(), contacts)
@@ -89,28 +82,29 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
         .dashboard("DELETE /dashboard/keys/{id}", delete_key)
         .dashboard("PUT /dashboard/plan", change_plan);
     Ok(Opened {
-        routes: Helplane::key_page(routes).all(),
+        routes: routes.all(),
         names: vec![
             ("production", production),
             ("production.id", production_id),
             ("development", development),
         ],
+        sending: None,
     })
 }
 
-/// A conversation in the list: without its messages.
+/// The list says how many messages each has.
 async fn conversations(desk: Arc<Helplane>, who: Principal, _: Call) -> Answered {
     let mut all = desk.records.all(who.account().as_str(), "conversation")?;
     for conversation in &mut all {
-        let messages = conversation["messages"].as_array().map_or(0, Vec::len);
-        conversation["messages"] = json!(messages);
+        let messages = desk.messages(&who, &conversation["id"])?;
+        conversation["messages"] = json!(messages.len());
     }
     Ok(Answer::ok(json!({ "conversations": all })))
 }
 
 async fn conversation(desk: Arc<Helplane>, who: Principal, call: Call) -> Answered {
-    let id = call.param("id");
-    let found = desk.find(&who, "conversation", id)?;
+    let mut found = desk.conversation(&who, call.param("id"))?;
+    found["messages"] = json!(desk.messages(&who, &found["id"])?);
     Ok(Answer::ok(found))
 }
 
@@ -136,14 +130,12 @@ async fn send_message(desk: Arc<Helplane>, who: Principal, call: Call) -> Answer
     let (Some(id), Some(text)) = (sent["conversation"].as_i64(), sent["text"].as_str()) else {
         return Err(invalid("A message has a conversation and a text."));
     };
-    let mut conversation = desk.find(&who, "conversation", &id.to_string())?;
-    let message = json!({ "text": text, "sent_by": who.hint().to_string() });
-    if let Some(messages) = conversation["messages"].as_array_mut() {
-        messages.push(message.clone());
-    }
-    let account = who.account().as_str();
-    desk.records
-        .replace(account, "conversation", &conversation)?;
+    let conversation = desk.conversation(&who, &id.to_string())?;
+    let hint = who.hint().to_string();
+    let message = json!({ "conversation": conversation["id"], "text": text, "sent_by": hint });
+    let message = desk
+        .records
+        .add(who.account().as_str(), "message", message)?;
     Ok(Answer::new(201, message))
 }
 
@@ -174,7 +166,10 @@ async fn delete_key(desk: Arc<Helplane>, person: Person, call: Call) -> Answered
 /// Somebody buys another plan. It is Helplane that acts on it, no person.
 async fn change_plan(desk: Arc<Helplane>, person: Person, call: Call) -> Answered {
     let plan = call.json()["plan"].take();
-    let change = rules::plan(plan.as_str().unwrap_or_default());
+    let Some(change) = rules::plan(plan.as_str().unwrap_or_default()) else {
+        let error = "plan is starter, growth or scale";
+        return Err(Answer::new(422, json!({ "error": error })));
+    };
     let operator = Actor::operator("plans");
     let account = &person.account;
     let account = desk
@@ -192,25 +187,18 @@ fn invalid(message: &str) -> Answer {
 }
 
 impl Helplane {
-    /// What a company has of this kind and number.
-    fn find(&self, who: &Principal, kind: &str, id: &str) -> Result<Value, Answer> {
-        let error = json!({ "error": "Not Found", "message": format!("No such {kind}.") });
-        let found = self.records.one(who.account().as_str(), kind, id)?;
+    fn conversation(&self, who: &Principal, id: &str) -> Result<Value, Answer> {
+        let error = json!({ "error": "Not Found", "message": "No such conversation." });
+        let account = who.account().as_str();
+        let found = self.records.one(account, "conversation", id)?;
         found.ok_or(Answer::new(404, error))
     }
-}
 
-impl KeyPage for Helplane {}
-
-impl AsRef<People> for Helplane {
-    fn as_ref(&self) -> &People {
-        &self.people
-    }
-}
-
-impl AsRef<KeyAdmin> for Helplane {
-    fn as_ref(&self) -> &KeyAdmin {
-        &self.admin
+    /// What was said in a conversation.
+    fn messages(&self, who: &Principal, id: &Value) -> Recorded<Vec<Value>> {
+        let mut all = self.records.all(who.account().as_str(), "message")?;
+        all.retain(|message| message["conversation"] == *id);
+        Ok(all)
     }
 }
 

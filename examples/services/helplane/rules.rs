@@ -21,6 +21,8 @@ pub(crate) fn rules(store: Arc<dyn Store>) -> Result<(Gate, KeyAdmin), Box<dyn E
 }
 
 /// What a plan means for keys, also for those that are there: they work on Growth and above.
-pub(crate) fn plan(name: &str) -> AccountChange {
-    AccountChange::new().api_access(matches!(name, "growth" | "scale"))
+pub(crate) fn plan(name: &str) -> Option<AccountChange> {
+    let plans = [("starter", false), ("growth", true), ("scale", true)];
+    let (_, api) = plans.into_iter().find(|(own, _)| *own == name)?;
+    Some(AccountChange::new().api_access(api))
 }

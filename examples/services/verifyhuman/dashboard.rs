@@ -17,18 +17,24 @@ pub(crate) async fn create_key(service: Arc<VerifyHuman>, person: Person, call: 
     let text = |name: &str| sent[name].as_str().unwrap_or_default().to_owned();
     let environment = environment(&sent)?;
     let mut new = NewKey::new(person.account.clone(), environment, &text("name"))
-        .scopes(Scopes::parse([text("scope")])?);
+        .scopes(Scopes::parse(text("scope").split_whitespace())?);
     if sent["publishable"] == true {
         new = new.kind(KeyKind::Publishable);
     }
-    if let Some(domains) = sent["allowed_domains"].as_array() {
-        let domains = domains
-            .iter()
-            .map(|domain| domain.as_str().unwrap_or_default());
-        new = new.origins(OriginPolicy::listed(domains)?);
+    match &sent["allowed_domains"] {
+        Value::Null => {}
+        Value::Array(domains) => {
+            let domains = domains.iter();
+            let domains = domains.map(|domain| domain.as_str().unwrap_or_default());
+            new = new.origins(OriginPolicy::listed(domains)?);
+        }
+        _ => {
+            let error = "allowed_domains is a list";
+            return Err(Answer::new(422, json!({ "error": error })));
+        }
     }
     if let Some(powered_by) = sent["powered_by"].as_bool() {
-        if !matches!(&*service.plan(&person)?, "pro" | "enterprise") {
+        if !service.may_hide_badge(&person.account)? {
             let error = "the badge can be switched on Pro and Enterprise";
             return Err(Answer::new(403, json!({ "error": error })));
         }
@@ -41,9 +47,14 @@ pub(crate) async fn create_key(service: Arc<VerifyHuman>, person: Person, call: 
 
 /// The successor of a key, which lives on for as long as its owner says.
 pub(crate) async fn rotate_key(service: Arc<VerifyHuman>, person: Person, call: Call) -> Answered {
-    let grace = match call.json()["overlap_seconds"].as_u64() {
-        Some(seconds) => Grace::For(Duration::from_secs(seconds)),
-        None => Grace::None,
+    let sent = call.json();
+    let grace = match (&sent["overlap_seconds"], sent["overlap_seconds"].as_u64()) {
+        (Value::Null, _) => Grace::None,
+        (_, Some(seconds)) => Grace::For(Duration::from_secs(seconds)),
+        _ => {
+            let error = "overlap_seconds is a number";
+            return Err(Answer::new(422, json!({ "error": error })));
+        }
     };
     let (actor, id) = (person.actor(), key_id(&call)?);
     let created = service.admin.rotate(&actor, id, grace).await?;
@@ -58,12 +69,6 @@ pub(crate) async fn enable_key(service: Arc<VerifyHuman>, person: Person, call: 
     Ok(Answer::ok(shown(&view)))
 }
 
-pub(crate) async fn revoke_key(service: Arc<VerifyHuman>, person: Person, call: Call) -> Answered {
-    let (actor, id) = (person.actor(), key_id(&call)?);
-    let view = service.admin.revoke(&actor, id, "by its owner").await?;
-    Ok(Answer::ok(shown(&view)))
-}
-
 pub(crate) async fn analytics(service: Arc<VerifyHuman>, person: Person, _: Call) -> Answered {
     Ok(Answer::ok(usage(&service.admin, &person).await?))
 }
@@ -75,7 +80,9 @@ pub(crate) async fn show_ledger(service: Arc<VerifyHuman>, person: Person, _: Ca
 
 /// Somebody buys credits. It is the service that acts on it, no person.
 pub(crate) async fn buy_credits(service: Arc<VerifyHuman>, person: Person, call: Call) -> Answered {
-    let credits = call.json()["credits"].as_u64().unwrap_or_default();
+    let Some(credits) = call.json()["credits"].as_u64() else {
+        return Err(Answer::new(422, json!({ "error": "credits is a number" })));
+    };
     let (sales, account) = (Actor::operator("sales"), person.account.clone());
     let balance = Some(Credits::new(credits));
     service.admin.set_credits(&sales, account, balance).await?;
@@ -84,14 +91,20 @@ pub(crate) async fn buy_credits(service: Arc<VerifyHuman>, person: Person, call:
 
 pub(crate) async fn change_plan(service: Arc<VerifyHuman>, person: Person, call: Call) -> Answered {
     let plan = call.json()["plan"].as_str().unwrap_or_default().to_owned();
+    if !matches!(&*plan, "starter" | "pro" | "enterprise") {
+        let error = "plan is starter, pro or enterprise";
+        return Err(Answer::new(422, json!({ "error": error })));
+    }
     let (sales, change) = (Actor::operator("sales"), rules::plan(&plan));
     service
         .admin
         .update_account(&sales, &person.account, change)
         .await?;
-    let plan = json!({ "plan": plan });
-    let plan = service.records.add(person.account.as_str(), "plan", plan)?;
-    Ok(Answer::ok(json!({ "plan": plan["plan"] })))
+    let bought = json!({ "plan": plan });
+    service
+        .records
+        .add(person.account.as_str(), "plan", bought)?;
+    Ok(Answer::ok(json!({ "plan": plan })))
 }
 
 /// Where a customer is to be told of what test keys do, or of what live keys do.

@@ -9,21 +9,22 @@ mod dashboard;
 mod rules;
 
 use std::error::Error;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use keyward::{
-    AccountId, Actor, Credits, Environment, KeyAdmin, KeyFormat, KeyKind, NewKey, OriginPolicy,
-    PerEnvironment, Permission, Principal, Requirement, Scopes,
+    AccountId, Actor, Credits, Environment, Gate, KeyAdmin, KeyFormat, KeyKind, NewKey,
+    OriginPolicy, PerEnvironment, Permission, Principal, Requirement, Scopes,
 };
 use serde_json::{Value, json};
 use services::{
-    Answer, Answered, Call, KeyPage, Opened, People, Person, Records, Routes, Setting, Webhooks,
+    Answer, Answered, Call, Opened, People, Recorded, Records, Route, Routes, Setting, Webhooks,
 };
-use services::{key_id, make, start_over};
+use services::{key_id, make, open_account};
 
 use self::dashboard::{
-    analytics, buy_credits, change_plan, create_endpoint, create_key, enable_key, revoke_key,
-    rotate_key, show_ledger,
+    analytics, buy_credits, change_plan, create_endpoint, create_key, enable_key, rotate_key,
+    show_ledger,
 };
 
 /// What to try, each with the status it gets.
@@ -47,16 +48,15 @@ const LINES: &[&str] = &[
     "curl -i '{at}/api/history?n=[1-90]' -H 'X-API-Key: {test}'  # 429 Rate limit exceeded",
 ];
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
     services::run("verifyhuman", open, LINES)
 }
 
 /// The service.
 struct VerifyHuman {
     admin: KeyAdmin,
-    people: People,
     /// Plans.
-    records: Records,
+    records: Arc<Records>,
     worlds: PerEnvironment<Arc<World>>,
     webhooks: Webhooks,
     /// What live keys owe.
@@ -65,7 +65,7 @@ struct VerifyHuman {
 
 /// What each environment has for itself.
 struct World {
-    history: Records,
+    history: Arc<Records>,
     /// Who looks at a picture.
     look: fn(&str, &[u8]) -> Value,
     /// Where charges are written; what is done in the other world costs nothing.
@@ -74,34 +74,32 @@ struct World {
 
 /// Opens the service for one customer, who has a key of each sort.
 pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
-    let store = setting.store()?;
-    let webhooks = Webhooks::new(&store, KeyFormat::new("vhk_{env}_")?)?;
-    let (gate, admin) = rules::rules(store)?;
+    let webhooks = Webhooks::new(&setting.store, KeyFormat::new("vhk_{env}_")?)?;
+    let (gate, admin) = rules::rules(setting.store.clone())?;
     let acme = AccountId::parse("acme")?;
     let other = AccountId::parse("globex")?;
-    start_over(&admin, &acme).await?;
-    start_over(&admin, &other).await?;
     let sales = Actor::operator("sales");
-    let credits = Some(Credits::new(1000));
-    admin.set_credits(&sales, acme.clone(), credits).await?;
+    for account in [&acme, &other] {
+        open_account(&admin, account).await?;
+        if admin.credits(&sales, account.clone()).await?.is_none() {
+            let credits = Some(Credits::new(1000));
+            admin.set_credits(&sales, account.clone(), credits).await?;
+        }
+    }
     let names = make_keys(&admin, &acme).await?;
-    let path = &setting.database;
-    let ledger = Arc::new(Records::open(path, "ledger")?);
+    let ledger = setting.records("ledger")?;
+    let sending = webhooks.sending();
     let service = VerifyHuman {
         admin,
-        people: People::default()
-            .and("ann", &acme, &Permission::ALL)
-            .and("ben", &acme, &[Permission::Read])
-            .and("eve", &other, &Permission::ALL),
-        records: Records::open(path, "verifyhuman")?,
+        records: setting.records("verifyhuman")?,
         worlds: PerEnvironment::new(
             Arc::new(World {
-                history: Records::open(path, "live_history")?,
+                history: setting.records("live_history")?,
                 look: provider,
                 ledger: Some(Arc::clone(&ledger)),
             }),
             Arc::new(World {
-                history: Records::open(path, "test_history")?,
+                history: setting.records("test_history")?,
                 look: simulation,
                 ledger: None,
             }),
@@ -109,67 +107,61 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
         webhooks,
         ledger,
     };
+    let people = People::new(&acme, &other).and("ben", &acme, &[Permission::Read]);
+    let routes = mounted(service, people, &gate);
+    let sending = Some(sending);
+    Ok(Opened {
+        routes,
+        names,
+        sending,
+    })
+}
+
+/// What each route demands.
+fn mounted(service: VerifyHuman, people: People, gate: &Gate) -> Vec<Route> {
     let product = rules::product;
-    let in_app = product("verifyhuman", 1).kinds([KeyKind::Publishable]);
-    let live = || Requirement::new().credits(0);
-    let test = Requirement::new().environment(Environment::TEST);
-    let either = Requirement::new().any_environment().credits(0);
     let check = |name, credits| move |service, who, call| check(service, who, call, name, credits);
-    let routes = Routes::new(service)
-        .key(
-            "POST /api/verify",
-            &gate,
-            product("verifyhuman", 1),
-            check("verifyhuman", 1),
-        )
+    let admin = service.admin.clone();
+    let mut routes = Routes::new(service, people);
+    for (on, name, credits) in [
+        ("POST /api/verify", "verifyhuman", 1),
+        ("POST /api/age", "verifyage", 1),
+        ("POST /api/identity", "identity", 2),
+        ("POST /api/kyc", "kyc", 3),
+        ("POST /api/trust", "kyc_plus", 5),
+    ] {
+        routes = routes.key(on, gate, product(name, credits), check(name, credits));
+    }
+    let in_app = product("verifyhuman", 1).kinds([KeyKind::Publishable]);
+    let report_on = product("kyc_plus", 0);
+    let either = Requirement::new().any_environment().credits(0);
+    let live = Requirement::new().credits(0);
+    let test = Requirement::new().environment(Environment::TEST);
+    routes
         .key(
             "POST /api/mobile/v1/verifyhuman/verify",
-            &gate,
+            gate,
             in_app,
             check("verifyhuman", 1),
         )
-        .key(
-            "POST /api/age",
-            &gate,
-            product("verifyage", 1),
-            check("verifyage", 1),
-        )
-        .key(
-            "POST /api/identity",
-            &gate,
-            product("identity", 2),
-            check("identity", 2),
-        )
-        .key("POST /api/kyc", &gate, product("kyc", 3), check("kyc", 3))
-        .key(
-            "POST /api/trust",
-            &gate,
-            product("kyc_plus", 5),
-            check("kyc_plus", 5),
-        )
-        .key(
-            "GET /api/trust/{id}/report",
-            &gate,
-            product("kyc_plus", 0),
-            report,
-        )
-        .key("GET /api/history", &gate, either, history)
-        .key("GET /api/credits", &gate, live(), credits_left)
-        .key("POST /api/simulations", &gate, test, simulate_once)
+        .key("GET /api/trust/{id}/report", gate, report_on, report)
+        .key("GET /api/history", gate, either, history)
+        .key("GET /api/credits", gate, live, credits_left)
+        .key("POST /api/simulations", gate, test, simulate_once)
         .open("GET /hosted/{id}", hosted)
         .dashboard("POST /dashboard/keys", create_key)
         .dashboard("POST /dashboard/keys/{id}/rotate", rotate_key)
         .dashboard("POST /dashboard/keys/{id}/enable", enable_key)
-        .dashboard("DELETE /dashboard/keys/{id}", revoke_key)
         .dashboard("GET /dashboard/analytics", analytics)
         .dashboard("GET /dashboard/ledger", show_ledger)
         .dashboard("PUT /dashboard/credits", buy_credits)
         .dashboard("PUT /dashboard/plan", change_plan)
         .dashboard("POST /dashboard/webhooks", create_endpoint)
         .open("POST /customer/{name}", be_told)
-        .open("GET /customer/{name}", told);
-    let routes = VerifyHuman::key_page(routes).all();
-    Ok(Opened { routes, names })
+        .open("GET /customer/{name}", told)
+        .key_page(&admin)
+        .revoke_key(&admin)
+        .all()
 }
 
 /// A key of each sort, and its id.
@@ -194,7 +186,7 @@ async fn make_keys(
         if name == "widget" {
             new = new.origins(OriginPolicy::listed(["shop.example", "*.shop.example"])?);
         }
-        let (secret, id) = make(admin, new).await?;
+        let (secret, id) = make(admin, account, new).await?;
         names.extend([(name, secret), (id_name, id)]);
     }
     Ok(names)
@@ -250,6 +242,7 @@ fn file(call: &Call) -> Option<&[u8]> {
         windows.position(|window| window == text.as_bytes())
     };
     let (form, boundary) = call.field("content-type").split_once("boundary=")?;
+    let boundary = boundary.split(';').next()?.trim().trim_matches('"');
     let named = find(&call.body, "name=\"file\"").filter(|_| form.starts_with("multipart/"))?;
     let rest = call.body.get(named..)?;
     let content = rest.get(find(rest, "\r\n\r\n")? + 4..)?;
@@ -304,7 +297,7 @@ async fn hosted(service: Arc<VerifyHuman>, call: Call) -> Answered {
     let operator = Actor::operator("hosted flow");
     let key = service.admin.key(&operator, key_id(&call)?).await?.record;
     let own: Value = serde_json::from_str(key.metadata.as_str()).unwrap_or_default();
-    let shows = own["powered_by"] != false;
+    let shows = own["powered_by"] != false || !service.may_hide_badge(&key.account)?;
     Ok(Answer::ok(
         json!({ "badge": shows.then_some("Powered by VerifyHuman") }),
     ))
@@ -330,25 +323,11 @@ impl VerifyHuman {
         own.ok_or(Answer::new(500, json!({ "error": "no such environment" })))
     }
 
-    /// The plan that was bought last.
-    fn plan(&self, person: &Person) -> Result<String, Answer> {
-        let plans = self.records.all(person.account.as_str(), "plan")?;
+    /// Whether the plan that was bought last allows it.
+    fn may_hide_badge(&self, account: &AccountId) -> Recorded<bool> {
+        let plans = self.records.all(account.as_str(), "plan")?;
         let last = plans.last().and_then(|plan| plan["plan"].as_str());
-        Ok(last.unwrap_or("starter").to_owned())
-    }
-}
-
-impl KeyPage for VerifyHuman {}
-
-impl AsRef<People> for VerifyHuman {
-    fn as_ref(&self) -> &People {
-        &self.people
-    }
-}
-
-impl AsRef<KeyAdmin> for VerifyHuman {
-    fn as_ref(&self) -> &KeyAdmin {
-        &self.admin
+        Ok(matches!(last, Some("pro" | "enterprise")))
     }
 }
 

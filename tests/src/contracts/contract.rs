@@ -13,6 +13,8 @@ pub(super) struct Contract {
 pub(super) struct Step {
     pub(super) line: usize,
     pub(super) doing: Doing,
+    /// Whether it may take a while until it is answered so.
+    pub(super) soon: bool,
     pub(super) answer: Option<Expected>,
 }
 
@@ -30,6 +32,8 @@ pub(super) enum Doing {
     Curl(String),
     /// So many seconds pass.
     Later(u64),
+    /// The service is started again, with what it has stored.
+    Again,
 }
 
 /// What is answered. `…` stands for any text, and `{name}` for what the name stands for; the first
@@ -82,9 +86,9 @@ impl Contract {
         assert_eq!(unshown, None, "nothing shows it, and nothing says why not");
         assert!(!in_block, "a block has no end");
         for step in contract.sections.iter().flatten() {
-            let waits = matches!(step.doing, Doing::Later(_));
+            let silent = matches!(step.doing, Doing::Later(_) | Doing::Again);
             assert!(
-                waits || step.answer.is_some(),
+                silent || step.answer.is_some(),
                 "line {} has no answer",
                 step.line
             );
@@ -108,10 +112,15 @@ impl Contract {
             });
             return;
         }
+        let (line, soon) = match line.strip_suffix(" soon") {
+            Some(line) => (line, true),
+            None => (line, false),
+        };
         if let Some(doing) = first_line(line) {
             steps.push(Step {
                 line: number,
                 doing,
+                soon,
                 answer: None,
             });
             return;
@@ -130,15 +139,21 @@ impl Contract {
                 command.push('\n');
                 command.push_str(line);
             }
-            (_, Some(_), None) | (Doing::Later(_), ..) => panic!("line {number}: {line}"),
+            (_, Some(_), None) | (Doing::Later(_) | Doing::Again, ..) => {
+                panic!("line {number}: {line}")
+            }
         }
     }
 }
 
-/// What begins here, if something does: `GET /path as ann × 3`, `curl …` or `60 s later`.
+/// What begins here, if something does: `GET /path as ann × 3`, `curl …`, `60 s later` or `started again`. What ends in
+/// `soon` has been noted before.
 fn first_line(line: &str) -> Option<Doing> {
     if line.starts_with("curl ") {
         return Some(Doing::Curl(line.to_owned()));
+    }
+    if line == "started again" {
+        return Some(Doing::Again);
     }
     if let Some(seconds) = line.strip_suffix(" s later") {
         return Some(Doing::Later(seconds.parse().expect("seconds")));

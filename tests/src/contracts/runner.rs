@@ -8,10 +8,12 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
-use keyward::ManualClock;
+use keyward::{KeyId, ManualClock};
 use keyward_sqlite::SqliteOptions;
+use serde_json::Value;
 use services::{Opened, Setting, Stack, start};
 
 use super::contract::{Contract, Doing, Expected, Step};
@@ -20,15 +22,25 @@ use super::pattern::{fill_in, matches};
 /// When everything happens: 22:13:20 on the 14th of November, 2023.
 const NOW: Duration = Duration::from_secs(1_700_000_000);
 
+/// How often `soon` asks again, every 50 ms.
+const PATIENCE: usize = 200;
+
 /// Sees to it that a service keeps its contract, on both stacks.
 pub(super) fn keep(open: impl AsyncFn(Setting) -> Result<Opened, Box<dyn Error>>, name: &str) {
     let path = format!("{}/contracts/{name}.md", env!("CARGO_MANIFEST_DIR"));
     let contract = Contract::read(&fs::read_to_string(path).unwrap());
     for stack in [Stack::Axum, Stack::Actix] {
         for section in &contract.sections {
-            let mut run = Run::start(stack, &open, name);
+            let mut run = Run::new(format!("{name}.md on {stack:?}"));
+            let keys = run.start(stack, &open);
+            run.names.extend(keys);
             for step in section {
-                run.take(step, &contract.replaced);
+                if let Doing::Again = step.doing {
+                    // What it prints is new: the keys are those that are known.
+                    run.start(stack, &open);
+                } else {
+                    run.take(step, &contract.replaced);
+                }
             }
         }
     }
@@ -41,43 +53,48 @@ struct Run {
     clock: Arc<ManualClock>,
     folder: tempfile::TempDir,
     names: HashMap<String, String>,
+    /// Keys and secrets that were shown: this once.
+    shown: Vec<String>,
     /// Whether the clock was moved: until the store has been asked again, its keys count as old.
     waiting: bool,
 }
 
 impl Run {
-    fn start(
-        stack: Stack,
-        open: &impl AsyncFn(Setting) -> Result<Opened, Box<dyn Error>>,
-        name: &str,
-    ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
+    fn new(place: String) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("selfie.jpg"), b"\xff\xd8\xff\xe0 a face").unwrap();
-        let clock = Arc::new(ManualClock::at(NOW));
-        let setting = Setting {
-            database: folder.path().join("service.db"),
-            clock: Arc::<ManualClock>::clone(&clock),
-            options: SqliteOptions::new().poll_interval(Duration::from_millis(10)),
-            address,
-        };
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        let opened = runtime.block_on(open(setting)).unwrap();
-        let names = opened.names.into_iter();
-        let mut names: HashMap<_, _> = names
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect();
-        names.insert("at".into(), format!("http://{address}"));
-        start(stack, listener, opened.routes);
         Self {
-            place: format!("{name}.md on {stack:?}"),
-            address,
-            clock,
+            place,
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            clock: Arc::new(ManualClock::at(NOW)),
             folder,
-            names,
+            names: HashMap::new(),
+            shown: Vec::new(),
             waiting: false,
         }
+    }
+
+    /// Starts the service, and gives the keys that it prints.
+    fn start(
+        &mut self,
+        stack: Stack,
+        open: &impl AsyncFn(Setting) -> Result<Opened, Box<dyn Error>>,
+    ) -> HashMap<String, String> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        self.address = listener.local_addr().unwrap();
+        let database = self.folder.path().join("service.db");
+        let options = SqliteOptions::new().poll_interval(Duration::from_millis(10));
+        let clock = Arc::<ManualClock>::clone(&self.clock);
+        let setting = Setting::open(&database, options, clock, self.address).unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let opened = runtime.block_on(open(setting)).unwrap();
+        self.names
+            .insert("at".into(), format!("http://{}", self.address));
+        let keys: HashMap<_, _> = opened.names.iter().map(owned).collect();
+        let secrets = keys.values().filter(|key| KeyId::parse(key).is_err());
+        self.shown.extend(secrets.cloned());
+        start(stack, listener, opened);
+        keys
     }
 
     fn take(&mut self, step: &Step, replaced: &[(String, String)]) {
@@ -87,6 +104,7 @@ impl Run {
                 self.clock.advance(Duration::from_secs(*seconds));
                 self.waiting = true;
             }
+            Doing::Again => {}
             Doing::Curl(command) => {
                 let command = replaced
                     .iter()
@@ -94,7 +112,7 @@ impl Run {
                         command.replace(there, here)
                     });
                 let answer = curl(&self.fill_in(&command), self.folder.path());
-                self.compare(&place, step.answer.as_ref(), &answer);
+                self.demand(&place, step.answer.as_ref(), &answer);
             }
             Doing::Request {
                 method,
@@ -121,33 +139,66 @@ impl Run {
                         answer = send(self.address, &request);
                     }
                     self.waiting = false;
-                    self.compare(&place, step.answer.as_ref(), &answer);
+                    for _ in 0..PATIENCE {
+                        if !step.soon || self.compare(step.answer.as_ref(), &answer).is_ok() {
+                            break;
+                        }
+                        thread::sleep(Duration::from_millis(50));
+                        answer = send(self.address, &request);
+                    }
+                    self.demand(&place, step.answer.as_ref(), &answer);
                 }
             }
         }
     }
 
-    fn compare(&mut self, place: &str, expected: Option<&Expected>, answer: &Answer) {
-        let Some(expected) = expected else { return };
-        let body = &answer.body;
-        assert_eq!(answer.status, expected.status, "{place}: {body}");
-        if let Some(pattern) = &expected.body {
-            let found = matches(&mut self.names, pattern, body);
-            assert!(found, "{place}: expected {pattern}, and it is {body}");
+    fn demand(&mut self, place: &str, expected: Option<&Expected>, answer: &Answer) {
+        if let Err(other) = self.compare(expected, answer) {
+            panic!("{place}: {other}");
+        }
+        let again = self.shown.iter().find(|key| answer.body.contains(*key));
+        assert_eq!(again, None, "{place}: it shows a secret again");
+        let json: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+        let secrets = [&json["key"], &json["secret"]].map(Value::as_str);
+        let secrets = secrets.into_iter().flatten().map(str::to_owned);
+        self.shown.extend(secrets);
+    }
+
+    /// Whether an answer is as expected; what it is, if not.
+    fn compare(&mut self, expected: Option<&Expected>, answer: &Answer) -> Result<(), String> {
+        let Some(expected) = expected else {
+            return Ok(());
+        };
+        let (status, body) = (answer.status, &answer.body);
+        if status != expected.status {
+            return Err(format!(
+                "expected {}, and it is {status}: {body}",
+                expected.status
+            ));
+        }
+        if let Some(pattern) = &expected.body
+            && !matches(&mut self.names, pattern, body)
+        {
+            return Err(format!("expected {pattern}, and it is {body}"));
         }
         for (name, value) in &expected.fields {
             let name = name.to_ascii_lowercase();
             let there: Vec<_> = answer.fields.iter().filter(|(of, _)| *of == name).collect();
-            let found = there
-                .iter()
-                .any(|(_, own)| matches(&mut self.names, value, own));
-            assert!(found, "{place}: {name} is {there:?}");
+            let mut own = there.iter().map(|(_, own)| own);
+            if !own.any(|own| matches(&mut self.names, value, own)) {
+                return Err(format!("expected {name}: {value}, and it is {there:?}"));
+            }
         }
+        Ok(())
     }
 
     fn fill_in(&self, text: &str) -> String {
         fill_in(&self.names, text)
     }
+}
+
+fn owned((name, value): &(&str, String)) -> (String, String) {
+    ((*name).to_owned(), value.clone())
 }
 
 struct Answer {

@@ -81,6 +81,36 @@ const ANSWER: usize = 1024;
 /// service calls in its own network. `hyper_util`'s client follows none, and its connector takes the
 /// resolver. It speaks TLS or not; live endpoints are `https`.
 ///
+/// The request's extensions hold the [`DueDelivery`], also of a challenge, for a layer around the client
+/// that adds what the receiver expects beside the signature, such as an API key; here for `tower`'s
+/// `map_request`:
+///
+/// ```
+/// # use http::{HeaderValue, Request};
+/// use keyward::DueDelivery;
+///
+/// # fn key_for(_: &keyward::AccountId) -> HeaderValue { HeaderValue::from_static("hk_5a8ac1b2c0ae4dd7") }
+/// fn with_key<B>(mut request: Request<B>) -> Request<B> {
+///     if let Some(due) = request.extensions().get::<DueDelivery>() {
+///         let mut key: HeaderValue = key_for(due.endpoint().account());
+///         key.set_sensitive(true);
+///         request.headers_mut().insert("x-api-key", key);
+///     }
+///     request
+/// }
+/// # use keyward::*;
+/// # let keys = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
+/// # let (acme, live) = (AccountId::parse("acme")?, Environment::LIVE);
+/// # let url = EndpointUrl::parse("https://acme.example/hook")?;
+/// # let (secret, now) = (WebhookSecret::random()?, std::time::SystemTime::now());
+/// # let endpoint = WebhookEndpoint::new(acme.clone(), live, url, &secret, &keys, now)?;
+/// # let message = WebhookMessage::new(acme, live, WebhookId::random()?, "{}")?;
+/// # let due = DueDelivery::new(message, endpoint).expect("both are live");
+/// # let request = with_key(Request::builder().extension(due).body(())?);
+/// assert_eq!(request.headers()["x-api-key"], "hk_5a8ac1b2c0ae4dd7");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// Timeouts and retries are the sender's own. `tower`'s `Timeout` needs tokio, and ends at the head of the
 /// response; its `Retry` repeats the same request within one process, where a delivery is signed anew,
 /// hours later, by whichever process is there.
@@ -429,6 +459,7 @@ where
         for (name, value) in signed {
             request = request.header(name, value);
         }
+        let request = request.extension(due.clone());
         let body = B::from(Bytes::copy_from_slice(due.message().payload()));
         request.body(body).map_err(|_| AttemptOutcome::NotSendable)
     }

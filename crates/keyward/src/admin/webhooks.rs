@@ -226,27 +226,54 @@ impl WebhookAdmin {
         grace: Grace,
     ) -> Result<CreatedEndpoint, AdminError> {
         let secret = WebhookSecret::random()?;
-        let endpoint = self
-            .change(actor, AuditAction::RegenerateSecret, id, |endpoint| {
-                let sealed = self.sealing.seal(&secret, &endpoint.place())?;
-                let old = std::mem::replace(&mut endpoint.secret, sealed);
-                endpoint.previous = match grace {
-                    Grace::None => {
-                        endpoint.verified_at = None;
-                        None
-                    }
-                    Grace::For(length) => {
-                        let until = self.keys.now().checked_add(length);
-                        Some((old, until.ok_or(AdminErrorKind::Expiry)?))
-                    }
-                };
-                Ok(match grace {
-                    Grace::None => "grace=0".to_owned(),
-                    Grace::For(length) => format!("grace={}", length.as_secs()),
-                })
-            })
-            .await?;
+        let endpoint = self.replace_secret(actor, id, &secret, grace).await?;
         Ok(CreatedEndpoint { secret, endpoint })
+    }
+
+    /// Gives an endpoint a secret that was made elsewhere; the old one goes on signing beside it for so
+    /// long. For an operator.
+    ///
+    /// So receivers keep theirs when a service moves here, and endpoints may share one. Who has it can
+    /// sign for all of those: unless that is wanted, [`regenerate_secret`](Self::regenerate_secret) makes
+    /// each its own.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use keyward::*;
+    /// # let mut example = std::pin::pin!(async {
+    /// # let (store, format) = (Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+    /// # let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
+    /// # let operator = Actor::operator("docs");
+    /// # let acme = AccountId::parse("acme")?;
+    /// # KeyAdmin::new(store.clone(), format.clone()).open_account(&operator, &acme).await?;
+    /// # let webhooks = WebhookAdmin::new(store, format, sealing.clone());
+    /// # let url = EndpointUrl::parse("https://acme.example/hook")?;
+    /// # let live = Environment::LIVE;
+    /// # let id = webhooks.create_endpoint(&operator, &acme, live, url).await?.endpoint.id();
+    /// let known = WebhookSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")?;
+    /// let endpoint = webhooks.import_secret(&operator, id, &known, Grace::None).await?;
+    /// # let (now, id) = (std::time::SystemTime::now(), WebhookId::random()?);
+    /// let signature = endpoint.signer(&sealing, now)?.sign(&id, now, b"{}");
+    /// assert_eq!(signature, WebhookSigner::new(&known).sign(&id, now, b"{}"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # });
+    /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+    /// # let done = example.as_mut().poll(context);
+    /// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+    /// ```
+    ///
+    /// # Errors
+    /// When the actor is no operator, and as `regenerate_secret`.
+    pub async fn import_secret(
+        &self,
+        actor: &Actor,
+        id: EndpointId,
+        secret: &WebhookSecret,
+        grace: Grace,
+    ) -> Result<WebhookEndpoint, AdminError> {
+        let line = about(self.keys.line(actor, AuditAction::RegenerateSecret), id);
+        self.or_note(line, operator_only(actor)).await?;
+        self.replace_secret(actor, id, secret, grace).await
     }
 
     /// Deletes an endpoint, with what waits for it and what was noted of its attempts.
@@ -538,6 +565,34 @@ impl WebhookAdmin {
         let endpoint =
             WebhookEndpoint::new(account, environment, url, &secret, &self.sealing, now)?;
         Ok((CreatedEndpoint { secret, endpoint }, owner, permitted))
+    }
+
+    async fn replace_secret(
+        &self,
+        actor: &Actor,
+        id: EndpointId,
+        secret: &WebhookSecret,
+        grace: Grace,
+    ) -> Result<WebhookEndpoint, AdminError> {
+        self.change(actor, AuditAction::RegenerateSecret, id, |endpoint| {
+            let sealed = self.sealing.seal(secret, &endpoint.place())?;
+            let old = std::mem::replace(&mut endpoint.secret, sealed);
+            endpoint.previous = match grace {
+                Grace::None => {
+                    endpoint.verified_at = None;
+                    None
+                }
+                Grace::For(length) => {
+                    let until = self.keys.now().checked_add(length);
+                    Some((old, until.ok_or(AdminErrorKind::Expiry)?))
+                }
+            };
+            Ok(match grace {
+                Grace::None => "grace=0".to_owned(),
+                Grace::For(length) => format!("grace={}", length.as_secs()),
+            })
+        })
+        .await
     }
 
     /// Changes one endpoint, as often as it takes to meet nobody else.

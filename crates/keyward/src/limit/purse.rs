@@ -3,14 +3,15 @@
 use std::fmt;
 use std::mem;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::clock::unix_time;
 use crate::limit::bucket::nanos;
 use crate::limit::credits::BLOCK;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 use crate::{CreditGrant, CreditOwner, CreditWant, Replica, Unspent};
 
 /// How long it is believed that a balance is empty: others may give back, or an operator add some.
@@ -383,5 +384,73 @@ mod tests {
         purse.fail();
         assert!(waiting[2].as_mut().poll(context).is_ready());
         assert!(waiting[1].as_mut().poll(context).is_ready());
+    }
+}
+
+#[cfg(all(test, keyward_loom))]
+mod every_order {
+    use loom::future::block_on;
+    use loom::thread;
+
+    use super::*;
+    use crate::{AccountId, SystemClock};
+
+    fn purse() -> Arc<Purse> {
+        Arc::new(Purse::new(AccountId::parse("acme").unwrap().into()))
+    }
+
+    fn grant(amount: u32) -> CreditGrant {
+        CreditGrant {
+            owner: AccountId::parse("acme").unwrap().into(),
+            amount,
+            epoch: 1,
+            more: true,
+            refill_at: None,
+        }
+    }
+
+    #[test]
+    fn whoever_waits_for_credits_gets_them() {
+        loom::model(|| {
+            let (replica, purse) = (Replica::with(Arc::new(SystemClock), 1), purse());
+            let store = Arc::clone(&purse);
+            replica.on_demand(move |replica| {
+                for want in replica.take_wanted() {
+                    store.take_in(&grant(want.at_least), Duration::ZERO);
+                }
+                true
+            });
+            let fetch = {
+                let (replica, purse) = (replica.clone(), Arc::clone(&purse));
+                move || block_on(Arc::clone(&purse).fetch(1, 1, replica.clone())).map(drop)
+            };
+            let other = thread::spawn(fetch.clone());
+            assert_eq!(fetch(), Ok(()));
+            assert_eq!(other.join().unwrap(), Ok(()));
+        });
+    }
+
+    #[test]
+    fn credits_are_spent_given_back_and_returned_once() {
+        loom::model(|| {
+            let (replica, purse) = (Replica::with(Arc::new(SystemClock), 1), purse());
+            purse.take_in(&grant(2), Duration::ZERO);
+            let spender = {
+                let (replica, purse) = (replica.clone(), Arc::clone(&purse));
+                thread::spawn(move || {
+                    if let Ok(spent) = purse.spend(1, 1, &replica) {
+                        spent.give_back();
+                    }
+                    u32::from(purse.spend(2, 1, &replica).is_ok()) * 2
+                })
+            };
+            let closer = {
+                let purse = Arc::clone(&purse);
+                thread::spawn(move || purse.take_unspent(true).map_or(0, |unspent| unspent.amount))
+            };
+            purse.take_in(&grant(3), Duration::ZERO);
+            let gone = spender.join().unwrap() + closer.join().unwrap();
+            assert_eq!(gone + parts(purse.held.load(Ordering::Acquire)).1, 5);
+        });
     }
 }

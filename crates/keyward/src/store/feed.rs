@@ -3,6 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::limit::meter::Meter;
 use crate::limit::purse::Purse;
 use crate::store::entry::{Budget, Grant, Group};
@@ -14,34 +16,44 @@ use crate::{
 #[derive(Default)]
 pub(crate) struct Feed {
     pub(crate) revision: Option<Revision>,
-    accounts: HashMap<AccountId, Account>,
-    groups: HashMap<AccountId, Vec<Arc<Group>>>,
+    /// Boxed, as a table has room for more than it holds.
+    accounts: HashMap<AccountId, Box<Known>>,
     grants: HashSet<Arc<Grant>>,
     /// The buckets of every chain of rotations, by its first key.
     meters: HashMap<KeyId, Arc<Meter>>,
     purses: HashMap<CreditOwner, Arc<Purse>>,
 }
 
+/// What is known of an account.
+#[derive(Default)]
+struct Known {
+    /// None where it is gone, or has not come yet.
+    account: Option<Account>,
+    groups: SmallVec<[Arc<Group>; 1]>,
+}
+
 impl Feed {
     pub(crate) fn group(&mut self, record: &KeyRecord, clock: &Arc<dyn Clock>) -> Arc<Group> {
         let (environment, prefix) = (record.environment, &record.hint.prefix);
-        let groups = self.groups.entry(record.account.clone()).or_default();
+        let known = self.accounts.entry(record.account.clone()).or_default();
+        let Known { account, groups } = &mut **known;
         let same = |group: &&Arc<Group>| is_of(group, environment, prefix);
         if let Some(group) = groups.iter().find(same) {
             return Arc::clone(group);
         }
+        // The account's own name, where it is there already: a record's is a copy.
+        let id = account.as_ref().map_or(&record.account, |own| &own.id);
         // Keys of another form share their limits with these.
         let sibling = groups.iter().find(|group| group.environment == environment);
         let meter = sibling.map_or_else(
             || {
-                let owner = BucketOwner::Account(record.account.clone(), environment);
+                let owner = BucketOwner::Account(id.clone(), environment);
                 Arc::new(Meter::new(owner, Arc::clone(clock)))
             },
             |sibling| Arc::clone(&sibling.meter),
         );
-        let account = record.account.clone();
-        let group = Group::closed(account, environment, prefix.clone(), meter);
-        let account = self.accounts.get(&record.account);
+        let group = Group::closed(id.clone(), environment, prefix.clone(), meter);
+        let account = account.as_ref();
         group.follow(account, budget(&mut self.purses, account));
         let group = Arc::new(group);
         groups.push(Arc::clone(&group));
@@ -83,7 +95,8 @@ impl Feed {
 
     pub(crate) fn close(&self, accounts: &[Account]) {
         for account in accounts {
-            for group in self.groups.get(&account.id).into_iter().flatten() {
+            let known = self.accounts.get(&account.id);
+            for group in known.into_iter().flat_map(|known| &known.groups) {
                 group.close(account);
             }
         }
@@ -91,21 +104,22 @@ impl Feed {
 
     pub(crate) fn follow(&mut self, accounts: Vec<Account>, restarted: bool) {
         if restarted {
-            self.accounts.clear();
+            self.accounts
+                .values_mut()
+                .for_each(|known| known.account = None);
         }
         for account in accounts {
             let budget = budget(&mut self.purses, Some(&account));
-            for group in self.groups.get(&account.id).into_iter().flatten() {
+            let known = self.accounts.entry(account.id.clone()).or_default();
+            for group in &known.groups {
                 group.follow(Some(&account), budget.clone());
             }
-            self.accounts.insert(account.id.clone(), account);
+            known.account = Some(account);
         }
         if restarted {
-            let gone = self
-                .groups
-                .iter()
-                .filter(|(id, _)| !self.accounts.contains_key(id));
-            gone.flat_map(|(_, groups)| groups)
+            let known = self.accounts.values();
+            let gone = known.filter(|known| known.account.is_none());
+            gone.flat_map(|known| &known.groups)
                 .for_each(|group| group.follow(None, None));
         }
     }

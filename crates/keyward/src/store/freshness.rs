@@ -1,11 +1,11 @@
 //! How fresh the replica is.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::limit::bucket::nanos;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::{Clock, Replica};
 
 /// Both clocks at one moment, in nanoseconds.
@@ -117,5 +117,30 @@ impl Future for Refreshed {
         } else {
             Poll::Ready(false)
         }
+    }
+}
+
+#[cfg(all(test, keyward_loom))]
+mod every_order {
+    use std::sync::Arc;
+
+    use loom::thread;
+
+    use super::*;
+
+    #[test]
+    fn neither_clock_is_of_a_later_poll_than_the_one_that_says_when() {
+        loom::model(|| {
+            let freshness = Arc::new(Freshness::default());
+            let feed = Arc::clone(&freshness);
+            let feed = thread::spawn(move || {
+                for at in [1, 2] {
+                    feed.set(Moment { boot: at, unix: at });
+                }
+            });
+            let seen = freshness.get();
+            assert!(seen.unix >= seen.boot, "{seen:?}");
+            feed.join().unwrap();
+        });
     }
 }

@@ -2,8 +2,7 @@
 
 use std::fmt;
 use std::mem;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::SystemTime;
 
@@ -14,6 +13,8 @@ use crate::store::feed::Feed;
 use crate::store::freshness::{Freshness, Moment, Refreshed};
 use crate::store::table::Table;
 use crate::store::usage::{Redigest, Tally, UsageCount};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 use crate::{
     Clock, CreditGrant, CreditOwner, CreditWant, KeyDigest, KeyRecord, Poll, SystemClock, Unspent,
 };
