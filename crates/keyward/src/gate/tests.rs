@@ -520,6 +520,22 @@ fn the_environment_in_the_text_must_be_that_of_the_record() {
 }
 
 #[test]
+fn the_field_to_remove_is_named_by_its_place_among_the_locations() {
+    let mut world = World::new();
+    world.fields[0] = (
+        "authorization",
+        format!("Bearer {}", world.key.expose_secret()).into(),
+    );
+    world.feed();
+    let gate = world.builder().build().unwrap();
+    let Verdict::Admit(admitted) = world.verdict(&gate) else {
+        panic!()
+    };
+    assert_eq!(admitted.key_field, KeyField::Remove(1));
+    assert_eq!(gate.locations().get(1), Some(&KeyLocation::bearer()));
+}
+
+#[test]
 fn a_publishable_key_passes_only_where_both_route_and_place_are_meant_for_it() {
     let mut world = World::new();
     world.record.kind = KeyKind::Publishable;
