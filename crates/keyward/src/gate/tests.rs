@@ -520,6 +520,22 @@ fn the_environment_in_the_text_must_be_that_of_the_record() {
 }
 
 #[test]
+fn the_field_to_remove_is_named_by_its_place_among_the_locations() {
+    let mut world = World::new();
+    world.fields[0] = (
+        "authorization",
+        format!("Bearer {}", world.key.expose_secret()).into(),
+    );
+    world.feed();
+    let gate = world.builder().build().unwrap();
+    let Verdict::Admit(admitted) = world.verdict(&gate) else {
+        panic!()
+    };
+    assert_eq!(admitted.key_field, KeyField::Remove(1));
+    assert_eq!(gate.locations().get(1), Some(&KeyLocation::bearer()));
+}
+
+#[test]
 fn a_publishable_key_passes_only_where_both_route_and_place_are_meant_for_it() {
     let mut world = World::new();
     world.record.kind = KeyKind::Publishable;
@@ -836,7 +852,7 @@ fn of_a_key_made_elsewhere_only_the_secret_counts_and_512_bytes_at_most() {
 }
 
 #[test]
-fn a_refusal_for_a_missing_scope_names_those_of_the_route() {
+fn a_missing_scope_is_told_with_those_of_the_route() {
     let mut world = World::new();
     world.requirement = Requirement::new().scope("kyc").any_scope(["age", "name"]);
     world.feed();
@@ -847,6 +863,19 @@ fn a_refusal_for_a_missing_scope_names_those_of_the_route() {
     let challenge = r#"ApiKey realm="api", error="insufficient_scope", scope="kyc age name""#;
     let mut fields = refusal.reply.fields();
     assert!(fields.any(|field| field == ("www-authenticate", challenge)));
+    for (requirement, denial, verdict) in [
+        (
+            world.requirement.clone(),
+            Some(DenialKind::ScopeMissing),
+            "refuses",
+        ),
+        (world.requirement.clone().report_only(), None, "reports"),
+    ] {
+        let explained = gate.explain(&world, &requirement);
+        assert_eq!(explained.denial(), denial);
+        let told = format!("  {verdict}  the scopes of the route: ");
+        assert!(explained.to_string().contains(&told), "{explained}");
+    }
 }
 
 #[test]
