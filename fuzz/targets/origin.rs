@@ -73,7 +73,8 @@ fn allowed(policy: &OriginPolicy, origin: &[u8]) -> bool {
     let Ok(url) = Url::parse(text) else {
         return false;
     };
-    if url.origin().ascii_serialization() != text {
+    // A URL may name port 0, and nothing can listen there.
+    if url.origin().ascii_serialization() != text || url.port() == Some(0) {
         return false;
     }
     let host = url.host_str().unwrap_or_default();
