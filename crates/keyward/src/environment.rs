@@ -64,14 +64,6 @@ impl Environment {
         Ok(text)
     }
 
-    /// The token with which a text begins, and what follows it.
-    pub(crate) fn begins(text: &[u8]) -> Option<(&[u8], &[u8])> {
-        let ends = text.iter().position(|byte| !Self::is_token_byte(*byte))?;
-        let (token, rest) = text.split_at_checked(ends)?;
-        let is_one = token.len() <= Self::MAX_LEN && token.first()?.is_ascii_lowercase();
-        is_one.then_some((token, rest))
-    }
-
     /// Whether this is its token.
     pub(crate) fn is(&self, token: &[u8]) -> bool {
         self.text.get(..usize::from(self.len)) == Some(token)

@@ -1,8 +1,6 @@
 //! The one place that decides.
 
 use std::fmt;
-use std::future::pending;
-use std::mem;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -141,27 +139,21 @@ impl Gate {
         requirement: &Arc<Requirement>,
         outer: Option<&Principal>,
     ) -> Decision {
-        let mut decision = self.decide(request, requirement, outer);
-        // In place: it is large to move.
-        match &mut decision {
-            Decision::Ready(Verdict::Admit(_)) => {}
+        match self.decide(request, requirement, outer) {
             Decision::Ready(Verdict::Refuse(refusal)) => {
-                refusal.word_for(grpc::content_type(request));
+                Decision::Ready(refusal.worded_for(grpc::content_type(request)))
             }
-            Decision::Pending(verdict) => {
-                if let grpc @ Some(_) = grpc::content_type(request) {
-                    let decided = mem::replace(verdict, Box::pin(pending()));
-                    *verdict = Box::pin(async move {
-                        let mut verdict = decided.await;
-                        if let Verdict::Refuse(refusal) = &mut verdict {
-                            refusal.word_for(grpc);
-                        }
-                        verdict
-                    });
-                }
-            }
+            Decision::Pending(verdict) => match grpc::content_type(request) {
+                None => Decision::Pending(verdict),
+                grpc => Decision::Pending(Box::pin(async move {
+                    match verdict.await {
+                        Verdict::Refuse(refusal) => refusal.worded_for(grpc),
+                        admit @ Verdict::Admit(_) => admit,
+                    }
+                })),
+            },
+            admit @ Decision::Ready(Verdict::Admit(_)) => admit,
         }
-        decision
     }
 
     fn decide<R: RequestHead>(

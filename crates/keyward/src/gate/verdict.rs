@@ -288,10 +288,11 @@ pub trait ResponseHead {
 
 impl Refusal {
     /// As the protocol of the request demands: gRPC has its own place for a status.
-    pub(crate) fn word_for(&mut self, grpc: Option<&'static str>) {
+    pub(crate) fn worded_for(mut self, grpc: Option<&'static str>) -> Verdict {
         if let (Some(content_type), Some(_)) = (grpc, &self.denial) {
             self.reply = self.reply.in_grpc(content_type);
         }
+        Verdict::Refuse(self)
     }
 }
 

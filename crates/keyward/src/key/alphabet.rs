@@ -36,17 +36,11 @@ impl Alphabet {
         }
     }
 
-    /// Whether all bytes are characters of it. Looks at each without a branch and at sixteen together,
-    /// which the compiler turns into one step.
+    /// Whether all bytes are characters of it. Looks at each without a branch, which the compiler
+    /// turns into many at once.
     pub(crate) fn holds_all(self, text: &[u8]) -> bool {
-        fn each(text: &[u8], holds: impl Fn(u8) -> bool) -> bool {
-            text.iter().fold(true, |all, byte| all & holds(*byte))
-        }
         fn all(text: &[u8], holds: impl Fn(u8) -> bool) -> bool {
-            let (sixteens, rest) = text.as_chunks::<16>();
-            // The last sixteen overlap those before them.
-            let rest = text.last_chunk::<16>().map_or(rest, <[u8; 16]>::as_slice);
-            sixteens.iter().all(|some| each(some, &holds)) && each(rest, &holds)
+            text.iter().fold(true, |all, byte| all & holds(*byte))
         }
         match self {
             Self::Base62 => all(text, |byte| byte.is_ascii_alphanumeric()),

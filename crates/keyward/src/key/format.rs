@@ -208,8 +208,9 @@ impl KeyFormat {
         let mut rest = text.strip_prefix(self.head.as_bytes())?;
         let mut environment = None;
         if let Some(tail) = &self.tail {
-            let (token, after) = Environment::begins(rest)?;
-            environment = Some(token);
+            let ends = rest.iter().position(|b| !Environment::is_token_byte(*b))?;
+            let (token, after) = rest.split_at_checked(ends)?;
+            environment = Some(Environment::check(token).ok()?);
             rest = after.strip_prefix(tail.as_bytes())?;
         }
         let checksum = self.checksum_len();

@@ -309,13 +309,13 @@ mod tests {
     use super::*;
     use crate::AccountId;
 
-    fn purse(amount: u32) -> Arc<Purse> {
+    pub(super) fn purse(amount: u32) -> Arc<Purse> {
         let purse = Arc::new(Purse::new(AccountId::parse("acme").unwrap().into()));
         purse.take_in(&grant(amount, true), Duration::ZERO);
         purse
     }
 
-    fn grant(amount: u32, more: bool) -> CreditGrant {
+    pub(super) fn grant(amount: u32, more: bool) -> CreditGrant {
         CreditGrant {
             owner: AccountId::parse("acme").unwrap().into(),
             amount,
@@ -392,31 +392,17 @@ mod every_order {
     use loom::future::block_on;
     use loom::thread;
 
+    use super::tests::{grant, purse};
     use super::*;
-    use crate::{AccountId, SystemClock};
-
-    fn purse() -> Arc<Purse> {
-        Arc::new(Purse::new(AccountId::parse("acme").unwrap().into()))
-    }
-
-    fn grant(amount: u32) -> CreditGrant {
-        CreditGrant {
-            owner: AccountId::parse("acme").unwrap().into(),
-            amount,
-            epoch: 1,
-            more: true,
-            refill_at: None,
-        }
-    }
 
     #[test]
     fn whoever_waits_for_credits_gets_them() {
         loom::model(|| {
-            let (replica, purse) = (Replica::with(Arc::new(SystemClock), 1), purse());
+            let (replica, purse) = (Replica::new(), purse(0));
             let store = Arc::clone(&purse);
             replica.on_demand(move |replica| {
                 for want in replica.take_wanted() {
-                    store.take_in(&grant(want.at_least), Duration::ZERO);
+                    store.take_in(&grant(want.at_least, true), Duration::ZERO);
                 }
                 true
             });
@@ -433,8 +419,7 @@ mod every_order {
     #[test]
     fn credits_are_spent_given_back_and_returned_once() {
         loom::model(|| {
-            let (replica, purse) = (Replica::with(Arc::new(SystemClock), 1), purse());
-            purse.take_in(&grant(2), Duration::ZERO);
+            let (replica, purse) = (Replica::new(), purse(2));
             let spender = {
                 let (replica, purse) = (replica.clone(), Arc::clone(&purse));
                 thread::spawn(move || {
@@ -448,7 +433,7 @@ mod every_order {
                 let purse = Arc::clone(&purse);
                 thread::spawn(move || purse.take_unspent(true).map_or(0, |unspent| unspent.amount))
             };
-            purse.take_in(&grant(3), Duration::ZERO);
+            purse.take_in(&grant(3, true), Duration::ZERO);
             let gone = spender.join().unwrap() + closer.join().unwrap();
             assert_eq!(gone + parts(purse.held.load(Ordering::Acquire)).1, 5);
         });
