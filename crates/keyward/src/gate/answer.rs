@@ -10,7 +10,7 @@ use crate::limit::quota::seconds;
 use crate::store::entry::Entry;
 use crate::{
     Access, Admitted, Anonymous, Denial, DenialKind, ErrorCode, Finish, Gate, KeyField,
-    OriginPolicy, Principal, Refusal, Reply, Requirement, Verdict,
+    OriginPolicy, Principal, Refusal, Requirement, Verdict,
 };
 
 impl Gate {
@@ -19,7 +19,7 @@ impl Gate {
         let Some(kind) = reported else { return };
         self.inner.reports.count(kind);
         let code = self.inner.replies.code(kind);
-        let status = self.rendered(code).status();
+        let status = self.inner.rendered.of(code).status();
         Denial::new(kind, Some(Arc::clone(entry))).log_report(code, status);
     }
 
@@ -84,7 +84,7 @@ impl Gate {
     pub(super) fn admit_anonymous(&self) -> Verdict {
         Verdict::Admit(Admitted {
             access: Some(Access::Anonymous(Anonymous(
-                self.rendered(ErrorCode::MissingApiKey),
+                self.inner.rendered.of(ErrorCode::MissingApiKey),
             ))),
             key_field: KeyField::None,
             finish: Finish {
@@ -127,7 +127,7 @@ impl Gate {
                 reply
             })
         } else {
-            self.rendered(code)
+            self.inner.rendered.of(code)
         };
         Refusal {
             reply,
@@ -152,13 +152,6 @@ impl Gate {
             }
         }
         Verdict::Refuse(refusal)
-    }
-
-    pub(super) fn rendered(&self, code: ErrorCode) -> Reply {
-        match self.inner.rendered.get(code as usize) {
-            Some(reply) => reply.clone(),
-            None => Reply::new(500, Vec::new()),
-        }
     }
 }
 

@@ -9,9 +9,10 @@ use std::time::Duration;
 use crate::gate::gate::Inner;
 use crate::gate::reports::Reports;
 use crate::gate::throttle::FailureThrottle;
+use crate::reply::reply::EveryReply;
 use crate::{
-    Cors, Environment, ErrorCode, ForeignFormat, Gate, KeyFormat, KeyLocation, Limiter, Peppers,
-    RateLimits, Replica, Replies, Reply, ResetUnit, ScopeCatalog,
+    Cors, Environment, ForeignFormat, Gate, KeyFormat, KeyLocation, Limiter, Peppers, RateLimits,
+    Replica, Replies, Reply, ResetUnit, ScopeCatalog,
 };
 
 /// Puts a gate together; made by [`Gate::builder`].
@@ -232,7 +233,7 @@ impl GateBuilder {
             }
             reply
         };
-        let rendered = ErrorCode::ALL.map(render).into();
+        let rendered = EveryReply::made(render);
         Ok(Gate {
             inner: Arc::new(Inner {
                 id: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -344,7 +345,7 @@ pub enum GateErrorKind {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{MemoryStore, Store};
+    use crate::{ErrorCode, MemoryStore, Store};
 
     fn builder() -> GateBuilder {
         let format = KeyFormat::new("x_").unwrap();

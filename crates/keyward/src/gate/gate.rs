@@ -16,6 +16,7 @@ use crate::gate::prove::{Presented, Proved};
 use crate::gate::reports::Reports;
 use crate::gate::throttle::Throttle;
 use crate::reply::grpc;
+use crate::reply::reply::EveryReply;
 use crate::request::head::is_preflight;
 use crate::store::freshness::Moment;
 use crate::{
@@ -86,8 +87,7 @@ pub(crate) struct Inner {
     pub(crate) forwards_key: bool,
     pub(crate) realm: String,
     pub(crate) replies: Replies,
-    /// One for every code, at its place.
-    pub(crate) rendered: Vec<Reply>,
+    pub(crate) rendered: EveryReply,
     pub(crate) preflight: Reply,
     /// Where pages of other origins may read the answers.
     pub(crate) readable: Option<Readable>,

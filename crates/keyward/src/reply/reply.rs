@@ -5,6 +5,8 @@ use std::fmt;
 use std::mem;
 use std::sync::{Arc, OnceLock};
 
+use crate::ErrorCode;
+
 /// What the layer answers itself: a refusal or a preflight.
 ///
 /// The same for every adapter: each field on a line of its own, lines of one name in this order.
@@ -51,6 +53,22 @@ pub struct Reply {
     rendered: Arc<Rendered>,
     /// What this answer adds, such as when to try again.
     own: Vec<(&'static str, String)>,
+}
+
+/// An answer for every code, made once.
+pub(crate) struct EveryReply(Vec<Reply>);
+
+impl EveryReply {
+    pub(crate) fn made(make: impl FnMut(ErrorCode) -> Reply) -> Self {
+        Self(ErrorCode::ALL.map(make).into())
+    }
+
+    pub(crate) fn of(&self, code: ErrorCode) -> Reply {
+        match self.0.get(code as usize) {
+            Some(reply) => reply.clone(),
+            None => Reply::new(500, Vec::new()),
+        }
+    }
 }
 
 /// What all answers of a kind share.

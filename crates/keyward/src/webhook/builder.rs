@@ -6,10 +6,11 @@ use std::sync::Arc;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use crate::reply::reply::EveryReply;
 use crate::request::credential::Credential;
 use crate::webhook::receiver::Inner;
 use crate::{
-    Clock, ErrorCode, GateError, GateErrorKind, KeyField, KeyLocation, ParseError, ParseErrorKind,
+    Clock, GateError, GateErrorKind, KeyField, KeyLocation, ParseError, ParseErrorKind,
     RecentWebhooks, ReplayMemory, Replies, Reply, RequestHead, SystemClock, WebhookError,
     WebhookErrorKind, WebhookReceiver, WebhookVerifier,
 };
@@ -117,7 +118,7 @@ impl WebhookReceiverBuilder {
             return Err(GateError::new(GateErrorKind::Locations));
         }
         let render = |code| self.replies.render(code, REALM, locations, None);
-        let rendered = ErrorCode::ALL.map(render).into();
+        let rendered = EveryReply::made(render);
         Ok(WebhookReceiver {
             inner: Arc::new(Inner {
                 verifier: self.verifier,

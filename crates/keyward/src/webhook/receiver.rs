@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::outbox::challenge::answer_to;
+use crate::reply::reply::EveryReply;
 use crate::request::location::trim;
 use crate::webhook::builder::ExpectedKeys;
 use crate::webhook::form::Claim;
@@ -115,8 +116,7 @@ pub(crate) struct Inner {
     pub(crate) memory: Option<Arc<dyn ReplayMemory>>,
     pub(crate) limit: usize,
     pub(crate) clock: Arc<dyn Clock>,
-    /// One for every code, at its place.
-    pub(crate) rendered: Vec<Reply>,
+    pub(crate) rendered: EveryReply,
     pub(crate) known: Reply,
 }
 
@@ -182,15 +182,8 @@ impl WebhookReceiver {
             _ => tracing::debug!(code = name, reason, "webhook refused"),
         }
         WebhookAnswer {
-            reply: self.rendered(code),
+            reply: self.inner.rendered.of(code),
             error: Some(error),
-        }
-    }
-
-    fn rendered(&self, code: ErrorCode) -> Reply {
-        match self.inner.rendered.get(code as usize) {
-            Some(reply) => reply.clone(),
-            None => Reply::new(500, Vec::new()),
         }
     }
 }
@@ -289,7 +282,7 @@ impl AwaitedBody {
                 }
             }
         }
-        let invalid_json = receiver.rendered(ErrorCode::InvalidWebhookJson);
+        let invalid_json = inner.rendered.of(ErrorCode::InvalidWebhookJson);
         WebhookVerdict::Deliver(WebhookDelivery {
             event: WebhookEvent::new(signed, body, invalid_json),
             key_field,
