@@ -20,16 +20,23 @@ pub struct ParseError {
     subject: &'static str,
     kind: ParseErrorKind,
     entry: Option<usize>,
+    advice: Option<&'static str>,
 }
 
 impl ParseError {
     pub(crate) const fn new(subject: &'static str, kind: ParseErrorKind) -> Self {
-        let entry = None;
         Self {
             subject,
             kind,
-            entry,
+            entry: None,
+            advice: None,
         }
+    }
+
+    /// Adds what to do instead.
+    pub(crate) const fn advise(mut self, advice: &'static str) -> Self {
+        self.advice = Some(advice);
+        self
     }
 
     pub(crate) const fn at(mut self, entry: usize) -> Self {
@@ -63,7 +70,11 @@ impl fmt::Display for ParseError {
         if let Some(entry) = self.entry {
             write!(f, " at index {entry}")?;
         }
-        write!(f, ": {}", self.kind.rule())
+        write!(f, ": {}", self.kind.rule())?;
+        match self.advice {
+            Some(advice) => write!(f, "; {advice}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -113,6 +124,18 @@ pub enum ParseErrorKind {
     Repeated,
     /// It is not in the list of known values.
     Unknown,
+    /// The secret begins with a byte order mark, as some editors write it.
+    ByteOrderMark,
+    /// The secret ends in a newline, mostly that of the file it was read from.
+    Newline,
+    /// The secret begins or ends with white space.
+    Blank,
+    /// The secret stands in quotation marks.
+    Quoted,
+    /// The secret holds a line break, a tab or another character that is not seen.
+    Invisible,
+    /// The secret begins like another one, or with a label; the message says what to do.
+    WrongPrefix,
 }
 
 impl ParseErrorKind {
@@ -138,6 +161,12 @@ impl ParseErrorKind {
             Self::NotPublic => "the host is not public",
             Self::Repeated => "is there already",
             Self::Unknown => "is not a known value",
+            Self::ByteOrderMark => "begins with a byte order mark",
+            Self::Newline => "ends in a newline",
+            Self::Blank => "begins or ends with white space",
+            Self::Quoted => "stands in quotation marks",
+            Self::Invisible => "holds a line break, tab or other invisible character",
+            Self::WrongPrefix => "has the wrong prefix",
         }
     }
 }

@@ -34,6 +34,7 @@ mod record;
 mod reply;
 mod request;
 mod scope;
+mod secret_text;
 mod store;
 mod sync;
 #[cfg(test)]

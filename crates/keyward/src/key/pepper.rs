@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256, Sha512};
 
 use crate::clock::unix_time;
 use crate::key::digest::DigestBytes;
+use crate::secret_text::check_bytes;
 use crate::{Clock, DigestScheme, KeyDigest, ParseError, ParseErrorKind};
 
 /// How many schemes a look-up tries at most.
@@ -72,10 +73,14 @@ pub struct Pepper {
 }
 
 impl Pepper {
-    /// A pepper of at least 16 bytes from a random generator.
+    /// Makes a pepper of at least 16 bytes from a random generator.
+    ///
+    /// The bytes may be text, such as base64, and are used as they are. Text that was changed on its way
+    /// is refused: another process that trims it would have another pepper, and know none of the keys.
     ///
     /// # Errors
-    /// When the id is not one, or the secret is empty or shorter than 16 bytes.
+    /// When the id is not one, or the secret is empty or shorter than 16 bytes, or is text that ends in
+    /// a newline, stands in quotation marks, or begins with a byte order mark or white space.
     ///
     /// ```
     /// use keyward::{ParseErrorKind, Pepper};
@@ -83,8 +88,37 @@ impl Pepper {
     /// let unset = String::new(); // a missing environment variable must not pass for a pepper
     /// let error = Pepper::new("2026", unset.as_bytes()).unwrap_err();
     /// assert_eq!(error.kind(), ParseErrorKind::Empty);
+    ///
+    /// let file = "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n"; // of `openssl rand -base64 24 > pepper`
+    /// let error = Pepper::new("2026", file.as_bytes()).unwrap_err();
+    /// assert_eq!(error.kind(), ParseErrorKind::Newline);
+    /// assert!(Pepper::new("2026", file.trim_end().as_bytes()).is_ok());
     /// ```
     pub fn new(id: &str, secret: &[u8]) -> Result<Self, ParseError> {
+        let advice = "trim it, or use `Pepper::verbatim` if keys were digested with it";
+        PepperId::parse(id)?;
+        check_bytes("pepper", secret, advice)?;
+        Self::verbatim(id, secret)
+    }
+
+    /// Makes a pepper of exactly these bytes, whatever stands around them.
+    ///
+    /// Only for a pepper that keys were digested with before [`new`](Self::new) refused it: let it be
+    /// [retired](Peppers::retired) by one without the newline.
+    ///
+    /// # Errors
+    /// When the id is not one, or the secret is empty or shorter than 16 bytes.
+    ///
+    /// ```
+    /// use keyward::{Pepper, Peppers};
+    ///
+    /// let file = b"MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n";
+    /// let old = Pepper::verbatim("2025", file)?;
+    /// let peppers = Peppers::new(Pepper::new("2026", file.trim_ascii())?).retired(old)?;
+    /// assert_eq!(peppers.current().to_string(), "hmac-sha256:2026");
+    /// # Ok::<(), keyward::ParseError>(())
+    /// ```
+    pub fn verbatim(id: &str, secret: &[u8]) -> Result<Self, ParseError> {
         let id = PepperId::parse(id)?;
         let error = ParseError::new("pepper", ParseErrorKind::Empty);
         if secret.len() < 16 {

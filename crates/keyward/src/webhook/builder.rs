@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use crate::reply::reply::EveryReply;
 use crate::request::credential::Credential;
+use crate::secret_text::check_text;
 use crate::webhook::receiver::Inner;
 use crate::{
     Clock, GateError, GateErrorKind, KeyField, KeyLocation, ParseError, ParseErrorKind,
@@ -62,7 +63,8 @@ impl WebhookReceiverBuilder {
     /// service's own, put a gate in front of the receiver instead.
     ///
     /// # Errors
-    /// When the key has fewer than 16 bytes, or there are 16 already.
+    /// When the key has fewer than 16 bytes, or has something around it that is no part of it, such as
+    /// a newline, quotation marks or `Bearer `; or when there are 16 already.
     pub fn api_key(mut self, location: KeyLocation, key: &str) -> Result<Self, ParseError> {
         self.keys.add(location, key)?;
         Ok(self)
@@ -143,7 +145,13 @@ pub(crate) struct ExpectedKeys {
 
 impl ExpectedKeys {
     fn add(&mut self, location: KeyLocation, key: &str) -> Result<(), ParseError> {
-        let error = |kind| Err(ParseError::new("expected API key", kind));
+        const SUBJECT: &str = "expected API key";
+        let error = |kind| Err(ParseError::new(SUBJECT, kind));
+        let alone = "give the key alone, without its header or scheme";
+        let header = format!("{}:", location.field());
+        let scheme = format!("{} ", location.challenge());
+        let copied = [&*header, &scheme, "authorization:", "bearer ", "basic "];
+        check_text(SUBJECT, key, &copied.map(|prefix| (prefix, alone)))?;
         match key.len() {
             0..16 => return error(ParseErrorKind::Empty),
             _ if self.keys.len() == 16 => return error(ParseErrorKind::TooMany),

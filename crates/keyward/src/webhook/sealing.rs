@@ -9,6 +9,7 @@ use chacha20poly1305::{AeadInOut, KeyInit, Tag, XChaCha20Poly1305, XNonce};
 use zeroize::Zeroizing;
 
 use crate::key::pepper::check_id;
+use crate::secret_text::{as_text, check_bytes};
 use crate::{ParseError, ParseErrorKind, RandomError, WebhookSecret};
 
 const NONCE: usize = 24;
@@ -31,20 +32,59 @@ pub struct SealingKey {
 }
 
 impl SealingKey {
-    /// A key of exactly 32 bytes from a random generator.
+    /// Makes a key of exactly 32 bytes from a random generator.
     ///
     /// The id is 1 to 32 letters, digits, `-`, `_` and `.`.
     ///
     /// # Errors
-    /// When the id is not one, or the key is not of 32 bytes.
+    /// When the id is not one, or the key is not of 32 bytes, or is text that ends in a newline, stands
+    /// in quotation marks, or begins with a byte order mark or white space.
+    ///
+    /// ```
+    /// use keyward::{ParseErrorKind, SealingKey};
+    ///
+    /// let file = b"MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n";
+    /// let error = SealingKey::new("2026", file).unwrap_err();
+    /// assert_eq!(error.kind(), ParseErrorKind::Newline);
+    /// assert!(SealingKey::new("2026", file.trim_ascii_end()).is_ok());
+    /// ```
     pub fn new(id: &str, key: &[u8]) -> Result<Self, ParseError> {
         check_id("sealing key id", id)?;
-        let kind = match key.len() {
-            0..=32 => ParseErrorKind::Empty,
-            _ => ParseErrorKind::TooLong,
+        let advice = "trim it, or use `SealingKey::verbatim` if secrets were sealed with it";
+        check_bytes("sealing key", key, advice)?;
+        Self::verbatim(id, key)
+    }
+
+    /// Makes a key of exactly these 32 bytes, whatever stands around them.
+    ///
+    /// Only for a key that secrets were sealed with before [`new`](Self::new) refused it: let it be
+    /// [retired](SealingKeys::retired) by another.
+    ///
+    /// # Errors
+    /// When the id is not one, or the key is not of 32 bytes.
+    ///
+    /// ```
+    /// use keyward::{SealingKey, SealingKeys};
+    ///
+    /// let old = SealingKey::verbatim("2025", b"fKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n")?;
+    /// let keys = SealingKeys::new(SealingKey::new("2026", &[7; 32])?).retired(old);
+    /// assert!(keys.is_ok());
+    /// # Ok::<(), keyward::ParseError>(())
+    /// ```
+    pub fn verbatim(id: &str, key: &[u8]) -> Result<Self, ParseError> {
+        check_id("sealing key id", id)?;
+        let error = match key.len() {
+            0..=32 => ParseError::new("sealing key", ParseErrorKind::Empty),
+            _ => ParseError::new("sealing key", ParseErrorKind::TooLong),
         };
-        let cipher = XChaCha20Poly1305::new_from_slice(key);
-        let cipher = cipher.map_err(|_| ParseError::new("sealing key", kind))?;
+        let error = match key.len() {
+            // 32 bytes in base64, with and without the padding, and in hexadecimal.
+            43 | 44 | 64 if as_text(key).is_some() => {
+                error.advise("decode its base64 or hexadecimal first")
+            }
+            _ => error,
+        };
+        let cipher = XChaCha20Poly1305::new_from_slice(key).map_err(|_| error)?;
         let id = id.into();
         Ok(Self { id, cipher })
     }

@@ -11,9 +11,20 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use crate::secret_text::{WrongPrefix, check_text};
 use crate::{Grace, ParseError, ParseErrorKind, RandomError, WebhookSigner};
 
+const SUBJECT: &str = "webhook secret";
 const PREFIX: &str = "whsec_";
+const WRONG_PREFIXES: [WrongPrefix<'_>; 5] = [
+    ("v1,", "remove `v1,`"),
+    ("whsec_whsec_", "`whsec_` is there twice"),
+    ("v1a,", ASYMMETRIC),
+    ("whsk_", ASYMMETRIC),
+    ("whpk_", ASYMMETRIC),
+];
+const ASYMMETRIC: &str =
+    "Ed25519 signatures are not supported, use a secret that begins with `whsec_`";
 const READER: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
@@ -54,7 +65,8 @@ impl WebhookSecret {
     /// The libraries of Standard Webhooks take all of these, and some services hand them out so.
     ///
     /// # Errors
-    /// When it is not standard base64, or of fewer than 24 or more than 64 bytes.
+    /// When it is not standard base64, or of fewer than 24 or more than 64 bytes, or has something
+    /// around it that is no part of it, such as a newline, quotation marks or `v1,`.
     ///
     /// ```
     /// use keyward::{ParseErrorKind, WebhookSecret};
@@ -68,7 +80,8 @@ impl WebhookSecret {
     /// # Ok::<(), keyward::ParseError>(())
     /// ```
     pub fn parse(text: &str) -> Result<Self, ParseError> {
-        let error = |kind| ParseError::new("webhook secret", kind);
+        let error = |kind| ParseError::new(SUBJECT, kind);
+        check_text(SUBJECT, text, &WRONG_PREFIXES)?;
         let text = text.strip_prefix(PREFIX).unwrap_or(text);
         // 64 bytes are 88 characters.
         if text.len() > 88 {
@@ -199,8 +212,9 @@ pub(crate) struct MacKey(Zeroizing<Vec<u8>>);
 
 impl MacKey {
     /// A secret that another service has chosen: its text is the key.
-    pub(crate) fn of_text(text: &str) -> Result<Self, ParseError> {
-        let error = |kind| Err(ParseError::new("webhook secret", kind));
+    pub(crate) fn of_text(text: &str, wrong: &[WrongPrefix<'_>]) -> Result<Self, ParseError> {
+        let error = |kind| Err(ParseError::new(SUBJECT, kind));
+        check_text(SUBJECT, text, wrong)?;
         match text.len() {
             0..16 => error(ParseErrorKind::Empty),
             16..=256 => Ok(Self(Zeroizing::new(text.as_bytes().to_vec()))),
@@ -244,9 +258,6 @@ mod tests {
             (of(23), Empty),
             (of(65), TooLong),
             (of(1000), TooLong),
-            (format!("whsec_whsec_{}", &of(24)[6..]), Character),
-            (format!(" {}", of(24)), Character),
-            (format!("{}\n", of(24)), Character),
             (of(32) + "=", Character),
             (of(32).replace("c=", "d="), Character),
             (of(24).replacen('B', "-", 1), Character),

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 
 use crate::clock::unix_time;
+use crate::secret_text::WrongPrefix;
 use crate::webhook::form::{Claim, Form};
 use crate::webhook::secret::MacKey;
 use crate::{
@@ -15,6 +16,40 @@ use crate::{
 
 /// How many secrets are tried at most.
 const MAX_SECRETS: usize = 4;
+
+/// The sender of another form, or another secret of the same service.
+const NOT_STRIPE: [WrongPrefix<'_>; 8] = [
+    ("v1,", "remove `v1,`"),
+    (
+        "we_",
+        "that is the endpoint's id, its signing secret begins with `whsec_`",
+    ),
+    ("sk_live_", STRIPE_API_KEY),
+    ("sk_test_", STRIPE_API_KEY),
+    ("rk_live_", STRIPE_API_KEY),
+    ("rk_test_", STRIPE_API_KEY),
+    ("pk_live_", STRIPE_API_KEY),
+    ("pk_test_", STRIPE_API_KEY),
+];
+const STRIPE_API_KEY: &str =
+    "that is an API key, the endpoint's signing secret begins with `whsec_`";
+const NOT_GITHUB: [WrongPrefix<'_>; 9] = [
+    ("whsec_", OTHER_FORM),
+    ("v1,", OTHER_FORM),
+    (
+        "sha256=",
+        "that is a signature, use the secret of the webhook's settings",
+    ),
+    ("ghp_", GITHUB_TOKEN),
+    ("gho_", GITHUB_TOKEN),
+    ("ghu_", GITHUB_TOKEN),
+    ("ghs_", GITHUB_TOKEN),
+    ("ghr_", GITHUB_TOKEN),
+    ("github_pat_", GITHUB_TOKEN),
+];
+const OTHER_FORM: &str =
+    "that is for `WebhookVerifier::standard`, or for `WebhookVerifier::stripe` if Stripe issued it";
+const GITHUB_TOKEN: &str = "that is an access token, use the secret of the webhook's settings";
 
 /// Checks the signatures of one sender, on bytes.
 ///
@@ -63,31 +98,54 @@ pub struct WebhookVerifier {
 }
 
 impl WebhookVerifier {
-    /// [Standard Webhooks] `v1`: `webhook-id`, `webhook-timestamp` and `webhook-signature`.
+    /// Verifies [Standard Webhooks] `v1`: `webhook-id`, `webhook-timestamp` and `webhook-signature`.
     ///
     /// # Errors
     /// When the text is not a [`WebhookSecret`].
+    ///
+    /// ```
+    /// use keyward::{ParseErrorKind, WebhookVerifier};
+    ///
+    /// let error = WebhookVerifier::standard("v1,whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap_err();
+    /// assert_eq!(error.kind(), ParseErrorKind::WrongPrefix);
+    /// assert_eq!(error.to_string(), "invalid webhook secret: has the wrong prefix; remove `v1,`");
+    /// ```
     ///
     /// [Standard Webhooks]: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
     pub fn standard(secret: &str) -> Result<Self, ParseError> {
         Self::new(Form::Standard, secret)
     }
 
-    /// Stripe: `Stripe-Signature: t=<seconds>,v1=<hex>`, signed with the secret's text.
+    /// Verifies Stripe's `Stripe-Signature: t=<seconds>,v1=<hex>`, signed with the secret's text.
     ///
     /// # Errors
-    /// When the text has fewer than 16 or more than 256 bytes.
+    /// When the text has fewer than 16 or more than 256 bytes, or has something around it that is no
+    /// part of it, or is an API key.
+    ///
+    /// ```
+    /// let error = keyward::WebhookVerifier::stripe("\"whsec_of_an_endpoint\"").unwrap_err();
+    /// assert_eq!(error.to_string(), "invalid webhook secret: stands in quotation marks");
+    /// ```
     pub fn stripe(secret: &str) -> Result<Self, ParseError> {
         Self::new(Form::Stripe, secret)
     }
 
-    /// GitHub: `X-Hub-Signature-256: sha256=<hex>`, signed with the secret's text.
+    /// Verifies GitHub's `X-Hub-Signature-256: sha256=<hex>`, signed with the secret's text.
     ///
     /// GitHub signs the body alone: no time, and not the name in `X-GitHub-Delivery`. A recorded
     /// delivery is good for ever, but for what the receiver's memory recognises.
     ///
     /// # Errors
-    /// When the text has fewer than 16 or more than 256 bytes.
+    /// When the text has fewer than 16 or more than 256 bytes, or has something around it that is no
+    /// part of it, or is the secret of another sender or an access token.
+    ///
+    /// ```
+    /// use keyward::{ParseErrorKind, WebhookVerifier};
+    ///
+    /// let file = "It's a Secret to Everybody\n"; // as `echo` writes it
+    /// assert_eq!(WebhookVerifier::github(file).unwrap_err().kind(), ParseErrorKind::Newline);
+    /// assert!(WebhookVerifier::github(file.trim_end()).is_ok());
+    /// ```
     pub fn github(secret: &str) -> Result<Self, ParseError> {
         Self::new(Form::GitHub, secret)
     }
@@ -111,7 +169,8 @@ impl WebhookVerifier {
         }
         self.keys.push(match self.form {
             Form::Standard => WebhookSecret::parse(secret)?.key().clone(),
-            Form::Stripe | Form::GitHub => MacKey::of_text(secret)?,
+            Form::Stripe => MacKey::of_text(secret, &NOT_STRIPE)?,
+            Form::GitHub => MacKey::of_text(secret, &NOT_GITHUB)?,
         });
         Ok(self)
     }
