@@ -61,6 +61,8 @@ mod test_store;
 mod throttle;
 #[cfg(test)]
 mod webhooks;
+#[cfg(test)]
+mod written_by_0_1_0;
 
 #[cfg(test)]
 use keyward::*;
