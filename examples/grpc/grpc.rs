@@ -1,7 +1,7 @@
 //! A gRPC service behind API keys, and a client of it.
 //!
 //! One layer stands before the whole server, and asks for a key; another before one of its services, and
-//! asks for a scope too. A refusal arrives as a status of gRPC.
+//! asks for a scope too. Both are told that they guard gRPC, so that a refusal arrives as a status of gRPC.
 //!
 //! ```text
 //! cargo run --example grpc
@@ -89,10 +89,10 @@ impl Service {
         admin.open_account(&operator, &account).await?;
 
         let verifier = ServiceBuilder::new()
-            .layer(RequireKeyLayer::new(gate.clone()).scope("kyc"))
+            .layer(RequireKeyLayer::new(gate.clone()).grpc().scope("kyc"))
             .named_layer(VerifierServer::new(Checks));
         let server = Server::builder()
-            .layer(RequireKeyLayer::new(gate))
+            .layer(RequireKeyLayer::new(gate).grpc())
             .add_service(verifier);
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;

@@ -39,6 +39,8 @@ mod life;
 #[path = "../../crates/keyward/src/limit/tests.rs"]
 mod limits;
 #[cfg(test)]
+mod nginx;
+#[cfg(test)]
 mod outbox;
 #[cfg(test)]
 mod parity;

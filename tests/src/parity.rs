@@ -439,24 +439,32 @@ fn the_exact_answers_are_those_of_the_docs() {
     );
 }
 
+/// A request that says of itself that it has this content type.
+fn claims(service: &Service, target: &str, key: Option<&str>, content_type: &str) -> Ask {
+    let mut fields = vec![("content-type", content_type.into())];
+    fields.extend(key.map(|key| (X, service.keys[key].clone().into_bytes())));
+    let (method, path) = target.split_once(' ').unwrap();
+    let mut methods = ["GET", "HEAD", "POST"].into_iter();
+    let method = methods.find(|own| *own == method).unwrap();
+    let path = path.to_owned();
+    Ask {
+        method,
+        path,
+        fields,
+    }
+}
+
 #[test]
-fn a_grpc_request_is_refused_as_grpc_has_it_everywhere() {
+fn a_call_to_a_grpc_route_is_refused_as_grpc_has_it_everywhere() {
     let service = Arc::new(Service::new());
-    let ask = |path: &str, key: Option<&str>, content_type: &str| {
-        let mut fields = vec![("content-type", content_type.into())];
-        fields.extend(key.map(|key| (X, service.keys[key].clone().into_bytes())));
-        let (method, path) = ("POST", path.to_owned());
-        Ask {
-            method,
-            path,
-            fields,
-        }
+    let ask = |path: &str, key, content_type: &str| {
+        claims(&service, &format!("POST {path}"), key, content_type)
     };
     for (path, key, status) in [
-        ("/live", None, "16"),
-        ("/live", Some("unknown"), "16"),
-        ("/live", Some("suspended"), "7"),
-        ("/both", Some("live"), "7"),
+        ("/grpc", None, "16"),
+        ("/grpc", Some("unknown"), "16"),
+        ("/grpc", Some("suspended"), "7"),
+        ("/grpc", Some("live"), "7"),
     ] {
         for (asked, answered) in [
             ("application/grpc", "application/grpc"),
@@ -473,6 +481,50 @@ fn a_grpc_request_is_refused_as_grpc_has_it_everywhere() {
             assert_eq!(answer.body, "");
         }
     }
-    let json = &everywhere(&service, &[ask("/live", None, "application/json")])[0];
-    assert_eq!(json.status, 401);
+}
+
+#[test]
+fn what_a_caller_says_of_his_request_changes_no_status() {
+    let service = Arc::new(Service::new());
+    for (target, key, status) in [
+        ("GET /live", None, 401),
+        ("POST /live", None, 401),
+        ("POST /live", Some("suspended"), 403),
+        ("POST /both", Some("live"), 403),
+        ("POST /stale", Some("live"), 503),
+        ("GET /grpc", None, 401),
+        ("HEAD /grpc", None, 401),
+    ] {
+        let plain = claims(&service, target, key, "application/json");
+        let [plain] = &everywhere(&service, &[plain])[..] else {
+            unreachable!()
+        };
+        assert_eq!(plain.status, status, "{target}");
+        for content_type in ["application/grpc", "application/grpc-web+proto"] {
+            let claims = claims(&service, target, key, content_type);
+            let answers = everywhere(&service, &[claims]);
+            assert_eq!(&answers[0], plain, "{target} {content_type}");
+        }
+    }
+    for (name, value) in [
+        ("x-http-method-override", "OPTIONS"),
+        ("x-method-override", "OPTIONS"),
+        ("x-forwarded-for", "127.0.0.1"),
+        ("forwarded", "for=127.0.0.1"),
+        ("x-real-ip", "127.0.0.1"),
+        ("x-forwarded-proto", "https"),
+        ("x-original-url", "/optional"),
+        ("host", "localhost"),
+        ("accept", "application/grpc"),
+        ("te", "trailers"),
+        ("expect", "100-continue"),
+        ("upgrade", "websocket"),
+        ("cookie", "session=1"),
+        ("user-agent", "grpc-go/1.0"),
+    ] {
+        let mut ask = claims(&service, "POST /live", None, "application/json");
+        let plain = everywhere(&service, &[ask.clone()]);
+        ask.fields.push((name, value.into()));
+        assert_eq!(everywhere(&service, &[ask]), plain, "{name}");
+    }
 }

@@ -243,6 +243,7 @@ impl Service {
                 any().kinds([KeyKind::Publishable, KeyKind::Secret]),
             ),
             ("/acme", gate.clone(), any().account(account)),
+            ("/grpc", gate.clone(), any().scope("kyc").grpc()),
             ("/optional", gate, any().optional()),
             ("/stale", stale, any()),
             ("/apart", apart, any()),

@@ -133,6 +133,11 @@ impl RequireKeyLayer {
         self.also(Requirement::report_only)
     }
 
+    /// Refuses gRPC calls in the form of gRPC, on routes of a gRPC server: [`Requirement::grpc`].
+    pub fn grpc(self) -> Self {
+        self.also(Requirement::grpc)
+    }
+
     /// Counts for so many requests in the key's rate limits, instead of one. 0 is free.
     ///
     /// # Panics

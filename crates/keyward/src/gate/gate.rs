@@ -139,21 +139,14 @@ impl Gate {
         requirement: &Arc<Requirement>,
         outer: Option<&Principal>,
     ) -> Decision {
-        match self.decide(request, requirement, outer) {
-            Decision::Ready(Verdict::Refuse(refusal)) => {
-                Decision::Ready(refusal.worded_for(grpc::content_type(request)))
-            }
-            Decision::Pending(verdict) => match grpc::content_type(request) {
-                None => Decision::Pending(verdict),
-                grpc => Decision::Pending(Box::pin(async move {
-                    match verdict.await {
-                        Verdict::Refuse(refusal) => refusal.worded_for(grpc),
-                        admit @ Verdict::Admit(_) => admit,
-                    }
-                })),
-            },
-            admit @ Decision::Ready(Verdict::Admit(_)) => admit,
+        let decision = self.decide(request, requirement, outer);
+        // Only where the route says so: what a caller says of himself changes no status.
+        if requirement.is_grpc()
+            && let Some(content_type) = grpc::content_type(request)
+        {
+            return decision.worded_for_grpc(content_type);
         }
+        decision
     }
 
     fn decide<R: RequestHead>(

@@ -34,6 +34,7 @@ pub struct Requirement {
     cost: Option<u32>,
     credits: Option<u32>,
     report_only: bool,
+    grpc: bool,
     scope_missing: ScopeMissing,
 }
 
@@ -53,6 +54,7 @@ impl Requirement {
             cost: None,
             credits: None,
             report_only: false,
+            grpc: false,
             scope_missing: ScopeMissing::default(),
         }
     }
@@ -152,6 +154,51 @@ impl Requirement {
 
     pub(crate) fn is_report_only(&self) -> bool {
         self.report_only
+    }
+
+    /// Refuses gRPC calls in the form of gRPC: status 200, and a `grpc-status`.
+    ///
+    /// For routes of a gRPC server. Every other route answers with the HTTP status, whatever content type
+    /// a request claims to have: a proxy or a client that reads only the status would take the 200 of gRPC
+    /// for a request that may pass. For the same reason a request to such a route gets the HTTP status too
+    /// unless it is a `POST` with a content type of gRPC or gRPC-Web, as every gRPC call is. Do not point
+    /// nginx's `auth_request` or another forward authentication at such a route.
+    ///
+    /// Of several layers of a gate that a call crosses, each words its own refusals: say it for each.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use keyward::*;
+    /// # struct Call(&'static str);
+    /// # impl RequestHead for Call {
+    /// #     fn method(&self) -> &str { self.0 }
+    /// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
+    /// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    /// #         (field == "content-type").then_some(&b"application/grpc"[..]).into_iter()
+    /// #     }
+    /// # }
+    /// # let store = MemoryStore::new();
+    /// # let gate = Gate::builder(store.replica()).format(KeyFormat::new("vhk_{env}_")?).build()?;
+    /// # let answer = |method, requirement: Requirement| {
+    /// #     let decision = gate.check(&Call(method), &Arc::new(requirement), None);
+    /// #     let Decision::Ready(Verdict::Refuse(refusal)) = decision else { panic!("{decision:?}") };
+    /// #     refusal.reply
+    /// # };
+    /// let refused = answer("POST", Requirement::new().grpc());
+    /// assert_eq!(refused.status(), 200);
+    /// assert!(refused.fields().any(|field| field == ("grpc-status", "16")));
+    ///
+    /// assert_eq!(answer("GET", Requirement::new().grpc()).status(), 401);
+    /// assert_eq!(answer("POST", Requirement::new()).status(), 401);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn grpc(mut self) -> Self {
+        self.grpc = true;
+        self
+    }
+
+    pub(crate) fn is_grpc(&self) -> bool {
+        self.grpc
     }
 
     /// Counts for so many requests in the key's rate limits, instead of one. 0 is free.

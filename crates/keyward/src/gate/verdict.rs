@@ -71,6 +71,18 @@ pub enum Decision {
     Pending(Pin<Box<dyn Future<Output = Verdict> + Send>>),
 }
 
+impl Decision {
+    /// With its refusals as gRPC has them.
+    pub(crate) fn worded_for_grpc(self, content_type: &'static str) -> Self {
+        match self {
+            Self::Ready(verdict) => Self::Ready(verdict.worded_for_grpc(content_type)),
+            Self::Pending(verdict) => Self::Pending(Box::pin(async move {
+                verdict.await.worded_for_grpc(content_type)
+            })),
+        }
+    }
+}
+
 impl fmt::Debug for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -92,6 +104,18 @@ pub enum Verdict {
     Admit(Admitted),
     /// Answer it here; the inner service is not called.
     Refuse(Refusal),
+}
+
+impl Verdict {
+    fn worded_for_grpc(self, content_type: &'static str) -> Self {
+        match self {
+            Self::Refuse(mut refusal) => {
+                refusal.reply = refusal.reply.in_grpc(content_type);
+                Self::Refuse(refusal)
+            }
+            admit @ Self::Admit(_) => admit,
+        }
+    }
 }
 
 /// How to hand a request on. See [`Decision`].
@@ -284,16 +308,6 @@ pub trait ResponseHead {
 
     /// Adds a line. The value is of visible ASCII characters and spaces.
     fn append(&mut self, field: &'static str, value: Cow<'static, str>);
-}
-
-impl Refusal {
-    /// As the protocol of the request demands: gRPC has its own place for a status.
-    pub(crate) fn worded_for(mut self, grpc: Option<&'static str>) -> Verdict {
-        if let (Some(content_type), Some(_)) = (grpc, &self.denial) {
-            self.reply = self.reply.in_grpc(content_type);
-        }
-        Verdict::Refuse(self)
-    }
 }
 
 /// How to refuse a request.

@@ -21,8 +21,9 @@
 /// the seconds to wait, the two about origins `vary: Origin`. The codes about webhooks are those of a
 /// [`WebhookReceiver`](crate::WebhookReceiver); their challenge is `WebhookSignature`.
 ///
-/// A gRPC request (content type `application/grpc`, or one of gRPC-Web) gets the same refusal as gRPC has
-/// it: a response of trailers only, with the text as its message. 400 is `INVALID_ARGUMENT` there, 401
+/// A gRPC call (a `POST` with the content type `application/grpc`, or one of gRPC-Web) to a route that is
+/// [told to be of gRPC](crate::Requirement::grpc) gets the same refusal in the form of gRPC: a response of
+/// trailers only, with the text as its message. 400 is `INVALID_ARGUMENT` there, 401
 /// `UNAUTHENTICATED`, 403 `PERMISSION_DENIED`, 429 `RESOURCE_EXHAUSTED`, 503 `UNAVAILABLE`, 500
 /// `INTERNAL`. `retry-after` and the fields of limits are among its metadata:
 ///

@@ -18,9 +18,14 @@ fn is_kept(field: &str) -> bool {
         )
 }
 
-/// The content type of an answer to this request, if it is a gRPC request: of gRPC itself, or of gRPC
-/// for browsers, which has four.
+/// The content type of an answer to this request, if it is a gRPC call: of gRPC itself, or of gRPC for
+/// browsers, which has four.
+///
+/// Every call is a `POST` (gRPC over HTTP/2, "Requests"): a `GET` that says so is none.
 pub(crate) fn content_type<R: RequestHead>(request: &R) -> Option<&'static str> {
+    if request.method() != "POST" {
+        return None;
+    }
     let asked = request.values("content-type").next()?;
     let rest = asked.strip_prefix(b"application/grpc")?;
     let end = rest.iter().position(|b| matches!(b, b';' | b' '));
@@ -80,11 +85,11 @@ mod tests {
 
     use super::*;
 
-    struct Head(&'static str);
+    struct Head(&'static str, &'static str);
 
     impl RequestHead for Head {
         fn method(&self) -> &'static str {
-            "POST"
+            self.0
         }
 
         fn peer(&self) -> Option<IpAddr> {
@@ -93,7 +98,7 @@ mod tests {
 
         fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
             (field == "content-type")
-                .then_some(self.0.as_bytes())
+                .then_some(self.1.as_bytes())
                 .into_iter()
         }
     }
@@ -117,7 +122,8 @@ mod tests {
             ("application/json", None),
             ("", None),
         ] {
-            assert_eq!(content_type(&Head(asked)), answered, "{asked}");
+            assert_eq!(content_type(&Head("POST", asked)), answered, "{asked}");
+            assert_eq!(content_type(&Head("GET", asked)), None, "{asked}");
         }
     }
 
