@@ -39,7 +39,9 @@
 //!   "UPDATE keyward_account SET revoked_all = revoked_all + 1 WHERE id = 'acme'"
 //! ```
 //!
-//! The last of these revokes all keys of the account for good. The audit trail is the table
+//! The last of these revokes all keys of the account for good. A key can also be disabled:
+//! `SET status = 'disabled', disabled_by = 'operator'`, after which only an operator enables it, as also
+//! where `disabled_by` is NULL. The audit trail is the table
 //! `keyward_audit`: it tells what was done through a program, not what was typed, and nothing that is
 //! typed changes or deletes a line of it.
 //!

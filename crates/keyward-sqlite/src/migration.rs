@@ -21,6 +21,7 @@ use crate::file::PATIENCE;
 pub const MIGRATIONS: &[(u32, &str)] = &[
     (1, include_str!("../migrations/0001_keys.sql")),
     (2, include_str!("../migrations/0002_webhooks.sql")),
+    (3, include_str!("../migrations/0003_disabled_by.sql")),
 ];
 
 /// Whether a file without our tables gets them.
@@ -77,15 +78,19 @@ fn version(connection: &Connection) -> rusqlite::Result<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::thread;
     use std::time::Instant;
 
     use keyward::conformance::block_on;
-    use keyward::{DenialKind, Store};
+    use keyward::{
+        AccountId, Actor, AdminErrorKind, DenialKind, DisabledBy, KeyAdmin, KeyId, KeyStatus,
+        Permission, Store,
+    };
 
     use super::*;
     use crate::SqliteStore;
-    use crate::fixture::{Fixture, add, ask, ask_strictly, eventually};
+    use crate::fixture::{Fixture, add, ask, ask_strictly, commit, eventually, format, stored};
 
     #[test]
     fn a_start_does_not_wait_for_a_process_that_writes() {
@@ -167,6 +172,8 @@ mod tests {
             "UPDATE keyward_key SET metadata = ''",
             "UPDATE keyward_key SET revoked_at = 'now'",
             "UPDATE keyward_key SET revoked_for = NULL",
+            "UPDATE keyward_key SET disabled_by = 'ann'",
+            "UPDATE keyward_key SET disabled_by = x'6f'",
             "UPDATE keyward_key SET lineage = NULL",
             "UPDATE keyward_key SET lineage = 'key_1'",
             "UPDATE keyward_key SET predecessor = 'key_1'",
@@ -236,6 +243,59 @@ mod tests {
             fixture.type_in(&typed).unwrap();
             assert_eq!(ask_strictly(&store, &secret), Err(answer), "{typed}");
         }
+    }
+
+    #[test]
+    fn who_disabled_a_key_is_forgotten_when_another_status_is_typed() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        let (_, mut record) = add(&store, "acme");
+        (record.status, record.disabled_by) = (KeyStatus::Disabled, Some(DisabledBy::User));
+        commit(&store, vec![], vec![record.clone()]).unwrap();
+        let id = record.id;
+        let mut renamed = stored(&store, id);
+        renamed.name = "new".to_owned();
+        commit(&store, vec![], vec![renamed]).unwrap();
+        assert_eq!(stored(&store, id).disabled_by, Some(DisabledBy::User));
+        let before = stored(&store, id).revision;
+        for status in ["active", "disabled"] {
+            let typed = format!("UPDATE keyward_key SET status = '{status}'");
+            fixture.type_in(&typed).unwrap();
+            assert_eq!(stored(&store, id).disabled_by, None, "{status}");
+        }
+        let typed = "UPDATE keyward_key SET disabled_by = 'operator'";
+        let between = stored(&store, id).revision;
+        fixture.type_in(typed).unwrap();
+        assert!(before < between && between < stored(&store, id).revision);
+        assert_eq!(stored(&store, id).disabled_by, Some(DisabledBy::Operator));
+    }
+
+    #[test]
+    fn a_key_that_an_older_version_disabled_counts_as_disabled_by_an_operator() {
+        let fixture = Fixture::new();
+        for (_, sql) in &MIGRATIONS[..2] {
+            fixture.type_in(sql).unwrap();
+        }
+        fixture
+            .type_in(
+                "INSERT INTO keyward_account (id) VALUES ('acme'); \
+                 INSERT INTO keyward_key (id, digest_scheme, digest, hint, account, environment, \
+                 status, created_at, lineage) VALUES ('key_0123456789ab', 'sha256', randomblob(32), \
+                 'sql_live_…abcd', 'acme', 'live', 'disabled', 0, 'key_0123456789ab')",
+            )
+            .unwrap();
+        let store = Arc::new(fixture.open());
+        let id = KeyId::parse("key_0123456789ab").unwrap();
+        let admin = KeyAdmin::new(Arc::clone(&store) as _, format());
+        let acme = AccountId::parse("acme").unwrap();
+        let ann = Actor::user("ann", acme, Permission::ALL);
+        let error = block_on(admin.enable(&ann, id)).unwrap_err();
+        assert_eq!(error.kind(), AdminErrorKind::NotPermitted);
+        // That she disables it once more does not make it hers.
+        block_on(admin.disable(&ann, id)).unwrap();
+        assert!(block_on(admin.enable(&ann, id)).is_err());
+        block_on(admin.enable(&Actor::operator("ops"), id)).unwrap();
+        assert_eq!(stored(&store, id).status, KeyStatus::Active);
     }
 
     #[test]

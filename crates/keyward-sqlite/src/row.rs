@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use keyward::{
-    Account, AccountId, AccountStatus, DigestScheme, Environment, Hint, KeyDigest, KeyId, KeyKind,
-    KeyRecord, KeyStatus, Metadata, OriginPolicy, ParseError, RateLimits, Scopes,
+    Account, AccountId, AccountStatus, DigestScheme, DisabledBy, Environment, Hint, KeyDigest,
+    KeyId, KeyKind, KeyRecord, KeyStatus, Metadata, OriginPolicy, ParseError, RateLimits, Scopes,
 };
 use rusqlite::types::{FromSql, Type, ValueRef};
 use rusqlite::{Connection, Error, OptionalExtension, Row, Rows, params};
@@ -17,7 +17,7 @@ pub(crate) const ACCOUNTS: &str = "SELECT id, revision, status, api_access, max_
 pub(crate) const KEYS: &str = "SELECT id, digest_scheme, digest, hint, account, environment, \
      created_at, revision, name, kind, scopes, no_origin, origins, rate_limits, credits, metadata, epoch, \
      status, expires_at, revoked_at, revoked_for, predecessor, successor, redigested, \
-     lineage FROM keyward_key";
+     lineage, disabled_by FROM keyward_key";
 
 /// The account of a row of [`ACCOUNTS`].
 pub(crate) fn account(connection: &Connection, row: &Row<'_>) -> rusqlite::Result<Account> {
@@ -78,6 +78,7 @@ pub(crate) fn key(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
     key.successor = cells.parse_some(KeyId::parse)?;
     key.redigested = cells.get()?;
     key.lineage = cells.parse(KeyId::parse)?;
+    key.disabled_by = cells.parse_some(DisabledBy::parse)?;
     Ok(key)
 }
 
@@ -178,15 +179,15 @@ pub(crate) fn put_key(connection: &Connection, key: &KeyRecord) -> rusqlite::Res
         "INSERT INTO keyward_key (id, revision, digest_scheme, digest, hint, name, account, \
          environment, kind, scopes, origins, no_origin, rate_limits, metadata, epoch, status, \
          created_at, expires_at, revoked_at, revoked_for, predecessor, successor, \
-         redigested, lineage, credits) \
+         redigested, lineage, credits, disabled_by) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, \
-         ?19, ?20, ?21, ?22, ?23, ?24, ?25)"
+         ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26)"
     } else {
         "UPDATE keyward_key SET digest_scheme = ?3, digest = ?4, hint = ?5, name = ?6, \
          account = ?7, environment = ?8, kind = ?9, scopes = ?10, origins = ?11, no_origin = ?12, \
          rate_limits = ?13, metadata = ?14, epoch = ?15, status = ?16, created_at = ?17, \
          expires_at = ?18, revoked_at = ?19, revoked_for = ?20, predecessor = ?21, successor = ?22, \
-         redigested = ?23, lineage = ?24, credits = ?25 \
+         redigested = ?23, lineage = ?24, credits = ?25, disabled_by = ?26 \
          WHERE id = ?1 AND revision = ?2"
     };
     let listed = key.origins != OriginPolicy::Any;
@@ -217,6 +218,7 @@ pub(crate) fn put_key(connection: &Connection, key: &KeyRecord) -> rusqlite::Res
         i64::from(key.redigested),
         key.lineage.to_string(),
         key.credits.map(i64::from),
+        key.disabled_by.map(DisabledBy::as_str),
     ])?)
 }
 

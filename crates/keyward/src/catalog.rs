@@ -1,6 +1,6 @@
 //! The scopes of a service.
 
-use crate::{KeyKind, ParseError, ParseErrorKind, Scope, Scopes};
+use crate::{KeyKind, ParseError, ParseErrorKind, Permission, Scope, Scopes};
 
 /// The scopes a service has, and which of them imply others.
 ///
@@ -28,15 +28,33 @@ pub struct ScopeCatalog {
 impl ScopeCatalog {
     /// A catalog of scopes that imply nothing.
     ///
+    /// The scopes by which a key manages keys and endpoints, such as `api_keys.read`, are given to keys
+    /// only where they are listed too, and never count among those of which there may be
+    /// [one](Self::one_per_key).
+    ///
+    /// ```
+    /// use keyward::{KeyKind, Permission, ScopeCatalog, Scopes};
+    ///
+    /// let manager = Scopes::parse(["kyc", "api_keys.read"])?;
+    /// assert!(!ScopeCatalog::new(["kyc"])?.permits(&manager, KeyKind::Secret));
+    ///
+    /// let managing = [Permission::Read, Permission::Revoke].map(Permission::as_str);
+    /// let catalog = ScopeCatalog::new(["kyc"].into_iter().chain(managing))?;
+    /// assert!(catalog.permits(&manager, KeyKind::Secret));
+    /// assert!(!catalog.permits(&Scopes::parse(["api_keys.*"])?, KeyKind::Secret)); // that is more
+    /// # Ok::<(), keyward::ParseError>(())
+    /// ```
+    ///
     /// # Errors
-    /// When one is not a scope.
+    /// When one is not a scope, or begins with `api_keys.` or `webhooks.` and is that of no
+    /// [`Permission`].
     pub fn new<I>(scopes: I) -> Result<Self, ParseError>
     where
         I: IntoIterator<Item: AsRef<str>>,
     {
         let mut catalog = Self::default();
         for scope in scopes {
-            catalog.learn(Scope::parse(scope.as_ref())?);
+            catalog.learn(Scope::parse(scope.as_ref())?)?;
         }
         Ok(catalog)
     }
@@ -44,7 +62,7 @@ impl ScopeCatalog {
     /// Adds a scope that stands for others, and for what those imply.
     ///
     /// # Errors
-    /// When one is not a scope, an implied one is not in the catalog yet, or the first is already:
+    /// When one is not a scope [that there is](Self::new), an implied one is not in the catalog yet, or the first is already:
     /// what it implies is said once, so that those above it imply that too.
     pub fn implying<I>(mut self, scope: &str, implied: I) -> Result<Self, ParseError>
     where
@@ -63,7 +81,7 @@ impl ScopeCatalog {
         if self.knows(&scope) {
             return Err(ParseError::new("scope", ParseErrorKind::Repeated));
         }
-        self.learn(scope.clone());
+        self.learn(scope.clone())?;
         self.implied.push((scope, all));
         Ok(self)
     }
@@ -101,16 +119,26 @@ impl ScopeCatalog {
     /// ```
     #[must_use]
     pub fn permits(&self, grants: &Scopes, kind: KeyKind) -> bool {
-        let exact = |grant: &str| Scope::parse(grant).is_ok_and(|scope| self.knows(&scope));
+        let exact = |grant: &str| self.known.iter().any(|scope| scope.as_str() == grant);
         let wild = |grant: &str| {
             let set = Scopes::parse([grant]).unwrap_or_default();
             grant.ends_with('*') && self.known.iter().any(|scope| set.allow(scope))
         };
-        let mut all = grants.iter();
-        let mut reserved = self.secret_only.iter();
-        all.all(|grant| exact(grant) || !self.one_per_key && wild(grant))
-            && (!self.one_per_key || grants.iter().count() == 1)
-            && (kind == KeyKind::Secret || !reserved.any(|scope| grants.allow(scope)))
+        let (managing, products): (Vec<_>, Vec<_>) = grants
+            .iter()
+            .partition(|grant| Permission::is_reserved(grant));
+        // A wildcard needs all that it stands for: else it would give what is not listed.
+        let mut permissions = Permission::given_by(grants);
+        let mut secret = self.secret_only.iter();
+        managing.iter().all(|grant| Permission::is_known(grant))
+            && permissions.all(|given| exact(given.as_str()))
+            && products
+                .iter()
+                .all(|grant| exact(grant) || !self.one_per_key && wild(grant))
+            && (!self.one_per_key
+                || products.len() == 1
+                || products.is_empty() && !managing.is_empty())
+            && (kind == KeyKind::Secret || !secret.any(|scope| grants.allow(scope)))
     }
 
     /// Whether grants cover all of others, directly or by implication.
@@ -144,10 +172,14 @@ impl ScopeCatalog {
         all.flat_map(|(_, implied)| implied)
     }
 
-    fn learn(&mut self, scope: Scope) {
+    fn learn(&mut self, scope: Scope) -> Result<(), ParseError> {
+        if Permission::is_reserved(scope.as_str()) && !Permission::is_known(scope.as_str()) {
+            return Err(ParseError::new("scope", ParseErrorKind::Unknown));
+        }
         if !self.knows(&scope) {
             self.known.push(scope);
         }
+        Ok(())
     }
 }
 

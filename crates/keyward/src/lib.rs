@@ -91,7 +91,7 @@ pub use crate::per_environment::PerEnvironment;
 pub use crate::record::account::{Account, AccountId, AccountStatus};
 pub use crate::record::audit::{AuditAction, AuditEntry};
 pub use crate::record::key_id::KeyId;
-pub use crate::record::key_record::{KeyKind, KeyRecord, KeyState, KeyStatus};
+pub use crate::record::key_record::{DisabledBy, KeyKind, KeyRecord, KeyState, KeyStatus};
 pub use crate::record::metadata::Metadata;
 pub use crate::reply::body::{
     DetailJson, ErrorBody, ErrorJson, ErrorMessageJson, ErrorText, ProblemJson,

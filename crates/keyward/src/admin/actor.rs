@@ -1,6 +1,6 @@
 //! Who asks for a change.
 
-use crate::{AccountId, KeyId, Principal, Scope};
+use crate::{AccountId, DisabledBy, KeyId, Principal, Scopes};
 
 /// Who asks for a change. There is no call without one, and none that trusts a missing one.
 ///
@@ -68,6 +68,15 @@ impl Actor {
         &self.name
     }
 
+    /// What it is, as a key that it disables keeps it.
+    pub(crate) fn class(&self) -> DisabledBy {
+        match self.authority {
+            Authority::Operator => DisabledBy::Operator,
+            Authority::User(..) => DisabledBy::User,
+            Authority::Key(..) => DisabledBy::Key,
+        }
+    }
+
     /// The account it acts in; `None` for an operator, who acts in all.
     pub(crate) fn account(&self) -> Option<&AccountId> {
         match &self.authority {
@@ -82,6 +91,12 @@ impl Actor {
 }
 
 /// What a user or a key may be permitted to do.
+///
+/// Each permission is also a scope of keys. Scopes that begin with `api_keys.` or `webhooks.` manage keys
+/// and endpoints; there are no others than these, and `api_keys.*` and `webhooks.*`. Only an operator, or
+/// an actor that has the permission itself, can give such a scope to a key:
+/// [`TooWide`](crate::AdminErrorKind::TooWide) otherwise. Where the service has a
+/// [`ScopeCatalog`](crate::ScopeCatalog), that has to list them too.
 ///
 /// ```
 /// use keyward::Permission;
@@ -107,6 +122,9 @@ pub enum Permission {
     ManageWebhooks,
 }
 
+/// What the scopes that manage keys and endpoints begin with.
+const MANAGING: [&str; 2] = ["api_keys.", "webhooks."];
+
 impl Permission {
     /// All of them.
     pub const ALL: [Self; 6] = [
@@ -131,7 +149,21 @@ impl Permission {
         }
     }
 
-    pub(crate) fn scope(self) -> Option<Scope> {
-        Scope::parse(self.as_str()).ok()
+    /// Whether this is a grant of scopes that manage keys or endpoints, existing or not.
+    pub(crate) fn is_reserved(grant: &str) -> bool {
+        MANAGING.iter().any(|stem| grant.starts_with(stem))
+    }
+
+    /// Whether a reserved grant is one that there is.
+    pub(crate) fn is_known(grant: &str) -> bool {
+        let stem = grant.strip_suffix('*');
+        stem.is_some_and(|stem| MANAGING.contains(&stem))
+            || Self::ALL.iter().any(|own| own.as_str() == grant)
+    }
+
+    /// Those that a key with these grants has. That another scope implies them does not count.
+    pub(crate) fn given_by(grants: &Scopes) -> impl Iterator<Item = Self> {
+        let all = Self::ALL.into_iter();
+        all.filter(|own| grants.covers_grant(own.as_str()))
     }
 }

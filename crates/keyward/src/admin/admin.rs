@@ -77,7 +77,9 @@ impl KeyAdmin {
         self
     }
 
-    /// Gives new keys only what this catalog permits: the same as the gate's.
+    /// Gives keys only the scopes that this catalog permits: the same as the gate's.
+    ///
+    /// Also the scopes by which keys manage others: see [`ScopeCatalog::new`].
     #[must_use]
     pub fn catalog(mut self, catalog: ScopeCatalog) -> Self {
         self.catalog = Some(catalog);

@@ -3,22 +3,32 @@
 use crate::admin::actor::Authority;
 use crate::{
     Account, AccountId, AccountStatus, Actor, AdminError, AdminErrorKind, Commit, KeyAdmin, KeyId,
-    KeyKind, KeyRecord, KeyState, Permission, RateLimits,
+    KeyKind, KeyRecord, KeyState, Permission, RateLimits, Scopes,
 };
 
 /// That an actor may, as of when it was read.
 pub(super) struct Permitted {
     /// The key that acts, if one does, and its account.
     holder: Option<(KeyRecord, Account)>,
-    /// Whether the actor may also create, and so make keys wider.
-    pub(super) may_create: bool,
-    is_operator: bool,
+    permissions: Vec<Permission>,
+    pub(super) is_operator: bool,
 }
 
 impl Permitted {
     /// The key that acts, if one does: what it makes or opens must stay within it.
     pub(super) fn holder(&self) -> Option<&KeyRecord> {
         self.holder.as_ref().map(|(record, _)| record)
+    }
+
+    /// Whether the actor may also do this.
+    pub(super) fn may(&self, permission: Permission) -> bool {
+        self.permissions.contains(&permission)
+    }
+
+    /// Whether the actor has every permission that a key with these scopes has: only then may it make,
+    /// widen, rotate or enable one.
+    pub(super) fn may_hand_on(&self, scopes: &Scopes) -> bool {
+        Permission::given_by(scopes).all(|given| self.may(given))
     }
 
     /// Whether the actor may give a key these limits, `before` being those it had.
@@ -103,25 +113,26 @@ impl KeyAdmin {
         permissions: &[Permission],
     ) -> Result<Permitted, AdminError> {
         let holder = self.holder(actor).await?;
-        let may = |permission: &Permission| match &actor.authority {
-            Authority::Operator => true,
-            Authority::User(_, permissions) => permissions.contains(permission),
+        let own = match &actor.authority {
+            Authority::Operator => Permission::ALL.to_vec(),
+            Authority::User(_, own) => own.clone(),
             Authority::Key(..) => {
-                let held = holder.as_ref().map(|(record, _)| &record.scopes);
-                let scope = permission.scope();
-                held.zip(scope)
-                    .is_some_and(|(held, scope)| held.allow(&scope))
+                let holder = holder.iter();
+                holder
+                    .flat_map(|(record, _)| Permission::given_by(&record.scopes))
+                    .collect()
             }
         };
-        if !permissions.iter().all(may) {
-            return Err(AdminErrorKind::NotPermitted.into());
-        }
-        let may_create = may(&Permission::Create);
-        Ok(Permitted {
+        let permitted = Permitted {
             holder,
-            may_create,
+            permissions: own,
             is_operator: operator_only(actor).is_ok(),
-        })
+        };
+        if permissions.iter().all(|wanted| permitted.may(*wanted)) {
+            Ok(permitted)
+        } else {
+            Err(AdminErrorKind::NotPermitted.into())
+        }
     }
 
     /// The key that acts, as it is now: it may have died since it passed the gate.

@@ -30,7 +30,7 @@ impl KeyAdmin {
             if let Some(record) = self.or_note(line.clone(), before).await? {
                 return Ok(CreatedKey { key: None, record });
             }
-            let made = self.make(&new, &account, permitted.holder());
+            let made = self.make(&new, &account, Some(&permitted));
             let (key, record) = self.or_note(line.clone(), made).await?;
             line.key = Some(record.id);
             let commit = Commit {
@@ -99,7 +99,7 @@ impl KeyAdmin {
         }
         let prepared = self.prepare(actor, &new).await;
         let (account, permitted) = self.or_note(line.clone(), prepared).await?;
-        let made = self.record_of(&new, &account, permitted.holder(), digest, hint);
+        let made = self.record_of(&new, &account, Some(&permitted), digest, hint);
         let record = self.or_note(line.clone(), made).await?;
         line.key = Some(record.id);
         let commit = Commit {
@@ -129,7 +129,12 @@ impl KeyAdmin {
         let (account, permitted) = self
             .permit_in(actor, Permission::Create, &new.account)
             .await?;
-        if !permitted.may_limit(&new.rate_limits, &account, None) {
+        // A key that acts does so in its own environment, and a repeated create tells what is there.
+        let holder = permitted.holder();
+        if holder.is_some_and(|holder| holder.environment != new.environment)
+            || !permitted.may_hand_on(&new.scopes)
+            || !permitted.may_limit(&new.rate_limits, &account, None)
+        {
             return Err(AdminErrorKind::TooWide.into());
         }
         if let Some(endpoints) = self.endpoints.as_ref()
@@ -163,18 +168,18 @@ impl KeyAdmin {
         &self,
         new: &NewKey,
         account: &Account,
-        holder: Option<&KeyRecord>,
+        permitted: Option<&Permitted>,
     ) -> Result<(crate::ApiKey, KeyRecord), AdminError> {
         let key = self.format.generate(new.environment)?;
         let (digest, hint) = (self.peppers.digest(&key), key.hint().clone());
-        Ok((key, self.record_of(new, account, holder, digest, hint)?))
+        Ok((key, self.record_of(new, account, permitted, digest, hint)?))
     }
 
     fn record_of(
         &self,
         new: &NewKey,
         account: &Account,
-        holder: Option<&KeyRecord>,
+        permitted: Option<&Permitted>,
         digest: KeyDigest,
         hint: Hint,
     ) -> Result<KeyRecord, AdminError> {
@@ -200,6 +205,7 @@ impl KeyAdmin {
         new.origin_exceptions
             .check(&record.origins, record.environment, &OriginPolicy::Any)
             .map_err(AdminError::origins)?;
+        let holder = permitted.and_then(Permitted::holder);
         if holder.is_some_and(|holder| !self.is_within(&record, holder)) {
             return Err(AdminErrorKind::TooWide.into());
         }

@@ -131,7 +131,8 @@ pub enum AdminErrorKind {
     NotPermitted,
     /// The actor would hand on more than it holds.
     ///
-    /// Also when it would widen a key without being allowed to create one.
+    /// Also when it would widen a key without being allowed to create one, and when it would create,
+    /// widen, rotate or enable a key with a [permission](crate::Permission) that it lacks itself.
     TooWide,
     /// The name is empty, longer than 100 characters or holds a control character.
     Name,
@@ -144,6 +145,9 @@ pub enum AdminErrorKind {
     /// The expiry is not in the future, or later than the service allows.
     Expiry,
     /// The catalog does not permit these scopes for such a key.
+    ///
+    /// Also, with any catalog and without one, when a scope begins with `api_keys.` or `webhooks.` and is
+    /// that of no [`Permission`](crate::Permission).
     Scopes,
     /// Such a key may not have these origins.
     ///

@@ -8,6 +8,8 @@ pub(crate) mod actor;
 )]
 pub(crate) mod admin;
 mod authority;
+#[cfg(test)]
+mod calls;
 pub(crate) mod change;
 mod create;
 mod credits;

@@ -31,6 +31,7 @@ impl KeyAdmin {
                 self.check_reason(reason)?;
                 if record.status != KeyStatus::Revoked {
                     record.status = KeyStatus::Revoked;
+                    record.disabled_by = None;
                     record.revoked_at = Some(self.now());
                     reason.clone_into(&mut record.revoked_for);
                 }

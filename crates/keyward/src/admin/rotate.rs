@@ -15,7 +15,7 @@ impl KeyAdmin {
     ///
     /// The old one dies at once or after a grace. The successor lives as long as the old key was to
     /// live, counted from now. Of two rotations at once one wins; a key that has a successor is not
-    /// rotated again.
+    /// rotated again. The successor of a disabled key is as disabled, and by the same one.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -42,7 +42,8 @@ impl KeyAdmin {
     /// ```
     ///
     /// # Errors
-    /// When the actor lacks the permission to create or to revoke, there is no such key, it is
+    /// When the actor lacks the permission to create, to revoke, or one that the key has
+    /// ([`TooWide`](AdminErrorKind::TooWide)); when there is no such key, it is
     /// revoked, expired or has a successor ([`Conflict`](AdminErrorKind::Conflict)), the grace has no
     /// end, the account is more than full, or the store fails.
     pub async fn rotate(
@@ -72,7 +73,10 @@ impl KeyAdmin {
                 return Err(AdminErrorKind::Conflict.into());
             }
             let holder = permitted.holder();
-            if holder.is_some_and(|holder| !self.is_within(&old, holder)) {
+            // Whoever rotates a key holds its successor.
+            if !permitted.may_hand_on(&old.scopes)
+                || holder.is_some_and(|holder| !self.is_within(&old, holder))
+            {
                 return Err(AdminErrorKind::TooWide.into());
             }
             let now = self.now();
@@ -91,6 +95,7 @@ impl KeyAdmin {
             match grace {
                 Grace::None => {
                     old.status = KeyStatus::Revoked;
+                    old.disabled_by = None;
                     old.revoked_at = Some(now);
                     "rotated".clone_into(&mut old.revoked_for);
                 }

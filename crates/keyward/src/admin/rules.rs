@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
-use crate::{Account, AdminErrorKind, KeyAdmin, KeyRecord, KeyState, Metadata};
+use crate::{Account, AdminErrorKind, KeyAdmin, KeyRecord, KeyState, Metadata, Permission};
 
 impl KeyAdmin {
     /// Whether a key can do no more than another: what a key may hand on.
@@ -13,6 +13,10 @@ impl KeyAdmin {
             Some(catalog) => catalog.covers(&bound.scopes, &record.scopes),
             None => bound.scopes.covers(&record.scopes),
         };
+        // What a scope manages counts only where it is held itself, not where another implies it.
+        let scopes = scopes
+            && Permission::given_by(&record.scopes)
+                .all(|given| bound.scopes.covers_grant(given.as_str()));
         let expires = bound
             .expires_at
             .is_none_or(|end| record.expires_at.is_some_and(|at| at <= end));
@@ -59,16 +63,19 @@ impl KeyAdmin {
         Ok(())
     }
 
+    /// That there are these scopes, and the catalog permits them.
     pub(super) fn check_scopes(&self, record: &KeyRecord) -> Result<(), AdminErrorKind> {
-        // The scopes by which a key manages keys and endpoints are ours, no catalog has them.
-        let own = |grant: &&str| grant.starts_with("api_keys.") || grant.starts_with("webhooks.");
-        let others = record.scopes.iter().filter(|grant| !own(grant));
-        let others = crate::Scopes::parse(others).unwrap_or_default();
-        let managing = record.scopes.iter().any(|grant| own(&grant));
-        match &self.catalog {
-            Some(_) if managing && others.is_empty() => Ok(()),
-            Some(catalog) if !catalog.permits(&others, record.kind) => Err(AdminErrorKind::Scopes),
-            _ => Ok(()),
+        let mut reserved = record
+            .scopes
+            .iter()
+            .filter(|own| Permission::is_reserved(own));
+        let catalog = self.catalog.as_ref();
+        if reserved.all(Permission::is_known)
+            && catalog.is_none_or(|catalog| catalog.permits(&record.scopes, record.kind))
+        {
+            Ok(())
+        } else {
+            Err(AdminErrorKind::Scopes)
         }
     }
 

@@ -221,7 +221,7 @@ fn of_200_creates_at_once_at_the_limit_minus_one_exactly_one_passes() {
 #[test]
 fn the_catalog_rules_new_and_changed_keys() {
     let world = World::new();
-    let catalog = ScopeCatalog::new(["kyc", "age"])
+    let catalog = ScopeCatalog::new(["kyc", "age", "api_keys.create"])
         .unwrap()
         .implying("hybrid", ["kyc", "age"])
         .unwrap()
@@ -239,6 +239,7 @@ fn the_catalog_rules_new_and_changed_keys() {
     let id = create(&["kyc"], KeyKind::Publishable).unwrap().record.id;
     create(&["hybrid"], KeyKind::Secret).unwrap();
     create(&["api_keys.create"], KeyKind::Secret).unwrap();
+    create(&["kyc", "api_keys.create"], KeyKind::Secret).unwrap();
     for (scopes, kind) in [
         (&["hybrid"][..], KeyKind::Publishable),
         (&["kyc", "age"], KeyKind::Secret),

@@ -3,8 +3,8 @@
 use crate::admin::admin::ATTEMPTS;
 use crate::admin::authority::Permitted;
 use crate::{
-    Account, Actor, AdminError, AdminErrorKind, AuditAction, Commit, KeyAdmin, KeyChange, KeyId,
-    KeyRecord, KeyState, KeyStatus, KeyView, Permission,
+    Account, Actor, AdminError, AdminErrorKind, AuditAction, Commit, DisabledBy, KeyAdmin,
+    KeyChange, KeyId, KeyRecord, KeyState, KeyStatus, KeyView, Permission,
 };
 
 impl KeyAdmin {
@@ -39,7 +39,6 @@ impl KeyAdmin {
                 }
                 if let Some(scopes) = &change.scopes {
                     record.scopes = scopes.clone();
-                    self.check_scopes(record)?;
                 }
                 if let Some(origins) = &change.origins {
                     change
@@ -54,21 +53,27 @@ impl KeyAdmin {
                         return Err(AdminErrorKind::TooWide.into());
                     }
                 }
-                let narrower = self.is_within(record, &before);
+                let may_widen =
+                    permitted.may(Permission::Create) && permitted.may_hand_on(&record.scopes);
                 let mine = permitted
                     .holder()
                     .is_none_or(|holder| self.is_within(record, holder));
-                if mine && (narrower || permitted.may_create) {
-                    Ok(())
-                } else {
-                    Err(AdminErrorKind::TooWide.into())
+                if !mine || !may_widen && !self.is_within(record, &before) {
+                    return Err(AdminErrorKind::TooWide.into());
                 }
+                if change.scopes.is_some() {
+                    self.check_scopes(record)?;
+                }
+                Ok(())
             },
         )
         .await
     }
 
     /// Switches a key off, until it is switched on again.
+    ///
+    /// The key keeps [who did so](KeyRecord::disabled_by): what an operator disables only an operator
+    /// enables.
     ///
     /// # Errors
     /// When the actor may not, there is no such key, it is revoked, or the store fails.
@@ -79,8 +84,32 @@ impl KeyAdmin {
 
     /// Switches a key on again.
     ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use keyward::*;
+    /// # let mut example = std::pin::pin!(async {
+    /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+    /// # let operator = Actor::operator("docs");
+    /// # let acme = AccountId::parse("acme")?;
+    /// # let created = admin.bootstrap(&operator, NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
+    /// # let id = created.record.id;
+    /// let disabled = admin.disable(&operator, id).await?; // it sends spam
+    /// assert_eq!(disabled.record.disabled_by, Some(DisabledBy::Operator));
+    ///
+    /// let owner = Actor::user("ann@acme.example", acme, Permission::ALL);
+    /// let error = admin.enable(&owner, id).await.unwrap_err();
+    /// assert_eq!(error.kind(), AdminErrorKind::NotPermitted);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # });
+    /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+    /// # let done = example.as_mut().poll(context);
+    /// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+    /// ```
+    ///
     /// # Errors
-    /// As [`disable`](Self::disable): a revoked key stays revoked.
+    /// As [`disable`](Self::disable): a revoked key stays revoked. Also when an operator disabled it and
+    /// the actor is none ([`NotPermitted`](AdminErrorKind::NotPermitted)), or when the key can do what the
+    /// actor may not hand on ([`TooWide`](AdminErrorKind::TooWide)).
     pub async fn enable(&self, actor: &Actor, id: KeyId) -> Result<KeyView, AdminError> {
         self.switch(actor, AuditAction::Enable, id, KeyStatus::Active)
             .await
@@ -103,14 +132,28 @@ impl KeyAdmin {
                 if record.state(account, self.now()) == KeyState::Revoked {
                     return Err(AdminErrorKind::Revoked.into());
                 }
-                // To switch a key on is to hand on what it can do.
+                let is_disabled = record.status == KeyStatus::Disabled;
+                if to == KeyStatus::Disabled {
+                    // Who has disabled it first counts, unless an operator does so too.
+                    if !is_disabled || permitted.is_operator {
+                        record.disabled_by = Some(actor.class());
+                    }
+                    record.status = to;
+                    return Ok(());
+                }
+                let by_operator = matches!(record.disabled_by, None | Some(DisabledBy::Operator));
+                if is_disabled && by_operator && !permitted.is_operator {
+                    return Err(AdminErrorKind::NotPermitted.into());
+                }
+                // To enable a key is to hand on what it can do.
                 let mine = permitted
                     .holder()
                     .is_none_or(|holder| self.is_within(record, holder));
-                if to == KeyStatus::Active && !mine {
+                if !mine || !permitted.may_hand_on(&record.scopes) {
                     return Err(AdminErrorKind::TooWide.into());
                 }
                 record.status = to;
+                record.disabled_by = None;
                 Ok(())
             },
         )

@@ -61,6 +61,11 @@ pub struct KeyRecord {
     pub epoch: u32,
     /// Whether it works.
     pub status: KeyStatus,
+    /// Who disabled it.
+    ///
+    /// `None` of a disabled key stands for somebody unknown, such as a version or a tool that does not
+    /// write it down. It counts as an operator: only an operator enables the key.
+    pub disabled_by: Option<DisabledBy>,
     /// When it was made.
     pub created_at: SystemTime,
     /// From this moment on it is dead. Kept in whole seconds, rounded down.
@@ -114,6 +119,7 @@ impl KeyRecord {
             metadata: Metadata::default(),
             epoch: 0,
             status: KeyStatus::Active,
+            disabled_by: None,
             created_at,
             expires_at: None,
             revoked_at: None,
@@ -207,6 +213,27 @@ pub enum KeyStatus {
     /// It is dead for good.
     Revoked,
 }
+
+/// Who disabled a key. See [`KeyRecord::disabled_by`].
+///
+/// ```
+/// use keyward::DisabledBy;
+///
+/// assert_eq!(DisabledBy::parse("operator")?, DisabledBy::Operator);
+/// # Ok::<(), keyward::ParseError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DisabledBy {
+    /// An operator, and only an operator enables it again.
+    Operator,
+    /// A user of the account.
+    User,
+    /// A key of the account.
+    Key,
+}
+
+named!(DisabledBy, "actor": Operator = "operator", User = "user", Key = "key");
 
 named! {
     KeyStatus, "key status":

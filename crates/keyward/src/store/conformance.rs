@@ -22,9 +22,9 @@ use std::time::{Duration, SystemTime};
 use crate::{
     Account, AccountId, AccountStatus, ActiveKeys, AdminErrorKind, ApiKey, AuditAction, AuditEntry,
     Commit, CreateToken, CreditChange, CreditOwner, Credits, Decision, DenialKind, DigestScheme,
-    Environment, Gate, KeyCursor, KeyDigest, KeyFormat, KeyId, KeyKind, KeyQuery, KeyRecord,
-    KeyState, KeyStatus, Metadata, OriginPolicy, Pepper, Peppers, RateLimit, RateLimits, Refill,
-    RequestHead, Requirement, Scopes, Store, StoreErrorKind, UsageQuery, Verdict,
+    DisabledBy, Environment, Gate, KeyCursor, KeyDigest, KeyFormat, KeyId, KeyKind, KeyQuery,
+    KeyRecord, KeyState, KeyStatus, Metadata, OriginPolicy, Pepper, Peppers, RateLimit, RateLimits,
+    Refill, RequestHead, Requirement, Scopes, Store, StoreErrorKind, UsageQuery, Verdict,
 };
 
 pub use crate::outbox::conformance::check_webhooks;
@@ -94,6 +94,7 @@ fn gives_back_what_was_committed<S: Store>(store: &S) {
     full.metadata = Metadata::parse("{\"ü\":[1,null]}").unwrap();
     full.epoch = 8;
     full.status = KeyStatus::Disabled;
+    full.disabled_by = Some(DisabledBy::User);
     full.expires_at = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::from(u32::MAX) * 2));
     full.revoked_at = Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_456));
     full.revoked_for = "posted in a 'chat'".into();
