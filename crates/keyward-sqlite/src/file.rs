@@ -34,8 +34,7 @@ pub(crate) struct KeyFile {
 impl KeyFile {
     /// Opens the file, or makes a new one.
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
-        // SQLite does the same, so the two agree even when the process changes its directory.
-        let path = path::absolute(path).map_err(unavailable)?;
+        let path = absolute(path)?;
         Self::open_with(path, OpenFlags::SQLITE_OPEN_CREATE, NoTables::Create)
     }
 
@@ -54,8 +53,7 @@ impl KeyFile {
     fn open_with(path: PathBuf, create: OpenFlags, tables: NoTables) -> Result<Self, StoreError> {
         let (mut connection, identity) = connect(&path, create)?;
         let real = fs::canonicalize(&path).map_err(unavailable)?;
-        connection.busy_timeout(PATIENCE).map_err(failed)?;
-        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        prepare(&connection)?;
         migrate(&mut connection, tables)?;
         write_ahead(&connection)?;
         // The last of these makes SQLite open its log.
@@ -79,9 +77,13 @@ impl KeyFile {
         if identity(&self.real).is_ok_and(|there| there == self.identity) {
             return Ok(()); // It has not moved: a symbolic link leads elsewhere now.
         }
-        self.connection
-            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        let held = self
+            .connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
             .map_err(failed)?;
+        if held {
+            return Err(unavailable("the log of the file that was moved is in use"));
+        }
         // Every process that had the file open does this now. They take turns, or one would remove
         // the log that another has begun for the new file.
         let _turn = self
@@ -97,8 +99,23 @@ impl KeyFile {
     }
 }
 
+/// The path from the root. SQLite does the same, so the two agree even when the process changes its
+/// directory.
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf, StoreError> {
+    path::absolute(path).map_err(unavailable)
+}
+
+/// What every connection is told.
+pub(crate) fn prepare(connection: &Connection) -> Result<(), StoreError> {
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    connection.busy_timeout(PATIENCE).map_err(failed)
+}
+
 /// Opens the file and tells which it is; SQLite itself does not.
-fn connect(path: &Path, create: OpenFlags) -> Result<(Connection, Identity), StoreError> {
+pub(crate) fn connect(
+    path: &Path,
+    create: OpenFlags,
+) -> Result<(Connection, Identity), StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | create;
     for _ in 0..8 {
         let before = identity(path);
@@ -144,10 +161,10 @@ fn beside(path: &Path) -> [PathBuf; 2] {
 }
 
 /// Tells one file from another: device and inode. An open file keeps its own.
-type Identity = (u64, u64);
+pub(crate) type Identity = (u64, u64);
 
 #[cfg(unix)]
-fn identity(path: &Path) -> io::Result<Identity> {
+pub(crate) fn identity(path: &Path) -> io::Result<Identity> {
     use std::os::unix::fs::MetadataExt;
 
     fs::metadata(path).map(|file| (file.dev(), file.ino()))
@@ -155,7 +172,7 @@ fn identity(path: &Path) -> io::Result<Identity> {
 
 /// Elsewhere a file that is open cannot be moved away.
 #[cfg(not(unix))]
-fn identity(path: &Path) -> io::Result<Identity> {
+pub(crate) fn identity(path: &Path) -> io::Result<Identity> {
     fs::metadata(path).map(|_| (0, 0))
 }
 

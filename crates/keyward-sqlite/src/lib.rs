@@ -72,6 +72,7 @@ mod list;
 mod migration;
 mod options;
 mod outbox;
+mod reader;
 mod row;
 mod store;
 mod usage;

@@ -3,26 +3,29 @@
 use std::path::Path;
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_channel::oneshot;
 use keyward::{
     Account, AccountId, AuditEntry, Commit, CreditOwner, Credits, DigestScheme, KeyId, KeyQuery,
     KeyRecord, Replica, Store, StoreError, StoreFuture, UsageHour, UsageQuery,
 };
-use rusqlite::{OptionalExtension, named_params};
+use rusqlite::{Connection, OptionalExtension, named_params};
 
 use crate::SqliteOptions;
 use crate::error::unavailable;
-use crate::file::KeyFile;
+use crate::file::{KeyFile, PATIENCE};
+use crate::reader::{Reader, wait_for};
 use crate::row::Cells;
 use crate::worker::{Task, Worker};
 use crate::{audit, credit, list, row, usage};
 
 /// Keeps keys in an SQLite file.
 ///
-/// It has one thread, which alone touches the file. Where another process is writing, it waits for up
-/// to five seconds. A commit that fails as unavailable may have been written nevertheless.
+/// One thread writes the file. Where another process is writing, a commit waits for at most five seconds
+/// from its call, also when others wait before it. A commit that fails as unavailable may have been
+/// written nevertheless. Two more threads read, one for single records and one for lists and reports: they
+/// do not wait for writes.
 ///
 /// What gates count is written every ten seconds, and by [`flush`](Store::flush); a process that is
 /// killed loses what was counted since. Nothing is counted twice, also where it is not known whether
@@ -52,6 +55,10 @@ pub struct SqliteStore {
     replica: Replica,
     tasks: Sender<Task>,
     thread: Option<JoinHandle<()>>,
+    /// For what is found at once.
+    lookups: Reader,
+    /// For what may take long.
+    reports: Reader,
 }
 
 impl SqliteStore {
@@ -76,24 +83,48 @@ impl SqliteStore {
         let mut worker = Worker::new(file, replica.clone(), poll_interval, flush_interval)?;
         worker.poll()?;
         worker.answer_wishes(tasks.clone());
+        let lookups = Reader::start(path, "keyward-lookups")?;
+        let reports = Reader::start(path, "keyward-reports")?;
         let thread = thread::Builder::new().name("keyward-sqlite".to_owned());
         let thread = thread.spawn(move || worker.run(&waiting));
         Ok(Self {
             replica,
             tasks,
             thread: Some(thread.map_err(unavailable)?),
+            lookups,
+            reports,
         })
     }
 
-    /// Has the thread do this, and waits for what comes of it.
+    /// Reads what is found at once, also while a write waits.
+    pub(crate) fn look_up<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> StoreFuture<'_, T> {
+        self.lookups.read(read)
+    }
+
+    /// Reads what may take long, and holds up neither writes nor polls nor look-ups.
+    pub(crate) fn report<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> StoreFuture<'_, T> {
+        self.reports.read(read)
+    }
+
+    /// Has the thread that writes do this, and waits for what comes of it.
+    ///
+    /// Where another process is writing, all that wait in a row wait for five seconds from their call.
     pub(crate) fn ask<T: Send + 'static>(
         &self,
         task: impl FnOnce(&mut Worker) -> Result<T, StoreError> + Send + 'static,
     ) -> StoreFuture<'_, T> {
+        let until = Instant::now() + PATIENCE;
         Box::pin(async move {
             let (answer, answered) = oneshot::channel();
             // A task that nobody takes, or that panics, drops its end of the channel.
             drop(self.tasks.send(Box::new(move |worker| {
+                worker.wait_until(until);
                 drop(answer.send(task(worker)));
             })));
             answered.await.unwrap_or_else(|gone| Err(unavailable(gone)))
@@ -111,48 +142,40 @@ impl Store for SqliteStore {
     }
 
     fn account(&self, id: AccountId) -> StoreFuture<'_, Option<Account>> {
-        self.ask(move |worker| {
-            worker.read(|connection| {
-                connection
-                    .prepare_cached(&format!("{} WHERE id = ?1", row::ACCOUNTS))?
-                    .query_row([id.as_str()], |row| row::account(connection, row))
-                    .optional()
-            })
+        self.look_up(move |connection| {
+            connection
+                .prepare_cached(&format!("{} WHERE id = ?1", row::ACCOUNTS))?
+                .query_row([id.as_str()], |row| row::account(connection, row))
+                .optional()
         })
     }
 
     fn key(&self, id: KeyId) -> StoreFuture<'_, Option<KeyRecord>> {
-        self.ask(move |worker| {
-            worker.read(|connection| {
-                connection
-                    .prepare_cached(&format!("{} WHERE id = ?1", row::KEYS))?
-                    .query_row([id.to_string()], |row| row::used_key(connection, row))
-                    .optional()
-            })
+        self.look_up(move |connection| {
+            connection
+                .prepare_cached(&format!("{} WHERE id = ?1", row::KEYS))?
+                .query_row([id.to_string()], |row| row::used_key(connection, row))
+                .optional()
         })
     }
 
     fn keys(&self, query: KeyQuery) -> StoreFuture<'_, Vec<KeyRecord>> {
-        self.ask(move |worker| worker.read(|connection| list::page(connection, &query)))
+        self.report(move |connection| list::page(connection, &query))
     }
 
     fn created_with(&self, account: AccountId, token: String) -> StoreFuture<'_, Option<KeyId>> {
-        self.ask(move |worker| {
-            worker.read(|connection| {
-                connection
-                    .prepare_cached(
-                        "SELECT key FROM keyward_token WHERE account = ?1 AND token = ?2",
-                    )?
-                    .query_row([account.as_str(), &token], |row| {
-                        Cells::of(row).parse(KeyId::parse)
-                    })
-                    .optional()
-            })
+        self.look_up(move |connection| {
+            connection
+                .prepare_cached("SELECT key FROM keyward_token WHERE account = ?1 AND token = ?2")?
+                .query_row([account.as_str(), &token], |row| {
+                    Cells::of(row).parse(KeyId::parse)
+                })
+                .optional()
         })
     }
 
     fn credits(&self, owner: CreditOwner) -> StoreFuture<'_, Option<Credits>> {
-        self.ask(move |worker| worker.read(|connection| credit::stored(connection, &owner)))
+        self.look_up(move |connection| credit::stored(connection, &owner))
     }
 
     fn flush(&self) -> StoreFuture<'_, ()> {
@@ -160,18 +183,16 @@ impl Store for SqliteStore {
     }
 
     fn usage(&self, query: UsageQuery) -> StoreFuture<'_, Vec<UsageHour>> {
-        self.ask(move |worker| worker.read(|connection| usage::hours(connection, &query)))
+        self.report(move |connection| usage::hours(connection, &query))
     }
 
     fn schemes(&self, now: SystemTime) -> StoreFuture<'_, Vec<(DigestScheme, u64)>> {
-        self.ask(move |worker| {
-            worker.read(|connection| {
-                let mut schemes = connection.prepare_cached(&list::schemes_sql())?;
-                let now = named_params! { ":now": row::millis(now) };
-                row::valid(&mut schemes.query(now)?, usize::MAX, |row| {
-                    let mut cells = Cells::of(row);
-                    Ok((cells.parse(DigestScheme::parse)?, cells.number()?))
-                })
+        self.report(move |connection| {
+            let mut schemes = connection.prepare_cached(&list::schemes_sql())?;
+            let now = named_params! { ":now": row::millis(now) };
+            row::valid(&mut schemes.query(now)?, usize::MAX, |row| {
+                let mut cells = Cells::of(row);
+                Ok((cells.parse(DigestScheme::parse)?, cells.number()?))
             })
         })
     }
@@ -182,20 +203,16 @@ impl Store for SqliteStore {
         before: Option<u64>,
         limit: usize,
     ) -> StoreFuture<'_, Vec<AuditEntry>> {
-        self.ask(move |worker| {
-            worker.read(|connection| audit::page(connection, account.as_ref(), before, limit))
-        })
+        self.report(move |connection| audit::page(connection, account.as_ref(), before, limit))
     }
 }
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
+        self.lookups.stop();
+        self.reports.stop();
         drop(self.tasks.send(Box::new(Worker::stop)));
-        // Waking a future may drop the last handle on the thread itself, which cannot wait for itself.
-        let another = |thread: &JoinHandle<()>| thread.thread().id() != thread::current().id();
-        if let Some(thread) = self.thread.take().filter(another) {
-            drop(thread.join());
-        }
+        wait_for(self.thread.take());
     }
 }
 
@@ -417,8 +434,8 @@ mod tests {
         let (secret, record) = add(&store, "acme");
         let answer = block_on(store.ask::<()>(|_| panic!("as the test wants")));
         assert_eq!(answer.unwrap_err().kind(), StoreErrorKind::Unavailable);
-        let answer = block_on(store.key(record.id));
-        assert_eq!(answer.unwrap_err().kind(), StoreErrorKind::Unavailable);
+        let written = commit(&store, vec![], vec![record]);
+        assert_eq!(written, Err(StoreErrorKind::Unavailable));
         assert_eq!(ask_strictly(&store, &secret), Err(DenialKind::Unavailable));
     }
 

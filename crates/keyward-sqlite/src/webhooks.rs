@@ -20,7 +20,7 @@ impl WebhookStore for SqliteStore {
     }
 
     fn endpoint(&self, id: EndpointId) -> StoreFuture<'_, Option<WebhookEndpoint>> {
-        self.ask(move |worker| worker.read(|connection| outbox::stored_endpoint(connection, id)))
+        self.look_up(move |connection| outbox::stored_endpoint(connection, id))
     }
 
     fn endpoints(
@@ -28,9 +28,7 @@ impl WebhookStore for SqliteStore {
         account: Option<AccountId>,
         environment: Option<Environment>,
     ) -> StoreFuture<'_, Vec<WebhookEndpoint>> {
-        self.ask(move |worker| {
-            worker.read(|connection| outbox::endpoints(connection, account.as_ref(), environment))
-        })
+        self.report(move |connection| outbox::endpoints(connection, account.as_ref(), environment))
     }
 
     fn message(
@@ -39,11 +37,9 @@ impl WebhookStore for SqliteStore {
         environment: Environment,
         id: WebhookId,
     ) -> StoreFuture<'_, Option<WebhookMessage>> {
-        self.ask(move |worker| {
-            worker.read(|connection| {
-                let (account, environment) = (account.as_str(), environment.as_str());
-                outbox::stored_message(connection, account, environment, id.as_str())
-            })
+        self.look_up(move |connection| {
+            let (account, environment) = (account.as_str(), environment.as_str());
+            outbox::stored_message(connection, account, environment, id.as_str())
         })
     }
 
@@ -65,9 +61,7 @@ impl WebhookStore for SqliteStore {
         before: Option<u64>,
         limit: usize,
     ) -> StoreFuture<'_, Vec<DeliveryAttempt>> {
-        self.ask(move |worker| {
-            worker.read(|connection| outbox::attempts(connection, endpoint, before, limit))
-        })
+        self.report(move |connection| outbox::attempts(connection, endpoint, before, limit))
     }
 
     fn forget_messages(&self, before: SystemTime) -> StoreFuture<'_, u64> {

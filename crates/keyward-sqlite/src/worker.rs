@@ -34,6 +34,8 @@ pub(crate) struct Worker {
     flushed: Instant,
     unkept: bool,
     stopped: bool,
+    /// How long the present task may wait for another process that is writing.
+    until: Instant,
 }
 
 impl Worker {
@@ -56,6 +58,7 @@ impl Worker {
             flushed: Instant::now(),
             unkept: false,
             stopped: false,
+            until: Instant::now(),
         })
     }
 
@@ -86,6 +89,7 @@ impl Worker {
     /// Writes what was counted, as far as it goes, and ends the loop.
     pub(crate) fn stop(&mut self) {
         self.stopped = true;
+        self.wait_until(Instant::now() + PATIENCE);
         self.taken.take_all();
         if let Err(error) = self.flush().and_then(|()| self.leave()) {
             let error: &(dyn Error + 'static) = &error;
@@ -138,22 +142,36 @@ impl Worker {
         polled
     }
 
+    /// Until when the next task may wait for another process that is writing. It is tried once also when
+    /// that is over.
+    pub(crate) fn wait_until(&mut self, until: Instant) {
+        self.until = until;
+    }
+
     /// Waits for another process that is writing, and goes on polling meanwhile.
     pub(crate) fn patiently<T>(
         &mut self,
         mut write: impl FnMut(&mut Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let began = Instant::now();
-        loop {
-            let connection = self.file.connection()?;
-            connection
-                .busy_timeout(self.poll_interval.min(PATIENCE))
-                .map_err(failed)?;
+        self.until_free(|worker, patience| {
+            let connection = worker.file.connection()?;
+            connection.busy_timeout(patience).map_err(failed)?;
             let written = write(connection);
             connection.busy_timeout(PATIENCE).map_err(failed)?;
-            match written {
-                Err(error) if is_busy(&error) && began.elapsed() < PATIENCE => self.poll_if_due(),
-                written => return written,
+            written
+        })
+    }
+
+    /// Tries again while another process is writing, and polls in between.
+    fn until_free<T>(
+        &mut self,
+        mut attempt: impl FnMut(&mut Self, Duration) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        loop {
+            let left = self.until.saturating_duration_since(Instant::now());
+            match attempt(self, left.min(self.poll_interval)) {
+                Err(error) if is_busy(&error) && Instant::now() < self.until => self.poll_if_due(),
+                done => return done,
             }
         }
     }
@@ -162,16 +180,17 @@ impl Worker {
     pub(crate) fn flush(&mut self) -> Result<(), StoreError> {
         // Nothing is taken before what is left of an earlier flush is written.
         for _ in 0..self.taken.waiting() {
-            self.flush_batch(PATIENCE)?;
+            self.until_free(Self::flush_batch)?;
             self.poll_if_due();
         }
-        while self.flush_batch(PATIENCE)? && self.taken.waiting() > 0 {
+        while self.until_free(Self::flush_batch)? && self.taken.waiting() > 0 {
             self.poll_if_due();
         }
         Ok(())
     }
 
-    /// Reads what the replica does not keep.
+    /// Reads through the connection that writes.
+    #[cfg(test)]
     pub(crate) fn read<T>(
         &mut self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
@@ -254,6 +273,7 @@ impl Worker {
             return;
         }
         let now = SystemTime::UNIX_EPOCH + self.replica.clock().unix();
+        self.wait_until(Instant::now() + PATIENCE);
         let drawn = self.patiently(|connection| credit::draw(connection, &wants, now));
         let grants = drawn.unwrap_or_else(|error| {
             let error: &(dyn Error + 'static) = &error;
@@ -387,6 +407,46 @@ mod tests {
                 .unwrap();
             eventually(|| ask(&store, &secret) == Err(DenialKind::Revoked));
         });
+    }
+
+    #[test]
+    fn all_that_wait_for_another_process_are_answered_within_one_deadline() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        let records: Vec<_> = ["a", "b", "c", "d"]
+            .map(|account| add(&store, account).1)
+            .into();
+        let writer = Connection::open(fixture.path()).unwrap();
+        writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let began = Instant::now();
+        let (answers, answered) = std::sync::mpsc::channel();
+        thread::scope(|threads| {
+            for record in &records {
+                let (answers, store) = (answers.clone(), &store);
+                threads.spawn(move || {
+                    let mut record = record.clone();
+                    record.status = keyward::KeyStatus::Revoked;
+                    let answer = crate::fixture::commit(store, vec![], vec![record]);
+                    answers.send((answer, began.elapsed())).unwrap();
+                });
+            }
+            // Meanwhile whatever only reads is answered at once.
+            thread::sleep(Duration::from_millis(100));
+            for record in &records {
+                let name = crate::fixture::stored(&store, record.id).name;
+                assert_eq!(name, record.name);
+                assert_eq!(crate::fixture::used(&store, "a"), (0, 0));
+            }
+            assert!(answered.try_recv().is_err(), "nobody has given up by now");
+        });
+        drop(answers);
+        let answers: Vec<_> = answered.iter().collect();
+        assert_eq!(answers.len(), 4);
+        for (answer, after) in answers {
+            assert_eq!(answer, Err(StoreErrorKind::Unavailable));
+            assert!(after < 2 * PATIENCE, "{after:?}");
+        }
+        writer.execute_batch("ROLLBACK").unwrap();
     }
 
     #[test]

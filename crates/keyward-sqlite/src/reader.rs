@@ -1,0 +1,114 @@
+//! Threads that read from the file while another thread writes it.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Sender};
+use std::thread::{self, JoinHandle};
+
+use futures_channel::oneshot;
+use keyward::{StoreError, StoreFuture};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+
+use crate::error::{failed, unavailable};
+use crate::file::{self, Identity};
+
+/// A task for the thread of a [`Reader`].
+type Query = Box<dyn FnOnce(&mut ReadFile) + Send>;
+
+/// A thread with a connection of its own, which only reads.
+///
+/// In WAL mode a reader waits for no writer, so what it is asked is answered while a write waits for
+/// another process, and a long report does not hold up the poll.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    /// `None` once the thread is to end.
+    queries: Option<Sender<Query>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Reader {
+    /// Opens the file that the store has already opened, and starts the thread.
+    pub(crate) fn start(path: &Path, name: &str) -> Result<Self, StoreError> {
+        let mut file = ReadFile::open(file::absolute(path)?)?;
+        let (queries, waiting) = mpsc::channel::<Query>();
+        let thread = thread::Builder::new().name(name.to_owned());
+        let thread = thread.spawn(move || waiting.iter().for_each(|query| query(&mut file)));
+        Ok(Self {
+            queries: Some(queries),
+            thread: Some(thread.map_err(unavailable)?),
+        })
+    }
+
+    /// Has the thread read this, and waits for the result.
+    pub(crate) fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> StoreFuture<'_, T> {
+        Box::pin(async move {
+            let (answer, answered) = oneshot::channel();
+            let query = move |file: &mut ReadFile| {
+                drop(answer.send(file.read(read)));
+            };
+            // A query that nobody takes, or that panics, drops its end of the channel.
+            if let Some(queries) = &self.queries {
+                drop(queries.send(Box::new(query)));
+            }
+            answered.await.unwrap_or_else(|gone| Err(unavailable(gone)))
+        })
+    }
+
+    /// Ends the thread and closes its connection. Whoever writes closes the file last.
+    pub(crate) fn stop(&mut self) {
+        drop(self.queries.take());
+        wait_for(self.thread.take());
+    }
+}
+
+/// Waits until a thread has ended.
+///
+/// Waking a future may drop the last handle on the thread itself, which cannot wait for itself.
+pub(crate) fn wait_for(thread: Option<JoinHandle<()>>) {
+    let another = |thread: &JoinHandle<()>| thread.thread().id() != thread::current().id();
+    if let Some(thread) = thread.filter(another) {
+        drop(thread.join());
+    }
+}
+
+/// The file at a path, opened for reading.
+#[derive(Debug)]
+struct ReadFile {
+    path: PathBuf,
+    connection: Connection,
+    identity: Identity,
+}
+
+impl ReadFile {
+    fn open(path: PathBuf) -> Result<Self, StoreError> {
+        let (connection, identity) = file::connect(&path, OpenFlags::empty())?;
+        file::prepare(&connection)?;
+        // The thread that writes closes the file last, and takes its log away.
+        connection
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+            .map_err(failed)?;
+        connection
+            .execute_batch("PRAGMA query_only = ON")
+            .map_err(failed)?;
+        Ok(Self {
+            path,
+            connection,
+            identity,
+        })
+    }
+
+    /// Reads from one snapshot of the file that is at the path now.
+    fn read<T>(
+        &mut self,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        if file::identity(&self.path).map_err(unavailable)? != self.identity {
+            *self = Self::open(self.path.clone())?;
+        }
+        let snapshot = self.connection.unchecked_transaction().map_err(failed)?;
+        read(&snapshot).map_err(failed)
+    }
+}
