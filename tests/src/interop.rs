@@ -1,4 +1,4 @@
-//! The libraries of Standard Webhooks accept what we sign, and we what they sign.
+//! The libraries of Standard Webhooks and of Svix accept what we sign, and we what they sign.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -30,17 +30,21 @@ else:
         print("bad", end="")
 "#;
 
-/// The same.
+/// The same, after the library and how its names of fields begin.
 const NODE: &str = r#"
-const { Webhook, WebhookVerificationError } = require("standardwebhooks");
+const [library, family, what, secret, id, at, signature] = process.argv.slice(1);
+const { Webhook, WebhookVerificationError } = require(library);
 
-const [what, secret, id, at, signature] = process.argv.slice(1);
 const body = require("fs").readFileSync(0).toString();
 const webhook = new Webhook(secret);
 if (what === "sign") {
     process.stdout.write(webhook.sign(id, new Date(Number(at) * 1000), body));
 } else {
-    const fields = { "webhook-id": id, "webhook-timestamp": at, "webhook-signature": signature };
+    const fields = {
+        [`${family}-id`]: id,
+        [`${family}-timestamp`]: at,
+        [`${family}-signature`]: signature,
+    };
     try {
         webhook.verify(body, fields);
         process.stdout.write("good");
@@ -55,12 +59,21 @@ if (what === "sign") {
 enum Peer {
     Python,
     Node,
+    Svix,
     Rust,
 }
 
-const PEERS: [Peer; 3] = [Peer::Python, Peer::Node, Peer::Rust];
+const PEERS: [Peer; 4] = [Peer::Python, Peer::Node, Peer::Svix, Peer::Rust];
 
 impl Peer {
+    /// The fields in which it sends.
+    fn fields(self) -> [&'static str; 3] {
+        match self {
+            Self::Svix => ["svix-id", "svix-timestamp", "svix-signature"],
+            _ => ["webhook-id", "webhook-timestamp", "webhook-signature"],
+        }
+    }
+
     fn sign(self, secret: &str, id: &str, at: u64, body: &str) -> String {
         if let Self::Rust = self {
             let peer = standardwebhooks::Webhook::new(secret).unwrap();
@@ -100,7 +113,11 @@ impl Peer {
             Self::Python => command.args(["-c", PYTHON]),
             _ => command
                 .env("NODE_PATH", peers.join("node/node_modules"))
-                .args(["-e", NODE, "--"]),
+                .args(["-e", NODE, "--"])
+                .args(match self {
+                    Self::Svix => ["svix", "svix"],
+                    _ => ["standardwebhooks", "webhook"],
+                }),
         };
         let command = command.args(arguments).stdin(Stdio::piped());
         let child = command.stdout(Stdio::piped()).spawn();
@@ -186,10 +203,11 @@ fn we_accept_what_they_sign() {
         for peer in PEERS {
             let at = now();
             let signature = peer.sign(secret.expose_secret(), id.as_str(), at, body);
+            let [id_field, at_field, signature_field] = peer.fields();
             let head = Head([
-                ("webhook-id", id.to_string()),
-                ("webhook-timestamp", at.to_string()),
-                ("webhook-signature", signature),
+                (id_field, id.to_string()),
+                (at_field, at.to_string()),
+                (signature_field, signature),
             ]);
             let time = SystemTime::UNIX_EPOCH + Duration::from_secs(at);
             let signed = verifier.verify(&head, body.as_bytes(), time);

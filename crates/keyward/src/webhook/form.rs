@@ -11,6 +11,11 @@ const MAX_FIELD: usize = 4096;
 /// How many entries a list of signatures may have.
 const MAX_ENTRIES: usize = 32;
 
+/// The names of Standard Webhooks: id, timestamp, signatures.
+const STANDARD: [&str; 3] = ["webhook-id", "webhook-timestamp", "webhook-signature"];
+/// The same, as Svix has them, of which the standard was made.
+const SVIX: [&str; 3] = ["svix-id", "svix-timestamp", "svix-signature"];
+
 type Result<T> = std::result::Result<T, WebhookError>;
 
 #[derive(Clone, Copy, Debug)]
@@ -74,8 +79,18 @@ impl Claim {
 
     /// Standard Webhooks, "Verifying webhook authenticity".
     fn standard<R: RequestHead>(head: &R) -> Result<Self> {
-        let (id, at) = (one(head, "webhook-id")?, one(head, "webhook-timestamp")?);
-        let list = one(head, "webhook-signature")?;
+        // All three names are of one family. Where a field of the standard's own is there, the others
+        // count for nothing: the libraries of Standard Webhooks do not read them either. Svix sends
+        // one family; its libraries take each field from whichever has it, which mixes what two
+        // senders say.
+        let is_there = |field: &&str| head.values(field).next().is_some();
+        let family = if STANDARD.iter().any(is_there) {
+            STANDARD
+        } else {
+            SVIX
+        };
+        let [id, at, list] = family.map(|field| one(head, field));
+        let (id, at, list) = (id?, at?, list?);
         let (Some(id), Some(at), Some(list)) = (id, at, list) else {
             return Err(WebhookError::new(WebhookErrorKind::Missing));
         };

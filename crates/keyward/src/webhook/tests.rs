@@ -167,6 +167,60 @@ fn a_standard_signature_is_taken_only_as_it_should_be() {
 }
 
 #[test]
+fn the_names_of_svix_are_read_and_never_mixed_with_the_others() {
+    use WebhookErrorKind::{BadSignature, Doubled, Malformed, Missing, TooOld};
+    let (id, at, signature) = ("svix-id", "svix-timestamp", "svix-signature");
+    let seconds = AT.to_string();
+    let svix = || Head::new([(id, ID), (at, &seconds), (signature, GOOD)]);
+    let both = |standard: Head, svix: Head| Head([standard.0, svix.0].concat());
+    let (own_id, own_at, own_signature) = ("webhook-id", "webhook-timestamp", "webhook-signature");
+    let other = || svix().with(signature, OTHER).with(id, "msg_other");
+    #[rustfmt::skip]
+    let table = [
+        ("good", svix(), None),
+        ("of another secret", svix().with(signature, OTHER), Some(BadSignature)),
+        ("another id", svix().with(id, "msg_other"), Some(BadSignature)),
+        ("old", svix().with(at, "1"), Some(TooOld)),
+        ("malformed", svix().with(at, "now"), Some(Malformed)),
+        ("two ids", svix().twice(id), Some(Doubled)),
+        ("two signatures", svix().twice(signature), Some(Doubled)),
+        ("no id", svix().without(id), Some(Missing)),
+        ("no timestamp", svix().without(at), Some(Missing)),
+        ("no signature", svix().without(signature), Some(Missing)),
+        ("an id of the other family", svix().without(id).with(own_id, ID), Some(Missing)),
+        ("a timestamp of it", svix().without(at).with(own_at, &seconds), Some(Missing)),
+        ("a signature of it", svix().without(signature).with(own_signature, GOOD), Some(Missing)),
+        ("one field of it too many", svix().with(own_id, ID), Some(Missing)),
+        ("an empty one", svix().with(own_signature, ""), Some(Missing)),
+        ("both, alike", both(Head::signed(GOOD), svix()), None),
+        ("the standard's counts", both(Head::signed(GOOD), other()), None),
+        ("the other does not", both(Head::signed(OTHER), svix()), Some(BadSignature)),
+        ("nor to complete it", both(Head::signed(GOOD).without(own_id), svix()), Some(Missing)),
+    ];
+    for (about, head, expected) in table {
+        let signed = standard().verify(&head, BODY, time(AT));
+        if let Ok(signed) = &signed {
+            assert_eq!(signed.id().map(WebhookId::as_str), Some(ID), "{about}");
+        }
+        assert_eq!(signed.err().map(|error| error.kind()), expected, "{about}");
+    }
+    for verifier in [WebhookVerifier::stripe, WebhookVerifier::github] {
+        let signed = verifier(TEXT_SECRET)
+            .unwrap()
+            .verify(&svix(), BODY, time(AT));
+        assert_eq!(signed.unwrap_err().kind(), Missing);
+    }
+    let (receiver, _) = receiver(standard(), |builder| builder);
+    ask(&receiver, &svix(), BODY).unwrap().conclude(200);
+    let again = ask(&receiver, &Head::signed(GOOD), BODY).unwrap_err();
+    assert_eq!(
+        again.error.unwrap().kind(),
+        WebhookErrorKind::Replayed,
+        "by either name"
+    );
+}
+
+#[test]
 fn a_timestamp_may_be_300_seconds_off_and_not_301() {
     use WebhookErrorKind::{TooNew, TooOld};
     let kind = |now| {
@@ -499,6 +553,7 @@ proptest! {
             ("webhook-id", &id[..]),
             ("webhook-timestamp", at.as_bytes()),
             ("webhook-signature", list.as_bytes()),
+            ("svix-signature", list.as_bytes()),
             ("stripe-signature", list.as_bytes()),
             ("x-hub-signature-256", list.as_bytes()),
         ]);

@@ -100,6 +100,9 @@ pub struct WebhookVerifier {
 impl WebhookVerifier {
     /// Verifies [Standard Webhooks] `v1`: `webhook-id`, `webhook-timestamp` and `webhook-signature`.
     ///
+    /// Reads `svix-id`, `svix-timestamp` and `svix-signature` where none of those three is there, as
+    /// Svix and services that send through it name them. The two families are never mixed.
+    ///
     /// # Errors
     /// When the text is not a [`WebhookSecret`].
     ///
@@ -250,7 +253,7 @@ pub struct SignedWebhook {
 }
 
 impl SignedWebhook {
-    /// The name of the message: `webhook-id`, or `X-GitHub-Delivery`, which is not signed.
+    /// The name of the message: `webhook-id` or `svix-id`, or `X-GitHub-Delivery`, which is not signed.
     ///
     /// Stripe has the name in the body.
     #[must_use]
