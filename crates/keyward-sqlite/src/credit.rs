@@ -1,7 +1,7 @@
 //! Balances of credits.
 
 use std::error::Error;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use keyward::{
     CreditChange, CreditGrant, CreditOwner, CreditWant, Credits, Refill, StoreError,
@@ -11,6 +11,10 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use crate::error::failed;
 use crate::row::{self, Cells};
+
+/// How long what another process holds is shown after it was reported. One that lives reports again
+/// before that.
+const FRESH: Duration = Duration::from_secs(3);
 
 /// The balance of an owner.
 pub(crate) fn stored(
@@ -33,6 +37,62 @@ pub(crate) fn stored(
         .optional()
 }
 
+/// The balance of an owner, with what other processes hold of it.
+pub(crate) fn shown(
+    connection: &Connection,
+    owner: &CreditOwner,
+    node: i64,
+    now: SystemTime,
+) -> rusqlite::Result<Option<Credits>> {
+    let Some(mut credits) = stored(connection, owner)? else {
+        return Ok(None);
+    };
+    let held: i64 = connection
+        .prepare_cached(
+            "SELECT coalesce(sum(held), 0) FROM keyward_credit_held \
+             WHERE owner = ?1 AND node <> ?2 AND epoch = ?3 AND abs(?4 - reported_at) < ?5",
+        )?
+        .query_row(
+            params![
+                owner.to_string(),
+                node,
+                credits.epoch,
+                row::millis(now),
+                i64::try_from(FRESH.as_millis()).unwrap_or(i64::MAX),
+            ],
+            |row| row.get(0),
+        )?;
+    credits.left = credits.left.saturating_add(held.cast_unsigned());
+    Ok(Some(credits))
+}
+
+/// Notes what a process holds, for others to show. What was not reported for long is of nobody.
+pub(crate) fn report(
+    connection: &Connection,
+    held: &Unspent,
+    node: i64,
+    now: SystemTime,
+) -> rusqlite::Result<()> {
+    let (owner, now) = (held.owner.to_string(), row::millis(now));
+    connection
+        .prepare_cached(
+            "DELETE FROM keyward_credit_held \
+             WHERE owner = ?1 AND (node = ?2 OR abs(?3 - reported_at) >= ?4)",
+        )?
+        .execute(params![
+            owner,
+            node,
+            now,
+            i64::try_from(FRESH.as_millis()).unwrap_or(i64::MAX),
+        ])?;
+    if held.amount > 0 {
+        connection
+            .prepare_cached("INSERT INTO keyward_credit_held VALUES (?1, ?2, ?3, ?4, ?5)")?
+            .execute(params![owner, node, held.epoch, held.amount, now])?;
+    }
+    Ok(())
+}
+
 /// Changes a balance, if it can be changed in this way.
 pub(crate) fn change(connection: &Connection, change: &CreditChange) -> Result<(), StoreError> {
     let owner = change.owner();
@@ -47,6 +107,7 @@ pub(crate) fn change(connection: &Connection, change: &CreditChange) -> Result<(
 pub(crate) fn draw(
     connection: &mut Connection,
     wants: &[CreditWant],
+    node: i64,
     now: SystemTime,
 ) -> Result<Vec<CreditGrant>, StoreError> {
     let transaction = connection
@@ -63,8 +124,15 @@ pub(crate) fn draw(
             stored => stored?,
         };
         if let Some(mut credits) = stored {
-            grants.push(credits.draw(want, now));
+            let grant = credits.draw(want, now);
             put(&transaction, &want.owner, &credits).map_err(failed)?;
+            let held = Unspent {
+                owner: want.owner.clone(),
+                amount: want.held_after(&grant),
+                epoch: grant.epoch,
+            };
+            report(&transaction, &held, node, now).map_err(failed)?;
+            grants.push(grant);
         }
     }
     transaction.commit().map_err(failed)?;
@@ -105,13 +173,14 @@ fn put(connection: &Connection, owner: &CreditOwner, credits: &Credits) -> rusql
 mod tests {
     use std::sync::{Arc, mpsc};
     use std::thread;
+    use std::time::Instant;
 
     use keyward::conformance::block_on;
     use keyward::{AccountId, Actor, ApiKey, DenialKind, KeyAdmin, Store};
 
     use super::*;
     use crate::SqliteStore;
-    use crate::fixture::{Fixture, add, ask, format, type_inside};
+    use crate::fixture::{Fixture, add, ask, eventually, format, type_inside};
 
     /// A key whose account has so many credits.
     fn rich(fixture: &Fixture, credits: u64) -> (CreditOwner, ApiKey) {
@@ -166,25 +235,124 @@ mod tests {
     }
 
     #[test]
-    fn what_a_process_holds_is_given_back_when_it_ends() {
+    fn what_a_process_holds_is_shown_also_by_others_and_given_back_when_it_ends() {
         let fixture = Fixture::new();
-        let (owner, key) = rich(&fixture, 800);
-        let store = fixture.open_slow();
-        assert_eq!(ask(&store, &key), Ok(()));
+        let (owner, key) = rich(&fixture, 10_000);
+        let (store, other) = (fixture.open_slow(), fixture.open_slow());
+        let held = || {
+            store
+                .replica()
+                .held_of(&owner)
+                .map_or(0, |held| held.amount)
+        };
+        let mut spent = 0;
+        while spent < 200 || held() < 20 {
+            assert_eq!(ask(&store, &key), Ok(()));
+            spent += 1;
+            assert_eq!(left(&store, &owner), 10_000 - spent);
+            assert!(held() <= 100, "{}", held());
+        }
+        let held = u64::from(held());
+        let in_file = || {
+            let file = Connection::open(fixture.path()).unwrap();
+            stored(&file, &owner).unwrap().unwrap().left
+        };
+        // The other knows what was reported, whenever that was.
+        assert!(left(&other, &owner) >= 10_000 - spent);
+        eventually(|| left(&other, &owner) == 10_000 - spent);
         drop(store);
-        let store = fixture.open_slow();
-        assert_eq!(left(&store, &owner), 799);
-        assert_eq!(ask(&store, &key), Ok(()));
-        assert_eq!(left(&store, &owner), 700);
-        // It is in use, and keeps what it holds.
-        block_on(store.flush()).unwrap();
-        assert_eq!(left(&store, &owner), 700);
+        assert_eq!(
+            (in_file(), left(&other, &owner)),
+            (10_000 - spent, 10_000 - spent)
+        );
+        assert!(held > 0);
+        let reports = "SELECT count(*) FROM keyward_credit_held";
+        let file = Connection::open(fixture.path()).unwrap();
+        let reports = file.query_row(reports, [], |row| row.get::<_, i64>(0));
+        assert_eq!(
+            reports.unwrap(),
+            0,
+            "nothing is left of a store that is gone"
+        );
         // More than there can be is all there can be.
-        let most = format!("UPDATE keyward_credit SET remaining = {}", i64::MAX - 97);
+        assert_eq!(ask(&other, &key), Ok(()));
+        let most = format!("UPDATE keyward_credit SET remaining = {}", i64::MAX);
         fixture.type_in(&most).unwrap();
-        drop(store);
         let all = i64::MAX.cast_unsigned();
-        assert_eq!(left(&fixture.open_slow(), &owner), all);
+        assert!(left(&other, &owner) >= all);
+    }
+
+    #[test]
+    fn what_is_not_needed_any_more_goes_back_soon() {
+        let fixture = Fixture::new();
+        let (owner, key) = rich(&fixture, 10_000);
+        let store = fixture.open_slow();
+        let mut spent = 0;
+        while store.replica().held_of(&owner).is_none() {
+            assert_eq!(ask(&store, &key), Ok(()));
+            spent += 1;
+        }
+        // It is never asked to flush, and its own timer is at ten seconds.
+        let began = Instant::now();
+        eventually(|| store.replica().held_of(&owner).is_none());
+        assert!(
+            began.elapsed() < Duration::from_secs(9),
+            "{:?}",
+            began.elapsed()
+        );
+        assert_eq!(left(&store, &owner), 10_000 - spent);
+    }
+
+    #[test]
+    fn what_a_dead_process_held_is_shown_for_seconds_and_never_spent_again() {
+        let fixture = Fixture::new();
+        let (owner, key) = rich(&fixture, 10);
+        let report = |ago: i64| {
+            let now = row::millis(SystemTime::now()) - ago;
+            let typed = format!(
+                "INSERT OR REPLACE INTO keyward_credit_held VALUES ('{owner}', 7, 1, 5, {now})"
+            );
+            fixture.type_in(&typed).unwrap();
+        };
+        let store = fixture.open_slow();
+        report(0);
+        assert_eq!(left(&store, &owner), 15);
+        report(10_000);
+        assert_eq!(left(&store, &owner), 10);
+        // Of another balance, it is of no worth.
+        report(0);
+        fixture
+            .type_in("UPDATE keyward_credit_held SET epoch = 2")
+            .unwrap();
+        assert_eq!(left(&store, &owner), 10);
+        report(10_000);
+        assert_eq!(spend_all(&store, &key), 10);
+        let file = Connection::open(fixture.path()).unwrap();
+        let reports = "SELECT count(*) FROM keyward_credit_held";
+        let reports = file.query_row(reports, [], |row| row.get::<_, i64>(0));
+        assert_eq!(reports.unwrap(), 0, "it is cleared away");
+    }
+
+    #[test]
+    fn a_balance_in_a_file_of_the_first_version_is_shown_and_spent() {
+        let fixture = Fixture::new();
+        for (_, sql) in &crate::MIGRATIONS[..2] {
+            fixture.type_in(sql).unwrap();
+        }
+        let balance = "INSERT INTO keyward_credit VALUES ('account:acme', 1, 12, NULL, NULL)";
+        fixture.type_in(balance).unwrap();
+        let store = fixture.open();
+        let (secret, record) = add(&store, "acme");
+        let owner = CreditOwner::from(record.account);
+        fixture
+            .type_in("UPDATE keyward_account SET credits = 1")
+            .unwrap();
+        eventually(|| ask(&store, &secret) == Ok(()) && left(&store, &owner) < 12);
+        fixture
+            .type_in("UPDATE keyward_credit SET remaining = 12")
+            .unwrap();
+        assert_eq!(left(&store, &owner), 12);
+        assert_eq!(spend_all(&store, &secret), 12);
     }
 
     #[test]
@@ -228,7 +396,7 @@ mod tests {
             let waiting: Vec<_> = (0..4)
                 .map(|_| threads.spawn(|| ask(&store, &key)))
                 .collect();
-            thread::sleep(std::time::Duration::from_millis(50));
+            thread::sleep(Duration::from_millis(50));
             drop(go);
             for answer in waiting {
                 assert_eq!(answer.join().unwrap(), Err(DenialKind::LimitUnavailable));
@@ -245,7 +413,12 @@ mod tests {
         let mut file = Connection::open(fixture.path()).unwrap();
         let want = |account| {
             let owner = CreditOwner::from(AccountId::parse(account).unwrap());
-            CreditWant { owner, at_least: 1 }
+            CreditWant {
+                owner,
+                at_least: 1,
+                spent: 100,
+                held: 0,
+            }
         };
         let wants = ["broken", "whole"].map(want);
         file.execute_batch(
@@ -253,10 +426,14 @@ mod tests {
              ('account:broken', 1, -5, NULL, NULL), ('account:whole', 1, 800, NULL, NULL)",
         )
         .unwrap();
-        let grants = draw(&mut file, &wants, SystemTime::now()).unwrap();
+        let grants = draw(&mut file, &wants, 7, SystemTime::now()).unwrap();
         assert_eq!(grants.len(), 1);
-        assert_eq!((&grants[0].owner, grants[0].amount), (&wants[1].owner, 100));
-        assert_eq!(left(&store, &wants[1].owner), 700);
+        assert_eq!((&grants[0].owner, grants[0].amount), (&wants[1].owner, 9));
+        assert_eq!(
+            left(&store, &wants[1].owner),
+            799,
+            "with what the other holds"
+        );
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! What requests leave behind in memory, on its way into the file.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
+use std::mem;
+use std::time::SystemTime;
 
-use keyward::{Redigest, Replica, Unspent, UsageCount};
+use keyward::{CreditOwner, Redigest, Replica, Unspent, UsageCount};
 use rusqlite::{Connection, TransactionBehavior, params};
 
 use crate::{credit, row};
@@ -20,6 +22,8 @@ pub(crate) struct Taken {
     node: i64,
     sequence: i64,
     batches: VecDeque<Batch>,
+    /// Whose credits may be out.
+    lent: HashSet<CreditOwner>,
     /// Whether credits are given back that are in use.
     all: bool,
 }
@@ -31,6 +35,7 @@ impl Taken {
             node: connection.query_row("SELECT random()", [], |row| row.get(0))?,
             sequence: 0,
             batches: VecDeque::new(),
+            lent: HashSet::new(),
             all: false,
         })
     }
@@ -43,23 +48,73 @@ impl Taken {
     /// The batch to write next; more is taken only when none is left.
     pub(crate) fn next(&mut self, replica: &Replica) -> Option<&Batch> {
         if self.batches.is_empty() {
-            let hour = replica.clock().unix().as_secs() / 3600;
             let mut counts = replica.take_usage().into_iter();
             let mut digests = replica.take_redigested().into_iter();
             let mut unspent = replica.take_unspent(self.all).into_iter();
             while counts.len() + digests.len() + unspent.len() > 0 {
-                self.sequence += 1;
-                self.batches.push_back(Batch {
-                    node: self.node,
-                    sequence: self.sequence,
-                    hour: hour.cast_signed(),
-                    counts: counts.by_ref().take(BATCH).collect(),
-                    digests: digests.by_ref().take(BATCH).collect(),
-                    unspent: unspent.by_ref().take(BATCH).collect(),
-                });
+                let mut batch = self.batch(replica);
+                batch.counts.extend(counts.by_ref().take(BATCH));
+                batch.digests.extend(digests.by_ref().take(BATCH));
+                batch.unspent.extend(unspent.by_ref().take(BATCH));
+                let owners = batch.unspent.iter().map(|unspent| &unspent.owner);
+                batch.held = owners.map(|owner| held(replica, owner)).collect();
+                self.batches.push_back(batch);
             }
         }
         self.batches.front()
+    }
+
+    /// Takes the credits that are out and not needed, and what is held of the others.
+    pub(crate) fn settle(&mut self, replica: &Replica) {
+        let lent = mem::take(&mut self.lent);
+        let mut owners = lent.into_iter().peekable();
+        while owners.peek().is_some() {
+            let mut batch = self.batch(replica);
+            for owner in owners.by_ref().take(BATCH) {
+                batch.unspent.extend(replica.take_unspent_of(&owner));
+                let held = held(replica, &owner);
+                if held.amount > 0 {
+                    self.lent.insert(owner);
+                }
+                batch.held.push(held);
+            }
+            self.batches.push_back(batch);
+        }
+    }
+
+    /// Credits of this owner are out from now on.
+    pub(crate) fn lend(&mut self, owner: CreditOwner) {
+        self.lent.insert(owner);
+    }
+
+    /// Whether credits may be out.
+    pub(crate) fn has_lent(&self) -> bool {
+        !self.lent.is_empty()
+    }
+
+    /// What is on its way back to a balance.
+    pub(crate) fn returning<'a>(
+        &'a self,
+        owner: &'a CreditOwner,
+    ) -> impl Iterator<Item = &'a Unspent> {
+        let all = self.batches.iter().flat_map(|batch| &batch.unspent);
+        all.filter(move |unspent| unspent.owner == *owner)
+    }
+
+    /// A new batch, with nothing in it.
+    fn batch(&mut self, replica: &Replica) -> Batch {
+        self.sequence += 1;
+        let now = replica.clock().unix();
+        Batch {
+            node: self.node,
+            sequence: self.sequence,
+            now: SystemTime::UNIX_EPOCH + now,
+            hour: (now.as_secs() / 3600).cast_signed(),
+            counts: Vec::new(),
+            digests: Vec::new(),
+            unspent: Vec::new(),
+            held: Vec::new(),
+        }
     }
 
     /// The batch that was next is in the file.
@@ -72,9 +127,14 @@ impl Taken {
         self.batches.len()
     }
 
-    /// By which the file knows the batches of this store; `None` before the first.
-    pub(crate) fn node(&self) -> Option<i64> {
-        (self.sequence > 0).then_some(self.node)
+    /// By which the file knows this store.
+    pub(crate) fn node(&self) -> i64 {
+        self.node
+    }
+
+    /// Whether the file may know it.
+    pub(crate) fn is_known(&self) -> bool {
+        self.sequence > 0 || self.has_lent()
     }
 }
 
@@ -83,12 +143,15 @@ impl Taken {
 pub(crate) struct Batch {
     node: i64,
     sequence: i64,
-    /// In which they were taken.
+    /// When they were taken, and in which hour.
+    now: SystemTime,
     hour: i64,
     /// In the order of their keys, which is that of the tables.
     counts: Vec<UsageCount>,
     digests: Vec<Redigest>,
     unspent: Vec<Unspent>,
+    /// What is held after that.
+    held: Vec<Unspent>,
 }
 
 impl Batch {
@@ -104,6 +167,9 @@ impl Batch {
             }
             for unspent in &self.unspent {
                 credit::give_back(&transaction, unspent)?;
+            }
+            for held in &self.held {
+                credit::report(&transaction, held, self.node, self.now)?;
             }
         }
         transaction.commit()
@@ -159,10 +225,24 @@ impl Batch {
     }
 }
 
+/// What is held of a balance; perhaps nothing.
+fn held(replica: &Replica, owner: &CreditOwner) -> Unspent {
+    replica.held_of(owner).unwrap_or(Unspent {
+        owner: owner.clone(),
+        amount: 0,
+        epoch: 0,
+    })
+}
+
 /// Deletes what the file knows of a node that writes no more.
 pub(crate) fn forget(connection: &Connection, node: i64) -> rusqlite::Result<()> {
-    let forget = "DELETE FROM keyward_usage_node WHERE node = ?1";
-    connection.execute(forget, [node]).map(drop)
+    for forget in [
+        "DELETE FROM keyward_usage_node WHERE node = ?1",
+        "DELETE FROM keyward_credit_held WHERE node = ?1",
+    ] {
+        connection.execute(forget, [node])?;
+    }
+    Ok(())
 }
 
 /// Another process may have been faster. A digest that another key has stays where it is, and holds

@@ -16,8 +16,8 @@ use keyward::{
 };
 use rusqlite::Connection;
 
-use crate::SqliteStore;
 use crate::fixture::{Fixture, ask_with, format, stored};
+use crate::{SqliteStore, credit};
 
 /// Tells the child which file to write.
 const FILE: &str = "KEYWARD_SQLITE_KILL_FILE";
@@ -58,45 +58,96 @@ fn writes_until_it_is_killed() {
 }
 
 #[test]
-fn a_process_that_is_killed_while_it_spends_loses_what_it_holds_at_most() {
+fn a_process_that_is_killed_while_it_spends_loses_a_second_of_it_and_a_hundredth_at_most() {
+    for much in [10_000_000, 30_000] {
+        let fixture = Fixture::new();
+        let owner = open_balance(&fixture, much);
+        let mut left = much;
+        let mut spent = 0;
+        for _ in 0..20 {
+            let told = run_and_kill(&fixture.path(), "kill::spends_until_it_is_killed", true);
+            let told = told.iter().filter(|line| *line == "spent").count() as u64;
+            // What the child has reported is old when it is counted no more.
+            let now = in_file(&fixture, &owner);
+            // Every one that was told is paid for; one more may have been spent and not told, and the
+            // line of one be half written.
+            assert!(
+                now <= left - told,
+                "{told} of {left} were spent, {now} are left"
+            );
+            let lost = (told + 2).min(left / 100) + 2;
+            assert!(
+                now >= left - told - lost,
+                "{told} of {left} were spent, {now} are left"
+            );
+            (left, spent) = (now, spent + told);
+            if left < much / 2 {
+                break;
+            }
+        }
+        assert!(spent > 200, "{spent}");
+    }
+}
+
+#[test]
+fn a_process_that_is_killed_after_each_request_loses_nothing() {
     let fixture = Fixture::new();
+    let owner = open_balance(&fixture, 1000);
+    for killed in 1..=3 {
+        let child = "kill::spends_one_and_waits_to_be_killed";
+        let told = run_and_kill(&fixture.path(), child, true);
+        assert!(told.is_empty(), "{told:?}");
+        let store = SqliteStore::open(fixture.path()).unwrap();
+        let shown = block_on(store.credits(owner.clone())).unwrap().unwrap();
+        assert_eq!(shown.left, 1000 - killed);
+    }
+    assert_eq!(in_file(&fixture, &owner), 997);
+}
+
+/// An account with so many credits.
+fn open_balance(fixture: &Fixture, credits: u64) -> CreditOwner {
     let store = fixture.open_slow();
     let acme = AccountId::parse("acme").unwrap();
-    let owner = CreditOwner::Account(acme.clone());
     let admin = KeyAdmin::new(Arc::new(store), format());
     let actor = Actor::operator("test");
     block_on(admin.open_account(&actor, &acme)).unwrap();
-    let much = Credits::new(10_000_000);
-    block_on(admin.set_credits(&actor, acme.clone(), Some(much))).unwrap();
-    drop(admin);
+    let credits = Some(Credits::new(credits));
+    block_on(admin.set_credits(&actor, acme.clone(), credits)).unwrap();
+    CreditOwner::Account(acme)
+}
 
-    let mut left = much.left;
-    let mut spent = 0;
-    for _ in 0..20 {
-        let told = run_and_kill(&fixture.path(), "kill::spends_until_it_is_killed", true);
-        let told = told.iter().filter(|line| *line == "spent").count() as u64;
-        let store = SqliteStore::open(fixture.path()).unwrap();
-        let now = block_on(store.credits(owner.clone()))
-            .unwrap()
-            .unwrap()
-            .left;
-        // Every one that was told is paid for; one more may have been spent and not told.
-        assert!(
-            now <= left - told,
-            "{told} of {left} were spent, {now} are left"
-        );
-        assert!(
-            now >= left - told - 126,
-            "{told} of {left} were spent, {now} are left"
-        );
-        (left, spent) = (now, spent + told);
-    }
-    assert!(spent > 200, "{spent}");
+/// What is left and nobody has taken out.
+fn in_file(fixture: &Fixture, owner: &CreditOwner) -> u64 {
+    let file = Connection::open(fixture.path()).unwrap();
+    credit::stored(&file, owner).unwrap().unwrap().left
 }
 
 /// Not a test of its own: what runs in the child.
 #[test]
 fn spends_until_it_is_killed() {
+    spend(|spend_one| {
+        let since = Instant::now();
+        let mut out = tell("ready");
+        // Once it cannot tell, it has nobody to tell.
+        while out.is_ok() && since.elapsed() < LIFETIME {
+            spend_one();
+            out = tell("spent");
+        }
+    });
+}
+
+/// Not a test of its own: what runs in the child.
+#[test]
+fn spends_one_and_waits_to_be_killed() {
+    spend(|spend_one| {
+        spend_one();
+        drop(tell("ready"));
+        thread::sleep(LIFETIME);
+    });
+}
+
+/// Spends credits in a child.
+fn spend(spend: impl FnOnce(&dyn Fn())) {
     let Some(file) = env::var_os(FILE) else {
         return;
     };
@@ -111,13 +162,7 @@ fn spends_until_it_is_killed() {
         .format(format())
         .build()
         .unwrap();
-    let since = Instant::now();
-    let mut out = tell("ready");
-    // Once it cannot tell, it has nobody to tell.
-    while out.is_ok() && since.elapsed() < LIFETIME {
-        ask_with(&gate, &key).unwrap();
-        out = tell("spent");
-    }
+    spend(&|| ask_with(&gate, &key).unwrap());
 }
 
 async fn write_on(file: &Path) -> Result<(), Box<dyn std::error::Error>> {

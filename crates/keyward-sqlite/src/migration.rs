@@ -22,6 +22,7 @@ pub const MIGRATIONS: &[(u32, &str)] = &[
     (1, include_str!("../migrations/0001_keys.sql")),
     (2, include_str!("../migrations/0002_webhooks.sql")),
     (3, include_str!("../migrations/0003_disabled_by.sql")),
+    (4, include_str!("../migrations/0004_credit_held.sql")),
 ];
 
 /// Whether a file without our tables gets them.

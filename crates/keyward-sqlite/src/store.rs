@@ -18,7 +18,7 @@ use crate::file::{KeyFile, PATIENCE};
 use crate::reader::{Reader, wait_for};
 use crate::row::Cells;
 use crate::worker::{Task, Worker};
-use crate::{audit, credit, list, row, usage};
+use crate::{audit, list, row, usage};
 
 /// Keeps keys in an SQLite file.
 ///
@@ -175,7 +175,8 @@ impl Store for SqliteStore {
     }
 
     fn credits(&self, owner: CreditOwner) -> StoreFuture<'_, Option<Credits>> {
-        self.look_up(move |connection| credit::stored(connection, &owner))
+        // Only the thread that takes out and gives back knows where all are.
+        self.ask(move |worker| worker.credits(&owner))
     }
 
     fn flush(&self) -> StoreFuture<'_, ()> {

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use keyward::{Commit, CreditWant, Replica, StoreError, StoreErrorKind};
+use keyward::{Commit, CreditOwner, CreditWant, Credits, Replica, StoreError, StoreErrorKind};
 use rusqlite::Connection;
 
 use crate::commit::write;
@@ -16,6 +16,9 @@ use crate::error::{failed, is_busy};
 use crate::feed::feed;
 use crate::file::{KeyFile, PATIENCE};
 use crate::flush::{Taken, forget};
+
+/// How often credits that are out are looked at: what is not needed goes back.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// What the thread is told to do.
 pub(crate) type Task = Box<dyn FnOnce(&mut Worker) + Send>;
@@ -32,6 +35,7 @@ pub(crate) struct Worker {
     taken: Taken,
     flush_interval: Duration,
     flushed: Instant,
+    settled: Instant,
     unkept: bool,
     stopped: bool,
     /// How long the present task may wait for another process that is writing.
@@ -56,6 +60,7 @@ impl Worker {
             taken,
             flush_interval,
             flushed: Instant::now(),
+            settled: Instant::now(),
             unkept: false,
             stopped: false,
             until: Instant::now(),
@@ -74,12 +79,16 @@ impl Worker {
     pub(crate) fn run(mut self, tasks: &Receiver<Task>) {
         while !self.stopped {
             let wait = self.until_poll().min(self.until_flush());
+            let wait = wait.min(self.until_settled());
             match tasks.recv_timeout(wait) {
                 Ok(task) => task(&mut self),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.poll_if_due();
+            if !self.stopped && self.until_settled().is_zero() {
+                self.settle();
+            }
             if !self.stopped && self.until_flush().is_zero() {
                 self.flush_some();
             }
@@ -189,6 +198,21 @@ impl Worker {
         Ok(())
     }
 
+    /// The balance of an owner, with what is out of it: only this thread takes out and gives back.
+    pub(crate) fn credits(&mut self, owner: &CreditOwner) -> Result<Option<Credits>, StoreError> {
+        let (node, now) = (self.taken.node(), self.now());
+        let shown = credit::shown(self.file.connection()?, owner, node, now).map_err(failed)?;
+        Ok(shown.map(|mut credits| {
+            if let Some(held) = self.replica.held_of(owner) {
+                credits.put_back(&held);
+            }
+            for unspent in self.taken.returning(owner) {
+                credits.put_back(unspent);
+            }
+            credits
+        }))
+    }
+
     /// Reads through the connection that writes.
     #[cfg(test)]
     pub(crate) fn read<T>(
@@ -198,8 +222,27 @@ impl Worker {
         read(self.file.connection()?).map_err(failed)
     }
 
-    /// Writes a batch when it is time to. What goes wrong is logged once, until it is over.
+    /// Gives back what is not needed of the credits that are out, and reports the rest.
+    fn settle(&mut self) {
+        self.settled = Instant::now();
+        // While batches cannot be written, no more are made.
+        if self.taken.waiting() == 0 {
+            self.taken.settle(&self.replica);
+        }
+        while self.taken.waiting() > 0 && self.write_some() {
+            self.poll_if_due();
+        }
+    }
+
+    /// Writes a batch when it is time to.
     fn flush_some(&mut self) {
+        if !self.write_some() || self.taken.waiting() == 0 {
+            self.flushed = Instant::now();
+        }
+    }
+
+    /// Writes a batch, if it can. What goes wrong is logged once, until it is over.
+    fn write_some(&mut self) -> bool {
         // Another process that is writing must not hold up the next poll.
         let flushed = self.flush_batch(self.poll_interval.min(PATIENCE));
         match &flushed {
@@ -214,9 +257,7 @@ impl Worker {
             _ => {}
         }
         self.unkept = flushed.is_err();
-        if self.unkept || self.taken.waiting() == 0 {
-            self.flushed = Instant::now();
-        }
+        !self.unkept
     }
 
     /// Writes the next batch, and tells whether there was one.
@@ -239,10 +280,10 @@ impl Worker {
 
     /// The file need not know any longer what this store wrote last.
     fn leave(&mut self) -> Result<(), StoreError> {
-        match self.taken.node() {
-            Some(node) => forget(self.file.connection()?, node).map_err(failed),
-            None => Ok(()),
+        if self.taken.is_known() {
+            forget(self.file.connection()?, self.taken.node()).map_err(failed)?;
         }
+        Ok(())
     }
 
     fn poll_if_due(&mut self) {
@@ -259,6 +300,18 @@ impl Worker {
         self.flush_interval.saturating_sub(self.flushed.elapsed())
     }
 
+    fn until_settled(&self) -> Duration {
+        if self.taken.has_lent() {
+            SETTLE.saturating_sub(self.settled.elapsed())
+        } else {
+            Duration::MAX
+        }
+    }
+
+    fn now(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + self.replica.clock().unix()
+    }
+
     fn fulfil(&mut self) {
         // Before the poll begins: a request that comes while it runs needs another.
         self.wish.made.swap(false, Ordering::AcqRel);
@@ -272,9 +325,9 @@ impl Worker {
         if wants.is_empty() {
             return;
         }
-        let now = SystemTime::UNIX_EPOCH + self.replica.clock().unix();
+        let (node, now) = (self.taken.node(), self.now());
         self.wait_until(Instant::now() + PATIENCE);
-        let drawn = self.patiently(|connection| credit::draw(connection, &wants, now));
+        let drawn = self.patiently(|connection| credit::draw(connection, &wants, node, now));
         let grants = drawn.unwrap_or_else(|error| {
             let error: &(dyn Error + 'static) = &error;
             tracing::error!(
@@ -284,6 +337,7 @@ impl Worker {
             Vec::new()
         });
         for grant in &grants {
+            self.taken.lend(grant.owner.clone());
             self.replica.grant(grant);
         }
         let granted = |want: &&CreditWant| grants.iter().any(|grant| grant.owner == want.owner);

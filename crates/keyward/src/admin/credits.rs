@@ -12,7 +12,7 @@ use crate::{
 impl KeyAdmin {
     /// The balance of an account or a key; `None` where it is not limited by credits.
     ///
-    /// What processes have taken and not spent yet is not in it: see [`Credits`].
+    /// What processes have taken out and not spent yet is counted: see [`Credits`].
     ///
     /// # Errors
     /// When the actor may not read keys, there is no such account or key, or the store fails.

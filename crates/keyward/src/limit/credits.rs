@@ -5,8 +5,8 @@ use std::time::SystemTime;
 
 use crate::{AccountId, KeyId, ParseError, ParseErrorKind};
 
-/// How many credits a process takes from the store at once, at most.
-pub(crate) const BLOCK: u32 = 100;
+/// The part of a balance that a process takes ahead of its requests, at most: a hundredth.
+const PART_AHEAD: u64 = 100;
 
 /// A balance of credits, which requests of live keys spend.
 ///
@@ -22,16 +22,22 @@ pub(crate) const BLOCK: u32 = 100;
 /// assert_eq!(credits.left, 250); // until then, and 1000 from then on
 /// ```
 ///
-/// Processes take credits from the store in blocks of at most a hundred, before they are spent, the next
-/// when a quarter of the last is left. What they do not need they give back: when none was spent between
-/// two flushes, and when they end; and at each flush what is more than 125. So a balance is never
-/// overspent, and a process that is killed loses at most 125 credits of it, and what since the last flush
-/// was refunded, or taken for requests that then were given up. While one process holds the last block,
-/// another refuses.
+/// A process takes credits out of the store before it spends them: what its waiting requests need, and
+/// ahead of them as many as it has spent in the last second, but no more than 1 % of the balance. So the
+/// first request takes one, and a busy key asks the store a few times a second. What was taken ahead and
+/// is not needed goes back within two seconds, and when the process ends.
+///
+/// A balance is never overspent. A process that is killed loses what it has taken ahead: no more than
+/// it has spent in its last second, and no more than 1 % of the balance; of a balance below 100 nothing
+/// is taken ahead. A request that was under way has paid, as has one that is given up. What was lost
+/// cannot be reclaimed, because nobody knows how much of it was spent.
+///
+/// The balance that is shown is exact: what the process that shows it has taken and not spent is counted,
+/// and so is what others hold, as of their last report to the store (`SQLite`: at most a second ago).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Credits {
-    /// How many are left; without those that processes have taken and not spent yet.
+    /// How many are left.
     pub left: u64,
     /// What replaces the balance, and when.
     pub refill: Option<Refill>,
@@ -90,24 +96,25 @@ impl Credits {
         }
     }
 
-    /// Takes what a process wants, or less. For a store, which keeps what this leaves.
+    /// Takes out what a process wants, or less. For a store, which keeps what this leaves.
     ///
     /// ```
     /// # use std::time::SystemTime;
     /// # use keyward::*;
     /// # let owner = CreditOwner::Account(AccountId::parse("acme")?);
     /// let mut credits = Credits::new(1000);
-    /// let want = CreditWant { owner, at_least: 1 };
+    /// let want = CreditWant { owner, at_least: 1, spent: 500, held: 2 };
     /// let grant = credits.draw(&want, SystemTime::now());
-    /// assert_eq!((grant.amount, credits.left), (100, 900));
+    /// assert_eq!(grant.amount, 1 + 8); // with the 2 that are held, 1 % ahead
+    /// assert_eq!(credits.left, 991);
     /// # Ok::<(), ParseError>(())
     /// ```
     pub fn draw(&mut self, want: &CreditWant, now: SystemTime) -> CreditGrant {
         *self = self.at(now);
-        // Towards the end the blocks shrink, so that none holds up what others could spend.
-        let block = u64::from(BLOCK).min(self.left / 8);
-        let amount = block.max(want.at_least.into()).min(self.left);
-        let amount = u32::try_from(amount).unwrap_or(u32::MAX);
+        let held = u64::from(want.held);
+        let most = u64::from(want.spent).min(self.left.saturating_add(held) / PART_AHEAD);
+        let amount = u64::from(want.at_least).saturating_add(most.saturating_sub(held));
+        let amount = u32::try_from(amount.min(self.left)).unwrap_or(u32::MAX);
         self.left -= u64::from(amount);
         CreditGrant {
             owner: want.owner.clone(),
@@ -115,6 +122,22 @@ impl Credits {
             epoch: self.epoch,
             more: self.left > 0,
             refill_at: self.refill.map(|refill| refill.at),
+        }
+    }
+
+    /// Adds what was taken out and not spent, unless the balance was replaced since. For a store.
+    ///
+    /// ```
+    /// # use keyward::*;
+    /// # let owner = CreditOwner::Account(AccountId::parse("acme")?);
+    /// let mut credits = Credits::new(991);
+    /// credits.put_back(&Unspent { owner, amount: 9, epoch: credits.epoch });
+    /// assert_eq!(credits.left, 1000);
+    /// # Ok::<(), ParseError>(())
+    /// ```
+    pub fn put_back(&mut self, unspent: &Unspent) {
+        if self.epoch == unspent.epoch {
+            self.left = self.left.saturating_add(unspent.amount.into());
         }
     }
 }
@@ -172,6 +195,30 @@ pub struct CreditWant {
     pub owner: CreditOwner,
     /// How many the requests need that are waiting.
     pub at_least: u32,
+    /// How many the process has spent of it in the last second.
+    pub spent: u32,
+    /// How many it has taken out and not spent yet.
+    pub held: u32,
+}
+
+impl CreditWant {
+    /// How many of a grant are held when the waiting requests have got theirs. For a store that shows
+    /// other processes what this one holds.
+    ///
+    /// ```
+    /// # use std::time::SystemTime;
+    /// # use keyward::*;
+    /// # let owner = CreditOwner::Account(AccountId::parse("acme")?);
+    /// let want = CreditWant { owner, at_least: 1, spent: 500, held: 2 };
+    /// let grant = Credits::new(1000).draw(&want, SystemTime::now());
+    /// assert_eq!(want.held_after(&grant), 10);
+    /// # Ok::<(), ParseError>(())
+    /// ```
+    #[must_use]
+    pub fn held_after(&self, grant: &CreditGrant) -> u32 {
+        let held = self.held.saturating_add(grant.amount);
+        held.saturating_sub(self.at_least)
+    }
 }
 
 /// Credits that a process may spend: they are no longer in the store. See [`Credits::draw`].
@@ -207,31 +254,62 @@ pub struct Unspent {
 mod tests {
     use std::time::Duration;
 
+    use proptest::collection::vec;
+    use proptest::{prop_assert, prop_assert_eq, proptest};
+
     use super::*;
 
-    fn draw(credits: &mut Credits, at_least: u32) -> (u32, bool) {
-        let owner = CreditOwner::Key(KeyId::random().unwrap());
-        let grant = credits.draw(&CreditWant { owner, at_least }, SystemTime::UNIX_EPOCH);
+    fn draw(credits: &mut Credits, at_least: u32, spent: u32, held: u32) -> (u32, bool) {
+        let want = CreditWant {
+            owner: CreditOwner::Key(KeyId::random().unwrap()),
+            at_least,
+            spent,
+            held,
+        };
+        let grant = credits.draw(&want, SystemTime::UNIX_EPOCH);
         (grant.amount, grant.more)
     }
 
     #[test]
-    fn blocks_shrink_towards_the_end() {
+    fn a_process_takes_ahead_what_it_spends_in_a_second_and_a_hundredth_at_most() {
         let mut credits = Credits::new(1000);
-        assert_eq!(draw(&mut credits, 1), (100, true));
-        assert_eq!(draw(&mut credits, 300), (300, true));
-        assert_eq!(draw(&mut credits, 1), (75, true));
-        credits.left = 7;
-        assert_eq!(draw(&mut credits, 1), (1, true));
-        assert_eq!(
-            draw(&mut credits, 0),
-            (0, true),
-            "nobody waits, nothing is held"
-        );
-        assert_eq!(draw(&mut credits, 9), (6, false));
-        assert_eq!(draw(&mut credits, 1), (0, false));
+        assert_eq!(draw(&mut credits, 1, 0, 0), (1, true), "the first");
+        assert_eq!(draw(&mut credits, 1, 1, 0), (2, true));
+        assert_eq!(draw(&mut credits, 300, 3, 0), (303, true));
+        credits.left = 1000;
+        assert_eq!(draw(&mut credits, 1, 500, 0), (11, true));
+        assert_eq!(draw(&mut credits, 0, 500, 4), (5, true));
+        assert_eq!(draw(&mut credits, 0, 500, 50), (0, true));
+        credits.left = 99;
+        assert_eq!(draw(&mut credits, 1, 500, 0), (1, true));
+        assert_eq!(draw(&mut credits, 0, 500, 0), (0, true), "nobody waits");
+        assert_eq!(draw(&mut credits, 99, 500, 0), (98, false));
+        assert_eq!(draw(&mut credits, 1, 500, 0), (0, false));
         credits.left = u64::MAX;
-        assert_eq!(draw(&mut credits, u32::MAX), (u32::MAX, true));
+        assert_eq!(
+            draw(&mut credits, u32::MAX, u32::MAX, u32::MAX),
+            (u32::MAX, true)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_taken_no_credit_is_made_and_a_hundredth_is_held_at_most(
+            left in 0_u64..20_000,
+            steps in vec((0_u32..3, 0_u32..1000, 0_u32..=100), 1..100),
+        ) {
+            let (mut credits, mut held) = (Credits::new(left), 0);
+            for (at_least, spent, percent) in steps {
+                let before = credits.left + u64::from(held);
+                let (amount, _) = draw(&mut credits, at_least, spent, held);
+                held += amount;
+                prop_assert_eq!(credits.left + u64::from(held), before);
+                held = held.saturating_sub(at_least);
+                let most = u64::from(spent).min(before / 100);
+                prop_assert!(amount <= at_least || u64::from(held) <= most);
+                held -= held * percent / 100;
+            }
+        }
     }
 
     #[test]

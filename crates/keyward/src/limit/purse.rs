@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use crate::clock::unix_time;
 use crate::limit::bucket::nanos;
-use crate::limit::credits::BLOCK;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use crate::{CreditGrant, CreditOwner, CreditWant, Replica, Unspent};
@@ -17,8 +16,8 @@ use crate::{CreditGrant, CreditOwner, CreditWant, Replica, Unspent};
 /// How long it is believed that a balance is empty: others may give back, or an operator add some.
 const BELIEF: Duration = Duration::from_secs(1);
 
-/// How many a process holds that asks for the next block when a quarter of the last is left.
-const MOST_HELD: u32 = BLOCK + BLOCK / 4;
+/// How long what was spent counts when the next credits are taken.
+const LATELY: Duration = Duration::from_secs(1);
 
 /// Credits of one owner that this process has taken from the store and not spent yet.
 pub(crate) struct Purse {
@@ -35,11 +34,20 @@ pub(crate) struct Purse {
     wanted: AtomicU32,
     /// Whether the store has been asked and has not answered.
     asked: AtomicBool,
-    /// Whether it was used since it was last looked at.
-    used: AtomicBool,
+    /// How many the store has given and not got back: what is not held of it was spent.
+    given: AtomicU64,
+    /// Only for the store, which asks now and then.
+    pace: Mutex<Pace>,
     answers: AtomicU32,
     failures: AtomicU32,
     waiting: Mutex<Vec<Waker>>,
+}
+
+/// When how much had been spent in all, twice: half a second apart at least.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pace {
+    older: (Duration, u64),
+    newer: (Duration, u64),
 }
 
 /// Credits that were spent, to be given back should the request be refused after all.
@@ -75,7 +83,8 @@ impl Purse {
             empty_until: AtomicU64::new(0),
             wanted: AtomicU32::new(0),
             asked: AtomicBool::new(false),
-            used: AtomicBool::new(false),
+            given: AtomicU64::new(0),
+            pace: Mutex::default(),
             answers: AtomicU32::new(0),
             failures: AtomicU32::new(0),
             waiting: Mutex::default(),
@@ -89,7 +98,6 @@ impl Purse {
         epoch: u32,
         replica: &Replica,
     ) -> Result<Spent, NotSpent> {
-        self.used.store(true, Ordering::Relaxed);
         if nanos(replica.clock().unix()) >= self.refill_at.load(Ordering::Acquire) {
             return Err(NotSpent::Ask);
         }
@@ -188,10 +196,40 @@ impl Purse {
     }
 
     /// What is asked of the store.
-    pub(crate) fn take_want(&self) -> CreditWant {
+    pub(crate) fn take_want(&self, now: Duration) -> CreditWant {
         CreditWant {
             owner: self.owner.clone(),
             at_least: self.wanted.swap(0, Ordering::AcqRel),
+            spent: self.spent_lately(now),
+            held: parts(self.held.load(Ordering::Acquire)).1,
+        }
+    }
+
+    /// What is held.
+    pub(crate) fn held(&self) -> Unspent {
+        let (epoch, amount) = parts(self.held.load(Ordering::Acquire));
+        self.unspent(epoch, amount)
+    }
+
+    /// How many were spent in the last second, or in the last half of it.
+    fn spent_lately(&self, now: Duration) -> u32 {
+        let (_, held) = parts(self.held.load(Ordering::Acquire));
+        let given = self.given.load(Ordering::Acquire);
+        let spent = given.saturating_sub(held.into());
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.saturating_sub(pace.newer.0) >= LATELY / 2 {
+            pace.older = mem::replace(&mut pace.newer, (now, spent));
+        }
+        let is_late = now.saturating_sub(pace.older.0) <= LATELY;
+        let (_, before) = if is_late { pace.older } else { pace.newer };
+        u32::try_from(spent.saturating_sub(before)).unwrap_or(u32::MAX)
+    }
+
+    fn unspent(&self, epoch: u32, amount: u32) -> Unspent {
+        Unspent {
+            owner: self.owner.clone(),
+            amount,
+            epoch,
         }
     }
 
@@ -200,11 +238,17 @@ impl Purse {
         let refill_at = grant.refill_at.map(|at| nanos(unix_time(at)));
         self.granted.store(grant.amount, Ordering::Relaxed);
         let (read, done) = (Ordering::Acquire, Ordering::AcqRel);
-        _ = self.held.fetch_update(done, read, |held| {
+        // In this order: what is given and not here yet counts as spent before, and not as spent lately.
+        self.given.fetch_add(grant.amount.into(), done);
+        let before = self.held.fetch_update(done, read, |held| {
             let (own, left) = parts(held);
             let left = if own == grant.epoch { left } else { 0 };
             Some(joined(grant.epoch, left.saturating_add(grant.amount)))
         });
+        let (own, left) = parts(before.unwrap_or_default());
+        if own != grant.epoch {
+            self.given.fetch_sub(left.into(), done);
+        }
         let believed = if grant.more { 0 } else { nanos(now + BELIEF) };
         self.empty_until.store(believed, Ordering::Release);
         self.refill_at
@@ -226,22 +270,17 @@ impl Purse {
         self.empty_until.store(0, Ordering::Release);
     }
 
-    /// Takes what is held; unless `all`, and where it has been used lately, only what is more than it
-    /// needs: it was refunded, or meant for requests that were given up.
-    pub(crate) fn take_unspent(&self, all: bool) -> Option<Unspent> {
-        let in_use = self.used.swap(false, Ordering::Relaxed) && !all;
-        let kept = if in_use { MOST_HELD } else { 0 };
+    /// Takes what is held; unless `all`, only what is more than was spent lately.
+    pub(crate) fn take_unspent(&self, all: bool, now: Duration) -> Option<Unspent> {
+        let kept = if all { 0 } else { self.spent_lately(now) };
         let (read, done) = (Ordering::Acquire, Ordering::AcqRel);
         let taken = self.held.fetch_update(done, read, |held| {
             let (epoch, left) = parts(held);
             (left > kept).then(|| joined(epoch, kept))
         });
         let (epoch, left) = parts(taken.ok()?);
-        Some(Unspent {
-            owner: self.owner.clone(),
-            amount: left - kept,
-            epoch,
-        })
+        self.given.fetch_sub((left - kept).into(), done);
+        Some(self.unspent(epoch, left - kept))
     }
 
     fn put(&self, epoch: u32, amount: u32) {
@@ -344,6 +383,43 @@ mod tests {
     }
 
     #[test]
+    fn what_is_taken_ahead_follows_what_was_spent_in_the_last_second() {
+        let (replica, purse) = (replica(), purse(0));
+        let millis = Duration::from_millis;
+        let mut credits = crate::Credits::new(1_000_000);
+        credits.epoch = 1;
+        let mut at = Duration::from_secs(100);
+        // As many requests as are held and one more: how many are taken then.
+        let mut next = |later| {
+            at += later;
+            while purse.spend(1, 1, &replica).is_ok() {}
+            purse.wanted.fetch_add(1, Ordering::AcqRel);
+            let grant = credits.draw(&purse.take_want(at), std::time::SystemTime::UNIX_EPOCH);
+            purse.take_in(&grant, Duration::ZERO);
+            purse.spend(1, 1, &replica).unwrap();
+            grant.amount
+        };
+        let slow: Vec<_> = (0..3).map(|_| next(millis(1100))).collect();
+        assert_eq!(slow, [1, 1, 1]);
+        let faster: Vec<_> = (0..7).map(|_| next(millis(10))).collect();
+        assert_eq!(faster, [2, 4, 8, 16, 32, 64, 128]);
+        let taken: Vec<_> = (0..200).map(|_| next(millis(100))).collect();
+        let all: u32 = taken.iter().sum();
+        for (now, second) in taken.iter().zip(taken.windows(10)).skip(10) {
+            assert!(second.iter().sum::<u32>() > *now, "{taken:?}");
+        }
+        assert!(all > 1000, "{taken:?}");
+        // Half a second later nothing is needed any more, all of it goes back, and once.
+        let held = purse.held().amount;
+        assert!(held > 0);
+        let back = |later| purse.take_unspent(false, Duration::from_secs(200) + later);
+        _ = back(millis(0));
+        _ = back(millis(500));
+        assert_eq!(back(millis(1000)), None);
+        assert_eq!(purse.held().amount, 0);
+    }
+
+    #[test]
     fn a_balance_is_believed_to_be_empty_for_a_while_and_only_then() {
         let replica = replica();
         let now = || replica.clock().boot();
@@ -431,7 +507,11 @@ mod every_order {
             };
             let closer = {
                 let purse = Arc::clone(&purse);
-                thread::spawn(move || purse.take_unspent(true).map_or(0, |unspent| unspent.amount))
+                thread::spawn(move || {
+                    purse
+                        .take_unspent(true, Duration::ZERO)
+                        .map_or(0, |unspent| unspent.amount)
+                })
             };
             purse.take_in(&grant(3, true), Duration::ZERO);
             let gone = spender.join().unwrap() + closer.join().unwrap();

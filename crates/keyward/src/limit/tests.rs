@@ -56,10 +56,7 @@ impl World {
         block_on(self.admin.set_credits(&operator(), owner, credits)).unwrap();
     }
 
-    /// What the store has, after everything was given back to it.
     fn left(&self, owner: impl Into<CreditOwner>) -> Option<u64> {
-        // One that has been used since the last flush is left alone.
-        (0..2).for_each(|_| block_on(self.store.flush()).unwrap());
         let credits = block_on(self.admin.credits(&operator(), owner)).unwrap();
         credits.map(|credits| credits.left)
     }
@@ -897,10 +894,10 @@ fn what_is_refunded_is_soon_there_for_others() {
     for finish in asked {
         Response::failed().finished(finish);
     }
-    // It is in use, and keeps what a process may hold.
     block_on(world.store.flush()).unwrap();
-    let credits = block_on(world.admin.credits(&operator(), world.acme.clone())).unwrap();
-    assert_eq!(credits.map(|credits| credits.left), Some(2000 - 125));
+    let owner = world.acme.clone().into();
+    assert_eq!(world.store.replica().held_of(&owner), None);
+    assert_eq!(world.left(world.acme.clone()), Some(2000));
     assert_eq!(passing(&gate, &key), 1000);
     assert_eq!(world.left(world.acme.clone()), Some(1000));
 }

@@ -147,7 +147,15 @@ impl Store for MemoryStore {
     }
 
     fn credits(&self, owner: CreditOwner) -> StoreFuture<'_, Option<Credits>> {
-        Box::pin(async move { Ok(self.rows().credits.get(&owner).copied()) })
+        Box::pin(async move {
+            // While the rows are locked, nothing is taken out or given back.
+            let rows = self.rows();
+            let mut credits = rows.credits.get(&owner).copied();
+            if let (Some(credits), Some(held)) = (&mut credits, self.replica.held_of(&owner)) {
+                credits.put_back(&held);
+            }
+            Ok(credits)
+        })
     }
 
     fn flush(&self) -> StoreFuture<'_, ()> {
@@ -310,9 +318,8 @@ impl Rows {
     }
 
     fn give_back(&mut self, unspent: &Unspent) {
-        let credits = self.credits.get_mut(&unspent.owner);
-        if let Some(credits) = credits.filter(|credits| credits.epoch == unspent.epoch) {
-            credits.left = credits.left.saturating_add(unspent.amount.into());
+        if let Some(credits) = self.credits.get_mut(&unspent.owner) {
+            credits.put_back(unspent);
         }
     }
 

@@ -211,7 +211,9 @@ impl Replica {
     #[must_use]
     pub fn take_wanted(&self) -> Vec<CreditWant> {
         let wanting = mem::take(&mut *self.wanting());
-        wanting.iter().map(|purse| purse.take_want()).collect()
+        let now = self.inner.clock.boot();
+        let wants = wanting.iter().map(|purse| purse.take_want(now));
+        wants.collect()
     }
 
     /// Credits that the store no longer has, for this process to spend.
@@ -246,16 +248,33 @@ impl Replica {
 
     /// Takes the credits that were taken from the store and not spent, to be given back to it.
     ///
-    /// Unless `all`, only those of which none was spent since it was last asked for, and of others what
-    /// is more than a process needs. What is taken and
-    /// not kept is lost. Those of another epoch than the stored balance are void.
+    /// Unless `all`, only what is more than was spent in the last second. What is taken and not kept is
+    /// lost. Those of another epoch than the stored balance are void: see
+    /// [`Credits::put_back`](crate::Credits::put_back).
     #[must_use]
     pub fn take_unspent(&self, all: bool) -> Vec<Unspent> {
+        let now = self.inner.clock.boot();
         let purses = self.feed().purses();
         purses
             .iter()
-            .filter_map(|purse| purse.take_unspent(all))
+            .filter_map(|purse| purse.take_unspent(all, now))
             .collect()
+    }
+
+    /// Takes what [`take_unspent`](Self::take_unspent) takes, of one balance.
+    #[must_use]
+    pub fn take_unspent_of(&self, owner: &CreditOwner) -> Option<Unspent> {
+        let now = self.inner.clock.boot();
+        self.purse(owner)?.take_unspent(false, now)
+    }
+
+    /// The credits of a balance that were taken from the store and are not spent yet.
+    ///
+    /// A store adds them to the balance that it shows, between its draws.
+    #[must_use]
+    pub fn held_of(&self, owner: &CreditOwner) -> Option<Unspent> {
+        let held = self.purse(owner)?.held();
+        (held.amount > 0).then_some(held)
     }
 
     fn purse(&self, owner: &CreditOwner) -> Option<Arc<Purse>> {

@@ -194,7 +194,11 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///     }
 ///
 ///     fn credits(&self, owner: CreditOwner) -> StoreFuture<'_, Option<Credits>> {
-///         let found = self.rows.lock().unwrap().credits.get(&owner).copied();
+///         let rows = self.rows.lock().unwrap(); // while which nothing is taken out or given back
+///         let mut found = rows.credits.get(&owner).copied();
+///         if let (Some(credits), Some(held)) = (&mut found, self.replica.held_of(&owner)) {
+///             credits.put_back(&held);
+///         }
 ///         Box::pin(async move { Ok(found) })
 ///     }
 ///
@@ -209,9 +213,8 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///             rows.usage.push(used); // a real store adds it to the row of that hour
 ///         }
 ///         for unspent in self.replica.take_unspent(false) {
-///             match rows.credits.get_mut(&unspent.owner) {
-///                 Some(credits) if credits.epoch == unspent.epoch => credits.left += u64::from(unspent.amount),
-///                 _ => {}
+///             if let Some(credits) = rows.credits.get_mut(&unspent.owner) {
+///                 credits.put_back(&unspent);
 ///             }
 ///         }
 ///         let mut commit = Commit::default();
@@ -333,7 +336,9 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// When the store cannot write; what was counted is kept for the next time.
     fn flush(&self) -> StoreFuture<'_, ()>;
 
-    /// The balance of this owner, as it is stored.
+    /// The balance of this owner: what is stored and what processes have taken out and not spent.
+    ///
+    /// Of this process that is [`Replica::held_of`], and it must be exact.
     ///
     /// # Errors
     /// When the store cannot answer.
