@@ -201,6 +201,8 @@ mod tests {
             &["[::ffff:169.254.169.254]"],
             &["[fd00:ec2::254]"],
             &["0.0.0.0"],
+            &["168.63.129.16"],
+            &["[64:ff9b::168.63.129.16]"],
         ] {
             let found = ask(private).await;
             assert_eq!(found, Err(ResolveErrorKind::NotPublic), "{private:?}");

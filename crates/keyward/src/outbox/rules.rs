@@ -10,7 +10,9 @@ use crate::{EndpointUrl, Environment, ParseError, ParseErrorKind};
 /// Where endpoints may be: `https` for `live`, and on the public Internet.
 ///
 /// Who registers an endpoint has the service send requests to a place of his choice. Unless told
-/// otherwise none goes to an address that is private, loopback, link-local or reserved in another way.
+/// otherwise none goes to an address that is private, loopback, link-local or reserved in another way
+/// (the IANA special-purpose address registries, IPv4 and IPv6), nor to one at which a cloud answers
+/// from within, such as Azure's 168.63.129.16.
 /// The URL is judged when an endpoint is made and before each attempt, and each address that a name
 /// resolves to when a connection is made.
 ///
@@ -25,6 +27,7 @@ use crate::{EndpointUrl, Environment, ParseError, ParseErrorKind};
 /// assert_eq!(kind("https://acme.example/hook")?, Ok(()));
 /// assert_eq!(kind("http://acme.example/hook")?, Err(ParseErrorKind::Scheme));
 /// assert_eq!(kind("https://169.254.169.254/")?, Err(ParseErrorKind::NotPublic));
+/// assert_eq!(kind("https://168.63.129.16/")?, Err(ParseErrorKind::NotPublic));
 /// assert_eq!(kind("https://2130706433/")?, Err(ParseErrorKind::NotPublic)); // 127.0.0.1
 ///
 /// assert!(!rules.admits("acme.example", "10.0.0.7".parse()?)); // what a resolver has said
