@@ -50,6 +50,28 @@ impl KeyFile {
         Ok(&mut self.connection)
     }
 
+    /// Copies what stands in the log into the main file, and tells whether all of it is there.
+    ///
+    /// Who reads an older snapshot keeps the log, and so does another process that is at it: it is tried
+    /// again until this moment.
+    pub(crate) fn checkpoint(&mut self, until: Instant) -> Result<bool, StoreError> {
+        let connection = self.connection()?;
+        loop {
+            // It waits for nobody, and both files are synced when it has copied all.
+            let all = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+                let [busy, log, copied]: [i64; 3] = [row.get(0)?, row.get(1)?, row.get(2)?];
+                Ok(busy == 0 && log == copied)
+            });
+            if all.map_err(failed)? {
+                return Ok(true);
+            }
+            if Instant::now() >= until {
+                return Ok(false);
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     fn open_with(path: PathBuf, create: OpenFlags, tables: NoTables) -> Result<Self, StoreError> {
         let (mut connection, identity) = connect(&path, create)?;
         let real = fs::canonicalize(&path).map_err(unavailable)?;

@@ -50,6 +50,21 @@
 //! they would not notice a `cp` over the file. Where the file is gone or cannot be read, requests are
 //! refused with 503 once the gate's `max_staleness` has passed.
 //!
+//! # What to mount, copy and restore
+//!
+//! SQLite keeps the newest changes in `keys.db-wal` beside the file, until they are copied into it.
+//!
+//! - Mount the directory, not the file: `-v ./data:/data` and `/data/keys.db`. Never put it on a network
+//!   file system, where SQLite's locks do not hold.
+//! - Back up with [`SqliteStore::backup`], or with `sqlite3 keys.db ".backup copy.db"`. Never copy `keys.db`
+//!   alone while a process has it open: revocations survive that, as they are copied into the main file
+//!   before they are acknowledged, but a copy that is made during a write may be torn, and new keys, usage
+//!   and webhooks may be missing.
+//! - End processes with SIGTERM, and drop the store: that writes what was counted and completes the main
+//!   file. The examples do so.
+//! - Restore with `mv`, after removing `keys.db-wal` and `keys.db-shm` where no process has the file open.
+//!   A backup knows nothing of keys that were revoked after it was made: revoke them again.
+//!
 //! # A file of its own, or the application's
 //!
 //! All tables begin with `keyward_`; nothing else in the file is touched, except that it is put into
@@ -57,7 +72,9 @@
 
 #![expect(clippy::doc_markdown, reason = "SQLite is a name")]
 
+mod answers;
 mod audit;
+mod backup;
 mod commit;
 mod credit;
 mod error;
@@ -72,6 +89,7 @@ mod list;
 mod migration;
 mod options;
 mod outbox;
+mod place;
 mod reader;
 mod row;
 mod store;

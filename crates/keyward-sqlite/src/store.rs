@@ -1,6 +1,6 @@
 //! The store.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
@@ -13,8 +13,9 @@ use keyward::{
 use rusqlite::{Connection, OptionalExtension, named_params};
 
 use crate::SqliteOptions;
+use crate::backup::backup;
 use crate::error::unavailable;
-use crate::file::{KeyFile, PATIENCE};
+use crate::file::{self, KeyFile, PATIENCE};
 use crate::reader::{Reader, wait_for};
 use crate::row::Cells;
 use crate::worker::{Task, Worker};
@@ -26,6 +27,11 @@ use crate::{audit, list, row, usage};
 /// from its call, also when others wait before it. A commit that fails as unavailable may have been
 /// written nevertheless. Two more threads read, one for single records and one for lists and reports: they
 /// do not wait for writes.
+///
+/// A change that takes power away (a revocation, a suspension, a narrowed key) is copied from the
+/// write-ahead log into the main file before it is acknowledged, so that it survives where the main file
+/// alone is kept. Where a reader holds the log for more than 100 milliseconds, the change is acknowledged
+/// with a warning and copied as soon as the reader is done.
 ///
 /// What gates count is written every ten seconds, and by [`flush`](Store::flush); a process that is
 /// killed loses what was counted since. Nothing is counted twice, also where it is not known whether
@@ -55,6 +61,7 @@ pub struct SqliteStore {
     replica: Replica,
     tasks: Sender<Task>,
     thread: Option<JoinHandle<()>>,
+    path: PathBuf,
     /// For what is found at once.
     lookups: Reader,
     /// For what may take long.
@@ -91,8 +98,44 @@ impl SqliteStore {
             replica,
             tasks,
             thread: Some(thread.map_err(unavailable)?),
+            path: file::absolute(path)?,
             lookups,
             reports,
+        })
+    }
+
+    /// Writes a backup of the file to a new file, while the store is in use.
+    ///
+    /// The backup is one consistent snapshot: it holds all that was acknowledged before the call. Usage
+    /// that is counted and not yet written is not in it; call [`flush`](Store::flush) first if it matters.
+    /// The file appears at the path when it is complete and synced to the disk. Of a large file this takes
+    /// seconds, in which requests are answered and changes are written as usual.
+    ///
+    /// ```
+    /// # use keyward_sqlite::SqliteStore;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("keys.db");
+    /// # let backup = dir.path().join("backup.db");
+    /// let store = SqliteStore::open(&path)?;
+    /// # keyward::conformance::block_on(async {
+    /// store.backup(&backup).await?;
+    /// assert!(SqliteStore::open(&backup).is_ok());
+    /// assert!(store.backup(&backup).await.is_err()); // it writes over no file
+    /// # Ok::<(), keyward::StoreError>(()) })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// When there is a file at the path, or the file cannot be read or the backup not be written.
+    pub fn backup(&self, path: impl AsRef<Path>) -> StoreFuture<'_, ()> {
+        let (from, to) = (self.path.clone(), path.as_ref().to_owned());
+        Box::pin(async move {
+            let (answer, answered) = oneshot::channel();
+            let thread = thread::Builder::new().name("keyward-backup".to_owned());
+            thread
+                .spawn(move || drop(answer.send(backup(&from, &to))))
+                .map_err(unavailable)?;
+            answered.await.unwrap_or_else(|gone| Err(unavailable(gone)))
         })
     }
 
@@ -125,7 +168,8 @@ impl SqliteStore {
             // A task that nobody takes, or that panics, drops its end of the channel.
             drop(self.tasks.send(Box::new(move |worker| {
                 worker.wait_until(until);
-                drop(answer.send(task(worker)));
+                let done = task(worker);
+                worker.answer(move || drop(answer.send(done)));
             })));
             answered.await.unwrap_or_else(|gone| Err(unavailable(gone)))
         })

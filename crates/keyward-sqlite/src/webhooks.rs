@@ -13,9 +13,13 @@ use crate::{SqliteStore, outbox, row};
 impl WebhookStore for SqliteStore {
     fn commit_webhooks(&self, commit: WebhookCommit) -> StoreFuture<'_, ()> {
         self.ask(move |worker| {
-            worker.commit_by(&commit.with, |connection| {
+            let written = worker.commit_by(&commit.with, |connection| {
                 outbox::write(connection, &commit)
-            })
+            });
+            if commit.deleted.is_some() || commit.endpoints.iter().any(|end| end.revision > 0) {
+                worker.checkpoint_first();
+            }
+            written
         })
     }
 

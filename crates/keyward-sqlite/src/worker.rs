@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use keyward::{Commit, CreditOwner, CreditWant, Credits, Replica, StoreError, StoreErrorKind};
 use rusqlite::Connection;
 
+use crate::answers::Answers;
 use crate::commit::write;
 use crate::credit;
 use crate::error::{failed, is_busy};
@@ -40,6 +41,7 @@ pub(crate) struct Worker {
     stopped: bool,
     /// How long the present task may wait for another process that is writing.
     until: Instant,
+    answers: Answers,
 }
 
 impl Worker {
@@ -64,6 +66,7 @@ impl Worker {
             unkept: false,
             stopped: false,
             until: Instant::now(),
+            answers: Answers::new(),
         })
     }
 
@@ -78,12 +81,19 @@ impl Worker {
     /// A flush comes last, one batch at a time.
     pub(crate) fn run(mut self, tasks: &Receiver<Task>) {
         while !self.stopped {
-            let wait = self.until_poll().min(self.until_flush());
-            let wait = wait.min(self.until_settled());
+            let wait = if self.answers.are_given() {
+                let wait = self.until_poll().min(self.until_flush());
+                wait.min(self.until_settled())
+            } else {
+                Duration::ZERO
+            };
             match tasks.recv_timeout(wait) {
                 Ok(task) => task(&mut self),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => self.release(),
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if self.answers.are_due() {
+                self.release();
             }
             self.poll_if_due();
             if !self.stopped && self.until_settled().is_zero() {
@@ -93,6 +103,24 @@ impl Worker {
                 self.flush_some();
             }
         }
+        self.release();
+    }
+
+    /// Says that the present task has taken power away, from a key, an account or an endpoint.
+    ///
+    /// It is answered when the change is in the main file.
+    pub(crate) fn checkpoint_first(&mut self) {
+        self.answers.checkpoint_first();
+    }
+
+    /// Gives the answer of a task, now or after the checkpoint that it wants.
+    pub(crate) fn answer(&mut self, answer: impl FnOnce() + Send + 'static) {
+        self.answers.give(answer);
+    }
+
+    /// Makes the checkpoint for all answers that wait for one, and gives them.
+    pub(crate) fn release(&mut self) {
+        self.answers.release(&mut self.file);
     }
 
     /// Writes what was counted, as far as it goes, and ends the loop.
@@ -100,10 +128,13 @@ impl Worker {
         self.stopped = true;
         self.wait_until(Instant::now() + PATIENCE);
         self.taken.take_all();
+        // Before the counts: these may wait for another process.
+        self.release();
         if let Err(error) = self.flush().and_then(|()| self.leave()) {
             let error: &(dyn Error + 'static) = &error;
             tracing::error!(error, "what was counted last of the keys' use is lost");
         }
+        self.answers.complete(&mut self.file);
     }
 
     /// Feeds the replica. What goes wrong is logged once, until it is over.
@@ -144,6 +175,13 @@ impl Worker {
             tracing::error!(error, "a change of the keys could not be written");
         }
         written?;
+        // Whatever changes what was there may take power away.
+        let changes = commit.accounts.iter().any(|account| account.revision > 0)
+            || commit.keys.iter().any(|key| key.revision > 0)
+            || commit.credits.is_some();
+        if changes {
+            self.checkpoint_first();
+        }
         let polled = self.poll();
         if let Some(change) = &commit.credits {
             self.replica.credits_changed(change.owner());
@@ -289,6 +327,7 @@ impl Worker {
     fn poll_if_due(&mut self) {
         if self.until_poll().is_zero() {
             drop(self.poll()); // It is logged, and the replica ages.
+            self.answers.catch_up(&mut self.file);
         }
     }
 
@@ -387,6 +426,7 @@ impl Wish {
 mod tests {
     use std::time::Duration;
 
+    use keyward::conformance::block_on;
     use keyward::{DenialKind, ManualClock};
 
     use super::*;
@@ -519,7 +559,7 @@ mod tests {
                     keys,
                     ..Commit::default()
                 };
-                keyward::conformance::block_on(keyward::Store::commit(&store, commit))
+                block_on(keyward::Store::commit(&store, commit))
             });
             thread::sleep(Duration::from_millis(50));
             let began = Instant::now();

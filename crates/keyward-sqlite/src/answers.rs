@@ -1,0 +1,273 @@
+//! Answers that wait until a change is in the main file.
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+use std::{fmt, mem};
+
+use keyward::StoreError;
+
+use crate::file::KeyFile;
+
+/// How long an answer waits at most until its change is in the main file.
+const CHECKPOINT: Duration = Duration::from_millis(100);
+/// How long an answer waits for other changes that can share its checkpoint.
+const GATHER: Duration = Duration::from_millis(10);
+
+/// Answers that wait until a change is in the main file.
+///
+/// A commit stands in the log beside the file. Where the file alone is mounted, copied or restored, a
+/// revocation that was acknowledged would be gone. So a change that takes power away is answered after a
+/// checkpoint, one for all that wait together.
+pub(crate) struct Answers {
+    /// Whether the present task has taken power away.
+    checkpoint_first: bool,
+    waiting: Vec<Box<dyn FnOnce() + Send>>,
+    since: Instant,
+    /// Whether the main file lacks something that was acknowledged.
+    behind: bool,
+}
+
+impl Answers {
+    pub(crate) fn new() -> Self {
+        Self {
+            checkpoint_first: false,
+            waiting: Vec::new(),
+            since: Instant::now(),
+            behind: false,
+        }
+    }
+
+    /// Says that the next answer waits for a checkpoint.
+    pub(crate) fn checkpoint_first(&mut self) {
+        self.checkpoint_first = true;
+    }
+
+    /// Gives an answer, now or after the checkpoint that it waits for.
+    pub(crate) fn give(&mut self, answer: impl FnOnce() + Send + 'static) {
+        if !mem::take(&mut self.checkpoint_first) {
+            return answer();
+        }
+        if self.waiting.is_empty() {
+            self.since = Instant::now();
+        }
+        self.waiting.push(Box::new(answer));
+    }
+
+    /// Whether none waits.
+    pub(crate) fn are_given(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Whether those that wait have waited for others long enough.
+    pub(crate) fn are_due(&self) -> bool {
+        self.since.elapsed() >= GATHER
+    }
+
+    /// Makes one checkpoint for all answers that wait, and gives them.
+    pub(crate) fn release(&mut self, file: &mut KeyFile) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        // Where the log is known to be held, nobody waits for that again.
+        let patience = if self.behind {
+            Duration::ZERO
+        } else {
+            CHECKPOINT
+        };
+        let copied = file.checkpoint(self.since + patience);
+        self.note(&copied);
+        self.waiting.drain(..).for_each(|answer| answer());
+    }
+
+    /// Tries again what could not be copied before.
+    pub(crate) fn catch_up(&mut self, file: &mut KeyFile) {
+        if self.behind {
+            let copied = file.checkpoint(Instant::now());
+            self.note(&copied);
+        }
+    }
+
+    /// Leaves a main file behind that needs no log, if nobody holds that.
+    pub(crate) fn complete(&mut self, file: &mut KeyFile) {
+        let copied = file.checkpoint(Instant::now() + CHECKPOINT);
+        self.note(&copied);
+    }
+
+    /// What keeps the main file from being complete is logged once, until it is over.
+    fn note(&mut self, copied: &Result<bool, StoreError>) {
+        match copied {
+            Ok(true) if self.behind => tracing::info!("the main file is complete again"),
+            Ok(false) if !self.behind => tracing::warn!(
+                "the last changes stand only in the write-ahead log, which a reader holds: \
+                 a copy of the main file alone lacks them"
+            ),
+            Err(error) if !self.behind => {
+                let error: &(dyn Error + 'static) = error;
+                tracing::error!(
+                    error,
+                    "the last changes stand only in the write-ahead log: \
+                     a copy of the main file alone lacks them"
+                );
+            }
+            _ => {}
+        }
+        self.behind = !matches!(copied, Ok(true));
+    }
+}
+
+impl fmt::Debug for Answers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answers")
+            .field("waiting", &self.waiting.len())
+            .field("behind", &self.behind)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::{Arc, mpsc};
+
+    use keyward::conformance::block_on;
+    use keyward::{
+        AccountChange, AccountStatus, Actor, ApiKey, Commit, DenialKind, Environment, Grace,
+        KeyAdmin, KeyChange, KeyRecord, KeyStatus, OriginPolicy, Replica, Store,
+    };
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::SqliteStore;
+    use crate::fixture::{Fixture, add, ask, commit, eventually, format};
+    use crate::worker::Worker;
+
+    type Take<'a> = &'a dyn Fn(&KeyRecord);
+
+    /// What a gate says over a copy of the main file alone, as a bind mount or a `cp` would have it.
+    fn ask_copy(fixture: &Fixture, key: &ApiKey) -> Result<(), DenialKind> {
+        let copy = fixture.at("copy.db");
+        fs::copy(fixture.path(), &copy).unwrap();
+        let answer = ask(&SqliteStore::open(&copy).unwrap(), key);
+        fs::remove_file(copy).unwrap();
+        answer
+    }
+
+    #[test]
+    fn what_takes_power_away_is_in_the_main_file_once_it_is_acknowledged() {
+        let fixture = Fixture::new();
+        let store = Arc::new(fixture.open_slow());
+        let admin = KeyAdmin::new(Arc::clone(&store) as Arc<dyn Store>, format());
+        let operator = Actor::operator("test");
+        let ways: [(&str, Take<'_>, DenialKind); 7] = [
+            (
+                "revoke",
+                &|key| {
+                    drop(block_on(admin.revoke(&operator, key.id, "")).unwrap());
+                },
+                DenialKind::Revoked,
+            ),
+            (
+                "revoke-all",
+                &|key| {
+                    block_on(admin.revoke_all(&operator, &key.account, None, "")).unwrap();
+                },
+                DenialKind::Revoked,
+            ),
+            (
+                "revoke-all-live",
+                &|key| {
+                    let live = Some(Environment::LIVE);
+                    block_on(admin.revoke_all(&operator, &key.account, live, "")).unwrap();
+                },
+                DenialKind::Revoked,
+            ),
+            (
+                "suspend",
+                &|key| {
+                    let change = AccountChange::new().status(AccountStatus::Suspended);
+                    drop(block_on(admin.update_account(&operator, &key.account, change)).unwrap());
+                },
+                DenialKind::AccountInactive,
+            ),
+            (
+                "disable",
+                &|key| {
+                    drop(block_on(admin.disable(&operator, key.id)).unwrap());
+                },
+                DenialKind::Disabled,
+            ),
+            (
+                "rotate",
+                &|key| {
+                    let rotated = admin.rotate(&operator, key.id, Grace::None);
+                    drop(block_on(rotated).unwrap());
+                },
+                DenialKind::Revoked,
+            ),
+            (
+                "narrow",
+                &|key| {
+                    let listed = OriginPolicy::listed(["shop.example"]).unwrap();
+                    let change = KeyChange::new().origins(listed);
+                    drop(block_on(admin.update(&operator, key.id, change)).unwrap());
+                },
+                DenialKind::OriginMissing,
+            ),
+        ];
+        for (name, take, answer) in ways {
+            let (secret, record) = add(&store, name);
+            fixture.type_in("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+            assert_eq!(ask_copy(&fixture, &secret), Ok(()), "{name}");
+            take(&record);
+            assert_eq!(ask(&store, &secret), Err(answer), "{name}");
+            assert_eq!(ask_copy(&fixture, &secret), Err(answer), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_reader_of_the_log_delays_the_main_file_and_no_answer() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        let (secret, mut record) = add(&store, "acme");
+        fixture.type_in("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+        let reader = Connection::open(fixture.path()).unwrap();
+        reader
+            .execute_batch("BEGIN; SELECT * FROM keyward_key")
+            .unwrap();
+        record.status = KeyStatus::Revoked;
+        commit(&store, vec![], vec![record]).unwrap();
+        assert_eq!(ask(&store, &secret), Err(DenialKind::Revoked));
+        assert_eq!(ask_copy(&fixture, &secret), Ok(()), "the reader holds it");
+        reader.execute_batch("COMMIT").unwrap();
+        eventually(|| ask_copy(&fixture, &secret) == Err(DenialKind::Revoked));
+    }
+
+    #[test]
+    fn what_waits_together_shares_a_checkpoint() {
+        let fixture = Fixture::new();
+        let store = fixture.open_slow();
+        let keys = ["a", "b", "c"].map(|account| add(&store, account));
+        drop(store);
+        let (answers, answered) = mpsc::channel();
+        let file = KeyFile::open(&fixture.path()).unwrap();
+        let mut worker = Worker::new(file, Replica::new(), Duration::MAX, Duration::MAX).unwrap();
+        for (_, record) in &keys {
+            let mut record = record.clone();
+            record.status = KeyStatus::Revoked;
+            let keys = vec![record];
+            let commit = Commit {
+                keys,
+                ..Commit::default()
+            };
+            worker.commit(&commit).unwrap();
+            let answers = answers.clone();
+            worker.answer(move || answers.send(()).unwrap());
+        }
+        assert!(answered.try_recv().is_err(), "none is given before it");
+        worker.release();
+        assert_eq!(answered.try_iter().count(), 3);
+        for (secret, _) in &keys {
+            assert_eq!(ask_copy(&fixture, secret), Err(DenialKind::Revoked));
+        }
+    }
+}
