@@ -62,6 +62,8 @@ mod test_store;
 #[cfg(all(test, target_os = "linux"))]
 mod throttle;
 #[cfg(test)]
+mod uploads;
+#[cfg(test)]
 mod webhooks;
 #[cfg(test)]
 mod written_by_0_1_0;

@@ -7,10 +7,11 @@ use std::rc::Rc;
 
 use actix_web::body::BoxBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::StatusCode;
 use actix_web::http::header::{
-    CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+    WWW_AUTHENTICATE,
 };
+use actix_web::http::{ConnectionType, StatusCode, Version};
 use actix_web::web::Bytes;
 use actix_web::{HttpMessage, HttpResponse};
 use keyward::{
@@ -48,6 +49,10 @@ impl RequestHead for Head<'_> {
 
     fn peer(&self) -> Option<IpAddr> {
         self.0.peer_addr().map(|address| address.ip())
+    }
+
+    fn is_http1(&self) -> bool {
+        self.0.version() <= Version::HTTP_11
     }
 
     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
@@ -166,6 +171,11 @@ pub(crate) fn to_response(mut reply: Reply) -> HttpResponse {
     let mut response = HttpResponse::with_body(prepared.status, body);
     let own = own.filter_map(read);
     for (name, value) in prepared.fields.iter().cloned().chain(own) {
+        // actix-web sends no such header that it has not been told of in its own way.
+        if name == CONNECTION {
+            let head = response.head_mut();
+            head.set_connection_type(ConnectionType::Close);
+        }
         response.headers_mut().append(name, value);
     }
     response

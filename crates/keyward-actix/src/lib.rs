@@ -73,6 +73,16 @@
 //! The panic is caught, but the panic hook reports it. Under `panic = "abort"` it cannot be caught:
 //! the process ends. Either way the handler is not reached.
 //!
+//! # Uploads that are refused
+//!
+//! A request is refused before its body is read. Over HTTP/1 a refusal of a request with a body says
+//! `connection: close`; over HTTP/2 it says nothing of the connection. What is left of the body actix-web
+//! itself reads and throws away until the client has closed, or for as long as
+//! [`client_disconnect_timeout`](actix_web::HttpServer::client_disconnect_timeout) says, a second by
+//! default, however many bytes that are; with a timeout of zero it closes at once, and a client that is
+//! still sending sees a reset instead of the answer. To `Expect: 100-continue` actix-web answers
+//! `100 Continue` before any middleware is asked.
+//!
 //! # Webhooks
 //!
 //! A [`ReceiveWebhook`] verifies what another service delivers before a handler sees it.

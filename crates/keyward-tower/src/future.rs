@@ -10,6 +10,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::ResponseBody;
+use crate::drain::{self, Drain};
 use crate::head::{FieldNames, admit, finish, refuse};
 
 pin_project! {
@@ -47,6 +48,7 @@ pin_project! {
 struct Pending<S, B> {
     verdict: Pin<Box<dyn Future<Output = Verdict> + Send>>,
     names: FieldNames,
+    drain: Drain,
     /// The service that was polled ready, and what to call it with.
     waiting: Option<(S, Request<B>)>,
 }
@@ -58,6 +60,7 @@ where
     pub(crate) fn pending(
         verdict: Pin<Box<dyn Future<Output = Verdict> + Send>>,
         names: FieldNames,
+        drain: Drain,
         service: S,
         request: Request<B>,
     ) -> Self {
@@ -65,6 +68,7 @@ where
         let pending = Box::new(Pending {
             verdict,
             names,
+            drain,
             waiting,
         });
         let state = State::Pending { pending };
@@ -88,6 +92,7 @@ where
 impl<S, B, ResBody> Future for ResponseFuture<S, B>
 where
     S: Service<Request<B>, Response = Response<ResBody>>,
+    B: 'static,
 {
     type Output = Result<Response<ResponseBody<ResBody>>, S::Error>;
 
@@ -115,7 +120,11 @@ where
                             *this.finish = admitted.finish;
                             State::Called { future }
                         }
-                        (Verdict::Refuse(refusal), _) => {
+                        (Verdict::Refuse(refusal), waiting) => {
+                            if let Some((service, request)) = waiting {
+                                drop(service);
+                                drain::start(pending.drain, refusal.drain(), request.into_body());
+                            }
                             let refusal = Some(refusal);
                             State::Refused { refusal }
                         }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::header::{
     CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
-use http::{Extensions, Request, Response, StatusCode};
+use http::{Extensions, Request, Response, StatusCode, Version};
 use keyward::{
     Access, Anonymous, Denial, Finish, KeyField, KeyLocation, Principal, Refusal, Reply,
     RequestHead, ResponseHead,
@@ -58,6 +58,10 @@ impl<B> RequestHead for Head<'_, B> {
 
     fn peer(&self) -> Option<IpAddr> {
         (self.peer)(self.request.extensions())
+    }
+
+    fn is_http1(&self) -> bool {
+        self.request.version() <= Version::HTTP_11
     }
 
     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {

@@ -4,10 +4,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::Extensions;
+use http_body::Body;
 use keyward::{AccountId, Environment, Gate, KeyKind, Requirement};
 use tower_layer::Layer;
 
 use crate::RequireKey;
+use crate::drain::{self, Drain};
 use crate::head::{FieldNames, Peer, socket_addr};
 
 /// Puts a gate, and what the routes demand, in front of a service.
@@ -55,6 +57,7 @@ pub struct RequireKeyLayer {
     names: FieldNames,
     requirement: Arc<Requirement>,
     peer: Peer,
+    drain: Drain,
 }
 
 impl RequireKeyLayer {
@@ -65,6 +68,7 @@ impl RequireKeyLayer {
             gate,
             requirement: Arc::default(),
             peer: socket_addr,
+            drain: drain::known,
         }
     }
 
@@ -197,6 +201,58 @@ impl RequireKeyLayer {
         self
     }
 
+    /// Names the type of the request bodies, where it is neither axum's nor hyper's own.
+    ///
+    /// A client that is refused while it still sends an upload over HTTP/1 sees a reset instead of the
+    /// answer, unless the server reads on. The layer does so for an [`axum::body::Body`] and a
+    /// [`hyper::body::Incoming`] by itself, as [`BodyDrain`](keyward::BodyDrain) allows. Behind a layer that
+    /// gives requests a body of another type, it has to be told that type.
+    ///
+    /// ```
+    /// # use std::pin::Pin;
+    /// # use std::sync::atomic::{AtomicBool, Ordering};
+    /// # use std::task::{Context, Poll};
+    /// # use bytes::Bytes;
+    /// # use http_body::{Body, Frame};
+    /// # use http_body_util::Empty;
+    /// # use keyward_tower::RequireKeyLayer;
+    /// # use tower::{Layer, ServiceExt};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use keyward::{Gate, KeyFormat, MemoryStore, Store};
+    /// # let (store, format) = (MemoryStore::new(), KeyFormat::new("vhk_{env}_")?);
+    /// # let gate = Gate::builder(store.replica()).format(format).build()?;
+    /// # static WAS_READ: AtomicBool = AtomicBool::new(false);
+    /// # struct Upload;
+    /// # impl Body for Upload {
+    /// #     type Data = Bytes;
+    /// #     type Error = std::convert::Infallible;
+    /// #     fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    /// #         WAS_READ.store(true, Ordering::Relaxed);
+    /// #         Poll::Ready(None)
+    /// #     }
+    /// # }
+    /// let layer = RequireKeyLayer::new(gate).request_body::<Upload>();
+    /// # let service = layer.layer(tower::service_fn(async |_: http::Request<Upload>| {
+    /// #     Ok::<_, std::convert::Infallible>(http::Response::new(Empty::<Bytes>::new()))
+    /// # }));
+    /// let upload = http::Request::post("/").header("content-length", "100000").body(Upload)?;
+    /// let response = service.oneshot(upload).await?;
+    /// assert_eq!(response.status(), 401);
+    /// assert_eq!(response.headers()["connection"], "close");
+    /// # tokio::task::yield_now().await;
+    /// assert!(WAS_READ.load(Ordering::Relaxed));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// [`axum::body::Body`]: https://docs.rs/axum/latest/axum/body/struct.Body.html
+    /// [`hyper::body::Incoming`]: https://docs.rs/hyper/latest/hyper/body/struct.Incoming.html
+    pub fn request_body<B: Body + Send + 'static>(mut self) -> Self {
+        self.drain = drain::only::<B>;
+        self
+    }
+
     fn also(self, change: impl FnOnce(Requirement) -> Requirement) -> Self {
         let requirement = Requirement::clone(&self.requirement);
         self.requirement(change(requirement))
@@ -213,6 +269,7 @@ impl<S> Layer<S> for RequireKeyLayer {
             names: self.names.clone(),
             requirement: Arc::clone(&self.requirement),
             peer: self.peer,
+            drain: self.drain,
         }
     }
 }

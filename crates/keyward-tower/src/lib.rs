@@ -66,6 +66,22 @@
 //! a field of its own gets `Cache-Control: private` if it has no `Cache-Control`. A refusal carries
 //! the [`Denial`](keyward::Denial) in its extensions, for logs and metrics of outer layers.
 //!
+//! # Uploads that are refused
+//!
+//! A request is refused before its body is read. Over HTTP/1 the rest of the body stands in the way, so a
+//! refusal of a request with a body says `connection: close`; over HTTP/2 it says nothing of the
+//! connection. hyper closes as soon as the body is dropped, and a client that is still sending then sees a
+//! reset instead of the answer. So the answer is sent at once, and the body is read on in a task of tokio's
+//! and thrown away: at most 1 MiB, for at most a second, of at most 100 requests at once in a process
+//! ([`BodyDrain`](keyward::BodyDrain)).
+//!
+//! What a client can still see: a reset, mostly after it could read the answer, when it sends more than
+//! that without looking for an answer, when it takes longer, and when more than 100 are refused at once.
+//! Clients that send `Expect: 100-continue`, as curl does for large bodies, are told no before they
+//! send anything and are never waited for. Behind a layer that gives requests a body of another type than
+//! axum's or hyper's, name that type: [`RequireKeyLayer::request_body`]. Without a runtime of tokio's
+//! nothing is read on.
+//!
 //! # Webhooks
 //!
 //! A [`ReceiveWebhookLayer`] verifies what another service delivers before a handler sees it. A
@@ -77,6 +93,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod body;
+mod drain;
 mod environment;
 #[cfg(feature = "axum")]
 mod extract;

@@ -8,6 +8,7 @@ use http::{Request, Response};
 use keyward::{Decision, Gate, Principal, Requirement, Verdict};
 use tower_service::Service;
 
+use crate::drain::{self, Drain};
 use crate::head::{FieldNames, Head, Peer, admit};
 use crate::{ResponseBody, ResponseFuture};
 
@@ -44,11 +45,13 @@ pub struct RequireKey<S> {
     pub(crate) names: FieldNames,
     pub(crate) requirement: Arc<Requirement>,
     pub(crate) peer: Peer,
+    pub(crate) drain: Drain,
 }
 
 impl<S, B, ResBody> Service<Request<B>> for RequireKey<S>
 where
     S: Service<Request<B>, Response = Response<ResBody>> + Clone,
+    B: 'static,
 {
     type Response = Response<ResponseBody<ResBody>>;
     type Error = S::Error;
@@ -74,11 +77,12 @@ where
             }
             Decision::Ready(Verdict::Refuse(refusal)) => {
                 drop(self.take_ready());
+                drain::start(self.drain, refusal.drain(), request.into_body());
                 ResponseFuture::refused(refusal)
             }
             Decision::Pending(verdict) => {
                 let (names, service) = (self.names.clone(), self.take_ready());
-                ResponseFuture::pending(verdict, names, service, request)
+                ResponseFuture::pending(verdict, names, self.drain, service, request)
             }
         }
     }

@@ -55,6 +55,7 @@ pub use crate::environment::Environment;
 pub use crate::error::{ParseError, ParseErrorKind};
 pub use crate::gate::builder::{GateBuilder, GateError, GateErrorKind};
 pub use crate::gate::cors::Cors;
+pub use crate::gate::drain::BodyDrain;
 pub use crate::gate::explain::{Check, Explanation};
 pub use crate::gate::gate::Gate;
 pub use crate::gate::principal::Principal;

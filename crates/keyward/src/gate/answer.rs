@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::gate::charging::{Due, Short};
+use crate::gate::drain::UnreadBody;
 use crate::gate::gate::Inner;
 use crate::gate::prove::Presented;
 use crate::limit::quota::seconds;
@@ -132,6 +133,7 @@ impl Gate {
         Refusal {
             reply,
             denial: Some(denial),
+            body: UnreadBody::None,
         }
     }
 

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use crate::gate::builder::GateBuilder;
 use crate::gate::charging::{Charging, Due, Paid};
 use crate::gate::cors::Readable;
+use crate::gate::drain::UnreadBody;
 use crate::gate::judge::{enforce, judge_key};
 use crate::gate::prove::{Presented, Proved};
 use crate::gate::reports::Reports;
@@ -139,14 +140,20 @@ impl Gate {
         requirement: &Arc<Requirement>,
         outer: Option<&Principal>,
     ) -> Decision {
-        let decision = self.decide(request, requirement, outer);
+        let mut decision = self.decide(request, requirement, outer);
+        if matches!(decision, Decision::Ready(Verdict::Admit(_))) {
+            return decision;
+        }
         // Only where the route says so: what a caller says of himself changes no status.
         if requirement.is_grpc()
             && let Some(content_type) = grpc::content_type(request)
         {
-            return decision.worded_for_grpc(content_type);
+            decision = decision.refusing(move |refusal| refusal.in_grpc(content_type));
         }
-        decision
+        match UnreadBody::of(request) {
+            UnreadBody::None => decision,
+            body => decision.refusing(move |refusal| refusal.before(body)),
+        }
     }
 
     fn decide<R: RequestHead>(
@@ -159,6 +166,7 @@ impl Gate {
             return Decision::Ready(Verdict::Refuse(Refusal {
                 reply: self.inner.preflight.clone(),
                 denial: None,
+                body: UnreadBody::None,
             }));
         }
         if let Some(principal) = outer.filter(|principal| principal.gate == self.inner.id) {

@@ -4,6 +4,7 @@ mod answer;
 pub(crate) mod builder;
 pub(crate) mod charging;
 pub(crate) mod cors;
+pub(crate) mod drain;
 pub(crate) mod explain;
 pub(crate) mod failures;
 #[expect(

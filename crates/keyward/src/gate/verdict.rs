@@ -6,7 +6,8 @@ use std::pin::Pin;
 
 use crate::gate::charging::Bill;
 use crate::gate::cors::{Readable, vary_by_origin};
-use crate::{Denial, Principal, Reply};
+use crate::gate::drain::UnreadBody;
+use crate::{BodyDrain, Denial, Principal, Reply};
 
 /// The gate's answer: at once from memory, or after something had to be fetched.
 ///
@@ -72,13 +73,13 @@ pub enum Decision {
 }
 
 impl Decision {
-    /// With its refusals as gRPC has them.
-    pub(crate) fn worded_for_grpc(self, content_type: &'static str) -> Self {
+    /// With its refusals changed.
+    pub(crate) fn refusing(self, change: impl FnOnce(Refusal) -> Refusal + Send + 'static) -> Self {
         match self {
-            Self::Ready(verdict) => Self::Ready(verdict.worded_for_grpc(content_type)),
-            Self::Pending(verdict) => Self::Pending(Box::pin(async move {
-                verdict.await.worded_for_grpc(content_type)
-            })),
+            Self::Ready(verdict) => Self::Ready(verdict.refusing(change)),
+            Self::Pending(verdict) => {
+                Self::Pending(Box::pin(async move { verdict.await.refusing(change) }))
+            }
         }
     }
 }
@@ -107,12 +108,9 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    fn worded_for_grpc(self, content_type: &'static str) -> Self {
+    fn refusing(self, change: impl FnOnce(Refusal) -> Refusal) -> Self {
         match self {
-            Self::Refuse(mut refusal) => {
-                refusal.reply = refusal.reply.in_grpc(content_type);
-                Self::Refuse(refusal)
-            }
+            Self::Refuse(refusal) => Self::Refuse(change(refusal)),
             admit @ Self::Admit(_) => admit,
         }
     }
@@ -338,9 +336,32 @@ pub struct Refusal {
     pub reply: Reply,
     /// Why, for the response's extensions; `None` for a preflight.
     pub denial: Option<Denial>,
+    pub(crate) body: UnreadBody,
 }
 
 impl Refusal {
+    /// Lets the adapter read on for a while, so that a client that is still sending gets the answer.
+    ///
+    /// `None` where the connection is simply to be closed: there is no body, the client waits for leave
+    /// to send it (`Expect: 100-continue`), or too many bodies are being read already. See [`BodyDrain`].
+    #[must_use]
+    pub fn drain(&self) -> Option<BodyDrain> {
+        self.body.drain()
+    }
+
+    /// As gRPC has it: it has its own place for a status.
+    pub(crate) fn in_grpc(mut self, content_type: &str) -> Self {
+        self.reply = self.reply.in_grpc(content_type);
+        self
+    }
+
+    /// Before the body was read: what is left of it must not be taken for the next request.
+    pub(crate) fn before(mut self, body: UnreadBody) -> Self {
+        self.body = body;
+        self.reply.own_field("connection", "close".to_owned());
+        self
+    }
+
     /// Says in how many seconds to try again.
     pub(crate) fn retry_after(mut self, seconds: Option<u64>) -> Self {
         if let Some(seconds) = seconds {

@@ -42,6 +42,14 @@ pub trait RequestHead {
     /// [`FailureThrottle`](crate::FailureThrottle) asks for it; there `None` is refused with 500.
     fn peer(&self) -> Option<IpAddr>;
 
+    /// Whether the request came over HTTP/1, where its body stands in the way of the next request.
+    ///
+    /// There a refusal closes the connection if there is a body. Where this is `false`, as in HTTP/2 and
+    /// by default, a refusal says nothing of the connection.
+    fn is_http1(&self) -> bool {
+        false
+    }
+
     /// The value of every line of a field, in order. The name is in lower case.
     ///
     /// It must not join lines and must not stop at the first: a second line is what an attacker adds.

@@ -1,0 +1,58 @@
+//! Reads on in the body of a refused request, so that the client gets to read the answer.
+
+use std::any::Any;
+use std::future::poll_fn;
+use std::pin::pin;
+
+use bytes::Buf;
+use http_body::Body;
+use hyper::body::Incoming;
+use keyward::BodyDrain;
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+
+/// Starts to read a body, an `Option` that it takes, if it is of a type that it knows.
+///
+/// The layer serves requests with bodies of any type, also such as `()`: that it is one which can be read
+/// cannot be a bound.
+pub(crate) type Drain = fn(&mut dyn Any, BodyDrain);
+
+/// Of axum and of hyper.
+pub(crate) fn known(body: &mut dyn Any, permit: BodyDrain) {
+    #[cfg(feature = "axum")]
+    if body.is::<Option<axum_core::body::Body>>() {
+        return only::<axum_core::body::Body>(body, permit);
+    }
+    only::<Incoming>(body, permit);
+}
+
+/// Of this type.
+pub(crate) fn only<B: Body + Send + 'static>(body: &mut dyn Any, permit: BodyDrain) {
+    let body = body.downcast_mut::<Option<B>>().and_then(Option::take);
+    // Not in the response's future or body: a client that waits for the answer before it sends more
+    // would wait for nothing, and hyper drops a response's body with its last byte.
+    if let (Some(body), Ok(runtime)) = (body, Handle::try_current()) {
+        runtime.spawn(read(body, permit));
+    }
+}
+
+/// Reads the body of a refused request in the background, if that is allowed.
+pub(crate) fn start<B: 'static>(drain: Drain, permit: Option<BodyDrain>, body: B) {
+    if let Some(permit) = permit {
+        drain(&mut Some(body), permit);
+    }
+}
+
+async fn read<B: Body>(body: B, mut permit: BodyDrain) {
+    let mut body = pin!(body);
+    let reading = async {
+        while let Some(Ok(frame)) = poll_fn(|context| body.as_mut().poll_frame(context)).await {
+            let bytes = frame.data_ref().map_or(0, Buf::remaining);
+            if !permit.read(bytes) {
+                break;
+            }
+        }
+    };
+    // Whether it came to its end or not, the body is dropped now, and hyper closes.
+    _ = timeout(BodyDrain::MAX_TIME, reading).await;
+}

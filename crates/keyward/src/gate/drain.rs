@@ -1,0 +1,194 @@
+//! What becomes of the body of a request that is refused before anybody has read it.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::RequestHead;
+
+/// How many bodies this process is draining.
+static DRAINING: AtomicUsize = AtomicUsize::new(0);
+
+/// A permission to read the body of a refused HTTP/1 request and to throw it away.
+///
+/// A client that is still sending its body when the server closes the connection sees a reset instead
+/// of the answer. So an adapter whose server closes at once reads on for a while, within the bounds
+/// below. Given out by [`Refusal::drain`](crate::Refusal::drain), to at most
+/// [`MAX_AT_ONCE`](Self::MAX_AT_ONCE) requests at once in a process; the place becomes free when it is
+/// dropped.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use keyward::*;
+/// struct Upload;
+///
+/// impl RequestHead for Upload {
+///     fn method(&self) -> &str { "POST" }
+///     fn peer(&self) -> Option<std::net::IpAddr> { None }
+///     fn is_http1(&self) -> bool { true }
+///     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+///         (field == "content-length").then_some(&b"5000000"[..]).into_iter()
+///     }
+/// }
+///
+/// # let store = MemoryStore::new();
+/// # let gate = Gate::builder(store.replica()).format(KeyFormat::new("vhk_{env}_")?).build()?;
+/// let decision = gate.check(&Upload, &Arc::default(), None);
+/// let Decision::Ready(Verdict::Refuse(refusal)) = decision else { panic!("{decision:?}") };
+/// assert!(refusal.reply.fields().any(|field| field == ("connection", "close")));
+/// let mut drain = refusal.drain().expect("it has a body, and nobody else is draining");
+/// assert!(drain.read(1_000_000));
+/// assert!(!drain.read(100_000), "that is over 1 MiB");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "the body is to be read while it is held"]
+pub struct BodyDrain {
+    left: usize,
+}
+
+impl BodyDrain {
+    /// The most bytes that are read of a body: 1 MiB.
+    pub const MAX_BYTES: usize = 1 << 20;
+    /// The longest time for which a body is read.
+    pub const MAX_TIME: Duration = Duration::from_secs(1);
+    /// The most bodies that are read at once in a process.
+    pub const MAX_AT_ONCE: usize = 100;
+
+    fn begin() -> Option<Self> {
+        let place = |taken| (taken < Self::MAX_AT_ONCE).then_some(taken + 1);
+        let found = DRAINING.fetch_update(Ordering::Relaxed, Ordering::Relaxed, place);
+        let left = Self::MAX_BYTES;
+        found.ok().map(|_| Self { left })
+    }
+
+    /// Counts bytes that were read; `false` when the connection is to be closed now.
+    #[must_use]
+    pub fn read(&mut self, bytes: usize) -> bool {
+        let left = self.left.checked_sub(bytes);
+        self.left = left.unwrap_or(0);
+        left.is_some()
+    }
+}
+
+impl Drop for BodyDrain {
+    fn drop(&mut self) {
+        DRAINING.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What the head of a request says of its body.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum UnreadBody {
+    /// There is none, or it is in a stream of its own, as in HTTP/2.
+    #[default]
+    None,
+    /// The client waits for leave to send it (RFC 9110 §10.1.1).
+    Announced,
+    /// The client is sending it.
+    Coming,
+}
+
+impl UnreadBody {
+    pub(crate) fn of<R: RequestHead>(request: &R) -> Self {
+        let has = |field| request.values(field).next().is_some();
+        let has_length = || {
+            request
+                .values("content-length")
+                .any(|length| length != b"0")
+        };
+        if !request.is_http1() || !(has_length() || has("transfer-encoding")) {
+            Self::None
+        } else if has("expect") {
+            Self::Announced
+        } else {
+            Self::Coming
+        }
+    }
+
+    pub(crate) fn drain(self) -> Option<BodyDrain> {
+        (self == Self::Coming).then(BodyDrain::begin).flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::sync::{Arc, Mutex, PoisonError};
+
+    use super::*;
+    use crate::{Decision, Gate, KeyFormat, Refusal, Replica, Verdict};
+
+    /// The places are the process's: one test at a time.
+    static ALONE: Mutex<()> = Mutex::new(());
+
+    struct Post<'a> {
+        is_http1: bool,
+        fields: &'a [(&'a str, &'a str)],
+    }
+
+    impl RequestHead for Post<'_> {
+        fn method(&self) -> &'static str {
+            "POST"
+        }
+
+        fn peer(&self) -> Option<IpAddr> {
+            None
+        }
+
+        fn is_http1(&self) -> bool {
+            self.is_http1
+        }
+
+        fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+            let lines = self.fields.iter().filter(move |(name, _)| *name == field);
+            lines.map(|(_, value)| value.as_bytes())
+        }
+    }
+
+    fn refused(is_http1: bool, fields: &[(&str, &str)]) -> Refusal {
+        let format = KeyFormat::new("x_").unwrap();
+        let gate = Gate::builder(&Replica::new())
+            .format(format)
+            .build()
+            .unwrap();
+        let decision = gate.check(&Post { is_http1, fields }, &Arc::default(), None);
+        let Decision::Ready(Verdict::Refuse(refusal)) = decision else {
+            panic!("{decision:?}")
+        };
+        refusal
+    }
+
+    fn closes(refusal: &Refusal) -> bool {
+        let mut fields = refusal.reply.fields();
+        fields.any(|field| field == ("connection", "close"))
+    }
+
+    #[test]
+    fn a_refusal_closes_the_connection_where_a_body_is_unread_and_never_in_http_2() {
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let length = ("content-length", "7");
+        for (is_http1, fields, is_closed, is_drained) in [
+            (true, &[][..], false, false),
+            (true, &[("content-length", "0")], false, false),
+            (true, &[length], true, true),
+            (true, &[("transfer-encoding", "chunked")], true, true),
+            (true, &[length, ("expect", "100-continue")], true, false),
+            (false, &[length], false, false),
+        ] {
+            let refusal = refused(is_http1, fields);
+            assert_eq!(closes(&refusal), is_closed, "{is_http1} {fields:?}");
+            let drain = refusal.drain();
+            assert_eq!(drain.is_some(), is_drained, "{is_http1} {fields:?}");
+        }
+    }
+
+    #[test]
+    fn no_more_bodies_are_drained_at_once_than_there_are_places() {
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let refusal = refused(true, &[("content-length", "7")]);
+        let drains: Vec<_> = std::iter::from_fn(|| refusal.drain()).collect();
+        assert_eq!(drains.len(), BodyDrain::MAX_AT_ONCE);
+        drop(drains);
+        assert!(refusal.drain().is_some());
+    }
+}
