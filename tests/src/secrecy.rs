@@ -118,7 +118,7 @@ fn no_debug_holds_a_secret() {
     let key = created.key.as_ref().unwrap();
     let view = block_on(admin.key(&operator, created.record.id)).unwrap();
     let leaks = block_on(admin.leaks(&operator, key.expose_secret())).unwrap();
-    let line = block_on(store.audit(None, None, 1)).unwrap();
+    let line = block_on(store.audit(keyward::AuditQuery::newest(1))).unwrap();
     let gate = Gate::builder(store.replica())
         .format(format.clone())
         .peppers(Peppers::new(pepper.clone()));

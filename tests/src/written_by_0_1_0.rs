@@ -13,8 +13,8 @@ use std::time::{Duration, SystemTime};
 
 use keyward::conformance::block_on;
 use keyward::{
-    AccountId, AccountStatus, Actor, AttemptOutcome, AuditAction, CreditOwner, Decision,
-    DeliveryClaim, DenialKind, DigestScheme, EndpointChange, EndpointStatus, Environment,
+    AccountId, AccountStatus, Actor, AttemptOutcome, AuditAction, AuditQuery, CreditOwner,
+    Decision, DeliveryClaim, DenialKind, DigestScheme, EndpointChange, EndpointStatus, Environment,
     ForeignFormat, Gate, KeyAdmin, KeyFilter, KeyFormat, KeyKind, KeyLocation, ManualClock, Pepper,
     Peppers, RateLimits, RequestHead, Requirement, SealingKey, SealingKeys, Store, UsageQuery,
     Verdict, WebhookAdmin, WebhookStore, WebhookVerifier,
@@ -457,7 +457,7 @@ fn usage_credits_and_audit_log_are_there() {
         (770, Some(700))
     );
 
-    let lines = block_on(store.audit(None, None, 1000)).unwrap();
+    let lines = block_on(store.audit(AuditQuery::newest(1000))).unwrap();
     assert_eq!(lines.len(), 50);
     let count = |action| lines.iter().filter(|line| line.action == action).count();
     assert_eq!(count(AuditAction::Create), 21);

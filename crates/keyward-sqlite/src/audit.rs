@@ -1,6 +1,6 @@
 //! The audit trail as rows.
 
-use keyward::{AccountId, AdminErrorKind, AuditAction, AuditEntry, KeyId};
+use keyward::{AccountId, AdminErrorKind, AuditAction, AuditEntry, AuditQuery, Environment, KeyId};
 use rusqlite::{Connection, Row, params};
 
 use crate::row::{self, Cells};
@@ -9,8 +9,8 @@ use crate::row::{self, Cells};
 pub(crate) fn put(connection: &Connection, entry: &AuditEntry) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
-            "INSERT INTO keyward_audit (at, actor, action, account, key, refused, detail, reason) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            "INSERT INTO keyward_audit (at, actor, action, account, key, refused, detail, reason, \
+             environment) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         )?
         .execute(params![
             row::millis(entry.at),
@@ -21,29 +21,40 @@ pub(crate) fn put(connection: &Connection, entry: &AuditEntry) -> rusqlite::Resu
             entry.refused.map(AdminErrorKind::as_str),
             entry.detail,
             entry.reason,
+            entry.environment.as_ref().map(Environment::as_str),
         ])
         .map(drop)
 }
 
-/// The lines below a number, of an account or of all, newest first.
+/// The lines that are wanted, newest first.
 pub(crate) fn page(
     connection: &Connection,
-    account: Option<&AccountId>,
-    before: Option<u64>,
-    limit: usize,
+    query: &AuditQuery,
 ) -> rusqlite::Result<Vec<AuditEntry>> {
-    // Two statements, so that each finds its index.
-    let whose = match account {
+    let mut lines = connection.prepare_cached(&page_sql(query))?;
+    let before = query.before.map(i64::try_from);
+    let mut lines = lines.query(params![
+        before.and_then(Result::ok).unwrap_or(i64::MAX),
+        query.account.as_ref().map(AccountId::as_str),
+        query.environment.as_ref().map(Environment::as_str),
+    ])?;
+    row::valid(&mut lines, query.limit, entry)
+}
+
+/// A statement for each combination, so that each finds its index.
+fn page_sql(query: &AuditQuery) -> String {
+    let whose = match query.account {
         Some(_) => "account = ?2",
         None => "?2 IS NULL",
     };
-    let mut lines = connection.prepare_cached(&format!(
-        "SELECT number, at, actor, action, account, key, refused, detail, reason FROM keyward_audit \
-         WHERE number < ?1 AND {whose} ORDER BY number DESC"
-    ))?;
-    let before = before.map_or(i64::MAX, |before| i64::try_from(before).unwrap_or(i64::MAX));
-    let mut lines = lines.query(params![before, account.map(AccountId::as_str)])?;
-    row::valid(&mut lines, limit, entry)
+    let of = match query.environment {
+        Some(_) => "environment = ?3",
+        None => "?3 IS NULL",
+    };
+    format!(
+        "SELECT number, at, actor, action, account, environment, key, refused, detail, reason \
+         FROM keyward_audit WHERE number < ?1 AND {whose} AND {of} ORDER BY number DESC"
+    )
 }
 
 fn entry(row: &Row<'_>) -> rusqlite::Result<AuditEntry> {
@@ -54,6 +65,7 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<AuditEntry> {
     let mut entry = AuditEntry::new(at, &actor, cells.parse(AuditAction::parse)?);
     entry.number = number;
     entry.account = cells.parse_some(AccountId::parse)?;
+    entry.environment = cells.parse_some(Environment::parse)?;
     entry.key = cells.parse_some(KeyId::parse)?;
     entry.refused = cells.parse_some(AdminErrorKind::parse)?;
     entry.detail = cells.get()?;
@@ -82,8 +94,34 @@ mod tests {
     }
 
     fn actors(store: &SqliteStore) -> Vec<String> {
-        let lines = block_on(store.audit(None, None, 9)).unwrap();
+        let lines = block_on(store.audit(AuditQuery::newest(9))).unwrap();
         lines.into_iter().map(|line| line.actor).collect()
+    }
+
+    #[test]
+    fn a_page_of_an_environment_is_found_by_its_index() {
+        let fixture = Fixture::new();
+        drop(fixture.open());
+        let connection = Connection::open(fixture.path()).unwrap();
+        for (account, environment, index) in [
+            (true, true, "keyward_audit_by_environment"),
+            (true, false, "keyward_audit_by_account"),
+            (false, false, "INTEGER PRIMARY KEY"),
+        ] {
+            let query = AuditQuery {
+                account: account.then(|| AccountId::parse("acme").unwrap()),
+                environment: environment.then_some(Environment::LIVE),
+                ..AuditQuery::newest(9)
+            };
+            let sql = format!("EXPLAIN QUERY PLAN {}", page_sql(&query));
+            let mut plan = connection.prepare(&sql).unwrap();
+            let steps = plan.query_map([""; 3], |row| row.get::<_, String>("detail"));
+            let steps: Vec<_> = steps.unwrap().map(Result::unwrap).collect();
+            assert!(
+                matches!(&*steps, [step] if step.contains(index)),
+                "{steps:?}"
+            );
+        }
     }
 
     #[test]

@@ -11,8 +11,8 @@ use std::{env, io, thread};
 
 use keyward::conformance::block_on;
 use keyward::{
-    AccountId, Actor, AuditAction, AuditEntry, Commit, CreditOwner, Credits, Environment, Gate,
-    KeyAdmin, KeyId, KeyStatus, NewKey, Store,
+    AccountId, Actor, AuditAction, AuditEntry, AuditQuery, Commit, CreditOwner, Credits,
+    Environment, Gate, KeyAdmin, KeyId, KeyStatus, NewKey, Store,
 };
 use rusqlite::Connection;
 
@@ -261,7 +261,7 @@ fn check(file: &Path, told: &[String], lines: &mut HashSet<String>) {
             _ => {}
         }
     }
-    let trail = block_on(store.audit(None, None, usize::MAX)).unwrap();
+    let trail = block_on(store.audit(AuditQuery::newest(usize::MAX))).unwrap();
     let mut kept = HashSet::new();
     for line in trail {
         assert_eq!(line.refused, None);

@@ -23,6 +23,7 @@ pub const MIGRATIONS: &[(u32, &str)] = &[
     (2, include_str!("../migrations/0002_webhooks.sql")),
     (3, include_str!("../migrations/0003_disabled_by.sql")),
     (4, include_str!("../migrations/0004_credit_held.sql")),
+    (5, include_str!("../migrations/0005_audit_environment.sql")),
 ];
 
 /// Whether a file without our tables gets them.
@@ -85,8 +86,8 @@ mod tests {
 
     use keyward::conformance::block_on;
     use keyward::{
-        AccountId, Actor, AdminErrorKind, DenialKind, DisabledBy, KeyAdmin, KeyId, KeyStatus,
-        Permission, Store,
+        AccountId, Actor, AdminErrorKind, AuditQuery, DenialKind, DisabledBy, Environment,
+        KeyAdmin, KeyId, KeyStatus, Permission, Store,
     };
 
     use super::*;
@@ -297,6 +298,48 @@ mod tests {
         assert!(block_on(admin.enable(&ann, id)).is_err());
         block_on(admin.enable(&Actor::operator("ops"), id)).unwrap();
         assert_eq!(stored(&store, id).status, KeyStatus::Active);
+    }
+
+    #[test]
+    fn lines_that_an_older_version_wrote_are_of_their_keys_environment() {
+        let fixture = Fixture::new();
+        for (_, sql) in &MIGRATIONS[..3] {
+            fixture.type_in(sql).unwrap();
+        }
+        let key = |account: &str, environment: &str, id: &str| {
+            format!(
+                "INSERT INTO keyward_key (id, digest_scheme, digest, hint, account, environment, \
+                 created_at, lineage) VALUES ('{id}', 'sha256', randomblob(32), 'sql_…abcd', \
+                 '{account}', '{environment}', 0, '{id}');"
+            )
+        };
+        let line = |account: &str, key: &str, detail: &str| {
+            format!(
+                "INSERT INTO keyward_audit (at, actor, action, account, key, detail) \
+                 VALUES (0, 'operator:ops', 'update', {account}, {key}, '{detail}');"
+            )
+        };
+        let typed = [
+            "INSERT INTO keyward_account (id) VALUES ('acme'), ('other');".to_owned(),
+            key("acme", "test", "key_000000000001"),
+            key("other", "live", "key_000000000002"),
+            "INSERT INTO keyward_endpoint (id, account, environment, url, secret, created_at) \
+             VALUES ('whe_000000000001', 'acme', 'live', 'https://acme.example', 'a:b', 0);"
+                .to_owned(),
+            line("'acme'", "'key_000000000001'", ""),
+            line("'acme'", "'key_000000000002'", ""), // another account's
+            line("'acme'", "'key_000000000009'", ""),
+            line("'acme'", "NULL", "endpoint=whe_000000000001 status=enabled"),
+            line("NULL", "NULL", ""),
+        ];
+        fixture.type_in(&typed.concat()).unwrap();
+        let store = fixture.open();
+        let lines = block_on(store.audit(AuditQuery::newest(9))).unwrap();
+        let environments: Vec<_> = lines.iter().rev().map(|line| line.environment).collect();
+        let (own, other) = (Some(Environment::TEST), Some(Environment::LIVE));
+        assert_eq!(environments, [own, None, None, other, None]);
+        let typed = "UPDATE keyward_audit SET environment = 'live'";
+        assert!(fixture.type_in(typed).is_err(), "it only grows, still");
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures_channel::oneshot;
 use keyward::{
-    Account, AccountId, AuditEntry, Commit, CreditOwner, Credits, DigestScheme, KeyId, KeyQuery,
-    KeyRecord, Replica, Store, StoreError, StoreFuture, UsageHour, UsageQuery,
+    Account, AccountId, AuditEntry, AuditQuery, Commit, CreditOwner, Credits, DigestScheme, KeyId,
+    KeyQuery, KeyRecord, Replica, Store, StoreError, StoreFuture, UsageHour, UsageQuery,
 };
 use rusqlite::{Connection, OptionalExtension, named_params};
 
@@ -242,13 +242,8 @@ impl Store for SqliteStore {
         })
     }
 
-    fn audit(
-        &self,
-        account: Option<AccountId>,
-        before: Option<u64>,
-        limit: usize,
-    ) -> StoreFuture<'_, Vec<AuditEntry>> {
-        self.report(move |connection| audit::page(connection, account.as_ref(), before, limit))
+    fn audit(&self, query: AuditQuery) -> StoreFuture<'_, Vec<AuditEntry>> {
+        self.report(move |connection| audit::page(connection, &query))
     }
 }
 
@@ -309,7 +304,7 @@ mod tests {
                 block_on(store.account(account.clone())).unwrap(),
                 stored(store, record.id),
                 block_on(store.created_with(account.clone(), token.clone())).unwrap(),
-                block_on(store.audit(None, None, 9)).unwrap(),
+                block_on(store.audit(AuditQuery::newest(9))).unwrap(),
                 used(store, "acme"),
             )
         };

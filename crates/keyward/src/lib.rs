@@ -109,7 +109,7 @@ pub use crate::store::conformance;
 pub use crate::store::error::{StoreError, StoreErrorKind};
 pub use crate::store::memory::MemoryStore;
 pub use crate::store::poll::{Poll, ReplicaError, ReplicaErrorKind, Revision};
-pub use crate::store::query::KeyQuery;
+pub use crate::store::query::{AuditQuery, KeyQuery};
 pub use crate::store::replica::Replica;
 pub use crate::store::store::{Store, StoreFuture};
 pub use crate::store::usage::{Redigest, UsageCount, UsageHour, UsageQuery};

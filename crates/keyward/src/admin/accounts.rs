@@ -39,6 +39,7 @@ impl KeyAdmin {
         let account = Account::new(new.account.clone());
         let mut line = self.line(actor, AuditAction::Bootstrap);
         line.account = Some(new.account.clone());
+        line.environment.get_or_insert(new.environment);
         self.or_note(line.clone(), operator_only(actor)).await?;
         let fits = self.check_new(&new).map_err(AdminError::from);
         self.or_note(line.clone(), fits).await?;

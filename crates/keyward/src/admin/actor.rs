@@ -1,6 +1,6 @@
 //! Who asks for a change.
 
-use crate::{AccountId, DisabledBy, KeyId, Principal, Scopes};
+use crate::{AccountId, DisabledBy, Environment, KeyId, Principal, Scopes};
 
 /// Who asks for a change. There is no call without one, and none that trusts a missing one.
 ///
@@ -22,7 +22,7 @@ pub struct Actor {
 pub(crate) enum Authority {
     Operator,
     User(AccountId, Vec<Permission>),
-    Key(AccountId, KeyId),
+    Key(AccountId, Environment, KeyId),
 }
 
 impl Actor {
@@ -41,13 +41,14 @@ impl Actor {
     /// A key that has passed a gate: acts in its account, by its scopes.
     ///
     /// It needs the scope of a permission (`api_keys.create` and so on), directly or by `api_keys.*`;
-    /// that another scope implies it does not count. It hands on at most what it holds itself.
+    /// that another scope implies it does not count. It hands on at most what it holds itself, and sees
+    /// and changes only what is of its own environment.
     #[must_use]
     pub fn key(principal: &Principal) -> Self {
         let id = principal.key_id();
         Self {
             name: format!("key:{id}"),
-            authority: Authority::Key(principal.account().clone(), id),
+            authority: Authority::Key(principal.account().clone(), principal.environment(), id),
         }
     }
 
@@ -81,7 +82,15 @@ impl Actor {
     pub(crate) fn account(&self) -> Option<&AccountId> {
         match &self.authority {
             Authority::Operator => None,
-            Authority::User(account, _) | Authority::Key(account, _) => Some(account),
+            Authority::User(account, _) | Authority::Key(account, ..) => Some(account),
+        }
+    }
+
+    /// The environment it acts in; `None` for who acts in all.
+    pub(crate) fn environment(&self) -> Option<Environment> {
+        match self.authority {
+            Authority::Operator | Authority::User(..) => None,
+            Authority::Key(_, environment, _) => Some(environment),
         }
     }
 

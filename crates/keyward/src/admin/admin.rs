@@ -155,6 +155,7 @@ impl KeyAdmin {
         };
         let mut line = AuditEntry::new(self.now(), name, action);
         line.account = actor.account().cloned();
+        line.environment = actor.environment();
         line
     }
 

@@ -2,8 +2,8 @@
 
 use crate::admin::actor::Authority;
 use crate::{
-    Account, AccountId, AccountStatus, Actor, AdminError, AdminErrorKind, Commit, KeyAdmin, KeyId,
-    KeyKind, KeyRecord, KeyState, Permission, RateLimits, Scopes,
+    Account, AccountId, AccountStatus, Actor, AdminError, AdminErrorKind, Commit, Environment,
+    KeyAdmin, KeyId, KeyKind, KeyRecord, KeyState, Permission, RateLimits, Scopes,
 };
 
 /// That an actor may, as of when it was read.
@@ -18,6 +18,29 @@ impl Permitted {
     /// The key that acts, if one does: what it makes or opens must stay within it.
     pub(super) fn holder(&self) -> Option<&KeyRecord> {
         self.holder.as_ref().map(|(record, _)| record)
+    }
+
+    /// The environment to which a key that acts keeps.
+    pub(super) fn environment(&self) -> Option<Environment> {
+        self.holder().map(|holder| holder.environment)
+    }
+
+    /// Whether what is of this environment is there for the actor.
+    pub(super) fn sees(&self, environment: Environment) -> bool {
+        self.environment().is_none_or(|own| own == environment)
+    }
+
+    /// Which environment is read where this one, or all, are asked for; of one that the actor does not
+    /// see there is nothing to read.
+    #[expect(
+        clippy::option_option,
+        reason = "`None` is nothing, `Some(None)` all environments"
+    )]
+    pub(super) fn seen(&self, asked: Option<Environment>) -> Option<Option<Environment>> {
+        match (self.environment(), asked) {
+            (Some(own), Some(asked)) if own != asked => None,
+            (own, asked) => Some(own.or(asked)),
+        }
     }
 
     /// Whether the actor may also do this.
@@ -84,12 +107,8 @@ impl KeyAdmin {
         // Permission first: who may do nothing learns nothing.
         let permitted = self.permitted(actor, permissions).await?;
         let record = self.store.key(id).await?;
-        let record = record.filter(|record| {
-            let own = permitted
-                .holder()
-                .is_none_or(|own| own.environment == record.environment);
-            own && actor.acts_in(&record.account)
-        });
+        let record = record
+            .filter(|record| permitted.sees(record.environment) && actor.acts_in(&record.account));
         let record = record.ok_or(AdminErrorKind::UnknownKey)?;
         let account = self.account_of(actor, &record.account).await?;
         Ok((record, account, permitted))
@@ -137,7 +156,7 @@ impl KeyAdmin {
 
     /// The key that acts, as it is now: it may have died since it passed the gate.
     async fn holder(&self, actor: &Actor) -> Result<Option<(KeyRecord, Account)>, AdminError> {
-        let Authority::Key(account, id) = &actor.authority else {
+        let Authority::Key(account, _, id) = &actor.authority else {
             return Ok(None);
         };
         let account = self.store.account(account.clone()).await?;

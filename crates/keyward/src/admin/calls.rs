@@ -13,6 +13,7 @@ type Outcome = Result<(), AdminErrorKind>;
 struct World {
     store: Arc<MemoryStore>,
     admin: KeyAdmin,
+    webhooks: WebhookAdmin,
     operator: Actor,
 }
 
@@ -20,6 +21,8 @@ impl World {
     fn new(catalog: Option<ScopeCatalog>) -> Self {
         let store = Arc::new(MemoryStore::new());
         let admin = KeyAdmin::new(Arc::clone(&store) as _, format());
+        let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32]).unwrap());
+        let webhooks = WebhookAdmin::new(Arc::clone(&store) as _, format(), sealing);
         let operator = Actor::operator("ops");
         for id in [ACME, OTHER] {
             block_on(admin.open_account(&operator, &account(id))).unwrap();
@@ -28,6 +31,7 @@ impl World {
         Self {
             store,
             admin,
+            webhooks,
             operator,
         }
     }
@@ -74,7 +78,11 @@ impl World {
         let requirement = Arc::new(requirement);
         for (field, scheme) in [("x-api-key", ""), ("authorization", "Bearer ")] {
             let head = Head(field, format!("{scheme}{}", key.expose_secret()));
-            if let Decision::Ready(Verdict::Admit(admitted)) = gate.check(&head, &requirement, None)
+            let verdict = match gate.check(&head, &requirement, None) {
+                Decision::Ready(verdict) => verdict,
+                Decision::Pending(verdict) => block_on(verdict),
+            };
+            if let Verdict::Admit(admitted) = verdict
                 && let Some(Access::Principal(principal)) = admitted.access
             {
                 return Actor::key(&principal);
@@ -113,6 +121,567 @@ fn format() -> KeyFormat {
 
 fn kind<T>(outcome: Result<T, AdminError>) -> Outcome {
     outcome.map(drop).map_err(|error| error.kind())
+}
+
+/// Somebody who calls.
+#[derive(Clone, Copy, Debug)]
+enum Who {
+    Operator,
+    User(&'static [Permission]),
+    /// A key of this account and environment, with these scopes.
+    Key(&'static str, Environment, &'static [&'static str]),
+    /// A key of acme's that could do everything, if it were not dead.
+    Dead(Death),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Death {
+    Revoked,
+    RevokedWithAll,
+    Disabled,
+    Expired,
+    AccountSuspended,
+    PlanWithoutApi,
+    /// Never alive: it may sit in a page.
+    Publishable,
+}
+
+const ALL: &[&str] = &["api_keys.*", "webhooks.*", "kyc"];
+
+const WHO: &[Who] = &[
+    Who::Operator,
+    Who::User(&[]),
+    Who::User(&[Permission::Create]),
+    Who::User(&[Permission::Read]),
+    Who::User(&[Permission::Update]),
+    Who::User(&[Permission::Revoke]),
+    Who::User(&[Permission::ReadWebhooks]),
+    Who::User(&[Permission::ManageWebhooks]),
+    Who::User(&Permission::ALL),
+    Who::Key(ACME, Environment::LIVE, &["kyc"]),
+    Who::Key(ACME, Environment::LIVE, &["api_keys.create"]),
+    Who::Key(ACME, Environment::LIVE, &["api_keys.read"]),
+    Who::Key(ACME, Environment::LIVE, &["api_keys.update"]),
+    Who::Key(ACME, Environment::LIVE, &["api_keys.revoke"]),
+    Who::Key(
+        ACME,
+        Environment::LIVE,
+        &["api_keys.create", "api_keys.revoke"],
+    ),
+    Who::Key(ACME, Environment::LIVE, &["webhooks.read"]),
+    Who::Key(ACME, Environment::LIVE, &["webhooks.manage"]),
+    Who::Key(ACME, Environment::LIVE, ALL),
+    Who::Key(ACME, Environment::TEST, ALL),
+    Who::Key(OTHER, Environment::LIVE, ALL),
+    Who::Dead(Death::Revoked),
+    Who::Dead(Death::RevokedWithAll),
+    Who::Dead(Death::Disabled),
+    Who::Dead(Death::Expired),
+    Who::Dead(Death::AccountSuspended),
+    Who::Dead(Death::PlanWithoutApi),
+    Who::Dead(Death::Publishable),
+];
+
+/// What there is in an account and an environment.
+struct Target {
+    account: AccountId,
+    environment: Environment,
+    key: KeyId,
+    secret: ApiKey,
+    endpoint: EndpointId,
+    message: WebhookId,
+}
+
+const TARGETS: [(&str, Environment); 3] = [
+    (ACME, Environment::LIVE),
+    (ACME, Environment::TEST),
+    (OTHER, Environment::LIVE),
+];
+
+impl Who {
+    fn account(self) -> Option<&'static str> {
+        match self {
+            Self::Operator => None,
+            Self::User(_) | Self::Dead(_) => Some(ACME),
+            Self::Key(account, ..) => Some(account),
+        }
+    }
+
+    fn environment(self) -> Option<Environment> {
+        match self {
+            Self::Key(_, environment, _) => Some(environment),
+            _ => None,
+        }
+    }
+
+    fn has(self, permission: Permission) -> bool {
+        match self {
+            Self::Operator => true,
+            Self::User(permissions) => permissions.contains(&permission),
+            // By hand, so that it is told twice.
+            Self::Key(_, _, scopes) => {
+                let (namespace, _) = permission.as_str().split_once('.').unwrap();
+                let any = format!("{namespace}.*");
+                scopes.contains(&permission.as_str()) || scopes.contains(&&*any)
+            }
+            Self::Dead(_) => false,
+        }
+    }
+
+    fn actor(self, world: &World) -> Actor {
+        match self {
+            Self::Operator => world.operator.clone(),
+            Self::User(permissions) => {
+                Actor::user("ann", account(ACME), permissions.iter().copied())
+            }
+            Self::Key(account, environment, scopes) => {
+                world.acting(&world.key(account, environment, scopes).0)
+            }
+            Self::Dead(death) => {
+                let (admin, operator, acme) = (&world.admin, &world.operator, account(ACME));
+                let (key, id) = world.key_with(ACME, Environment::LIVE, ALL, |record| {
+                    if death == Death::Publishable {
+                        record.kind = KeyKind::Publishable;
+                    }
+                });
+                let actor = world.acting(&key);
+                let suspended = AccountChange::new().status(AccountStatus::Suspended);
+                let downgraded = AccountChange::new().api_access(false);
+                match death {
+                    Death::Publishable => {}
+                    Death::Revoked => drop(block_on(admin.revoke(operator, id, "")).unwrap()),
+                    Death::Disabled => drop(block_on(admin.disable(operator, id)).unwrap()),
+                    Death::RevokedWithAll => {
+                        block_on(admin.revoke_all(operator, &acme, None, "")).unwrap();
+                    }
+                    Death::Expired => {
+                        let mut record = block_on(world.store.key(id)).unwrap().unwrap();
+                        record.expires_at = Some(SystemTime::UNIX_EPOCH);
+                        let keys = vec![record];
+                        let commit = Commit {
+                            keys,
+                            ..Commit::default()
+                        };
+                        block_on(world.store.commit(commit)).unwrap();
+                    }
+                    Death::AccountSuspended => {
+                        block_on(admin.update_account(operator, &acme, suspended)).unwrap();
+                    }
+                    Death::PlanWithoutApi => {
+                        block_on(admin.update_account(operator, &acme, downgraded)).unwrap();
+                    }
+                }
+                actor
+            }
+        }
+    }
+}
+
+impl World {
+    fn target(&self, id: &str, environment: Environment) -> Target {
+        let (operator, id) = (&self.operator, account(id));
+        let new = NewKey::new(id.clone(), environment, "name");
+        let created = block_on(self.admin.create(operator, new)).unwrap();
+        let secret = created.key.unwrap();
+        // So that there is some usage.
+        self.acting(&secret);
+        let url = EndpointUrl::parse("https://acme.example/hook").unwrap();
+        let endpoint = self
+            .webhooks
+            .create_endpoint(operator, &id, environment, url);
+        let endpoint = block_on(endpoint).unwrap().endpoint.id();
+        let message = message(&id, environment);
+        block_on(self.webhooks.publish(operator, message.clone())).unwrap();
+        Target {
+            account: id,
+            environment,
+            key: created.record.id,
+            secret,
+            endpoint,
+            message: message.id().clone(),
+        }
+    }
+
+    /// What a call could have changed.
+    fn all(&self, target: &Target) -> impl PartialEq + std::fmt::Debug + use<> {
+        let (id, query) = (
+            target.account.clone(),
+            UsageQuery {
+                account: target.account.clone(),
+                environment: None,
+                from: 0,
+                until: u64::MAX,
+            },
+        );
+        let keys = KeyQuery {
+            account: id.clone(),
+            environment: None,
+            state: None,
+            now: SystemTime::now(),
+            after: None,
+            limit: usize::MAX,
+        };
+        let message = self
+            .store
+            .message(id.clone(), target.environment, target.message.clone());
+        (
+            block_on(self.store.account(id.clone())).unwrap(),
+            block_on(self.store.keys(keys)).unwrap(),
+            block_on(self.store.credits(id.clone().into())).unwrap(),
+            block_on(self.store.usage(query)).unwrap(),
+            block_on(self.store.endpoints(Some(id), None)).unwrap(),
+            block_on(message).unwrap().is_some(),
+        )
+    }
+}
+
+fn message(account: &AccountId, environment: Environment) -> WebhookMessage {
+    let id = WebhookId::random().unwrap();
+    WebhookMessage::new(account.clone(), environment, id, "{}").unwrap()
+}
+
+/// Who may call.
+enum Needs {
+    Operator,
+    All(&'static [Permission]),
+}
+
+/// What a call touches, and so what is answered where that is not the actor's.
+enum Touches {
+    Key,
+    Endpoint,
+    /// What is made in or done to an environment of an account. In another than its own a key gets this.
+    Account(AdminErrorKind),
+    /// What is read of an account: of another environment there is nothing.
+    Rows,
+    /// What live keys spend: to a key of another environment there is none.
+    Balance,
+    /// What is read of the whole service: of another account or environment there is nothing.
+    Everything,
+}
+
+/// A call, which tells of which environments it has shown something.
+struct Call {
+    needs: Needs,
+    touches: Touches,
+    go: fn(&World, &Actor, &Target) -> Result<Shown, AdminError>,
+}
+
+type Shown = Vec<Option<Environment>>;
+
+macro_rules! calls {
+    ($($test:ident = $call:ident of $admin:ident: $needs:expr, $touches:expr, $go:expr;)+) => {
+        /// Those that the tests below try.
+        const CALLS: &[&str] = &[$(concat!(stringify!($admin), "::", stringify!($call))),+];
+
+        mod every_actor_gets_what_is_its_own_and_nothing_else_by {
+            use super::*;
+            use Permission::*;
+
+            const OPERATOR: Needs = Needs::Operator;
+
+            const fn needs(permissions: &'static [Permission]) -> Needs {
+                Needs::All(permissions)
+            }
+
+            $(#[test]
+            fn $test() {
+                try_call(&Call { needs: $needs, touches: $touches, go: $go });
+            })+
+        }
+    };
+}
+
+calls! {
+    create = create of KeyAdmin:
+        needs(&[Create]), Touches::Account(AdminErrorKind::TooWide), |world, actor, target| {
+            let new = NewKey::new(target.account.clone(), target.environment, "new");
+            let made = block_on(world.admin.create(actor, new))?;
+            Ok(vec![Some(made.record.environment)])
+        };
+    import = import of KeyAdmin:
+        needs(&[Create]), Touches::Account(AdminErrorKind::TooWide), |world, actor, target| {
+            let new = NewKey::new(target.account.clone(), target.environment, "new");
+            let digest = KeyDigest::import(DigestScheme::Sha256, &"0".repeat(64)).unwrap();
+            let hint = Hint::parse("…abcd").unwrap();
+            let record = block_on(world.admin.import(actor, new, digest, hint))?;
+            Ok(vec![Some(record.environment)])
+        };
+    bootstrap = bootstrap of KeyAdmin: OPERATOR, Touches::Everything, |world, actor, target| {
+        let new = NewKey::new(target.account.clone(), target.environment, "new");
+        match block_on(world.admin.bootstrap(actor, new)) {
+            // There are accounts already.
+            Err(error) if error.kind() == AdminErrorKind::Conflict => Ok(vec![None]),
+            other => other.map(|made| panic!("{made:?}")),
+        }
+    };
+    open_account = open_account of KeyAdmin: OPERATOR, Touches::Everything, |world, actor, _| {
+        block_on(world.admin.open_account(actor, &account("new"))).map(|_| vec![None])
+    };
+    update_account = update_account of KeyAdmin: OPERATOR, Touches::Everything, |world, actor, target| {
+        let change = AccountChange::new().max_active_keys(Some(7));
+        block_on(world.admin.update_account(actor, &target.account, change)).map(|_| vec![None])
+    };
+    key = key of KeyAdmin: needs(&[Read]), Touches::Key, |world, actor, target| {
+        let view = block_on(world.admin.key(actor, target.key))?;
+        Ok(vec![Some(view.record.environment)])
+    };
+    keys = keys of KeyAdmin: needs(&[Read]), Touches::Rows, |world, actor, target| {
+        let mut seen = Vec::new();
+        for filter in [KeyFilter::new(), KeyFilter::new().environment(target.environment)] {
+            let page = block_on(world.admin.keys(actor, &target.account, filter))?;
+            seen.extend(page.keys.into_iter().map(|view| Some(view.record.environment)));
+        }
+        Ok(seen)
+    };
+    usage = usage of KeyAdmin: needs(&[Read]), Touches::Rows, |world, actor, target| {
+        let mut seen = Vec::new();
+        for environment in [None, Some(target.environment)] {
+            let ever = SystemTime::UNIX_EPOCH..SystemTime::now();
+            let hours = world.admin.usage(actor, &target.account, environment, ever);
+            seen.extend(block_on(hours)?.into_iter().map(|hour| Some(hour.environment)));
+        }
+        Ok(seen)
+    };
+    audit = audit of KeyAdmin: needs(&[Read]), Touches::Rows, |world, actor, target| {
+        let page = block_on(world.admin.audit(actor, Some(&target.account), None))?;
+        Ok(page.entries.into_iter().map(|line| line.environment).collect())
+    };
+    audit_of_all = audit of KeyAdmin: OPERATOR, Touches::Everything, |world, actor, _| {
+        block_on(world.admin.audit(actor, None, None)).map(|_| vec![None])
+    };
+    schemes = schemes of KeyAdmin: OPERATOR, Touches::Everything, |world, actor, _| {
+        block_on(world.admin.schemes(actor)).map(|_| vec![None])
+    };
+    leaks = leaks of KeyAdmin: needs(&[Read]), Touches::Everything, |world, actor, target| {
+        let leaks = block_on(world.admin.leaks(actor, target.secret.expose_secret()))?;
+        assert_eq!(leaks.len(), 1, "that it is a key everybody sees");
+        let known = leaks.into_iter().filter_map(|leak| leak.key);
+        Ok(known.map(|key| Some(key.record.environment)).collect())
+    };
+    update = update of KeyAdmin: needs(&[Update]), Touches::Key, |world, actor, target| {
+        let change = KeyChange::new().name("new");
+        let view = block_on(world.admin.update(actor, target.key, change))?;
+        Ok(vec![Some(view.record.environment)])
+    };
+    disable = disable of KeyAdmin: needs(&[Update]), Touches::Key, |world, actor, target| {
+        let view = block_on(world.admin.disable(actor, target.key))?;
+        Ok(vec![Some(view.record.environment)])
+    };
+    enable = enable of KeyAdmin: needs(&[Update]), Touches::Key, |world, actor, target| {
+        let view = block_on(world.admin.enable(actor, target.key))?;
+        Ok(vec![Some(view.record.environment)])
+    };
+    rotate = rotate of KeyAdmin: needs(&[Create, Revoke]), Touches::Key, |world, actor, target| {
+        let made = block_on(world.admin.rotate(actor, target.key, Grace::None))?;
+        Ok(vec![Some(made.record.environment)])
+    };
+    revoke = revoke of KeyAdmin: needs(&[Revoke]), Touches::Key, |world, actor, target| {
+        let view = block_on(world.admin.revoke(actor, target.key, ""))?;
+        Ok(vec![Some(view.record.environment)])
+    };
+    revoke_all = revoke_all of KeyAdmin:
+        needs(&[Revoke]), Touches::Account(AdminErrorKind::NotPermitted), |world, actor, target| {
+            let own = Some(target.environment);
+            block_on(world.admin.revoke_all(actor, &target.account, own, "")).map(|()| vec![own])
+        };
+    credits = credits of KeyAdmin: needs(&[Read]), Touches::Balance, |world, actor, target| {
+        let left = block_on(world.admin.credits(actor, target.account.clone()))?;
+        // Only live keys spend them.
+        Ok(left.map(|_| Some(Environment::LIVE)).into_iter().collect())
+    };
+    credits_of_a_key = credits of KeyAdmin: needs(&[Read]), Touches::Key, |world, actor, target| {
+        let none = block_on(world.admin.credits(actor, target.key))?;
+        assert_eq!(none, None);
+        Ok(vec![Some(target.environment)])
+    };
+    set_credits = set_credits of KeyAdmin: OPERATOR, Touches::Everything, |world, actor, target| {
+        let (to, owner) = (Some(Credits::new(7)), target.account.clone());
+        block_on(world.admin.set_credits(actor, owner, to)).map(|()| vec![None])
+    };
+    add_credits = add_credits of KeyAdmin: OPERATOR, Touches::Everything, |world, actor, target| {
+        block_on(world.admin.add_credits(actor, target.account.clone(), 7)).map(|()| vec![None])
+    };
+    create_endpoint = create_endpoint of WebhookAdmin:
+        needs(&[ManageWebhooks]), Touches::Account(AdminErrorKind::TooWide), |world, actor, target| {
+            let url = EndpointUrl::parse("https://acme.example/new").unwrap();
+            let (account, environment) = (&target.account, target.environment);
+            let made = world.webhooks.create_endpoint(actor, account, environment, url);
+            Ok(vec![Some(block_on(made)?.endpoint.environment())])
+        };
+    endpoints = endpoints of WebhookAdmin: needs(&[ReadWebhooks]), Touches::Rows, |world, actor, target| {
+        let mut seen = Vec::new();
+        for environment in [None, Some(target.environment)] {
+            let all = block_on(world.webhooks.endpoints(actor, &target.account, environment))?;
+            seen.extend(all.into_iter().map(|endpoint| Some(endpoint.environment())));
+        }
+        Ok(seen)
+    };
+    endpoint = endpoint of WebhookAdmin: needs(&[ReadWebhooks]), Touches::Endpoint, |world, actor, target| {
+        let endpoint = block_on(world.webhooks.endpoint(actor, target.endpoint))?;
+        Ok(vec![Some(endpoint.environment())])
+    };
+    attempts = attempts of WebhookAdmin: needs(&[ReadWebhooks]), Touches::Endpoint, |world, actor, target| {
+        block_on(world.webhooks.attempts(actor, target.endpoint, None))?;
+        Ok(vec![Some(target.environment)])
+    };
+    update_endpoint = update_endpoint of WebhookAdmin:
+        needs(&[ManageWebhooks]), Touches::Endpoint, |world, actor, target| {
+            let change = EndpointChange::new().enabled(false);
+            block_on(world.webhooks.update_endpoint(actor, target.endpoint, change))?;
+            Ok(vec![Some(target.environment)])
+        };
+    delete_endpoint = delete_endpoint of WebhookAdmin:
+        needs(&[ManageWebhooks]), Touches::Endpoint, |world, actor, target| {
+            block_on(world.webhooks.delete_endpoint(actor, target.endpoint))?;
+            Ok(vec![Some(target.environment)])
+        };
+    challenge = challenge of WebhookAdmin: needs(&[ManageWebhooks]), Touches::Endpoint, |world, actor, target| {
+        block_on(world.webhooks.challenge(actor, target.endpoint))?;
+        Ok(vec![Some(target.environment)])
+    };
+    verify = verify of WebhookAdmin: needs(&[ManageWebhooks]), Touches::Endpoint, |world, actor, target| {
+        let answer = Err(AttemptOutcome::Refused);
+        match block_on(world.webhooks.verify(actor, target.endpoint, answer)) {
+            Err(error) if error.kind() == AdminErrorKind::Unanswered => {
+                Ok(vec![Some(target.environment)])
+            }
+            other => other.map(|endpoint| panic!("{endpoint:?}")),
+        }
+    };
+    regenerate_secret = regenerate_secret of WebhookAdmin:
+        needs(&[ManageWebhooks]), Touches::Endpoint, |world, actor, target| {
+            block_on(world.webhooks.regenerate_secret(actor, target.endpoint, Grace::None))?;
+            Ok(vec![Some(target.environment)])
+        };
+    import_secret = import_secret of WebhookAdmin: OPERATOR, Touches::Everything, |world, actor, target| {
+        let secret = WebhookSecret::random().unwrap();
+        let imported = world.webhooks.import_secret(actor, target.endpoint, &secret, Grace::None);
+        block_on(imported).map(|_| vec![None])
+    };
+    reseal = reseal of WebhookAdmin: OPERATOR, Touches::Everything, |world, actor, _| {
+        block_on(world.webhooks.reseal(actor)).map(|_| vec![None])
+    };
+    publish = publish of WebhookAdmin: OPERATOR, Touches::Everything, |world, actor, target| {
+        let message = message(&target.account, target.environment);
+        block_on(world.webhooks.publish(actor, message)).map(|()| vec![None])
+    };
+    redeliver = redeliver of WebhookAdmin: needs(&[ManageWebhooks]), Touches::Endpoint, |world, actor, target| {
+        let what = Redelivery::Message(target.message.clone());
+        block_on(world.webhooks.redeliver(actor, target.endpoint, what))?;
+        Ok(vec![Some(target.environment)])
+    };
+    forget_messages = forget_messages of WebhookAdmin: OPERATOR, Touches::Everything, |world, actor, _| {
+        block_on(world.webhooks.forget_messages(actor, SystemTime::UNIX_EPOCH)).map(|_| vec![None])
+    };
+}
+
+/// A call by everybody, on everything.
+fn try_call(call: &Call) {
+    for who in WHO {
+        for (at, (_, environment)) in TARGETS.into_iter().enumerate() {
+            let world = World::new(None);
+            for id in [ACME, OTHER] {
+                let balance = Some(Credits::new(1000));
+                let set = world
+                    .admin
+                    .set_credits(&world.operator, account(id), balance);
+                block_on(set).unwrap();
+            }
+            let mut targets = TARGETS.map(|(id, environment)| world.target(id, environment));
+            let actor = who.actor(&world);
+            block_on(world.store.flush()).unwrap();
+            let target = &mut targets[at];
+            let before = world.all(target);
+            let shown = (call.go)(&world, &actor, target).map_err(|error| error.kind());
+            if shown.is_err() {
+                assert_eq!(
+                    world.all(target),
+                    before,
+                    "{who:?} on {environment:?}: changed nothing"
+                );
+            }
+
+            let case = format!(
+                "{who:?} on {environment:?} of {}: {shown:?}",
+                target.account
+            );
+            let of_account = who
+                .account()
+                .is_none_or(|own| own == target.account.as_str());
+            let of_environment = who.environment().is_none_or(|own| own == environment);
+            let wanted = match (&call.needs, &call.touches) {
+                (Needs::Operator, _) if !matches!(who, Who::Operator) => {
+                    Err(AdminErrorKind::NotPermitted)
+                }
+                (Needs::All(all), _) if !all.iter().all(|one| who.has(*one)) => {
+                    Err(AdminErrorKind::NotPermitted)
+                }
+                (_, Touches::Key) if !of_account || !of_environment => {
+                    Err(AdminErrorKind::UnknownKey)
+                }
+                (_, Touches::Endpoint) if !of_account || !of_environment => {
+                    Err(AdminErrorKind::UnknownEndpoint)
+                }
+                (_, Touches::Account(_) | Touches::Rows | Touches::Balance) if !of_account => {
+                    Err(AdminErrorKind::UnknownAccount)
+                }
+                (_, Touches::Account(refused)) if !of_environment => Err(*refused),
+                _ => Ok(()),
+            };
+            assert_eq!(
+                shown.as_ref().map(drop).map_err(|kind| *kind),
+                wanted,
+                "{case}"
+            );
+            let Ok(shown) = shown else { continue };
+            let is_there = match call.touches {
+                Touches::Balance => who.environment().is_none_or(|own| own == Environment::LIVE),
+                _ => of_account && of_environment,
+            };
+            // In its own environment a key sees it too where another one is asked for.
+            if is_there || !matches!(call.touches, Touches::Rows) {
+                assert_eq!(!shown.is_empty(), is_there, "{case}");
+            }
+            if let Some(own) = who.environment() {
+                assert!(shown.iter().all(|seen| *seen == Some(own)), "{case}");
+            }
+        }
+    }
+}
+
+#[test]
+fn no_call_is_missing_from_the_table() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/admin");
+    let mut found = Vec::new();
+    for file in std::fs::read_dir(folder).unwrap() {
+        let path = file.unwrap().path();
+        if path.ends_with("calls.rs") || path.ends_with("tests.rs") {
+            continue;
+        }
+        let text = std::fs::read_to_string(path).unwrap();
+        for part in text.split("\nimpl ").skip(1) {
+            let (admin, rest) = part.split_once([' ', '<']).unwrap();
+            let own = rest.split("\n}\n").next().unwrap();
+            for call in own.split("\n    pub ").skip(1) {
+                let call = call.trim_start_matches("async ");
+                let signature = call.split('{').next().unwrap();
+                let name = signature
+                    .strip_prefix("fn ")
+                    .and_then(|rest| rest.split(['(', '<']).next());
+                if let Some(name) = name.filter(|_| signature.contains("actor: &Actor")) {
+                    found.push(format!("{admin}::{name}"));
+                }
+            }
+        }
+    }
+    assert!(found.len() > 30, "{found:?}");
+    for call in &found {
+        assert!(
+            CALLS.contains(&&**call),
+            "{call} is not tried by every actor"
+        );
+    }
 }
 
 /// How a key with certain scopes can come to be, to be wider, or to work again.

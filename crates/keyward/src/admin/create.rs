@@ -22,6 +22,7 @@ impl KeyAdmin {
         let mut line = self.line(actor, AuditAction::Create);
         if actor.acts_in(&new.account) {
             line.account = Some(new.account.clone());
+            line.environment.get_or_insert(new.environment);
         }
         for _ in 0..ATTEMPTS {
             let prepared = self.prepare(actor, &new).await;
@@ -96,6 +97,7 @@ impl KeyAdmin {
         let mut line = self.line(actor, AuditAction::Import);
         if actor.acts_in(&new.account) {
             line.account = Some(new.account.clone());
+            line.environment.get_or_insert(new.environment);
         }
         let prepared = self.prepare(actor, &new).await;
         let (account, permitted) = self.or_note(line.clone(), prepared).await?;
@@ -130,8 +132,7 @@ impl KeyAdmin {
             .permit_in(actor, Permission::Create, &new.account)
             .await?;
         // A key that acts does so in its own environment, and a repeated create tells what is there.
-        let holder = permitted.holder();
-        if holder.is_some_and(|holder| holder.environment != new.environment)
+        if !permitted.sees(new.environment)
             || !permitted.may_hand_on(&new.scopes)
             || !permitted.may_limit(&new.rate_limits, &account, None)
         {

@@ -6,11 +6,13 @@ use crate::admin::admin::ATTEMPTS;
 use crate::admin::authority::{Permitted, operator_only};
 use crate::{
     Account, Actor, AdminError, AdminErrorKind, AuditAction, AuditEntry, Commit, CreditChange,
-    CreditOwner, Credits, KeyAdmin, KeyId, KeyRecord, KeyStatus, Permission,
+    CreditOwner, Credits, Environment, KeyAdmin, KeyId, KeyRecord, KeyStatus, Permission,
 };
 
 impl KeyAdmin {
     /// The balance of an account or a key; `None` where it is not limited by credits.
+    ///
+    /// Only live keys spend credits: to a key of another environment its account has none.
     ///
     /// What processes have taken out and not spent yet is counted: see [`Credits`].
     ///
@@ -24,7 +26,8 @@ impl KeyAdmin {
         let line = self.line(actor, AuditAction::Read);
         let found = self.find_owner(actor, Permission::Read, owner.into()).await;
         let found = self.or_note(line, found).await?;
-        if !found.has_credits {
+        let environment = found.environment.unwrap_or(Environment::LIVE);
+        if !found.has_credits || !found.permitted.sees(environment) {
             return Ok(None);
         }
         let credits = self.store.credits(found.owner).await?;
@@ -75,6 +78,7 @@ impl KeyAdmin {
                 .await;
             let found = self.or_note(line.clone(), found).await?;
             line.account = Some(found.account.id.clone());
+            line.environment = found.environment;
             let stored = self.store.credits(found.owner.clone()).await?;
             let since = stored.map_or(0, |stored| stored.epoch);
             let epoch = since.saturating_add(1);
@@ -151,6 +155,7 @@ impl KeyAdmin {
         let owner = found.owner;
         let mut noted = line.clone();
         noted.account = Some(found.account.id);
+        noted.environment = found.environment;
         noted.detail = format!("added={amount}");
         let commit = Commit {
             credits: Some(CreditChange::Add { owner, amount }),
@@ -183,6 +188,7 @@ impl KeyAdmin {
                     owner: CreditOwner::Account(id),
                     has_credits: account.credits.is_some(),
                     account,
+                    environment: None,
                     permitted,
                     keys: None,
                 })
@@ -193,6 +199,7 @@ impl KeyAdmin {
                     owner: CreditOwner::Key(record.lineage),
                     has_credits: record.credits.is_some(),
                     account,
+                    environment: Some(record.environment),
                     permitted,
                     keys: Some(self.chain_of(record).await?),
                 })
@@ -228,6 +235,8 @@ struct FoundOwner {
     owner: CreditOwner,
     has_credits: bool,
     account: Account,
+    /// Of which the key is, where the credits are those of one.
+    environment: Option<Environment>,
     permitted: Permitted,
     /// The keys that share them; `None` for those of the account.
     keys: Option<Vec<KeyRecord>>,

@@ -27,6 +27,7 @@ impl WebhookAdmin {
     pub async fn publish(&self, actor: &Actor, message: WebhookMessage) -> Result<(), AdminError> {
         let mut line = self.keys.line(actor, AuditAction::Publish);
         line.account = Some(message.account().clone());
+        line.environment.get_or_insert(message.environment());
         self.or_note(line.clone(), operator_only(actor)).await?;
         let message = message.accepted_at(self.keys.now());
         let commit = WebhookCommit {
@@ -98,6 +99,7 @@ impl WebhookAdmin {
             let found = self.find(actor, Permission::ManageWebhooks, id).await;
             let (endpoint, owner, permitted) = self.or_note(line.clone(), found).await?;
             line.account = Some(owner.id.clone());
+            line.environment = Some(endpoint.environment());
             let mut noted = line.clone();
             noted.detail = match &what {
                 Redelivery::Message(message) => {

@@ -25,6 +25,7 @@ impl WebhookAdmin {
         let mut line = self.keys.line(actor, AuditAction::CreateEndpoint);
         if actor.acts_in(account) {
             line.account = Some(account.clone());
+            line.environment.get_or_insert(environment);
         }
         for _ in 0..ATTEMPTS {
             let prepared = self.prepare(actor, account, environment, url.clone()).await;
@@ -73,9 +74,7 @@ impl WebhookAdmin {
             .await;
         let (account, permitted) = self.or_note(line, permitted).await?;
         let mut found = self.store.endpoints(Some(account.id), environment).await?;
-        if let Some(holder) = permitted.holder() {
-            found.retain(|endpoint| endpoint.environment() == holder.environment);
-        }
+        found.retain(|endpoint| permitted.sees(endpoint.environment()));
         Ok(found)
     }
 
@@ -135,6 +134,7 @@ impl WebhookAdmin {
             let found = self.find(actor, Permission::ManageWebhooks, id).await;
             let (endpoint, owner, permitted) = self.or_note(line.clone(), found).await?;
             line.account = Some(owner.id.clone());
+            line.environment = Some(endpoint.environment());
             let commit = WebhookCommit {
                 deleted: Some((id, endpoint.revision)),
                 with: permitted.bind(&owner, noting(line.clone())),
@@ -227,8 +227,7 @@ impl WebhookAdmin {
     ) -> Result<(CreatedEndpoint, Account, Permitted), AdminError> {
         let permission = Permission::ManageWebhooks;
         let (owner, permitted) = self.keys.permit_in(actor, permission, account).await?;
-        let holder = permitted.holder();
-        if holder.is_some_and(|holder| holder.environment != environment) {
+        if !permitted.sees(environment) {
             return Err(AdminErrorKind::TooWide.into());
         }
         self.rules.check(environment, &url)?;

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::time::SystemTime;
 
-use crate::admin::authority::operator_only;
+use crate::admin::authority::{Permitted, operator_only};
 use crate::clock::unix_time;
 use crate::{
-    AccountId, Actor, AdminError, AuditAction, AuditPage, DigestScheme, Environment, KeyAdmin,
-    KeyCursor, KeyFilter, KeyId, KeyPage, KeyQuery, KeyView, Leak, Permission, UsageHour,
+    AccountId, Actor, AdminError, AuditAction, AuditPage, AuditQuery, DigestScheme, Environment,
+    KeyAdmin, KeyCursor, KeyFilter, KeyId, KeyPage, KeyQuery, KeyView, Leak, Permission, UsageHour,
     UsageQuery,
 };
 
@@ -41,17 +41,13 @@ impl KeyAdmin {
         let permitted = self.permit_in(actor, Permission::Read, account).await;
         let line = self.line(actor, AuditAction::Read);
         let (account, permitted) = self.or_note(line, permitted).await?;
-        // A key that acts sees its own environment; of another there is nothing to see.
-        let own = permitted.holder().map(|holder| holder.environment);
-        if let (Some(own), Some(other)) = (own, filter.environment)
-            && own != other
-        {
+        let Some(environment) = permitted.seen(filter.environment) else {
             let (keys, next) = (Vec::new(), None);
             return Ok(KeyPage { keys, next });
-        }
+        };
         let query = KeyQuery {
             account: account.id.clone(),
-            environment: own.or(filter.environment),
+            environment,
             state: filter.state,
             now: self.now(),
             after: filter.after,
@@ -71,7 +67,8 @@ impl KeyAdmin {
         })
     }
 
-    /// How often an account's keys were used, by key and hour.
+    /// How often an account's keys were used, by key and hour. A key that reads it sees its own
+    /// environment.
     ///
     /// The span of time is widened to whole hours. Requests count in the hour in which they were
     /// flushed, at most one flush interval late.
@@ -86,8 +83,12 @@ impl KeyAdmin {
         span: Range<SystemTime>,
     ) -> Result<Vec<UsageHour>, AdminError> {
         let permitted = self.permit_in(actor, Permission::Read, account).await;
-        self.or_note(self.line(actor, AuditAction::Read), permitted)
+        let (_, permitted) = self
+            .or_note(self.line(actor, AuditAction::Read), permitted)
             .await?;
+        let Some(environment) = permitted.seen(environment) else {
+            return Ok(Vec::new());
+        };
         self.store.flush().await?;
         let query = UsageQuery {
             account: account.clone(),
@@ -100,7 +101,8 @@ impl KeyAdmin {
 
     /// The audit trail, newest first, 100 lines a page. See [`AuditEntry`](crate::AuditEntry).
     ///
-    /// That of an account, or, for an operator who names none, of all. `before` is the
+    /// That of an account, or, for an operator who names none, of all. A key that reads it sees the lines
+    /// of its own environment: [`AuditEntry::environment`](crate::AuditEntry::environment). `before` is the
     /// [`next`](AuditPage::next) of an earlier page.
     ///
     /// # Errors
@@ -111,16 +113,24 @@ impl KeyAdmin {
         account: Option<&AccountId>,
         before: Option<u64>,
     ) -> Result<AuditPage, AdminError> {
-        let permitted = match account {
+        let environment = match account {
             Some(account) => self
                 .permit_in(actor, Permission::Read, account)
                 .await
-                .map(drop),
-            None => operator_only(actor),
+                .map(|(_, permitted)| permitted.environment()),
+            None => operator_only(actor).map(|()| None),
         };
-        self.or_note(self.line(actor, AuditAction::Read), permitted)
+        let environment = self
+            .or_note(self.line(actor, AuditAction::Read), environment)
             .await?;
-        let mut entries = self.store.audit(account.cloned(), before, PAGE + 1).await?;
+        let query = AuditQuery {
+            account: account.cloned(),
+            environment,
+            before,
+            // One more, to see whether there is another page.
+            limit: PAGE + 1,
+        };
+        let mut entries = self.store.audit(query).await?;
         let more = entries.len() > PAGE;
         entries.truncate(PAGE);
         let next = entries.last().filter(|_| more).map(|entry| entry.number);
@@ -167,14 +177,18 @@ impl KeyAdmin {
     /// When the actor lacks the permission to read, or the store fails.
     pub async fn leaks(&self, actor: &Actor, text: &str) -> Result<Vec<Leak>, AdminError> {
         let permitted = self.permitted(actor, &[Permission::Read]).await;
-        self.or_note(self.line(actor, AuditAction::Read), permitted)
+        let permitted = self
+            .or_note(self.line(actor, AuditAction::Read), permitted)
             .await?;
         let mut leaks = Vec::new();
         let mut seen = HashMap::new();
         for (at, key, hint) in self.format.find_in(text) {
             let view = match seen.get(key).cloned() {
                 Some(view) => view,
-                None => self.look_up(actor, key, hint.prefix.len()).await?,
+                None => {
+                    self.look_up(actor, &permitted, key, hint.prefix.len())
+                        .await?
+                }
             };
             seen.insert(key, view.clone());
             let key = view;
@@ -187,6 +201,7 @@ impl KeyAdmin {
     async fn look_up(
         &self,
         actor: &Actor,
+        permitted: &Permitted,
         key: &str,
         secret: usize,
     ) -> Result<Option<KeyView>, AdminError> {
@@ -194,7 +209,10 @@ impl KeyAdmin {
         let clock = &**replica.clock();
         let mut digests = self.peppers.candidates(key.as_bytes(), secret, clock);
         let entry = digests.find_map(|(_, digest)| replica.find(&digest));
-        let Some(entry) = entry.filter(|entry| actor.acts_in(&entry.group.account)) else {
+        let entry = entry.filter(|entry| {
+            actor.acts_in(&entry.group.account) && permitted.sees(entry.group.environment)
+        });
+        let Some(entry) = entry else {
             return Ok(None);
         };
         let account = self.account_of(actor, &entry.group.account).await?;

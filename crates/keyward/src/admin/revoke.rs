@@ -75,6 +75,7 @@ impl KeyAdmin {
         let mut line = self.line(actor, AuditAction::RevokeAll);
         if actor.acts_in(account) {
             line.account = Some(account.clone());
+            line.environment = line.environment.or(environment);
         }
         let fits = self.check_reason(reason).map_err(AdminError::from);
         self.or_note(line.clone(), fits).await?;
@@ -86,7 +87,7 @@ impl KeyAdmin {
             let permitted = self.permit_in(actor, Permission::Revoke, account).await;
             // A key that acts does so in its own environment.
             let permitted = permitted.and_then(|(account, permitted)| {
-                let own = permitted.holder().map(|holder| holder.environment);
+                let own = permitted.environment();
                 if own.is_none_or(|own| environment == Some(own)) {
                     Ok((account, permitted))
                 } else {

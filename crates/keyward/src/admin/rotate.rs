@@ -110,6 +110,7 @@ impl KeyAdmin {
             let id = new.id;
             let mut line = line.clone();
             line.account = Some(account.id.clone());
+            line.environment = Some(old.environment);
             line.detail = format!("successor={id}");
             // The old key may live beside the new one for a while, once.
             let beside = matches!(grace, Grace::For(_));

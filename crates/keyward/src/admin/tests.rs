@@ -91,7 +91,9 @@ impl World {
     }
 
     fn last_line(&self) -> AuditEntry {
-        block_on(self.store.audit(None, None, 1)).unwrap().remove(0)
+        block_on(self.store.audit(AuditQuery::newest(1)))
+            .unwrap()
+            .remove(0)
     }
 }
 
@@ -1269,13 +1271,8 @@ impl Store for Between {
         self.store.schemes(now)
     }
 
-    fn audit(
-        &self,
-        account: Option<AccountId>,
-        before: Option<u64>,
-        limit: usize,
-    ) -> StoreFuture<'_, Vec<AuditEntry>> {
-        self.store.audit(account, before, limit)
+    fn audit(&self, query: AuditQuery) -> StoreFuture<'_, Vec<AuditEntry>> {
+        self.store.audit(query)
     }
 }
 

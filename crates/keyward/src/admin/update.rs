@@ -176,6 +176,7 @@ impl KeyAdmin {
             let found = self.find(actor, &[permission], id).await;
             let (mut record, account, permitted) = self.or_note(line.clone(), found).await?;
             line.account = Some(account.id.clone());
+            line.environment = Some(record.environment);
             let before = record.clone();
             let changed = change(&mut record, &account, &permitted);
             self.or_note(line.clone(), changed).await?;

@@ -102,6 +102,7 @@ impl WebhookAdmin {
             let found = self.find(actor, Permission::ManageWebhooks, id).await;
             let (mut endpoint, owner, permitted) = self.or_note(line.clone(), found).await?;
             line.account = Some(owner.id.clone());
+            line.environment = Some(endpoint.environment());
             let changed = change(&mut endpoint);
             let detail = self.or_note(line.clone(), changed).await?;
             let mut noted = line.clone();
@@ -129,9 +130,7 @@ impl WebhookAdmin {
         let permitted = self.keys.permitted(actor, &[permission]).await?;
         let endpoint = self.store.endpoint(id).await?;
         let endpoint = endpoint.filter(|endpoint| {
-            let holder = permitted.holder();
-            let own = holder.is_none_or(|own| own.environment == endpoint.environment());
-            own && actor.acts_in(endpoint.account())
+            permitted.sees(endpoint.environment()) && actor.acts_in(endpoint.account())
         });
         let endpoint = endpoint.ok_or(AdminErrorKind::UnknownEndpoint)?;
         let account = self.keys.account_of(actor, endpoint.account()).await?;

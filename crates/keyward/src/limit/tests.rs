@@ -947,7 +947,7 @@ fn only_an_operator_gives_credits() {
     assert_eq!(error(hidden), AdminErrorKind::UnknownKey);
     let nothing = block_on(world.admin.add_credits(&operator(), id, 1));
     assert_eq!(error(nothing), AdminErrorKind::Conflict);
-    let line = block_on(world.store.audit(None, None, 1))
+    let line = block_on(world.store.audit(AuditQuery::newest(1)))
         .unwrap()
         .remove(0);
     assert_eq!((line.action, line.key), (AuditAction::AddCredits, Some(id)));

@@ -13,10 +13,10 @@ use std::time::{Duration, SystemTime};
 
 use crate::conformance::block_on;
 use crate::{
-    Account, AccountId, AttemptOutcome, AuditAction, AuditEntry, Commit, Conclusion, DeliveryClaim,
-    DueDelivery, EndpointId, EndpointStatus, EndpointUrl, EndpointsAtMost, Environment, Redelivery,
-    RetrySchedule, SealingKey, SealingKeys, StoreErrorKind, WebhookCommit, WebhookEndpoint,
-    WebhookId, WebhookMessage, WebhookSecret, WebhookStore,
+    Account, AccountId, AttemptOutcome, AuditAction, AuditEntry, AuditQuery, Commit, Conclusion,
+    DeliveryClaim, DueDelivery, EndpointId, EndpointStatus, EndpointUrl, EndpointsAtMost,
+    Environment, Redelivery, RetrySchedule, SealingKey, SealingKeys, StoreErrorKind, WebhookCommit,
+    WebhookEndpoint, WebhookId, WebhookMessage, WebhookSecret, WebhookStore,
 };
 
 /// Runs the suite over a store that also keeps webhooks; `open` gives a new, empty one each time.
@@ -158,7 +158,7 @@ fn writes_all_or_nothing<S: WebhookStore>(store: &S) {
     assert_eq!(write(store, stale), Err(StoreErrorKind::Conflict));
     assert_eq!(block_on(store.endpoint(one.id())).unwrap(), None);
     assert!(claim(store, 0, 9).is_empty());
-    assert_eq!(block_on(store.audit(None, None, 9)).unwrap(), []);
+    assert_eq!(block_on(store.audit(AuditQuery::newest(9))).unwrap(), []);
 
     let whole = WebhookCommit {
         endpoints,
@@ -166,7 +166,10 @@ fn writes_all_or_nothing<S: WebhookStore>(store: &S) {
     };
     write(store, whole).unwrap();
     assert_eq!(claim(store, 0, 9).len(), 1);
-    assert_eq!(block_on(store.audit(None, None, 9)).unwrap().len(), 1);
+    assert_eq!(
+        block_on(store.audit(AuditQuery::newest(9))).unwrap().len(),
+        1
+    );
 }
 
 fn keeps_the_bound_of_endpoints<S: WebhookStore>(store: &S) {

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use crate::error::named;
-use crate::{AccountId, AdminErrorKind, KeyId};
+use crate::{AccountId, AdminErrorKind, Environment, KeyId};
 
 /// One line of the audit trail. A refused call leaves one too.
 ///
@@ -41,6 +41,11 @@ pub struct AuditEntry {
     pub action: AuditAction,
     /// In which account, where it was known.
     pub account: Option<AccountId>,
+    /// Of which environment the key or endpoint is, where there was one; else of which the key is that
+    /// acted.
+    ///
+    /// A key that reads the audit log sees the lines of its own environment only.
+    pub environment: Option<Environment>,
     /// To which key, where there was one.
     pub key: Option<KeyId>,
     /// Why it was refused; `None` when it was done.
@@ -62,6 +67,7 @@ impl AuditEntry {
             actor: actor.to_owned(),
             action,
             account: None,
+            environment: None,
             key: None,
             refused: None,
             detail: String::new(),

@@ -21,10 +21,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::{
     Account, AccountId, AccountStatus, ActiveKeys, AdminErrorKind, ApiKey, AuditAction, AuditEntry,
-    Commit, CreateToken, CreditChange, CreditOwner, Credits, Decision, DenialKind, DigestScheme,
-    DisabledBy, Environment, Gate, KeyCursor, KeyDigest, KeyFormat, KeyId, KeyKind, KeyQuery,
-    KeyRecord, KeyState, KeyStatus, Metadata, OriginPolicy, Pepper, Peppers, RateLimit, RateLimits,
-    Refill, RequestHead, Requirement, Scopes, Store, StoreErrorKind, UsageQuery, Verdict,
+    AuditQuery, Commit, CreateToken, CreditChange, CreditOwner, Credits, Decision, DenialKind,
+    DigestScheme, DisabledBy, Environment, Gate, KeyCursor, KeyDigest, KeyFormat, KeyId, KeyKind,
+    KeyQuery, KeyRecord, KeyState, KeyStatus, Metadata, OriginPolicy, Pepper, Peppers, RateLimit,
+    RateLimits, Refill, RequestHead, Requirement, Scopes, Store, StoreErrorKind, UsageQuery,
+    Verdict,
 };
 
 pub use crate::outbox::conformance::check_webhooks;
@@ -477,6 +478,11 @@ fn the_audit_trail_only_grows<S: Store>(store: &S) {
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_000 + n);
         let mut line = AuditEntry::new(at, "ünì 'x'", AuditAction::RevokeAll);
         line.account = (n % 3 > 0).then(|| owner.clone());
+        line.environment = match n % 4 {
+            0 => None,
+            2 => Some(Environment::TEST),
+            _ => Some(Environment::LIVE),
+        };
         line.key = (n % 2 > 0).then(|| KeyId::random().unwrap());
         line.refused = (n % 4 > 0).then_some(AdminErrorKind::TooManyKeys);
         line.detail = format!("detail {n}");
@@ -504,7 +510,9 @@ fn the_audit_trail_only_grows<S: Store>(store: &S) {
     )
     .unwrap_err();
 
-    let all = block_on(store.audit(None, None, 100)).unwrap();
+    let audit = |store: &S, query| block_on(store.audit(query)).unwrap();
+    let newest = || AuditQuery::newest(100);
+    let all = audit(store, newest());
     assert!(all.windows(2).all(|pair| pair[0].number > pair[1].number));
     let without_number = all.iter().rev().map(|line| AuditEntry {
         number: 0,
@@ -517,11 +525,38 @@ fn the_audit_trail_only_grows<S: Store>(store: &S) {
         .cloned()
         .collect();
     assert_eq!(
-        block_on(store.audit(Some(owner.clone()), None, 100)).unwrap(),
+        audit(
+            store,
+            AuditQuery {
+                account: Some(owner.clone()),
+                ..newest()
+            }
+        ),
         own
     );
-    let page = block_on(store.audit(Some(owner), Some(own[1].number), 2)).unwrap();
-    assert_eq!(page, own[2..4]);
+    let page = AuditQuery {
+        account: Some(owner.clone()),
+        before: Some(own[1].number),
+        limit: 2,
+        ..newest()
+    };
+    assert_eq!(audit(store, page), own[2..4]);
+    for environment in [Environment::LIVE, Environment::TEST, environment("eu-1")] {
+        for account in [Some(owner.clone()), None] {
+            let query = AuditQuery {
+                account,
+                environment: Some(environment),
+                ..newest()
+            };
+            let wanted: Vec<_> = all
+                .iter()
+                .filter(|line| query.wants(line))
+                .cloned()
+                .collect();
+            assert_eq!(wanted.is_empty(), environment.as_str() == "eu-1");
+            assert_eq!(audit(store, query), wanted);
+        }
+    }
 }
 
 fn counts_every_use_once<S: Store>(store: &S) {

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use crate::outbox::memory::Outbox;
 use crate::{
-    Account, AccountId, AuditEntry, Clock, Commit, Conclusion, CreditOwner, Credits,
+    Account, AccountId, AuditEntry, AuditQuery, Clock, Commit, Conclusion, CreditOwner, Credits,
     DeliveryAttempt, DeliveryClaim, DigestScheme, DueDelivery, EndpointId, Environment, KeyCursor,
     KeyId, KeyQuery, KeyRecord, KeyState, Replica, Revision, Store, StoreError, StoreErrorKind,
     StoreFuture, Unspent, UsageCount, UsageHour, UsageQuery, WebhookCommit, WebhookEndpoint,
@@ -222,20 +222,11 @@ impl Store for MemoryStore {
         })
     }
 
-    fn audit(
-        &self,
-        account: Option<AccountId>,
-        before: Option<u64>,
-        limit: usize,
-    ) -> StoreFuture<'_, Vec<AuditEntry>> {
+    fn audit(&self, query: AuditQuery) -> StoreFuture<'_, Vec<AuditEntry>> {
         Box::pin(async move {
             let rows = self.rows();
-            let newest = rows.audit.iter().rev();
-            let wanted = newest.filter(|entry| {
-                before.is_none_or(|before| entry.number < before)
-                    && (account.is_none() || entry.account == account)
-            });
-            Ok(wanted.take(limit).cloned().collect())
+            let wanted = rows.audit.iter().rev().filter(|line| query.wants(line));
+            Ok(wanted.take(query.limit).cloned().collect())
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use crate::{Account, AccountId, Environment, KeyCursor, KeyRecord, KeyState};
+use crate::{Account, AccountId, AuditEntry, Environment, KeyCursor, KeyRecord, KeyState};
 
 /// Which keys of an account are wanted. See [`Store::keys`](crate::Store::keys).
 #[derive(Clone, Debug)]
@@ -23,6 +23,55 @@ pub struct KeyQuery {
     pub after: Option<KeyCursor>,
     /// At most so many.
     pub limit: usize,
+}
+
+/// Which lines of the audit log are wanted. See [`Store::audit`](crate::Store::audit).
+///
+/// ```
+/// # use std::time::SystemTime;
+/// use keyward::{AuditAction, AuditEntry, AuditQuery, Environment};
+///
+/// let mut line = AuditEntry::new(SystemTime::now(), "operator:ops", AuditAction::Create);
+/// line.environment = Some(Environment::LIVE);
+/// let query = AuditQuery::newest(10);
+/// assert!(query.wants(&line));
+/// assert!(!AuditQuery { environment: Some(Environment::TEST), ..query }.wants(&line));
+/// ```
+#[derive(Clone, Debug)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a store takes it apart, a new part must not be missed"
+)]
+pub struct AuditQuery {
+    /// Only of this account.
+    pub account: Option<AccountId>,
+    /// Only of this environment.
+    pub environment: Option<Environment>,
+    /// Only those below this number.
+    pub before: Option<u64>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+impl AuditQuery {
+    /// The newest lines, of all accounts and environments.
+    #[must_use]
+    pub fn newest(limit: usize) -> Self {
+        Self {
+            account: None,
+            environment: None,
+            before: None,
+            limit,
+        }
+    }
+
+    /// Whether a line is wanted; the limit is not looked at.
+    #[must_use]
+    pub fn wants(&self, line: &AuditEntry) -> bool {
+        self.before.is_none_or(|before| line.number < before)
+            && (self.account.is_none() || line.account == self.account)
+            && (self.environment.is_none() || line.environment == self.environment)
+    }
 }
 
 impl KeyQuery {

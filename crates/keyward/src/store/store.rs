@@ -5,8 +5,8 @@ use std::pin::Pin;
 use std::time::SystemTime;
 
 use crate::{
-    Account, AccountId, AuditEntry, Commit, CreditOwner, Credits, DigestScheme, KeyId, KeyQuery,
-    KeyRecord, Replica, StoreError, UsageHour, UsageQuery,
+    Account, AccountId, AuditEntry, AuditQuery, Commit, CreditOwner, Credits, DigestScheme, KeyId,
+    KeyQuery, KeyRecord, Replica, StoreError, UsageHour, UsageQuery,
 };
 
 /// What a store gives back: an outage is an error, never "not found". See [`Store`].
@@ -24,7 +24,7 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 /// use std::sync::{Arc, Mutex};
 /// use std::time::SystemTime;
 /// use keyward::{
-///     Account, AccountId, AuditEntry, Commit, CreateToken, CreditOwner, Credits, DigestScheme, KeyCursor,
+///     Account, AccountId, AuditEntry, AuditQuery, Commit, CreateToken, CreditOwner, Credits, DigestScheme, KeyCursor,
 ///     KeyId, KeyQuery, KeyRecord, KeyState, Replica, Revision, Store, StoreError, StoreErrorKind, StoreFuture, UsageHour,
 ///     UsageQuery,
 /// };
@@ -260,18 +260,10 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///         Box::pin(async { Ok(found) })
 ///     }
 ///
-///     fn audit(
-///         &self,
-///         account: Option<AccountId>,
-///         before: Option<u64>,
-///         limit: usize,
-///     ) -> StoreFuture<'_, Vec<AuditEntry>> {
+///     fn audit(&self, query: AuditQuery) -> StoreFuture<'_, Vec<AuditEntry>> {
 ///         let rows = self.rows.lock().unwrap();
-///         let wanted = |row: &&AuditEntry| {
-///             before.is_none_or(|before| row.number < before)
-///                 && (account.is_none() || row.account == account)
-///         };
-///         let found = rows.audit.iter().rev().filter(wanted).take(limit).cloned().collect();
+///         let wanted = rows.audit.iter().rev().filter(|row| query.wants(row));
+///         let found = wanted.take(query.limit).cloned().collect();
 ///         Box::pin(async { Ok(found) })
 ///     }
 /// }
@@ -356,14 +348,9 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// When the store cannot answer.
     fn schemes(&self, now: SystemTime) -> StoreFuture<'_, Vec<(DigestScheme, u64)>>;
 
-    /// The audit trail, of one account or of all, below a number, newest first.
+    /// The lines of the audit log that the query wants, newest first.
     ///
     /// # Errors
     /// When the store cannot answer.
-    fn audit(
-        &self,
-        account: Option<AccountId>,
-        before: Option<u64>,
-        limit: usize,
-    ) -> StoreFuture<'_, Vec<AuditEntry>>;
+    fn audit(&self, query: AuditQuery) -> StoreFuture<'_, Vec<AuditEntry>>;
 }
