@@ -32,6 +32,8 @@ struct Nginx {
 #[derive(Debug)]
 struct Answer {
     status: u16,
+    /// What became of it in the cache.
+    cache: String,
     body: String,
 }
 
@@ -102,8 +104,10 @@ impl Nginx {
         connection.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         let status = head.split(' ').nth(1).unwrap();
+        let cache = head.lines().find_map(|line| line.strip_prefix("x-cache: "));
         Answer {
             status: status.parse().unwrap(),
+            cache: cache.unwrap_or_default().to_owned(),
             body: body.to_owned(),
         }
     }
@@ -241,5 +245,55 @@ fn nginx_auth_request_opens_nothing_without_a_key() {
             let answer = nginx.ask(&format!("GET {path}/document"), &[("x-api-key", key)]);
             assert_eq!((answer.status, &*answer.body), (200, "the document"));
         }
+    }
+}
+
+#[test]
+fn nginx_proxy_cache_gives_nobody_the_answer_to_a_key() {
+    let service = Service::new();
+    for (stack, address) in stacks(&service) {
+        // Also what says nothing of caches is kept, and no key tells one request from another.
+        let server = format!(
+            "location / {{
+                 proxy_pass http://{address}; proxy_cache cache; proxy_cache_key $uri;
+                 proxy_cache_valid any 60s; add_header x-cache $upstream_cache_status always;
+             }}"
+        );
+        let Some(nginx) = Nginx::start(&server) else {
+            return;
+        };
+        let (live, kyc) = (&*service.keys["live"], &*service.keys["kyc"]);
+        let ask = |path: &str, fields: &[(&str, &str)]| {
+            let answer = nginx.ask(&format!("GET {path}"), fields);
+            (answer.status, answer.body, answer.cache)
+        };
+        let is = |status: u16, body: &str, cache: &str| (status, body.to_owned(), cache.to_owned());
+        assert_eq!(ask("/open", &[]), is(200, "open", "MISS"), "{stack}");
+        assert_eq!(ask("/open", &[]), is(200, "open", "HIT"), "{stack}");
+
+        let bearer = format!("Bearer {live}");
+        for key in [("x-api-key", live), ("authorization", &bearer)] {
+            for path in ["/live", "/any"] {
+                let about = format!("{stack} {path} {key:?}");
+                assert_eq!(ask(path, &[key]), is(200, "acme", "MISS"), "{about}");
+                let (status, _, cache) = ask(path, &[]);
+                assert_eq!((status, &*cache), (401, "MISS"), "{about}");
+                assert_eq!(ask(path, &[key]), is(200, "acme", "MISS"), "{about}");
+            }
+        }
+        // What the handler itself calls public is everybody's.
+        assert_eq!(ask("/kyc", &[("x-api-key", kyc)]), is(200, "acme", "MISS"));
+        assert_eq!(ask("/kyc", &[]), is(200, "acme", "HIT"), "{stack}");
+
+        let optional = "/optional";
+        assert_eq!(ask(optional, &[]), is(200, "nobody", "MISS"), "{stack}");
+        assert_eq!(ask(optional, &[]), is(200, "nobody", "HIT"), "{stack}");
+        for key in [("x-api-key", live), ("authorization", &bearer)] {
+            assert_eq!(ask(optional, &[key]).1, "acme", "{stack} {key:?}");
+        }
+        for wrong in [("x-api-key", "nonsense"), ("authorization", "Bearer no")] {
+            assert_eq!(ask(optional, &[wrong]).0, 401, "{stack} {wrong:?}");
+        }
+        assert_eq!(ask(optional, &[]).1, "nobody", "{stack}");
     }
 }

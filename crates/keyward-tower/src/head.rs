@@ -207,14 +207,23 @@ impl<B> ResponseHead for Fields<'_, B> {
     }
 
     fn append(&mut self, field: &'static str, value: Cow<'static, str>) {
-        // Core gives only what may stand in a field.
-        let value = match value {
-            Cow::Borrowed(value) => Ok(HeaderValue::from_static(value)),
-            Cow::Owned(value) => HeaderValue::try_from(value),
-        };
-        if let Ok(value) = value {
+        if let Some(value) = value_of(value) {
             self.0.headers_mut().append(name_of(field), value);
         }
+    }
+
+    fn replace(&mut self, field: &'static str, value: Cow<'static, str>) {
+        if let Some(value) = value_of(value) {
+            self.0.headers_mut().insert(name_of(field), value);
+        }
+    }
+}
+
+/// A value that core sends, which gives only what may stand in a field.
+fn value_of(value: Cow<'static, str>) -> Option<HeaderValue> {
+    match value {
+        Cow::Borrowed(value) => Some(HeaderValue::from_static(value)),
+        Cow::Owned(value) => HeaderValue::try_from(value).ok(),
     }
 }
 

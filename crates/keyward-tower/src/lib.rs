@@ -62,8 +62,10 @@
 //!
 //! # What the layer does to a request and its response
 //!
-//! The field that held the key is removed before the inner service. A response to a key that came in
-//! a field of its own gets `Cache-Control: private` if it has no `Cache-Control`. A refusal carries
+//! The header that held the key is removed before the inner service. The response to a key gets
+//! `Cache-Control: private`, so that no shared cache gives it to somebody else, unless the handler has said
+//! `public`, `s-maxage`, `must-revalidate`, `private` or `no-store` itself; where a key is optional, every
+//! response gets a `Vary` with the headers in which a key may stand. A refusal carries
 //! the [`Denial`](keyward::Denial) in its extensions, for logs and metrics of outer layers.
 //!
 //! # Uploads that are refused

@@ -55,7 +55,13 @@ impl Gate {
         }
     }
 
-    pub(super) fn admit(&self, entry: Arc<Entry>, location: usize, paid: Due) -> Admitted {
+    pub(super) fn admit(
+        &self,
+        entry: Arc<Entry>,
+        location: usize,
+        paid: Due,
+        requirement: &Requirement,
+    ) -> Admitted {
         note(&entry);
         let is_listed = entry.grant.origins != OriginPolicy::Any;
         let key_field = if self.inner.forwards_key {
@@ -63,7 +69,6 @@ impl Gate {
         } else {
             KeyField::Remove(location)
         };
-        let place = self.inner.locations.get(location);
         Admitted {
             access: Some(Access::Principal(Principal {
                 entry,
@@ -74,10 +79,13 @@ impl Gate {
             })),
             key_field,
             finish: Finish {
-                private: place.is_some_and(|place| !place.is_authorization()),
+                private: true,
                 bill: None,
                 readable: self.inner.readable.clone(),
                 by_origin: is_listed && self.inner.readable.is_some(),
+                by_key: requirement
+                    .is_optional()
+                    .then(|| Arc::clone(&self.inner.headers)),
             },
         }
     }
@@ -90,6 +98,7 @@ impl Gate {
             key_field: KeyField::None,
             finish: Finish {
                 readable: self.inner.readable.clone(),
+                by_key: Some(Arc::clone(&self.inner.headers)),
                 ..Finish::default()
             },
         })

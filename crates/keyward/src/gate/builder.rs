@@ -234,6 +234,7 @@ impl GateBuilder {
             reply
         };
         let rendered = EveryReply::made(render);
+        let headers = headers(locations);
         Ok(Gate {
             inner: Arc::new(Inner {
                 id: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -247,6 +248,7 @@ impl GateBuilder {
                 throttle: self.throttle.map(|it| it.start(self.replica.clock())),
                 replica: self.replica,
                 formats: self.formats,
+                headers,
                 foreign: self.foreign,
                 locations: self.locations,
                 realm: self.realm,
@@ -283,6 +285,17 @@ impl GateBuilder {
         };
         Err(GateError::new(kind))
     }
+}
+
+/// The headers of these locations, each once.
+fn headers(locations: &[KeyLocation]) -> Arc<[Box<str>]> {
+    let mut headers: Vec<Box<str>> = Vec::new();
+    for header in locations.iter().map(KeyLocation::field) {
+        if !headers.iter().any(|own| **own == *header) {
+            headers.push(header.into());
+        }
+    }
+    headers.into()
 }
 
 /// A gate that cannot be built, or a [`WebhookReceiver`](crate::WebhookReceiver).

@@ -85,6 +85,8 @@ pub(crate) struct Inner {
     pub(crate) formats: Vec<KeyFormat>,
     pub(crate) foreign: Vec<ForeignFormat>,
     pub(crate) locations: Vec<KeyLocation>,
+    /// The headers of the locations, each once.
+    pub(crate) headers: Arc<[Box<str>]>,
     pub(crate) forwards_key: bool,
     pub(crate) realm: String,
     pub(crate) replies: Replies,
@@ -312,13 +314,21 @@ impl Gate {
         let (location, due) = (presented.location, Due::first(requirement));
         if self.never_charges(&entry) {
             self.count(&entry, true, now.unix());
-            return Decision::Ready(Verdict::Admit(self.admit(entry, location, due)));
+            return Decision::Ready(Verdict::Admit(self.admit(
+                entry,
+                location,
+                due,
+                requirement,
+            )));
         }
         let charging = self.charge(&entry, due, now);
         self.after(charging, requirement, move |gate, paid, requirement| {
             gate.count(&entry, paid.is_ok(), now.unix());
             match paid {
-                Ok(bill) => Verdict::Admit(gate.admit(entry, location, due).with(bill)),
+                Ok(bill) => {
+                    let admitted = gate.admit(entry, location, due, requirement);
+                    Verdict::Admit(admitted.with(bill))
+                }
                 Err(short) => gate.refuse_short(&short, entry, requirement, now.unix()),
             }
         })

@@ -135,6 +135,9 @@ impl Requirement {
     }
 
     /// Lets a request without any key pass as anonymous. A key that is there must be good.
+    ///
+    /// Every response then gets a `Vary` with the headers of the gate's locations: a cache must not answer
+    /// a request that has a key with what an anonymous one got.
     pub fn optional(mut self) -> Self {
         self.optional = true;
         self

@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use crate::gate::charging::Bill;
-use crate::gate::cors::{Readable, vary_by_origin};
+use crate::gate::cors::Readable;
 use crate::gate::drain::UnreadBody;
+use crate::reply::cache::{keep_private, vary_by};
 use crate::{BodyDrain, Denial, Principal, Reply};
 
 /// The gate's answer: at once from memory, or after something had to be fetched.
@@ -43,6 +45,7 @@ use crate::{BodyDrain, Denial, Principal, Reply};
 /// #         self.0.iter().filter(move |(name, _)| *name == field).map(|(_, value)| value.as_bytes())
 /// #     }
 /// #     fn append(&mut self, field: &'static str, value: Cow<'static, str>) { self.0.push((field, value.into())); }
+/// #     fn replace(&mut self, field: &'static str, value: Cow<'static, str>) { unimplemented!("{field}: {value}") }
 /// # }
 /// # let request = Get(Some(key.expose_secret()));
 /// # let mut response = Fields(vec![]);
@@ -220,21 +223,22 @@ pub enum KeyField {
 #[derive(Debug, Default)]
 #[must_use = "a response needs it"]
 pub struct Finish {
-    /// A shared cache knows that an answer to `Authorization` is private (RFC 9111 §3.5), and
-    /// nothing of the kind about other fields.
+    /// Whether it is the answer to a key.
     pub(crate) private: bool,
     pub(crate) bill: Option<Bill>,
     pub(crate) readable: Option<Readable>,
     /// Whether another origin might have got another answer.
     pub(crate) by_origin: bool,
+    /// The headers of the locations, where whoever has no key might have got another answer.
+    pub(crate) by_key: Option<Arc<[Box<str>]>>,
 }
 
 impl Finish {
     /// Adds what the response needs. What the request has paid is given back where a layer further
     /// inside has refused it.
     pub fn apply<R: ResponseHead>(&mut self, response: &mut R) {
-        if self.private && !response.has("cache-control") {
-            response.append("cache-control", "private".into());
+        if self.private {
+            keep_private(response);
         }
         // In place: it is large, and most requests have none.
         if let Some(bill) = &mut self.bill {
@@ -243,8 +247,12 @@ impl Finish {
         if let Some(readable) = &self.readable {
             readable.apply(response);
         }
-        if self.by_origin {
-            vary_by_origin(response);
+        if let Some(headers) = &self.by_key {
+            let headers = headers.iter().map(|header| &**header);
+            let origin = self.by_origin.then_some("Origin");
+            vary_by(response, &headers.chain(origin).collect::<Vec<_>>());
+        } else if self.by_origin {
+            vary_by(response, &["Origin"]);
         }
     }
 
@@ -283,6 +291,11 @@ impl Finish {
 ///     fn append(&mut self, field: &'static str, value: Cow<'static, str>) {
 ///         self.0.push((field, value.into_owned()));
 ///     }
+///
+///     fn replace(&mut self, field: &'static str, value: Cow<'static, str>) {
+///         self.0.retain(|(name, _)| *name != field);
+///         self.append(field, value);
+///     }
 /// }
 ///
 /// let mut head = Head(vec![("cache-control", "max-age=60".to_owned())]);
@@ -306,6 +319,9 @@ pub trait ResponseHead {
 
     /// Adds a line. The value is of visible ASCII characters and spaces.
     fn append(&mut self, field: &'static str, value: Cow<'static, str>);
+
+    /// Puts one line in the place of all lines of a header, if any.
+    fn replace(&mut self, field: &'static str, value: Cow<'static, str>);
 }
 
 /// How to refuse a request.

@@ -214,6 +214,11 @@ impl ResponseHead for Response {
     fn append(&mut self, field: &'static str, value: Cow<'static, str>) {
         self.fields.push((field, value.into_owned()));
     }
+
+    fn replace(&mut self, field: &'static str, value: Cow<'static, str>) {
+        self.fields.retain(|(name, _)| *name != field);
+        self.append(field, value);
+    }
 }
 
 #[test]

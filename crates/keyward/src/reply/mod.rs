@@ -1,6 +1,7 @@
 //! What is answered instead of the handler, rendered here so that every adapter sends the same bytes.
 
 pub(crate) mod body;
+pub(crate) mod cache;
 pub(crate) mod code;
 pub(crate) mod grpc;
 pub(crate) mod replies;

@@ -116,11 +116,6 @@ impl KeyLocation {
         }
     }
 
-    /// Whether the field is `authorization`.
-    pub(crate) fn is_authorization(&self) -> bool {
-        !matches!(self.place, Place::Field(_))
-    }
-
     /// Which kind of key may stand here.
     #[must_use]
     pub fn accepts(&self) -> KeyKind {

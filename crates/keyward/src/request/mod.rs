@@ -3,5 +3,6 @@
 pub(crate) mod client;
 pub(crate) mod credential;
 pub(crate) mod head;
+pub(crate) mod list;
 pub(crate) mod location;
 pub(crate) mod network;

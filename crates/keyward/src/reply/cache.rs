@@ -1,0 +1,182 @@
+//! What caches are told of the inner service's answer.
+
+use std::borrow::Cow;
+use std::str;
+
+use crate::ResponseHead;
+use crate::request::list::elements;
+
+/// Keeps shared caches from storing the answer to a key.
+///
+/// RFC 9111 §3.5 forbids it for `Authorization`, unless the answer says one of three things; real caches
+/// store what has a `max-age` nevertheless, and for other headers nothing forbids it. So the rule of §3.5 is
+/// said for every location, in one line, as some caches read only the first. `private` stands in front, where
+/// nothing malformed behind it can hide it.
+pub(crate) fn keep_private<R: ResponseHead>(response: &mut R) {
+    let field = "cache-control";
+    if !response.has(field) {
+        response.append(field, "private".into());
+        return;
+    }
+    let own = || response.values(field).flat_map(elements);
+    if !own().any(is_decided_by) {
+        let line = joined([&b"private"[..]].into_iter().chain(own()));
+        response.replace(field, line);
+    }
+}
+
+/// Whether the handler has said who may store the answer. `private="…"` is about some headers only.
+fn is_decided_by(directive: &[u8]) -> bool {
+    let mut parts = directive.splitn(2, |byte| *byte == b'=');
+    let name = parts.next().unwrap_or_default().trim_ascii();
+    let is_one_of = |names: &[&str]| names.iter().any(|own| is(name, own));
+    match parts.next() {
+        None => is_one_of(&["private", "no-store", "public", "must-revalidate"]),
+        Some(_) => is_one_of(&["s-maxage"]),
+    }
+}
+
+/// Tells caches that the answer depends on these headers of the request (RFC 9110 §12.5.5), in one line:
+/// nginx before 1.23 reads only the last.
+pub(crate) fn vary_by<'a, R: ResponseHead>(response: &mut R, names: &[&'a str]) {
+    let field = "vary";
+    let told = || response.values(field).flat_map(elements);
+    let is_told = |name: &&'a str| told().any(|own| own == b"*" || is(own, name));
+    let new = names.iter().filter(|name| !is_told(name));
+    let mut new = new.map(|name| name.as_bytes()).peekable();
+    if new.peek().is_some() {
+        let line = joined(told().chain(new));
+        response.replace(field, line);
+    }
+}
+
+fn is(given: &[u8], name: &str) -> bool {
+    given.eq_ignore_ascii_case(name.as_bytes())
+}
+
+/// A list of these elements, but for those that could not stand in it.
+fn joined<'a>(all: impl Iterator<Item = &'a [u8]>) -> Cow<'static, str> {
+    let is_visible = |element: &&[u8]| element.iter().all(|byte| matches!(byte, b' '..=b'~'));
+    let all = all
+        .filter(is_visible)
+        .filter_map(|element| str::from_utf8(element).ok());
+    let mut line = String::new();
+    for element in all {
+        if !line.is_empty() {
+            line.push_str(", ");
+        }
+        line.push_str(element);
+    }
+    line.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Head(Vec<(&'static str, String)>);
+
+    impl Head {
+        fn new(field: &'static str, lines: &[&str]) -> Self {
+            let lines = lines.iter().map(|line| (field, (*line).to_owned()));
+            Self(lines.collect())
+        }
+
+        fn lines(&self) -> Vec<&str> {
+            self.0.iter().map(|(_, value)| &**value).collect()
+        }
+    }
+
+    impl ResponseHead for Head {
+        fn status(&self) -> u16 {
+            200
+        }
+
+        fn is_denied(&self) -> bool {
+            false
+        }
+
+        fn values<'a>(&'a self, field: &'static str) -> impl Iterator<Item = &'a [u8]> {
+            let lines = self.0.iter().filter(move |(name, _)| *name == field);
+            lines.map(|(_, value)| value.as_bytes())
+        }
+
+        fn append(&mut self, field: &'static str, value: Cow<'static, str>) {
+            self.0.push((field, value.into_owned()));
+        }
+
+        fn replace(&mut self, field: &'static str, value: Cow<'static, str>) {
+            self.0.retain(|(name, _)| *name != field);
+            self.append(field, value);
+        }
+    }
+
+    #[test]
+    fn an_answer_is_private_unless_the_handler_has_decided_who_stores_it() {
+        for (own, told) in [
+            (&[][..], "private"),
+            (&[""], "private"),
+            (&["max-age=60"], "private, max-age=60"),
+            (
+                &["Max-Age=60", "immutable"],
+                "private, Max-Age=60, immutable",
+            ),
+            (&["no-cache"], "private, no-cache"),
+            (&["no-cache=\"public\""], "private, no-cache=\"public\""),
+            (
+                &["max-age=60, ext=\"a, public\""],
+                "private, max-age=60, ext=\"a, public\"",
+            ),
+            (&["max-age=60, ext=\"a"], "private, max-age=60, ext=\"a"),
+            (
+                &["private=\"set-cookie\""],
+                "private, private=\"set-cookie\"",
+            ),
+            (
+                &["xpublic, public-ish, proxy-revalidate"],
+                "private, xpublic, public-ish, proxy-revalidate",
+            ),
+            (&["max-age=60, \u{e9}"], "private, max-age=60"),
+            (&["s-maxage"], "private, s-maxage"),
+        ] {
+            let mut response = Head::new("cache-control", own);
+            keep_private(&mut response);
+            assert_eq!(response.lines(), [told], "{own:?}");
+        }
+        for own in [
+            &["private"][..],
+            &["max-age=60, PRIVATE"],
+            &["no-store"],
+            &["public"],
+            &["Public,max-age=60"],
+            &["max-age=60", "public"],
+            &["ext=\"a, b\", public"],
+            &["s-maxage=60"],
+            &["S-MaxAge=\"60\""],
+            &["max-age=60 , must-revalidate"],
+        ] {
+            let mut response = Head::new("cache-control", own);
+            keep_private(&mut response);
+            assert_eq!(response.lines(), own);
+        }
+    }
+
+    #[test]
+    fn says_once_by_which_headers_the_answer_varies() {
+        for (own, told) in [
+            (&[][..], &["X-Key, Origin"][..]),
+            (&["Accept-Encoding"], &["Accept-Encoding, X-Key, Origin"]),
+            (&["accept", "te"], &["accept, te, X-Key, Origin"]),
+            (&["X-Origin"], &["X-Origin, X-Key, Origin"]),
+            (&["origin"], &["origin, X-Key"]),
+            (&["Accept, ORIGIN ,x-key"], &["Accept, ORIGIN ,x-key"]),
+            (&["x-key", "origin"], &["x-key", "origin"]),
+            (&["*"], &["*"]),
+            (&["accept, *"], &["accept, *"]),
+        ] {
+            let mut response = Head::new("vary", own);
+            vary_by(&mut response, &["X-Key", "Origin"]);
+            assert_eq!(response.lines(), told, "{own:?}");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Lists in the value of a header.
+
+use std::iter;
+
+use crate::request::location::trim;
+
+/// The elements of a list (RFC 9110 §5.6.1) that are not empty, without the white space around them.
+///
+/// A comma in a quoted string (§5.6.4) separates nothing. A quote that is never closed is no string.
+pub(crate) fn elements(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(line);
+    let mut has_strings = true;
+    let split = iter::from_fn(move || {
+        let text = rest.take()?;
+        let (element, behind) = text.split_at_checked(end(text, &mut has_strings))?;
+        rest = behind.split_first().map(|(_, behind)| behind);
+        Some(trim(element))
+    });
+    split.filter(|element| !element.is_empty())
+}
+
+/// Where the first element ends.
+fn end(text: &[u8], has_strings: &mut bool) -> usize {
+    let mut at = 0;
+    while let Some((byte, behind)) = text.get(at..).and_then(<[u8]>::split_first) {
+        at += 1;
+        match byte {
+            b',' => return at - 1,
+            b'"' if *has_strings => {
+                let len = string_len(behind);
+                // Not searched for in vain again, or a line of quotes would take quadratic time.
+                *has_strings = len.is_some();
+                at += len.unwrap_or(0);
+            }
+            _ => {}
+        }
+    }
+    at
+}
+
+/// The length of a quoted string behind its first quote, the last one included.
+fn string_len(text: &[u8]) -> Option<usize> {
+    let mut escaped = false;
+    let end = text.iter().position(|byte| {
+        let ends = *byte == b'"' && !escaped;
+        escaped = *byte == b'\\' && !escaped;
+        ends
+    });
+    end.map(|end| end + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn splits_at_commas_that_no_string_holds() {
+        for (line, all) in [
+            ("", &[][..]),
+            (" , ,", &[]),
+            ("a", &["a"]),
+            ("a,b , c\t", &["a", "b", "c"]),
+            (r#"a="x, y", b"#, &[r#"a="x, y""#, "b"]),
+            (r#"a="x\", y", b"#, &[r#"a="x\", y""#, "b"]),
+            (r#"a="x\\", b"#, &[r#"a="x\\""#, "b"]),
+            (r#"a="x, b"#, &[r#"a="x"#, "b"]),
+            (r#"a="x\", b"#, &[r#"a="x\""#, "b"]),
+            (r#"a="x" "y, z", b"#, &[r#"a="x" "y, z""#, "b"]),
+        ] {
+            let split: Vec<_> = elements(line.as_bytes()).collect();
+            let all: Vec<_> = all.iter().map(|element| element.as_bytes()).collect();
+            assert_eq!(split, all, "{line}");
+        }
+    }
+
+    #[test]
+    fn takes_time_in_proportion_to_the_line() {
+        let line = r#""\"#.repeat(1 << 20);
+        let start = Instant::now();
+        assert_eq!(elements(line.as_bytes()).count(), 1);
+        // Quadratic, this would be hours.
+        assert!(start.elapsed() < Duration::from_secs(60));
+    }
+}
