@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use keyward::conformance::block_on;
+use keyward::conformance::{block_on, decided};
 use keyward::{
     Account, AccountId, Actor, Commit, DigestScheme, Environment, Gate, KeyAdmin, KeyFilter,
     KeyQuery, KeyRecord, ManualClock, Requirement, Store,
@@ -154,8 +154,8 @@ impl World {
         let explained = self.gate.explain(&head, &Requirement::new()).denial();
         let decided = match self.gate.check(&head, &Arc::default(), None) {
             // Credits, which the store is asked for.
-            keyward::Decision::Pending(verdict) => {
-                drop(block_on(verdict));
+            pending @ keyward::Decision::Pending(_) => {
+                drop(decided(pending));
                 explained
             }
             ready => denial(&ready),

@@ -26,6 +26,8 @@ mod delivery;
 mod endpoints;
 #[cfg(test)]
 mod environments;
+#[cfg(all(test, unix))]
+mod freeze;
 #[cfg(test)]
 mod interop;
 #[cfg(test)]

@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use keyward::conformance::block_on;
+use keyward::conformance::{block_on, decided};
 use keyward::{
     AccountId, AccountStatus, Actor, AttemptOutcome, AuditAction, AuditQuery, CreditOwner,
-    Decision, DeliveryClaim, DenialKind, DigestScheme, EndpointChange, EndpointStatus, Environment,
+    DeliveryClaim, DenialKind, DigestScheme, EndpointChange, EndpointStatus, Environment,
     ForeignFormat, Gate, KeyAdmin, KeyFilter, KeyFormat, KeyKind, KeyLocation, ManualClock, Pepper,
     Peppers, RateLimits, RequestHead, Requirement, SealingKey, SealingKeys, Store, UsageQuery,
     Verdict, WebhookAdmin, WebhookStore, WebhookVerifier,
@@ -254,11 +254,7 @@ impl RequestHead for Head<'_> {
 }
 
 fn ask(gate: &Gate, fields: &[(&str, &str)], requirement: Requirement) -> Result<(), DenialKind> {
-    let verdict = match gate.check(&Head { fields }, &Arc::new(requirement), None) {
-        Decision::Ready(verdict) => verdict,
-        Decision::Pending(verdict) => block_on(verdict),
-    };
-    match verdict {
+    match decided(gate.check(&Head { fields }, &Arc::new(requirement), None)) {
         Verdict::Admit(_) => Ok(()),
         Verdict::Refuse(refusal) => Err(refusal.denial.unwrap().kind()),
     }

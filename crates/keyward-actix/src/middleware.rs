@@ -6,6 +6,7 @@ use std::sync::Arc;
 use actix_web::HttpMessage;
 use actix_web::body::EitherBody;
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse, forward_ready};
+use actix_web::rt::time::sleep;
 use keyward::{Decision, Gate, Requirement};
 
 use crate::ResponseFuture;
@@ -51,9 +52,9 @@ where
             Decision::Ready(verdict) => {
                 ResponseFuture::decided(verdict, &self.names, &*self.inner, request)
             }
-            Decision::Pending(verdict) => {
+            Decision::Pending(pending) => {
                 let (names, inner) = (self.names.clone(), Rc::clone(&self.inner));
-                ResponseFuture::pending(verdict, names, inner, request)
+                ResponseFuture::pending(pending.with_timer(sleep), names, inner, request)
             }
         }
     }

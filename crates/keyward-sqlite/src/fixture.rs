@@ -5,11 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use keyward::conformance::block_on;
+use keyward::conformance::{block_on, decided};
 use keyward::{
-    Account, AccountId, ApiKey, Commit, Decision, DenialKind, Environment, Gate, KeyFormat, KeyId,
-    KeyRecord, Peppers, Replica, RequestHead, Requirement, Store, StoreErrorKind, UsageQuery,
-    Verdict,
+    Account, AccountId, ApiKey, Commit, DenialKind, Environment, Gate, KeyFormat, KeyId, KeyRecord,
+    Peppers, Replica, RequestHead, Requirement, Store, StoreErrorKind, UsageQuery, Verdict,
 };
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -133,16 +132,16 @@ pub(crate) fn ask_gate(
     max_staleness: Duration,
     key: &ApiKey,
 ) -> Result<(), DenialKind> {
-    let gate = Gate::builder(replica).format(format());
-    ask_with(&gate.max_staleness(max_staleness).build().unwrap(), key)
+    // The machine may be busy.
+    let gate = Gate::builder(replica)
+        .format(format())
+        .max_staleness(max_staleness)
+        .refresh_wait(Duration::from_secs(20));
+    ask_with(&gate.build().unwrap(), key)
 }
 
 pub(crate) fn ask_with(gate: &Gate, key: &ApiKey) -> Result<(), DenialKind> {
-    let verdict = match gate.check(&Head(key), &Arc::new(Requirement::new()), None) {
-        Decision::Ready(verdict) => verdict,
-        Decision::Pending(verdict) => block_on(verdict),
-    };
-    match verdict {
+    match decided(gate.check(&Head(key), &Arc::new(Requirement::new()), None)) {
         Verdict::Admit(_) => Ok(()),
         Verdict::Refuse(refusal) => Err(refusal.denial.unwrap().kind()),
     }

@@ -21,6 +21,9 @@ use crate::flush::{Taken, forget};
 /// How often credits that are out are looked at: what is not needed goes back.
 const SETTLE: Duration = Duration::from_secs(1);
 
+/// How soon a poll that failed is repeated, however long the interval of polls is.
+const RETRY: Duration = Duration::from_millis(250);
+
 /// What the thread is told to do.
 pub(crate) type Task = Box<dyn FnOnce(&mut Worker) + Send>;
 
@@ -332,7 +335,13 @@ impl Worker {
     }
 
     fn until_poll(&self) -> Duration {
-        self.poll_interval.saturating_sub(self.polled.elapsed())
+        // Requests are refused while polls fail, and do not ask for another.
+        let interval = if self.failing {
+            self.poll_interval.min(RETRY)
+        } else {
+            self.poll_interval
+        };
+        interval.saturating_sub(self.polled.elapsed())
     }
 
     fn until_flush(&self) -> Duration {

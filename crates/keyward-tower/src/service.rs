@@ -3,9 +3,12 @@
 use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::{Request, Response};
 use keyward::{Decision, Gate, Principal, Requirement, Verdict};
+use tokio::runtime::Handle;
+use tokio::time::sleep;
 use tower_service::Service;
 
 use crate::drain::{self, Drain};
@@ -14,7 +17,9 @@ use crate::{ResponseBody, ResponseFuture};
 
 /// A service behind a gate; made by [`RequireKeyLayer`](crate::RequireKeyLayer).
 ///
-/// It needs nothing of axum: any service of `http` requests will do.
+/// It needs nothing of axum: any service of `http` requests will do. Where memory is too old, a request
+/// waits for the store on the timer of tokio; outside of a tokio runtime it is refused at once. See
+/// [`GateBuilder::refresh_wait`](keyward::GateBuilder::refresh_wait).
 ///
 /// ```
 /// # use bytes::Bytes;
@@ -80,10 +85,21 @@ where
                 drain::start(self.drain, refusal.drain(), request.into_body());
                 ResponseFuture::refused(refusal)
             }
-            Decision::Pending(verdict) => {
+            Decision::Pending(pending) => {
                 let (names, service) = (self.names.clone(), self.take_ready());
+                let verdict = pending.with_timer(timer);
                 ResponseFuture::pending(verdict, names, self.drain, service, request)
             }
+        }
+    }
+}
+
+/// The timer of tokio. Without its runtime time is over at once: nobody waits without a limit.
+fn timer(wait: Duration) -> impl Future<Output = ()> + Send {
+    let sleep = Handle::try_current().is_ok().then(|| sleep(wait));
+    async {
+        if let Some(sleep) = sleep {
+            sleep.await;
         }
     }
 }

@@ -58,6 +58,7 @@ pub use crate::gate::cors::Cors;
 pub use crate::gate::drain::BodyDrain;
 pub use crate::gate::explain::{Check, Explanation};
 pub use crate::gate::gate::Gate;
+pub use crate::gate::pending::Pending;
 pub use crate::gate::principal::Principal;
 pub use crate::gate::requirement::Requirement;
 pub use crate::gate::throttle::FailureThrottle;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::conformance::block_on;
+use crate::conformance::{block_on, decided};
 use crate::*;
 
 type Outcome = Result<(), AdminErrorKind>;
@@ -78,11 +78,7 @@ impl World {
         let requirement = Arc::new(requirement);
         for (field, scheme) in [("x-api-key", ""), ("authorization", "Bearer ")] {
             let head = Head(field, format!("{scheme}{}", key.expose_secret()));
-            let verdict = match gate.check(&head, &requirement, None) {
-                Decision::Ready(verdict) => verdict,
-                Decision::Pending(verdict) => block_on(verdict),
-            };
-            if let Verdict::Admit(admitted) = verdict
+            if let Verdict::Admit(admitted) = decided(gate.check(&head, &requirement, None))
                 && let Some(Access::Principal(principal)) = admitted.access
             {
                 return Actor::key(&principal);

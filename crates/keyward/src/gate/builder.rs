@@ -52,6 +52,7 @@ pub struct GateBuilder {
     peppers: Peppers,
     catalog: Option<ScopeCatalog>,
     max_staleness: Duration,
+    refresh_wait: Duration,
     forwards_key: bool,
     counts_usage: bool,
     cors: Option<Cors>,
@@ -75,6 +76,7 @@ impl GateBuilder {
             peppers: Peppers::none(),
             catalog: None,
             max_staleness: Duration::from_secs(30),
+            refresh_wait: Duration::from_millis(500),
             forwards_key: false,
             counts_usage: true,
             cors: None,
@@ -135,6 +137,27 @@ impl GateBuilder {
     /// when the store is gone. Zero trusts no memory: every request waits for the store.
     pub fn max_staleness(mut self, age: Duration) -> Self {
         self.max_staleness = age;
+        self
+    }
+
+    /// Sets how long a request waits for the store where memory is too old; 500 milliseconds by default.
+    ///
+    /// Memory is too old after the process was frozen for longer than `max_staleness`, as a throttled
+    /// container may be. All waiting requests share one poll, and are then judged again. A request is
+    /// answered 503 when time is over, and at once when the last poll failed or 10,000 requests wait
+    /// already. With zero no request waits, so a gate with `max_staleness(0)` lets none pass.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// # use keyward::{Gate, KeyFormat, MemoryStore, Store};
+    /// # let (store, format) = (MemoryStore::new(), KeyFormat::new("vhk_{env}_")?);
+    ///
+    /// let gate = Gate::builder(store.replica()).format(format);
+    /// assert!(gate.refresh_wait(Duration::from_secs(2)).build().is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn refresh_wait(mut self, wait: Duration) -> Self {
+        self.refresh_wait = wait;
         self
     }
 
@@ -256,6 +279,7 @@ impl GateBuilder {
                 peppers: self.peppers,
                 catalog: self.catalog,
                 max_staleness: self.max_staleness,
+                refresh_wait: self.refresh_wait,
                 counts_usage: self.counts_usage,
                 rate_limits: self.rate_limits,
                 rate_ceilings: self.rate_ceilings,

@@ -22,8 +22,8 @@ use crate::request::head::is_preflight;
 use crate::store::freshness::Moment;
 use crate::{
     Admitted, Decision, DenialKind, Environment, ForeignFormat, KeyFormat, KeyLocation, Limiter,
-    Peppers, Principal, RateLimits, Refusal, Replica, Replies, Reply, RequestHead, Requirement,
-    ResetUnit, ScopeCatalog, Verdict,
+    Pending, Peppers, Principal, RateLimits, Refusal, Replica, Replies, Reply, RequestHead,
+    Requirement, ResetUnit, ScopeCatalog, Verdict,
 };
 
 /// The one place that decides, shared by all routes of a service.
@@ -97,6 +97,7 @@ pub(crate) struct Inner {
     pub(crate) peppers: Peppers,
     pub(crate) catalog: Option<ScopeCatalog>,
     pub(crate) max_staleness: Duration,
+    pub(crate) refresh_wait: Duration,
     pub(crate) counts_usage: bool,
     /// Of keys that have no limits of their own, nor in their account's plan.
     pub(crate) rate_limits: Vec<(Environment, RateLimits)>,
@@ -195,9 +196,7 @@ impl Gate {
             };
         }
         match self.prove(&presented, self.inner.max_staleness) {
-            Err(DenialKind::Unavailable) if self.inner.max_staleness.is_zero() => {
-                self.ask_the_store(&presented, request, requirement)
-            }
+            Err(DenialKind::Unavailable) => self.refresh(&presented, request, requirement),
             proved => self.conclude(proved, &presented, request, requirement),
         }
     }
@@ -232,13 +231,20 @@ impl Gate {
         }
     }
 
-    /// The slow path of a gate that trusts no memory: waits for news asked for after this request.
-    fn ask_the_store<R: RequestHead>(
+    /// The slow path, where memory is too old: waits for a poll, and judges again.
+    fn refresh<R: RequestHead>(
         &self,
         presented: &Presented<'_>,
         request: &R,
         requirement: &Arc<Requirement>,
     ) -> Decision {
+        let max_staleness = self.inner.max_staleness;
+        let may_wait = !self.inner.refresh_wait.is_zero();
+        let refreshed = may_wait.then(|| self.inner.replica.refreshed(max_staleness));
+        let Some(refreshed) = refreshed.flatten() else {
+            let too_old = Err(DenialKind::Unavailable);
+            return self.conclude(too_old, presented, request, requirement);
+        };
         let gate = self.clone();
         let requirement = Arc::clone(requirement);
         let key = Zeroizing::new(presented.key.to_vec());
@@ -250,8 +256,8 @@ impl Gate {
             ..
         } = *presented;
         let origins = Origins(request.values("origin").map(<[u8]>::to_vec).collect());
-        let refreshed = self.inner.replica.refreshed();
-        Decision::Pending(Box::pin(async move {
+        let (wait, over) = (self.inner.refresh_wait, refreshed.over());
+        Decision::Pending(Pending::at_most(wait, over, async move {
             let refreshed = refreshed.await;
             let decision = {
                 let presented = Presented {
@@ -261,16 +267,17 @@ impl Gate {
                     secret,
                     client,
                 };
-                let proved = if refreshed {
-                    gate.prove(&presented, Duration::MAX)
-                } else {
-                    Err(DenialKind::Unavailable)
+                let proved = match refreshed {
+                    false => Err(DenialKind::Unavailable),
+                    // The poll began after the request did, however long it has taken.
+                    true if max_staleness.is_zero() => gate.prove(&presented, Duration::MAX),
+                    true => gate.prove(&presented, max_staleness),
                 };
                 gate.conclude(proved, &presented, &origins, &requirement)
             };
             match decision {
                 Decision::Ready(verdict) => verdict,
-                Decision::Pending(verdict) => verdict.await,
+                Decision::Pending(pending) => pending.without_timer().await,
             }
         }))
     }
@@ -346,7 +353,7 @@ impl Gate {
             Charging::Ready(paid) => Decision::Ready(conclude(self, paid, requirement)),
             Charging::Pending(paid) => {
                 let (gate, requirement) = (self.clone(), Arc::clone(requirement));
-                Decision::Pending(Box::pin(async move {
+                Decision::Pending(Pending::new(async move {
                     conclude(&gate, paid.await, &requirement)
                 }))
             }

@@ -13,6 +13,7 @@ pub(crate) mod failures;
 )]
 pub(crate) mod gate;
 mod judge;
+pub(crate) mod pending;
 pub(crate) mod principal;
 mod prove;
 pub(crate) mod reports;

@@ -1,15 +1,17 @@
 //! What the gate promises, on bytes.
 
+use std::future::poll_fn;
 use std::net::IpAddr;
-use std::pin::pin;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll as TaskPoll, Waker};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 
-use crate::conformance::block_on;
+use crate::conformance::decided;
 use crate::store::poll::tests::set_moves;
 use crate::*;
 
@@ -356,14 +358,14 @@ fn a_gate_that_trusts_no_memory_waits_for_the_store() {
         .unwrap();
     let requirement = Arc::new(world.requirement.clone());
     let pending = |world: &World| match gate.check(world, &requirement, None) {
-        Decision::Pending(verdict) => verdict,
+        pending @ Decision::Pending(_) => pending,
         Decision::Ready(verdict) => panic!("{verdict:?}"),
     };
 
     let answer = pending(&world);
     world.record.status = KeyStatus::Revoked;
     let answer = thread::scope(|threads| {
-        let answer = threads.spawn(|| reason(block_on(answer)));
+        let answer = threads.spawn(|| reason(decided(answer)));
         asked.recv().unwrap();
         world.feed();
         answer.join().unwrap()
@@ -377,19 +379,27 @@ fn a_gate_that_trusts_no_memory_waits_for_the_store() {
     world.clock.advance(Duration::from_millis(1));
     let answer = pending(&world);
     let answer = thread::scope(|threads| {
-        let answer = threads.spawn(|| reason(block_on(answer)));
+        let answer = threads.spawn(|| reason(decided(answer)));
         asked.recv().unwrap();
         drop(world.replica.poll()); // the store failed
         answer.join().unwrap()
     });
     assert_eq!(answer, Err(DenialKind::Unavailable));
-
-    drop(asked); // the feed is gone
+    let at_once = |world: &World| match gate.check(world, &requirement, None) {
+        Decision::Ready(verdict) => reason(verdict),
+        pending @ Decision::Pending(_) => panic!("{pending:?}"),
+    };
     world.clock.advance(Duration::from_millis(1));
     assert_eq!(
-        reason(block_on(pending(&world))),
-        Err(DenialKind::Unavailable)
+        at_once(&world),
+        Err(DenialKind::Unavailable),
+        "until a poll succeeds"
     );
+
+    world.feed();
+    drop(asked); // the feed is gone
+    world.clock.advance(Duration::from_millis(1));
+    assert_eq!(at_once(&world), Err(DenialKind::Unavailable));
 }
 
 #[test]
@@ -404,10 +414,10 @@ fn a_poll_that_began_before_a_request_does_not_answer_it() {
         .unwrap();
     let early = world.replica.poll();
     world.clock.advance(Duration::from_millis(1));
-    let Decision::Pending(verdict) = world.check(&gate, None) else {
+    let Decision::Pending(pending) = world.check(&gate, None) else {
         panic!()
     };
-    let mut verdict = pin!(verdict);
+    let mut verdict = pending.with_timer(|_| never());
     let mut context = Context::from_waker(Waker::noop());
     early
         .finish(Revision {
@@ -417,7 +427,7 @@ fn a_poll_that_began_before_a_request_does_not_answer_it() {
         .unwrap();
     assert!(verdict.as_mut().poll(&mut context).is_pending());
     world.feed();
-    let TaskPoll::Ready(verdict) = verdict.poll(&mut context) else {
+    let TaskPoll::Ready(verdict) = verdict.as_mut().poll(&mut context) else {
         panic!()
     };
     assert_eq!(reason(verdict), Ok(()));
@@ -443,11 +453,113 @@ fn a_request_that_waits_is_judged_by_its_origin() {
         let origin = origin.map(|origin| ("origin", origin.into()));
         world.fields = [key.clone()].into_iter().chain(origin).collect();
         world.clock.advance(Duration::from_millis(1));
-        let Decision::Pending(verdict) = world.check(&gate, None) else {
-            panic!()
-        };
+        let pending = world.check(&gate, None);
         world.feed();
-        assert_eq!(reason(block_on(verdict)), answer);
+        assert_eq!(reason(decided(pending)), answer);
+    }
+}
+
+#[test]
+fn a_request_that_finds_memory_too_old_waits_for_one_poll_with_all_others() {
+    let world = World::new();
+    world.feed();
+    let polls = Arc::new(AtomicUsize::new(0));
+    let asked = Arc::clone(&polls);
+    world.replica.on_demand(move |_| {
+        asked.fetch_add(1, Ordering::Relaxed);
+        true
+    });
+    let gate = world.builder().build().unwrap();
+    world.clock.advance(Duration::from_secs(31)); // frozen
+    let mut waiting: Vec<_> = (0..100).map(|_| pending(&world, &gate, never)).collect();
+    for one in &mut waiting {
+        assert!(look(one).is_none());
+    }
+    assert_eq!(polls.load(Ordering::Relaxed), 1, "for all of them");
+    world.feed();
+    for one in &mut waiting {
+        assert_eq!(look(one), Some(Ok(())));
+    }
+    assert_eq!(polls.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn a_request_waits_until_its_time_is_over_and_is_judged_again() {
+    let world = World::new();
+    world.feed();
+    world.replica.on_demand(|_| true);
+    let wait = Duration::from_secs(2);
+    let gate = world.builder().refresh_wait(wait).build().unwrap();
+    let slow = world.replica.poll();
+    world.clock.advance(Duration::from_secs(31));
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let (given, is_over) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(ended)));
+    let (seen, is_over) = (Arc::clone(&given), Arc::clone(&is_over));
+    let Decision::Pending(waits) = world.check(&gate, None) else {
+        panic!()
+    };
+    let mut waits = waits.with_timer(|wait| {
+        seen.store(wait.as_secs(), Ordering::Relaxed);
+        poll_fn(move |_| match is_over.lock().unwrap().try_recv() {
+            Ok(()) => TaskPoll::Ready(()),
+            Err(_) => TaskPoll::Pending,
+        })
+    });
+    assert!(look(&mut waits).is_none());
+    assert_eq!(given.load(Ordering::Relaxed), wait.as_secs());
+    // A poll that began before the process was frozen proves nothing.
+    let number = 2;
+    slow.finish(Revision { number, nonce: 0 }).unwrap();
+    assert!(look(&mut waits).is_none());
+    end.send(()).unwrap();
+    assert_eq!(look(&mut waits), Some(Err(DenialKind::Unavailable)));
+}
+
+#[test]
+fn no_more_than_ten_thousand_requests_wait() {
+    let world = World::new();
+    world.feed();
+    world.replica.on_demand(|_| true);
+    let gate = world.builder().build().unwrap();
+    world.clock.advance(Duration::from_secs(31));
+    let mut waiting: Vec<_> = (0..10_000).map(|_| pending(&world, &gate, never)).collect();
+    assert_eq!(
+        reason(world.verdict(&gate)),
+        Err(DenialKind::Unavailable),
+        "at once"
+    );
+    waiting.pop();
+    waiting.push(pending(&world, &gate, never));
+    world.feed();
+    for one in &mut waiting {
+        assert_eq!(look(one), Some(Ok(())));
+    }
+}
+
+type Waiting = Pin<Box<dyn Future<Output = Verdict> + Send>>;
+
+/// A timer that never ends.
+fn never() -> std::future::Pending<()> {
+    std::future::pending()
+}
+
+/// A request that has to wait.
+fn pending<T>(world: &World, gate: &Gate, timer: impl FnOnce() -> T) -> Waiting
+where
+    T: Future<Output = ()> + Send + 'static,
+{
+    match world.check(gate, None) {
+        Decision::Pending(pending) => pending.with_timer(|_| timer()),
+        Decision::Ready(verdict) => panic!("{verdict:?}"),
+    }
+}
+
+/// The answer, if it is there.
+fn look(waiting: &mut Waiting) -> Option<Result<(), DenialKind>> {
+    let mut context = Context::from_waker(Waker::noop());
+    match waiting.as_mut().poll(&mut context) {
+        TaskPoll::Ready(verdict) => Some(reason(verdict)),
+        TaskPoll::Pending => None,
     }
 }
 
@@ -626,7 +738,7 @@ fn last_used_is_noted_when_a_request_passes_and_survives_a_change_of_the_record(
 
 /// A clock that lets something happen while a request reads it.
 #[derive(Default)]
-struct Interruption(std::sync::Mutex<Option<Box<dyn FnOnce() + Send>>>);
+struct Interruption(Mutex<Option<Box<dyn FnOnce() + Send>>>);
 
 impl std::fmt::Debug for Interruption {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -746,12 +858,12 @@ fn no_request_sees_a_state_that_never_was() {
     let done = std::sync::atomic::AtomicBool::new(false);
     thread::scope(|threads| {
         let asker = threads.spawn(|| {
-            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            while !done.load(Ordering::Relaxed) {
                 ask().unwrap_err();
             }
         });
         (0..100).for_each(|round| feed(round % 2 == 1));
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        done.store(true, Ordering::Relaxed);
         asker.join().unwrap();
     });
 }
@@ -778,7 +890,7 @@ fn a_key_that_moves_to_another_digest_is_never_missed() {
     let done = std::sync::atomic::AtomicBool::new(false);
     thread::scope(|threads| {
         let asker = threads.spawn(|| {
-            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            while !done.load(Ordering::Relaxed) {
                 ask().unwrap();
             }
         });
@@ -787,7 +899,7 @@ fn a_key_that_moves_to_another_digest_is_never_missed() {
             world.record.digest = digests[round as usize % 2].clone();
             world.feed();
         }
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        done.store(true, Ordering::Relaxed);
         asker.join().unwrap();
     });
     assert_eq!(world.replica.len(), 1);

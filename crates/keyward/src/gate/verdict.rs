@@ -2,14 +2,13 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::gate::charging::Bill;
 use crate::gate::cors::Readable;
 use crate::gate::drain::UnreadBody;
 use crate::reply::cache::{keep_private, vary_by};
-use crate::{BodyDrain, Denial, Principal, Reply};
+use crate::{BodyDrain, Denial, Pending, Principal, Reply};
 
 /// The gate's answer: at once from memory, or after something had to be fetched.
 ///
@@ -59,7 +58,7 @@ use crate::{BodyDrain, Denial, Principal, Reply};
 ///         assert_eq!(response.0, [("cache-control", "private".to_owned())]);
 ///     }
 ///     Decision::Ready(Verdict::Refuse(refusal)) => panic!("{:?}", refusal.denial),
-///     Decision::Pending(_) => panic!("only a gate that trusts no memory has to wait"),
+///     Decision::Pending(_) => panic!("memory is fresh"), // else the adapter lends a timer
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -71,8 +70,8 @@ use crate::{BodyDrain, Denial, Principal, Reply};
 pub enum Decision {
     /// Decided.
     Ready(Verdict),
-    /// Decided when this ends. It owns all it needs.
-    Pending(Pin<Box<dyn Future<Output = Verdict> + Send>>),
+    /// Decided later; [`Pending::with_timer`] says when.
+    Pending(Pending),
 }
 
 impl Decision {
@@ -80,8 +79,8 @@ impl Decision {
     pub(crate) fn refusing(self, change: impl FnOnce(Refusal) -> Refusal + Send + 'static) -> Self {
         match self {
             Self::Ready(verdict) => Self::Ready(verdict.refusing(change)),
-            Self::Pending(verdict) => {
-                Self::Pending(Box::pin(async move { verdict.await.refusing(change) }))
+            Self::Pending(pending) => {
+                Self::Pending(pending.map(move |verdict| verdict.refusing(change)))
             }
         }
     }
@@ -91,7 +90,7 @@ impl fmt::Debug for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ready(verdict) => f.debug_tuple("Ready").field(verdict).finish(),
-            Self::Pending(_) => f.write_str("Pending(..)"),
+            Self::Pending(pending) => pending.fmt(f),
         }
     }
 }

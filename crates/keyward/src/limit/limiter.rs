@@ -62,9 +62,10 @@ use crate::{Bucket, Quota};
 ///     .build()?;
 /// # let request = Get(Some(key.expose_secret()));
 /// # let ask = || {
-/// #     let Decision::Pending(mut verdict) = gate.check(&request, &Arc::default(), None) else {
+/// #     let Decision::Pending(pending) = gate.check(&request, &Arc::default(), None) else {
 /// #         panic!("a limiter was asked");
 /// #     };
+/// #     let mut verdict = pending.with_timer(|_| std::future::ready(()));
 /// #     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
 /// #     let std::task::Poll::Ready(verdict) = verdict.as_mut().poll(&mut context) else { panic!() };
 /// #     verdict

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use crate::conformance::block_on;
+use crate::conformance::{block_on, decided};
 use crate::test_store::open;
 use crate::*;
 
@@ -96,10 +96,7 @@ fn verdict(
     outer: Option<&Principal>,
 ) -> Verdict {
     gate.assert_meetable(&requirement);
-    match gate.check(&Head(key), &Arc::new(requirement), outer) {
-        Decision::Ready(verdict) => verdict,
-        Decision::Pending(verdict) => block_on(verdict),
-    }
+    decided(gate.check(&Head(key), &Arc::new(requirement), outer))
 }
 
 fn ask(gate: &Gate, key: &ApiKey) -> Result<(), DenialKind> {

@@ -12,9 +12,11 @@
 )]
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant, SystemTime};
@@ -72,6 +74,38 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
             Poll::Pending => thread::park(),
         }
     }
+}
+
+/// Waits for what a gate decides on this thread, for as long as the gate may wait.
+pub fn decided(decision: Decision) -> Verdict {
+    match decision {
+        Decision::Ready(verdict) => verdict,
+        Decision::Pending(pending) => block_on(pending.with_timer(sleep)),
+    }
+}
+
+/// A timer that needs no runtime: a thread, which ends when the timer is dropped.
+fn sleep(wait: Duration) -> impl Future<Output = ()> + Send {
+    let (alive, dropped) = mpsc::channel::<()>();
+    let over: Arc<Mutex<(bool, Option<Waker>)>> = Arc::default();
+    let state = Arc::clone(&over);
+    thread::spawn(move || {
+        if dropped.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+            let mut state = state.lock().unwrap();
+            state.0 = true;
+            state.1.take().into_iter().for_each(Waker::wake);
+        }
+    });
+    poll_fn(move |context| {
+        let _alive = &alive;
+        let mut state = over.lock().unwrap();
+        state.1 = Some(context.waker().clone());
+        if state.0 {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
 }
 
 fn gives_back_what_was_committed<S: Store>(store: &S) {
@@ -884,14 +918,9 @@ fn ask<S: Store>(store: &S, key: &ApiKey) -> Result<(), DenialKind> {
 }
 
 fn ask_gate(gate: &Gate, key: &ApiKey) -> Result<(), DenialKind> {
-    match gate.check(&Head(key), &Arc::new(Requirement::new()), None) {
-        Decision::Ready(Verdict::Admit(_)) => Ok(()),
-        Decision::Ready(Verdict::Refuse(refusal)) => Err(refusal.denial.unwrap().kind()),
-        // For credits, which must be taken out of the store.
-        Decision::Pending(verdict) => match block_on(verdict) {
-            Verdict::Admit(_) => Ok(()),
-            Verdict::Refuse(refusal) => Err(refusal.denial.unwrap().kind()),
-        },
+    match decided(gate.check(&Head(key), &Arc::new(Requirement::new()), None)) {
+        Verdict::Admit(_) => Ok(()),
+        Verdict::Refuse(refusal) => Err(refusal.denial.unwrap().kind()),
     }
 }
 

@@ -1,12 +1,10 @@
 //! How fresh the replica is.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::Clock;
 use crate::limit::bucket::nanos;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::{Clock, Replica};
 
 /// Both clocks at one moment, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,15 +54,9 @@ impl Moment {
 pub(crate) struct Freshness {
     boot: AtomicU64,
     unix: AtomicU64,
-    failures: AtomicU64,
 }
 
 impl Freshness {
-    /// A poll has failed.
-    pub(crate) fn fail(&self) {
-        self.failures.fetch_add(1, Ordering::AcqRel);
-    }
-
     pub(crate) fn set(&self, moment: Moment) {
         if self.boot.load(Ordering::Acquire) == Moment::ALWAYS.boot {
             return;
@@ -77,46 +69,6 @@ impl Freshness {
         let boot = self.boot.load(Ordering::Acquire);
         let unix = self.unix.load(Ordering::Acquire);
         Moment { boot, unix }
-    }
-}
-
-/// Waits for a poll that began after it did.
-pub(crate) struct Refreshed {
-    replica: Replica,
-    asked: u64,
-    failures: u64,
-}
-
-impl Refreshed {
-    pub(crate) fn new(replica: Replica) -> Self {
-        let asked = Moment::now(&*replica.inner.clock).boot;
-        let failures = replica.inner.freshness.failures.load(Ordering::Acquire);
-        Self {
-            replica,
-            asked,
-            failures,
-        }
-    }
-}
-
-impl Future for Refreshed {
-    type Output = bool;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<bool> {
-        let inner = &self.replica.inner;
-        // Registered before the look, so that a poll that ends in between still wakes it.
-        self.replica.waiting().push(context.waker().clone());
-        if inner.freshness.get().boot >= self.asked {
-            return Poll::Ready(true);
-        }
-        if inner.freshness.failures.load(Ordering::Acquire) != self.failures {
-            return Poll::Ready(false);
-        }
-        if self.replica.nudge() {
-            Poll::Pending
-        } else {
-            Poll::Ready(false)
-        }
     }
 }
 

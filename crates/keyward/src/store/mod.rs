@@ -10,6 +10,7 @@ pub(crate) mod freshness;
 pub(crate) mod memory;
 pub(crate) mod poll;
 pub(crate) mod query;
+pub(crate) mod refresh;
 pub(crate) mod replica;
 #[expect(
     clippy::module_inception,

@@ -127,6 +127,8 @@ impl<'a> Poll<'a> {
         let inner = &self.replica.inner;
         let mut feed = self.replica.feed();
         if feed.revision != self.since {
+            // The store has not failed: the other poll did what this one should.
+            self.finished = true;
             return Err(ReplicaError::new(ReplicaErrorKind::Overtaken));
         }
         // Only when the service starts: one that runs must not stop because of one key more.
@@ -158,7 +160,7 @@ impl<'a> Poll<'a> {
         drop(feed);
         inner.freshness.set(self.asked);
         self.finished = true;
-        self.replica.wake_all();
+        inner.refresh.succeed();
         Ok(())
     }
 }
@@ -202,8 +204,7 @@ impl Poll<'_> {
 impl Drop for Poll<'_> {
     fn drop(&mut self) {
         if !self.finished {
-            self.replica.inner.freshness.fail();
-            self.replica.wake_all();
+            self.replica.inner.refresh.fail();
         }
     }
 }

@@ -3,14 +3,14 @@
 use std::fmt;
 use std::mem;
 use std::sync::{Arc, OnceLock, PoisonError};
-use std::task::Waker;
 use std::time::SystemTime;
 
 use crate::key::digest::DigestBytes;
 use crate::limit::purse::Purse;
 use crate::store::entry::Entry;
 use crate::store::feed::Feed;
-use crate::store::freshness::{Freshness, Moment, Refreshed};
+use crate::store::freshness::{Freshness, Moment};
+use crate::store::refresh::Refresh;
 use crate::store::table::Table;
 use crate::store::usage::{Redigest, Tally, UsageCount};
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -55,8 +55,8 @@ pub(super) struct Inner {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) ceiling: usize,
     pub(super) freshness: Freshness,
+    pub(super) refresh: Refresh,
     feed: Mutex<Feed>,
-    waiting: Mutex<Vec<Waker>>,
     /// One for every key that was used, in the order of their first use.
     tallies: boxcar::Vec<Arc<Tally>>,
     pub(super) moves: AtomicU64,
@@ -86,8 +86,8 @@ impl Replica {
                 clock,
                 ceiling,
                 freshness: Freshness::default(),
+                refresh: Refresh::default(),
                 feed: Mutex::default(),
-                waiting: Mutex::default(),
                 tallies: boxcar::Vec::new(),
                 moves: AtomicU64::new(0),
                 redigested: Mutex::default(),
@@ -106,8 +106,12 @@ impl Replica {
     /// Starts to ask the store for news: notes the time *before* anything is read.
     ///
     /// What the store's answer holds was true at that time or later, so the replica is as fresh as
-    /// that once [`Poll::finish`] has applied it. A poll that is dropped unfinished changes nothing.
+    /// that once [`Poll::finish`] has applied it. A poll that is dropped unfinished changes nothing, and
+    /// has failed: requests that find the replica too old are refused at once, and not made to wait
+    /// for a poll, until one succeeds. So a store polls again soon after one has failed.
     pub fn poll(&self) -> Poll<'_> {
+        // In this order: whoever asked for a poll before gets one that began later.
+        self.inner.refresh.begin();
         let asked = Moment::now(&*self.inner.clock);
         Poll::new(self, asked, self.feed().revision)
     }
@@ -121,8 +125,9 @@ impl Replica {
 
     /// Says how to make the next poll come at once, and credits be taken from the store.
     ///
-    /// Called when a request waits for a poll or wants credits, see [`take_wanted`](Self::take_wanted).
-    /// It must not block, and gives `false` when neither will come. The first one given stays.
+    /// Called when requests wait for a poll, once for all of them, or want credits, see
+    /// [`take_wanted`](Self::take_wanted). It must not block, and gives `false` when neither will come.
+    /// The first one given stays.
     pub fn on_demand(&self, nudge: impl Fn(&Self) -> bool + Send + Sync + 'static) {
         // A second nudge would be a second feed, which a replica never has.
         drop(self.inner.nudge.set(Box::new(nudge)));
@@ -299,7 +304,7 @@ impl Replica {
     }
 
     /// Wakes the store; `false` when it sleeps for good.
-    pub(crate) fn nudge(&self) -> bool {
+    pub(super) fn nudge(&self) -> bool {
         self.inner.nudge.get().is_some_and(|nudge| nudge(self))
     }
 
@@ -350,28 +355,11 @@ impl Replica {
         self.inner.freshness.get()
     }
 
-    /// Ends when a poll that began now or later is applied (`true`) or has failed (`false`).
-    pub(crate) fn refreshed(&self) -> Refreshed {
-        Refreshed::new(self.clone())
-    }
-
     pub(super) fn feed(&self) -> MutexGuard<'_, Feed> {
         self.inner
             .feed
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn waiting(&self) -> MutexGuard<'_, Vec<Waker>> {
-        self.inner
-            .waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn wake_all(&self) {
-        let waiting = mem::take(&mut *self.waiting());
-        waiting.into_iter().for_each(Waker::wake);
     }
 }
 

@@ -1,0 +1,125 @@
+//! A decision that has to wait.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::Verdict;
+use crate::sync::atomic::{AtomicBool, Ordering};
+
+/// A decision that has to wait for the store or a limiter.
+///
+/// It is no future: core has no timer, so an adapter must lend one to get the verdict. Nobody waits
+/// without a limit because a timer was forgotten. It owns all it needs, and may be dropped.
+///
+/// ```
+/// use std::time::Duration;
+/// # use std::sync::Arc;
+/// # use keyward::*;
+/// # struct Get<'a>(&'a str);
+/// # impl RequestHead for Get<'_> {
+/// #     fn method(&self) -> &str { "GET" }
+/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
+/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+/// #         (field == "x-api-key").then_some(self.0.as_bytes()).into_iter()
+/// #     }
+/// # }
+/// # let (replica, format) = (Replica::new(), KeyFormat::new("vhk_{env}_")?);
+/// # let key = format.generate(Environment::LIVE)?;
+/// # let request = Get(key.expose_secret());
+/// // The store says that it will poll, and does not.
+/// replica.on_demand(|_| true);
+/// let gate = Gate::builder(&replica).format(format).build()?;
+///
+/// let Decision::Pending(pending) = gate.check(&request, &Arc::default(), None) else { panic!() };
+/// let verdict = pending.with_timer(|wait| {
+///     assert_eq!(wait, Duration::from_millis(500)); // `GateBuilder::refresh_wait`
+///     std::future::ready(()) // an adapter gives `tokio::time::sleep(wait)`
+/// });
+/// # let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+/// # let std::task::Poll::Ready(verdict) = std::pin::pin!(verdict).poll(&mut context) else { panic!() };
+/// let Verdict::Refuse(refusal) = verdict else { panic!() };
+/// assert_eq!(refusal.reply.status(), 503);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "a request waits for it"]
+pub struct Pending {
+    verdict: Pin<Box<dyn Future<Output = Verdict> + Send>>,
+    limit: Option<Limit>,
+}
+
+/// How long it may take.
+struct Limit {
+    wait: Duration,
+    /// Set when time is over; the verdict is then ready.
+    over: Arc<AtomicBool>,
+}
+
+impl Pending {
+    /// One that ends by itself.
+    pub(crate) fn new(verdict: impl Future<Output = Verdict> + Send + 'static) -> Self {
+        Self {
+            verdict: Box::pin(verdict),
+            limit: None,
+        }
+    }
+
+    /// One that ends after this time at the latest, as soon as `over` is set.
+    pub(crate) fn at_most(
+        wait: Duration,
+        over: Arc<AtomicBool>,
+        verdict: impl Future<Output = Verdict> + Send + 'static,
+    ) -> Self {
+        Self {
+            verdict: Box::pin(verdict),
+            limit: Some(Limit { wait, over }),
+        }
+    }
+
+    /// Ends with the verdict.
+    ///
+    /// `timer` is called where the wait has a limit, and what it gives must be ready after the time that
+    /// it is given; one that is ready earlier refuses earlier: 503 `auth_unavailable`.
+    pub fn with_timer<T>(
+        self,
+        timer: impl FnOnce(Duration) -> T,
+    ) -> Pin<Box<dyn Future<Output = Verdict> + Send>>
+    where
+        T: Future<Output = ()> + Send + 'static,
+    {
+        let Self { mut verdict, limit } = self;
+        let Some(Limit { wait, over }) = limit else {
+            return verdict;
+        };
+        let mut timer = Box::pin(timer(wait));
+        Box::pin(poll_fn(move |context| {
+            let polled = verdict.as_mut().poll(context);
+            let is_over = || over.load(Ordering::Acquire);
+            if polled.is_ready() || is_over() || timer.as_mut().poll(context).is_pending() {
+                return polled;
+            }
+            over.store(true, Ordering::Release);
+            verdict.as_mut().poll(context)
+        }))
+    }
+
+    /// Changes the verdict, when it comes.
+    pub(crate) fn map(self, change: impl FnOnce(Verdict) -> Verdict + Send + 'static) -> Self {
+        let Self { verdict, limit } = self;
+        let verdict = Box::pin(async move { change(verdict.await) });
+        Self { verdict, limit }
+    }
+
+    /// The verdict itself, for one whose wait has no limit or that is part of another.
+    pub(crate) fn without_timer(self) -> Pin<Box<dyn Future<Output = Verdict> + Send>> {
+        self.verdict
+    }
+}
+
+impl fmt::Debug for Pending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pending(..)")
+    }
+}
