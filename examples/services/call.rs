@@ -60,23 +60,33 @@ impl RequestHead for Call {
     }
 }
 
-/// An answer: a status, JSON, and fields beside those of JSON.
+/// An answer: a status, JSON or a page, and further header fields.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
     pub json: Value,
+    page: Option<String>,
     pub fields: Vec<(&'static str, String)>,
 }
 
 impl Answer {
     #[must_use]
     pub fn new(status: u16, json: Value) -> Self {
-        let fields = Vec::new();
         Self {
             status,
             json,
-            fields,
+            page: None,
+            fields: Vec::new(),
         }
+    }
+
+    /// A page of HTML, for a browser. It has no scripts, and stands in no other page.
+    #[must_use]
+    pub fn page(html: String) -> Self {
+        let mut answer = Self::ok(Value::Null);
+        answer.page = Some(html);
+        let policy = "default-src 'none'; frame-ancestors 'none'";
+        answer.field("content-security-policy", policy).unkept()
     }
 
     #[must_use]
@@ -96,11 +106,18 @@ impl Answer {
         self
     }
 
-    /// Nothing, where there is nothing to say.
-    pub(crate) fn body(&self) -> String {
-        match &self.json {
-            Value::Null => String::new(),
-            json => json.to_string(),
+    /// No cache keeps it: it may hold a key.
+    #[must_use]
+    pub fn unkept(self) -> Self {
+        self.field("cache-control", "no-store")
+    }
+
+    /// Its media type and its body; nothing, where there is nothing to say.
+    pub(crate) fn body(self) -> (Option<&'static str>, String) {
+        match (self.page, self.json) {
+            (Some(html), _) => (Some("text/html; charset=utf-8"), html),
+            (None, Value::Null) => (None, String::new()),
+            (None, json) => (Some("application/json"), json.to_string()),
         }
     }
 }

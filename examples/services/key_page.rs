@@ -14,48 +14,58 @@ use crate::{Answer, Answered, Call, Person, Routes};
 /// What tells the keys that are printed at the start.
 const PRINTED: &str = r#"{"printed":true}"#;
 
+/// How a service shows a key to its owner.
+pub type Show<S> = fn(&S, &KeyView) -> Result<Value, Answer>;
+
 impl<S: Send + Sync + 'static> Routes<S> {
     /// With the list of keys, and the view of one.
-    pub fn key_page(self, admin: &KeyAdmin) -> Self {
+    pub fn key_page(self, admin: &KeyAdmin, show: Show<S>) -> Self {
         let (all, one) = (admin.clone(), admin.clone());
-        self.dashboard("GET /dashboard/keys", move |_, person, call| {
-            list(all.clone(), person, call)
+        self.dashboard("GET /dashboard/keys", move |service, person, call| {
+            let admin = all.clone();
+            async move { list(&admin, &person, &call, |view| show(&service, view)).await }
         })
-        .dashboard("GET /dashboard/keys/{id}", move |_, person, call| {
-            view(one.clone(), person, call)
+        .dashboard("GET /dashboard/keys/{id}", move |service, person, call| {
+            let admin = one.clone();
+            async move {
+                let view = admin.key(&person.actor(), key_id(&call)?).await?;
+                Ok(Answer::ok(show(&service, &view)?))
+            }
         })
     }
 
     /// With the end of a key.
-    pub fn revoke_key(self, admin: &KeyAdmin) -> Self {
+    pub fn revoke_key(self, admin: &KeyAdmin, show: Show<S>) -> Self {
         let admin = admin.clone();
-        self.dashboard("DELETE /dashboard/keys/{id}", move |_, person, call| {
-            revoke(admin.clone(), person, call)
-        })
+        self.dashboard(
+            "DELETE /dashboard/keys/{id}",
+            move |service, person, call| {
+                let admin = admin.clone();
+                async move {
+                    let (actor, id) = (person.actor(), key_id(&call)?);
+                    let view = admin.revoke(&actor, id, "by its owner").await?;
+                    Ok(Answer::ok(show(&service, &view)?))
+                }
+            },
+        )
     }
 }
 
 /// Fifty keys, and what to write after `?after=` to see more.
-async fn list(admin: KeyAdmin, person: Person, call: Call) -> Answered {
+async fn list(
+    admin: &KeyAdmin,
+    person: &Person,
+    call: &Call,
+    show: impl Fn(&KeyView) -> Result<Value, Answer>,
+) -> Answered {
     let mut filter = KeyFilter::new();
     if let Some(after) = call.query.get("after") {
         filter = filter.after(KeyCursor::parse(after)?);
     }
     let page = admin.keys(&person.actor(), &person.account, filter).await?;
-    let keys: Vec<_> = page.keys.iter().map(shown).collect();
+    let keys: Result<Vec<_>, _> = page.keys.iter().map(show).collect();
     let next = page.next.map(|next| next.to_string());
-    Ok(Answer::ok(json!({ "keys": keys, "next": next })))
-}
-
-async fn view(admin: KeyAdmin, person: Person, call: Call) -> Answered {
-    let view = admin.key(&person.actor(), key_id(&call)?).await?;
-    Ok(Answer::ok(shown(&view)))
-}
-
-async fn revoke(admin: KeyAdmin, person: Person, call: Call) -> Answered {
-    let (actor, id) = (person.actor(), key_id(&call)?);
-    let view = admin.revoke(&actor, id, "by its owner").await?;
-    Ok(Answer::ok(shown(&view)))
+    Ok(Answer::ok(json!({ "keys": keys?, "next": next })))
 }
 
 /// What was counted of each key of an account: requests that passed, and those that did not.
@@ -165,6 +175,14 @@ pub fn shown(view: &KeyView) -> Value {
         "last_used": view.last_used_at.map(seconds),
         "status": view.state.as_str(),
     })
+}
+
+/// A key as every service shows it, where it has nothing to add.
+///
+/// # Errors
+/// None.
+pub fn plain<S>(_: &S, view: &KeyView) -> Result<Value, Answer> {
+    Ok(shown(view))
 }
 
 fn seconds(at: SystemTime) -> u64 {

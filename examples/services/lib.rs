@@ -14,9 +14,9 @@ mod run;
 mod webhooks;
 
 pub use crate::call::{Answer, Answered, Call};
-pub use crate::key_page::{key_id, make, open_account, revealed, shown, usage};
+pub use crate::key_page::{Show, key_id, make, open_account, plain, revealed, shown, usage};
 pub use crate::people::{People, Person};
 pub use crate::records::{Recorded, Records};
-pub use crate::routes::{Route, Routes};
+pub use crate::routes::{Route, Routes, Shape, detail_json, error_json, error_message_json};
 pub use crate::run::{Opened, Setting, Stack, check, fill_in, run, start};
 pub use crate::webhooks::{Webhooks, post};

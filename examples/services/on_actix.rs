@@ -15,9 +15,8 @@ use actix_web::web::{self, PayloadConfig, Query, ReqData, ServiceConfig};
 use actix_web::{App, FromRequest, HttpRequest, HttpResponse, HttpServer, Responder};
 use keyward::WebhookEvent;
 use keyward_actix::{Principal, ReceiveWebhook, RequireKey};
-use serde_json::Value;
 
-use crate::routes::{Answering, Behind};
+use crate::routes::{Behind, OTHER};
 use crate::run::PATIENCE;
 use crate::{Answer, Call, Opened, Route};
 
@@ -28,7 +27,13 @@ pub(crate) fn configure(app: &mut ServiceConfig, routes: &[Route]) {
     for route in routes {
         paths.entry(route.path).or_default().push(route);
     }
-    for (path, routes) in paths {
+    for (path, mut routes) in paths {
+        if path == OTHER {
+            app.default_service(mounted(routes[0]));
+            continue;
+        }
+        // The first whose guard lets a request pass has it.
+        routes.sort_by_key(|route| route.method == OTHER);
         let resource = web::resource(path);
         app.service(
             routes
@@ -39,39 +44,26 @@ pub(crate) fn configure(app: &mut ServiceConfig, routes: &[Route]) {
 }
 
 fn mounted(route: &Route) -> actix_web::Route {
-    let own: Method = route.method.parse().expect("a method");
-    let layered = !matches!(route.behind, Behind::Nothing(_));
-    let guard = fn_guard(
-        move |context: &GuardContext<'_>| match &context.head().method {
-            &Method::HEAD => own == Method::GET,
-            // A preflight must reach the middleware, which answers it.
-            &Method::OPTIONS => layered,
-            asked => *asked == own,
-        },
-    );
+    let method = route.method;
+    let guard = fn_guard(move |context: &GuardContext<'_>| match method {
+        OTHER => true,
+        own => {
+            let asked = &context.head().method;
+            *asked == own || *asked == Method::HEAD && own == "GET"
+        }
+    });
     let to = web::route().guard(guard);
     match route.behind.clone() {
         Behind::Key(gate, requirement, handler) => {
             let layer = RequireKey::new(gate).requirement(requirement);
-            let handler = move |asked: Method, who: Principal, call: Call| match asked {
-                Method::OPTIONS => no_preflight(),
-                _ => handler(who.into_inner(), call),
-            };
-            to.to(handler).wrap(layer)
+            to.to(move |who: Principal, call: Call| handler(who.into_inner(), call))
+                .wrap(layer)
         }
-        Behind::Webhook(receiver, handler) => {
-            let handler = move |asked: Method, event: ReqData<WebhookEvent>| match asked {
-                Method::OPTIONS => no_preflight(),
-                _ => handler(event.into_inner()),
-            };
-            to.to(handler).wrap(ReceiveWebhook::new(receiver))
-        }
+        Behind::Webhook(receiver, handler) => to
+            .to(move |event: ReqData<WebhookEvent>| handler(event.into_inner()))
+            .wrap(ReceiveWebhook::new(receiver)),
         Behind::Nothing(handler) => to.to(move |call: Call| handler(call)),
     }
-}
-
-fn no_preflight() -> Answering {
-    Box::pin(async { Answer::new(405, Value::Null) })
 }
 
 impl FromRequest for Call {
@@ -106,13 +98,14 @@ impl Responder for Answer {
     fn respond_to(self, _: &HttpRequest) -> HttpResponse {
         let status = StatusCode::from_u16(self.status).unwrap_or_default();
         let mut response = HttpResponse::build(status);
-        if !self.json.is_null() {
-            response.content_type("application/json");
-        }
         for (name, value) in &self.fields {
             response.append_header((*name, &**value));
         }
-        response.body(self.body())
+        let (media_type, body) = self.body();
+        if let Some(media_type) = media_type {
+            response.content_type(media_type);
+        }
+        response.body(body)
     }
 }
 

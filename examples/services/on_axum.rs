@@ -7,15 +7,16 @@ use std::sync::Arc;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::handler::Handler;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodFilter, on};
+use axum::routing::{MethodFilter, MethodRouter, any, on};
 use axum::{Extension, Router};
 use keyward::WebhookEvent;
 use keyward_tower::{Principal, ReceiveWebhookLayer, RequireKeyLayer};
 use tokio::sync::Notify;
 
-use crate::routes::Behind;
+use crate::routes::{Behind, OTHER};
 use crate::run::PATIENCE;
 use crate::{Answer, Call, Opened, Route};
 
@@ -23,23 +24,35 @@ use crate::{Answer, Call, Opened, Route};
 pub(crate) fn router(routes: &[Route]) -> Router {
     let mut app = Router::new();
     for route in routes {
-        let method: Method = route.method.parse().expect("a method");
-        let method = MethodFilter::try_from(method).expect("a known method");
         let methods = match route.behind.clone() {
             Behind::Key(gate, requirement, handler) => {
                 let layer = RequireKeyLayer::new(gate).requirement(requirement);
                 let handler = move |who: Principal, call: Call| handler(who.into_inner(), call);
-                on(method, handler).layer(layer)
+                of_method(route, handler).layer(layer)
             }
             Behind::Webhook(receiver, handler) => {
                 let handler = move |Extension(event): Extension<WebhookEvent>| handler(event);
-                on(method, handler).layer(ReceiveWebhookLayer::new(receiver))
+                of_method(route, handler).layer(ReceiveWebhookLayer::new(receiver))
             }
-            Behind::Nothing(handler) => on(method, move |call: Call| handler(call)),
+            Behind::Nothing(handler) => of_method(route, move |call: Call| handler(call)),
         };
-        app = app.route(route.path, methods);
+        app = match route.path {
+            OTHER => app.fallback_service(methods),
+            path => app.route(path, methods),
+        };
     }
     app
+}
+
+fn of_method<H: Handler<T, ()>, T: 'static>(route: &Route, handler: H) -> MethodRouter {
+    if route.method == OTHER {
+        return any(handler);
+    }
+    let method: Method = route.method.parse().expect("a method");
+    on(
+        MethodFilter::try_from(method).expect("a known method"),
+        handler,
+    )
 }
 
 impl<S: Send + Sync> FromRequest<S> for Call {
@@ -64,13 +77,14 @@ impl<S: Send + Sync> FromRequest<S> for Call {
 impl IntoResponse for Answer {
     fn into_response(self) -> Response {
         let mut response = Response::builder().status(self.status);
-        if !self.json.is_null() {
-            response = response.header("content-type", "application/json");
-        }
         for (name, value) in &self.fields {
             response = response.header(*name, value);
         }
-        let response = response.body(Body::from(self.body()));
+        let (media_type, body) = self.body();
+        if let Some(media_type) = media_type {
+            response = response.header("content-type", media_type);
+        }
+        let response = response.body(Body::from(body));
         response.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
     }
 }

@@ -1,7 +1,9 @@
 //! Who may sign in to a dashboard. A real one has sessions; here each request says who it is.
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use keyward::{AccountId, Actor, Permission};
+use keyward::{AccountId, Actor, AdminError, AdminErrorKind, Permission};
+
+use crate::Answer;
 
 /// What everybody here signs in with.
 const PASSWORD: &str = "open-sesame";
@@ -20,6 +22,17 @@ impl Person {
     pub fn actor(&self) -> Actor {
         let permissions = self.permissions.iter().copied();
         Actor::user(&self.name, self.account.clone(), permissions)
+    }
+
+    /// For what the service does when somebody asks it to, and is no call of a key page's.
+    ///
+    /// # Errors
+    /// When the person lacks the permission: 403.
+    pub fn must_have(&self, permission: Permission) -> Result<(), Answer> {
+        if self.permissions.contains(&permission) {
+            return Ok(());
+        }
+        Err(AdminError::from(AdminErrorKind::NotPermitted).into())
     }
 }
 

@@ -1,11 +1,12 @@
 //! A service's routes, without a word of any framework.
 
 use std::fmt;
+use std::future::ready;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use keyward::{Gate, Principal, Requirement, WebhookEvent, WebhookReceiver};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{Answer, Answered, Call, People, Person};
 
@@ -19,6 +20,13 @@ pub struct Route {
     pub(crate) path: &'static str,
     pub(crate) behind: Behind,
 }
+
+/// In the place of a method: any that no other route of the path has. In the place of a path: any that no
+/// other route has.
+pub(crate) const OTHER: &str = "*";
+
+/// How a service writes an error, from the status in words and what is wrong.
+pub type Shape = fn(&str, &str) -> Value;
 
 /// What stands before a handler, and the handler, which gets what that has found out.
 #[derive(Clone)]
@@ -46,15 +54,18 @@ impl fmt::Debug for Route {
 pub struct Routes<S> {
     state: Arc<S>,
     people: Arc<People>,
+    shape: Shape,
     all: Vec<Route>,
 }
 
 impl<S: Send + Sync + 'static> Routes<S> {
-    /// Routes whose handlers share this; these people sign in to the dashboard.
-    pub fn new(state: S, people: People) -> Self {
+    /// Routes whose handlers share this; these people sign in to the dashboard. What is not there is told
+    /// in this shape.
+    pub fn new(state: S, people: People, shape: Shape) -> Self {
         Self {
             state: Arc::new(state),
             people: Arc::new(people),
+            shape,
             all: Vec::new(),
         }
     }
@@ -104,7 +115,7 @@ impl<S: Send + Sync + 'static> Routes<S> {
         self.and(on, Behind::Nothing(handler))
     }
 
-    /// For people who sign in, as they do on the dashboard.
+    /// For people who sign in, as they do on the dashboard. Nobody else keeps what it answers.
     pub fn dashboard<F>(
         self,
         on: &'static str,
@@ -113,23 +124,89 @@ impl<S: Send + Sync + 'static> Routes<S> {
     where
         F: Future<Output = Answered> + Send + 'static,
     {
-        let (state, people) = (Arc::clone(&self.state), Arc::clone(&self.people));
-        let handler = Arc::new(move |call: Call| -> Answering {
-            match people.sign_in(call.field("authorization")) {
-                Some(person) => boxed(handler(Arc::clone(&state), person, call)),
-                None => Box::pin(async {
-                    Answer::new(401, json!({ "error": "sign in" }))
-                        .field("www-authenticate", "Basic realm=\"dashboard\"")
-                }),
-            }
-        });
-        self.and(on, Behind::Nothing(handler))
+        let state = Arc::clone(&self.state);
+        let behind = self.signed_in(move |person, call| handler(Arc::clone(&state), person, call));
+        self.and(on, behind)
     }
 
-    /// The list, to be mounted.
+    /// The list, to be mounted: also what the dashboard offers, at its root, and what is answered where
+    /// nothing is.
     #[must_use]
-    pub fn all(self) -> Vec<Route> {
+    pub fn all(mut self) -> Vec<Route> {
+        const ROOT: &str = "/dashboard";
+        let offered = self.all.iter().filter(|route| route.path.starts_with(ROOT));
+        let offered: Vec<_> = offered.map(|route| format!("{route:?}")).collect();
+        let list = move |_, _| {
+            let offered = json!({ "offers": offered });
+            async { Ok(Answer::ok(offered)) }
+        };
+        let root = self.signed_in(list);
+        self = self.and("GET /dashboard", root);
+
+        let (shape, mut paths) = (self.shape, Vec::<&str>::new());
+        for route in self.all.clone() {
+            if paths.contains(&route.path) {
+                continue;
+            }
+            paths.push(route.path);
+            let same = self.all.iter().filter(|other| other.path == route.path);
+            let methods: Vec<_> = same.map(|other| other.method).collect();
+            let methods = methods.join(", ");
+            let refuse = move || {
+                let message = format!("This path takes {methods}.");
+                let refused = Answer::new(405, shape("Method Not Allowed", &message));
+                refused.field("allow", &methods)
+            };
+            // Who has no key, or has not signed in, is told so first.
+            let behind = match route.behind {
+                Behind::Key(gate, requirement, _) => {
+                    let refuse = move |_, _| -> Answering { Box::pin(ready(refuse())) };
+                    Behind::Key(gate, requirement.cost(0).credits(0), Arc::new(refuse))
+                }
+                Behind::Nothing(_) if route.path.starts_with(ROOT) => {
+                    self.signed_in(move |_, _| ready(Err(refuse())))
+                }
+                Behind::Nothing(_) | Behind::Webhook(..) => {
+                    let refuse = move |_| -> Answering { Box::pin(ready(refuse())) };
+                    Behind::Nothing(Arc::new(refuse))
+                }
+            };
+            self.all.push(Route {
+                method: OTHER,
+                path: route.path,
+                behind,
+            });
+        }
+        let nothing = move |_| -> Answering {
+            let nothing = shape("Not Found", "There is nothing at this path.");
+            Box::pin(ready(Answer::new(404, nothing)))
+        };
+        let behind = Behind::Nothing(Arc::new(nothing));
+        self.all.push(Route {
+            method: OTHER,
+            path: OTHER,
+            behind,
+        });
         self.all
+    }
+
+    /// What is behind the door of the dashboard.
+    fn signed_in<F>(&self, handler: impl Fn(Person, Call) -> F + Send + Sync + 'static) -> Behind
+    where
+        F: Future<Output = Answered> + Send + 'static,
+    {
+        let people = Arc::clone(&self.people);
+        Behind::Nothing(Arc::new(move |call: Call| -> Answering {
+            let Some(person) = people.sign_in(call.field("authorization")) else {
+                return Box::pin(async {
+                    Answer::new(401, json!({ "error": "sign in" }))
+                        .field("www-authenticate", "Basic realm=\"dashboard\"")
+                        .unkept()
+                });
+            };
+            let answering = boxed(handler(person, call));
+            Box::pin(async { answering.await.unkept() })
+        }))
     }
 
     fn and(mut self, on: &'static str, behind: Behind) -> Self {
@@ -141,6 +218,24 @@ impl<S: Send + Sync + 'static> Routes<S> {
         });
         self
     }
+}
+
+/// `{"error":"…"}`
+#[must_use]
+pub fn error_json(_: &str, message: &str) -> Value {
+    json!({ "error": message })
+}
+
+/// `{"error":"Not Found","message":"…"}`
+#[must_use]
+pub fn error_message_json(status: &str, message: &str) -> Value {
+    json!({ "error": status, "message": message })
+}
+
+/// `{"detail":"…"}`
+#[must_use]
+pub fn detail_json(_: &str, message: &str) -> Value {
+    json!({ "detail": message })
 }
 
 fn boxed(answering: impl Future<Output = Answered> + Send + 'static) -> Answering {

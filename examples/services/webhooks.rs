@@ -137,48 +137,43 @@ impl Webhooks {
         Ok((created.endpoint, Some(created.secret)))
     }
 
-    /// Asks an endpoint to show that it works.
+    /// Asks an endpoint to show that it works, now.
     ///
     /// # Errors
     /// When the actor may not, or the store fails; not when it does not work.
-    pub async fn verify(
-        &self,
-        actor: &Actor,
-        id: EndpointId,
-    ) -> Result<WebhookEndpoint, AdminError> {
-        self.verify_by(client(&self.rules), actor, id).await
+    pub async fn works(&self, actor: &Actor, id: EndpointId) -> Result<bool, AdminError> {
+        self.works_by(client(&self.rules), actor, id).await
     }
 
     /// Asks an endpoint that is among these routes, which are not served yet.
     ///
     /// # Errors
-    /// As [`verify`](Self::verify).
-    pub async fn verify_in(
+    /// As [`works`](Self::works).
+    pub async fn works_in(
         &self,
         routes: &[Route],
         actor: &Actor,
         id: EndpointId,
-    ) -> Result<WebhookEndpoint, AdminError> {
+    ) -> Result<bool, AdminError> {
         let client = ServiceBuilder::new()
             .map_err(BoxError::from)
             .service(on_axum::router(routes));
-        self.verify_by(BoxCloneSyncService::new(client), actor, id)
+        self.works_by(BoxCloneSyncService::new(client), actor, id)
             .await
     }
 
-    async fn verify_by(
+    async fn works_by(
         &self,
         client: HttpClient,
         actor: &Actor,
         id: EndpointId,
-    ) -> Result<WebhookEndpoint, AdminError> {
+    ) -> Result<bool, AdminError> {
         let sender = self.sender(client);
         let asked = sender.verify_endpoint::<Body, Body>(&self.admin, actor, id);
         match asked.await {
-            Err(error) if error.kind() == AdminErrorKind::Unanswered => {
-                self.admin.endpoint(actor, id).await
-            }
-            asked => asked,
+            Ok(endpoint) => Ok(endpoint.is_working()),
+            Err(error) if error.kind() == AdminErrorKind::Unanswered => Ok(false),
+            Err(error) => Err(error),
         }
     }
 

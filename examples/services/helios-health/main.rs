@@ -16,14 +16,15 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use keyward::{
-    AccountId, Actor, AdminError, Clock, Environment, Grace, KeyAdmin, KeyFormat, NewKey,
-    PerEnvironment, Principal, SealedSecret, WebhookEndpoint, WebhookSecret, WebhookVerifier,
+    AccountId, Actor, AdminError, Clock, Environment, Grace, KeyAdmin, KeyFormat, KeyView, NewKey,
+    PerEnvironment, Permission, Principal, SealedSecret, WebhookEndpoint, WebhookSecret,
+    WebhookVerifier,
 };
 use serde_json::{Value, json};
 use services::{
     Answer, Answered, Call, Opened, People, Person, Records, Routes, Setting, Webhooks,
 };
-use services::{make, open_account, revealed};
+use services::{error_message_json, make, open_account, revealed, shown};
 use tokio::sync::Mutex;
 
 /// What to try, each with the status it gets.
@@ -34,7 +35,8 @@ const LINES: &[&str] = &[
     "curl -i {at}/api/v1/lab-results/2 -H 'x-api-key: {production}'  # 200",
     "curl -i {at}/api/v1/agent -X POST  # 401 no key",
     "curl -i {at}/api/v1/agent -X POST -H 'x-api-key: {production}x'  # 401 mistyped",
-    "curl -i {at}/api/v1/agent -X POST -H 'x-api-key: {foreign}'  # 401 another clinic's",
+    "curl -i {at}/api/v1/lab-results/2 -H 'x-api-key: {foreign}'  # 401 another clinic's",
+    "curl -i {at}/api/v1/agent -H 'x-api-key: {foreign}' -d '{\"question\":\"Is it high?\"}'  # 201 their own",
     "curl -i {at}/dashboard/keys -u ann:open-sesame  # 200 created, last used",
     "curl -i {at}/dashboard/keys -u ann:open-sesame -d '{\"name\":\"Staging API\",\"environment\":\"staging\"}'  # 201 shown once",
     "curl -i {at}/dashboard/usage/production -u ann:open-sesame  # 200",
@@ -62,7 +64,7 @@ struct Helios {
     clock: Arc<dyn Clock>,
 }
 
-/// Opens Helios for one clinic, which has a key for production and one for development.
+/// Opens Helios for two clinics: one has a key for production and one for development.
 pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
     let (gate, admin) = rules::rules(setting.store.clone())?;
     let clinic = AccountId::parse("st-mary")?;
@@ -94,10 +96,10 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
         secrets: Mutex::default(),
         clock: setting.clock,
     };
-    let endpoint = || rules::endpoint(&clinic);
-    let routes = Routes::new(helios, People::new(&clinic, &other))
-        .key_page(&admin)
-        .revoke_key(&admin)
+    let endpoint = rules::endpoint;
+    let routes = Routes::new(helios, People::new(&clinic, &other), error_message_json)
+        .key_page(&admin, show)
+        .revoke_key(&admin, show)
         .key("POST /api/v1/agent", &gate, endpoint(), ask_agent)
         .key("GET /api/v1/agent/{id}", &gate, endpoint(), asked)
         .key("POST /api/v1/lab-results", &gate, endpoint(), add_results)
@@ -138,6 +140,23 @@ fn environment(name: &str) -> Result<Environment, keyward::ParseError> {
     }
 }
 
+/// What customers call an environment.
+fn named(environment: Environment) -> String {
+    match environment {
+        Environment::LIVE => "production".to_owned(),
+        Environment::TEST => "development".to_owned(),
+        own => own.to_string(),
+    }
+}
+
+/// A key, of the environment that was chosen for it.
+#[expect(clippy::unnecessary_wraps, reason = "others may fail to show a key")]
+fn show(_: &Helios, view: &KeyView) -> Result<Value, Answer> {
+    let mut key = shown(view);
+    key["environment"] = json!(named(view.record.environment));
+    Ok(key)
+}
+
 fn asked_for(name: &str) -> Result<Environment, Answer> {
     if !matches!(name, "production" | "staging" | "development") {
         let error = "environment is development, staging or production";
@@ -175,7 +194,7 @@ async fn add_results(helios: Arc<Helios>, who: Principal, call: Call) -> Answere
     let line = helios.patients(&who)?.add(account, "results", line)?;
     let environment = who.environment();
     let event =
-        json!({ "type": "results.stored", "id": line["id"], "environment": environment.as_str() });
+        json!({ "type": "results.stored", "id": line["id"], "environment": named(environment) });
     helios
         .webhooks
         .tell(who.account(), environment, &event)
@@ -249,6 +268,7 @@ async fn view_url(helios: Arc<Helios>, person: Person, call: Call) -> Answered {
 }
 
 async fn generate_secret(helios: Arc<Helios>, person: Person, _: Call) -> Answered {
+    person.must_have(Permission::ManageWebhooks)?;
     let _changing = helios.secrets.lock().await;
     if helios.secret(person.account.as_str())?.is_some() {
         let error = "there is a secret: regenerate it";
@@ -259,6 +279,7 @@ async fn generate_secret(helios: Arc<Helios>, person: Person, _: Call) -> Answer
 
 /// The old one is void at once.
 async fn regenerate_secret(helios: Arc<Helios>, person: Person, _: Call) -> Answered {
+    person.must_have(Permission::ManageWebhooks)?;
     let _changing = helios.secrets.lock().await;
     helios.new_secret(&person).await
 }
@@ -296,8 +317,16 @@ async fn told(helios: Arc<Helios>, _: Call) -> Answered {
     Ok(Answer::ok(json!({ "told": told })))
 }
 
+/// What a key gets from a different account than the data's: the same as one that is not valid.
+fn foreign() -> Answer {
+    let challenge = r#"ApiKey realm="api", error="invalid_token""#;
+    Answer::new(401, error_message_json("Unauthorized", rules::REFUSED))
+        .field("www-authenticate", challenge)
+        .unkept()
+}
+
 fn bad(message: &str) -> Answer {
-    Answer::new(400, json!({ "error": "Bad Request", "message": message }))
+    Answer::new(400, error_message_json("Bad Request", message))
 }
 
 impl Helios {
@@ -307,9 +336,15 @@ impl Helios {
     }
 
     fn find(&self, who: &Principal, kind: &str, id: &str) -> Answered {
-        let found = self.patients(who)?.one(who.account().as_str(), kind, id)?;
-        let error = json!({ "error": "Not Found", "message": "There is no such thing" });
-        Ok(Answer::ok(found.ok_or(Answer::new(404, error))?))
+        let patients = self.patients(who)?;
+        match patients.owner(kind, id)? {
+            Some(owner) if owner != who.account().as_str() => Err(foreign()),
+            _ => {
+                let found = patients.one(who.account().as_str(), kind, id)?;
+                let error = error_message_json("Not Found", "There is no such thing");
+                Ok(Answer::ok(found.ok_or(Answer::new(404, error))?))
+            }
+        }
     }
 
     /// The secret of an account: the last that was made.

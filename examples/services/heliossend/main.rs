@@ -15,11 +15,11 @@ use std::sync::Arc;
 
 use keyward::{
     AccountChange, AccountId, AccountStatus, Actor, Environment, Grace, KeyAdmin, NewKey,
-    Principal, Requirement,
+    Permission, Principal, Requirement,
 };
 use serde_json::{Value, json};
 use services::{Answer, Answered, Call, Opened, People, Person, Records, Routes, Setting};
-use services::{key_id, make, open_account, revealed, usage};
+use services::{detail_json, key_id, make, open_account, plain, revealed, usage};
 
 /// What to try, each with the status it gets.
 const LINES: &[&str] = &[
@@ -67,9 +67,9 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
         records: setting.records("heliossend")?,
     };
     let key = Requirement::new;
-    let routes = Routes::new(service, People::new(&acme, &other))
-        .key_page(&admin)
-        .revoke_key(&admin)
+    let routes = Routes::new(service, People::new(&acme, &other), detail_json)
+        .key_page(&admin, plain)
+        .revoke_key(&admin, plain)
         .key("POST /send", &gate, key(), send)
         .key("GET /send/{id}", &gate, key(), sent)
         .dashboard("POST /dashboard/keys", create_key)
@@ -168,6 +168,7 @@ async fn show_usage(service: Arc<HeliosSend>, person: Person, _: Call) -> Answer
 
 /// A customer pauses. It is the service that acts on it, no person.
 async fn change_account(service: Arc<HeliosSend>, person: Person, call: Call) -> Answered {
+    person.must_have(Permission::Update)?;
     let status = match call.json()["active"].as_bool() {
         Some(true) => AccountStatus::Active,
         Some(false) => AccountStatus::Suspended,

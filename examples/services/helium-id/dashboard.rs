@@ -3,11 +3,16 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use keyward::{Environment, KeyId, NewKey, WebhookEndpoint};
+use keyward::{Environment, KeyId, NewKey, Permission, WebhookEndpoint};
 use serde_json::json;
 use services::{Answer, Answered, Call, Person, Recorded, Records, revealed, shown};
 
 use super::{HeliumId, hook, of_type};
+
+/// Why a webhook does not work.
+const UNANSWERED: &str = "it has not answered its challenge: answer a signed \
+    {\"type\":\"keyward.challenge\",\"challenge\":\"chl_…\"} within 5 seconds with 200 and the text of \
+    the challenge alone, then set the URL again";
 
 /// A key of an integration; that of a new name is made with it.
 pub(crate) async fn add_key(helium: Arc<HeliumId>, person: Person, call: Call) -> Answered {
@@ -79,8 +84,11 @@ pub(crate) async fn set_url(helium: Arc<HeliumId>, person: Person, call: Call) -
         answer["key"] = json!(key.expose_secret());
         answer["secret"] = json!(secret.expose_secret());
     }
-    let works = webhooks.verify(&actor, endpoint.id()).await?.is_working();
+    let works = webhooks.works(&actor, endpoint.id()).await?;
     answer["works"] = json!(works);
+    if !works {
+        answer["why"] = json!(UNANSWERED);
+    }
     Ok(Answer::ok(answer))
 }
 
@@ -89,16 +97,23 @@ pub(crate) async fn view_webhook(helium: Arc<HeliumId>, person: Person, call: Ca
     let actor = person.actor();
     let attempts = helium.webhooks.attempts(&actor, endpoint.id()).await?;
     let (url, works) = (endpoint.url.as_str(), endpoint.is_working());
-    Ok(Answer::ok(
-        json!({ "url": url, "works": works, "attempts": attempts }),
-    ))
+    let mut answer = json!({ "url": url, "works": works, "attempts": attempts });
+    if !works {
+        answer["why"] = json!(UNANSWERED);
+    }
+    Ok(Answer::ok(answer))
 }
 
 /// Sends a webhook with something wrong about it, and says what the customer's server makes of it.
 pub(crate) async fn test_webhook(helium: Arc<HeliumId>, person: Person, call: Call) -> Answered {
+    person.must_have(Permission::ManageWebhooks)?;
     let endpoint = helium.endpoint(&person, &call).await?;
     let sent = call.json();
     let wrong = sent["wrong"].as_str().unwrap_or("nothing");
+    if !matches!(wrong, "key" | "signature" | "json" | "nothing") {
+        let error = "wrong is key, signature, json or nothing";
+        return Err(Answer::new(422, json!({ "error": error })));
+    }
     let (sealing, now) = (
         &helium.webhooks.sealing,
         SystemTime::UNIX_EPOCH + helium.clock.unix(),
@@ -106,11 +121,16 @@ pub(crate) async fn test_webhook(helium: Arc<HeliumId>, person: Person, call: Ca
     let signer = endpoint.signer(sealing, now)?;
     let key = hook::key_of(&person.account, &helium.records, sealing)?;
     let status = hook::test(&endpoint, &signer, &key, wrong, now).await?;
-    Ok(Answer::ok(json!({ "wrong": wrong, "answered": status })))
+    let passed = status.is_some_and(|status| hook::is_right(wrong, status));
+    let result = if passed { "passed" } else { "failed" };
+    Ok(Answer::ok(
+        json!({ "wrong": wrong, "answered": status, "result": result }),
+    ))
 }
 
 /// A decision by hand: in a test integration nobody else makes one.
 pub(crate) async fn decide(helium: Arc<HeliumId>, person: Person, call: Call) -> Answered {
+    person.must_have(Permission::Update)?;
     if call.param("type") != "test" {
         let error = "live sessions are decided by Helium Id";
         return Err(Answer::new(409, json!({ "error": error })));

@@ -50,3 +50,12 @@ pub(crate) async fn test(
     let answer = post(endpoint.url.as_str(), &fields, event).await;
     Ok(answer.map(|(status, _)| status))
 }
+
+/// Whether a customer's server has done right: what is not to be believed is refused, and nothing breaks.
+pub(crate) fn is_right(wrong: &str, status: u16) -> bool {
+    match wrong {
+        "nothing" => (200..300).contains(&status),
+        "json" => (200..500).contains(&status),
+        _ => (400..500).contains(&status),
+    }
+}

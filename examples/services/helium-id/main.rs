@@ -9,6 +9,7 @@
 //! users verified and is told how that went.
 
 mod dashboard;
+mod flow;
 mod hook;
 mod platform;
 mod rules;
@@ -21,7 +22,7 @@ use axum::http::{HeaderValue, Uri};
 use keyward::{AccountId, Actor, Clock, Environment, KeyAdmin, KeyFormat, NewKey, Principal};
 use serde_json::{Value, json};
 use services::{Answer, Answered, Call, Opened, People, Records, Routes, Setting, Webhooks};
-use services::{make, open_account, revealed};
+use services::{error_json, make, open_account, plain, revealed};
 use tokio::sync::Mutex;
 
 use self::dashboard::{
@@ -33,12 +34,14 @@ use self::platform::{Platform, be_told, register, user, verify_user};
 /// What to try, each with the status it gets.
 const LINES: &[&str] = &[
     "curl -i {at}/v1/sessions -H 'X-API-Key: {test}' -d '{\"person\":\"ida\",\"callback\":\"http://{at}/platform/users/ida\"}'  # 201 a link",
+    "curl -i {at}/flow/test/1  # 200 a page for her browser",
     "curl -i -X POST {at}/flow/test/1  # 303 she has shown her passport",
     "curl -i {at}/v1/sessions/1 -H 'X-API-Key: {test}'  # 200 submitted, or decided before",
     "curl -i {at}/dashboard/sessions/test/1/decision -u ann:open-sesame -d '{\"decision\":\"approved\"}'  # 200 by hand",
     "curl -i {at}/platform/users/ida  # 200 she may come in",
     "curl -i {at}/v1/sessions -H 'X-API-Key: {live}' -d '{\"person\":\"ole\",\"callback\":\"http://{at}/platform/users/ole\"}'  # 201",
-    "curl -i -X POST {at}/flow/live/1  # 303 decided at once",
+    "curl -i {at}/flow/live/1 -d document=blurred  # 303 decided at once: she has to try again",
+    "curl -i {at}/flow/live/1 -d document=passport  # 303 approved",
     "curl -i {at}/platform/users/ole  # 200",
     "curl -i {at}/dashboard/sessions/live/1/decision -u ann:open-sesame -d '{\"decision\":\"declined\"}'  # 409 by Helium Id alone",
     "curl -i {at}/v1/sessions/1 -H 'X-API-Key: {live}x'  # 401",
@@ -106,11 +109,12 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
             key: test.clone(),
         },
     };
-    let routes = Routes::new(helium, People::new(&acme, &other))
-        .key_page(&admin)
-        .revoke_key(&admin)
+    let routes = Routes::new(helium, People::new(&acme, &other), error_json)
+        .key_page(&admin, plain)
+        .revoke_key(&admin, plain)
         .key("POST /v1/sessions", &gate, rules::session(), create_session)
         .key("GET /v1/sessions/{id}", &gate, rules::session(), session)
+        .open("GET /flow/{type}/{id}", show_flow)
         .open("POST /flow/{type}/{id}", complete)
         .open("POST /sign-up", sign_up)
         .dashboard("POST /dashboard/keys", add_key)
@@ -127,11 +131,11 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
         .all();
 
     let operator = Actor::operator("start");
-    webhooks.verify_in(&routes, &operator, live_hook).await?;
+    webhooks.works_in(&routes, &operator, live_hook).await?;
     let (live, live_id) = make(&admin, &acme, new(Environment::LIVE, "Production")).await?;
     integrate(&records, "acme", "Production", "live", &live_id)?;
     let theirs = NewKey::new(other.clone(), Environment::TEST, "Test integration");
-    let (_, theirs) = make(&admin, &other, theirs).await?;
+    let (foreign, theirs) = make(&admin, &other, theirs).await?;
     integrate(&records, "globex", "Test integration", "test", &theirs)?;
     Ok(Opened {
         routes,
@@ -140,6 +144,7 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
             ("test.id", test_id),
             ("live", live),
             ("live.id", live_id),
+            ("foreign", foreign),
         ],
         sending,
     })
@@ -179,6 +184,7 @@ async fn create_session(helium: Arc<HeliumId>, who: Principal, call: Call) -> An
         let error = "a session has a person and a callback, which is a URL";
         return Err(Answer::new(422, json!({ "error": error })));
     }
+    helium.must_tell(who.account(), who.environment()).await?;
     let (account, sessions) = (who.account().as_str(), helium.sessions(who.environment()));
     let session = json!({ "person": person, "callback": callback, "status": "created" });
     let session = sessions.add(account, "session", session)?;
@@ -192,31 +198,41 @@ async fn session(helium: Arc<HeliumId>, who: Principal, call: Call) -> Answered 
     Ok(Answer::ok(helium.linked(session, who.environment())))
 }
 
+/// Where the link of a session leads: the end-user shows a document, in her browser.
+async fn show_flow(helium: Arc<HeliumId>, call: Call) -> Answered {
+    let (environment, id) = (of_type(call.param("type"))?, call.param("id"));
+    let sessions = helium.sessions(environment);
+    let account = sessions.owner("session", id)?.ok_or_else(no_session)?;
+    let session = sessions.one(&account, "session", id)?;
+    Ok(Answer::page(flow::page(&session.ok_or_else(no_session)?)))
+}
+
 /// The end-user is done, and goes back to where she came from. Whoever knows the link can say so: that of
 /// a real service holds more than a number.
 async fn complete(helium: Arc<HeliumId>, call: Call) -> Answered {
     let id = call.param("id");
     let environment = of_type(call.param("type"))?;
+    let decision = flow::decision(&call)?;
     let sessions = helium.sessions(environment);
     let account = sessions.owner("session", id)?.ok_or_else(no_session)?;
-    let mut is_first = false;
-    let session = sessions.change(&account, "session", id, |session| {
-        is_first = session["status"] == "created";
-        if is_first {
+    let account = AccountId::parse(&account)?;
+    helium.must_tell(&account, environment).await?;
+    let mut before = Value::Null;
+    let session = sessions.change(account.as_str(), "session", id, |session| {
+        before = session["status"].clone();
+        if flow::is_open(session) {
             session["status"] = json!("submitted");
         }
     })?;
-    if is_first && environment == Environment::LIVE {
-        helium
-            .records
-            .add(&account, "used", json!({ "session": id }))?;
-        // Everybody who comes this far is approved: the example looks at no passport.
-        let account = AccountId::parse(&account)?;
-        helium
-            .conclude(&account, environment, id, "approved")
-            .await?;
-    }
     let session = session.unwrap_or_default();
+    if environment == Environment::LIVE && session["status"] == "submitted" {
+        // A session is paid for once, however often she has to try.
+        if before == "created" {
+            let used = json!({ "session": id });
+            helium.records.add(account.as_str(), "used", used)?;
+        }
+        helium.conclude(&account, environment, id, decision).await?;
+    }
     let callback = session["callback"].as_str().unwrap_or_default();
     Ok(Answer::new(303, Value::Null).field("location", callback))
 }
@@ -237,7 +253,7 @@ async fn sign_up(helium: Arc<HeliumId>, call: Call) -> Answered {
     let created = helium.admin.create(&operator, new).await?;
     let id = created.record.id.to_string();
     integrate(&helium.records, account.as_str(), name, "test", &id)?;
-    Ok(Answer::new(201, revealed(&created)))
+    Ok(Answer::new(201, revealed(&created)).unkept())
 }
 
 impl HeliumId {
@@ -254,6 +270,23 @@ impl HeliumId {
         let (at, id) = (&self.address, session["id"].to_string());
         session["link"] = json!(format!("http://{at}/flow/{environment}/{id}"));
         session
+    }
+
+    /// Live sessions are there only while their customer can be told of them: it is asked now.
+    async fn must_tell(&self, account: &AccountId, environment: Environment) -> Result<(), Answer> {
+        if environment != Environment::LIVE {
+            return Ok(());
+        }
+        let operator = Actor::operator("sessions");
+        let webhooks = &self.webhooks;
+        let endpoint = webhooks.endpoint(&operator, account, environment).await?;
+        if let Some(endpoint) = endpoint
+            && webhooks.works(&operator, endpoint.id()).await?
+        {
+            return Ok(());
+        }
+        let error = "a live session needs a webhook that works: see /dashboard/webhooks/live";
+        Err(Answer::new(409, json!({ "error": error })))
     }
 
     /// Writes a decision down, and tells the customer.

@@ -11,12 +11,14 @@ use std::error::Error;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use keyward::{AccountId, Actor, Environment, KeyAdmin, NewKey, Principal, Requirement};
+use keyward::{
+    AccountId, Actor, Environment, KeyAdmin, NewKey, Permission, Principal, Requirement,
+};
 use serde_json::{Value, json};
 use services::{
     Answer, Answered, Call, Opened, People, Person, Recorded, Records, Routes, Setting,
 };
-use services::{key_id, make, open_account, revealed, shown};
+use services::{error_message_json, key_id, make, open_account, plain, revealed, shown};
 
 /// What to try, each with the status it gets.
 const LINES: &[&str] = &[
@@ -59,6 +61,8 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
     let new = |name| NewKey::new(acme.clone(), Environment::LIVE, name);
     let (production, production_id) = make(&admin, &acme, new("Production Server")).await?;
     let (development, _) = make(&admin, &acme, new("Development")).await?;
+    let theirs = NewKey::new(other.clone(), Environment::LIVE, "Production Server");
+    let (foreign, _) = make(&admin, &other, theirs).await?;
 
     let helplane = Helplane {
         admin: admin.clone(),
@@ -71,8 +75,8 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
         }
     }
     let key = Requirement::new;
-    let routes = Routes::new(helplane, People::new(&acme, &other))
-        .key_page(&admin)
+    let routes = Routes::new(helplane, People::new(&acme, &other), error_message_json)
+        .key_page(&admin, plain)
         .key("GET /v1/conversations", &gate, key(), conversations)
         .key("GET /v1/conversations/{id}", &gate, key(), conversation)
         .key("GET /v1/contacts", &gate, key(), contacts)
@@ -87,6 +91,7 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
             ("production", production),
             ("production.id", production_id),
             ("development", development),
+            ("foreign", foreign),
         ],
         sending: None,
     })
@@ -115,7 +120,7 @@ async fn contacts(desk: Arc<Helplane>, who: Principal, _: Call) -> Answered {
 
 async fn create_contact(desk: Arc<Helplane>, who: Principal, call: Call) -> Answered {
     let sent = call.json();
-    let (Some(name), Some(email)) = (sent["name"].as_str(), sent["email"].as_str()) else {
+    let (Some(name), Some(email)) = (text(&sent["name"]), text(&sent["email"])) else {
         return Err(invalid("A contact has a name and an email."));
     };
     let contact = json!({ "name": name, "email": email });
@@ -127,7 +132,7 @@ async fn create_contact(desk: Arc<Helplane>, who: Principal, call: Call) -> Answ
 
 async fn send_message(desk: Arc<Helplane>, who: Principal, call: Call) -> Answered {
     let sent = call.json();
-    let (Some(id), Some(text)) = (sent["conversation"].as_i64(), sent["text"].as_str()) else {
+    let (Some(id), Some(text)) = (sent["conversation"].as_i64(), text(&sent["text"])) else {
         return Err(invalid("A message has a conversation and a text."));
     };
     let conversation = desk.conversation(&who, &id.to_string())?;
@@ -165,6 +170,7 @@ async fn delete_key(desk: Arc<Helplane>, person: Person, call: Call) -> Answered
 
 /// Somebody buys another plan. It is Helplane that acts on it, no person.
 async fn change_plan(desk: Arc<Helplane>, person: Person, call: Call) -> Answered {
+    person.must_have(Permission::Update)?;
     let plan = call.json()["plan"].take();
     let Some(change) = rules::plan(plan.as_str().unwrap_or_default()) else {
         let error = "plan is starter, growth or scale";
@@ -181,14 +187,18 @@ async fn change_plan(desk: Arc<Helplane>, person: Person, call: Call) -> Answere
     ))
 }
 
+/// A text that says something.
+fn text(sent: &Value) -> Option<&str> {
+    sent.as_str().filter(|text| !text.trim().is_empty())
+}
+
 fn invalid(message: &str) -> Answer {
-    let error = json!({ "error": "Unprocessable Content", "message": message });
-    Answer::new(422, error)
+    Answer::new(422, error_message_json("Unprocessable Content", message))
 }
 
 impl Helplane {
     fn conversation(&self, who: &Principal, id: &str) -> Result<Value, Answer> {
-        let error = json!({ "error": "Not Found", "message": "No such conversation." });
+        let error = error_message_json("Not Found", "No such conversation.");
         let account = who.account().as_str();
         let found = self.records.one(account, "conversation", id)?;
         found.ok_or(Answer::new(404, error))

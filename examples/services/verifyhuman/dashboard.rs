@@ -4,13 +4,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyward::{
-    Actor, Credits, EndpointUrl, Environment, Grace, KeyKind, Metadata, NewKey, OriginPolicy,
-    Scopes,
+    Actor, AdminError, AdminErrorKind, Credits, EndpointId, EndpointUrl, Environment, Grace,
+    KeyKind, KeyView, Metadata, NewKey, OriginPolicy, Permission, Scopes,
 };
 use serde_json::{Value, json};
 use services::{Answer, Answered, Call, Person, key_id, revealed, shown, usage};
 
 use super::{VerifyHuman, rules};
+
+/// A key, with all that was chosen for it.
+pub(crate) fn show(service: &VerifyHuman, view: &KeyView) -> Result<Value, Answer> {
+    let (mut key, record) = (shown(view), &view.record);
+    key["scope"] = json!(record.scopes.iter().collect::<Vec<_>>().join(" "));
+    key["kind"] = json!(record.kind.as_str());
+    key["allowed_domains"] = record.origins.patterns().collect();
+    key["badge"] = json!(service.badge(record)?);
+    Ok(key)
+}
 
 pub(crate) async fn create_key(service: Arc<VerifyHuman>, person: Person, call: Call) -> Answered {
     let sent = call.json();
@@ -26,6 +36,10 @@ pub(crate) async fn create_key(service: Arc<VerifyHuman>, person: Person, call: 
         Value::Array(domains) => {
             let domains = domains.iter();
             let domains = domains.map(|domain| domain.as_str().unwrap_or_default());
+            if domains.len() > rules::MAX_DOMAINS {
+                let error = format!("a key may have {} allowed domains", rules::MAX_DOMAINS);
+                return Err(Answer::new(422, json!({ "error": error })));
+            }
             new = new.origins(OriginPolicy::listed(domains)?);
         }
         _ => {
@@ -41,7 +55,8 @@ pub(crate) async fn create_key(service: Arc<VerifyHuman>, person: Person, call: 
         let own = json!({ "powered_by": powered_by }).to_string();
         new = new.metadata(Metadata::parse(&own)?);
     }
-    let created = service.admin.create(&person.actor(), new).await?;
+    let created = service.admin.create(&person.actor(), new).await;
+    let created = service.named(created, &person).await?;
     Ok(Answer::new(201, revealed(&created)))
 }
 
@@ -57,7 +72,8 @@ pub(crate) async fn rotate_key(service: Arc<VerifyHuman>, person: Person, call: 
         }
     };
     let (actor, id) = (person.actor(), key_id(&call)?);
-    let created = service.admin.rotate(&actor, id, grace).await?;
+    let created = service.admin.rotate(&actor, id, grace).await;
+    let created = service.named(created, &person).await?;
     Ok(Answer::new(201, revealed(&created)))
 }
 
@@ -66,7 +82,7 @@ pub(crate) async fn enable_key(service: Arc<VerifyHuman>, person: Person, call: 
         .admin
         .enable(&person.actor(), key_id(&call)?)
         .await?;
-    Ok(Answer::ok(shown(&view)))
+    Ok(Answer::ok(show(&service, &view)?))
 }
 
 pub(crate) async fn analytics(service: Arc<VerifyHuman>, person: Person, _: Call) -> Answered {
@@ -80,6 +96,7 @@ pub(crate) async fn show_ledger(service: Arc<VerifyHuman>, person: Person, _: Ca
 
 /// Somebody buys credits. It is the service that acts on it, no person.
 pub(crate) async fn buy_credits(service: Arc<VerifyHuman>, person: Person, call: Call) -> Answered {
+    person.must_have(Permission::Update)?;
     let Some(credits) = call.json()["credits"].as_u64() else {
         return Err(Answer::new(422, json!({ "error": "credits is a number" })));
     };
@@ -90,6 +107,7 @@ pub(crate) async fn buy_credits(service: Arc<VerifyHuman>, person: Person, call:
 }
 
 pub(crate) async fn change_plan(service: Arc<VerifyHuman>, person: Person, call: Call) -> Answered {
+    person.must_have(Permission::Update)?;
     let plan = call.json()["plan"].as_str().unwrap_or_default().to_owned();
     if !matches!(&*plan, "starter" | "pro" | "enterprise") {
         let error = "plan is starter, pro or enterprise";
@@ -125,6 +143,49 @@ pub(crate) async fn create_endpoint(
         201,
         json!({ "id": id, "secret": secret.expose_secret() }),
     ))
+}
+
+pub(crate) async fn endpoints(service: Arc<VerifyHuman>, person: Person, _: Call) -> Answered {
+    let (webhooks, actor) = (&service.webhooks.admin, person.actor());
+    let mut shown = Vec::new();
+    for endpoint in webhooks.endpoints(&actor, &person.account, None).await? {
+        let attempts = service.webhooks.attempts(&actor, endpoint.id()).await?;
+        shown.push(json!({
+            "id": endpoint.id().to_string(),
+            "environment": endpoint.environment().as_str(),
+            "url": endpoint.url.as_str(),
+            "attempts": attempts,
+        }));
+    }
+    Ok(Answer::ok(json!({ "webhooks": shown })))
+}
+
+/// What waits for it is not sent any more.
+pub(crate) async fn delete_endpoint(
+    service: Arc<VerifyHuman>,
+    person: Person,
+    call: Call,
+) -> Answered {
+    let id = EndpointId::parse(call.param("id"))?;
+    let webhooks = &service.webhooks.admin;
+    webhooks.delete_endpoint(&person.actor(), id).await?;
+    Ok(Answer::new(204, Value::Null))
+}
+
+impl VerifyHuman {
+    /// What came of making a key: where there are too many, how many there may be.
+    async fn named<T>(&self, made: Result<T, AdminError>, person: &Person) -> Result<T, Answer> {
+        match made {
+            Err(error) if error.kind() == AdminErrorKind::TooManyKeys => {
+                let sales = Actor::operator("sales");
+                let account = self.admin.open_account(&sales, &person.account).await?;
+                let bound = account.max_active_keys.unwrap_or(rules::MAX_KEYS);
+                let error = format!("an organization may have {bound} active keys");
+                Err(Answer::new(409, json!({ "error": error })))
+            }
+            made => Ok(made?),
+        }
+    }
 }
 
 fn environment(sent: &Value) -> Result<Environment, Answer> {

@@ -13,18 +13,18 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use keyward::{
-    AccountId, Actor, Credits, Environment, Gate, KeyAdmin, KeyFormat, KeyKind, NewKey,
+    AccountId, Actor, Credits, Environment, Gate, KeyAdmin, KeyFormat, KeyKind, KeyRecord, NewKey,
     OriginPolicy, PerEnvironment, Permission, Principal, Requirement, Scopes,
 };
 use serde_json::{Value, json};
 use services::{
     Answer, Answered, Call, Opened, People, Recorded, Records, Route, Routes, Setting, Webhooks,
 };
-use services::{key_id, make, open_account};
+use services::{error_json, key_id, make, open_account};
 
 use self::dashboard::{
-    analytics, buy_credits, change_plan, create_endpoint, create_key, enable_key, rotate_key,
-    show_ledger,
+    analytics, buy_credits, change_plan, create_endpoint, create_key, delete_endpoint, enable_key,
+    endpoints, rotate_key, show, show_ledger,
 };
 
 /// What to try, each with the status it gets.
@@ -86,7 +86,10 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
             admin.set_credits(&sales, account.clone(), credits).await?;
         }
     }
-    let names = make_keys(&admin, &acme).await?;
+    let mut names = make_keys(&admin, &acme).await?;
+    let theirs = NewKey::new(other.clone(), Environment::LIVE, "live");
+    let theirs = theirs.scopes(Scopes::parse(["hybrid"])?);
+    names.push(("foreign", make(&admin, &other, theirs).await?.0));
     let ledger = setting.records("ledger")?;
     let sending = webhooks.sending();
     let service = VerifyHuman {
@@ -107,7 +110,8 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
         webhooks,
         ledger,
     };
-    let people = People::new(&acme, &other).and("ben", &acme, &[Permission::Read]);
+    let looks = [Permission::Read, Permission::ReadWebhooks];
+    let people = People::new(&acme, &other).and("ben", &acme, &looks);
     let routes = mounted(service, people, &gate);
     let sending = Some(sending);
     Ok(Opened {
@@ -122,7 +126,7 @@ fn mounted(service: VerifyHuman, people: People, gate: &Gate) -> Vec<Route> {
     let product = rules::product;
     let check = |name, credits| move |service, who, call| check(service, who, call, name, credits);
     let admin = service.admin.clone();
-    let mut routes = Routes::new(service, people);
+    let mut routes = Routes::new(service, people, error_json);
     for (on, name, credits) in [
         ("POST /api/verify", "verifyhuman", 1),
         ("POST /api/age", "verifyage", 1),
@@ -156,11 +160,13 @@ fn mounted(service: VerifyHuman, people: People, gate: &Gate) -> Vec<Route> {
         .dashboard("GET /dashboard/ledger", show_ledger)
         .dashboard("PUT /dashboard/credits", buy_credits)
         .dashboard("PUT /dashboard/plan", change_plan)
+        .dashboard("GET /dashboard/webhooks", endpoints)
         .dashboard("POST /dashboard/webhooks", create_endpoint)
+        .dashboard("DELETE /dashboard/webhooks/{id}", delete_endpoint)
         .open("POST /customer/{name}", be_told)
         .open("GET /customer/{name}", told)
-        .key_page(&admin)
-        .revoke_key(&admin)
+        .key_page(&admin, show)
+        .revoke_key(&admin, show)
         .all()
 }
 
@@ -296,11 +302,7 @@ async fn simulate_once(_: Arc<VerifyHuman>, _: Principal, call: Call) -> Answere
 async fn hosted(service: Arc<VerifyHuman>, call: Call) -> Answered {
     let operator = Actor::operator("hosted flow");
     let key = service.admin.key(&operator, key_id(&call)?).await?.record;
-    let own: Value = serde_json::from_str(key.metadata.as_str()).unwrap_or_default();
-    let shows = own["powered_by"] != false || !service.may_hide_badge(&key.account)?;
-    Ok(Answer::ok(
-        json!({ "badge": shows.then_some("Powered by VerifyHuman") }),
-    ))
+    Ok(Answer::ok(json!({ "badge": service.badge(&key)? })))
 }
 
 /// Customers' own servers, no part of `VerifyHuman`: each notes what it is told.
@@ -321,6 +323,13 @@ impl VerifyHuman {
     fn world(&self, who: &Principal) -> Result<&World, Answer> {
         let own = self.worlds.of(who).map(|world| &**world);
         own.ok_or(Answer::new(500, json!({ "error": "no such environment" })))
+    }
+
+    /// What hosted flows of a key show: nothing where its owner wants that, and may.
+    fn badge(&self, key: &KeyRecord) -> Recorded<Option<&'static str>> {
+        let own: Value = serde_json::from_str(key.metadata.as_str()).unwrap_or_default();
+        let shows = own["powered_by"] != false || !self.may_hide_badge(&key.account)?;
+        Ok(shows.then_some("Powered by VerifyHuman"))
     }
 
     /// Whether the plan that was bought last allows it.

@@ -8,6 +8,10 @@ use keyward::{
     KeyLocation, RateLimit, Replies, Requirement, ScopeCatalog, Store,
 };
 
+/// How many active keys an organization may have, and how many domains a key.
+pub(crate) const MAX_KEYS: u32 = 50;
+pub(crate) const MAX_DOMAINS: usize = 25;
+
 /// One key per integration, in one of three places, for one product; the products are apart.
 pub(crate) fn rules(store: Arc<dyn Store>) -> Result<(Gate, KeyAdmin), Box<dyn Error>> {
     let format = KeyFormat::new("vhk_{env}_")?;
@@ -34,7 +38,8 @@ pub(crate) fn rules(store: Arc<dyn Store>) -> Result<(Gate, KeyAdmin), Box<dyn E
         .rate_limits(Environment::LIVE, RateLimit::per_minute(60))
         .rate_limits(Environment::TEST, RateLimit::per_minute(60))
         .build()?;
-    Ok((gate, KeyAdmin::new(store, format).catalog(catalog)))
+    let admin = KeyAdmin::new(store, format).catalog(catalog);
+    Ok((gate, admin.max_active_keys(MAX_KEYS)))
 }
 
 /// What a product's endpoint demands: its scope, of a live key, which pays `n` credits, or a test key.

@@ -1,6 +1,7 @@
 //! The five services, sentence by sentence: `tests/contracts/`, on both stacks.
 
 mod contract;
+mod kill;
 mod lines;
 mod pattern;
 mod runner;

@@ -201,14 +201,14 @@ fn owned((name, value): &(&str, String)) -> (String, String) {
     ((*name).to_owned(), value.clone())
 }
 
-struct Answer {
-    status: u16,
+pub(super) struct Answer {
+    pub(super) status: u16,
     fields: Vec<(String, String)>,
-    body: String,
+    pub(super) body: String,
 }
 
 /// Sends one request on a connection of its own, and reads to its end.
-fn send(address: SocketAddr, request: &str) -> Answer {
+pub(super) fn send(address: SocketAddr, request: &str) -> Answer {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
     let mut text = String::new();
