@@ -166,7 +166,7 @@ pub struct AuditPage {
     pub next: Option<u64>,
 }
 
-/// A key that was found in a text.
+/// A key that was found in a text, once or more often.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -180,7 +180,8 @@ pub struct AuditPage {
 /// # let key = created.key.expect("a new account's first key");
 /// let log = format!("GET /report x-api-key={} 200", key.expose_secret());
 /// let leaks = admin.leaks(&operator, &log).await?;
-/// assert_eq!((leaks[0].at, &leaks[0].hint), (22, key.hint()));
+/// assert_eq!((&leaks[0].positions[..], leaks[0].count), (&[22][..], 1));
+/// assert_eq!(leaks[0].hint, *key.hint());
 /// let known = leaks[0].key.as_ref().expect("it is of this service");
 /// assert_eq!((known.record.id, known.state), (id, KeyState::Active)); // to be revoked
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -192,12 +193,14 @@ pub struct AuditPage {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Leak {
-    /// Where the key begins in the text, in bytes.
-    pub at: usize,
+    /// Where the key begins in the text, in bytes: the first ten places.
+    pub positions: Vec<usize>,
+    /// How often it is in the text.
+    pub count: u64,
     /// What may be shown of it.
     pub hint: crate::Hint,
     /// The key, when it is known and the actor may see it.
-    pub key: Option<KeyView>,
+    pub key: Option<Box<KeyView>>,
 }
 
 pub(crate) fn in_whole_seconds(time: SystemTime) -> SystemTime {

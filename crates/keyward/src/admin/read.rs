@@ -1,19 +1,31 @@
 //! Lists keys, usage and the audit trail, and finds keys in a text.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
+use std::mem;
 use std::ops::Range;
+use std::task::Poll;
 use std::time::SystemTime;
 
 use crate::admin::authority::{Permitted, operator_only};
 use crate::clock::unix_time;
 use crate::{
     AccountId, Actor, AdminError, AuditAction, AuditPage, AuditQuery, DigestScheme, Environment,
-    KeyAdmin, KeyCursor, KeyFilter, KeyId, KeyPage, KeyQuery, KeyView, Leak, Permission, UsageHour,
-    UsageQuery,
+    Hint, KeyAdmin, KeyCursor, KeyFilter, KeyId, KeyPage, KeyQuery, KeyView, Leak, Permission,
+    UsageHour, UsageQuery,
 };
 
 /// The largest page of the audit trail.
 const PAGE: usize = 100;
+
+/// How much of a text is searched for keys at a stretch: a fraction of a millisecond.
+///
+/// Here is no runtime with a pool of threads for what takes long, and the thread of a store has to revoke
+/// keys meanwhile. A function that blocks, to be called on such a pool, would be called without it.
+const PART: usize = 32 * 1024;
+
+/// How many places are told of one leaked key.
+const POSITIONS: usize = 10;
 
 impl KeyAdmin {
     /// A key of the actor's account.
@@ -169,9 +181,13 @@ impl KeyAdmin {
 
     /// Finds keys of this service in a text, and says which are live. See [`Leak`].
     ///
-    /// The text may be a log or a commit. A key that is another account's answers like one that is
-    /// unknown, and so does one that another process has made since this one's last poll. Keys of a
-    /// [`ForeignFormat`](crate::ForeignFormat) are not looked for.
+    /// Each key is in the answer once, in the order in which they come. The text may be a log or a commit,
+    /// of any size: after every 32 KiB the scan lets other tasks of its thread run, and what it remembers
+    /// grows with the number of different keys, not with the text.
+    ///
+    /// A key that is another account's, or of another environment than the key that asks, answers like
+    /// one that is unknown, and so does one that another process has made since this one's last poll.
+    /// Keys of a [`ForeignFormat`](crate::ForeignFormat) are not looked for.
     ///
     /// # Errors
     /// When the actor lacks the permission to read, or the store fails.
@@ -180,19 +196,33 @@ impl KeyAdmin {
         let permitted = self
             .or_note(self.line(actor, AuditAction::Read), permitted)
             .await?;
-        let mut leaks = Vec::new();
+        let mut leaks: Vec<Leak> = Vec::new();
         let mut seen = HashMap::new();
-        for (at, key, hint) in self.format.find_in(text) {
-            let view = match seen.get(key).cloned() {
-                Some(view) => view,
-                None => {
-                    self.look_up(actor, &permitted, key, hint.prefix.len())
-                        .await?
+        let mut part = 0..0;
+        while part.end < text.len() {
+            if part.end > 0 {
+                yield_now().await;
+            }
+            part = part.end..text.len().min(part.end + PART);
+            for (at, key, prefix) in self.format.find_from(text, part.clone()) {
+                let found = seen
+                    .get(key)
+                    .and_then(|number: &usize| leaks.get_mut(*number));
+                if let Some(leak) = found {
+                    leak.count += 1;
+                    if leak.positions.len() < POSITIONS {
+                        leak.positions.push(at);
+                    }
+                    continue;
                 }
-            };
-            seen.insert(key, view.clone());
-            let key = view;
-            leaks.push(Leak { at, hint, key });
+                seen.insert(key, leaks.len());
+                leaks.push(Leak {
+                    positions: vec![at],
+                    count: 1,
+                    hint: Hint::of(key, prefix),
+                    key: self.look_up(actor, &permitted, key, prefix.len()).await?,
+                });
+            }
         }
         Ok(leaks)
     }
@@ -204,7 +234,7 @@ impl KeyAdmin {
         permitted: &Permitted,
         key: &str,
         secret: usize,
-    ) -> Result<Option<KeyView>, AdminError> {
+    ) -> Result<Option<Box<KeyView>>, AdminError> {
         let replica = self.store.replica();
         let clock = &**replica.clock();
         let mut digests = self.peppers.candidates(key.as_bytes(), secret, clock);
@@ -216,6 +246,21 @@ impl KeyAdmin {
             return Ok(None);
         };
         let account = self.account_of(actor, &entry.group.account).await?;
-        Ok(Some(self.view(self.stored(entry.id).await?, &account)))
+        // It may have been deleted meanwhile.
+        let record = self.store.key(entry.id).await?;
+        Ok(record.map(|record| Box::new(self.view(record, &account))))
     }
+}
+
+/// Lets other tasks of the thread run. The task is woken at once.
+async fn yield_now() {
+    let mut has_yielded = false;
+    poll_fn(|context| {
+        if mem::replace(&mut has_yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }

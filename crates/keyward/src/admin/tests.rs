@@ -1,5 +1,6 @@
 //! What the life of keys promises, over the store that `crate::test_store` opens.
 
+use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread;
@@ -909,10 +910,43 @@ fn a_leak_is_found_in_a_text_and_told_apart() {
         states,
         [Some(KeyState::Active), Some(KeyState::Revoked), None, None]
     );
-    assert_eq!((leaks[1].at, &leaks[3].hint), (48, never.hint()));
+    assert_eq!(
+        (&*leaks[1].positions, &leaks[3].hint),
+        (&[48][..], never.hint())
+    );
     let by_operator = block_on(world.admin.leaks(&operator(), &text)).unwrap();
     assert!(by_operator[2].key.is_some() && by_operator[3].key.is_none());
     assert!(!format!("{leaks:?}").contains(&live_key.expose_secret()[9..]));
+}
+
+#[test]
+fn a_leak_is_told_once_with_its_first_places_and_others_run_meanwhile() {
+    let world = World::new();
+    let keys = [(); 3].map(|()| world.create(world.new_key()).key.unwrap());
+    let never = format().generate(Environment::LIVE).unwrap();
+    let texts = [&keys[0], &keys[1], &keys[2], &never].map(ApiKey::expose_secret);
+    // 49 bytes each, twice as much of the first: about a megabyte.
+    let line = format!(
+        "{}\n{}\n{}\n{}\n{}\n",
+        texts[0], texts[1], texts[2], texts[3], texts[0]
+    );
+    assert_eq!(line.len(), 5 * 48);
+    let text = line.repeat(4_000);
+    let mut polls = 0;
+    let mut scan = Box::pin(world.admin.leaks(&world.user, &text));
+    let leaks = block_on(poll_fn(|context| {
+        polls += 1;
+        scan.as_mut().poll(context)
+    }));
+    let leaks = leaks.unwrap();
+    let counts: Vec<_> = leaks.iter().map(|leak| leak.count).collect();
+    assert_eq!(counts, [8_000, 4_000, 4_000, 4_000]);
+    assert!(leaks.iter().all(|leak| leak.positions.len() == 10));
+    assert_eq!(leaks[0].positions[..4], [0, 192, 240, 432]);
+    assert_eq!(leaks[1].positions[..2], [48, 288]);
+    let known: Vec<_> = leaks.iter().map(|leak| leak.key.is_some()).collect();
+    assert_eq!(known, [true, true, true, false]);
+    assert!(polls >= text.len() / (32 * 1024), "{polls} polls");
 }
 
 #[test]

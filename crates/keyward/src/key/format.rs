@@ -1,8 +1,11 @@
 //! How a product's keys look.
 
+use std::iter;
+use std::ops::Range;
+
 use zeroize::Zeroizing;
 
-use crate::{Alphabet, ApiKey, Environment, Hint, ParseError, ParseErrorKind, RandomError};
+use crate::{Alphabet, ApiKey, Environment, ParseError, ParseErrorKind, RandomError};
 
 /// The longest text that is looked at as a key.
 pub(crate) const MAX_KEY_LEN: usize = 512;
@@ -172,23 +175,33 @@ impl KeyFormat {
         )
     }
 
-    /// Every key in a text: where it begins, the key, and its hint.
+    /// Every key in a text: where it begins, the key, and its prefix.
     pub(crate) fn find_in<'a>(
         &'a self,
         text: &'a str,
-    ) -> impl Iterator<Item = (usize, &'a str, Hint)> {
-        let head = &*self.head;
-        // A head can be empty, where the text of the environment comes first.
-        let starts = text
-            .char_indices()
-            .filter(move |(at, _)| text.get(*at..).is_some_and(|rest| rest.starts_with(head)));
-        starts.filter_map(|(at, _)| {
-            let rest = text.get(at..)?;
-            let key = rest.get(..self.whole_length(rest)?)?;
-            self.parse(key.as_bytes())?;
-            let prefix = key.get(..key.len() - self.length - self.checksum_len())?;
-            let hint = Hint::of(key, prefix);
-            Some((at, key, hint))
+    ) -> impl Iterator<Item = (usize, &'a str, &'a str)> {
+        self.find_from(text, 0..text.len())
+    }
+
+    /// Those keys in a text that begin in this part of it.
+    pub(crate) fn find_from<'a>(
+        &'a self,
+        text: &'a str,
+        mut part: Range<usize>,
+    ) -> impl Iterator<Item = (usize, &'a str, &'a str)> {
+        let (bytes, head) = (text.as_bytes(), self.head.as_bytes());
+        iter::from_fn(move || {
+            part.find_map(|at| {
+                // A head can be empty, where the text of the environment comes first.
+                if !bytes.get(at..)?.starts_with(head) {
+                    return None;
+                }
+                let rest = text.get(at..)?;
+                let key = rest.get(..self.whole_length(rest)?)?;
+                self.parse(key.as_bytes())?;
+                let prefix = key.get(..key.len() - self.length - self.checksum_len())?;
+                Some((at, key, prefix))
+            })
         })
     }
 
@@ -257,6 +270,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Hint;
 
     fn formats() -> [KeyFormat; 5] {
         let format = |prefix| KeyFormat::new(prefix).unwrap();
@@ -362,9 +376,17 @@ mod tests {
                 one.expose_secret()
             ]
         );
-        for (at, key, hint) in &found {
+        for (at, key, prefix) in &found {
             assert!(text[*at..].starts_with(key));
-            assert!([one.hint(), two.hint()].contains(&hint));
+            assert!([one.hint(), two.hint()].contains(&&Hint::of(key, prefix)));
+        }
+        // However the text is cut, each is found in the part in which it begins.
+        for cut in 0..=text.len() {
+            let parts = [0..cut, cut..text.len()];
+            let parts = parts
+                .into_iter()
+                .flat_map(|part| format.find_from(&text, part));
+            assert!(parts.eq(found.iter().copied()), "{cut}");
         }
         let first = KeyFormat::new("{env}_").unwrap();
         let key = first.generate(Environment::LIVE).unwrap();
