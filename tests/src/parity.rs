@@ -76,6 +76,10 @@ fn rows(service: &Service) -> Vec<Row> {
         ("two authorization lines, one of another scheme", "GET /live", &[(A, "Basic dTpw"), (A, "Bearer {live}")], 400, "multiple_api_keys"),
         ("a comma-joined pair", "GET /live", &[(X, "{live}, {live}")], 400, "multiple_api_keys"),
         ("a comma-joined pair of schemes", "GET /live", &[(A, "Bearer {live}, Bearer {live}")], 400, "multiple_api_keys"),
+        ("another scheme joined with the key", "GET /live", &[(A, "Basic dTpw, Bearer {live}")], 400, "multiple_api_keys"),
+        ("the key joined with another scheme", "GET /live", &[(A, "Bearer {live}, Basic dTpw")], 400, "multiple_api_keys"),
+        ("two schemes, none of them ours", "GET /live", &[(A, "Basic dTpw, Negotiate x")], 401, "missing_api_key"),
+        ("a list of parameters", "GET /live", &[(A, "Digest username=\"a, Bearer b\", nc=1")], 401, "missing_api_key"),
         ("publishable and secret key", "GET /live", &[(X, "{live}"), (C, "{publishable}")], 400, "multiple_api_keys"),
         // Malformed (row 32).
         ("a word", "GET /live", &[(X, "secret")], 401, "invalid_api_key"),
@@ -175,6 +179,7 @@ fn rows(service: &Service) -> Vec<Row> {
         ("optional, a key without its scheme", "GET /optional", &[(A, "{live}")], 401, "missing_api_key"),
         ("optional, a tab after the scheme", "GET /optional", &[(A, "Bearer\t{live}")], 401, "missing_api_key"),
         ("optional, a colon after the scheme", "GET /optional", &[(A, "Bearer:{live}")], 401, "missing_api_key"),
+        ("optional, another scheme joined with the key", "GET /optional", &[(A, "Basic dTpw, Bearer {live}")], 400, "multiple_api_keys"),
         ("optional, two", "GET /optional", &[(X, "{live}"), (A, "Bearer {live}")], 400, "multiple_api_keys"),
         // Other shapes, locations and formats.
         ("own text, invalid", "GET /own", &[(X, "{revoked}")], 401, r#"{"error":"Invalid API key"}"#),
@@ -184,6 +189,7 @@ fn rows(service: &Service) -> Vec<Row> {
         ("raw authorization", "GET /cs", &[(A, "{cs}")], 200, ACME),
         ("raw authorization, with a scheme", "GET /cs", &[(A, "Bearer {cs}")], 401, r#"{"detail":"Invalid user credentials"}"#),
         ("raw authorization, two", "GET /cs", &[(A, "{cs}, {cs}")], 400, r#"{"detail":"Send exactly one API key, once and in one place: the request holds several."}"#),
+        ("raw authorization, another scheme joined with it", "GET /cs", &[(A, "Basic dTpw, {cs}")], 400, r#"{"detail":"Send exactly one API key, once and in one place: the request holds several."}"#),
         ("raw authorization, a word behind the key", "GET /cs", &[(A, "{cs} x")], 401, r#"{"detail":"Invalid user credentials"}"#),
         ("raw authorization, wrong", "GET /cs", &[(A, "cs_wrong")], 401, r#"{"detail":"Invalid user credentials"}"#),
         ("raw authorization, in another field", "GET /cs", &[(X, "{cs}")], 401, r#"{"detail":"Invalid user credentials"}"#),

@@ -100,7 +100,7 @@ pub enum ParseErrorKind {
     Null,
     /// It has a path, query, fragment or userinfo; an origin has none (RFC 6454 §4).
     NotAnOrigin,
-    /// The scheme is neither `http` nor `https`.
+    /// The scheme is neither `http` nor `https`; of an origin, nor that of an app or a browser extension.
     Scheme,
     /// The host is not a host name or an IP address.
     Host,
@@ -124,6 +124,8 @@ pub enum ParseErrorKind {
     Repeated,
     /// It is not in the list of known values.
     Unknown,
+    /// It has a meaning of its own, to browsers, proxies, caches or servers.
+    Reserved,
     /// The secret begins with a byte order mark, as some editors write it.
     ByteOrderMark,
     /// The secret ends in a newline, mostly that of the file it was read from.
@@ -161,6 +163,7 @@ impl ParseErrorKind {
             Self::NotPublic => "the host is not public",
             Self::Repeated => "is there already",
             Self::Unknown => "is not a known value",
+            Self::Reserved => "is reserved: it has a meaning of its own",
             Self::ByteOrderMark => "begins with a byte order mark",
             Self::Newline => "ends in a newline",
             Self::Blank => "begins or ends with white space",

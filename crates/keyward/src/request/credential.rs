@@ -27,6 +27,8 @@ impl<'a> Credential<'a> {
             }
             let key = match location.key_in(line) {
                 Some(key) => key,
+                // One rule for both orders: the key in front is told by its comma.
+                None if location.is_joined_in(line) => return Credential::Several,
                 None if names_a_scheme(line) => continue,
                 // Neither ours nor another scheme's: somebody meant to send something.
                 None => &[],
@@ -112,6 +114,35 @@ mod tests {
         check(&[(x, b"k"), (a, b"Bearer ey.J.w")], Several);
         check(&[(a, b"Bearer k"), (a, b"Basic dTpw")], Several);
         check(&[(x, b"\0\x80\xFF")], One(b"\0\x80\xFF", 0));
+        // Joined lines, the key behind. Where it stands in front, its form tells: no key has a comma.
+        check(&[(a, b"Basic dTpw, Bearer k")], Several);
+        check(&[(a, b"Basic dTpw,bearer k")], Several);
+        check(&[(a, b"Basic dTpw, Negotiate x, ClientKey k")], Several);
+        check(&[(a, b"Bearer k, Basic dTpw")], One(b"k, Basic dTpw", 1));
+        check(&[(a, b"Bearer k, ClientKey k")], Several);
+        check(&[(a, b"vhk_live_k, Bearer k")], Several);
+        check(&[(a, b"Basic \"x, Bearer k")], Several);
+        check(&[(a, b"Digest a=\"x, Bearer k\", b=c")], Absent);
+        check(&[(a, b"Digest username=\"a, b\", nc=1")], Absent);
+        check(&[(a, b"Basic dTpw, Bearer")], Absent);
+        check(&[(a, b"Basic dTpw, Digest x")], Absent);
+    }
+
+    #[test]
+    fn parameters_of_another_scheme_are_no_raw_keys() {
+        let locations = [KeyLocation::raw_authorization()];
+        for (line, expected) in [
+            (
+                &b"Digest username=\"u\", realm=\"r, s\", nc=01"[..],
+                Credential::Absent,
+            ),
+            (b"Basic dTpw, cs_k", Credential::Several),
+            (b"Basic dTpw, abc==", Credential::Several),
+            (b"Basic dTpw, Bearer cs_k", Credential::Absent),
+        ] {
+            let head = Head(vec![("authorization", line.to_vec())]);
+            assert_eq!(Credential::find(&head, &locations), expected, "{line:?}");
+        }
     }
 
     proptest! {

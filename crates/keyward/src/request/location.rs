@@ -1,23 +1,44 @@
 //! Where in a request a key may travel.
 
+use crate::request::list::elements;
 use crate::{KeyKind, ParseError, ParseErrorKind};
 
-/// Fields that mean something else: to read a key there, or to remove them, would break the request.
-const TAKEN: [&str; 14] = [
-    "authorization",
-    "connection",
-    "content-length",
-    "content-type",
-    "cookie",
-    "expect",
-    "host",
-    "origin",
-    "proxy-authorization",
-    "referer",
-    "set-cookie",
-    "te",
-    "transfer-encoding",
-    "upgrade",
+/// Headers that browsers, proxies, caches, servers or tracing read or write themselves (RFC 9110 §16.3.1 and
+/// common practice): a key there would be sent on, logged or replaced, and to remove it would break the
+/// request.
+#[rustfmt::skip]
+const RESERVED: [&str; 121] = [
+    "a-im", "age", "allow", "alt-svc", "alt-used", "alternates", "apply-to-redirect-ref",
+    "authorization", "b3", "baggage", "close", "connection", "dasl", "date", "dav",
+    "delta-base", "deprecation", "depth", "destination", "device-memory", "digest", "dnt",
+    "downlink", "dpop", "dpop-nonce", "dpr", "early-data", "ect", "etag", "expect", "expires",
+    "forwarded", "from", "host", "http2-settings", "idempotency-key", "im", "keep-alive",
+    "label", "last-event-id", "last-modified", "link", "location", "lock-token", "max-forwards",
+    "mime-version", "negotiate", "nel", "opt", "origin", "origin-agent-cluster", "overwrite",
+    "ping-from", "ping-to", "position", "pragma", "prefer", "preference-applied", "priority",
+    "purpose", "range", "redirect-ref", "referer", "refresh", "replay-nonce", "retry-after",
+    "rtt", "save-data", "server", "server-timing", "signature", "signature-input", "slug",
+    "soapaction", "strict-transport-security", "stripe-signature", "sunset", "tcn", "te",
+    "timeout", "timing-allow-origin", "topic", "traceparent", "tracestate", "trailer",
+    "transfer-encoding", "true-client-ip", "ttl", "upgrade", "upgrade-insecure-requests",
+    "urgency", "uri", "user-agent", "vary", "via", "viewport-width", "warning", "width",
+    "www-authenticate", "x-amzn-trace-id", "x-client-ip", "x-cloud-trace-context",
+    "x-cluster-client-ip", "x-content-type-options", "x-correlation-id", "x-csrf-token",
+    "x-frame-options", "x-grpc-web", "x-http-method", "x-http-method-override",
+    "x-hub-signature", "x-hub-signature-256", "x-method-override", "x-moz", "x-real-ip",
+    "x-request-id", "x-requested-with", "x-rewrite-url", "x-sendfile", "x-user-agent",
+    "x-xsrf-token",
+];
+
+/// How the names of whole families of such headers begin.
+#[rustfmt::skip]
+const RESERVED_PREFIXES: [&str; 37] = [
+    "accept", "access-control-", "attribution-reporting-", "authentication-", "cache-",
+    "caldav-", "cdn-", "cf-", "client-cert", "content-", "cookie", "cross-origin-", "fastly-",
+    "fly-", "grpc-", "if-", "method-check", "odata-", "proxy-", "ratelimit", "repeatability-",
+    "schedule-", "sec-", "service-worker", "set-cookie", "surrogate-", "svix-", "tus-",
+    "upload-", "want-", "webhook-", "x-accel-", "x-b3-", "x-envoy-", "x-forwarded",
+    "x-original-", "x-ratelimit",
 ];
 
 /// Where in a request a key may travel. Never the URL, never a cookie.
@@ -48,13 +69,23 @@ impl KeyLocation {
     /// A field of its own that holds the key and nothing else.
     ///
     /// # Errors
-    /// When it is not a field name (RFC 9110 §5.1), or one that means something else, such as
-    /// `authorization`, `cookie`, `host` or `origin`.
+    /// When it is not a field name (RFC 9110 §5.1), or is [reserved](ParseErrorKind::Reserved), as it has a
+    /// meaning of its own: `authorization`, `cookie`, `host`, `range`, `via`, all of `sec-`, `x-forwarded-`,
+    /// `proxy-`, `content-` and the like. For `Authorization` there are [`bearer`](Self::bearer),
+    /// [`scheme`](Self::scheme) and [`raw_authorization`](Self::raw_authorization).
+    ///
+    /// ```
+    /// use keyward::{KeyLocation, ParseErrorKind};
+    ///
+    /// let error = KeyLocation::header("X-Forwarded-For").unwrap_err();
+    /// assert_eq!(error.kind(), ParseErrorKind::Reserved);
+    /// ```
     pub fn header(name: &str) -> Result<Self, ParseError> {
         let name = name.to_ascii_lowercase();
         check_token("field name", &name)?;
-        if TAKEN.contains(&&*name) || name.starts_with("access-control-") {
-            return Err(ParseError::new("field name", ParseErrorKind::Unknown));
+        let begins = |prefix: &&str| name.starts_with(prefix);
+        if RESERVED.contains(&&*name) || RESERVED_PREFIXES.iter().any(begins) {
+            return Err(ParseError::new("field name", ParseErrorKind::Reserved));
         }
         Ok(Self::secret(Place::Field(name.into())))
     }
@@ -174,10 +205,28 @@ impl KeyLocation {
         }
     }
 
+    /// Whether a key of this location stands in a line that begins with something else, behind a comma
+    /// that joins what were two lines (RFC 9110 §5.3).
+    pub(crate) fn is_joined_in(&self, line: &[u8]) -> bool {
+        // Most lines have none, and this is asked of every line of another scheme.
+        line.contains(&b',')
+            && elements(line).skip(1).any(|element| {
+                let key = self.key_in(element).unwrap_or_default();
+                // Other schemes have lists of parameters (RFC 9110 §11.4).
+                !(key.is_empty() || self.place == Place::RawAuthorization && is_parameter(key))
+            })
+    }
+
     fn secret(place: Place) -> Self {
         let accepts = KeyKind::Secret;
         Self { place, accepts }
     }
+}
+
+/// Whether it is a parameter, `name=value`, and not a text with base64's padding.
+fn is_parameter(element: &[u8]) -> bool {
+    let value = element.splitn(2, |byte| *byte == b'=').nth(1);
+    value.is_some_and(|value| value.iter().any(|byte| *byte != b'='))
 }
 
 /// Without the optional white space around a field's value (RFC 9110 §5.5).
@@ -213,19 +262,57 @@ mod tests {
 
     #[test]
     fn takes_only_field_names_that_are_free() {
-        for bad in [
-            "",
-            "x y",
-            "x:y",
-            "é",
+        let kind = |name| KeyLocation::header(name).unwrap_err().kind();
+        for bad in ["", "x y", "x:y", "é"] {
+            assert_ne!(kind(bad), ParseErrorKind::Reserved, "{bad}");
+        }
+        for reserved in [
             "Authorization",
             "cookie",
             "ORIGIN",
             "Host",
             "content-length",
             "Access-Control-Request-Method",
+            "Sec-WebSocket-Protocol",
+            "sec-websocket-key",
+            "sec-fetch-site",
+            "Range",
+            "If-None-Match",
+            "Via",
+            "X-Forwarded-For",
+            "X-Forwarded",
+            "Forwarded",
+            "Accept",
+            "Accept-Language",
+            "Cache-Control",
+            "Traceparent",
+            "Priority",
+            "Proxy-Connection",
+            "Keep-Alive",
+            "X-Real-IP",
+            "X-HTTP-Method-Override",
+            "X-Original-URL",
+            "grpc-timeout",
+            "X-Grpc-Web",
+            "webhook-signature",
+            "User-Agent",
+            "Idempotency-Key",
+            "X-Request-Id",
+            "Early-Data",
         ] {
-            assert!(KeyLocation::header(bad).is_err(), "{bad}");
+            assert_eq!(kind(reserved), ParseErrorKind::Reserved, "{reserved}");
+        }
+        for free in [
+            "api-key",
+            "X-API-Key",
+            "X-Acme-Key",
+            "x-auth-token",
+            "apikey",
+            "Ocp-Apim-Subscription-Key",
+            "x-acceptance-key",
+            "second-key",
+        ] {
+            assert!(KeyLocation::header(free).is_ok(), "{free}");
         }
         assert!(KeyLocation::scheme("").is_err());
         assert!(KeyLocation::scheme("a b").is_err());
