@@ -70,6 +70,20 @@ fn allowed(policy: &OriginPolicy, origin: &[u8]) -> bool {
     let Ok(text) = str::from_utf8(origin) else {
         return false;
     };
+    // The URL standard gives them opaque origins; what a webview sends of them is told in full.
+    let apps = [
+        "capacitor",
+        "ionic",
+        "tauri",
+        "chrome-extension",
+        "moz-extension",
+    ];
+    if text
+        .split_once("://")
+        .is_some_and(|(scheme, _)| apps.contains(&scheme))
+    {
+        return policy.patterns().any(|pattern| pattern == text);
+    }
     let Ok(url) = Url::parse(text) else {
         return false;
     };

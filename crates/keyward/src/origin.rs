@@ -34,7 +34,21 @@ impl OriginPolicy {
     /// Only pages of the listed origins; a call without `Origin` is refused.
     ///
     /// A pattern is `[scheme://][*.]host[:port]`: `https` unless it says `http`, the scheme's own port
-    /// unless it says another or `*` for any. `*.` stands for one label or more.
+    /// unless it says another or `*` for any. `*.` stands for one label or more. A slash at the end, as in
+    /// an address that was copied from a browser, is dropped.
+    ///
+    /// The origins of apps and browser extensions can be listed by their exact value, without wildcards:
+    /// `capacitor://localhost`, `ionic://localhost`, `tauri://localhost`, `chrome-extension://…` and
+    /// `moz-extension://…` with the extension's id. All apps of such a framework have the same origin, so it
+    /// tells an app from a web page and not one app from another; an extension's id is its own.
+    ///
+    /// ```
+    /// use keyward::OriginPolicy;
+    ///
+    /// let policy = OriginPolicy::listed(["https://EXAMPLE.com/", "capacitor://localhost"])?;
+    /// assert!(policy.patterns().eq(["https://example.com", "capacitor://localhost"]));
+    /// # Ok::<(), keyward::ParseError>(())
+    /// ```
     ///
     /// Whether a key may have such a list is [`KeyAdmin`](crate::KeyAdmin)'s to say, which knows the
     /// key's environment: [`NewKey::origins`](crate::NewKey::origins).
@@ -169,6 +183,11 @@ struct OriginPattern {
 enum Scheme {
     Http,
     Https,
+    Capacitor,
+    Ionic,
+    Tauri,
+    ChromeExtension,
+    MozExtension,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -181,22 +200,34 @@ enum Port {
 
 impl OriginPattern {
     fn parse(text: &str) -> Result<Self, ParseError> {
-        Self::normalise(text).map_err(|kind| ParseError::new("origin pattern", kind))
+        let error = |kind| {
+            match kind {
+            ParseErrorKind::Scheme => ParseError::new("origin pattern", kind).advise(
+                "of apps and extensions it is capacitor, ionic, tauri, chrome-extension or moz-extension",
+            ),
+            kind => ParseError::new("origin pattern", kind),
+        }
+        };
+        Self::normalise(text).map_err(error)
     }
 
     fn normalise(text: &str) -> Result<Self, ParseErrorKind> {
         if text.is_empty() {
             return Err(ParseErrorKind::Empty);
         }
-        if text.eq_ignore_ascii_case("null") {
+        if text.trim_end_matches('/').eq_ignore_ascii_case("null") {
             return Err(ParseErrorKind::Null);
         }
         let (scheme, rest) = match text.split_once("://") {
             None => (Scheme::Https, text),
             Some((scheme, rest)) => (Scheme::parse(scheme).ok_or(ParseErrorKind::Scheme)?, rest),
         };
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.contains(['/', '\\', '?', '#', '@']) {
             return Err(ParseErrorKind::NotAnOrigin);
+        }
+        if scheme.is_of_apps() {
+            return Self::of_an_app(scheme, rest);
         }
         let (rest, subdomains) = match rest.strip_prefix("*.") {
             Some(rest) => (rest, true),
@@ -229,6 +260,34 @@ impl OriginPattern {
             subdomains,
             host: host.into(),
             port,
+        })
+    }
+
+    /// The exact origin of an app or an extension.
+    fn of_an_app(scheme: Scheme, rest: &str) -> Result<Self, ParseErrorKind> {
+        if rest.contains('*') {
+            return Err(ParseErrorKind::Wildcard);
+        }
+        let host = rest.to_ascii_lowercase();
+        let is_id =
+            |len: usize, is_one: fn(u8) -> bool| host.len() == len && host.bytes().all(is_one);
+        let is_host = match scheme {
+            // 128 bits in letters from a to p.
+            Scheme::ChromeExtension => is_id(32, |byte| matches!(byte, b'a'..=b'p')),
+            Scheme::MozExtension => {
+                is_id(36, |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-'))
+            }
+            _ => are_labels(host.as_bytes()),
+        };
+        if !is_host {
+            return Err(ParseErrorKind::Host);
+        }
+        Ok(Self {
+            text: format!("{}{host}", scheme.before_host()).into(),
+            scheme,
+            subdomains: false,
+            host: host.into(),
+            port: Port::Default,
         })
     }
 
@@ -270,19 +329,33 @@ impl OriginPattern {
 
 impl Scheme {
     fn parse(text: &str) -> Option<Self> {
-        if text.eq_ignore_ascii_case("https") {
-            Some(Self::Https)
-        } else if text.eq_ignore_ascii_case("http") {
-            Some(Self::Http)
-        } else {
-            None
-        }
+        let all = [
+            Self::Http,
+            Self::Https,
+            Self::Capacitor,
+            Self::Ionic,
+            Self::Tauri,
+            Self::ChromeExtension,
+            Self::MozExtension,
+        ];
+        let name = |scheme: &Self| scheme.before_host().trim_end_matches("://");
+        all.into_iter()
+            .find(|scheme| text.eq_ignore_ascii_case(name(scheme)))
+    }
+
+    const fn is_of_apps(self) -> bool {
+        !matches!(self, Self::Http | Self::Https)
     }
 
     const fn before_host(self) -> &'static str {
         match self {
             Self::Http => "http://",
             Self::Https => "https://",
+            Self::Capacitor => "capacitor://",
+            Self::Ionic => "ionic://",
+            Self::Tauri => "tauri://",
+            Self::ChromeExtension => "chrome-extension://",
+            Self::MozExtension => "moz-extension://",
         }
     }
 
@@ -350,6 +423,21 @@ mod tests {
             ("http://[0:0::1]:3000", "http://[::1]:3000"),
             ("127.0.0.1", "https://127.0.0.1"),
             ("a_b.example", "https://a_b.example"),
+            ("https://EXAMPLE.com/", "https://example.com"),
+            ("Example.com:8443/", "https://example.com:8443"),
+            ("https://*.example.com/", "https://*.example.com"),
+            ("http://tauri.localhost", "http://tauri.localhost"),
+            ("capacitor://localhost", "capacitor://localhost"),
+            ("IONIC://localhost/", "ionic://localhost"),
+            ("tauri://localhost", "tauri://localhost"),
+            (
+                "chrome-extension://ABCDEFGHIJKLMNOPabcdefghijklmnop",
+                "chrome-extension://abcdefghijklmnopabcdefghijklmnop",
+            ),
+            (
+                "moz-extension://01234567-89ab-cdef-0123-456789abcdef/",
+                "moz-extension://01234567-89ab-cdef-0123-456789abcdef",
+            ),
         ] {
             let policy = OriginPolicy::listed([stored]).unwrap();
             assert!(policy.patterns().eq([normal]), "{stored}: {policy:?}");
@@ -383,7 +471,25 @@ mod tests {
             ("*.[::1]", Kind::Wildcard),
             ("ftp://example.com", Kind::Scheme),
             ("example.com/path", Kind::NotAnOrigin),
-            ("https://example.com/", Kind::NotAnOrigin),
+            ("https://example.com//", Kind::NotAnOrigin),
+            ("https://example.com/path/", Kind::NotAnOrigin),
+            ("https:///", Kind::Host),
+            ("/", Kind::Host),
+            ("null/", Kind::Null),
+            ("capacitor://*", Kind::Wildcard),
+            ("capacitor://*.localhost", Kind::Wildcard),
+            ("capacitor://localhost:*", Kind::Wildcard),
+            ("capacitor://localhost:80", Kind::Host),
+            ("capacitor://", Kind::Host),
+            ("capacitor://localhost/index.html", Kind::NotAnOrigin),
+            ("chrome-extension://*", Kind::Wildcard),
+            ("chrome-extension://abc", Kind::Host),
+            (
+                "chrome-extension://zbcdefghijklmnopabcdefghijklmnop",
+                Kind::Host,
+            ),
+            ("moz-extension://localhost", Kind::Host),
+            ("file://", Kind::Scheme),
             ("user@example.com", Kind::NotAnOrigin),
             ("example.com?x", Kind::NotAnOrigin),
             ("example.com#x", Kind::NotAnOrigin),
@@ -408,6 +514,33 @@ mod tests {
         assert!(OriginPolicy::listed(hosts(25)).is_ok());
         let error = OriginPolicy::listed(hosts(26)).unwrap_err();
         assert_eq!(error.kind(), ParseErrorKind::TooMany);
+    }
+
+    #[test]
+    fn the_origin_of_an_app_matches_only_the_same_bytes() {
+        for origin in [
+            "capacitor://localhost",
+            "ionic://localhost",
+            "tauri://localhost",
+            "chrome-extension://abcdefghijklmnopabcdefghijklmnop",
+            "moz-extension://01234567-89ab-cdef-0123-456789abcdef",
+            "http://tauri.localhost",
+        ] {
+            assert!(allows(origin, origin), "{origin}");
+            for other in [
+                "null".to_owned(),
+                origin.to_uppercase(),
+                format!("{origin}/"),
+                format!("{origin}:80"),
+                format!("x.{origin}"),
+                origin.replacen("://", "://x.", 1),
+                origin.replacen("://", ":", 1),
+            ] {
+                assert!(!allows(origin, &other), "{origin} {other}");
+            }
+        }
+        assert!(!allows("localhost", "capacitor://localhost"));
+        assert!(!allows("http://localhost:*", "capacitor://localhost"));
     }
 
     #[test]

@@ -39,8 +39,11 @@ impl OriginExceptions {
 }
 
 /// Whoever is on the way can put his own script into such a page.
+///
+/// Nobody is on the way to an app of Tauri, which on Windows and Android has this origin: what it shows is
+/// in the app itself.
 fn is_http(pattern: &str) -> bool {
-    pattern.starts_with("http://")
+    pattern.starts_with("http://") && pattern != "http://tauri.localhost"
 }
 
 /// Whether anybody can register a domain for which the wildcard stands (publicsuffix.org).
@@ -134,6 +137,25 @@ mod tests {
             assert_eq!(refused(Environment::LIVE), why, "{pattern}");
             assert_eq!(refused(Environment::TEST), None, "{pattern}");
             assert_eq!(refused(staging), None, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn origins_of_apps_may_be_in_live_keys() {
+        let refused = |pattern| {
+            let no_exception = OriginExceptions::default();
+            refused(Environment::LIVE, &[pattern], no_exception).map(|(_, kind)| kind)
+        };
+        for app in [
+            "capacitor://localhost",
+            "tauri://localhost",
+            "http://tauri.localhost",
+            "chrome-extension://abcdefghijklmnopabcdefghijklmnop",
+        ] {
+            assert_eq!(refused(app), None, "{app}");
+        }
+        for page in ["http://tauri.localhost:1420", "http://*.tauri.localhost"] {
+            assert_eq!(refused(page), Some(ParseErrorKind::Http), "{page}");
         }
     }
 
