@@ -216,6 +216,19 @@ mod tests {
     }
 
     #[test]
+    fn a_key_whose_metadata_repeats_a_name_still_loads() {
+        let fixture = Fixture::new();
+        let store = fixture.open_slow();
+        let (secret, record) = add(&store, "acme");
+        let kept = r#"{"a":1,"a":2}"#;
+        let typed = format!("UPDATE keyward_key SET metadata = '{kept}'");
+        fixture.type_in(&typed).unwrap();
+        assert_eq!(ask_strictly(&store, &secret), Ok(()));
+        let stored = block_on(store.key(record.id)).unwrap().unwrap();
+        assert_eq!(stored.metadata.as_str(), kept);
+    }
+
+    #[test]
     fn a_history_without_an_end_is_not_read() {
         let fixture = Fixture::new();
         let store = fixture.open_slow();

@@ -2,8 +2,6 @@
 
 use std::time::SystemTime;
 
-use serde_json::Value;
-
 use crate::{Account, AdminErrorKind, KeyAdmin, KeyRecord, KeyState, Metadata, Permission};
 
 impl KeyAdmin {
@@ -44,26 +42,10 @@ impl KeyAdmin {
     /// No text in it may hold a key, however it is written.
     pub(super) fn check_metadata(&self, metadata: &Metadata) -> Result<(), AdminErrorKind> {
         self.check_text(metadata.as_str())?;
-        let mut values: Vec<Value> = serde_json::from_str(metadata.as_str())
-            .into_iter()
-            .collect();
-        while let Some(value) = values.pop() {
-            match value {
-                Value::String(text) => self.check_text(&text)?,
-                Value::Array(more) => values.extend(more),
-                Value::Object(members) => {
-                    for (name, value) in members {
-                        self.check_text(&name)?;
-                        values.push(value);
-                    }
-                }
-                Value::Null | Value::Bool(_) | Value::Number(_) => {}
-            }
-        }
-        Ok(())
+        let texts = metadata.texts();
+        texts.all.iter().try_for_each(|text| self.check_text(text))
     }
 
-    /// That there are these scopes, and the catalog permits them.
     pub(super) fn check_scopes(&self, record: &KeyRecord) -> Result<(), AdminErrorKind> {
         let mut reserved = record
             .scopes

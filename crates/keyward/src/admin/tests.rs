@@ -1185,8 +1185,11 @@ fn metadata_holds_no_key_however_it_is_written() {
     for text in [
         format!("{{\"a\":[\"{escaped}\"]}}"),
         format!("{{\"{escaped}\":1}}"),
+        // Read by most, and hidden by the second from some.
+        format!("{{\"a\":\"{escaped}\",\"a\":1}}"),
+        format!("{{\"a\":[{{\"b\":{{\"c\":\"{escaped}\"}},\"b\":1}}]}}"),
     ] {
-        let new = world.new_key().metadata(Metadata::parse(&text).unwrap());
+        let new = world.new_key().metadata(Metadata::stored(&text).unwrap());
         let error = error_of(block_on(world.admin.create(&world.user, new)));
         assert_eq!(error, AdminErrorKind::HoldsKey, "{text}");
     }
@@ -1526,6 +1529,14 @@ fn metadata_is_a_bounded_json_object() {
     assert_eq!(kind(&format!("{longest} ")), ParseErrorKind::TooLong);
     for bad in ["", "null", "[1]", "\"a\"", "{a:1}", "{} {}", "{\"a\":}"] {
         assert_eq!(kind(bad), ParseErrorKind::Json, "{bad}");
+    }
+    for twice in [
+        r#"{"a":1,"a":1}"#,
+        r#"{"a":1,"\u0061":2}"#,
+        r#"{"list":[{"a":{"b":1,"c":2,"b":3}}]}"#,
+    ] {
+        assert_eq!(kind(twice), ParseErrorKind::Repeated, "{twice}");
+        assert_eq!(Metadata::stored(twice).unwrap().as_str(), twice);
     }
     let world = World::new();
     let metadata = Metadata::parse(r#"{"team":"Ünï"}"#).unwrap();

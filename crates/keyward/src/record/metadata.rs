@@ -1,7 +1,9 @@
 //! What a service wants to remember of a key.
 
+use std::collections::HashSet;
 use std::fmt;
 
+use serde_core::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use crate::{ParseError, ParseErrorKind};
@@ -10,7 +12,8 @@ const MAX_LEN: usize = 4096;
 
 /// What a service wants to remember of a key.
 ///
-/// A JSON object of at most 4096 bytes.
+/// A JSON object of at most 4096 bytes, in which no object has two members of one name: readers disagree
+/// about which of them counts.
 ///
 /// ```
 /// use keyward::Metadata;
@@ -18,6 +21,7 @@ const MAX_LEN: usize = 4096;
 /// let metadata = Metadata::parse(r#"{"powered_by":true}"#)?;
 /// assert_eq!(metadata.as_str(), r#"{"powered_by":true}"#);
 /// assert!(Metadata::parse("[1]").is_err());
+/// assert!(Metadata::parse(r#"{"a":1,"a":2}"#).is_err());
 /// assert_eq!(Metadata::default().as_str(), "{}");
 /// # Ok::<(), keyward::ParseError>(())
 /// ```
@@ -28,8 +32,29 @@ impl Metadata {
     /// Takes a JSON object, as it is written.
     ///
     /// # Errors
-    /// When it is longer than 4096 bytes or no JSON object.
+    /// When it is longer than 4096 bytes, no JSON object, or has two members of one name in an object.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
+        let metadata = Self::stored(text)?;
+        if metadata.texts().repeated {
+            return Err(ParseError::new("metadata", ParseErrorKind::Repeated));
+        }
+        Ok(metadata)
+    }
+
+    /// Takes metadata as a store has kept it: 0.1.0 let two members of one name pass.
+    ///
+    /// ```
+    /// use keyward::Metadata;
+    ///
+    /// let kept = r#"{"a":1,"a":2}"#;
+    /// assert_eq!(Metadata::stored(kept)?.as_str(), kept);
+    /// assert!(Metadata::parse(kept).is_err());
+    /// # Ok::<(), keyward::ParseError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// When it is longer than 4096 bytes or no JSON object.
+    pub fn stored(text: &str) -> Result<Self, ParseError> {
         let kind = if text.len() > MAX_LEN {
             ParseErrorKind::TooLong
         } else if serde_json::from_str::<Map<String, Value>>(text).is_ok() {
@@ -44,6 +69,81 @@ impl Metadata {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// All that is said in it, as it is read and not as it is written.
+    pub(crate) fn texts(&self) -> Texts {
+        let mut texts = Texts::default();
+        let mut json = serde_json::Deserializer::from_str(&self.0);
+        // It is known to be JSON.
+        drop(Walk(&mut texts).deserialize(&mut json));
+        texts
+    }
+}
+
+/// All names and strings of a JSON text, also those of members that a later one of the same name hides.
+#[derive(Debug, Default)]
+pub(crate) struct Texts {
+    pub(crate) all: Vec<String>,
+    /// Whether an object has two members of one name.
+    pub(crate) repeated: bool,
+}
+
+struct Walk<'a>(&'a mut Texts);
+
+impl<'de> DeserializeSeed<'de> for Walk<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
+        json.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Walk<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        self.0.all.push(text.to_owned());
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
+        while elements.next_element_seed(Walk(&mut *self.0))?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        let mut names = HashSet::new();
+        while let Some(name) = members.next_key::<String>()? {
+            self.0.all.push(name.clone());
+            self.0.repeated |= !names.insert(name);
+            members.next_value_seed(Walk(&mut *self.0))?;
+        }
+        Ok(())
     }
 }
 
