@@ -31,19 +31,34 @@
 //! notices a change within its poll interval, whoever makes it:
 //!
 //! ```text
-//! sqlite3 -cmd '.timeout 5000' keys.db \
-//!   "UPDATE keyward_key SET status = 'revoked' WHERE id = 'key_4fLq7ZpT0aXc'"
-//! sqlite3 -cmd '.timeout 5000' keys.db \
-//!   "UPDATE keyward_account SET status = 'suspended' WHERE id = 'acme'"
-//! sqlite3 -cmd '.timeout 5000' keys.db \
-//!   "UPDATE keyward_account SET revoked_all = revoked_all + 1 WHERE id = 'acme'"
+//! sqlite3 -box -cmd '.timeout 5000' keys.db "
+//!   UPDATE keyward_key SET status = 'revoked', revoked_for = 'seen in a log'
+//!     WHERE id = 'key_4fLq7ZpT0aXc';
+//!   SELECT changes() AS keys_changed;
+//!   SELECT id, name, account, revoked_for, datetime(revoked_at / 1000, 'unixepoch') AS revoked_at
+//!     FROM keyward_key_revoked WHERE id = 'key_4fLq7ZpT0aXc';
+//!   PRAGMA wal_checkpoint"
 //! ```
 //!
-//! The last of these revokes all keys of the account for good. A key can also be disabled:
-//! `SET status = 'disabled', disabled_by = 'operator'`, after which only an operator enables it, as also
-//! where `disabled_by` is NULL. The audit trail is the table
-//! `keyward_audit`: it tells what was done through a program, not what was typed, and nothing that is
-//! typed changes or deletes a line of it.
+//! It shows what it changed: `keys_changed` is 0 where the id was mistyped, and the last line says `0` and
+//! twice the same number when the revocation is in the main file. Likewise for an account, which shows its
+//! line of the audit log:
+//!
+//! ```text
+//! sqlite3 -box -cmd '.timeout 5000' keys.db "
+//!   UPDATE keyward_account SET status = 'suspended' WHERE id = 'acme';
+//!   SELECT changes() AS accounts_changed;
+//!   SELECT * FROM keyward_audit WHERE account = 'acme' ORDER BY number DESC LIMIT 1;
+//!   PRAGMA wal_checkpoint"
+//! ```
+//!
+//! and with `SET revoked_all = revoked_all + 1` to revoke all keys of the account.
+//!
+//! A revocation is final: no statement makes the key work again (`a revoked key stays revoked`), and the
+//! counters by which all keys of an account were revoked only grow. Triggers set `revoked_at` and add a line
+//! to the audit log, the table `keyward_audit`, for each change of a status that is typed; its actor is
+//! `sqlite3`. Other typed changes, such as new scopes, leave no line. Nothing that is typed changes or
+//! deletes a line.
 //!
 //! A row that is typed wrong is refused by the file, or logged and taken for dead: no key works
 //! because somebody was tired. A backup is restored with `mv`, which running processes notice too;
@@ -93,6 +108,8 @@ mod place;
 mod reader;
 mod row;
 mod store;
+#[cfg(test)]
+mod typed;
 mod usage;
 mod webhooks;
 mod worker;

@@ -24,6 +24,7 @@ pub const MIGRATIONS: &[(u32, &str)] = &[
     (3, include_str!("../migrations/0003_disabled_by.sql")),
     (4, include_str!("../migrations/0004_credit_held.sql")),
     (5, include_str!("../migrations/0005_audit_environment.sql")),
+    (6, include_str!("../migrations/0006_revoked_is_final.sql")),
 ];
 
 /// Whether a file without our tables gets them.
@@ -227,8 +228,8 @@ mod tests {
                 DenialKind::Revoked,
             ),
             (
-                "INSERT INTO keyward_epoch VALUES ('other', 'live', 1); \
-                 UPDATE keyward_epoch SET account = 'acme'",
+                "INSERT INTO keyward_epoch VALUES ('acme', 'live', 0); \
+                 UPDATE keyward_epoch SET revoked = 1",
                 DenialKind::Revoked,
             ),
             (

@@ -68,7 +68,7 @@ pub(crate) fn key(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
     }
     key.rate_limits = cells.parse(RateLimits::parse)?;
     key.credits = cells.get()?;
-    key.metadata = cells.parse(Metadata::parse)?;
+    key.metadata = cells.parse(Metadata::stored)?;
     key.epoch = cells.get()?;
     key.status = cells.parse(KeyStatus::parse)?;
     key.expires_at = cells.time_if_any()?;
@@ -148,7 +148,8 @@ pub(crate) fn put_account(connection: &Connection, account: &Account) -> rusqlit
         "INSERT INTO keyward_account (id, revision, status, api_access, max_active_keys, revoked_all, \
          rate_limits, shared_rate_limits, credits) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
     } else {
-        "UPDATE keyward_account SET status = ?3, api_access = ?4, max_active_keys = ?5, \
+        // Which says that this was not typed.
+        "UPDATE keyward_account SET revision = 0, status = ?3, api_access = ?4, max_active_keys = ?5, \
          revoked_all = ?6, rate_limits = ?7, shared_rate_limits = ?8, credits = ?9 WHERE id = ?1 AND revision = ?2"
     };
     one(connection.prepare_cached(sql)?.execute(params![
@@ -162,12 +163,14 @@ pub(crate) fn put_account(connection: &Connection, account: &Account) -> rusqlit
         account.shared_rate_limits.to_string(),
         account.credits.map(i64::from),
     ])?)?;
-    connection
-        .prepare_cached("DELETE FROM keyward_epoch WHERE account = ?1")?
-        .execute([id])?;
+    // What was revoked stays so: no row goes, and no count.
     for (environment, revoked) in &account.revoked {
         connection
-            .prepare_cached("INSERT INTO keyward_epoch VALUES (?1, ?2, ?3)")?
+            .prepare_cached(
+                "INSERT INTO keyward_epoch VALUES (?1, ?2, ?3) \
+                 ON CONFLICT (account, environment) DO UPDATE SET revoked = excluded.revoked \
+                 WHERE revoked <> excluded.revoked",
+            )?
             .execute(params![id, environment.as_str(), i64::from(*revoked)])?;
     }
     Ok(())
@@ -183,7 +186,8 @@ pub(crate) fn put_key(connection: &Connection, key: &KeyRecord) -> rusqlite::Res
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, \
          ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26)"
     } else {
-        "UPDATE keyward_key SET digest_scheme = ?3, digest = ?4, hint = ?5, name = ?6, \
+        // Which says that this was not typed.
+        "UPDATE keyward_key SET revision = 0, digest_scheme = ?3, digest = ?4, hint = ?5, name = ?6, \
          account = ?7, environment = ?8, kind = ?9, scopes = ?10, origins = ?11, no_origin = ?12, \
          rate_limits = ?13, metadata = ?14, epoch = ?15, status = ?16, created_at = ?17, \
          expires_at = ?18, revoked_at = ?19, revoked_for = ?20, predecessor = ?21, successor = ?22, \

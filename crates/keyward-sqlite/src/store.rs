@@ -408,8 +408,8 @@ mod tests {
         let (secret, _) = add(&store, "acme");
         for (typed, answer) in [
             (
-                "UPDATE keyward_key SET status = 'revoked'",
-                Err(DenialKind::Revoked),
+                "UPDATE keyward_key SET status = 'disabled'",
+                Err(DenialKind::Disabled),
             ),
             ("UPDATE keyward_key SET status = 'active'", Ok(())),
             (
@@ -418,15 +418,9 @@ mod tests {
             ),
             ("UPDATE keyward_account SET status = 'active'", Ok(())),
             (
-                "INSERT INTO keyward_epoch VALUES ('acme', 'live', 1)",
-                Err(DenialKind::Revoked),
-            ),
-            ("UPDATE keyward_epoch SET revoked = 0", Ok(())),
-            (
                 "UPDATE keyward_account SET revoked_all = revoked_all + 1",
                 Err(DenialKind::Revoked),
             ),
-            ("UPDATE keyward_key SET epoch = 1", Ok(())),
             ("DELETE FROM keyward_key", Err(DenialKind::Unknown)),
         ] {
             fixture.type_in(typed).unwrap();

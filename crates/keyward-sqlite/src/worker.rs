@@ -448,9 +448,9 @@ mod tests {
         let store = fixture.open_slow();
         let (secret, _) = add(&store, "acme");
         for (status, answer) in [
-            ("revoked", Err(DenialKind::Revoked)),
             ("disabled", Err(DenialKind::Disabled)),
             ("active", Ok(())),
+            ("revoked", Err(DenialKind::Revoked)),
         ] {
             let typed = format!("UPDATE keyward_key SET status = '{status}'");
             fixture.type_in(&typed).unwrap();

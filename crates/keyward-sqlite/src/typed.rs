@@ -1,0 +1,120 @@
+//! Tests of what an operator types into `sqlite3`.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use keyward::conformance::block_on;
+use keyward::{
+    AccountChange, AccountStatus, Actor, AuditAction, AuditQuery, DenialKind, KeyAdmin, KeyStatus,
+    Store, StoreErrorKind,
+};
+
+use crate::fixture::{Fixture, add, ask_strictly, commit, format, stored};
+
+#[test]
+fn nothing_that_is_typed_revives_a_revoked_key() {
+    const ROW: &str = "INSERT OR REPLACE INTO keyward_key (id, digest_scheme, digest, hint, account, \
+         environment, created_at, lineage, epoch) SELECT id, digest_scheme, digest, hint, account, \
+         environment, created_at, lineage, 9 FROM keyward_key WHERE account = 'acme'";
+    for revoked in [
+        "UPDATE keyward_key SET status = 'revoked' WHERE account = 'acme'",
+        "UPDATE keyward_account SET revoked_all = 1 WHERE id = 'acme'",
+        "INSERT INTO keyward_epoch VALUES ('acme', 'live', 1)",
+    ] {
+        let fixture = Fixture::new();
+        let store = fixture.open_slow();
+        let (secret, _) = add(&store, "acme");
+        add(&store, "other");
+        fixture.type_in(revoked).unwrap();
+        assert_eq!(ask_strictly(&store, &secret), Err(DenialKind::Revoked));
+        for typed in [
+            "UPDATE keyward_key SET status = 'active', epoch = 9 WHERE account = 'acme'",
+            "UPDATE keyward_key SET status = 'disabled', epoch = 9 WHERE account = 'acme'",
+            "UPDATE keyward_key SET status = 'active', account = 'other' WHERE account = 'acme'",
+            "UPDATE keyward_key SET status = 'active', environment = 'test' WHERE account = 'acme'",
+            ROW,
+            "UPDATE keyward_account SET revoked_all = 0; UPDATE keyward_key SET status = 'active'",
+            "INSERT OR REPLACE INTO keyward_account (id) VALUES ('acme'); \
+             UPDATE keyward_key SET status = 'active'",
+            "UPDATE keyward_epoch SET revoked = 0; UPDATE keyward_key SET status = 'active'",
+            "UPDATE keyward_epoch SET account = 'other'; UPDATE keyward_key SET status = 'active'",
+            "INSERT OR REPLACE INTO keyward_epoch VALUES ('acme', 'live', 0); \
+             UPDATE keyward_key SET status = 'active'",
+            "DELETE FROM keyward_epoch; UPDATE keyward_key SET status = 'active'",
+        ] {
+            // A statement that changes nothing does not fail.
+            drop(fixture.type_in(typed));
+            let answer = ask_strictly(&store, &secret);
+            assert_eq!(answer, Err(DenialKind::Revoked), "{revoked}; {typed}");
+        }
+    }
+}
+
+#[test]
+fn a_revoked_key_cannot_be_written_back_by_a_program() {
+    let fixture = Fixture::new();
+    let store = fixture.open();
+    let (secret, record) = add(&store, "acme");
+    let mut record = stored(&store, record.id);
+    record.status = KeyStatus::Revoked;
+    commit(&store, vec![], vec![record.clone()]).unwrap();
+    record = stored(&store, record.id);
+    record.status = KeyStatus::Active;
+    let written = commit(&store, vec![], vec![record]);
+    assert_eq!(written, Err(StoreErrorKind::Conflict));
+    assert_eq!(ask_strictly(&store, &secret), Err(DenialKind::Revoked));
+}
+
+#[test]
+fn what_is_typed_is_in_the_audit_log_and_what_a_program_does_is_there_once() {
+    let fixture = Fixture::new();
+    let store = Arc::new(fixture.open());
+    let (_, record) = add(&store, "acme");
+    let typed = format!(
+        "UPDATE keyward_key SET status = 'disabled' WHERE id = '{0}'; \
+         UPDATE keyward_key SET name = 'other' WHERE id = '{0}'; \
+         UPDATE keyward_key SET status = 'revoked', revoked_for = 'seen' WHERE id = '{0}'; \
+         UPDATE keyward_key SET status = 'revoked' WHERE id = '{0}'; \
+         UPDATE keyward_account SET status = 'suspended'; \
+         UPDATE keyward_account SET revoked_all = revoked_all + 1",
+        record.id
+    );
+    let before = SystemTime::now() - Duration::from_secs(1);
+    fixture.type_in(&typed).unwrap();
+    let lines = || {
+        let lines = block_on(store.audit(AuditQuery::newest(99))).unwrap();
+        let mut lines: Vec<_> = lines
+            .into_iter()
+            .map(|line| (line.actor, line.action, line.key, line.reason, line.at))
+            .collect();
+        lines.reverse();
+        lines
+    };
+    let noted = lines();
+    let actions: Vec<_> = noted.iter().map(|(_, action, ..)| *action).collect();
+    let expected = [
+        AuditAction::Disable,
+        AuditAction::Revoke,
+        AuditAction::UpdateAccount,
+        AuditAction::RevokeAll,
+    ];
+    assert_eq!(actions, expected);
+    assert!(noted.iter().all(|(actor, ..)| actor == "sqlite3"));
+    assert!(noted.iter().all(|(.., at)| *at >= before));
+    assert_eq!(noted[1].2, Some(record.id));
+    assert_eq!(noted[1].3, "seen");
+    let revoked_at = stored(&store, record.id).revoked_at.unwrap();
+    assert!(revoked_at >= before && revoked_at <= SystemTime::now() + Duration::from_secs(1));
+
+    let (_, record) = add(&store, "other");
+    let admin = KeyAdmin::new(Arc::clone(&store) as Arc<dyn Store>, format());
+    let operator = Actor::operator("ann");
+    block_on(admin.disable(&operator, record.id)).unwrap();
+    block_on(admin.revoke(&operator, record.id, "too")).unwrap();
+    block_on(admin.revoke_all(&operator, &record.account, None, "")).unwrap();
+    let suspended = AccountChange::new().status(AccountStatus::Suspended);
+    block_on(admin.update_account(&operator, &record.account, suspended)).unwrap();
+    let own = lines().split_off(4);
+    assert_eq!(own.len(), 4);
+    assert!(own.iter().all(|(actor, ..)| actor == "operator:ann"));
+}
