@@ -55,6 +55,8 @@ mod secrecy;
 #[cfg(test)]
 mod service;
 #[cfg(test)]
+mod slow_bodies;
+#[cfg(test)]
 mod sockets;
 #[cfg(test)]
 mod stacks;

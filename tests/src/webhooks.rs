@@ -115,6 +115,14 @@ impl Delivery {
 
     fn request<B: From<Bytes>>(&self) -> Request<B> {
         let mut request = Request::post(self.path);
+        // As every client says it, and the requests of actix-web's tests do.
+        if !self
+            .fields
+            .iter()
+            .any(|(name, _)| *name == "content-length")
+        {
+            request = request.header("content-length", self.body.len());
+        }
         for (name, value) in &self.fields {
             request = request.header(*name, &value[..]);
         }
@@ -553,7 +561,7 @@ fn the_exact_answers_are_those_of_the_docs() {
     );
     assert_eq!(
         fields(&answers[0]),
-        r#"{"cache-control": ["no-store"], "content-type": ["application/problem+json"], "www-authenticate": ["WebhookSignature realm=\"webhook\""]}"#
+        r#"{"cache-control": ["no-store"], "connection": ["close"], "content-type": ["application/problem+json"], "www-authenticate": ["WebhookSignature realm=\"webhook\""]}"#
     );
     assert_eq!(
         answers[1].body,

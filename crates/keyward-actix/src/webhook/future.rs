@@ -1,21 +1,24 @@
 //! The future of a response to a delivery.
 
+use std::error::Error;
 use std::fmt;
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use actix_web::body::{BodyStream, EitherBody, to_bytes_limited};
+use actix_web::body::{BodySize, BodyStream, BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{Payload, Service, ServiceRequest, ServiceResponse};
-use actix_web::web::Bytes;
+use actix_web::rt::time::timeout;
+use actix_web::web::{Bytes, BytesMut};
 use actix_web::{HttpMessage, HttpResponse};
 use keyward::{AwaitedBody, Receipt, WebhookAnswer, WebhookVerdict};
 use pin_project_lite::pin_project;
 
 use crate::head::{FieldNames, apply, refuse_shared, to_response};
 
-/// What was decided about a body, and its bytes.
-type Decided = (WebhookVerdict, Bytes);
+/// What was decided about a body, its bytes, and what is left of it.
+type Decided = (WebhookVerdict, Bytes, Payload);
 
 pin_project! {
     /// The future of a response; made by
@@ -74,8 +77,9 @@ where
         Self { state }
     }
 
-    pub(crate) fn answered(answer: WebhookAnswer, request: ServiceRequest) -> Self {
-        let state = State::answered(refuse(answer), request);
+    pub(crate) fn answered(answer: WebhookAnswer, mut request: ServiceRequest) -> Self {
+        let unread = request.take_payload();
+        let state = State::answered(refuse(answer, unread), request);
         Self { state }
     }
 }
@@ -85,14 +89,16 @@ where
     S: Service<ServiceRequest>,
 {
     fn decided(
-        (verdict, bytes): Decided,
+        (verdict, bytes, unread): Decided,
         service: &S,
         mut request: ServiceRequest,
         names: &FieldNames,
     ) -> Self {
         let delivery = match verdict {
             WebhookVerdict::Deliver(delivery) => delivery,
-            WebhookVerdict::Answer(answer) => return Self::answered(refuse(answer), request),
+            WebhookVerdict::Answer(answer) => {
+                return Self::answered(refuse(answer, unread), request);
+            }
         };
         if apply(delivery.key_field, names, &mut request).is_none() {
             return Self::answered(refuse_shared(), request);
@@ -111,22 +117,69 @@ where
     }
 }
 
-/// Reads to the end, or to the limit, and has it decided.
-async fn read(awaited: AwaitedBody, payload: Payload) -> Decided {
-    let answer = match to_bytes_limited(BodyStream::new(payload), awaited.limit()).await {
-        Ok(Ok(bytes)) => return (awaited.verify(bytes.clone()).await, bytes),
-        Ok(Err(_)) => awaited.unreadable(),
-        Err(_) => awaited.too_large(),
+/// Reads to the end, or to a limit, and has it decided.
+async fn read(mut awaited: AwaitedBody, mut payload: Payload) -> Decided {
+    let time = awaited.time_left();
+    let answer = match timeout(time, read_body(&mut awaited, &mut payload)).await {
+        Ok(Ok(bytes)) => return (awaited.verify(bytes.clone()).await, bytes, payload),
+        Ok(Err(answer)) => answer,
+        Err(_) => awaited.too_slow(),
     };
-    (WebhookVerdict::Answer(answer), Bytes::new())
+    (WebhookVerdict::Answer(answer), Bytes::new(), payload)
 }
 
-fn refuse(answer: WebhookAnswer) -> HttpResponse {
-    let mut response = to_response(answer.reply);
+async fn read_body(
+    awaited: &mut AwaitedBody,
+    payload: &mut Payload,
+) -> Result<Bytes, WebhookAnswer> {
+    let mut body = pin!(BodyStream::new(payload));
+    // Not of the length that was announced: nobody has sent it yet.
+    let mut read = BytesMut::new();
+    while let Some(chunk) = poll_fn(|context| body.as_mut().poll_next(context)).await {
+        let chunk = chunk.map_err(|_| awaited.unreadable())?;
+        awaited.receive(chunk.len())?;
+        read.extend_from_slice(&chunk);
+    }
+    Ok(read.freeze())
+}
+
+fn refuse(answer: WebhookAnswer, unread: Payload) -> HttpResponse {
+    let response = to_response(answer.reply);
+    let mut response = response.map_body(|_, text| {
+        BoxBody::new(Refusal {
+            text,
+            _unread: unread,
+        })
+    });
     if let Some(error) = answer.error {
         response.extensions_mut().insert(error);
     }
     response
+}
+
+/// The body of a refusal.
+///
+/// A chunked body that was dropped is read by actix-web for as long as the client sends. One that is still
+/// there when the answer has been sent is not: the connection is closed within
+/// `client_disconnect_timeout`.
+struct Refusal {
+    text: BoxBody,
+    _unread: Payload,
+}
+
+impl MessageBody for Refusal {
+    type Error = Box<dyn Error>;
+
+    fn size(&self) -> BodySize {
+        self.text.size()
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Pin::new(&mut self.text).poll_next(context)
+    }
 }
 
 impl<S, B> Future for ReceiveFuture<S>

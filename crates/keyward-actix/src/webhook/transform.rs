@@ -15,7 +15,8 @@ use crate::ReceiveWebhookMiddleware;
 /// that is refused never reaches it; the [`WebhookError`](keyward::WebhookError) is in the extensions
 /// of the response.
 ///
-/// How long a body may take is for the server to say. A handler that takes `Bytes` or `String` is held
+/// A body that takes longer than the receiver's
+/// [`body_timeout`](keyward::WebhookReceiverBuilder::body_timeout) is answered 408. A handler that takes `Bytes` or `String` is held
 /// to actix-web's own limit, 256 kB, as well; the event and its JSON are not.
 ///
 /// A refusal looks like this, unless the receiver words it otherwise:

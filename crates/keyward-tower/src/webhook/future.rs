@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -11,6 +12,8 @@ use http::{Request, Response};
 use http_body::Body;
 use keyward::{AwaitedBody, Receipt, WebhookAnswer, WebhookVerdict};
 use pin_project_lite::pin_project;
+use tokio::runtime::Handle;
+use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
 use crate::ResponseBody;
@@ -39,6 +42,8 @@ pin_project! {
             #[pin]
             body: B,
             read: BytesMut,
+            #[pin]
+            timer: Timer,
             // What the body is read for, and the service that was polled ready.
             waiting: Option<(AwaitedBody, S, Parts)>,
         },
@@ -57,6 +62,20 @@ pin_project! {
     }
 }
 
+pin_project! {
+    /// The end of the time that a body has. Most bodies are there at once and need none.
+    #[project = TimerProj]
+    enum Timer {
+        Unset,
+        // No runtime of tokio, or one without time: it is judged when bytes arrive.
+        Missing,
+        Set {
+            #[pin]
+            sleep: Sleep,
+        },
+    }
+}
+
 impl<S, B> ReceiveFuture<S, B>
 where
     S: Service<Request<B>>,
@@ -70,6 +89,7 @@ where
         let (parts, body) = request.into_parts();
         let state = State::Reading {
             body,
+            timer: Timer::Unset,
             // Not of the length that was announced: nobody has sent it yet.
             read: BytesMut::new(),
             waiting: Some((awaited, service, parts)),
@@ -110,12 +130,19 @@ where
                 StateProj::Reading {
                     body,
                     read,
+                    timer,
                     waiting,
                 } => {
                     let Some((awaited, ..)) = waiting else {
                         return Poll::Pending;
                     };
-                    let end = ready!(poll_body(body, read, awaited, context));
+                    let end = match poll_body(body, read, awaited, context) {
+                        Poll::Ready(end) => end,
+                        Poll::Pending => {
+                            ready!(poll_timer(timer, awaited, context));
+                            Err(awaited.too_slow())
+                        }
+                    };
                     match (end, waiting.take()) {
                         (Ok(()), Some((awaited, service, parts))) => {
                             let bytes = mem::take(read).freeze();
@@ -166,11 +193,11 @@ where
     }
 }
 
-/// Reads to the end, or to the limit.
+/// Reads to the end, or to a limit.
 fn poll_body<B: Body>(
     mut body: Pin<&mut B>,
     read: &mut BytesMut,
-    awaited: &AwaitedBody,
+    awaited: &mut AwaitedBody,
     context: &mut Context<'_>,
 ) -> Poll<Result<(), WebhookAnswer>> {
     while let Some(frame) = ready!(body.as_mut().poll_frame(context)) {
@@ -178,13 +205,33 @@ fn poll_body<B: Body>(
             return Poll::Ready(Err(awaited.unreadable()));
         };
         if let Ok(data) = frame.into_data() {
-            if data.remaining() > awaited.limit().saturating_sub(read.len()) {
-                return Poll::Ready(Err(awaited.too_large()));
+            if let Err(answer) = awaited.receive(data.remaining()) {
+                return Poll::Ready(Err(answer));
             }
             read.put(data);
         }
     }
     Poll::Ready(Ok(()))
+}
+
+fn poll_timer(
+    mut timer: Pin<&mut Timer>,
+    awaited: &AwaitedBody,
+    context: &mut Context<'_>,
+) -> Poll<()> {
+    if let TimerProj::Unset = timer.as_mut().project() {
+        // It panics where time is not enabled, which nothing tells beforehand.
+        let sleep = || sleep(awaited.time_left());
+        let sleep = Handle::try_current().map(|_| catch_unwind(AssertUnwindSafe(sleep)));
+        timer.set(match sleep {
+            Ok(Ok(sleep)) => Timer::Set { sleep },
+            _ => Timer::Missing,
+        });
+    }
+    match timer.project() {
+        TimerProj::Set { sleep } => sleep.poll(context),
+        _ => Poll::Pending,
+    }
 }
 
 fn refuse<B>(answer: WebhookAnswer) -> Response<ResponseBody<B>> {

@@ -17,7 +17,9 @@ use crate::head::FieldNames;
 /// `Body` or `http_body_util::Full<Bytes>`. In front of a service of hyper's `Incoming`, map the body
 /// to such a type first. Trailers are dropped, for they are not signed.
 ///
-/// How long a body may take is for the server or a layer outside to say. An axum handler that takes
+/// A body that takes longer than the receiver's
+/// [`body_timeout`](keyward::WebhookReceiverBuilder::body_timeout) is answered 408; this needs a runtime of
+/// tokio with its time enabled, and on another one holds when the next bytes arrive. An axum handler that takes
 /// `Bytes` or `String` is held to axum's own limit, 2 MB, as well.
 ///
 /// A refusal looks like this, unless the receiver words it otherwise:

@@ -113,6 +113,8 @@ pub enum ErrorCode {
     InvalidWebhookJson,
     /// 413 `webhook_too_large`
     WebhookTooLarge,
+    /// 408 `webhook_timeout`
+    WebhookTimeout,
     /// 409 `replayed_webhook`: handled already, or in hand
     ReplayedWebhook,
     /// 503 `webhook_unavailable`
@@ -120,7 +122,7 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
-    pub(crate) const ALL: [Self; 26] = [
+    pub(crate) const ALL: [Self; 27] = [
         Self::MissingApiKey,
         Self::MultipleApiKeys,
         Self::InvalidApiKey,
@@ -145,6 +147,7 @@ impl ErrorCode {
         Self::MalformedWebhook,
         Self::InvalidWebhookJson,
         Self::WebhookTooLarge,
+        Self::WebhookTimeout,
         Self::ReplayedWebhook,
         Self::WebhookUnavailable,
     ];
@@ -177,6 +180,7 @@ impl ErrorCode {
             Self::MalformedWebhook => "malformed_webhook",
             Self::InvalidWebhookJson => "invalid_webhook_json",
             Self::WebhookTooLarge => "webhook_too_large",
+            Self::WebhookTimeout => "webhook_timeout",
             Self::ReplayedWebhook => "replayed_webhook",
             Self::WebhookUnavailable => "webhook_unavailable",
         }
@@ -203,6 +207,7 @@ impl ErrorCode {
             | Self::InsufficientScope => 403,
             Self::TooManyFailures | Self::RateLimited | Self::CreditsExhausted => 429,
             Self::WebhookTooLarge => 413,
+            Self::WebhookTimeout => 408,
             Self::ReplayedWebhook => 409,
             Self::InternalError => 500,
             Self::AuthUnavailable | Self::RateLimitUnavailable | Self::WebhookUnavailable => 503,
@@ -234,6 +239,7 @@ impl ErrorCode {
                 | Self::MalformedWebhook
                 | Self::InvalidWebhookJson
                 | Self::WebhookTooLarge
+                | Self::WebhookTimeout
                 | Self::ReplayedWebhook
                 | Self::WebhookUnavailable
         )
@@ -296,6 +302,7 @@ impl ErrorCode {
             }
             Self::InvalidWebhookJson => "The body is not the JSON that is expected here.",
             Self::WebhookTooLarge => "The body is larger than is accepted here.",
+            Self::WebhookTimeout => "The body took too long to arrive. Send the delivery again.",
             Self::ReplayedWebhook => {
                 "This delivery has been received before, or is being handled at this moment."
             }

@@ -220,6 +220,7 @@ const fn title(status: u16) -> &'static str {
         409 => "Conflict",
         410 => "Gone",
         412 => "Precondition Failed",
+        408 => "Request Timeout",
         413 => "Content Too Large",
         418 => "I'm a teapot",
         422 => "Unprocessable Content",

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
@@ -9,6 +10,7 @@ use zeroize::Zeroizing;
 use crate::reply::reply::EveryReply;
 use crate::request::credential::Credential;
 use crate::secret_text::check_text;
+use crate::sync::atomic::{AtomicU64, AtomicUsize};
 use crate::webhook::receiver::Inner;
 use crate::{
     Clock, GateError, GateErrorKind, KeyField, KeyLocation, ParseError, ParseErrorKind,
@@ -22,6 +24,7 @@ const REALM: &str = "webhook";
 /// Puts a receiver together; made by [`WebhookReceiver::builder`].
 ///
 /// ```
+/// use std::time::Duration;
 /// use keyward::{ErrorJson, KeyLocation, RecentWebhooks, Replies, WebhookReceiver, WebhookVerifier};
 ///
 /// let verifier = WebhookVerifier::standard("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")?;
@@ -29,6 +32,8 @@ const REALM: &str = "webhook";
 ///     .api_key(KeyLocation::x_api_key(), "hk_5a8ac1b2c0ae4dd7")?
 ///     .memory(RecentWebhooks::new(1000))
 ///     .body_limit(64 * 1024)
+///     .body_timeout(Duration::from_secs(5))
+///     .total_body_limit(16 << 20)
 ///     .replies(Replies::new(ErrorJson))
 ///     .build()?;
 /// assert!(!format!("{receiver:?}").contains("hk_5a8ac1b2c0ae4dd7"));
@@ -41,6 +46,8 @@ pub struct WebhookReceiverBuilder {
     keys: ExpectedKeys,
     memory: Option<Arc<dyn ReplayMemory>>,
     limit: usize,
+    total_limit: usize,
+    timeout: Duration,
     clock: Arc<dyn Clock>,
     replies: Replies,
 }
@@ -52,6 +59,8 @@ impl WebhookReceiverBuilder {
             keys: ExpectedKeys::default(),
             memory: Some(Arc::new(RecentWebhooks::default())),
             limit: 1 << 20,
+            total_limit: 64 << 20,
+            timeout: Duration::from_secs(10),
             clock: Arc::new(SystemClock),
             replies: Replies::default(),
         }
@@ -87,9 +96,47 @@ impl WebhookReceiverBuilder {
         self
     }
 
-    /// How many bytes a body may have; 1 MiB unless said otherwise. GitHub sends up to 25 MB.
+    /// Sets how many bytes a body may have; 1 MiB by default. GitHub sends up to 25 MB.
     pub fn body_limit(mut self, bytes: usize) -> Self {
         self.limit = bytes;
+        self
+    }
+
+    /// Sets how long a body may take from its head to its end; 10 seconds by default.
+    ///
+    /// Whoever can reach the receiver may announce a body and send it byte by byte. Most senders give up
+    /// an attempt after 5 to 30 seconds. A body that takes longer is answered:
+    ///
+    /// ```text
+    /// HTTP/1.1 408 Request Timeout
+    /// cache-control: no-store
+    /// connection: close
+    /// content-type: application/problem+json
+    ///
+    /// {"type":"about:blank","title":"Request Timeout","status":408,"detail":"The body took too long to arrive. Send the delivery again.","code":"webhook_timeout"}
+    /// ```
+    pub fn body_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Sets how many bytes all bodies that are under way may have together; 64 MiB by default.
+    ///
+    /// Bytes count from their arrival until the signature has been verified, and those that are only
+    /// announced do not. It is at least the [limit of one body](Self::body_limit). What is over it is
+    /// answered 503, and the sender tries again:
+    ///
+    /// ```text
+    /// HTTP/1.1 503 Service Unavailable
+    /// cache-control: no-store
+    /// connection: close
+    /// content-type: application/problem+json
+    /// retry-after: 1
+    ///
+    /// {"type":"about:blank","title":"Service Unavailable","status":503,"detail":"Deliveries cannot be taken at the moment: try again.","code":"webhook_unavailable"}
+    /// ```
+    pub fn total_body_limit(mut self, bytes: usize) -> Self {
+        self.total_limit = bytes;
         self
     }
 
@@ -127,6 +174,10 @@ impl WebhookReceiverBuilder {
                 keys: self.keys,
                 memory: self.memory,
                 limit: self.limit,
+                total_limit: self.total_limit.max(self.limit),
+                under_way: AtomicUsize::new(0),
+                warn_again: AtomicU64::new(0),
+                timeout: self.timeout,
                 clock: self.clock,
                 rendered,
                 known: Reply::new(204, Vec::new()),

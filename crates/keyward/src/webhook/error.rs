@@ -84,6 +84,10 @@ pub enum WebhookErrorKind {
     InHand,
     /// The body is over the limit.
     TooLarge,
+    /// The body did not arrive within its time.
+    TooSlow,
+    /// The bodies that are under way together are over their limit.
+    Crowded,
     /// The body broke off.
     Unreadable,
     /// The body is signed, and is not the JSON that the handler takes.
@@ -106,8 +110,9 @@ impl WebhookErrorKind {
             Self::BadSignature => ErrorCode::InvalidWebhookSignature,
             Self::Replayed | Self::InHand => ErrorCode::ReplayedWebhook,
             Self::TooLarge => ErrorCode::WebhookTooLarge,
+            Self::TooSlow => ErrorCode::WebhookTimeout,
             Self::InvalidJson => ErrorCode::InvalidWebhookJson,
-            Self::Unavailable => ErrorCode::WebhookUnavailable,
+            Self::Crowded | Self::Unavailable => ErrorCode::WebhookUnavailable,
         }
     }
 
@@ -125,6 +130,8 @@ impl WebhookErrorKind {
             Self::Replayed => "handled already",
             Self::InHand => "being handled at this moment",
             Self::TooLarge => "the body is over the limit",
+            Self::TooSlow => "the body did not arrive within its time",
+            Self::Crowded => "the bodies under way together are over their limit",
             Self::Unreadable => "the body broke off",
             Self::InvalidJson => "the body is not the JSON that is expected",
             Self::Unavailable => "the replay memory is full or does not answer",

@@ -5,9 +5,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::gate::drain::UnreadBody;
 use crate::outbox::challenge::answer_to;
 use crate::reply::reply::EveryReply;
 use crate::request::location::trim;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::webhook::builder::ExpectedKeys;
 use crate::webhook::form::Claim;
 use crate::{
@@ -23,11 +25,13 @@ use crate::{
 /// 1. exactly the [API key](WebhookReceiverBuilder::api_key) that is expected, where one is (401, 400);
 /// 2. a signature, its id and its timestamp, each once and in its form (401, 400);
 /// 3. the timestamp is at most 300 seconds off (401);
-/// 4. the body is within the limit (413);
+/// 4. the body is within its limit (413) and its time (408), and all that are under way within theirs
+///    (503);
 /// 5. the signature is that of the body under one of the secrets (401);
 /// 6. it is not being handled at this moment and has not been handled before (409).
 ///
-/// A refusal looks like this, unless [`Replies`](crate::Replies) word it otherwise:
+/// A refusal looks like this, with `connection: close` where it is told over HTTP/1 before the body was
+/// read to its end, unless [`Replies`](crate::Replies) word it otherwise:
 ///
 /// ```text
 /// HTTP/1.1 401 Unauthorized
@@ -78,8 +82,9 @@ use crate::{
 ///
 /// // What an adapter does with it:
 /// let fields = WebhookSigner::new(&secret).fields(&WebhookId::random()?, SystemTime::now(), b"{}");
-/// let awaited = receiver.check(&Head(&fields)).expect("nothing is wrong with the fields");
-/// assert_eq!(awaited.limit(), 1 << 20); // bytes to read at most
+/// let mut awaited = receiver.check(&Head(&fields)).expect("nothing is wrong with the fields");
+/// let _ = awaited.time_left(); // to be read within
+/// awaited.receive(2).expect("it is within the limit"); // for each chunk that arrives
 /// match now_or_never(awaited.verify(*b"{}")) {
 ///     WebhookVerdict::Deliver(delivery) => {
 ///         assert_eq!(delivery.event.body(), b"{}"); // into the extensions
@@ -115,6 +120,12 @@ pub(crate) struct Inner {
     pub(crate) keys: ExpectedKeys,
     pub(crate) memory: Option<Arc<dyn ReplayMemory>>,
     pub(crate) limit: usize,
+    pub(crate) total_limit: usize,
+    /// How many bytes have arrived of the bodies that are under way.
+    pub(crate) under_way: AtomicUsize,
+    /// When the log may be told again that they are too many, by the clock's `boot` in seconds.
+    pub(crate) warn_again: AtomicU64,
+    pub(crate) timeout: Duration,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) rendered: EveryReply,
     pub(crate) known: Reply,
@@ -158,9 +169,15 @@ impl WebhookReceiver {
             }
             Ok((key_field, claim))
         };
-        let (key_field, claim) = read().map_err(|error| self.refuse(error))?;
+        let unread = UnreadBody::of(head);
+        let (key_field, claim) = read().map_err(|error| self.refuse_before(unread, error))?;
         Ok(AwaitedBody {
-            receiver: self.clone(),
+            arrived: Arrived {
+                receiver: self.clone(),
+                bytes: 0,
+            },
+            until: self.inner.clock.boot().saturating_add(self.inner.timeout),
+            unread,
             key_field,
             claim,
         })
@@ -171,6 +188,26 @@ impl WebhookReceiver {
         now.unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
+    /// Whether it has been ten seconds: whoever fills the limit shall not fill the log too.
+    fn warns(&self) -> bool {
+        let now = self.inner.clock.boot().as_secs();
+        let due = |again: u64| (again <= now).then_some(now.saturating_add(10));
+        let again = &self.inner.warn_again;
+        again
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, due)
+            .is_ok()
+    }
+
+    /// Before the end of the body: what is left of it must not be taken for the next request, nor be
+    /// read for as long as the client likes.
+    fn refuse_before(&self, unread: UnreadBody, error: WebhookError) -> WebhookAnswer {
+        let mut answer = self.refuse(error);
+        if unread != UnreadBody::None {
+            answer.reply.own_field("connection", "close".to_owned());
+        }
+        answer
+    }
+
     fn refuse(&self, error: WebhookError) -> WebhookAnswer {
         let code = error.kind().code();
         let (name, reason) = (code.as_str(), tracing::field::display(error));
@@ -178,6 +215,10 @@ impl WebhookReceiver {
             // Only who has the secret can cause these.
             WebhookErrorKind::Replayed | WebhookErrorKind::InHand => {
                 tracing::info!(code = name, reason, "webhook refused");
+            }
+            WebhookErrorKind::Crowded if self.warns() => {
+                let limit = self.inner.total_limit;
+                tracing::warn!(code = name, reason, limit, "webhook refused");
             }
             _ => tracing::debug!(code = name, reason, "webhook refused"),
         }
@@ -198,33 +239,88 @@ impl fmt::Debug for WebhookReceiver {
     }
 }
 
-/// A request whose head is in order, and whose body is to be read. See [`WebhookReceiver`].
+/// A request whose head is in order, and whose body is to be read.
+///
+/// Tell it of each chunk as it arrives, and stop reading at the first answer. See [`WebhookReceiver`].
 #[must_use]
 pub struct AwaitedBody {
-    receiver: WebhookReceiver,
+    arrived: Arrived,
+    /// By the clock's `boot`.
+    until: Duration,
+    unread: UnreadBody,
     key_field: KeyField,
     claim: Claim,
 }
 
+/// The bytes of a body that is under way, as long as they count.
+struct Arrived {
+    receiver: WebhookReceiver,
+    bytes: usize,
+}
+
+impl Arrived {
+    fn add(&mut self, bytes: usize) -> Result<(), WebhookErrorKind> {
+        let inner = &*self.receiver.inner;
+        if bytes > inner.limit.saturating_sub(self.bytes) {
+            return Err(WebhookErrorKind::TooLarge);
+        }
+        let add = |all: usize| {
+            all.checked_add(bytes)
+                .filter(|all| *all <= inner.total_limit)
+        };
+        let added = inner
+            .under_way
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        added.map_err(|_| WebhookErrorKind::Crowded)?;
+        self.bytes += bytes;
+        Ok(())
+    }
+}
+
+impl Drop for Arrived {
+    fn drop(&mut self) {
+        let under_way = &self.receiver.inner.under_way;
+        under_way.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 impl AwaitedBody {
-    /// How many bytes to read at most.
+    /// How long to read at most, from now; then answer [`too_slow`](Self::too_slow).
     #[must_use]
-    pub fn limit(&self) -> usize {
-        self.receiver.inner.limit
+    pub fn time_left(&self) -> Duration {
+        let now = self.arrived.receiver.inner.clock.boot();
+        self.until.saturating_sub(now)
     }
 
-    /// The answer where there are more: 413 `webhook_too_large`.
+    /// Counts bytes that have arrived. Call it before they are kept.
+    ///
+    /// # Errors
+    /// What to answer instead of reading on: 413 `webhook_too_large`, 408 `webhook_timeout`, or 503
+    /// `webhook_unavailable` where too much is under way already.
+    pub fn receive(&mut self, bytes: usize) -> Result<(), WebhookAnswer> {
+        let received = if self.time_left().is_zero() {
+            Err(WebhookErrorKind::TooSlow)
+        } else {
+            self.arrived.add(bytes)
+        };
+        received.map_err(|kind| self.answer(kind))
+    }
+
+    /// The answer where the body takes too long: 408 `webhook_timeout`.
     #[must_use]
-    pub fn too_large(&self) -> WebhookAnswer {
-        let error = WebhookError::new(WebhookErrorKind::TooLarge);
-        self.receiver.refuse(error)
+    pub fn too_slow(&self) -> WebhookAnswer {
+        self.answer(WebhookErrorKind::TooSlow)
     }
 
     /// The answer where the body breaks off: 400 `malformed_webhook`.
     #[must_use]
     pub fn unreadable(&self) -> WebhookAnswer {
-        let error = WebhookError::new(WebhookErrorKind::Unreadable);
-        self.receiver.refuse(error)
+        self.answer(WebhookErrorKind::Unreadable)
+    }
+
+    fn answer(&self, kind: WebhookErrorKind) -> WebhookAnswer {
+        let receiver = &self.arrived.receiver;
+        receiver.refuse_before(self.unread, WebhookError::new(kind))
     }
 
     /// Decides about the whole request. The future owns all it needs.
@@ -237,10 +333,12 @@ impl AwaitedBody {
 
     async fn decide(self, body: Box<dyn AsRef<[u8]> + Send + Sync>) -> WebhookVerdict {
         let Self {
-            receiver,
+            arrived,
             key_field,
             claim,
+            ..
         } = self;
+        let receiver = &arrived.receiver;
         let inner = &*receiver.inner;
         let bytes = (*body).as_ref();
         let refuse = |kind| WebhookVerdict::Answer(receiver.refuse(WebhookError::new(kind)));
@@ -294,7 +392,7 @@ impl AwaitedBody {
 impl fmt::Debug for AwaitedBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AwaitedBody")
-            .field("limit", &self.limit())
+            .field("arrived", &self.arrived.bytes)
             .finish_non_exhaustive()
     }
 }

@@ -364,7 +364,9 @@ fn receiver(
 
 /// The code of the answer, or the delivery's receipt.
 fn ask(receiver: &WebhookReceiver, head: &Head, body: &[u8]) -> Result<Receipt, WebhookAnswer> {
-    match now_or_never(receiver.check(head)?.verify(body.to_vec())) {
+    let mut awaited = receiver.check(head)?;
+    awaited.receive(body.len())?;
+    match now_or_never(awaited.verify(body.to_vec())) {
         WebhookVerdict::Deliver(delivery) => {
             assert_eq!(delivery.event.body(), body);
             Ok(delivery.receipt)
@@ -490,6 +492,69 @@ fn the_body_has_a_limit_and_its_announced_length_too() {
     }
     let head = Head::signed(GOOD).with("content-length", "20");
     assert!(receiver.check(&head).is_ok());
+}
+
+#[test]
+fn a_body_has_its_time_and_no_more() {
+    let (receiver, clock) = receiver(standard(), |builder| {
+        builder.body_timeout(Duration::from_secs(5))
+    });
+    let mut awaited = receiver.check(&Head::signed(GOOD)).unwrap();
+    awaited.receive(BODY.len() - 1).unwrap();
+    clock.advance(Duration::from_millis(4999));
+    assert_eq!(awaited.time_left(), Duration::from_millis(1));
+    awaited.receive(1).unwrap();
+    clock.advance(Duration::from_millis(1));
+    assert!(awaited.time_left().is_zero());
+    for answer in [awaited.receive(0).unwrap_err(), awaited.too_slow()] {
+        assert_eq!(answer.error.unwrap().kind(), WebhookErrorKind::TooSlow);
+        assert_eq!(answer.reply.status(), 408);
+    }
+    let (receiver, _) = self::receiver(standard(), |builder| builder);
+    let awaited = receiver.check(&Head::signed(GOOD)).unwrap();
+    assert_eq!(
+        awaited.time_left(),
+        Duration::from_secs(10),
+        "unless told otherwise"
+    );
+}
+
+#[test]
+fn the_bodies_that_are_under_way_have_a_limit_together() {
+    let (receiver, _) = receiver(standard(), |builder| {
+        builder.body_limit(100).total_body_limit(250)
+    });
+    let begin = |bytes| {
+        let mut awaited = receiver.check(&Head::signed(GOOD)).unwrap();
+        awaited.receive(bytes).map(|()| awaited)
+    };
+    let [one, mut two] = [begin(100).unwrap(), begin(99).unwrap()];
+    let three = begin(51).unwrap();
+    let answer = begin(1).unwrap_err();
+    assert_eq!(answer.error.unwrap().kind(), WebhookErrorKind::Crowded);
+    assert_eq!(answer.reply.status(), 503);
+    assert!(
+        answer
+            .reply
+            .fields()
+            .any(|field| field == ("retry-after", "1"))
+    );
+    assert!(two.receive(1).is_err(), "also of one that has begun");
+    drop(three); // given up
+    two.receive(1).unwrap();
+    let answer = two.receive(1).unwrap_err();
+    assert_eq!(answer.reply.status(), 413, "its own limit comes first");
+    let _verdict = now_or_never(one.verify(vec![b'x'; 100])); // decided
+    drop(two);
+    let all: Vec<_> = (0..2).map(|_| begin(100).unwrap()).collect();
+    assert!(begin(51).is_err());
+    drop(all);
+
+    let (receiver, _) = self::receiver(standard(), |builder| builder.total_body_limit(0));
+    assert!(
+        ask(&receiver, &Head::signed(GOOD), BODY).is_ok(),
+        "one body always fits"
+    );
 }
 
 #[test]
