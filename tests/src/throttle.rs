@@ -1,7 +1,8 @@
 //! The throttle counts by the addresses of real connections, in every stack alike.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread;
 
@@ -17,7 +18,7 @@ use hyper_util::service::TowerToHyperService;
 use keyward::{FailureThrottle, Gate, KeyFormat, RateLimit, Requirement, Store};
 use keyward_actix::RequireKey;
 use keyward_tower::RequireKeyLayer;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, UnixStream};
 use tower::{ServiceBuilder, service_fn};
 
 use crate::service::Service;
@@ -187,6 +188,66 @@ async fn every_stack_counts_by_the_address_of_the_connection() {
         }
     }
     stop();
+}
+
+/// The status of a request with an unknown key, over a Unix socket, from a client behind a proxy.
+async fn status_over_unix(socket: &Path, key: &str, client: &str) -> u16 {
+    let stream = TokioIo::new(UnixStream::connect(socket).await.unwrap());
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::builder().uri("/").header("host", "localhost");
+    let request = request.header("x-api-key", key);
+    let request = request.header("x-forwarded-for", client);
+    let response = sender.send_request(request.body(Empty::<Bytes>::new()).unwrap());
+    response.await.unwrap().status().as_u16()
+}
+
+#[tokio::test]
+async fn over_a_unix_socket_the_proxy_is_given_an_address_or_all_is_refused() {
+    let service = Service::new();
+    let throttle = FailureThrottle::new(RateLimit::parse("10/60;2").unwrap());
+    let gate = Gate::builder(service.store.replica())
+        .format(KeyFormat::new("vhk_{env}_").unwrap())
+        .failure_throttle(throttle.trusted_proxies(["127.0.0.1"]).unwrap())
+        .build()
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let [told, untold] = ["told", "untold"].map(|name| folder.path().join(name));
+    let (tell, ready) = mpsc::channel();
+    let sockets = (told.clone(), untold.clone());
+    let thread = thread::spawn(move || {
+        let with = RequireKey::new(gate).peer(|_| Some(Ipv4Addr::LOCALHOST.into()));
+        let without = with.clone().peer(|request| Some(request.peer_addr()?.ip()));
+        let app = |layer: RequireKey| {
+            move || {
+                let reached = web::get().to(async || HttpResponse::Ok());
+                App::new().wrap(layer.clone()).route("/", reached)
+            }
+        };
+        actix_web::rt::System::new().block_on(async move {
+            let with = HttpServer::new(app(with)).workers(1).disable_signals();
+            let with = with.bind_uds(sockets.0).unwrap().run();
+            let without = HttpServer::new(app(without)).workers(1).disable_signals();
+            let without = without.bind_uds(sockets.1).unwrap().run();
+            tell.send((with.handle(), without.handle())).unwrap();
+            let (one, other) = tokio::join!(with, without);
+            one.and(other).unwrap();
+        });
+    });
+    let handles = ready.recv().unwrap();
+    let (good, unknown) = (&service.keys["live"], &service.keys["unknown"]);
+    for (key, client, status) in [
+        (good, "192.0.2.1", 200),
+        (unknown, "192.0.2.1", 401),
+        (unknown, "192.0.2.1", 401),
+        (good, "192.0.2.1", 429),
+        (good, "192.0.2.2", 200),
+    ] {
+        assert_eq!(status_over_unix(&told, key, client).await, status);
+        assert_eq!(status_over_unix(&untold, key, client).await, 500);
+    }
+    drop((handles.0.stop(false), handles.1.stop(false)));
+    thread.join().unwrap();
 }
 
 #[test]

@@ -7,8 +7,8 @@ use actix_web::dev::{ServiceFactory, ServiceRequest, ServiceResponse};
 use actix_web::test::{TestRequest, call_service, init_service};
 use actix_web::{App, Error};
 use keyward::{
-    AccountId, Actor, CreatedKey, Environment, Gate, GateBuilder, KeyAdmin, KeyFormat, MemoryStore,
-    NewKey, Replica, Scopes, Store,
+    AccountId, Actor, CreatedKey, Credits, Environment, Gate, GateBuilder, KeyAdmin, KeyFormat,
+    MemoryStore, NewKey, Replica, Scopes, Store,
 };
 
 /// A live key of `acme` with the scope `kyc`.
@@ -28,6 +28,14 @@ impl Fixture {
         let new = NewKey::new(acme, Environment::LIVE, "test").scopes(scopes);
         let created = admin.create(&operator, new).await.unwrap();
         Self { store, created }
+    }
+
+    pub(crate) async fn give_credits(&self, credits: u64) {
+        let admin = KeyAdmin::new(Arc::<MemoryStore>::clone(&self.store), format());
+        let acme = AccountId::parse("acme").unwrap();
+        let (operator, credits) = (Actor::operator("test"), Some(Credits::new(credits)));
+        let set = admin.set_credits(&operator, acme, credits);
+        set.await.unwrap();
     }
 
     pub(crate) fn gate(&self) -> Gate {

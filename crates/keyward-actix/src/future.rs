@@ -5,12 +5,13 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use actix_web::Error;
 use actix_web::body::EitherBody;
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse};
 use keyward::{Finish, Verdict};
 use pin_project_lite::pin_project;
 
-use crate::head::{FieldNames, admit, finish, refuse, refuse_shared};
+use crate::head::{FieldNames, admit, finish, finish_error, refuse, refuse_shared};
 
 pin_project! {
     /// The future of a response; made by [`RequireKeyMiddleware`](crate::RequireKeyMiddleware).
@@ -106,9 +107,9 @@ where
 
 impl<S, B> Future for ResponseFuture<S>
 where
-    S: Service<ServiceRequest, Response = ServiceResponse<B>>,
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error>,
 {
-    type Output = Result<ServiceResponse<EitherBody<B>>, S::Error>;
+    type Output = Result<ServiceResponse<EitherBody<B>>, Error>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
@@ -118,9 +119,14 @@ where
                     future,
                     finish: with,
                 } => {
-                    let response = ready!(future.poll(context))?;
-                    let response = finish(with, response).map_into_left_body();
-                    return Poll::Ready(Ok(response));
+                    let answer = ready!(future.poll(context));
+                    return Poll::Ready(match answer {
+                        Ok(response) => Ok(finish(with, response).map_into_left_body()),
+                        Err(mut error) => {
+                            finish_error(with, &mut error);
+                            Err(error)
+                        }
+                    });
                 }
                 StateProj::Answered { response } => match response.take() {
                     Some(response) => return Poll::Ready(Ok(response.map_into_right_body())),

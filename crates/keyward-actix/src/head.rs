@@ -13,7 +13,7 @@ use actix_web::http::header::{
 };
 use actix_web::http::{ConnectionType, StatusCode, Version};
 use actix_web::web::Bytes;
-use actix_web::{HttpMessage, HttpResponse};
+use actix_web::{Error, HttpMessage, HttpResponse};
 use keyward::{
     Access, Admitted, Anonymous, Denial, Finish, KeyField, KeyLocation, Principal, Refusal, Reply,
     RequestHead, ResponseHead,
@@ -39,30 +39,42 @@ impl FieldNames {
     }
 }
 
+/// Finds the peer's address of a request.
+pub(crate) type Peer = fn(&ServiceRequest) -> Option<IpAddr>;
+
+/// That of the connection.
+pub(crate) fn peer_addr(request: &ServiceRequest) -> Option<IpAddr> {
+    request.peer_addr().map(|address| address.ip())
+}
+
 /// The head of a request, not copied.
-pub(crate) struct Head<'a>(pub(crate) &'a ServiceRequest, pub(crate) &'a FieldNames);
+pub(crate) struct Head<'a> {
+    pub(crate) request: &'a ServiceRequest,
+    pub(crate) names: &'a FieldNames,
+    pub(crate) peer: Peer,
+}
 
 impl RequestHead for Head<'_> {
     fn method(&self) -> &str {
-        self.0.method().as_str()
+        self.request.method().as_str()
     }
 
     fn peer(&self) -> Option<IpAddr> {
-        self.0.peer_addr().map(|address| address.ip())
+        (self.peer)(self.request)
     }
 
     fn is_http1(&self) -> bool {
-        self.0.version() <= Version::HTTP_11
+        self.request.version() <= Version::HTTP_11
     }
 
     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        let lines = self.0.headers().get_all(field);
+        let lines = self.request.headers().get_all(field);
         lines.map(HeaderValue::as_bytes)
     }
 
     fn values_at<'a>(&'a self, location: usize, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        let fields = self.0.headers();
-        let lines = match self.1.at(location) {
+        let fields = self.request.headers();
+        let lines = match self.names.at(location) {
             Some(name) => fields.get_all(name),
             None => fields.get_all(field),
         };
@@ -138,6 +150,26 @@ pub(crate) fn finish<B>(
     response
 }
 
+/// Has the response that is made of an error get what the gate says, whenever that is.
+pub(crate) fn finish_error(finish: &mut Finish, error: &mut Error) {
+    // Once, as it may give back what the request has paid: a mapper may be called again and again.
+    let mut response = error.error_response();
+    let mut changed = Changed {
+        fields: Fields(&mut response),
+        changes: Vec::new(),
+    };
+    finish.apply(&mut changed);
+    let made = changed.changes;
+    if !made.is_empty() {
+        error.add_response_mapper(move |mut response| {
+            for (how, field, value) in &made {
+                put(&mut response, *how, field, value.clone());
+            }
+            response
+        });
+    }
+}
+
 /// Answers instead of the inner service.
 pub(crate) fn refuse(refusal: Refusal) -> HttpResponse {
     let mut response = to_response(refusal.reply);
@@ -171,7 +203,7 @@ pub(crate) fn to_response(mut reply: Reply) -> HttpResponse {
     let mut response = HttpResponse::with_body(prepared.status, body);
     let own = own.filter_map(read);
     for (name, value) in prepared.fields.iter().cloned().chain(own) {
-        // actix-web sends no such header that it has not been told of in its own way.
+        // actix-web sends no such field that it has not been told of in its own way.
         if name == CONNECTION {
             let head = response.head_mut();
             head.set_connection_type(ConnectionType::Close);
@@ -224,23 +256,60 @@ impl<B> ResponseHead for Fields<'_, B> {
     }
 
     fn append(&mut self, field: &'static str, value: Cow<'static, str>) {
-        if let Some(value) = value_of(value) {
-            self.0.headers_mut().append(name_of(field), value);
-        }
+        put(self.0, HeaderMap::append, field, value);
     }
 
     fn replace(&mut self, field: &'static str, value: Cow<'static, str>) {
-        if let Some(value) = value_of(value) {
-            self.0.headers_mut().insert(name_of(field), value);
-        }
+        put(self.0, insert, field, value);
     }
 }
 
-/// A value that core sends, which gives only what may stand in a field.
-fn value_of(value: Cow<'static, str>) -> Option<HeaderValue> {
-    match value {
-        Cow::Borrowed(value) => Some(HeaderValue::from_static(value)),
-        Cow::Owned(value) => HeaderValue::try_from(value).ok(),
+/// The head of a response, and what is changed in it.
+struct Changed<'a> {
+    fields: Fields<'a, BoxBody>,
+    changes: Vec<(Put, &'static str, Cow<'static, str>)>,
+}
+
+impl ResponseHead for Changed<'_> {
+    fn status(&self) -> u16 {
+        self.fields.status()
+    }
+
+    fn is_denied(&self) -> bool {
+        self.fields.is_denied()
+    }
+
+    fn values<'a>(&'a self, field: &'static str) -> impl Iterator<Item = &'a [u8]> {
+        self.fields.values(field)
+    }
+
+    fn append(&mut self, field: &'static str, value: Cow<'static, str>) {
+        let append: Put = HeaderMap::append;
+        self.changes.push((append, field, value.clone()));
+        self.fields.append(field, value);
+    }
+
+    fn replace(&mut self, field: &'static str, value: Cow<'static, str>) {
+        self.changes.push((insert, field, value.clone()));
+        self.fields.replace(field, value);
+    }
+}
+
+/// How a line gets into a response.
+type Put = fn(&mut HeaderMap, HeaderName, HeaderValue);
+
+fn insert(fields: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
+    drop(fields.insert(name, value));
+}
+
+/// Changes a response. Core gives only what may stand in a field.
+fn put<B>(response: &mut HttpResponse<B>, how: Put, field: &'static str, value: Cow<'static, str>) {
+    let value = match value {
+        Cow::Borrowed(value) => Ok(HeaderValue::from_static(value)),
+        Cow::Owned(value) => HeaderValue::try_from(value),
+    };
+    if let Ok(value) = value {
+        how(response.headers_mut(), name_of(field), value);
     }
 }
 

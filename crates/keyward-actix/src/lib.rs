@@ -40,7 +40,8 @@
 //!   every path: register what is open before it.
 //! - `Resource::wrap` covers every method of its paths, and the 405 for the others.
 //! - `Route::wrap`, and `wrap` in a macro, as in `#[get("/x", wrap = "…")]`, cover one method only:
-//!   every other route of the same path is open.
+//!   every other route of the same path is open, and preflights are answered by actix-web:
+//!   [`RequireKey`] says how.
 //! - The last `wrap` is the outermost. Wrap CORS and logs after this middleware: inside of it they
 //!   see no refusal.
 //! - A CORS preflight is answered by the middleware, and only where it is reached: under `App::wrap`
@@ -56,24 +57,15 @@
 //! The header that held the key is removed before the inner service. The response to a key gets
 //! `Cache-Control: private`, so that no shared cache gives it to somebody else, unless the handler has said
 //! `public`, `s-maxage`, `must-revalidate`, `private` or `no-store` itself; where a key is optional, every
-//! response gets a `Vary` with the headers in which a key may stand. An `Err` of an inner
-//! middleware is handed on as it is. A refusal carries the [`Denial`](keyward::Denial) in its
+//! response gets a `Vary` with the headers in which a key may stand. An `Err` of an inner middleware is
+//! handed on, and the response that is made of it gets the same headers; what the request has paid is given
+//! back as for that response. A refusal carries the [`Denial`](keyward::Denial) in its
 //! extensions, for logs and metrics of outer middleware; it is a response, not an `Err`.
 //!
 //! # Who may not hold the request
 //!
-//! actix-web panics when the fields of a request are changed while a clone of its `HttpRequest` is
-//! alive. Where an outer middleware holds one while it calls the inner service, the key can neither
-//! be removed nor marked; the request is refused and the error is logged:
-//!
-//! ```text
-//! HTTP/1.1 500 Internal Server Error
-//! cache-control: no-store
-//! content-length: 0
-//! ```
-//!
-//! The panic is caught, but the panic hook reports it. Under `panic = "abort"` it cannot be caught:
-//! the process ends. Either way the handler is not reached.
+//! No outer middleware may keep a clone of the `HttpRequest` while it calls the inner service: the request
+//! is answered 500, and with `panic = "abort"` the process ends. [`RequireKey`] says why.
 //!
 //! # Uploads that are refused
 //!

@@ -3,14 +3,14 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use actix_web::HttpMessage;
 use actix_web::body::EitherBody;
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse, forward_ready};
 use actix_web::rt::time::sleep;
+use actix_web::{Error, HttpMessage};
 use keyward::{Decision, Gate, Requirement};
 
 use crate::ResponseFuture;
-use crate::head::{FieldNames, Head};
+use crate::head::{FieldNames, Head, Peer};
 
 /// A service behind a gate; made by [`RequireKey`](crate::RequireKey). See there.
 #[derive(Debug)]
@@ -19,33 +19,39 @@ pub struct RequireKeyMiddleware<S> {
     names: FieldNames,
     gate: Gate,
     requirement: Arc<Requirement>,
+    peer: Peer,
 }
 
 impl<S> RequireKeyMiddleware<S> {
-    pub(crate) fn new(inner: S, gate: Gate, requirement: Arc<Requirement>) -> Self {
+    pub(crate) fn new(inner: S, gate: Gate, requirement: Arc<Requirement>, peer: Peer) -> Self {
         let inner = Rc::new(inner);
         Self {
             inner,
             names: FieldNames::of(gate.locations()),
             gate,
             requirement,
+            peer,
         }
     }
 }
 
 impl<S, B> Service<ServiceRequest> for RequireKeyMiddleware<S>
 where
-    S: Service<ServiceRequest, Response = ServiceResponse<B>>,
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error>,
 {
     type Response = ServiceResponse<EitherBody<B>>;
-    type Error = S::Error;
+    type Error = Error;
     type Future = ResponseFuture<S>;
 
     forward_ready!(inner);
 
     fn call(&self, request: ServiceRequest) -> Self::Future {
         let extensions = request.extensions();
-        let head = Head(&request, &self.names);
+        let head = Head {
+            request: &request,
+            names: &self.names,
+            peer: self.peer,
+        };
         let decision = self.gate.check(&head, &self.requirement, extensions.get());
         drop(extensions);
         match decision {
@@ -62,19 +68,21 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::future::ready;
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::thread;
     use std::time::Duration;
 
-    use actix_web::body::MessageBody;
-    use actix_web::http::StatusCode;
-    use actix_web::http::header::HeaderValue;
+    use actix_web::body::{BoxBody, MessageBody};
+    use actix_web::http::header::{HeaderValue, VARY};
+    use actix_web::http::{Method, StatusCode};
     use actix_web::middleware::{Next, from_fn};
-    use actix_web::test::{TestRequest, read_body};
-    use actix_web::{App, Error, HttpRequest, HttpResponse, web};
+    use actix_web::test::{TestRequest, call_service, init_service, read_body};
+    use actix_web::{App, HttpRequest, HttpResponse, ResponseError, web};
     use keyward::{
-        Account, AccountId, Denial, DenialKind, KeyLocation, KeyRecord, Principal, Replica,
-        Revision,
+        Account, AccountId, Cors, Denial, DenialKind, Environment, KeyLocation, KeyRecord,
+        Principal, RateLimit, Replica, Revision,
     };
 
     use super::*;
@@ -149,7 +157,7 @@ mod tests {
         let fixture = Fixture::new().await;
         let app = App::new().wrap(RequireKey::new(fixture.gate()));
         let preflight = TestRequest::with_uri("/anything")
-            .method(actix_web::http::Method::OPTIONS)
+            .method(Method::OPTIONS)
             .insert_header(("origin", "https://shop.example"))
             .insert_header(("access-control-request-method", "GET"));
         let response = answer(app, preflight).await;
@@ -281,6 +289,108 @@ mod tests {
 
         let response = answer(app(), TestRequest::default()).await;
         assert_eq!(read_body(response).await, "nobody with no key");
+    }
+
+    /// Counts how often it is asked for a response.
+    #[derive(Debug)]
+    struct Broken(Rc<Cell<u32>>);
+
+    impl std::fmt::Display for Broken {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("broken")
+        }
+    }
+
+    impl ResponseError for Broken {
+        fn error_response(&self) -> HttpResponse {
+            self.0.set(self.0.get() + 1);
+            let mut response = HttpResponse::new(StatusCode::BAD_GATEWAY);
+            let own = HeaderValue::from_static("Accept");
+            response.headers_mut().insert(VARY, own);
+            response
+        }
+    }
+
+    #[actix_web::test]
+    async fn the_error_of_a_middleware_inside_gets_the_headers_and_its_refund_once() {
+        let fixture = Fixture::new().await;
+        fixture.give_credits(3).await;
+        let minute = RateLimit::per_minute(100);
+        let gate = fixture
+            .builder()
+            .cors(Cors::new())
+            .rate_limits(Environment::LIVE, minute)
+            .refund_server_errors()
+            .build()
+            .unwrap();
+        let asked = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&asked);
+        let fail = move |_: ServiceRequest, _: Next<BoxBody>| {
+            let error = Broken(Rc::clone(&counted));
+            ready(Err::<ServiceResponse<BoxBody>, Error>(error.into()))
+        };
+        let app = App::new()
+            .wrap(from_fn(fail))
+            .wrap(RequireKey::new(gate.clone()))
+            .route("/", web::get().to(show));
+        let app = init_service(app).await;
+        for _ in 0..5 {
+            let request = fixture.request("/").to_request();
+            let error = app.call(request).await.err().unwrap();
+            let asked_before = asked.get();
+            for _ in 0..3 {
+                let response = error.error_response();
+                assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+                let lines = |name: &str| response.headers().get_all(name).count();
+                assert_eq!(lines("ratelimit"), 1);
+                assert_eq!(lines("cache-control"), 1);
+                assert_eq!(lines("access-control-allow-origin"), 1);
+                assert_eq!(response.headers().get("vary").unwrap(), "Accept");
+            }
+            assert_eq!(asked.get(), asked_before + 3);
+        }
+        // Five failed, and there were credits for three.
+        let works = App::new()
+            .wrap(RequireKey::new(gate))
+            .route("/", web::get().to(show));
+        let works = init_service(works).await;
+        for status in [200, 200, 200, 429] {
+            let request = fixture.request("/").to_request();
+            let response = call_service(&works, request).await;
+            assert_eq!(response.status(), status);
+        }
+    }
+
+    #[actix_web::test]
+    async fn around_one_method_the_others_and_preflights_are_not_its_own() {
+        let fixture = Fixture::new().await;
+        let gate = fixture.builder().cors(Cors::new()).build().unwrap();
+        let get = || web::get().to(show).wrap(RequireKey::new(gate.clone()));
+        let in_app = || App::new().route("/", get());
+        let in_resource = || App::new().service(web::resource("/").route(get()));
+        let around = || {
+            let resource = web::resource("/").wrap(RequireKey::new(gate.clone()));
+            App::new().service(resource.route(web::get().to(show)))
+        };
+        let preflight = || {
+            TestRequest::default()
+                .method(Method::OPTIONS)
+                .insert_header(("origin", "https://shop.example"))
+                .insert_header(("access-control-request-method", "GET"))
+        };
+        let post = || TestRequest::post().uri("/");
+        for (request, by_app, by_resource, by_wrapped_resource) in [
+            (TestRequest::default as fn() -> _, 401, 401, 401),
+            (post, 404, 405, 401),
+            (preflight, 404, 405, 204),
+        ] {
+            let response = answer(in_app(), request()).await;
+            assert_eq!(response.status(), by_app);
+            let response = answer(in_resource(), request()).await;
+            assert_eq!(response.status(), by_resource);
+            let response = answer(around(), request()).await;
+            assert_eq!(response.status(), by_wrapped_resource);
+        }
     }
 
     /// A replica that is asked to poll does so from another thread.

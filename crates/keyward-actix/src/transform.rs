@@ -1,13 +1,16 @@
 //! The middleware, as it is wrapped around a service.
 
 use std::future::{Ready, ready};
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use actix_web::Error;
 use actix_web::body::EitherBody;
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse, Transform};
 use keyward::{AccountId, Environment, Gate, KeyKind, Requirement};
 
 use crate::RequireKeyMiddleware;
+use crate::head::{Peer, peer_addr};
 
 /// Puts a gate, and what the routes demand, in front of a service.
 ///
@@ -25,6 +28,26 @@ use crate::RequireKeyMiddleware;
 ///
 /// {"type":"about:blank","title":"Forbidden","status":403,"detail":"The API key lacks a scope that is required here: kyc.","code":"insufficient_scope"}
 /// ```
+///
+/// # Requests that another middleware holds
+///
+/// The middleware removes the key from the request's headers. actix-web panics when the headers are
+/// changed while a clone of the [`HttpRequest`](actix_web::HttpRequest) is alive, so a middleware that is
+/// wrapped *after* this one must not keep a clone while it calls the inner service. Where one does, the
+/// handler is not reached: an error is logged and the answer is a 500 with `cache-control: no-store` and no
+/// body. The panic is caught, though the panic hook prints it. With `panic = "abort"` in the profile it
+/// cannot be caught, and each such request **ends the process**. Drop the clone before the call, or copy
+/// what is needed of it. A gate with [`insecure_forward_key`](keyward::GateBuilder::insecure_forward_key) is
+/// no way out, for it marks the header as sensitive.
+///
+/// # One method of a path
+///
+/// Every stack gives equal answers where the middleware covers a path: an app, a scope or a resource.
+/// Around a single route, as in `web::get().to(…).wrap(…)`, it sees only what the route's guards let through.
+/// Any other method, `OPTIONS` included, is answered by actix-web or by the resource's other routes: **no
+/// key is asked for, and a CORS preflight gets no answer of ours** (404 in an app's route, 405 in a
+/// resource). Where browsers call, wrap the resource; where only some methods need a key, add a resource
+/// guard or an [`actix_cors::Cors`](https://docs.rs/actix-cors) outside, which answers preflights.
 ///
 /// ```
 /// # use actix_web::{App, test::{TestRequest, call_service, init_service}, web};
@@ -53,13 +76,17 @@ use crate::RequireKeyMiddleware;
 pub struct RequireKey {
     gate: Gate,
     requirement: Arc<Requirement>,
+    peer: Peer,
 }
 
 impl RequireKey {
     /// Demands a live, secret key.
     pub fn new(gate: Gate) -> Self {
-        let requirement = Arc::default();
-        Self { gate, requirement }
+        Self {
+            gate,
+            requirement: Arc::default(),
+            peer: peer_addr,
+        }
     }
 
     /// Demands this, instead of what was demanded so far.
@@ -150,6 +177,44 @@ impl RequireKey {
         self.also(Requirement::optional)
     }
 
+    /// Finds the address of the client's end of the connection.
+    ///
+    /// A gate with a [`FailureThrottle`](keyward::FailureThrottle) needs it, and refuses a request without
+    /// one with 500. By default it is [`ServiceRequest::peer_addr`]. Never take it from a header: the
+    /// throttle itself reads `X-Forwarded-For` of
+    /// [trusted proxies](keyward::FailureThrottle::trusted_proxies).
+    ///
+    /// A connection over a Unix socket has no address. Where only a proxy on the same machine connects to
+    /// the socket, give that proxy one and trust it:
+    ///
+    /// ```
+    /// use std::net::{IpAddr, Ipv4Addr};
+    /// # use actix_web::{App, test::{TestRequest, call_service, init_service}, web};
+    /// # use keyward_actix::RequireKey;
+    /// # #[actix_web::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use keyward::{Environment, FailureThrottle, Gate, KeyFormat, MemoryStore, RateLimit, Store};
+    /// # let (store, format) = (MemoryStore::new(), KeyFormat::new("vhk_{env}_")?);
+    /// # let unknown = format.generate(Environment::LIVE)?;
+    /// let throttle = FailureThrottle::new(RateLimit::per_minute(10)).trusted_proxies(["127.0.0.1"])?;
+    /// let gate = Gate::builder(store.replica()).format(format).failure_throttle(throttle).build()?;
+    /// # let closed = RequireKey::new(gate.clone());
+    /// let over_unix = RequireKey::new(gate).peer(|_| Some(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+    /// # for (layer, status) in [(closed, 500), (over_unix, 401)] {
+    /// # let app = init_service(App::new().wrap(layer).route("/", web::get().to(async || "in"))).await;
+    /// // The proxy sets `X-Forwarded-For`, by which failures are counted.
+    /// let request = TestRequest::default().insert_header(("x-forwarded-for", "192.0.2.1"));
+    /// # let request = request.insert_header(("x-api-key", unknown.expose_secret()));
+    /// # assert_eq!(call_service(&app, request.to_request()).await.status(), status);
+    /// # }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn peer(mut self, peer: fn(&ServiceRequest) -> Option<IpAddr>) -> Self {
+        self.peer = peer;
+        self
+    }
+
     fn also(self, change: impl FnOnce(Requirement) -> Requirement) -> Self {
         let requirement = Requirement::clone(&self.requirement);
         self.requirement(change(requirement))
@@ -158,16 +223,17 @@ impl RequireKey {
 
 impl<S, B> Transform<S, ServiceRequest> for RequireKey
 where
-    S: Service<ServiceRequest, Response = ServiceResponse<B>>,
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error>,
 {
     type Response = ServiceResponse<EitherBody<B>>;
-    type Error = S::Error;
+    type Error = Error;
     type Transform = RequireKeyMiddleware<S>;
     type InitError = ();
     type Future = Ready<Result<Self::Transform, ()>>;
 
     fn new_transform(&self, service: S) -> Self::Future {
         let (gate, requirement) = (self.gate.clone(), Arc::clone(&self.requirement));
-        ready(Ok(RequireKeyMiddleware::new(service, gate, requirement)))
+        let middleware = RequireKeyMiddleware::new(service, gate, requirement, self.peer);
+        ready(Ok(middleware))
     }
 }

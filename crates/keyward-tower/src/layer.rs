@@ -168,6 +168,10 @@ impl RequireKeyLayer {
     /// below; tonic too, `TcpConnectInfo`, whose `remote_addr()` it is. Never take it from a field: the
     /// throttle reads those of [trusted proxies](keyward::FailureThrottle::trusted_proxies) itself.
     ///
+    /// A connection over a Unix socket has no address. Where only a proxy on the same machine connects to
+    /// the socket, give that proxy one, as in `.peer(|_| Some(Ipv4Addr::LOCALHOST.into()))`, and trust it
+    /// with `trusted_proxies(["127.0.0.1"])`.
+    ///
     /// ```
     /// use std::net::SocketAddr;
     /// use axum::extract::ConnectInfo;

@@ -7,7 +7,7 @@ use actix_web::dev::{Service, ServiceRequest, ServiceResponse, forward_ready};
 use keyward::WebhookReceiver;
 
 use crate::ReceiveFuture;
-use crate::head::{FieldNames, Head};
+use crate::head::{FieldNames, Head, peer_addr};
 
 /// A service behind a receiver; made by [`ReceiveWebhook`](crate::ReceiveWebhook). See there.
 #[derive(Debug)]
@@ -40,7 +40,12 @@ where
     forward_ready!(inner);
 
     fn call(&self, request: ServiceRequest) -> Self::Future {
-        match self.receiver.check(&Head(&request, &self.names)) {
+        let head = Head {
+            request: &request,
+            names: &self.names,
+            peer: peer_addr,
+        };
+        match self.receiver.check(&head) {
             Ok(awaited) => {
                 let (inner, names) = (Rc::clone(&self.inner), self.names.clone());
                 ReceiveFuture::reading(awaited, inner, request, names)

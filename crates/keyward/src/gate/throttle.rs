@@ -27,7 +27,8 @@ use crate::{Clock, DenialKind, ErrorCode, ParseError, RateLimit, RequestHead};
 /// - An IPv6 address counts by its first 64 bits; an IPv4 address in IPv6 form as IPv4. Clients behind
 ///   one address, such as an office, share its limit.
 /// - The address is the connection's, unless that is a [trusted proxy](Self::trusted_proxies). Where
-///   the adapter knows none, the request is refused with 500 `internal_error`, and it is logged.
+///   the adapter knows none, as over a Unix socket, the request is refused with 500 `internal_error`, and
+///   it is logged. The `peer` method of each adapter's layer has the recipe for Unix sockets.
 /// - The memory is 256 KiB for each gate, for 32,768 addresses; where it is full, those that have
 ///   failed least are forgotten. It is of this process, and a restart forgets it.
 /// - More than 16 failures a second are counted as 16; a burst may be of any size. Requests that are
