@@ -62,17 +62,20 @@ impl Entry {
     /// Whether the key itself is dead, whatever is asked of it.
     pub(crate) fn dead(&self, now: Duration) -> Option<DenialKind> {
         match self.status {
-            KeyStatus::Revoked => Some(DenialKind::Revoked),
-            _ if self.epoch < self.group.revoked_before.load(Ordering::Acquire) => {
-                Some(DenialKind::Revoked)
-            }
+            _ if self.is_revoked() => Some(DenialKind::Revoked),
             KeyStatus::Disabled => Some(DenialKind::Disabled),
-            KeyStatus::Active => {
+            KeyStatus::Active | KeyStatus::Revoked => {
                 let expired =
                     self.expires_at != u32::MAX && now.as_secs() >= u64::from(self.expires_at);
                 expired.then_some(DenialKind::Expired)
             }
         }
+    }
+
+    /// Whether it was revoked, by itself or with all keys of its account.
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.status == KeyStatus::Revoked
+            || self.epoch < self.group.revoked_before.load(Ordering::Acquire)
     }
 
     /// Where its uses are counted, once there are any.

@@ -1,6 +1,6 @@
 //! One round of asking the store what has changed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::fmt;
 use std::mem;
@@ -11,6 +11,7 @@ use crate::key::digest::DigestBytes;
 use crate::store::entry::Entry;
 use crate::store::feed::Feed;
 use crate::store::freshness::Moment;
+use crate::store::replica::Inner;
 use crate::{Account, CreditOwner, KeyId, KeyRecord, KeyStatus, Replica};
 
 /// Which of a store's changes was the last. See [`Replica`].
@@ -135,6 +136,7 @@ impl<'a> Poll<'a> {
         if self.since.is_none() && self.entries.len() > inner.ceiling {
             return Err(ReplicaError::new(ReplicaErrorKind::TooManyKeys));
         }
+        let revoked = self.revoked_until_now();
         // What an account forbids comes before its keys, what it allows after them: no request may
         // see an old key under an account that was opened when the key was closed.
         let accounts = mem::take(&mut self.accounts);
@@ -156,12 +158,40 @@ impl<'a> Poll<'a> {
         }
         inner.moves.fetch_add(moving, Ordering::AcqRel);
         feed.follow(accounts, self.restarted);
+        let revived = inner.revived(&revoked);
         feed.revision = Some(head);
         drop(feed);
         inner.freshness.set(self.asked);
         self.finished = true;
         inner.refresh.succeed();
+        if revived > 0 {
+            tracing::error!(
+                revived,
+                "keys that were revoked work again: the store's history was replaced, probably by a \
+                 backup from before they were revoked"
+            );
+        }
         Ok(())
+    }
+
+    /// The keys that memory knows as revoked, where all is read anew.
+    fn revoked_until_now(&self) -> HashSet<KeyId> {
+        if !self.restarted || self.since.is_none() {
+            return HashSet::new();
+        }
+        let revoked = self.replica.inner.table.matching(Entry::is_revoked);
+        revoked.iter().map(|entry| entry.id).collect()
+    }
+}
+
+impl Inner {
+    /// How many of these keys are there and not revoked.
+    fn revived(&self, revoked: &HashSet<KeyId>) -> usize {
+        if revoked.is_empty() {
+            return 0;
+        }
+        let revived = |entry: &Entry| revoked.contains(&entry.id) && !entry.is_revoked();
+        self.table.matching(revived).len()
     }
 }
 
@@ -315,6 +345,37 @@ pub(crate) mod tests {
         assert_eq!(replica.len(), 50);
         assert!(replica.find(&record(99).digest.bytes()).is_none());
         assert!(replica.find(&record(100).digest.bytes()).is_some());
+    }
+
+    #[test]
+    fn keys_that_a_restored_history_revives_are_counted() {
+        let account = |revoked_all| {
+            let mut account = Account::new(AccountId::parse("acme").unwrap());
+            account.revoked_all = revoked_all;
+            account
+        };
+        let records: Vec<_> = (0..4).map(record).collect();
+        let replica = Replica::new();
+        let load = |replica: &Replica, revoked: &[usize], revoked_all, head| {
+            let mut poll = replica.poll();
+            poll.restart();
+            poll.account(account(revoked_all));
+            for (n, record) in records.iter().enumerate() {
+                let mut record = record.clone();
+                if revoked.contains(&n) {
+                    record.status = KeyStatus::Revoked;
+                }
+                poll.key(&record);
+            }
+            let known = poll.revoked_until_now();
+            poll.finish(head).unwrap();
+            replica.inner.revived(&known)
+        };
+        assert_eq!(load(&replica, &[0, 1], 0, FIRST), 0, "the first poll");
+        assert_eq!(load(&replica, &[0, 1, 2], 0, SECOND), 0, "none is revived");
+        assert_eq!(load(&replica, &[0], 0, FIRST), 2);
+        assert_eq!(load(&replica, &[], 1, SECOND), 0, "all are, by the account");
+        assert_eq!(load(&replica, &[3], 0, FIRST), 3);
     }
 
     #[test]

@@ -75,13 +75,17 @@ impl Table {
     /// The keys that were digested anew, where they were before. A search through all keys, as only
     /// their digest says where that is.
     pub(crate) fn moved(&self, moved: &HashMap<KeyId, DigestBytes>) -> Vec<Arc<Entry>> {
-        let is_old = |entry: &Entry| moved.get(&entry.id).is_some_and(|new| *new != entry.digest);
+        self.matching(|entry| moved.get(&entry.id).is_some_and(|new| *new != entry.digest))
+    }
+
+    /// All entries of which this is so. It looks at each.
+    pub(crate) fn matching(&self, is_so: impl Fn(&Entry) -> bool) -> Vec<Arc<Entry>> {
         let shards = self.shards.iter().map(ArcSwap::load);
-        let old = shards.flat_map(|shard| {
-            let found = shard.iter().filter(|found| is_old(&found.0));
+        let found = shards.flat_map(|shard| {
+            let found = shard.iter().filter(|found| is_so(&found.0));
             found.map(|found| Arc::clone(&found.0)).collect::<Vec<_>>()
         });
-        old.collect()
+        found.collect()
     }
 
     /// Removes these, where no other entry has taken their place.
