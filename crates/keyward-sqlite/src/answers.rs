@@ -249,7 +249,7 @@ mod tests {
         let keys = ["a", "b", "c"].map(|account| add(&store, account));
         drop(store);
         let (answers, answered) = mpsc::channel();
-        let file = KeyFile::open(&fixture.path()).unwrap();
+        let file = KeyFile::open(&fixture.path(), false).unwrap();
         let mut worker = Worker::new(file, Replica::new(), Duration::MAX, Duration::MAX).unwrap();
         for (_, record) in &keys {
             let mut record = record.clone();

@@ -4,7 +4,6 @@ use std::io::{Error, ErrorKind};
 use std::path::Path;
 
 use keyward::StoreError;
-use rusqlite::OpenFlags;
 
 use crate::error::{failed, unavailable};
 use crate::file;
@@ -22,7 +21,7 @@ pub(crate) fn backup(from: &Path, to: &Path) -> Result<(), StoreError> {
     if to.exists() {
         return Err(there());
     }
-    let (connection, _) = file::connect(from, OpenFlags::empty())?;
+    let (connection, _) = file::connect(from)?;
     file::prepare(&connection)?;
     let copy = |new: &Path| {
         let name = new

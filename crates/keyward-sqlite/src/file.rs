@@ -10,6 +10,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use crate::error::{failed, unavailable};
 use crate::migration::{NoTables, migrate};
+use crate::place::put_in_place;
 
 /// How long SQLite waits for another process.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -32,10 +33,26 @@ pub(crate) struct KeyFile {
 }
 
 impl KeyFile {
-    /// Opens the file, or makes a new one.
-    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+    /// Opens the file, or makes a new one where none is.
+    ///
+    /// A file of no bytes is what is left of one that was cut off, or what a mount has made: it must not
+    /// pass for a store without keys.
+    pub(crate) fn open(path: &Path, initialise_empty: bool) -> Result<Self, StoreError> {
         let path = absolute(path)?;
-        Self::open_with(path, OpenFlags::SQLITE_OPEN_CREATE, NoTables::Create)
+        match fs::metadata(&path) {
+            Ok(there) if there.is_file() && there.len() == 0 && !initialise_empty => {
+                return Err(unavailable(
+                    "the file is empty: remove it to begin a new store, or restore the keys' file \
+                     (SqliteOptions::initialise_empty begins one in an empty file)",
+                ));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Where another process was faster, its file is opened.
+                put_in_place(&path, create)?;
+            }
+            _ => {}
+        }
+        Self::open_with(path, NoTables::Create)
     }
 
     /// The file that is at the path now.
@@ -44,7 +61,7 @@ impl KeyFile {
             self.leave()?;
             // A file that is not ours must not pass for one without keys.
             let path = self.path.clone();
-            *self = Self::open_with(path, OpenFlags::empty(), NoTables::Refuse)?;
+            *self = Self::open_with(path, NoTables::Refuse)?;
             tracing::warn!(path = %self.path.display(), "another file was put in the keys' place");
         }
         Ok(&mut self.connection)
@@ -72,8 +89,8 @@ impl KeyFile {
         }
     }
 
-    fn open_with(path: PathBuf, create: OpenFlags, tables: NoTables) -> Result<Self, StoreError> {
-        let (mut connection, identity) = connect(&path, create)?;
+    fn open_with(path: PathBuf, tables: NoTables) -> Result<Self, StoreError> {
+        let (mut connection, identity) = connect(&path)?;
         let real = fs::canonicalize(&path).map_err(unavailable)?;
         prepare(&connection)?;
         migrate(&mut connection, tables)?;
@@ -133,12 +150,18 @@ pub(crate) fn prepare(connection: &Connection) -> Result<(), StoreError> {
     connection.busy_timeout(PATIENCE).map_err(failed)
 }
 
+/// Makes a file with all tables.
+fn create(path: &Path) -> Result<(), StoreError> {
+    let mut connection = Connection::open(path).map_err(failed)?;
+    prepare(&connection)?;
+    migrate(&mut connection, NoTables::Create)?;
+    write_ahead(&connection)?;
+    connection.close().map_err(|(_, error)| failed(error))
+}
+
 /// Opens the file and tells which it is; SQLite itself does not.
-pub(crate) fn connect(
-    path: &Path,
-    create: OpenFlags,
-) -> Result<(Connection, Identity), StoreError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | create;
+pub(crate) fn connect(path: &Path) -> Result<(Connection, Identity), StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     for _ in 0..8 {
         let before = identity(path);
         let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
@@ -255,6 +278,49 @@ mod tests {
         );
         fs::rename(fixture.at("elsewhere.db"), fixture.path()).unwrap();
         eventually(|| ask_strictly(&store, &secret) == Ok(()));
+    }
+
+    #[test]
+    fn an_empty_file_is_no_store_unless_it_shall_become_one() {
+        let fixture = Fixture::new();
+        fs::write(fixture.path(), "").unwrap();
+        fs::write(fixture.at("keys.db-wal"), "what is left of the keys").unwrap();
+        let error = SqliteStore::open(fixture.path()).unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Unavailable);
+        let said = std::error::Error::source(&error).unwrap().to_string();
+        assert!(said.contains("the file is empty"), "{said}");
+        assert_eq!(fs::read(fixture.path()).unwrap(), b"");
+        let log = fs::read(fixture.at("keys.db-wal")).unwrap();
+        assert_eq!(log, b"what is left of the keys");
+
+        let options = SqliteOptions::new().initialise_empty();
+        let (secret, _) = add(&options.open(fixture.path()).unwrap(), "acme");
+        assert_eq!(ask(&fixture.open(), &secret), Ok(()));
+    }
+
+    #[test]
+    fn a_new_file_appears_complete_and_over_no_other() {
+        let fixture = Fixture::new();
+        let complete = |path: &Path| {
+            let file = Connection::open(path).unwrap();
+            let tables = "SELECT count(*) FROM keyward_meta";
+            file.query_row(tables, [], |row| row.get::<_, isize>(0))
+                .is_ok_and(|run| run.cast_unsigned() == crate::MIGRATIONS.len())
+        };
+        thread::scope(|threads| {
+            let watch = threads.spawn(|| {
+                while !fixture.path().exists() {
+                    thread::yield_now();
+                }
+                assert!(complete(&fixture.path()), "from the first moment");
+            });
+            drop(SqliteStore::open(fixture.path()).unwrap());
+            watch.join().unwrap();
+        });
+        assert!(!put_in_place(&fixture.path(), create).unwrap());
+        let names = fs::read_dir(fixture.at("")).unwrap();
+        let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["keys.db"], "nothing else is left");
     }
 
     #[test]

@@ -78,7 +78,11 @@
 //! - End processes with SIGTERM, and drop the store: that writes what was counted and completes the main
 //!   file. The examples do so.
 //! - Restore with `mv`, after removing `keys.db-wal` and `keys.db-shm` where no process has the file open.
-//!   A backup knows nothing of keys that were revoked after it was made: revoke them again.
+//!   A backup knows nothing of keys that were revoked after it was made: revoke them again. A process that
+//!   runs while it is restored logs an error with the number of keys that it knew as revoked and that work
+//!   again.
+//! - An empty file is refused, as it may be what is left of a store with keys; see
+//!   [`SqliteOptions::initialise_empty`]. Where no file is, a new one appears complete.
 //!
 //! # A file of its own, or the application's
 //!

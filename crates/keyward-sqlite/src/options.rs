@@ -29,6 +29,7 @@ pub struct SqliteOptions {
     flush_interval: Duration,
     clock: Arc<dyn Clock>,
     ceiling: usize,
+    initialise_empty: bool,
 }
 
 impl SqliteOptions {
@@ -39,6 +40,7 @@ impl SqliteOptions {
             flush_interval: Duration::from_secs(10),
             clock: Arc::new(SystemClock),
             ceiling: 1_000_000,
+            initialise_empty: false,
         }
     }
 
@@ -75,6 +77,25 @@ impl SqliteOptions {
         self
     }
 
+    /// Begins a store also in a file of no bytes.
+    ///
+    /// Without it such a file is refused: it may be what is left of a store with keys, and as an empty
+    /// store it would refuse every key with 401. A path without any file begins a new store either way.
+    ///
+    /// ```
+    /// # use keyward_sqlite::SqliteOptions;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("keys.db");
+    /// std::fs::File::create(&path)?;
+    /// assert!(SqliteOptions::new().open(&path).is_err());
+    /// assert!(SqliteOptions::new().initialise_empty().open(&path).is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn initialise_empty(mut self) -> Self {
+        self.initialise_empty = true;
+        self
+    }
+
     /// Opens the store, as [`SqliteStore::open`] does.
     ///
     /// # Errors
@@ -83,6 +104,7 @@ impl SqliteOptions {
         let replica = Replica::with(Arc::clone(&self.clock), self.ceiling);
         SqliteStore::start(
             path.as_ref(),
+            self.initialise_empty,
             replica,
             self.poll_interval,
             self.flush_interval,

@@ -6,8 +6,8 @@ use std::thread::{self, JoinHandle};
 
 use futures_channel::oneshot;
 use keyward::{StoreError, StoreFuture};
+use rusqlite::Connection;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{failed, unavailable};
 use crate::file::{self, Identity};
@@ -84,7 +84,7 @@ struct ReadFile {
 
 impl ReadFile {
     fn open(path: PathBuf) -> Result<Self, StoreError> {
-        let (connection, identity) = file::connect(&path, OpenFlags::empty())?;
+        let (connection, identity) = file::connect(&path)?;
         file::prepare(&connection)?;
         // The thread that writes closes the file last, and takes its log away.
         connection

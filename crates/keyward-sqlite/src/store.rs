@@ -74,19 +74,21 @@ impl SqliteStore {
     /// [`SqliteOptions`] opens it on other terms.
     ///
     /// # Errors
-    /// When the file cannot be opened, written or read, is no database, or is of a newer version.
+    /// When the file cannot be opened, written or read, is no database, has no bytes
+    /// ([`initialise_empty`](SqliteOptions::initialise_empty)), or is of a newer version.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         SqliteOptions::new().open(path)
     }
 
     pub(crate) fn start(
         path: &Path,
+        initialise_empty: bool,
         replica: Replica,
         poll_interval: Duration,
         flush_interval: Duration,
     ) -> Result<Self, StoreError> {
         let (tasks, waiting) = mpsc::channel();
-        let file = KeyFile::open(path)?;
+        let file = KeyFile::open(path, initialise_empty)?;
         let mut worker = Worker::new(file, replica.clone(), poll_interval, flush_interval)?;
         worker.poll()?;
         worker.answer_wishes(tasks.clone());
