@@ -315,7 +315,7 @@ async fn every_call_leaves_a_line_and_none_holds_a_secret_or_a_path() {
             .regenerate_secret(user, id, Grace::None)
             .await
             .unwrap();
-        let guest = Actor::user("guest", world.acme.clone(), []);
+        let guest = Actor::user("guest", world.acme.clone(), [Permission::ReadWebhooks]);
         let denied = webhooks.delete_endpoint(&guest, id).await.unwrap_err();
         let message = world.publish("{\"a\":\"p4yload\"}").await;
         world

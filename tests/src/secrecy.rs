@@ -4,11 +4,13 @@ use std::fmt::Debug;
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
 
 use keyward::conformance::block_on;
 use keyward::{
     AccountId, Actor, Commit, Decision, Environment, Gate, Grace, KeyAdmin, KeyChange, KeyFilter,
-    KeyFormat, NewKey, Pepper, Peppers, Permission, RequestHead, Requirement, Store, Verdict,
+    KeyFormat, ManualClock, MemoryStore, NewKey, Pepper, Peppers, Permission, RequestHead,
+    Requirement, Store, Verdict,
 };
 use keyward_sqlite::SqliteStore;
 use sha2::{Digest, Sha256};
@@ -107,9 +109,9 @@ fn the_log_names_keys_by_id_and_hint_and_holds_no_secret() {
 #[test]
 fn no_debug_holds_a_secret() {
     let format = KeyFormat::new("vhk_{env}_").unwrap();
-    let store = Arc::new(keyward::MemoryStore::new());
+    let store = Arc::new(MemoryStore::new());
     let pepper = Pepper::new("2026", b"a pepper of some length").unwrap();
-    let admin = KeyAdmin::new(Arc::<keyward::MemoryStore>::clone(&store), format.clone());
+    let admin = KeyAdmin::new(Arc::<MemoryStore>::clone(&store), format.clone());
     let acme = AccountId::parse("acme").unwrap();
     let operator = Actor::operator("ops");
     let account = block_on(admin.open_account(&operator, &acme)).unwrap();
@@ -277,7 +279,7 @@ fn live(admin: &KeyAdmin) -> (String, Vec<String>) {
         note(&block_on(admin.disable(&ann, id)));
         note(&block_on(admin.enable(&ann, id)));
         note(&block_on(admin.leaks(&ann, &format!("{key} {key}"))));
-        let grace = Grace::For(std::time::Duration::from_secs(60));
+        let grace = Grace::For(Duration::from_secs(60));
         let rotated = block_on(admin.rotate(&ann, id, grace));
         note(&rotated);
         successors.push(rotated.unwrap().key.unwrap().expose_secret().to_owned());
@@ -292,6 +294,50 @@ fn live(admin: &KeyAdmin) -> (String, Vec<String>) {
     }
     keys.extend(successors);
     (text, keys)
+}
+
+#[test]
+fn who_is_refused_again_and_again_fills_no_log() {
+    let (log, subscriber) = capture();
+    let clock = Arc::new(ManualClock::at(Duration::from_secs(1_700_000_000)));
+    let store = Arc::new(MemoryStore::with_clock(
+        Arc::<ManualClock>::clone(&clock) as _
+    ));
+    let format = KeyFormat::new("vhk_{env}_").unwrap();
+    let admin = KeyAdmin::new(Arc::<MemoryStore>::clone(&store) as _, format.clone());
+    let acme = AccountId::parse("acme").unwrap();
+    let new = NewKey::new(acme.clone(), Environment::LIVE, "name");
+    let created = block_on(admin.bootstrap(&Actor::operator("ops"), new)).unwrap();
+    let (id, key) = (created.record.id, created.key.unwrap());
+    block_on(admin.revoke(&Actor::operator("ops"), id, "")).unwrap();
+    let gate = Gate::builder(store.replica())
+        .format(format)
+        .build()
+        .unwrap();
+    let requirement = Arc::new(Requirement::new());
+    let guest = Actor::user("guest", acme, []);
+    let call = |times| {
+        for _ in 0..times {
+            gate.check(&Head(key.expose_secret()), &requirement, None);
+            block_on(admin.revoke(&guest, id, "")).unwrap_err();
+        }
+    };
+    tracing::subscriber::with_default(subscriber, || {
+        call(1000);
+        clock.advance(Duration::from_secs(60));
+        call(1);
+    });
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    for what in [
+        "request refused",
+        "a call by an actor without any permission was refused",
+    ] {
+        let lines: Vec<_> = log.lines().filter(|line| line.contains(what)).collect();
+        assert_eq!(lines.len(), 11, "{what}");
+        let told = lines.iter().filter(|line| line.contains("unlogged"));
+        assert_eq!(told.count(), 1);
+        assert!(lines[10].contains("unlogged=990"), "{}", lines[10]);
+    }
 }
 
 #[test]

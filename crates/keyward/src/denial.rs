@@ -4,8 +4,11 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
+use tracing::Level;
+
+use crate::log_limit::{LogLimit, Unlogged};
 use crate::store::entry::Entry;
-use crate::{AccountId, ErrorCode, Hint, KeyId};
+use crate::{AccountId, Clock, ErrorCode, Hint, KeyId};
 
 /// Why a request was refused. An adapter puts it into the response's extensions.
 ///
@@ -67,17 +70,29 @@ impl Denial {
     }
 
     /// One line for the operator about a request that would have been refused.
-    pub(crate) fn log_report(&self, code: ErrorCode, status: u16) {
+    pub(crate) fn log_report(
+        &self,
+        code: ErrorCode,
+        status: u16,
+        limit: &LogLimit,
+        clock: &dyn Clock,
+    ) {
         let (reason, code) = (self.kind.reason(), code.as_str());
-        if let Some(entry) = &self.entry {
+        if let Some(entry) = &self.entry
+            && tracing::enabled!(Level::INFO)
+            && let Some(Unlogged(unlogged)) = limit.admit((entry.id, code), clock.boot())
+        {
             let (id, hint, account) = (entry.id, entry.hint(), &entry.group.account);
-            tracing::info!(status, code, reason, key.id = %id, key.hint = %hint, %account, "request would be refused");
+            tracing::info!(status, code, reason, unlogged, key.id = %id, key.hint = %hint, %account, "request would be refused");
         }
         tracing::Span::current().record("keyward.would_refuse", code);
     }
 
     /// One line for the operator; `key.id` and `key.hint` where a key was proved.
-    pub(crate) fn log(&self) {
+    ///
+    /// Of each key and reason ten a minute: a client that goes on and on, as one whose key has expired,
+    /// fills no disk. Where there were more, the next says how many in `unlogged`.
+    pub(crate) fn log(&self, limit: &LogLimit, clock: &dyn Clock) {
         let reason = self.kind.reason();
         let code = self.kind.code().as_str();
         match &self.entry {
@@ -86,12 +101,17 @@ impl Denial {
             }
             // Anybody can cause these, as often as they like.
             None => tracing::debug!(code, reason, "request refused"),
+            Some(_) if !tracing::enabled!(Level::WARN) => {}
             Some(entry) => {
+                let about = (entry.id, self.kind);
+                let Some(Unlogged(unlogged)) = limit.admit(about, clock.boot()) else {
+                    return;
+                };
                 let (id, account) = (entry.id, &entry.group.account);
                 if self.kind == DenialKind::SecretExposed {
-                    tracing::warn!(code, reason, key.id = %id, key.hint = %entry.hint(), %account, "request refused");
+                    tracing::warn!(code, reason, unlogged, key.id = %id, key.hint = %entry.hint(), %account, "request refused");
                 } else {
-                    tracing::info!(code, reason, key.id = %id, key.hint = %entry.hint(), %account, "request refused");
+                    tracing::info!(code, reason, unlogged, key.id = %id, key.hint = %entry.hint(), %account, "request refused");
                 }
             }
         }

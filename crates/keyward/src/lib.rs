@@ -27,6 +27,7 @@ mod error;
 mod gate;
 mod key;
 mod limit;
+mod log_limit;
 mod origin;
 mod outbox;
 mod per_environment;

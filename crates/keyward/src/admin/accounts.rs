@@ -40,11 +40,12 @@ impl KeyAdmin {
         let mut line = self.line(actor, AuditAction::Bootstrap);
         line.account = Some(new.account.clone());
         line.environment.get_or_insert(new.environment);
-        self.or_note(line.clone(), operator_only(actor)).await?;
+        self.or_note(actor, line.clone(), operator_only(actor))
+            .await?;
         let fits = self.check_new(&new).map_err(AdminError::from);
-        self.or_note(line.clone(), fits).await?;
+        self.or_note(actor, line.clone(), fits).await?;
         let made = self.make(&new, &account, None);
-        let (key, record) = self.or_note(line.clone(), made).await?;
+        let (key, record) = self.or_note(actor, line.clone(), made).await?;
         line.key = Some(record.id);
         let commit = Commit {
             accounts: vec![account],
@@ -55,7 +56,7 @@ impl KeyAdmin {
             ..Commit::default()
         };
         let done = self.store.commit(commit).await.map_err(AdminError::from);
-        self.or_note(line, done).await?;
+        self.or_note(actor, line, done).await?;
         let record = self.stored(record.id).await?;
         Ok(CreatedKey {
             key: Some(key),
@@ -70,7 +71,8 @@ impl KeyAdmin {
     pub async fn open_account(&self, actor: &Actor, id: &AccountId) -> Result<Account, AdminError> {
         let mut line = self.line(actor, AuditAction::OpenAccount);
         line.account = Some(id.clone());
-        self.or_note(line.clone(), operator_only(actor)).await?;
+        self.or_note(actor, line.clone(), operator_only(actor))
+            .await?;
         for _ in 0..ATTEMPTS {
             if let Some(account) = self.store.account(id.clone()).await? {
                 return Ok(account);
@@ -82,7 +84,7 @@ impl KeyAdmin {
             };
             self.try_commit(commit).await?;
         }
-        self.give_up(line).await
+        self.give_up(actor, line).await
     }
 
     /// Changes an account's status, plan or bound. For an operator. In force when it returns.
@@ -97,10 +99,11 @@ impl KeyAdmin {
     ) -> Result<Account, AdminError> {
         let mut line = self.line(actor, AuditAction::UpdateAccount);
         line.account = Some(id.clone());
-        self.or_note(line.clone(), operator_only(actor)).await?;
+        self.or_note(actor, line.clone(), operator_only(actor))
+            .await?;
         for _ in 0..ATTEMPTS {
             let found = self.account_of(actor, id).await;
-            let mut account = self.or_note(line.clone(), found).await?;
+            let mut account = self.or_note(actor, line.clone(), found).await?;
             account.status = change.status.unwrap_or(account.status);
             account.api_access = change.api_access.unwrap_or(account.api_access);
             account.max_active_keys = change.max_active_keys.unwrap_or(account.max_active_keys);
@@ -127,6 +130,6 @@ impl KeyAdmin {
                 return self.account_of(actor, id).await;
             }
         }
-        self.give_up(line).await
+        self.give_up(actor, line).await
     }
 }

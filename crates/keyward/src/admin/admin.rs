@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::admin::list::in_whole_millis;
+use crate::log_limit::Unlogged;
 use crate::{
     Account, Actor, AdminError, AdminErrorKind, AuditAction, AuditEntry, Commit, KeyFormat, KeyId,
     KeyRecord, KeyView, Peppers, ScopeCatalog, Store, StoreErrorKind, WebhookStore,
@@ -14,8 +15,9 @@ pub(super) const ATTEMPTS: usize = 64;
 
 /// Creates, changes and ends the keys of a service, whatever store keeps them.
 ///
-/// Every call says who acts, and leaves a line in the audit trail, also when it is refused. What an
-/// actor may not see answers exactly like what does not exist.
+/// Every call says who acts, and leaves a line in the audit trail, also when it is refused, unless that
+/// happens [too often](Self::unlisted_refusals). What an actor may not see answers exactly like what does
+/// not exist.
 ///
 /// ```
 /// # let mut example = std::pin::pin!(async {
@@ -159,38 +161,120 @@ impl KeyAdmin {
         line
     }
 
-    /// Notes a refusal in the audit trail. A store that fails has no trail either.
+    /// Notes a refusal: see [`unlisted_refusals`](Self::unlisted_refusals).
     pub(super) async fn or_note<T>(
         &self,
-        mut line: AuditEntry,
+        actor: &Actor,
+        line: AuditEntry,
         outcome: Result<T, AdminError>,
     ) -> Result<T, AdminError> {
         if let Err(error) = &outcome {
-            line.refused = Some(error.kind());
-            line.reason.clear();
-            // What would have been done; but not to which endpoint.
-            if !line.detail.starts_with("endpoint=") {
-                line.detail.clear();
-            }
-            let audit = vec![line];
-            let commit = Commit {
-                audit,
-                ..Commit::default()
-            };
-            if let Err(error) = self.store.commit(commit).await {
-                let error: &dyn std::error::Error = &error;
-                tracing::error!(
-                    error,
-                    "a refused call could not be noted in the audit trail"
-                );
-            }
+            self.note(actor, line, error.kind()).await;
         }
         outcome
     }
 
+    async fn note(&self, actor: &Actor, mut line: AuditEntry, refused: AdminErrorKind) {
+        line.refused = Some(refused);
+        line.reason.clear();
+        // What would have been done; but not to which endpoint.
+        if !line.detail.starts_with("endpoint=") {
+            line.detail.clear();
+        }
+        let replica = self.store.replica();
+        let (refusals, now) = (replica.refusals(), replica.clock().boot());
+        if self.may_do_something(actor).await {
+            return self.write_lines(refusals.list(actor, line, now)).await;
+        }
+        // Who merely has a key or an account could make the audit log grow for good.
+        refusals.count();
+        if let Some(Unlogged(unlogged)) = refusals.log.admit(&line.actor, now) {
+            let (action, reason) = (line.action.as_str(), refused.as_str());
+            tracing::info!(
+                actor = line.actor,
+                action,
+                reason,
+                unlogged,
+                "a call by an actor without any permission was refused"
+            );
+        }
+    }
+
+    /// Writes what hours that are over leave of refused calls.
+    pub(super) async fn write_left(&self) {
+        let replica = self.store.replica();
+        let left = replica.refusals().left(replica.clock().boot());
+        self.write_lines(left).await;
+    }
+
+    /// Adds lines to the audit log. A store that fails has no log either.
+    async fn write_lines(&self, audit: Vec<AuditEntry>) {
+        if audit.is_empty() {
+            return;
+        }
+        let commit = Commit {
+            audit,
+            ..Commit::default()
+        };
+        if let Err(error) = self.store.commit(commit).await {
+            let error: &dyn std::error::Error = &error;
+            let replica = self.store.replica();
+            let now = replica.clock().boot();
+            if let Some(Unlogged(unlogged)) = replica.refusals().log.admit("", now) {
+                tracing::error!(
+                    error,
+                    unlogged,
+                    "a refused call could not be noted in the audit trail"
+                );
+            }
+        }
+    }
+
+    /// The number of refused calls that the audit log does not list, for metrics.
+    ///
+    /// The audit log never shrinks, so nobody may fill it. A refused call of an actor without any
+    /// [`Permission`](crate::Permission), such as a key without a scope for it, is counted here and logged
+    /// with `tracing`, at most ten times a minute, but not listed. Of any other actor 20 refused calls an
+    /// hour are listed. Those that follow are counted here, and become one line once the hour is over,
+    /// with `followed=` and their number as its detail: it is written with the next refused call, or
+    /// before the audit log is read next. A process that ends first writes none. Beyond 1,000 actors in an
+    /// hour the others are counted together.
+    ///
+    /// Counted by this process since it has opened the store, whichever admin was called.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use keyward::*;
+    /// # let mut example = std::pin::pin!(async {
+    /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+    /// # let operator = Actor::operator("docs");
+    /// # let acme = AccountId::parse("acme")?;
+    /// # let created = admin.bootstrap(&operator, NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
+    /// # let id = created.record.id;
+    /// let guest = Actor::user("guest", acme.clone(), []);
+    /// for _ in 0..1000 {
+    ///     assert!(admin.revoke(&guest, id, "").await.is_err());
+    /// }
+    /// assert_eq!(admin.unlisted_refusals(), 1000);
+    /// assert_eq!(admin.audit(&operator, Some(&acme), None).await?.entries.len(), 1); // the bootstrap
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # });
+    /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+    /// # let done = example.as_mut().poll(context);
+    /// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+    /// ```
+    #[must_use]
+    pub fn unlisted_refusals(&self) -> u64 {
+        self.store.replica().refusals().unlisted()
+    }
+
     /// Gives up after meeting others again and again.
-    pub(super) async fn give_up<T>(&self, line: AuditEntry) -> Result<T, AdminError> {
-        self.or_note(line, Err(AdminErrorKind::Conflict.into()))
+    pub(super) async fn give_up<T>(
+        &self,
+        actor: &Actor,
+        line: AuditEntry,
+    ) -> Result<T, AdminError> {
+        self.or_note(actor, line, Err(AdminErrorKind::Conflict.into()))
             .await
     }
 

@@ -173,6 +173,21 @@ impl KeyAdmin {
         }
     }
 
+    /// Whether an actor has any permission, in whatever state a key that acts is by now.
+    pub(super) async fn may_do_something(&self, actor: &Actor) -> bool {
+        match &actor.authority {
+            Authority::Operator => true,
+            Authority::User(_, permissions) => !permissions.is_empty(),
+            Authority::Key(_, _, id) => {
+                let record = self.store.key(*id).await.ok().flatten();
+                record.is_some_and(|record| {
+                    record.kind == KeyKind::Secret
+                        && Permission::given_by(&record.scopes).next().is_some()
+                })
+            }
+        }
+    }
+
     pub(super) async fn account_of(
         &self,
         actor: &Actor,

@@ -14,6 +14,7 @@ struct World {
     store: Arc<MemoryStore>,
     admin: KeyAdmin,
     webhooks: WebhookAdmin,
+    gate: Gate,
     operator: Actor,
 }
 
@@ -28,10 +29,17 @@ impl World {
             block_on(admin.open_account(&operator, &account(id))).unwrap();
         }
         let admin = KeyAdmin { catalog, ..admin };
+        let gate = Gate::builder(store.replica()).format(format());
+        let both = [
+            KeyLocation::x_api_key(),
+            KeyLocation::bearer().publishable(),
+        ];
+        let gate = both.into_iter().fold(gate, GateBuilder::location);
         Self {
             store,
             admin,
             webhooks,
+            gate: gate.build().unwrap(),
             operator,
         }
     }
@@ -66,19 +74,12 @@ impl World {
 
     /// A key that acts, as a gate lets it pass.
     fn acting(&self, key: &ApiKey) -> Actor {
-        let gate = Gate::builder(self.store.replica()).format(format());
-        let both = [
-            KeyLocation::x_api_key(),
-            KeyLocation::bearer().publishable(),
-        ];
-        let gate = both.into_iter().fold(gate, GateBuilder::location);
-        let gate = gate.build().unwrap();
         let requirement = Requirement::new().any_environment();
         let requirement = requirement.kinds([KeyKind::Secret, KeyKind::Publishable]);
         let requirement = Arc::new(requirement);
         for (field, scheme) in [("x-api-key", ""), ("authorization", "Bearer ")] {
             let head = Head(field, format!("{scheme}{}", key.expose_secret()));
-            if let Verdict::Admit(admitted) = decided(gate.check(&head, &requirement, None))
+            if let Verdict::Admit(admitted) = decided(self.gate.check(&head, &requirement, None))
                 && let Some(Access::Principal(principal)) = admitted.access
             {
                 return Actor::key(&principal);

@@ -26,13 +26,13 @@ impl KeyAdmin {
         }
         for _ in 0..ATTEMPTS {
             let prepared = self.prepare(actor, &new).await;
-            let (account, permitted) = self.or_note(line.clone(), prepared).await?;
+            let (account, permitted) = self.or_note(actor, line.clone(), prepared).await?;
             let before = self.made_before(&new).await;
-            if let Some(record) = self.or_note(line.clone(), before).await? {
+            if let Some(record) = self.or_note(actor, line.clone(), before).await? {
                 return Ok(CreatedKey { key: None, record });
             }
             let made = self.make(&new, &account, Some(&permitted));
-            let (key, record) = self.or_note(line.clone(), made).await?;
+            let (key, record) = self.or_note(actor, line.clone(), made).await?;
             line.key = Some(record.id);
             let commit = Commit {
                 keys: vec![record.clone()],
@@ -48,13 +48,13 @@ impl KeyAdmin {
             };
             let done = self.try_commit(permitted.bind(&account, commit)).await;
             line.key = None;
-            if self.or_note(line.clone(), done).await? {
+            if self.or_note(actor, line.clone(), done).await? {
                 let record = self.stored(record.id).await?;
                 let key = Some(key);
                 return Ok(CreatedKey { key, record });
             }
         }
-        self.give_up(line).await
+        self.give_up(actor, line).await
     }
 
     /// Takes over a key that was made elsewhere, of which only the digest is known.
@@ -100,9 +100,9 @@ impl KeyAdmin {
             line.environment.get_or_insert(new.environment);
         }
         let prepared = self.prepare(actor, &new).await;
-        let (account, permitted) = self.or_note(line.clone(), prepared).await?;
+        let (account, permitted) = self.or_note(actor, line.clone(), prepared).await?;
         let made = self.record_of(&new, &account, Some(&permitted), digest, hint);
-        let record = self.or_note(line.clone(), made).await?;
+        let record = self.or_note(actor, line.clone(), made).await?;
         line.key = Some(record.id);
         let commit = Commit {
             keys: vec![record.clone()],
@@ -114,7 +114,7 @@ impl KeyAdmin {
         let commit = permitted.bind(&account, commit);
         let done = self.store.commit(commit).await.map_err(AdminError::from);
         line.key = None;
-        self.or_note(line, done).await?;
+        self.or_note(actor, line, done).await?;
         self.stored(record.id).await
     }
 

@@ -25,7 +25,7 @@ impl KeyAdmin {
     ) -> Result<Option<Credits>, AdminError> {
         let line = self.line(actor, AuditAction::Read);
         let found = self.find_owner(actor, Permission::Read, owner.into()).await;
-        let found = self.or_note(line, found).await?;
+        let found = self.or_note(actor, line, found).await?;
         let environment = found.environment.unwrap_or(Environment::LIVE);
         if !found.has_credits || !found.permitted.sees(environment) {
             return Ok(None);
@@ -71,12 +71,13 @@ impl KeyAdmin {
     ) -> Result<(), AdminError> {
         let owner = owner.into();
         let mut line = self.line_about(actor, AuditAction::SetCredits, &owner);
-        self.or_note(line.clone(), operator_only(actor)).await?;
+        self.or_note(actor, line.clone(), operator_only(actor))
+            .await?;
         for _ in 0..ATTEMPTS {
             let found = self
                 .find_owner(actor, Permission::Update, owner.clone())
                 .await;
-            let found = self.or_note(line.clone(), found).await?;
+            let found = self.or_note(actor, line.clone(), found).await?;
             line.account = Some(found.account.id.clone());
             line.environment = found.environment;
             let stored = self.store.credits(found.owner.clone()).await?;
@@ -104,7 +105,7 @@ impl KeyAdmin {
                 }
                 Some(keys) if keys.is_empty() => {
                     return self
-                        .or_note(line, Err(AdminErrorKind::Revoked.into()))
+                        .or_note(actor, line, Err(AdminErrorKind::Revoked.into()))
                         .await;
                 }
                 Some(keys) => {
@@ -120,7 +121,7 @@ impl KeyAdmin {
                 return Ok(());
             }
         }
-        self.give_up(line).await
+        self.give_up(actor, line).await
     }
 
     /// Adds to a balance. For an operator.
@@ -137,7 +138,7 @@ impl KeyAdmin {
         let owner = owner.into();
         let mut line = self.line_about(actor, AuditAction::AddCredits, &owner);
         let added = self.add_found(actor, owner, amount, &mut line).await;
-        self.or_note(line, added).await
+        self.or_note(actor, line, added).await
     }
 
     async fn add_found(

@@ -28,7 +28,8 @@ impl WebhookAdmin {
         let mut line = self.keys.line(actor, AuditAction::Publish);
         line.account = Some(message.account().clone());
         line.environment.get_or_insert(message.environment());
-        self.or_note(line.clone(), operator_only(actor)).await?;
+        self.or_note(actor, line.clone(), operator_only(actor))
+            .await?;
         let message = message.accepted_at(self.keys.now());
         let commit = WebhookCommit {
             message: Some(message.clone()),
@@ -38,7 +39,7 @@ impl WebhookAdmin {
             return Ok(());
         }
         let known = self.keys.account_of(actor, message.account()).await;
-        self.or_note(line.clone(), known).await?;
+        self.or_note(actor, line.clone(), known).await?;
         let (account, id) = (message.account().clone(), message.id().clone());
         let stored = self
             .store
@@ -48,7 +49,7 @@ impl WebhookAdmin {
         if stored == Some(message) {
             return Ok(());
         }
-        self.give_up(line).await
+        self.give_up(actor, line).await
     }
 
     /// Delivers again: a message, whatever came of it, or all that was given up. Each is tried as often as
@@ -97,7 +98,7 @@ impl WebhookAdmin {
         let mut line = about(self.keys.line(actor, AuditAction::Redeliver), id);
         for _ in 0..ATTEMPTS {
             let found = self.find(actor, Permission::ManageWebhooks, id).await;
-            let (endpoint, owner, permitted) = self.or_note(line.clone(), found).await?;
+            let (endpoint, owner, permitted) = self.or_note(actor, line.clone(), found).await?;
             line.account = Some(owner.id.clone());
             line.environment = Some(endpoint.environment());
             let mut noted = line.clone();
@@ -106,7 +107,7 @@ impl WebhookAdmin {
                     let (account, environment) = (owner.id.clone(), endpoint.environment());
                     let stored = self.store.message(account, environment, message.clone());
                     let stored = stored.await?.ok_or(AdminErrorKind::UnknownMessage.into());
-                    self.or_note(line.clone(), stored).await?;
+                    self.or_note(actor, line.clone(), stored).await?;
                     format!("{} message={message}", line.detail)
                 }
                 Redelivery::FailedSince(since) => {
@@ -126,7 +127,7 @@ impl WebhookAdmin {
                 return Ok(());
             }
         }
-        self.give_up(line).await
+        self.give_up(actor, line).await
     }
 
     /// The attempts to reach an endpoint, newest first, 100 a page.
@@ -157,7 +158,7 @@ impl WebhookAdmin {
         before: SystemTime,
     ) -> Result<u64, AdminError> {
         let line = self.keys.line(actor, AuditAction::Maintain);
-        self.or_note(line, operator_only(actor)).await?;
+        self.or_note(actor, line, operator_only(actor)).await?;
         Ok(self.store.forget_messages(before).await?)
     }
 }

@@ -70,7 +70,7 @@ impl WebhookAdmin {
         grace: Grace,
     ) -> Result<WebhookEndpoint, AdminError> {
         let line = about(self.keys.line(actor, AuditAction::RegenerateSecret), id);
-        self.or_note(line, operator_only(actor)).await?;
+        self.or_note(actor, line, operator_only(actor)).await?;
         self.replace_secret(actor, id, secret, grace).await
     }
 
@@ -83,7 +83,7 @@ impl WebhookAdmin {
     /// until then stays so.
     pub async fn reseal(&self, actor: &Actor) -> Result<u64, AdminError> {
         let line = self.keys.line(actor, AuditAction::Maintain);
-        self.or_note(line, operator_only(actor)).await?;
+        self.or_note(actor, line, operator_only(actor)).await?;
         let mut count = 0;
         for endpoint in self.store.endpoints(None, None).await? {
             let previous = endpoint.previous.as_ref().map(|(sealed, _)| sealed);

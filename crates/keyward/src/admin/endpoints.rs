@@ -29,7 +29,7 @@ impl WebhookAdmin {
         }
         for _ in 0..ATTEMPTS {
             let prepared = self.prepare(actor, account, environment, url.clone()).await;
-            let (created, owner, permitted) = self.or_note(line.clone(), prepared).await?;
+            let (created, owner, permitted) = self.or_note(actor, line.clone(), prepared).await?;
             let id = created.endpoint.id();
             line.detail = format!(
                 "endpoint={id} environment={environment} host={}",
@@ -47,14 +47,14 @@ impl WebhookAdmin {
             };
             let done = self.try_commit(commit).await;
             line.detail.clear();
-            if self.or_note(line.clone(), done).await? {
+            if self.or_note(actor, line.clone(), done).await? {
                 return Ok(CreatedEndpoint {
                     secret: created.secret,
                     endpoint: self.stored(id).await?,
                 });
             }
         }
-        self.give_up(line).await
+        self.give_up(actor, line).await
     }
 
     /// The endpoints of an account, in the order of their making; all, or those of an environment.
@@ -72,7 +72,7 @@ impl WebhookAdmin {
             .keys
             .permit_in(actor, Permission::ReadWebhooks, account)
             .await;
-        let (account, permitted) = self.or_note(line, permitted).await?;
+        let (account, permitted) = self.or_note(actor, line, permitted).await?;
         let mut found = self.store.endpoints(Some(account.id), environment).await?;
         found.retain(|endpoint| permitted.sees(endpoint.environment()));
         Ok(found)
@@ -89,7 +89,7 @@ impl WebhookAdmin {
     ) -> Result<WebhookEndpoint, AdminError> {
         let line = about(self.keys.line(actor, AuditAction::ReadEndpoints), id);
         let found = self.find(actor, Permission::ReadWebhooks, id).await;
-        Ok(self.or_note(line, found).await?.0)
+        Ok(self.or_note(actor, line, found).await?.0)
     }
 
     /// Changes an endpoint. What waits for it goes to where it is then, from the next attempt on.
@@ -132,7 +132,7 @@ impl WebhookAdmin {
         let mut line = about(self.keys.line(actor, AuditAction::DeleteEndpoint), id);
         for _ in 0..ATTEMPTS {
             let found = self.find(actor, Permission::ManageWebhooks, id).await;
-            let (endpoint, owner, permitted) = self.or_note(line.clone(), found).await?;
+            let (endpoint, owner, permitted) = self.or_note(actor, line.clone(), found).await?;
             line.account = Some(owner.id.clone());
             line.environment = Some(endpoint.environment());
             let commit = WebhookCommit {
@@ -144,7 +144,7 @@ impl WebhookAdmin {
                 return Ok(());
             }
         }
-        self.give_up(line).await
+        self.give_up(actor, line).await
     }
 
     /// A challenge to an endpoint; a sender asks it, and gives the answer to [`verify`](Self::verify).
@@ -190,7 +190,7 @@ impl WebhookAdmin {
     ) -> Result<EndpointChallenge, AdminError> {
         let line = about(self.keys.line(actor, AuditAction::VerifyEndpoint), id);
         let found = self.find(actor, Permission::ManageWebhooks, id).await;
-        let (endpoint, ..) = self.or_note(line, found).await?;
+        let (endpoint, ..) = self.or_note(actor, line, found).await?;
         Ok(EndpointChallenge::new(endpoint)?)
     }
 

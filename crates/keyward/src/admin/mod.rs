@@ -20,6 +20,7 @@ pub(crate) mod error;
 pub(crate) mod list;
 pub(crate) mod origins;
 mod read;
+pub(crate) mod refusals;
 mod revoke;
 mod rotate;
 mod rules;

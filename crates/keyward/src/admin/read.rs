@@ -36,7 +36,7 @@ impl KeyAdmin {
         let found = self.find(actor, &[Permission::Read], id).await;
         let mut line = self.line(actor, AuditAction::Read);
         line.key = Some(id);
-        let (record, account, _) = self.or_note(line, found).await?;
+        let (record, account, _) = self.or_note(actor, line, found).await?;
         Ok(self.view(record, &account))
     }
 
@@ -52,7 +52,7 @@ impl KeyAdmin {
     ) -> Result<KeyPage, AdminError> {
         let permitted = self.permit_in(actor, Permission::Read, account).await;
         let line = self.line(actor, AuditAction::Read);
-        let (account, permitted) = self.or_note(line, permitted).await?;
+        let (account, permitted) = self.or_note(actor, line, permitted).await?;
         let Some(environment) = permitted.seen(filter.environment) else {
             let (keys, next) = (Vec::new(), None);
             return Ok(KeyPage { keys, next });
@@ -96,7 +96,7 @@ impl KeyAdmin {
     ) -> Result<Vec<UsageHour>, AdminError> {
         let permitted = self.permit_in(actor, Permission::Read, account).await;
         let (_, permitted) = self
-            .or_note(self.line(actor, AuditAction::Read), permitted)
+            .or_note(actor, self.line(actor, AuditAction::Read), permitted)
             .await?;
         let Some(environment) = permitted.seen(environment) else {
             return Ok(Vec::new());
@@ -133,7 +133,7 @@ impl KeyAdmin {
             None => operator_only(actor).map(|()| None),
         };
         let environment = self
-            .or_note(self.line(actor, AuditAction::Read), environment)
+            .or_note(actor, self.line(actor, AuditAction::Read), environment)
             .await?;
         let query = AuditQuery {
             account: account.cloned(),
@@ -142,6 +142,7 @@ impl KeyAdmin {
             // One more, to see whether there is another page.
             limit: PAGE + 1,
         };
+        self.write_left().await;
         let mut entries = self.store.audit(query).await?;
         let more = entries.len() > PAGE;
         entries.truncate(PAGE);
@@ -173,8 +174,12 @@ impl KeyAdmin {
     /// # Errors
     /// When the actor is no operator or the store fails.
     pub async fn schemes(&self, actor: &Actor) -> Result<Vec<(DigestScheme, u64)>, AdminError> {
-        self.or_note(self.line(actor, AuditAction::Read), operator_only(actor))
-            .await?;
+        self.or_note(
+            actor,
+            self.line(actor, AuditAction::Read),
+            operator_only(actor),
+        )
+        .await?;
         self.store.flush().await?;
         Ok(self.store.schemes(self.now()).await?)
     }
@@ -194,7 +199,7 @@ impl KeyAdmin {
     pub async fn leaks(&self, actor: &Actor, text: &str) -> Result<Vec<Leak>, AdminError> {
         let permitted = self.permitted(actor, &[Permission::Read]).await;
         let permitted = self
-            .or_note(self.line(actor, AuditAction::Read), permitted)
+            .or_note(actor, self.line(actor, AuditAction::Read), permitted)
             .await?;
         let mut leaks: Vec<Leak> = Vec::new();
         let mut seen = HashMap::new();

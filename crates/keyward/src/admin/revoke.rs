@@ -78,7 +78,7 @@ impl KeyAdmin {
             line.environment = line.environment.or(environment);
         }
         let fits = self.check_reason(reason).map_err(AdminError::from);
-        self.or_note(line.clone(), fits).await?;
+        self.or_note(actor, line.clone(), fits).await?;
         reason.clone_into(&mut line.reason);
         line.detail = environment.map_or("environment=*".to_owned(), |own| {
             format!("environment={own}")
@@ -94,7 +94,7 @@ impl KeyAdmin {
                     Err(AdminErrorKind::NotPermitted.into())
                 }
             });
-            let (before, permitted) = self.or_note(line.clone(), permitted).await?;
+            let (before, permitted) = self.or_note(actor, line.clone(), permitted).await?;
             let mut account = before.clone();
             let counter = match environment {
                 None => &mut account.revoked_all,
@@ -110,6 +110,6 @@ impl KeyAdmin {
                 return Ok(());
             }
         }
-        self.give_up(line).await
+        self.give_up(actor, line).await
     }
 }

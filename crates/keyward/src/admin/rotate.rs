@@ -55,7 +55,7 @@ impl KeyAdmin {
         let mut line = self.line(actor, AuditAction::Rotate);
         line.key = Some(id);
         let rotated = self.rotate_found(actor, id, grace, &line).await;
-        self.or_note(line, rotated).await
+        self.or_note(actor, line, rotated).await
     }
 
     async fn rotate_found(

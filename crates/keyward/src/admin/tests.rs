@@ -863,11 +863,119 @@ fn every_call_leaves_a_line_and_a_refused_one_too() {
     );
     assert_eq!(page.entries[1].reason, "leaked");
     assert_eq!(page.next, None);
-    (0..150).for_each(|_| drop(block_on(world.admin.enable(&world.user, id))));
+    let id = world.create(world.new_key()).record.id;
+    (0..149).for_each(|_| drop(block_on(world.admin.disable(&world.user, id)).unwrap()));
     let page = block_on(world.admin.audit(&world.user, Some(&world.acme), None)).unwrap();
     assert_eq!(page.entries.len(), 100);
     let rest = block_on(world.admin.audit(&world.user, Some(&world.acme), page.next)).unwrap();
     assert_eq!((rest.entries.len(), rest.next), (55, None));
+}
+
+#[test]
+fn who_has_no_permission_leaves_no_line_however_often_it_calls() {
+    let world = World::new();
+    let id = world.create(world.new_key()).record.id;
+    let key = |scopes: &[&str], kind| {
+        let new = world.new_key().scopes(Scopes::parse(scopes).unwrap());
+        let key = world.create(new.kind(kind)).key.unwrap();
+        let location = match kind {
+            KeyKind::Secret => KeyLocation::x_api_key(),
+            _ => KeyLocation::x_api_key().publishable(),
+        };
+        let gate = Gate::builder(world.store.replica()).format(format());
+        let gate = gate.max_staleness(Duration::MAX).location(location);
+        let requirement = Arc::new(Requirement::new().kinds([kind]));
+        let head = Head(key.expose_secret());
+        match gate.build().unwrap().check(&head, &requirement, None) {
+            Decision::Ready(Verdict::Admit(Admitted {
+                access: Some(Access::Principal(principal)),
+                ..
+            })) => Actor::key(&principal),
+            other => panic!("{other:?}"),
+        }
+    };
+    let actors = [
+        user("acme", &[]),
+        key(&["kyc"], KeyKind::Secret),
+        key(&["api_keys.*", "webhooks.*"], KeyKind::Publishable),
+    ];
+    let before = world.last_line();
+    let counted = world.admin.unlisted_refusals();
+    for actor in &actors {
+        let bad = NewKey::new(world.acme.clone(), Environment::LIVE, "");
+        for outcome in [
+            block_on(world.admin.create(actor, bad)).map(drop),
+            block_on(world.admin.create(actor, world.new_key())).map(drop),
+            block_on(world.admin.revoke(actor, id, "")).map(drop),
+            block_on(
+                world
+                    .admin
+                    .revoke_all(actor, &world.acme, None, &"x".repeat(501)),
+            ),
+            block_on(world.admin.audit(actor, None, None)).map(drop),
+            block_on(world.admin.open_account(actor, &world.acme)).map(drop),
+            block_on(world.admin.add_credits(actor, id, 1)),
+            block_on(world.admin.leaks(actor, "")).map(drop),
+        ] {
+            assert!(outcome.is_err(), "{actor:?}");
+        }
+    }
+    assert_eq!(world.last_line(), before);
+    assert_eq!(world.admin.unlisted_refusals() - counted, 24);
+}
+
+#[test]
+fn of_an_actor_twenty_refused_calls_an_hour_are_listed_and_how_many_followed() {
+    let world = World::new();
+    let id = world.create(world.new_key()).record.id;
+    let lines = |actor: &str| {
+        let trail = block_on(world.store.audit(AuditQuery::newest(1000))).unwrap();
+        let own = trail.into_iter().filter(|line| line.actor == actor);
+        own.collect::<Vec<_>>()
+    };
+    let refuse = |actor: &Actor, times: usize| {
+        for _ in 0..times {
+            error_of(block_on(world.admin.revoke(actor, id, "")));
+        }
+    };
+    let reader = user("acme", &[Permission::Read]);
+    let key = world.acting(&["api_keys.read"], |new| new);
+    refuse(&reader, 1000);
+    refuse(&key, 21);
+    assert_eq!(lines("user:bob").len(), 20);
+    assert_eq!(lines(key.name()).len(), 20);
+    world.clock.advance(Duration::from_secs(3599));
+    refuse(&reader, 5);
+    assert_eq!(lines("user:bob").len(), 20);
+
+    // The hour is over: whoever looks sees how many there were, and only once.
+    world.clock.advance(Duration::from_secs(1));
+    for _ in 0..2 {
+        let page = block_on(world.admin.audit(&world.user, Some(&world.acme), None));
+        let page = page.unwrap().entries;
+        let own = page.iter().filter(|line| line.actor == "user:bob");
+        assert_eq!(own.count(), 21);
+        for (actor, followed) in [("user:bob", 985), (key.name(), 1)] {
+            let line = &lines(actor)[0];
+            assert_eq!(line.detail, format!("followed={followed}"));
+            assert_eq!(line.refused, Some(AdminErrorKind::NotPermitted));
+            assert_eq!((line.action, line.key), (AuditAction::Revoke, None));
+            assert_eq!(line.account.as_ref(), Some(&world.acme));
+            assert_eq!(
+                line.environment,
+                (actor != "user:bob").then_some(Environment::LIVE)
+            );
+        }
+    }
+    // And in the next hour there are twenty again; an hour without more leaves nothing.
+    refuse(&reader, 20);
+    world.clock.advance(Duration::from_secs(3600));
+    refuse(&reader, 1);
+    assert_eq!(lines("user:bob").len(), 20 + 1 + 20 + 1);
+    // Other instances over the same store do not begin anew.
+    let other = KeyAdmin::new(Arc::clone(&world.store), format());
+    (0..30).for_each(|_| drop(block_on(other.revoke(&reader, id, ""))));
+    assert_eq!(lines("user:bob").len(), 20 + 1 + 20 + 20);
 }
 
 #[test]
@@ -1193,7 +1301,11 @@ fn metadata_holds_no_key_however_it_is_written() {
         let error = error_of(block_on(world.admin.create(&world.user, new)));
         assert_eq!(error, AdminErrorKind::HoldsKey, "{text}");
     }
-    let named = Actor::user(secret.expose_secret(), world.acme.clone(), []);
+    let named = Actor::user(
+        secret.expose_secret(),
+        world.acme.clone(),
+        [Permission::Update],
+    );
     error_of(block_on(world.admin.key(&named, KeyId::random().unwrap())));
     assert_eq!(world.last_line().actor, "(a name that holds a key)");
 }

@@ -174,12 +174,12 @@ impl KeyAdmin {
         line.key = Some(id);
         for _ in 0..ATTEMPTS {
             let found = self.find(actor, &[permission], id).await;
-            let (mut record, account, permitted) = self.or_note(line.clone(), found).await?;
+            let (mut record, account, permitted) = self.or_note(actor, line.clone(), found).await?;
             line.account = Some(account.id.clone());
             line.environment = Some(record.environment);
             let before = record.clone();
             let changed = change(&mut record, &account, &permitted);
-            self.or_note(line.clone(), changed).await?;
+            self.or_note(actor, line.clone(), changed).await?;
             reason.clone_into(&mut line.reason);
             let keys = if record == before {
                 vec![]
@@ -196,6 +196,6 @@ impl KeyAdmin {
                 return Ok(self.view(self.stored(id).await?, &account));
             }
         }
-        self.give_up(line).await
+        self.give_up(actor, line).await
     }
 }

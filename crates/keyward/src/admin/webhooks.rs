@@ -100,11 +100,11 @@ impl WebhookAdmin {
         let mut line = about(self.keys.line(actor, action), id);
         for _ in 0..ATTEMPTS {
             let found = self.find(actor, Permission::ManageWebhooks, id).await;
-            let (mut endpoint, owner, permitted) = self.or_note(line.clone(), found).await?;
+            let (mut endpoint, owner, permitted) = self.or_note(actor, line.clone(), found).await?;
             line.account = Some(owner.id.clone());
             line.environment = Some(endpoint.environment());
             let changed = change(&mut endpoint);
-            let detail = self.or_note(line.clone(), changed).await?;
+            let detail = self.or_note(actor, line.clone(), changed).await?;
             let mut noted = line.clone();
             noted.detail = format!("endpoint={id} {detail}");
             let commit = WebhookCommit {
@@ -116,7 +116,7 @@ impl WebhookAdmin {
                 return self.stored(id).await;
             }
         }
-        self.give_up(line).await
+        self.give_up(actor, line).await
     }
 
     /// The endpoint and its account, for an actor that has the permission there.
@@ -152,14 +152,19 @@ impl WebhookAdmin {
 
     pub(super) async fn or_note<T>(
         &self,
+        actor: &Actor,
         line: AuditEntry,
         outcome: Result<T, AdminError>,
     ) -> Result<T, AdminError> {
-        self.keys.or_note(line, outcome).await
+        self.keys.or_note(actor, line, outcome).await
     }
 
-    pub(super) async fn give_up<T>(&self, line: AuditEntry) -> Result<T, AdminError> {
-        self.keys.give_up(line).await
+    pub(super) async fn give_up<T>(
+        &self,
+        actor: &Actor,
+        line: AuditEntry,
+    ) -> Result<T, AdminError> {
+        self.keys.give_up(actor, line).await
     }
 }
 

@@ -21,7 +21,8 @@ impl Gate {
         self.inner.reports.count(kind);
         let code = self.inner.replies.code(kind);
         let status = self.inner.rendered.of(code).status();
-        Denial::new(kind, Some(Arc::clone(entry))).log_report(code, status);
+        let clock = &**self.inner.replica.clock();
+        Denial::new(kind, Some(Arc::clone(entry))).log_report(code, status, &self.inner.log, clock);
     }
 
     /// How often a demand that is [only reported](Requirement::report_only) was not met for this reason:
@@ -120,7 +121,7 @@ impl Gate {
         requirement: &Requirement,
     ) -> Refusal {
         let denial = Denial::new(kind, entry);
-        denial.log();
+        denial.log(&self.inner.log, &**self.inner.replica.clock());
         let code = self.inner.replies.code(kind);
         let reply = if code == ErrorCode::InsufficientScope {
             let Inner {

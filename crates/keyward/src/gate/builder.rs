@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::gate::gate::Inner;
 use crate::gate::reports::Reports;
 use crate::gate::throttle::FailureThrottle;
+use crate::log_limit::LogLimit;
 use crate::reply::reply::EveryReply;
 use crate::{
     Cors, Environment, ForeignFormat, Gate, KeyFormat, KeyLocation, Limiter, Peppers, RateLimits,
@@ -287,6 +288,7 @@ impl GateBuilder {
                 legacy_fields: self.legacy_fields,
                 refunds_errors: self.refunds_errors,
                 reports: Reports::default(),
+                log: LogLimit::default(),
             }),
         })
     }

@@ -16,6 +16,7 @@ use crate::gate::judge::{enforce, judge_key};
 use crate::gate::prove::{Presented, Proved};
 use crate::gate::reports::Reports;
 use crate::gate::throttle::Throttle;
+use crate::log_limit::LogLimit;
 use crate::reply::grpc;
 use crate::reply::reply::EveryReply;
 use crate::request::head::is_preflight;
@@ -107,6 +108,8 @@ pub(crate) struct Inner {
     pub(crate) legacy_fields: Option<ResetUnit>,
     pub(crate) refunds_errors: bool,
     pub(crate) reports: Reports,
+    /// Of refused requests with a known key.
+    pub(crate) log: LogLimit,
     pub(crate) throttle: Option<Throttle>,
 }
 

@@ -5,7 +5,8 @@ use std::time::SystemTime;
 use crate::error::named;
 use crate::{AccountId, AdminErrorKind, Environment, KeyId};
 
-/// One line of the audit trail. A refused call leaves one too.
+/// One line of the audit log. A refused call leaves one too, unless that happens
+/// [too often](crate::KeyAdmin::unlisted_refusals).
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -16,11 +17,11 @@ use crate::{AccountId, AdminErrorKind, Environment, KeyId};
 /// # let acme = AccountId::parse("acme")?;
 /// # let created = admin.bootstrap(&operator, NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
 /// # let id = created.record.id;
-/// let guest = Actor::user("guest", acme.clone(), []);
-/// assert!(admin.revoke(&guest, id, "").await.is_err());
+/// let reader = Actor::user("ann", acme.clone(), [Permission::Read]);
+/// assert!(admin.revoke(&reader, id, "").await.is_err());
 /// let trail = admin.audit(&operator, Some(&acme), None).await?;
 /// let line = &trail.entries[0];
-/// assert_eq!((&*line.actor, line.action), ("user:guest", AuditAction::Revoke));
+/// assert_eq!((&*line.actor, line.action), ("user:ann", AuditAction::Revoke));
 /// assert_eq!(line.refused, Some(AdminErrorKind::NotPermitted));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// # });

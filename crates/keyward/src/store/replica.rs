@@ -5,6 +5,7 @@ use std::mem;
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::SystemTime;
 
+use crate::admin::refusals::Refusals;
 use crate::key::digest::DigestBytes;
 use crate::limit::purse::Purse;
 use crate::store::entry::Entry;
@@ -64,6 +65,8 @@ pub(super) struct Inner {
     /// Those for which the store shall be asked.
     wanting: Mutex<Vec<Arc<Purse>>>,
     nudge: OnceLock<Nudge>,
+    /// Here, as it is the one thing that all admins over a store share.
+    refusals: Refusals,
 }
 
 type Nudge = Box<dyn Fn(&Replica) -> bool + Send + Sync>;
@@ -93,6 +96,7 @@ impl Replica {
                 redigested: Mutex::default(),
                 wanting: Mutex::default(),
                 nudge: OnceLock::new(),
+                refusals: Refusals::default(),
             }),
         }
     }
@@ -101,6 +105,10 @@ impl Replica {
     #[must_use]
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.inner.clock
+    }
+
+    pub(crate) fn refusals(&self) -> &Refusals {
+        &self.inner.refusals
     }
 
     /// Starts to ask the store for news: notes the time *before* anything is read.

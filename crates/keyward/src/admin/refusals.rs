@@ -1,0 +1,143 @@
+//! Refused calls, as far as the audit log lists them.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::log_limit::LogLimit;
+use crate::{AccountId, Actor, AuditEntry};
+
+/// How many refused calls of an actor are listed in an hour.
+const LISTED: u64 = 20;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// How many actors are told apart; those beyond them are counted together.
+const ACTORS: usize = 1000;
+
+/// Refused calls of a process over one store. The memory is bounded, and so is what is written.
+///
+/// There is no timer: what an hour leaves is written with the first refused call, or before the first
+/// look into the audit log, that comes after it.
+#[derive(Default)]
+pub(crate) struct Refusals {
+    /// By account and name; without either, those beyond the bound.
+    actors: Mutex<HashMap<(Option<AccountId>, String), Window>>,
+    unlisted: AtomicU64,
+    /// What is logged instead.
+    pub(crate) log: LogLimit,
+}
+
+/// An hour in which calls of an actor were refused.
+struct Window {
+    began: Duration,
+    refused: u64,
+    /// The last of them that was not listed.
+    last: Option<AuditEntry>,
+}
+
+impl Refusals {
+    /// What to write when a call is refused: its line, if there were not too many in the last hour, and
+    /// what hours that are over leave.
+    pub(crate) fn list(&self, actor: &Actor, line: AuditEntry, now: Duration) -> Vec<AuditEntry> {
+        let mut lines = self.left(now);
+        let mut actors = self.actors.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut whose = (actor.account().cloned(), line.actor.clone());
+        let is_beyond = actors.len() >= ACTORS && !actors.contains_key(&whose);
+        if is_beyond {
+            whose = (None, String::new());
+        }
+        let window = actors.entry(whose).or_insert(Window {
+            began: now,
+            refused: 0,
+            last: None,
+        });
+        window.refused += 1;
+        if window.refused <= LISTED {
+            lines.push(line);
+            return lines;
+        }
+        // What follows may be about several keys and environments.
+        let mut last = AuditEntry::new(line.at, &line.actor, line.action);
+        last.refused = line.refused;
+        if is_beyond {
+            "(several)".clone_into(&mut last.actor);
+        } else {
+            last.account = actor.account().cloned();
+            last.environment = actor.environment();
+        }
+        window.last = Some(last);
+        drop(actors);
+        self.count();
+        lines
+    }
+
+    /// What hours that are over leave: for each actor one line that says how many followed.
+    pub(crate) fn left(&self, now: Duration) -> Vec<AuditEntry> {
+        let mut lines = Vec::new();
+        let mut actors = self.actors.lock().unwrap_or_else(PoisonError::into_inner);
+        actors.retain(|_, window| {
+            let is_over = now.saturating_sub(window.began) >= HOUR;
+            if is_over && let Some(mut line) = window.last.take() {
+                line.detail = format!("followed={}", window.refused - LISTED);
+                lines.push(line);
+            }
+            !is_over
+        });
+        lines
+    }
+
+    /// Counts a refused call that is not listed.
+    pub(crate) fn count(&self) {
+        self.unlisted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn unlisted(&self) -> u64 {
+        self.unlisted.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for Refusals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Refusals")
+            .field("unlisted", &self.unlisted())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::{AdminErrorKind, AuditAction, Permission};
+
+    fn refuse(refusals: &Refusals, name: &str, now: u64) -> Vec<AuditEntry> {
+        let account = AccountId::parse("acme").unwrap();
+        let actor = Actor::user(name, account, Permission::ALL);
+        let mut line = AuditEntry::new(SystemTime::UNIX_EPOCH, actor.name(), AuditAction::Read);
+        line.refused = Some(AdminErrorKind::UnknownKey);
+        refusals.list(&actor, line, Duration::from_secs(now))
+    }
+
+    #[test]
+    fn what_is_kept_and_written_is_bounded_however_many_actors_there_are() {
+        let refusals = Refusals::default();
+        let mut lines = 0;
+        for number in 0..100_000_u32 {
+            lines += refuse(&refusals, &number.to_string(), 0).len();
+        }
+        assert_eq!(refusals.actors.lock().unwrap().len(), ACTORS + 1);
+        assert_eq!(lines, ACTORS + 20);
+        let left = refuse(&refusals, "0", 3600);
+        let [several, own] = &left[..] else {
+            panic!("{left:?}")
+        };
+        let followed = format!("followed={}", 100_000 - ACTORS - 20);
+        assert_eq!((&*several.actor, &several.detail), ("(several)", &followed));
+        assert_eq!(own.actor, "user:0");
+        assert_eq!(refusals.actors.lock().unwrap().len(), 1);
+    }
+}

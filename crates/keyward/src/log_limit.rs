@@ -1,0 +1,110 @@
+//! A bound on log lines that callers can cause.
+
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// How many lines about one thing are logged in a minute.
+const LINES: u64 = 10;
+
+const SLOTS: usize = 1024;
+
+/// Counts lines in a table that does not grow, of 8 KiB.
+///
+/// A slot is a minute and the lines of that minute, so that one compare-and-swap changes both. Things that
+/// fall into one slot share its lines: nobody can choose that, as the hash has a secret.
+pub(crate) struct LogLimit {
+    secret: RandomState,
+    slots: Box<[AtomicU64]>,
+}
+
+impl LogLimit {
+    /// Whether to log a line about something, `now` after a start that never steps; and how many were
+    /// not logged since the last.
+    pub(crate) fn admit(&self, about: impl Hash, now: Duration) -> Option<Unlogged> {
+        let minute = (now.as_secs() / 60) << 32;
+        let place = usize::try_from(self.secret.hash_one(about) % (SLOTS as u64)).ok()?;
+        let slot = self.slots.get(place)?;
+        let mut seen = slot.load(Ordering::Relaxed);
+        loop {
+            let lines = seen & u64::from(u32::MAX);
+            // Another thread's clock may be ahead.
+            let is_over = (seen ^ lines) < minute;
+            let (next, admitted) = if is_over {
+                let unlogged = lines.saturating_sub(LINES);
+                (
+                    minute | 1,
+                    Some(Unlogged((unlogged > 0).then_some(unlogged))),
+                )
+            } else if lines < LINES {
+                (seen + 1, Some(Unlogged(None)))
+            } else {
+                (seen + u64::from(lines < u64::from(u32::MAX)), None)
+            };
+            let order = Ordering::Relaxed;
+            match slot.compare_exchange_weak(seen, next, order, order) {
+                Ok(_) => return admitted,
+                Err(changed) => seen = changed,
+            }
+        }
+    }
+}
+
+/// How many lines were not logged; `None`: all were.
+pub(crate) struct Unlogged(pub(crate) Option<u64>);
+
+impl Default for LogLimit {
+    fn default() -> Self {
+        Self {
+            secret: RandomState::new(),
+            slots: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn ten_lines_a_minute_and_then_how_many_there_were_more() {
+        let limit = LogLimit::default();
+        let admitted = |now| {
+            let lines = (0..100).filter_map(|_| limit.admit("one", now));
+            lines.map(|line| line.0).collect::<Vec<_>>()
+        };
+        assert_eq!(admitted(at(60)), [None; 10]);
+        assert_eq!(admitted(at(119)), []);
+        let mut next = vec![Some(190)];
+        next.extend([None; 9]);
+        assert_eq!(admitted(at(120)), next);
+        assert_eq!(admitted(at(119)), [], "a clock that is behind");
+        assert_eq!(admitted(at(3600)).first(), Some(&Some(190)));
+    }
+
+    #[test]
+    fn however_many_there_are_the_lines_are_bounded() {
+        let limit = LogLimit::default();
+        let lines = (0..1_000_000_u64).filter_map(|about| limit.admit(about, at(60)));
+        assert_eq!(lines.count(), SLOTS * 10);
+        assert!(limit.admit("another", at(120)).is_some());
+    }
+
+    #[test]
+    fn no_more_are_logged_where_threads_meet() {
+        let limit = LogLimit::default();
+        let logged: usize = thread::scope(|threads| {
+            let log = || (0..1000).filter_map(|_| limit.admit("one", at(60))).count();
+            let all: Vec<_> = (0..8).map(|_| threads.spawn(log)).collect();
+            all.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        assert_eq!(logged, 10);
+        assert_eq!(limit.admit("one", at(120)).unwrap().0, Some(7990));
+    }
+}
