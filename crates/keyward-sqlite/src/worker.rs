@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use keyward::{Commit, CreditOwner, CreditWant, Credits, Replica, StoreError, StoreErrorKind};
+use keyward::{Commit, CreditOwner, Credits, Replica, StoreError, StoreErrorKind};
 use rusqlite::Connection;
 
 use crate::answers::Answers;
@@ -384,13 +384,16 @@ impl Worker {
             );
             Vec::new()
         });
-        for grant in &grants {
-            self.taken.lend(grant.owner.clone());
+        for want in &wants {
+            let Some(grant) = grants.iter().find(|grant| grant.owner == want.owner) else {
+                self.replica.no_grant(&want.owner);
+                continue;
+            };
+            // What the waiting requests take is not out for long.
+            if want.held_after(grant) > 0 {
+                self.taken.lend(grant.owner.clone());
+            }
             self.replica.grant(grant);
-        }
-        let granted = |want: &&CreditWant| grants.iter().any(|grant| grant.owner == want.owner);
-        for want in wants.iter().filter(|want| !granted(want)) {
-            self.replica.no_grant(&want.owner);
         }
     }
 
@@ -550,6 +553,27 @@ mod tests {
             assert!(after < 2 * PATIENCE, "{after:?}");
         }
         writer.execute_batch("ROLLBACK").unwrap();
+    }
+
+    #[test]
+    fn a_request_that_comes_alone_leaves_no_credits_to_give_back() {
+        let fixture = Fixture::new();
+        let store = fixture.open_slow();
+        let (secret, _) = add(&store, "acme");
+        fixture
+            .type_in(
+                "UPDATE keyward_account SET credits = 1; \
+                 INSERT INTO keyward_credit VALUES ('account:acme', 1, 1000, NULL, NULL)",
+            )
+            .unwrap();
+        assert_eq!(ask_strictly(&store, &secret), Ok(()));
+        let has_lent = || {
+            let lent = store.ask(|worker| Ok(worker.taken.has_lent()));
+            block_on(lent).unwrap()
+        };
+        assert!(!has_lent());
+        (0..9).for_each(|_| assert_eq!(ask_strictly(&store, &secret), Ok(())));
+        assert!(has_lent());
     }
 
     #[test]
