@@ -18,6 +18,7 @@ use keyward_sqlite::SqliteStore;
 use keyward_tower::{Principal, RequireKeyLayer};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -31,6 +32,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .filter(|path| !path.is_empty() && !path.contains(['?', ':']))
         .ok_or("DATABASE_URL must be sqlite://path, without options")?;
 
+    let mut terminate = signal(SignalKind::terminate())?;
     let (app, admin) = service(database)?;
     let listener = TcpListener::bind(format!("127.0.0.1:{port}")).await?;
     println!(
@@ -42,7 +44,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     println!("\nThe keys are in {database}, by their digest only: this is the one time they are");
     println!("shown. The next start makes new ones; these go on working until they are revoked.");
-    Ok(axum::serve(listener, app).await?)
+    // The store is dropped at the end: it writes what was counted, and completes its file.
+    let end = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+    };
+    let server = axum::serve(listener, app).with_graceful_shutdown(end);
+    Ok(server.await?)
 }
 
 /// The store, the gate before the routes, and the one who makes keys.
@@ -128,7 +138,8 @@ async fn try_these(admin: &KeyAdmin, address: &str) -> Result<Vec<String>, Box<d
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
 
     use super::*;
 
@@ -142,6 +153,45 @@ mod tests {
             .expect("curl is installed");
         let status = String::from_utf8(output.stdout).unwrap();
         (status, comment[..3].to_owned())
+    }
+
+    /// Not a test of its own: what runs in the child.
+    #[test]
+    fn serves_until_it_is_told_to_end() {
+        if env::var_os("QUICKSTART_IN_A_CHILD").is_some() {
+            main().unwrap();
+        }
+    }
+
+    #[test]
+    fn sigterm_ends_it_with_a_complete_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("quickstart.db");
+        let mut child = Command::new(env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "tests::serves_until_it_is_told_to_end",
+                "--nocapture",
+            ])
+            .env("QUICKSTART_IN_A_CHILD", "1")
+            .env("PORT", "0")
+            .env("DATABASE_URL", format!("sqlite://{}", database.display()))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // The last line that is printed before it serves. Nobody sees the keys in the others.
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().starts_with("shown.")));
+        let log = folder.path().join("quickstart.db-wal");
+        assert!(log.exists(), "it is in use");
+        let told = Command::new("kill")
+            .args(["-TERM", &child.id().to_string()])
+            .status();
+        assert!(told.unwrap().success());
+        lines.for_each(drop);
+        assert!(child.wait().unwrap().success());
+        assert!(!log.exists(), "it was closed");
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -18,6 +18,7 @@ use keyward::{
 };
 use keyward_tower::{Principal, RequireKeyLayer};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tower::ServiceBuilder;
 use tower_http::compression::CompressionLayer;
 use tower_http::cors::CorsLayer;
@@ -35,7 +36,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
     println!("curl -i --compressed localhost:3000/report  # 401, with an x-request-id");
     println!("curl -i --compressed localhost:3000/report -H 'x-api-key: {key}'  # 200");
-    Ok(axum::serve(listener, app).await?)
+    let mut terminate = signal(SignalKind::terminate())?;
+    let end = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+    };
+    let server = axum::serve(listener, app).with_graceful_shutdown(end);
+    Ok(server.await?)
 }
 
 async fn service() -> Result<(Router, String), Box<dyn Error>> {

@@ -24,6 +24,7 @@ use keyward::{
 use keyward_tower::{Principal, RequireKeyLayer};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -39,7 +40,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for line in lines {
         println!("{line}");
     }
-    Ok(axum::serve(listener, app).await?)
+    let mut terminate = signal(SignalKind::terminate())?;
+    let end = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+    };
+    let server = axum::serve(listener, app).with_graceful_shutdown(end);
+    Ok(server.await?)
 }
 
 /// What the pages and the revocation need to know.

@@ -76,7 +76,7 @@
 //!   before they are acknowledged, but a copy that is made during a write may be torn, and new keys, usage
 //!   and webhooks may be missing.
 //! - End processes with SIGTERM, and drop the store: that writes what was counted and completes the main
-//!   file. The examples do so.
+//!   file. The examples that serve do so.
 //! - Restore with `mv`, after removing `keys.db-wal` and `keys.db-shm` where no process has the file open.
 //!   A backup knows nothing of keys that were revoked after it was made: revoke them again. A process that
 //!   runs while it is restored logs an error with the number of keys that it knew as revoked and that work
