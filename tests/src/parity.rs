@@ -54,6 +54,8 @@ fn rows(service: &Service) -> Vec<Row> {
         ("key that expires in a second", "GET /live", &[(X, "{expiring}")], 200, ACME),
         // No key (row 30).
         ("no key", "GET /live", &[], 401, "missing_api_key"),
+        ("no key on a publishable route", "GET /widget", &[], 401, "missing_api_key"),
+        ("no key where either kind may", "GET /both-kinds", &[], 401, "missing_api_key"),
         ("no key, HEAD", "HEAD /live", &[], 401, "missing_api_key"),
         ("empty value", "GET /live", &[(X, "")], 401, "missing_api_key"),
         ("spaces only", "GET /live", &[(X, "   ")], 401, "missing_api_key"),
@@ -90,6 +92,9 @@ fn rows(service: &Service) -> Vec<Row> {
         ("a tab before the key, after the scheme's space", "GET /live", &[(A, "Bearer \t{live}")], 401, "invalid_api_key"),
         ("bytes above 0x7F", "GET /live", &[(X, "vhk_live_\u{e9}\u{ff}")], 401, "invalid_api_key"),
         ("60 kB", "GET /live", &[(X, "{60k}")], 401, "invalid_api_key"),
+        ("a scheme in a field of its own", "GET /live", &[(X, "Bearer {live}")], 401, "invalid_api_key"),
+        ("the scheme twice", "GET /live", &[(A, "Bearer Bearer {live}")], 401, "invalid_api_key"),
+        ("a key in angle brackets", "GET /live", &[(A, "Bearer <{live}>")], 401, "invalid_api_key"),
         ("quoted key", "GET /live", &[(X, "\"{live}\"")], 401, "invalid_api_key"),
         // Unavailable (row 40).
         ("memory too old", "GET /stale", &[(X, "{live}")], 503, "auth_unavailable"),
@@ -120,6 +125,9 @@ fn rows(service: &Service) -> Vec<Row> {
         ("publishable key in its field", "GET /widget", &[(C, "{publishable}")], 200, "acme live Publishable {}; sees []"),
         ("publishable key in its scheme", "GET /widget", &[(A, "ClientKey {publishable}")], 200, "acme live Publishable {}; sees []"),
         ("publishable key in a secret place", "GET /widget", &[(X, "{publishable}")], 403, "key_not_allowed"),
+        ("publishable key in a secret place on a secret route", "GET /live", &[(X, "{publishable}")], 403, "key_not_allowed"),
+        ("publishable key in a secret place, either kind", "GET /both-kinds", &[(A, "Bearer {publishable}")], 403, "key_not_allowed"),
+        ("secret key in a publishable place on a publishable route", "GET /widget", &[(C, "{live}")], 403, "key_not_allowed"),
         ("publishable key on a secret route", "GET /live", &[(C, "{publishable}")], 403, "key_not_allowed"),
         ("secret key in a publishable place", "GET /both-kinds", &[(C, "{live}")], 403, "key_not_allowed"),
         ("secret key on a publishable route", "GET /widget", &[(X, "{live}")], 403, "key_not_allowed"),
@@ -301,8 +309,9 @@ fn assert_fields(row: &Row, answer: &Answer) {
         | (403, "insufficient_scope" | r#"{"error":"Scope does not allow this product"}"#) => {
             match &*row.ask.path {
                 "/cs" | "/sk" => &["ApiKey"],
-                "/stale" => &["ApiKey", "Bearer"],
-                _ => &["ApiKey", "Bearer", "ClientKey"],
+                "/widget" => &["ClientKey", "ApiKey"],
+                "/both-kinds" => &["ApiKey", "Bearer", "ClientKey"],
+                _ => &["ApiKey", "Bearer"],
             }
         }
         _ => &[],
@@ -426,15 +435,11 @@ fn the_exact_answers_are_those_of_the_docs() {
     let answers = everywhere(&service, &asks);
     assert_eq!(
         answers[0].body,
-        r#"{"type":"about:blank","title":"Unauthorized","status":401,"detail":"Send an API key as `x-api-key: <key>` or `Authorization: Bearer <key>` or `Authorization: ClientKey <key>` or `x-client-key: <key>`.","code":"missing_api_key"}"#
+        r#"{"type":"about:blank","title":"Unauthorized","status":401,"detail":"Send an API key as `x-api-key: <key>` or `Authorization: Bearer <key>`.","code":"missing_api_key"}"#
     );
     assert_eq!(
         answers[0].fields["www-authenticate"],
-        [
-            r#"ApiKey realm="api""#,
-            r#"Bearer realm="api""#,
-            r#"ClientKey realm="api""#
-        ]
+        [r#"ApiKey realm="api""#, r#"Bearer realm="api""#]
     );
     assert_eq!(
         answers[1].body,
@@ -444,6 +449,93 @@ fn the_exact_answers_are_those_of_the_docs() {
         answers[1].fields["www-authenticate"][1],
         r#"Bearer realm="api", error="insufficient_scope", scope="kyc reports.read""#
     );
+}
+
+#[test]
+fn an_answer_says_what_to_do_instead_and_names_only_what_the_route_accepts() {
+    let service = Arc::new(Service::new());
+    let secret = "`x-api-key: <key>` or `Authorization: Bearer <key>`";
+    let publishable = "`Authorization: ClientKey <key>` or `x-client-key: <key>`";
+    let all = format!("{secret} or {publishable}");
+    let leaked = "If it stands in a page or an app, it has leaked: replace it.";
+    let only_secret = "This is a publishable API key, and only secret ones are accepted here.";
+    let only_publishable = "This is a secret API key, and only publishable ones are accepted here.";
+    let scheme = "The name of an authentication scheme, such as `Bearer`, stands before the API key, where the key is expected alone. Leave it out.";
+    let quoted = "The API key stands in quotation marks or brackets. Send it without them.";
+    for (path, lines, detail) in [
+        ("/live", &[][..], format!("Send an API key as {secret}.")),
+        ("/widget", &[], format!("Send an API key as {publishable}.")),
+        ("/both-kinds", &[], format!("Send an API key as {all}.")),
+        ("/live", &[(X, "{publishable}")], only_secret.to_owned()),
+        ("/live", &[(C, "{publishable}")], only_secret.to_owned()),
+        (
+            "/widget",
+            &[(X, "{publishable}")],
+            format!("This is a publishable API key. Send it as {publishable}."),
+        ),
+        (
+            "/both-kinds",
+            &[(X, "{publishable}")],
+            format!("This is a publishable API key. Send it as {publishable}."),
+        ),
+        ("/widget", &[(X, "{live}")], only_publishable.to_owned()),
+        (
+            "/widget",
+            &[(C, "{live}")],
+            format!("{only_publishable} {leaked}"),
+        ),
+        (
+            "/both-kinds",
+            &[(C, "{live}")],
+            format!(
+                "This is a secret API key in a place for publishable ones. {leaked} A server sends it as {secret}."
+            ),
+        ),
+        (
+            "/live",
+            &[(X, "{free}")],
+            "The plan of the account that owns the API key does not include the API.".to_owned(),
+        ),
+        // Of a good key, an unknown one and none at all alike.
+        ("/live", &[(X, "Bearer {live}")], scheme.to_owned()),
+        ("/live", &[(X, "bearer {unknown}")], scheme.to_owned()),
+        ("/live", &[(X, "ClientKey {live}")], scheme.to_owned()),
+        ("/live", &[(X, "ApiKey x")], scheme.to_owned()),
+        (
+            "/live",
+            &[(A, "Bearer Bearer {revoked}")],
+            scheme.to_owned(),
+        ),
+        ("/live", &[(X, "\"{live}\"")], quoted.to_owned()),
+        ("/live", &[(X, "'{revoked}'")], quoted.to_owned()),
+        ("/live", &[(A, "Bearer \"x\"")], quoted.to_owned()),
+        ("/live", &[(A, "Bearer <{live}>")], quoted.to_owned()),
+    ] {
+        let fields = lines
+            .iter()
+            .map(|(name, value)| (*name, fill(&service, value)));
+        let (method, path) = ("GET", path.to_owned());
+        let ask = Ask {
+            method,
+            path,
+            fields: fields.collect(),
+        };
+        let answer = &everywhere(&service, &[ask])[0];
+        let body: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+        assert_eq!(body["detail"], detail, "{lines:?}");
+    }
+    // A service's own text for the code is for all of them.
+    let fields = vec![(X, fill(&service, "Bearer {live}"))];
+    let (method, path) = ("GET", "/own".to_owned());
+    let own = &everywhere(
+        &service,
+        &[Ask {
+            method,
+            path,
+            fields,
+        }],
+    )[0];
+    assert_eq!(own.body, r#"{"error":"Invalid API key"}"#);
 }
 
 /// A request that says of itself that it has this content type.
@@ -488,6 +580,60 @@ fn a_call_to_a_grpc_route_is_refused_as_grpc_has_it_everywhere() {
             assert_eq!(answer.body, "");
         }
     }
+}
+
+#[test]
+fn pages_may_send_and_read_what_grpc_web_needs_where_grpc_is_on() {
+    let service = Arc::new(Service::with_cors(Some(Cors::new())));
+    let preflight = |path: &str| {
+        let asked = "content-type,grpc-timeout,x-api-key,x-grpc-web,x-user-agent";
+        let fields = vec![
+            (O, b"https://shop.example".to_vec()),
+            ("access-control-request-method", b"POST".to_vec()),
+            ("access-control-request-headers", asked.into()),
+        ];
+        let (method, path) = ("OPTIONS", path.to_owned());
+        Ask {
+            method,
+            path,
+            fields,
+        }
+    };
+    let call = |path: &str| {
+        claims(
+            &service,
+            &format!("POST {path}"),
+            None,
+            "application/grpc-web+proto",
+        )
+    };
+    let asks = [
+        preflight("/grpc"),
+        preflight("/live"),
+        call("/grpc"),
+        call("/live"),
+    ];
+    let answers = everywhere(&service, &asks);
+    let field = |at: usize, name: &str| answers[at].fields[name].join("|");
+    let allowed = "content-type, x-api-key, authorization, x-client-key";
+    let exposed = "retry-after, ratelimit, ratelimit-policy, www-authenticate";
+    let (allow, expose) = (
+        "access-control-allow-headers",
+        "access-control-expose-headers",
+    );
+    let grpc = "grpc-timeout, x-grpc-web, x-user-agent";
+    assert_eq!(field(0, allow), format!("{allowed}, {grpc}"));
+    assert_eq!(field(1, allow), allowed);
+    let grpc = "grpc-status, grpc-message, grpc-status-details-bin";
+    assert_eq!(
+        (answers[2].status, field(2, "grpc-status")),
+        (200, "16".to_owned())
+    );
+    assert_eq!(field(2, expose), format!("{exposed}, {grpc}"));
+    assert_eq!(
+        (answers[3].status, field(3, expose)),
+        (401, exposed.to_owned())
+    );
 }
 
 #[test]

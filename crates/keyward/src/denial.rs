@@ -153,6 +153,10 @@ pub enum DenialKind {
     Several,
     /// What stands in the key's place is not of any accepted format.
     Malformed,
+    /// The name of an authentication scheme stands before the key, where the key must stand alone.
+    SchemeInKey,
+    /// The key stands in quotation marks or brackets.
+    QuotedKey,
     /// Too many failures came from the client's address.
     Throttled,
     /// The gate limits failures by address, and the adapter knows no peer address.
@@ -207,6 +211,8 @@ impl DenialKind {
             Self::Missing => ErrorCode::MissingApiKey,
             Self::Several => ErrorCode::MultipleApiKeys,
             Self::Malformed
+            | Self::SchemeInKey
+            | Self::QuotedKey
             | Self::Unknown
             | Self::ForeignAccount
             | Self::Revoked
@@ -231,11 +237,29 @@ impl DenialKind {
         }
     }
 
+    /// Those for which the client is told more than the code says of all.
+    pub(crate) const WITH_OWN_TEXT: [Self; 7] = [
+        Self::SchemeInKey,
+        Self::QuotedKey,
+        Self::KindNotAccepted,
+        Self::KindMisplaced,
+        Self::SecretExposed,
+        Self::NoApiAccess,
+        Self::CostTooHigh,
+    ];
+
+    /// Whether the text in the key's place is no key.
+    pub(crate) const fn is_of_form(self) -> bool {
+        matches!(self, Self::Malformed | Self::SchemeInKey | Self::QuotedKey)
+    }
+
     pub(crate) const fn reason(self) -> &'static str {
         match self {
             Self::Missing => "no key",
             Self::Several => "more than one key",
             Self::Malformed => "malformed key",
+            Self::SchemeInKey => "a scheme before the key, where the key must stand alone",
+            Self::QuotedKey => "a key in quotation marks or brackets",
             Self::Throttled => "too many failures from this address",
             Self::PeerUnknown => "no peer address, by which failures are counted",
             Self::Unavailable => "the keys in memory are too old",

@@ -1,5 +1,6 @@
 //! What pages can do and read, in one browser for each stack.
 
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -60,6 +61,7 @@ async fn all(stack: Stack) {
         a_publishable_key_passes_only_where_route_and_place_are_meant_for_it,
         a_secret_key_in_a_page_is_refused_and_recorded,
         a_key_that_is_revoked_while_the_page_is_open_fails_at_the_next_click,
+        a_client_of_grpc_web_reads_why_it_is_refused,
         another_cors_layer_outside_works_where_ours_is_off,
         without_any_cors_a_page_reads_nothing,
     ];
@@ -357,6 +359,50 @@ async fn a_key_that_is_revoked_while_the_page_is_open_fails_at_the_next_click(wo
         .ask_again("revoked", "/widget", "GET", Value::Null)
         .await;
     assert_refused(&answer, 401, "invalid_api_key");
+}
+
+async fn a_client_of_grpc_web_reads_why_it_is_refused(world: Arc<World>) {
+    let peers = std::env::var_os("WEBHOOK_PEERS");
+    let peers = peers.expect("WEBHOOK_PEERS names no folder: run scripts/test, which fills it");
+    let library = Path::new(&peers).join("node/node_modules/grpc-web/index.js");
+    let library = std::fs::read_to_string(library).unwrap();
+    world.browser.open(&world.site.url("other", "/page")).await;
+    let call = "
+        const module = { exports: {} };
+        new Function('module', 'exports', library)(module, module.exports);
+        const { GrpcWebClientBase, MethodDescriptor, MethodType } = module.exports;
+        const path = '/demo.Verifier/Verify';
+        const nothing = () => new Uint8Array();
+        const verify = new MethodDescriptor(path, MethodType.UNARY, Object, Object, nothing, Object);
+        const metadata = { deadline: String(Date.now() + 60000) };
+        if (key) metadata['x-client-key'] = key;
+        return new Promise(done => new GrpcWebClientBase({ format }).rpcCall(
+            at + path, {}, metadata, verify,
+            (error, reply) => done(error ? { code: error.code, says: error.message } : { reply })));
+    ";
+    let at = world.site.url("api", "");
+    for (key, code, says) in [
+        ("", 16, "Send an API key as"),
+        ("vhk_test_unknown", 16, "The API key is not valid."),
+        (
+            world.site.key("listed"),
+            7,
+            "may not be used from this web page",
+        ),
+    ] {
+        for format in ["text", "binary"] {
+            let arguments = [
+                ("library", &*library),
+                ("at", &at),
+                ("key", key),
+                ("format", format),
+            ];
+            let answer = world.browser.run(call, &arguments).await;
+            assert_eq!(answer["code"], code, "{answer}");
+            let message = answer["says"].as_str().unwrap();
+            assert!(message.contains(says), "{answer}");
+        }
+    }
 }
 
 async fn another_cors_layer_outside_works_where_ours_is_off(world: Arc<World>) {

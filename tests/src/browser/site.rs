@@ -182,6 +182,7 @@ fn routes(replica: &Replica) -> Routes {
     vec![
         ("/widget", open.clone(), widget()),
         ("/redirect", open.clone(), widget()),
+        ("/demo.Verifier/Verify", open.clone(), widget().grpc()),
         ("/secret", open.clone(), any()),
         (
             "/both",

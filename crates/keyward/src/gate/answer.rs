@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::gate::charging::{Due, Short};
+use crate::gate::cors::Readable;
 use crate::gate::drain::UnreadBody;
 use crate::gate::gate::Inner;
 use crate::gate::prove::Presented;
@@ -16,11 +17,16 @@ use crate::{
 
 impl Gate {
     /// Tells that a demand which is only to be reported is not met.
-    pub(super) fn report(&self, reported: Option<DenialKind>, entry: &Arc<Entry>) {
+    pub(super) fn report(
+        &self,
+        reported: Option<DenialKind>,
+        entry: &Arc<Entry>,
+        requirement: &Requirement,
+    ) {
         let Some(kind) = reported else { return };
         self.inner.reports.count(kind);
         let code = self.inner.replies.code(kind);
-        let status = self.inner.rendered.of(code).status();
+        let status = self.inner.rendered.of(requirement).to(kind, code).status();
         let clock = &**self.inner.replica.clock();
         Denial::new(kind, Some(Arc::clone(entry))).log_report(code, status, &self.inner.log, clock);
     }
@@ -82,7 +88,7 @@ impl Gate {
             finish: Finish {
                 private: true,
                 bill: None,
-                readable: self.inner.readable.clone(),
+                readable: self.readable(requirement),
                 by_origin: is_listed && self.inner.readable.is_some(),
                 by_key: requirement
                     .is_optional()
@@ -91,14 +97,25 @@ impl Gate {
         }
     }
 
-    pub(super) fn admit_anonymous(&self) -> Verdict {
+    /// What a page may read of a passed answer.
+    fn readable(&self, requirement: &Requirement) -> Option<Readable> {
+        let own = &self.inner;
+        if requirement.is_grpc() {
+            own.grpc_readable.clone()
+        } else {
+            own.readable.clone()
+        }
+    }
+
+    pub(super) fn admit_anonymous(&self, requirement: &Requirement) -> Verdict {
+        let replies = self.inner.rendered.of(requirement);
         Verdict::Admit(Admitted {
             access: Some(Access::Anonymous(Anonymous(
-                self.inner.rendered.of(ErrorCode::MissingApiKey),
+                replies.to(DenialKind::Missing, ErrorCode::MissingApiKey),
             ))),
             key_field: KeyField::None,
             finish: Finish {
-                readable: self.inner.readable.clone(),
+                readable: self.readable(requirement),
                 by_key: Some(Arc::clone(&self.inner.headers)),
                 ..Finish::default()
             },
@@ -123,13 +140,10 @@ impl Gate {
         let denial = Denial::new(kind, entry);
         denial.log(&self.inner.log, &**self.inner.replica.clock());
         let code = self.inner.replies.code(kind);
+        let rendered = self.inner.rendered.of(requirement);
         let reply = if code == ErrorCode::InsufficientScope {
-            let Inner {
-                realm,
-                locations,
-                replies,
-                ..
-            } = &*self.inner;
+            let Inner { realm, replies, .. } = &*self.inner;
+            let locations = &rendered.locations;
             requirement.scope_missing(self.inner.id, || {
                 let mut reply = replies.render(code, realm, locations, Some(requirement));
                 if let Some(readable) = &self.inner.readable {
@@ -138,7 +152,7 @@ impl Gate {
                 reply
             })
         } else {
-            self.inner.rendered.of(code)
+            rendered.to(kind, code)
         };
         Refusal {
             reply,

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::gate::gate::Inner;
+use crate::gate::replies::GateReplies;
 use crate::gate::reports::Reports;
 use crate::gate::throttle::FailureThrottle;
 use crate::log_limit::LogLimit;
-use crate::reply::reply::EveryReply;
 use crate::{
     Cors, Environment, ForeignFormat, Gate, KeyFormat, KeyLocation, Limiter, Peppers, RateLimits,
     Replica, Replies, Reply, ResetUnit, ScopeCatalog,
@@ -249,26 +249,25 @@ impl GateBuilder {
             ..
         } = &self;
         let legacy = self.legacy_fields.is_some();
-        let readable = self.cors.as_ref().map(|cors| cors.readable(legacy));
-        let render = |code| {
-            let mut reply = replies.render(code, realm, locations, None);
-            if let Some(readable) = &readable {
-                readable.mark(&mut reply);
-            }
-            reply
+        let cors = self.cors.as_ref();
+        let readable = cors.map(|cors| cors.readable(legacy, false));
+        let grpc_readable = cors.map(|cors| cors.readable(legacy, true));
+        let preflight = |grpc| match cors {
+            Some(cors) => cors.preflight(locations, grpc),
+            None => Reply::new(204, Vec::new()),
         };
-        let rendered = EveryReply::made(render);
+        let (preflight, grpc_preflight) = (preflight(false), preflight(true));
+        let rendered = GateReplies::made(replies, realm, locations, readable.as_ref());
         let headers = headers(locations);
         Ok(Gate {
             inner: Arc::new(Inner {
                 id: NEXT.fetch_add(1, Ordering::Relaxed),
                 forwards_key: self.forwards_key,
                 rendered,
-                preflight: match &self.cors {
-                    Some(cors) => cors.preflight(locations),
-                    None => Reply::new(204, Vec::new()),
-                },
+                preflight,
+                grpc_preflight,
                 readable,
+                grpc_readable,
                 throttle: self.throttle.map(|it| it.start(self.replica.clock())),
                 replica: self.replica,
                 formats: self.formats,

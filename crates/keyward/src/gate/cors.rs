@@ -7,6 +7,13 @@ use crate::limit::quota::{FIELDS, LEGACY_FIELDS};
 use crate::request::location::check_token;
 use crate::{KeyLocation, Reply, ResponseHead};
 
+/// What clients of gRPC-Web send beside what every page sends, and their preflights ask for.
+const GRPC_REQUEST: [&str; 3] = ["grpc-timeout", "x-grpc-web", "x-user-agent"];
+
+/// Where a refusal, and what a handler answers without a message, has its status: without them a page sees
+/// an answer that has none. The details are only the handler's.
+const GRPC_RESPONSE: [&str; 3] = ["grpc-status", "grpc-message", "grpc-status-details-bin"];
+
 /// Lets pages of other origins call and read the answer (Fetch standard, "CORS protocol").
 ///
 /// Without it a browser hides every answer from such a page, a refusal too. With it every page may
@@ -35,6 +42,10 @@ use crate::{KeyLocation, Reply, ResponseHead};
 ///
 /// They stand there whether or not the request had an `Origin`. A cache may hold the answer to a
 /// request without one and give it to a page, which could not read it if they were missing.
+///
+/// A layer that is [told to guard gRPC](crate::Requirement::grpc) also allows `grpc-timeout`, `x-grpc-web` and
+/// `x-user-agent`, and exposes `grpc-status`, `grpc-message` and `grpc-status-details-bin`. The layer that
+/// answers the preflight must be told: where one covers a whole server, that one.
 ///
 /// What the handler or a layer further inside has set stays as it is. A CORS layer further outside
 /// answers preflights itself, those of tower-http and actix-cors too, and writes over our lines where it
@@ -131,11 +142,12 @@ impl Cors {
         !self.methods.is_empty() && all.all(is_token) && self.response_fields.iter().all(is_token)
     }
 
-    /// The answer to every preflight.
-    pub(crate) fn preflight(&self, locations: &[KeyLocation]) -> Reply {
+    /// The answer to every preflight of a route.
+    pub(crate) fn preflight(&self, locations: &[KeyLocation], grpc: bool) -> Reply {
         // Named one by one: `*` does not stand for `authorization`.
         let own = ["content-type"].into_iter();
         let own = own.chain(locations.iter().map(KeyLocation::field));
+        let own = own.chain(GRPC_REQUEST.into_iter().filter(|_| grpc));
         let named = self.request_fields.iter().map(String::as_str);
         let mut reply = Reply::new(204, Vec::new());
         reply.field("access-control-allow-origin", "*".to_owned());
@@ -147,10 +159,11 @@ impl Cors {
     }
 
     /// What every other answer says: what of it a page may read.
-    pub(crate) fn readable(&self, legacy_fields: bool) -> Readable {
+    pub(crate) fn readable(&self, legacy_fields: bool, grpc: bool) -> Readable {
         let legacy = LEGACY_FIELDS.into_iter().filter(|_| legacy_fields);
         let sent = ["retry-after"].into_iter().chain(FIELDS);
         let sent = sent.chain(["www-authenticate"]).chain(legacy);
+        let sent = sent.chain(GRPC_RESPONSE.into_iter().filter(|_| grpc));
         let named = self.response_fields.iter().map(String::as_str);
         Readable(once_each(sent.chain(named)).into())
     }
@@ -181,6 +194,11 @@ impl Readable {
                 response.append(name, value.to_owned().into());
             }
         }
+    }
+
+    /// The names of the headers that a page may read.
+    pub(crate) fn names(&self) -> &str {
+        &self.0
     }
 
     fn fields(&self) -> [(&'static str, &str); 2] {
@@ -252,15 +270,15 @@ mod tests {
             KeyLocation::bearer(),
             KeyLocation::client_key(),
         ];
-        let reply = cors.preflight(&locations);
+        let reply = cors.preflight(&locations, false);
         let allowed = "content-type, x-api-key, authorization, x-trace";
         let mut fields = reply.fields();
         assert!(fields.any(|field| field == ("access-control-allow-headers", allowed)));
         let exposed = "retry-after, ratelimit, ratelimit-policy, www-authenticate, etag";
-        assert_eq!(&*cors.readable(false).0, exposed);
+        assert_eq!(&*cors.readable(false, false).0, exposed);
         let legacy =
             "www-authenticate, x-ratelimit-limit, x-ratelimit-remaining, x-ratelimit-reset, etag";
-        assert!(cors.readable(true).0.ends_with(legacy));
+        assert!(cors.readable(true, false).0.ends_with(legacy));
     }
 
     #[test]
@@ -285,7 +303,7 @@ mod tests {
             ("access-control-expose-headers", "etag"),
         ];
         let mut response = head(&own);
-        Cors::new().readable(false).apply(&mut response);
+        Cors::new().readable(false, false).apply(&mut response);
         assert_eq!(response.0, head(&own).0);
     }
 

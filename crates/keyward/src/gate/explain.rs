@@ -200,9 +200,9 @@ impl Gate {
         let presented = match self.present(request, requirement) {
             Ok(Some(presented)) => presented,
             Ok(None) => return see(Check::Credential, Ok(())),
-            Err(DenialKind::Malformed) => {
+            Err(kind) if kind.is_of_form() => {
                 see(Check::Credential, Ok(()))?;
-                return see(Check::Form, Err(DenialKind::Malformed));
+                return see(Check::Form, Err(kind));
             }
             Err(kind) => return see(Check::Credential, Err(kind)),
         };

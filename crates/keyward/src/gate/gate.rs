@@ -14,11 +14,11 @@ use crate::gate::cors::Readable;
 use crate::gate::drain::UnreadBody;
 use crate::gate::judge::{enforce, judge_key};
 use crate::gate::prove::{Presented, Proved};
+use crate::gate::replies::GateReplies;
 use crate::gate::reports::Reports;
 use crate::gate::throttle::Throttle;
 use crate::log_limit::LogLimit;
 use crate::reply::grpc;
-use crate::reply::reply::EveryReply;
 use crate::request::head::is_preflight;
 use crate::store::freshness::Moment;
 use crate::{
@@ -91,10 +91,13 @@ pub(crate) struct Inner {
     pub(crate) forwards_key: bool,
     pub(crate) realm: String,
     pub(crate) replies: Replies,
-    pub(crate) rendered: EveryReply,
+    pub(crate) rendered: GateReplies,
     pub(crate) preflight: Reply,
+    /// Where calls of gRPC-Web are expected.
+    pub(crate) grpc_preflight: Reply,
     /// Where pages of other origins may read the answers.
     pub(crate) readable: Option<Readable>,
+    pub(crate) grpc_readable: Option<Readable>,
     pub(crate) peppers: Peppers,
     pub(crate) catalog: Option<ScopeCatalog>,
     pub(crate) max_staleness: Duration,
@@ -154,7 +157,9 @@ impl Gate {
         if requirement.is_grpc()
             && let Some(content_type) = grpc::content_type(request)
         {
-            decision = decision.refusing(move |refusal| refusal.in_grpc(content_type));
+            let readable = self.inner.grpc_readable.clone();
+            decision =
+                decision.refusing(move |refusal| refusal.in_grpc(content_type, readable.as_ref()));
         }
         match UnreadBody::of(request) {
             UnreadBody::None => decision,
@@ -170,7 +175,11 @@ impl Gate {
     ) -> Decision {
         if is_preflight(request) {
             return Decision::Ready(Verdict::Refuse(Refusal {
-                reply: self.inner.preflight.clone(),
+                reply: if requirement.is_grpc() {
+                    self.inner.grpc_preflight.clone()
+                } else {
+                    self.inner.preflight.clone()
+                },
                 denial: None,
                 body: UnreadBody::None,
             }));
@@ -180,7 +189,7 @@ impl Gate {
         }
         let mut presented = match self.present(request, requirement) {
             Ok(Some(presented)) => presented,
-            Ok(None) => return Decision::Ready(self.admit_anonymous()),
+            Ok(None) => return Decision::Ready(self.admit_anonymous(requirement)),
             Err(kind) => {
                 if let Some(throttle) = &self.inner.throttle {
                     throttle.note_early(kind, request);
@@ -320,7 +329,7 @@ impl Gate {
             self.note_failure(kind, presented);
             return Decision::Ready(self.refuse(kind, Some(entry), requirement));
         }
-        self.report(reported, &entry);
+        self.report(reported, &entry, requirement);
         let (location, due) = (presented.location, Due::first(requirement));
         if self.never_charges(&entry) {
             self.count(&entry, true, now.unix());
@@ -382,7 +391,7 @@ impl Gate {
             self.uncount(entry);
             return Decision::Ready(self.refuse(kind, Some(Arc::clone(entry)), requirement));
         }
-        self.report(reported, entry);
+        self.report(reported, entry, requirement);
         let more = principal.paid.beyond(requirement);
         if more.is_nothing() {
             return Decision::Ready(Verdict::Admit(Admitted::again(None, None)));

@@ -16,6 +16,7 @@ mod judge;
 pub(crate) mod pending;
 pub(crate) mod principal;
 mod prove;
+pub(crate) mod replies;
 pub(crate) mod reports;
 pub(crate) mod requirement;
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::request::client::Client;
 use crate::request::credential::Credential;
 use crate::store::entry::Entry;
 use crate::store::freshness::Moment;
-use crate::{DenialKind, Gate, RequestHead, Requirement};
+use crate::{DenialKind, Gate, KeyLocation, RequestHead, Requirement};
 
 /// A text in the form of a key, and where it stood.
 pub(super) struct Presented<'a> {
@@ -51,7 +51,7 @@ impl Gate {
             None => {
                 let mut foreign = self.inner.foreign.iter();
                 let recognised = foreign.find_map(|format| format.parse(key));
-                recognised.ok_or(DenialKind::Malformed)?
+                recognised.ok_or_else(|| self.what_is_wrong(key))?
             }
         };
         // Where only the secret part counts, what stands before it is no part of the key.
@@ -66,6 +66,23 @@ impl Gate {
             secret,
             client: None,
         }))
+    }
+
+    /// Why a text is no key, as far as its first and last characters tell.
+    fn what_is_wrong(&self, text: &[u8]) -> DenialKind {
+        if let [first, .., last] = text
+            && [b"\"\"", b"''", b"``", b"<>"].contains(&&[*first, *last])
+        {
+            return DenialKind::QuotedKey;
+        }
+        let mut words = text.split(|byte| *byte == b' ');
+        let (first, more) = (words.next().unwrap_or_default(), words.next().is_some());
+        let schemes = self.inner.locations.iter().map(KeyLocation::challenge);
+        let mut schemes = schemes.chain(["Bearer", "ApiKey"]);
+        if more && schemes.any(|scheme| first.eq_ignore_ascii_case(scheme.as_bytes())) {
+            return DenialKind::SchemeInKey;
+        }
+        DenialKind::Malformed
     }
 
     /// Rows 40 and 41: the key is in memory, and the memory is fresh enough.

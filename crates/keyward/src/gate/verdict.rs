@@ -365,8 +365,9 @@ impl Refusal {
     }
 
     /// As gRPC has it: it has its own place for a status.
-    pub(crate) fn in_grpc(mut self, content_type: &str) -> Self {
-        self.reply = self.reply.in_grpc(content_type);
+    pub(crate) fn in_grpc(mut self, content_type: &str, readable: Option<&Readable>) -> Self {
+        let exposed = readable.map(Readable::names);
+        self.reply = self.reply.in_grpc(content_type, exposed);
         self
     }
 

@@ -14,7 +14,7 @@
 /// {"type":"about:blank","title":"Unauthorized","status":401,"detail":"The API key is not valid. Check that it is complete; if it has been revoked or has expired, create a new one.","code":"invalid_api_key"}
 /// ```
 ///
-/// A challenge for each scheme of the gate's locations stands in every 401, in the 400 and in
+/// A challenge for each scheme in which the route accepts a key stands in every 401, in the 400 and in
 /// `insufficient_scope` (RFC 9110 §11.6.1, RFC 6750 §3). Its `error` is `invalid_token`;
 /// `invalid_request` in the 400; `insufficient_scope` where a scope is missing, which `scope` then
 /// names; none where no key was sent. A 503 also has `retry-after: 1`, a 429 for failures or a rate limit

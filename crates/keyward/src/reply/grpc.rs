@@ -11,10 +11,7 @@ fn is_kept(field: &str) -> bool {
         || LEGACY_FIELDS.contains(&field)
         || matches!(
             field,
-            "retry-after"
-                | "vary"
-                | "access-control-allow-origin"
-                | "access-control-expose-headers"
+            "retry-after" | "vary" | "access-control-allow-origin"
         )
 }
 
@@ -41,11 +38,14 @@ pub(crate) fn content_type<R: RequestHead>(request: &R) -> Option<&'static str> 
 
 impl Reply {
     /// The same refusal as a response of trailers only (gRPC over HTTP/2, "Responses").
-    pub(crate) fn in_grpc(&self, content_type: &str) -> Self {
+    pub(crate) fn in_grpc(&self, content_type: &str, exposed: Option<&str>) -> Self {
         let mut reply = Self::new(200, Vec::new());
         reply.field("content-type", content_type.to_owned());
         for (name, value) in self.fields().filter(|(name, _)| is_kept(name)) {
             reply.field(name, value.to_owned());
+        }
+        if let Some(names) = exposed {
+            reply.field("access-control-expose-headers", names.to_owned());
         }
         reply.field("grpc-status", status(self.status()).to_string());
         reply.field("grpc-message", message(self.detail()));

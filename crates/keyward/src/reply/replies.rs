@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::gate::requirement::join;
 use crate::{
-    DenialKind, ErrorBody, ErrorCode, ErrorText, KeyLocation, ProblemJson, Reply, Requirement,
+    DenialKind, ErrorBody, ErrorCode, ErrorText, KeyKind, KeyLocation, ProblemJson, Reply,
+    Requirement,
 };
 
 /// How a service words its refusals.
@@ -97,10 +98,36 @@ impl Replies {
             && self.body.content_type().bytes().all(is_text)
     }
 
+    /// The answer to a denial that has a text of its own beside that of its code, on a route that accepts
+    /// keys of these kinds at these locations.
+    pub(crate) fn render_denial(
+        &self,
+        kind: DenialKind,
+        realm: &str,
+        locations: &[KeyLocation],
+        accepts: &[KeyKind],
+    ) -> Reply {
+        let detail = denial_detail(kind, locations, accepts);
+        self.render_detail(self.code(kind), detail, realm, locations, None)
+    }
+
     /// The answer to a denial. `requirement` where it says what was missing.
     pub(crate) fn render(
         &self,
         code: ErrorCode,
+        realm: &str,
+        locations: &[KeyLocation],
+        requirement: Option<&Requirement>,
+    ) -> Reply {
+        let detail = default_detail(code, locations, requirement);
+        self.render_detail(code, detail, realm, locations, requirement)
+    }
+
+    /// The answer with this text, unless the service has its own for the code.
+    fn render_detail(
+        &self,
+        code: ErrorCode,
+        detail: Cow<'static, str>,
         realm: &str,
         locations: &[KeyLocation],
         requirement: Option<&Requirement>,
@@ -110,7 +137,7 @@ impl Replies {
         let own = self.texts.iter().rev().find(|(of, _)| *of == code);
         let detail = match own {
             Some((_, text)) => Cow::clone(text),
-            None => default_detail(code, locations, requirement),
+            None => detail,
         };
         let error = ErrorText {
             status,
@@ -162,17 +189,54 @@ fn default_detail(
 ) -> Cow<'static, str> {
     let text = code.detail();
     match (code, requirement) {
-        (ErrorCode::MissingApiKey, _) => {
-            let ways: Vec<_> = locations
-                .iter()
-                .map(|way| format!("`{}`", way.usage()))
-                .collect();
-            format!("{text}{}.", ways.join(" or ")).into()
-        }
+        (ErrorCode::MissingApiKey, _) => format!("{text}{}.", ways(locations)).into(),
         (ErrorCode::InsufficientScope, Some(requirement)) => {
             format!("{text}{}.", requirement.in_words()).into()
         }
         _ => text.into(),
+    }
+}
+
+/// How to send a key, in words.
+fn ways<'a>(locations: impl IntoIterator<Item = &'a KeyLocation>) -> String {
+    let ways = locations
+        .into_iter()
+        .map(|way| format!("`{}`", way.usage()));
+    ways.collect::<Vec<_>>().join(" or ")
+}
+
+/// What helps beside the text of the code. Nothing in it is about the state of a key.
+fn denial_detail(
+    kind: DenialKind,
+    locations: &[KeyLocation],
+    accepts: &[KeyKind],
+) -> Cow<'static, str> {
+    const ONLY_SECRET: &str =
+        "This is a publishable API key, and only secret ones are accepted here.";
+    const ONLY_PUBLISHABLE: &str =
+        "This is a secret API key, and only publishable ones are accepted here.";
+    const LEAKED: &str = "If it stands in a page or an app, it has leaked: replace it.";
+    let ways_for = |kind: KeyKind| {
+        let of_kind = |way: &&KeyLocation| way.accepts() == kind && accepts.contains(&kind);
+        let ways = ways(locations.iter().filter(of_kind));
+        (!ways.is_empty()).then_some(ways)
+    };
+    match kind {
+        DenialKind::SchemeInKey => "The name of an authentication scheme, such as `Bearer`, stands before the API key, where the key is expected alone. Leave it out.".into(),
+        DenialKind::QuotedKey => "The API key stands in quotation marks or brackets. Send it without them.".into(),
+        DenialKind::KindNotAccepted if accepts.contains(&KeyKind::Secret) => ONLY_SECRET.into(),
+        DenialKind::KindNotAccepted => ONLY_PUBLISHABLE.into(),
+        DenialKind::KindMisplaced => match ways_for(KeyKind::Publishable) {
+            Some(ways) => format!("This is a publishable API key. Send it as {ways}.").into(),
+            None => ONLY_SECRET.into(),
+        },
+        DenialKind::SecretExposed => match ways_for(KeyKind::Secret) {
+            Some(ways) => format!("This is a secret API key in a place for publishable ones. {LEAKED} A server sends it as {ways}.").into(),
+            None => format!("{ONLY_PUBLISHABLE} {LEAKED}").into(),
+        },
+        DenialKind::NoApiAccess => "The plan of the account that owns the API key does not include the API.".into(),
+        DenialKind::CostTooHigh => "A limit of the API key lets less pass at once than this request costs.".into(),
+        kind => kind.code().detail().into(),
     }
 }
 

@@ -1,0 +1,88 @@
+//! The answers of a gate, rendered when it is built.
+
+use crate::gate::cors::Readable;
+use crate::reply::reply::EveryReply;
+use crate::{DenialKind, ErrorCode, KeyKind, KeyLocation, Replies, Reply, Requirement};
+
+/// The answers of a gate. They differ by the kinds of keys that a route accepts: an answer names no place
+/// where the key that is asked for may not stand.
+pub(crate) struct GateReplies {
+    secret: RouteReplies,
+    publishable: RouteReplies,
+    both: RouteReplies,
+}
+
+/// The answers of routes that accept the same kinds of keys.
+pub(crate) struct RouteReplies {
+    /// Where these routes accept keys.
+    pub(crate) locations: Vec<KeyLocation>,
+    of_code: EveryReply,
+    /// In the order of [`DenialKind::WITH_OWN_TEXT`].
+    of_kind: Vec<Reply>,
+}
+
+impl GateReplies {
+    pub(crate) fn made(
+        replies: &Replies,
+        realm: &str,
+        locations: &[KeyLocation],
+        readable: Option<&Readable>,
+    ) -> Self {
+        let route =
+            |kinds: &[KeyKind]| RouteReplies::made(replies, realm, locations, kinds, readable);
+        Self {
+            secret: route(&[KeyKind::Secret]),
+            publishable: route(&[KeyKind::Publishable]),
+            both: route(&[KeyKind::Secret, KeyKind::Publishable]),
+        }
+    }
+
+    pub(crate) fn of(&self, requirement: &Requirement) -> &RouteReplies {
+        match [KeyKind::Secret, KeyKind::Publishable].map(|kind| requirement.accepts(kind)) {
+            [true, true] => &self.both,
+            [false, true] => &self.publishable,
+            _ => &self.secret,
+        }
+    }
+}
+
+impl RouteReplies {
+    fn made(
+        replies: &Replies,
+        realm: &str,
+        locations: &[KeyLocation],
+        kinds: &[KeyKind],
+        readable: Option<&Readable>,
+    ) -> Self {
+        let accepted = locations
+            .iter()
+            .filter(|way| kinds.contains(&way.accepts()));
+        let mut accepted: Vec<_> = accepted.cloned().collect();
+        // A 401 has a challenge, also where no place of the gate is for this kind (RFC 9110 §11.6.1).
+        if accepted.is_empty() {
+            accepted = locations.to_vec();
+        }
+        let mark = |mut reply: Reply| {
+            if let Some(readable) = readable {
+                readable.mark(&mut reply);
+            }
+            reply
+        };
+        let of_kind = DenialKind::WITH_OWN_TEXT
+            .map(|kind| mark(replies.render_denial(kind, realm, &accepted, kinds)));
+        Self {
+            of_code: EveryReply::made(|code| mark(replies.render(code, realm, &accepted, None))),
+            of_kind: of_kind.into(),
+            locations: accepted,
+        }
+    }
+
+    /// The answer to a denial, which is told as this code.
+    pub(crate) fn to(&self, kind: DenialKind, code: ErrorCode) -> Reply {
+        let mut own = DenialKind::WITH_OWN_TEXT.iter().zip(&self.of_kind);
+        match own.find(|(own, _)| **own == kind) {
+            Some((_, reply)) => reply.clone(),
+            None => self.of_code.of(code),
+        }
+    }
+}
