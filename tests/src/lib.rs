@@ -61,6 +61,8 @@ mod sockets;
 #[cfg(test)]
 mod stacks;
 #[cfg(test)]
+mod streams;
+#[cfg(test)]
 mod test_store;
 // Only Linux has all of 127.0.0.0/8.
 #[cfg(all(test, target_os = "linux"))]

@@ -67,6 +67,12 @@
 //! No outer middleware may keep a clone of the `HttpRequest` while it calls the inner service: the request
 //! is answered 500, and with `panic = "abort"` the process ends. [`RequireKey`] says why.
 //!
+//! # Responses that take long
+//!
+//! A request is judged once, when it comes. What its handler keeps open after that, such as server-sent
+//! events, a WebSocket or a long download, outlives the key unless it is wrapped in [`WhileAlive`], which
+//! ends it within 250 ms. `cargo run --example streams-actix` shows both.
+//!
 //! # Uploads that are refused
 //!
 //! A request is refused before its body is read. Over HTTP/1 a refusal of a request with a body says
@@ -83,6 +89,7 @@
 //!
 //! [actix-web]: https://docs.rs/actix-web
 
+mod alive;
 mod extract;
 #[cfg(test)]
 mod fixture;
@@ -92,6 +99,7 @@ mod middleware;
 mod transform;
 mod webhook;
 
+pub use crate::alive::WhileAlive;
 pub use crate::extract::{
     InEnvironment, MaybePrincipal, Principal, PrincipalError, in_environment,
 };

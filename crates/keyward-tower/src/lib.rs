@@ -68,6 +68,12 @@
 //! response gets a `Vary` with the headers in which a key may stand. A refusal carries
 //! the [`Denial`](keyward::Denial) in its extensions, for logs and metrics of outer layers.
 //!
+//! # Responses that take long
+//!
+//! A request is judged once, when it comes. What its handler keeps open after that, such as server-sent
+//! events, a WebSocket or a long download, outlives the key unless it is wrapped in [`WhileAlive`], which
+//! ends it within 250 ms. `cargo run --example streams` shows both.
+//!
 //! # Uploads that are refused
 //!
 //! A request is refused before its body is read. Over HTTP/1 the rest of the body stands in the way, so a
@@ -94,6 +100,7 @@
 // docs.rs has nightly: it says there which feature brings what.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod alive;
 mod body;
 mod drain;
 mod environment;
@@ -105,6 +112,7 @@ mod layer;
 mod service;
 mod webhook;
 
+pub use crate::alive::WhileAlive;
 pub use crate::body::ResponseBody;
 pub use crate::environment::{ByEnvironment, SteeredFuture};
 #[cfg(feature = "axum")]

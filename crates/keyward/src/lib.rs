@@ -54,6 +54,7 @@ pub use crate::clock::{Clock, ManualClock, SystemClock};
 pub use crate::denial::{Denial, DenialKind};
 pub use crate::environment::Environment;
 pub use crate::error::{ParseError, ParseErrorKind};
+pub use crate::gate::alive::KeyDied;
 pub use crate::gate::builder::{GateBuilder, GateError, GateErrorKind};
 pub use crate::gate::cors::Cors;
 pub use crate::gate::drain::BodyDrain;

@@ -9,3 +9,4 @@ mod driver;
 mod example;
 mod kinds;
 mod site;
+mod streams;

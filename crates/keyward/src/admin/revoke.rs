@@ -9,6 +9,10 @@ use crate::{
 impl KeyAdmin {
     /// Ends a key for good. When this returns, the next request with it is refused on this node.
     ///
+    /// A response that is under way, such as server-sent events, a WebSocket or a download, goes on unless
+    /// its handler has wrapped it in `WhileAlive` of the adapter, which ends it within 250 ms. A job asks
+    /// [`Gate::is_alive`](crate::Gate::is_alive) itself.
+    ///
     /// Revoking a key that is revoked changes nothing, not even the reason.
     ///
     /// # Errors
@@ -42,6 +46,8 @@ impl KeyAdmin {
     }
 
     /// Ends all keys of an account, or of one of its environments, in one step.
+    ///
+    /// What is open goes on or ends as with [`revoke`](Self::revoke).
     ///
     /// A key that is created at that moment is either ended too or was created after.
     ///

@@ -1,5 +1,6 @@
 //! The one place that decides, what a route asks of it, and what a handler gets from it.
 
+pub(crate) mod alive;
 mod answer;
 pub(crate) mod builder;
 pub(crate) mod charging;

@@ -213,6 +213,9 @@ impl Poll<'_> {
             });
             if let Some(tally) = tally {
                 entry.set_tally(tally);
+                if moved.contains_key(&entry.id) {
+                    tally.move_to(entry.digest);
+                }
             }
         }
         // The keys that are in use come first: it is their buckets that the others get.

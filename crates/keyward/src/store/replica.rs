@@ -357,6 +357,14 @@ impl Replica {
         self.inner.table.find(digest)
     }
 
+    /// The entry of a key that has been used, as it is now; `None` where the key is gone.
+    pub(crate) fn current(&self, entry: &Entry) -> Option<Arc<Entry>> {
+        let moved = || self.find(&entry.tally()?.moved_to()?);
+        // It is in its new place before it is gone from the old one.
+        let found = self.find(&entry.digest).or_else(moved);
+        found.filter(|found| found.id == entry.id)
+    }
+
     /// The time of the store's answer that was last applied. Read it *before* an entry: an entry
     /// read later is at least as fresh.
     pub(crate) fn fresh_as_of(&self) -> Moment {

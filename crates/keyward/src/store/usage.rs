@@ -5,6 +5,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwapOption;
+
+use crate::key::digest::DigestBytes;
 use crate::limit::meter::Meter;
 use crate::limit::purse::Purse;
 use crate::{AccountId, BucketOwner, Clock, Environment, KeyDigest, KeyId};
@@ -133,7 +136,6 @@ pub struct UsageQuery {
 }
 
 /// The counters of a key that is in use, and the buckets of its chain of rotations.
-#[derive(Debug)]
 pub(crate) struct Tally {
     key: KeyId,
     /// Seconds since the Unix epoch; zero stands for never.
@@ -143,6 +145,8 @@ pub(crate) struct Tally {
     units: AtomicU64,
     meter: OnceLock<Arc<Meter>>,
     purse: OnceLock<Arc<Purse>>,
+    /// Where the key is now, if its digest has changed since it was used first.
+    moved_to: ArcSwapOption<DigestBytes>,
 }
 
 impl Tally {
@@ -152,6 +156,7 @@ impl Tally {
             units: AtomicU64::new(0),
             meter: OnceLock::new(),
             purse: OnceLock::new(),
+            moved_to: ArcSwapOption::empty(),
             last_used: AtomicU32::new(0),
             admitted: AtomicU32::new(0),
             refused: AtomicU32::new(0),
@@ -186,6 +191,15 @@ impl Tally {
             let owner = BucketOwner::Key(lineage);
             Arc::new(Meter::new(owner, Arc::clone(clock)))
         })
+    }
+
+    /// Where the key is now, if its digest has changed since it was used first.
+    pub(crate) fn moved_to(&self) -> Option<DigestBytes> {
+        self.moved_to.load().as_deref().copied()
+    }
+
+    pub(crate) fn move_to(&self, digest: DigestBytes) {
+        self.moved_to.store(Some(Arc::new(digest)));
     }
 
     /// The credits of the key, where it has a balance of its own.
@@ -240,5 +254,12 @@ impl Tally {
             units,
             last_used_at: self.last_used(),
         })
+    }
+}
+
+impl fmt::Debug for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut tally = f.debug_struct("Tally");
+        tally.field("key", &self.key).finish_non_exhaustive()
     }
 }

@@ -1,0 +1,156 @@
+//! Bodies and streams that end when their key dies.
+
+use std::error::Error;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use actix_web::body::{BodySize, MessageBody};
+use actix_web::rt::time::{Instant, Sleep, sleep};
+use actix_web::web::Bytes;
+use futures_core::Stream;
+use keyward::{Gate, KeyDied, Principal};
+use pin_project_lite::pin_project;
+
+pin_project! {
+    /// A body or stream that ends when the key that asked for it dies.
+    ///
+    /// A request is judged once, when it comes: a response that takes long outlives its key, unless the
+    /// handler wraps it in this. It asks [`Gate::is_alive`] when it is first polled and then every 250 ms,
+    /// while it waits as well as between items.
+    ///
+    /// - A body ([`MessageBody`]) ends with [`KeyDied`], which breaks the transfer off: a client must not
+    ///   take half a download for the whole. Over HTTP/1 the connection is closed without the end of the
+    ///   body, over HTTP/2 the stream is reset.
+    /// - A [`Stream`] of items just ends. Inside of [`streaming`](actix_web::HttpResponseBuilder::streaming),
+    ///   as for server-sent events, the response ends as if there were no more: a client that reconnects
+    ///   is refused with 401. Around the messages of a WebSocket, the handler sees the end and closes the
+    ///   session, with code 1008 (policy violation).
+    ///
+    /// Nothing is asked while nobody polls it, as while a client does not read what is sent; but then
+    /// nothing is taken from what it wraps either. What was handed on before the key died may still arrive.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use actix_web::{App, HttpResponse, body::to_bytes, test::{TestRequest, call_service, init_service}};
+    /// # use actix_web::web::{self, Data};
+    /// # use keyward_actix::RequireKey;
+    /// # #[actix_web::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use keyward::{AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, MemoryStore, NewKey, Store};
+    /// # let (store, format) = (Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+    /// # let gate = Gate::builder(store.replica()).format(format.clone()).build()?;
+    /// # let admin = KeyAdmin::new(store, format);
+    /// # let (actor, acme) = (Actor::operator("docs"), AccountId::parse("acme")?);
+    /// # let created = admin.bootstrap(&actor, NewKey::new(acme, Environment::LIVE, "key")).await?;
+    /// # let (id, key) = (created.record.id, created.key.unwrap());
+    /// use keyward_actix::{Principal, WhileAlive};
+    ///
+    /// async fn export(gate: Data<Gate>, principal: Principal) -> HttpResponse {
+    ///     let rows = "a long table".to_owned();
+    ///     let gate = gate.get_ref().clone();
+    ///     HttpResponse::Ok().body(WhileAlive::new(gate, principal.into_inner(), rows))
+    /// }
+    ///
+    /// let app = App::new()
+    ///     .app_data(Data::new(gate.clone()))
+    ///     .wrap(RequireKey::new(gate))
+    ///     .route("/", web::get().to(export));
+    /// let app = init_service(app).await;
+    /// let request = || TestRequest::default().insert_header(("x-api-key", key.expose_secret()));
+    /// let whole = call_service(&app, request().to_request()).await;
+    /// assert_eq!(to_bytes(whole.into_body()).await.unwrap(), "a long table");
+    ///
+    /// let broken_off = call_service(&app, request().to_request()).await;
+    /// admin.revoke(&actor, id, "laptop stolen").await?;
+    /// assert!(to_bytes(broken_off.into_body()).await.is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[derive(Debug)]
+    pub struct WhileAlive<T> {
+        #[pin]
+        inner: T,
+        // Boxed, so that this can be moved where what it wraps can.
+        timer: Pin<Box<Sleep>>,
+        watched: Watched,
+    }
+}
+
+#[derive(Debug)]
+struct Watched {
+    gate: Gate,
+    principal: Principal,
+    died: bool,
+}
+
+impl<T> WhileAlive<T> {
+    /// Ends this when the key of the principal dies.
+    ///
+    /// The gate is the one of the middleware, or another over the same keys.
+    pub fn new(gate: Gate, principal: Principal, inner: T) -> Self {
+        Self {
+            inner,
+            // Asked at once: a handler may have taken long.
+            timer: Box::pin(sleep(Duration::ZERO)),
+            watched: Watched {
+                gate,
+                principal,
+                died: false,
+            },
+        }
+    }
+
+    /// The wrapped body or stream.
+    pub fn get_mut(&mut self) -> &mut T {
+        &mut self.inner
+    }
+}
+
+/// Whether the key is dead; asked when it is time.
+fn has_died(watched: &mut Watched, timer: &mut Pin<Box<Sleep>>, context: &mut Context<'_>) -> bool {
+    while !watched.died && timer.as_mut().poll(context).is_ready() {
+        watched.died = !watched.gate.is_alive(&watched.principal);
+        timer.as_mut().reset(Instant::now() + Gate::ALIVE_INTERVAL);
+    }
+    watched.died
+}
+
+impl<S: Stream> Stream for WhileAlive<S> {
+    type Item = S::Item;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        let this = self.project();
+        if has_died(this.watched, this.timer, context) {
+            return Poll::Ready(None);
+        }
+        this.inner.poll_next(context)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (0, self.inner.size_hint().1)
+    }
+}
+
+impl<B> MessageBody for WhileAlive<B>
+where
+    B: MessageBody<Error: Into<Box<dyn Error>>>,
+{
+    type Error = Box<dyn Error>;
+
+    fn size(&self) -> BodySize {
+        self.inner.size()
+    }
+
+    fn poll_next(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        let this = self.project();
+        if has_died(this.watched, this.timer, context) {
+            return Poll::Ready(Some(Err(KeyDied::default().into())));
+        }
+        let bytes = ready!(this.inner.poll_next(context));
+        Poll::Ready(bytes.map(|bytes| bytes.map_err(Into::into)))
+    }
+}

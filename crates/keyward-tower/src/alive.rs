@@ -1,0 +1,157 @@
+//! Bodies and streams that end when their key dies.
+
+use std::error::Error;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_core::Stream;
+use http_body::{Body, Frame, SizeHint};
+use keyward::{Gate, KeyDied, Principal};
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep};
+
+pin_project! {
+    /// A body or stream that ends when the key that asked for it dies.
+    ///
+    /// A request is judged once, when it comes: a response that takes long outlives its key, unless the
+    /// handler wraps it in this. It asks [`Gate::is_alive`] when it is first polled and then every 250 ms,
+    /// while it waits as well as between items. It needs a tokio runtime with its timer.
+    ///
+    /// - A [`Body`] ends with [`KeyDied`], which breaks the transfer off: a client must not take half a
+    ///   download for the whole. Over HTTP/1 the connection is closed without the end of the body, over
+    ///   HTTP/2 the stream is reset.
+    /// - A [`Stream`] of items just ends. Inside of axum's `Sse`, the response ends as if there were no more
+    ///   events: a client that reconnects is refused with 401. Around a WebSocket, the handler sees the end
+    ///   and closes the socket, with code 1008 (policy violation), through [`get_mut`](Self::get_mut).
+    ///
+    /// Nothing is asked while nobody polls it, as while a client does not read what is sent; but then
+    /// nothing is taken from what it wraps either. What was handed on before the key died may still arrive.
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use std::sync::Arc;
+    /// # use axum::{Router, body::{Body, Bytes}, extract::State, routing::get};
+    /// # use http_body_util::{BodyExt, Full};
+    /// # use keyward_tower::RequireKeyLayer;
+    /// # use tower::ServiceExt;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use keyward::{AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, MemoryStore, NewKey, Store};
+    /// # let (store, format) = (Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+    /// # let gate = Gate::builder(store.replica()).format(format.clone()).build()?;
+    /// # let admin = KeyAdmin::new(store, format);
+    /// # let (actor, acme) = (Actor::operator("docs"), AccountId::parse("acme")?);
+    /// # let created = admin.bootstrap(&actor, NewKey::new(acme, Environment::LIVE, "key")).await?;
+    /// # let (id, key) = (created.record.id, created.key.unwrap());
+    /// use keyward_tower::{Principal, WhileAlive};
+    ///
+    /// async fn export(State(gate): State<Gate>, principal: Principal) -> Body {
+    ///     let rows = Body::from("a long table");
+    ///     Body::new(WhileAlive::new(gate, principal.into_inner(), rows))
+    /// }
+    ///
+    /// let layer = RequireKeyLayer::new(gate.clone());
+    /// let app = Router::new().route("/", get(export)).layer(layer).with_state(gate);
+    /// let request = || http::Request::get("/").header("x-api-key", key.expose_secret()).body(Body::empty());
+    /// let whole = app.clone().oneshot(request()?).await?;
+    /// assert_eq!(whole.into_body().collect().await?.to_bytes(), "a long table");
+    ///
+    /// let broken_off = app.oneshot(request()?).await?;
+    /// admin.revoke(&actor, id, "laptop stolen").await?;
+    /// assert!(broken_off.into_body().collect().await.is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[derive(Debug)]
+    pub struct WhileAlive<T> {
+        #[pin]
+        inner: T,
+        // Boxed, so that this can be moved where what it wraps can.
+        timer: Pin<Box<Sleep>>,
+        watched: Watched,
+    }
+}
+
+#[derive(Debug)]
+struct Watched {
+    gate: Gate,
+    principal: Principal,
+    died: bool,
+}
+
+impl<T> WhileAlive<T> {
+    /// Ends this when the key of the principal dies.
+    ///
+    /// The gate is the one of the layer, or another over the same keys.
+    pub fn new(gate: Gate, principal: Principal, inner: T) -> Self {
+        Self {
+            inner,
+            // Asked at once: a handler may have taken long.
+            timer: Box::pin(sleep(Duration::ZERO)),
+            watched: Watched {
+                gate,
+                principal,
+                died: false,
+            },
+        }
+    }
+
+    /// The wrapped body or stream, such as a WebSocket to send to.
+    pub fn get_mut(&mut self) -> &mut T {
+        &mut self.inner
+    }
+}
+
+/// Whether the key is dead; asked when it is time.
+fn has_died(watched: &mut Watched, timer: &mut Pin<Box<Sleep>>, context: &mut Context<'_>) -> bool {
+    while !watched.died && timer.as_mut().poll(context).is_ready() {
+        watched.died = !watched.gate.is_alive(&watched.principal);
+        timer.as_mut().reset(Instant::now() + Gate::ALIVE_INTERVAL);
+    }
+    watched.died
+}
+
+impl<S: Stream> Stream for WhileAlive<S> {
+    type Item = S::Item;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        let this = self.project();
+        if has_died(this.watched, this.timer, context) {
+            return Poll::Ready(None);
+        }
+        this.inner.poll_next(context)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (0, self.inner.size_hint().1)
+    }
+}
+
+impl<B> Body for WhileAlive<B>
+where
+    B: Body<Error: Into<Box<dyn Error + Send + Sync>>>,
+{
+    type Data = B::Data;
+    type Error = Box<dyn Error + Send + Sync>;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, Self::Error>>> {
+        let this = self.project();
+        if has_died(this.watched, this.timer, context) {
+            return Poll::Ready(Some(Err(KeyDied::default().into())));
+        }
+        let frame = ready!(this.inner.poll_frame(context));
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

@@ -1,0 +1,185 @@
+//! Whether a key that has passed would still pass: for what is under way for long.
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+use crate::store::freshness::Moment;
+use crate::{Gate, Principal};
+
+/// The least age at which memory is too old for a stream. A gate that trusts none has each request wait
+/// for the store, which a stream cannot do four times a second.
+const LEAST_STALENESS: Duration = Duration::from_secs(1);
+
+impl Gate {
+    /// The longest time for which the adapters' `WhileAlive` does not ask whether the key is alive.
+    pub const ALIVE_INTERVAL: Duration = Duration::from_millis(250);
+
+    /// Tells whether the key of a request that has passed is still alive.
+    ///
+    /// A request is judged once, when it comes. What stays open after that, such as server-sent events, a
+    /// WebSocket, a long download or a job, asks this from time to time; `WhileAlive` in the adapters does.
+    ///
+    /// It is `false` when the key is revoked, expired, disabled or deleted, when all keys of its account
+    /// were revoked, when its account is suspended or gone, and when the keys in memory are older than the
+    /// gate's [`max_staleness`](crate::GateBuilder::max_staleness), but at least a second. Scopes, origins,
+    /// plan and limits are not looked at again. The answer comes from memory: no lock, no I/O.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use keyward::*;
+    /// # struct Get<'a>(Option<&'a str>);
+    /// # impl RequestHead for Get<'_> {
+    /// #     fn method(&self) -> &str { "GET" }
+    /// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
+    /// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    /// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
+    /// #     }
+    /// # }
+    /// # let mut example = std::pin::pin!(async {
+    /// # let (store, format) = (Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+    /// # let gate = Gate::builder(store.replica()).format(format.clone()).build()?;
+    /// # let admin = KeyAdmin::new(store, format);
+    /// # let operator = Actor::operator("docs");
+    /// # let acme = AccountId::parse("acme")?;
+    /// # let created = admin.bootstrap(&operator, NewKey::new(acme, Environment::LIVE, "first")).await?;
+    /// # let key = created.key.unwrap();
+    /// # let decision = gate.check(&Get(Some(key.expose_secret())), &Arc::default(), None);
+    /// # let Decision::Ready(Verdict::Admit(admitted)) = decision else { panic!("{decision:?}") };
+    /// # let Some(Access::Principal(principal)) = admitted.access else { unreachable!() };
+    /// assert!(gate.is_alive(&principal));
+    /// admin.revoke(&operator, principal.key_id(), "laptop stolen").await?;
+    /// assert!(!gate.is_alive(&principal));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # });
+    /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+    /// # let done = example.as_mut().poll(context);
+    /// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+    /// ```
+    #[must_use]
+    pub fn is_alive(&self, principal: &Principal) -> bool {
+        let replica = &self.inner.replica;
+        // In the order of `look`: an entry that is read after the freshness is at least that fresh.
+        let fresh_as_of = replica.fresh_as_of();
+        let entry = replica.current(&principal.entry);
+        let now = Moment::now(&**replica.clock());
+        let max_staleness = self.inner.max_staleness.max(LEAST_STALENESS);
+        !fresh_as_of.is_older_than(max_staleness, now)
+            && entry
+                .is_some_and(|entry| entry.dead(now.unix()).is_none() && entry.group.is_active())
+    }
+}
+
+/// The error of a response that was ended because its key had died.
+///
+/// It is the error of a body in the adapters' `WhileAlive`, and breaks the transfer off, so that the client
+/// does not take what it has for the whole.
+///
+/// ```
+/// let error = keyward::KeyDied::default();
+/// assert_eq!(error.to_string(), "the API key died while the response was under way");
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct KeyDied;
+
+impl fmt::Display for KeyDied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the API key died while the response was under way")
+    }
+}
+
+impl Error for KeyDied {}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use crate::gate::tests::{World, principal};
+    use crate::*;
+
+    type Change = fn(&mut World);
+
+    fn expire(world: &mut World) {
+        world.record.expires_at = Some(SystemTime::UNIX_EPOCH + world.clock.unix());
+    }
+
+    #[test]
+    fn a_principal_dies_with_its_key_its_account_or_the_memory() {
+        let changes: [(&str, bool, Change); 10] = [
+            ("nothing", true, |_| {}),
+            ("scopes", true, |world| {
+                world.record.scopes = Scopes::parse(["kyc"]).unwrap();
+            }),
+            ("plan", true, |world| world.account.api_access = false),
+            ("revoked", false, |world| {
+                world.record.status = KeyStatus::Revoked;
+            }),
+            ("disabled", false, |world| {
+                world.record.status = KeyStatus::Disabled;
+            }),
+            ("expired", false, expire),
+            ("suspended", false, |world| {
+                world.account.status = AccountStatus::Suspended;
+            }),
+            ("all revoked", false, |world| {
+                world.account.revoked.insert(Environment::LIVE, 1);
+            }),
+            ("another key in its place", false, |world| {
+                world.record.id = KeyId::random().unwrap();
+            }),
+            ("too old", false, |world| {
+                world.clock.advance(std::time::Duration::from_secs(31));
+            }),
+        ];
+        for (what, lives, change) in changes {
+            let mut world = World::new();
+            world.feed();
+            let gate = world.builder().build().unwrap();
+            let principal = principal(world.verdict(&gate));
+            assert!(gate.is_alive(&principal));
+            change(&mut world);
+            if what != "too old" {
+                world.feed();
+            }
+            assert_eq!(gate.is_alive(&principal), lives, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_principal_outlives_the_move_of_its_key_to_another_digest() {
+        let mut world = World::new();
+        world.feed();
+        let gate = world.builder().build().unwrap();
+        let principal = principal(world.verdict(&gate));
+        for n in [1, 2] {
+            world.record.digest = KeyDigest::new(DigestScheme::Sha256, [n; 32]);
+            world.record.redigested = n.into();
+            world.feed();
+            assert!(gate.is_alive(&principal), "move {n}");
+        }
+        world.record.status = KeyStatus::Revoked;
+        world.feed();
+        assert!(!gate.is_alive(&principal));
+    }
+
+    #[test]
+    fn a_key_that_is_gone_from_the_store_is_dead_and_so_is_that_of_another_service() {
+        let world = World::new();
+        world.feed();
+        let gate = world.builder().build().unwrap();
+        let principal = principal(world.verdict(&gate));
+        let other = World::new();
+        other.feed();
+        assert!(!other.builder().build().unwrap().is_alive(&principal));
+        let mut poll = world.replica.poll();
+        poll.restart();
+        poll.account(world.account.clone());
+        poll.finish(Revision {
+            number: 9,
+            nonce: 9,
+        })
+        .unwrap();
+        assert!(!gate.is_alive(&principal));
+    }
+}
