@@ -1,8 +1,8 @@
 //! Answers that wait until a change is in the main file.
 
 use std::error::Error;
+use std::fmt;
 use std::time::{Duration, Instant};
-use std::{fmt, mem};
 
 use keyward::StoreError;
 
@@ -10,17 +10,13 @@ use crate::file::KeyFile;
 
 /// How long an answer waits at most until its change is in the main file.
 const CHECKPOINT: Duration = Duration::from_millis(100);
-/// How long an answer waits for other changes that can share its checkpoint.
-const GATHER: Duration = Duration::from_millis(10);
 
 /// Answers that wait until a change is in the main file.
 ///
 /// A commit stands in the log beside the file. Where the file alone is mounted, copied or restored, a
 /// revocation that was acknowledged would be gone. So a change that takes power away is answered after a
-/// checkpoint, one for all that wait together.
+/// checkpoint, one for all that were written together.
 pub(crate) struct Answers {
-    /// Whether the present task has taken power away.
-    checkpoint_first: bool,
     waiting: Vec<Box<dyn FnOnce() + Send>>,
     since: Instant,
     /// Whether the main file lacks something that was acknowledged.
@@ -30,37 +26,21 @@ pub(crate) struct Answers {
 impl Answers {
     pub(crate) fn new() -> Self {
         Self {
-            checkpoint_first: false,
             waiting: Vec::new(),
             since: Instant::now(),
             behind: false,
         }
     }
 
-    /// Says that the next answer waits for a checkpoint.
-    pub(crate) fn checkpoint_first(&mut self) {
-        self.checkpoint_first = true;
-    }
-
-    /// Gives an answer, now or after the checkpoint that it waits for.
-    pub(crate) fn give(&mut self, answer: impl FnOnce() + Send + 'static) {
-        if !mem::take(&mut self.checkpoint_first) {
+    /// Gives an answer, now or after the next checkpoint.
+    pub(crate) fn give(&mut self, checkpoint_first: bool, answer: impl FnOnce() + Send + 'static) {
+        if !checkpoint_first {
             return answer();
         }
         if self.waiting.is_empty() {
             self.since = Instant::now();
         }
         self.waiting.push(Box::new(answer));
-    }
-
-    /// Whether none waits.
-    pub(crate) fn are_given(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
-    /// Whether those that wait have waited for others long enough.
-    pub(crate) fn are_due(&self) -> bool {
-        self.since.elapsed() >= GATHER
     }
 
     /// Makes one checkpoint for all answers that wait, and gives them.
@@ -131,15 +111,14 @@ mod tests {
 
     use keyward::conformance::block_on;
     use keyward::{
-        AccountChange, AccountStatus, Actor, ApiKey, Commit, DenialKind, Environment, Grace,
-        KeyAdmin, KeyChange, KeyRecord, KeyStatus, OriginPolicy, Replica, Store,
+        AccountChange, AccountStatus, Actor, ApiKey, DenialKind, Environment, Grace, KeyAdmin,
+        KeyChange, KeyRecord, KeyStatus, OriginPolicy, Store,
     };
     use rusqlite::Connection;
 
     use super::*;
     use crate::SqliteStore;
     use crate::fixture::{Fixture, add, ask, commit, eventually, format};
-    use crate::worker::Worker;
 
     type Take<'a> = &'a dyn Fn(&KeyRecord);
 
@@ -246,28 +225,18 @@ mod tests {
     fn what_waits_together_shares_a_checkpoint() {
         let fixture = Fixture::new();
         let store = fixture.open_slow();
-        let keys = ["a", "b", "c"].map(|account| add(&store, account));
-        drop(store);
-        let (answers, answered) = mpsc::channel();
-        let file = KeyFile::open(&fixture.path(), false).unwrap();
-        let mut worker = Worker::new(file, Replica::new(), Duration::MAX, Duration::MAX).unwrap();
-        for (_, record) in &keys {
-            let mut record = record.clone();
-            record.status = KeyStatus::Revoked;
-            let keys = vec![record];
-            let commit = Commit {
-                keys,
-                ..Commit::default()
-            };
-            worker.commit(&commit).unwrap();
-            let answers = answers.clone();
-            worker.answer(move || answers.send(()).unwrap());
+        drop(add(&store, "acme"));
+        let mut file = KeyFile::open(&fixture.path(), false).unwrap();
+        let (tell, told) = mpsc::channel();
+        let mut answers = Answers::new();
+        for checkpoint_first in [true, false, true] {
+            let tell = tell.clone();
+            answers.give(checkpoint_first, move || {
+                tell.send(checkpoint_first).unwrap();
+            });
         }
-        assert!(answered.try_recv().is_err(), "none is given before it");
-        worker.release();
-        assert_eq!(answered.try_iter().count(), 3);
-        for (secret, _) in &keys {
-            assert_eq!(ask_copy(&fixture, secret), Err(DenialKind::Revoked));
-        }
+        assert_eq!(told.try_iter().collect::<Vec<_>>(), [false]);
+        answers.release(&mut file);
+        assert_eq!(told.try_iter().collect::<Vec<_>>(), [true, true]);
     }
 }

@@ -1,23 +1,13 @@
 //! What a commit writes.
 
 use keyward::{Commit, CreateToken, StoreError, StoreErrorKind};
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension};
 
 use crate::error::failed;
 use crate::{audit, credit, list, row};
 
-/// Writes all of it or nothing.
-pub(crate) fn write(connection: &mut Connection, commit: &Commit) -> Result<(), StoreError> {
-    // No other process writes between what is looked at and what is written.
-    let transaction = connection
-        .transaction_with_behavior(TransactionBehavior::Immediate)
-        .map_err(failed)?;
-    put_in(&transaction, commit)?;
-    transaction.commit().map_err(failed)
-}
-
-/// Writes all of it inside of a transaction.
-pub(crate) fn put_in(transaction: &Connection, commit: &Commit) -> Result<(), StoreError> {
+/// Writes all of it, in a transaction in which nobody else writes; the caller undoes it where it fails.
+pub(crate) fn write(transaction: &Connection, commit: &Commit) -> Result<(), StoreError> {
     if commit.first && has_accounts(transaction).map_err(failed)?
         || !is_unchanged(transaction, commit).map_err(failed)?
     {

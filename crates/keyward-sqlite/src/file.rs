@@ -89,6 +89,11 @@ impl KeyFile {
         }
     }
 
+    /// The file that it was when it was looked for last, for the rest of a transaction.
+    pub(crate) fn same_connection(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+
     fn open_with(path: PathBuf, tables: NoTables) -> Result<Self, StoreError> {
         let (mut connection, identity) = connect(&path)?;
         let real = fs::canonicalize(&path).map_err(unavailable)?;

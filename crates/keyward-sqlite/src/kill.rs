@@ -11,8 +11,10 @@ use std::{env, io, thread};
 
 use keyward::conformance::block_on;
 use keyward::{
-    AccountId, Actor, AuditAction, AuditEntry, AuditQuery, Commit, CreditOwner, Credits,
-    Environment, Gate, KeyAdmin, KeyId, KeyStatus, NewKey, Store,
+    AccountId, Actor, AttemptOutcome, AuditAction, AuditEntry, AuditQuery, Commit, CreditOwner,
+    Credits, DeliveryClaim, EndpointUrl, Environment, Gate, KeyAdmin, KeyId, KeyStatus, NewKey,
+    RetrySchedule, SealingKey, SealingKeys, Store, WebhookAdmin, WebhookCommit, WebhookId,
+    WebhookMessage, WebhookStore,
 };
 use rusqlite::Connection;
 
@@ -163,6 +165,119 @@ fn spend(spend: impl FnOnce(&dyn Fn())) {
         .build()
         .unwrap();
     spend(&|| ask_with(&gate, &key).unwrap());
+}
+
+#[test]
+fn what_was_accepted_and_concluded_together_survives_a_kill() {
+    let fixture = Fixture::new();
+    let store = Arc::new(fixture.open_slow());
+    let acme = AccountId::parse("acme").unwrap();
+    let keys = KeyAdmin::new(Arc::clone(&store) as _, format());
+    let sealing = SealingKeys::new(SealingKey::new("test", &[7; 32]).unwrap());
+    let webhooks = WebhookAdmin::new(Arc::clone(&store) as _, format(), sealing);
+    let actor = Actor::operator("test");
+    block_on(keys.open_account(&actor, &acme)).unwrap();
+    let url = EndpointUrl::parse("https://acme.example/hook").unwrap();
+    block_on(webhooks.create_endpoint(&actor, &acme, Environment::LIVE, url)).unwrap();
+    drop((keys, webhooks, store));
+
+    let mut told = [0; 2];
+    for _ in 0..30 {
+        let child = "kill::publishes_until_it_is_killed";
+        let lines = run_and_kill(&fixture.path(), child, true);
+        // Whoever opens it next finds it whole.
+        drop(fixture.open());
+        let file = Connection::open(fixture.path()).unwrap();
+        let count = |sql: &str, id: &str| {
+            file.query_row(sql, [id], |row| row.get::<_, u32>(0))
+                .unwrap()
+        };
+        for line in &lines {
+            let delivery = "SELECT count(*) FROM keyward_delivery JOIN keyward_message \
+                 ON message = id WHERE message = ?1";
+            match line.split_once(' ') {
+                Some(("accepted", id)) => {
+                    told[0] += 1;
+                    assert_eq!(count(delivery, id), 1, "{line}");
+                }
+                Some(("arrived", id)) => {
+                    told[1] += 1;
+                    let kept = format!("{delivery} AND status = 'delivered'");
+                    assert_eq!(count(&kept, id), 1, "{line}");
+                    let attempt = "SELECT count(*) FROM keyward_attempt WHERE message = ?1";
+                    assert!(count(attempt, id) > 0, "{line}");
+                }
+                _ => {}
+            }
+        }
+        for nothing in [
+            "SELECT count(*) FROM keyward_message WHERE ?1 = '' \
+             AND id NOT IN (SELECT message FROM keyward_delivery)",
+            "SELECT count(*) FROM keyward_delivery WHERE ?1 = '' AND status = 'delivered' \
+             AND message NOT IN (SELECT message FROM keyward_attempt)",
+            "SELECT count(*) FROM pragma_foreign_key_check WHERE ?1 = ''",
+        ] {
+            assert_eq!(count(nothing, ""), 0, "{nothing}");
+        }
+        let whole = file.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0));
+        assert_eq!(whole.unwrap(), "ok");
+    }
+    assert!(told.iter().all(|count| *count > 30), "{told:?}");
+}
+
+/// Not a test of its own: what runs in the child.
+#[test]
+fn publishes_until_it_is_killed() {
+    let Some(file) = env::var_os(FILE) else {
+        return;
+    };
+    let store = SqliteStore::open(file).unwrap();
+    tell("ready").unwrap();
+    let since = Instant::now();
+    let publish = || {
+        while since.elapsed() < LIFETIME {
+            let (acme, id) = (
+                AccountId::parse("acme").unwrap(),
+                WebhookId::random().unwrap(),
+            );
+            let message = WebhookMessage::new(acme, Environment::LIVE, id.clone(), "{}").unwrap();
+            let commit = WebhookCommit {
+                message: Some(message.accepted_at(SystemTime::now())),
+                ..WebhookCommit::default()
+            };
+            block_on(store.commit_webhooks(commit)).unwrap();
+            if tell(&format!("accepted {id}")).is_err() {
+                break;
+            }
+        }
+    };
+    let deliver = || {
+        while since.elapsed() < LIFETIME {
+            let now = SystemTime::now();
+            let claim = DeliveryClaim {
+                now,
+                until: now + LIFETIME,
+                limit: 1,
+                each: 1,
+                busy: vec![],
+            };
+            for due in block_on(store.claim(claim)).unwrap() {
+                let schedule = RetrySchedule::default();
+                let arrived = AttemptOutcome::Delivered;
+                let conclusion = due.conclude(arrived, Some(200), None, (now, now), &schedule);
+                block_on(store.conclude(conclusion)).unwrap();
+                if tell(&format!("arrived {}", due.message().id())).is_err() {
+                    return;
+                }
+            }
+        }
+    };
+    thread::scope(|threads| {
+        for _ in 0..3 {
+            threads.spawn(publish);
+            threads.spawn(deliver);
+        }
+    });
 }
 
 async fn write_on(file: &Path) -> Result<(), Box<dyn std::error::Error>> {

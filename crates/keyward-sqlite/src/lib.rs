@@ -102,6 +102,7 @@ mod file;
 #[cfg(test)]
 mod fixture;
 mod flush;
+mod group;
 #[cfg(test)]
 mod kill;
 mod list;

@@ -1,7 +1,7 @@
 //! Endpoints, messages and deliveries as rows.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keyward::{
     AccountId, AttemptOutcome, Conclusion, DeliveryAttempt, DeliveryClaim, DueDelivery, EndpointId,
@@ -12,31 +12,38 @@ use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
 use crate::commit;
 use crate::error::failed;
+use crate::group::SLICE;
 use crate::row::{self, Cells, millis};
 
 /// The columns that [`endpoint`] reads.
 const ENDPOINTS: &str = "SELECT id, account, environment, url, secret, created_at, revision, status, \
-     previous_secret, previous_until, verified_at FROM keyward_endpoint";
+     previous_secret, previous_until, verified_at FROM keyward_endpoint_kept";
 
 /// The columns that [`message`] reads.
 const MESSAGES: &str =
     "SELECT id, account, environment, payload, content_type, created_at FROM keyward_message";
 
 /// The columns that [`DueRow`] reads.
-const DUE: &str = "SELECT due_at, account, environment, message, endpoint, attempts, failures \
-     FROM keyward_delivery WHERE status = 'pending' AND due_at <= ?1";
+const DUE: &str = "SELECT due_at, account, environment, message, endpoint FROM keyward_delivery \
+     WHERE status = 'pending' AND due_at <= ?1";
 
 /// How many of the deliveries that are due are looked at one by one.
-const LOOK: usize = 500;
+const LOOK: usize = 200;
 
-/// How many messages are forgotten in one go: nobody else is served meanwhile.
-const FORGOTTEN_AT_ONCE: usize = 500;
+/// How many endpoints a claim visits one by one, when there are more deliveries than that.
+const VISIT: usize = 256;
+
+/// How many deliveries of an endpoint that is deleted are deleted before the clock is looked at.
+const DELETED_AT_ONCE: usize = 32;
+
+/// How many messages are looked at, when some are forgotten.
+const FORGOTTEN_AT_ONCE: usize = 1000;
 
 /// A message's place in the order of their acceptance.
 pub(crate) type Place = (i64, i64);
 
-/// Writes all of it or nothing.
-pub(crate) fn write(connection: &mut Connection, commit: &WebhookCommit) -> Result<(), StoreError> {
+/// Writes all of it, in a transaction in which nobody else writes; the caller undoes it where it fails.
+pub(crate) fn write(connection: &Connection, commit: &WebhookCommit) -> Result<(), StoreError> {
     let WebhookCommit {
         endpoints,
         deleted,
@@ -45,31 +52,32 @@ pub(crate) fn write(connection: &mut Connection, commit: &WebhookCommit) -> Resu
         again,
         with,
     } = commit;
-    let transaction = connection
-        .transaction_with_behavior(TransactionBehavior::Immediate)
-        .map_err(failed)?;
-    commit::put_in(&transaction, with)?;
+    commit::write(connection, with)?;
     for endpoint in endpoints {
-        put_endpoint(&transaction, endpoint).map_err(failed)?;
+        put_endpoint(connection, endpoint).map_err(failed)?;
     }
     if let Some((id, revision)) = deleted {
-        let deleted = transaction
-            .prepare_cached("DELETE FROM keyward_endpoint WHERE id = ?1 AND revision = ?2")
+        // The row itself and what it has are deleted bit by bit: there may be much.
+        let deleted = connection
+            .prepare_cached(
+                "INSERT INTO keyward_endpoint_deleted (endpoint) \
+                 SELECT id FROM keyward_endpoint_kept WHERE id = ?1 AND revision = ?2",
+            )
             .and_then(|mut delete| delete.execute(params![id.to_string(), revision.cast_signed()]));
         row::one(deleted.map_err(failed)?).map_err(failed)?;
     }
     if let Some(bound) = at_most
-        && count(&transaction, bound).map_err(failed)? > bound.at_most.into()
+        && count(connection, bound).map_err(failed)? > bound.at_most.into()
     {
         return Err(StoreError::new(StoreErrorKind::TooManyEndpoints));
     }
     if let Some(message) = message {
-        accept(&transaction, message).map_err(failed)?;
+        accept(connection, message).map_err(failed)?;
     }
     if let Some((endpoint, what)) = again {
-        deliver_again(&transaction, *endpoint, what).map_err(failed)?;
+        deliver_again(connection, *endpoint, what).map_err(failed)?;
     }
-    transaction.commit().map_err(failed)
+    Ok(())
 }
 
 /// Writes an endpoint over the one of its revision; fails when there is none.
@@ -81,7 +89,8 @@ fn put_endpoint(connection: &Connection, endpoint: &WebhookEndpoint) -> rusqlite
     } else {
         "UPDATE keyward_endpoint SET created_at = ?4, url = ?5, status = ?6, secret = ?7, \
          previous_secret = ?8, previous_until = ?9, verified_at = ?10 \
-         WHERE id = ?1 AND account = ?2 AND environment = ?3 AND revision = ?11"
+         WHERE id = ?1 AND account = ?2 AND environment = ?3 AND revision = ?11 \
+         AND id NOT IN (SELECT endpoint FROM keyward_endpoint_deleted)"
     };
     let previous = endpoint.previous.as_ref();
     row::one(connection.prepare_cached(sql)?.execute(params![
@@ -102,7 +111,7 @@ fn put_endpoint(connection: &Connection, endpoint: &WebhookEndpoint) -> rusqlite
 fn count(connection: &Connection, bound: &EndpointsAtMost) -> rusqlite::Result<i64> {
     connection
         .prepare_cached(
-            "SELECT count(*) FROM keyward_endpoint WHERE account = ?1 AND environment = ?2",
+            "SELECT count(*) FROM keyward_endpoint_kept WHERE account = ?1 AND environment = ?2",
         )?
         .query_row(
             [bound.account.as_str(), bound.environment.as_str()],
@@ -130,7 +139,7 @@ fn accept(connection: &Connection, message: &WebhookMessage) -> rusqlite::Result
     connection
         .prepare_cached(
             "INSERT INTO keyward_delivery (account, environment, message, endpoint, due_at) \
-             SELECT account, environment, ?3, id, ?4 FROM keyward_endpoint \
+             SELECT account, environment, ?3, id, ?4 FROM keyward_endpoint_kept \
              WHERE account = ?1 AND environment = ?2 AND status = 'enabled'",
         )?
         .execute(params![
@@ -153,7 +162,7 @@ fn deliver_again(
             "INSERT INTO keyward_delivery (account, environment, message, endpoint, due_at, status) \
              SELECT m.account, m.environment, m.id, e.id, m.created_at, \
              CASE e.status WHEN 'enabled' THEN 'pending' ELSE 'held' END \
-             FROM keyward_endpoint e JOIN keyward_message m \
+             FROM keyward_endpoint_kept e JOIN keyward_message m \
              ON m.account = e.account AND m.environment = e.environment \
              WHERE e.id = ?1 AND m.id = ?2 ON CONFLICT DO UPDATE \
              SET due_at = excluded.due_at, status = excluded.status, failures = 0, \
@@ -162,7 +171,7 @@ fn deliver_again(
         Redelivery::FailedSince(_) => {
             "UPDATE keyward_delivery SET due_at = m.created_at, failures = 0, \
              status = CASE e.status WHEN 'enabled' THEN 'pending' ELSE 'held' END \
-             FROM keyward_endpoint e, keyward_message m \
+             FROM keyward_endpoint_kept e, keyward_message m \
              WHERE e.id = ?1 AND keyward_delivery.account = e.account \
              AND keyward_delivery.environment = e.environment AND keyward_delivery.endpoint = e.id \
              AND keyward_delivery.status = 'failed' AND m.account = e.account \
@@ -254,81 +263,155 @@ fn message(row: &Row<'_>) -> rusqlite::Result<WebhookMessage> {
     Ok(message.accepted_at(cells.time()?))
 }
 
-/// Takes deliveries that are due.
+/// Whether any delivery is due.
+pub(crate) fn is_due(connection: &Connection, claim: &DeliveryClaim) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached(&format!("{DUE} ORDER BY due_at LIMIT 1"))?
+        .exists([millis(claim.now)])
+}
+
+/// Takes deliveries that are due, in a transaction in which nobody else writes. `from` is the endpoint
+/// that the last claim has visited last.
 pub(crate) fn claim(
-    connection: &mut Connection,
+    connection: &Connection,
     claim: &DeliveryClaim,
+    from: &mut String,
 ) -> rusqlite::Result<Vec<DueDelivery>> {
-    // Most of the time nothing is due, and a process that writes need not be waited for.
-    if due_rows(connection, claim)?.is_empty() {
-        return Ok(Vec::new());
-    }
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let (began, last) = (Instant::now(), from.clone());
     let mut claimed = Vec::new();
-    for row in due_rows(&transaction, claim)? {
-        claimed.extend(row.take(&transaction, claim)?);
+    let mut due = due_rows(connection, claim, from)?.into_iter();
+    while let Some(row) = due.next() {
+        claimed.extend(row.take(connection, claim)?);
+        if began.elapsed() > SLICE && due.len() > 0 {
+            // The rest is for the next claim, which must not pass it by.
+            *from = last;
+            break;
+        }
     }
-    transaction.commit()?;
     Ok(claimed)
 }
 
-/// What is due, the longest first: looked for one by one, in which the endpoints that wait for later cost
-/// nothing, unless much of it is of a few endpoints; then by endpoint, in which it costs nothing how much.
-fn due_rows(connection: &Connection, claim: &DeliveryClaim) -> rusqlite::Result<Vec<DueRow>> {
-    let busy: HashSet<_> = claim.busy.iter().map(EndpointId::to_string).collect();
-    let mut taken: HashMap<String, usize> = HashMap::new();
-    let mut due = Vec::new();
-    let mut rows = connection.prepare_cached(&format!("{DUE} ORDER BY due_at LIMIT {LOOK}"))?;
-    let mut rows = rows.query([millis(claim.now)])?;
-    for _ in 0..LOOK {
-        let row = match rows.next()? {
-            Some(row) if due.len() < claim.limit => DueRow::of(row)?,
-            _ => return Ok(due),
-        };
-        let count = taken.entry(row.endpoint.clone()).or_default();
-        if *count < claim.each && !busy.contains(&row.endpoint) {
-            *count += 1;
-            due.push(row);
-        }
-    }
-    due.clear();
-    for endpoint in due_endpoints(connection, claim)? {
-        if !busy.contains(&endpoint) {
-            due.extend(due_to(connection, claim, &endpoint)?);
-        }
-    }
-    due.sort_by_key(|row| row.due_at);
-    due.truncate(claim.limit);
-    Ok(due)
-}
-
-/// The endpoints for which something is due: one look into the index for each that anything waits for.
-fn due_endpoints(connection: &Connection, claim: &DeliveryClaim) -> rusqlite::Result<Vec<String>> {
-    let mut next = connection.prepare_cached(
-        "SELECT endpoint, due_at FROM keyward_delivery \
-         WHERE status = 'pending' AND endpoint > ?1 ORDER BY endpoint, due_at LIMIT 1",
-    )?;
-    let (mut found, mut last) = (Vec::new(), String::new());
-    let row = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?));
-    while let Some((endpoint, due_at)) = next.query_row([&last], row).optional()? {
-        last.clone_from(&endpoint);
-        if due_at <= millis(claim.now) {
-            found.push(endpoint);
-        }
-    }
-    Ok(found)
-}
-
-fn due_to(
+/// What is due, the longest first. However much is due and for whomever, it looks at a bounded part.
+///
+/// Where it sees only what is for endpoints that are busy, it visits endpoints in turn, from where the
+/// last claim has ended, and then sees who has got the latest messages: an endpoint with much that it
+/// cannot take hides neither what others have waited for longest nor what is new.
+fn due_rows(
     connection: &Connection,
     claim: &DeliveryClaim,
-    endpoint: &str,
+    from: &mut String,
 ) -> rusqlite::Result<Vec<DueRow>> {
-    let each = i64::try_from(claim.each.min(claim.limit)).unwrap_or(i64::MAX);
-    let mut rows =
-        connection.prepare_cached(&format!("{DUE} AND endpoint = ?2 ORDER BY due_at LIMIT ?3"))?;
-    let rows = rows.query_map(params![millis(claim.now), endpoint, each], DueRow::of)?;
-    rows.collect()
+    let mut found = Found::new(connection, claim)?;
+    if claim.limit == 0 || claim.each == 0 || found.look("ASC")? < LOOK {
+        return Ok(found.due);
+    }
+    let begun = from.clone();
+    let mut has_turned = false;
+    let mut next = connection.prepare_cached(
+        "SELECT endpoint, account, environment FROM keyward_delivery \
+         WHERE endpoint > ?1 ORDER BY endpoint LIMIT 1",
+    )?;
+    for _ in 0..VISIT {
+        if found.is_enough() || has_turned && *from >= begun {
+            break;
+        }
+        let place = next.query_row([&*from], |row| {
+            Ok([row.get(0)?, row.get(1)?, row.get(2)?] as [String; 3])
+        });
+        let Some([endpoint, account, environment]) = place.optional()? else {
+            if has_turned {
+                break;
+            }
+            has_turned = true;
+            from.clear();
+            continue;
+        };
+        found.visit(&endpoint, &account, &environment)?;
+        *from = endpoint;
+    }
+    if !found.is_enough() {
+        found.look("DESC")?;
+    }
+    found.due.sort_by_key(|row| row.due_at);
+    Ok(found.due)
+}
+
+/// What a claim has found.
+struct Found<'a> {
+    connection: &'a Connection,
+    claim: &'a DeliveryClaim,
+    busy: HashSet<String>,
+    /// How many to each endpoint; those that were visited have no more.
+    taken: HashMap<String, usize>,
+    due: Vec<DueRow>,
+}
+
+impl<'a> Found<'a> {
+    fn new(connection: &'a Connection, claim: &'a DeliveryClaim) -> rusqlite::Result<Self> {
+        let mut busy: HashSet<_> = claim.busy.iter().map(EndpointId::to_string).collect();
+        let mut deleted =
+            connection.prepare_cached("SELECT endpoint FROM keyward_endpoint_deleted")?;
+        for endpoint in deleted.query_map([], |row| row.get(0))? {
+            busy.insert(endpoint?);
+        }
+        Ok(Self {
+            connection,
+            claim,
+            busy,
+            taken: HashMap::new(),
+            due: Vec::new(),
+        })
+    }
+
+    fn is_enough(&self) -> bool {
+        self.due.len() >= self.claim.limit
+    }
+
+    /// Looks at those that are due longest, or the latest, and tells at how many it has looked.
+    fn look(&mut self, order: &str) -> rusqlite::Result<usize> {
+        let sql = format!("{DUE} ORDER BY due_at {order} LIMIT {LOOK}");
+        let mut rows = self.connection.prepare_cached(&sql)?;
+        let mut rows = rows.query([millis(self.claim.now)])?;
+        let (is_latest, mut looked) = (order == "DESC", 0);
+        while let Some(row) = rows.next()? {
+            if self.is_enough() {
+                return Ok(0);
+            }
+            looked += 1;
+            let endpoint = row.get_ref(4)?.as_str()?;
+            let taken = self.taken.get(endpoint).copied();
+            if self.busy.contains(endpoint) || taken >= Some(self.claim.each) {
+                continue;
+            }
+            let row = DueRow::of(row)?;
+            if is_latest {
+                // Before the latest others may have waited.
+                self.visit(&row.endpoint, &row.account, &row.environment)?;
+            } else {
+                *self.taken.entry(row.endpoint.clone()).or_default() += 1;
+                self.due.push(row);
+            }
+        }
+        Ok(looked)
+    }
+
+    /// Takes what has waited longest for this endpoint, unless it was seen before.
+    fn visit(&mut self, endpoint: &str, account: &str, environment: &str) -> rusqlite::Result<()> {
+        if self.busy.contains(endpoint) || self.taken.contains_key(endpoint) {
+            return Ok(());
+        }
+        let room = self.claim.limit - self.due.len();
+        let most = i64::try_from(self.claim.each.min(room)).unwrap_or(i64::MAX);
+        let mut rows = self.connection.prepare_cached(&format!(
+            "{DUE} AND endpoint = ?2 AND account = ?3 AND environment = ?4 ORDER BY due_at LIMIT ?5"
+        ))?;
+        let place = params![millis(self.claim.now), endpoint, account, environment, most];
+        for row in rows.query_map(place, DueRow::of)? {
+            self.due.push(row?);
+        }
+        self.taken.insert(endpoint.to_owned(), self.claim.each);
+        Ok(())
+    }
 }
 
 /// A delivery that is due.
@@ -338,8 +421,6 @@ struct DueRow {
     environment: String,
     message: String,
     endpoint: String,
-    attempts: u32,
-    failures: u32,
 }
 
 impl DueRow {
@@ -350,8 +431,6 @@ impl DueRow {
             environment: row.get(2)?,
             message: row.get(3)?,
             endpoint: row.get(4)?,
-            attempts: row.get(5)?,
-            failures: row.get(6)?,
         })
     }
 
@@ -361,7 +440,14 @@ impl DueRow {
         connection: &Connection,
         claim: &DeliveryClaim,
     ) -> rusqlite::Result<Option<DueDelivery>> {
-        let attempt = self.attempts.saturating_add(1);
+        let place = params![self.account, self.environment, self.message, self.endpoint];
+        let (attempts, failures): (u32, u32) = connection
+            .prepare_cached(
+                "SELECT attempts, failures FROM keyward_delivery \
+                 WHERE account = ?1 AND environment = ?2 AND message = ?3 AND endpoint = ?4",
+            )?
+            .query_row(place, |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let attempt = attempts.saturating_add(1);
         connection
             .prepare_cached(
                 "UPDATE keyward_delivery SET due_at = ?5, attempts = ?6 \
@@ -376,7 +462,7 @@ impl DueRow {
                 attempt,
             ])?;
         match self.read(connection) {
-            Ok(Some(due)) => Ok(Some(due.claimed(attempt, self.failures))),
+            Ok(Some(due)) => Ok(Some(due.claimed(attempt, failures))),
             Ok(None) => {
                 let (id, message) = (&*self.endpoint, &*self.message);
                 tracing::error!(id, message, "a delivery is of no message to no endpoint");
@@ -406,11 +492,8 @@ impl DueRow {
     }
 }
 
-/// Keeps what came of an attempt, and what follows from it.
-pub(crate) fn conclude(
-    connection: &mut Connection,
-    conclusion: &Conclusion,
-) -> rusqlite::Result<()> {
+/// Keeps what came of an attempt, and what follows from it, in a transaction in which nobody else writes.
+pub(crate) fn conclude(connection: &Connection, conclusion: &Conclusion) -> rusqlite::Result<()> {
     let Conclusion {
         delivery: due,
         attempt,
@@ -420,8 +503,7 @@ pub(crate) fn conclude(
     let (account, environment) = (message.account().as_str(), message.environment());
     let id = endpoint.id().to_string();
     let place = params![account, environment.as_str(), message.id().as_str(), &*id];
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let claimed = transaction
+    let claimed = connection
         .prepare_cached(
             "SELECT attempts FROM keyward_delivery \
              WHERE account = ?1 AND environment = ?2 AND message = ?3 AND endpoint = ?4",
@@ -431,9 +513,9 @@ pub(crate) fn conclude(
     let Some(claimed) = claimed else {
         return Ok(()); // The endpoint was deleted meanwhile.
     };
-    put_attempt(&transaction, due, attempt)?;
+    put_attempt(connection, due, attempt)?;
     let change = |change: &str| {
-        transaction
+        connection
             .prepare_cached(&format!(
                 "UPDATE keyward_delivery SET {change} WHERE account = ?1 AND environment = ?2 \
                  AND message = ?3 AND endpoint = ?4 AND status IN ('pending', 'held')"
@@ -443,7 +525,7 @@ pub(crate) fn conclude(
     match next {
         // However late: it has arrived.
         NextStep::Done => {
-            transaction
+            connection
                 .prepare_cached(
                     "UPDATE keyward_delivery SET status = 'delivered' WHERE account = ?1 \
                      AND environment = ?2 AND message = ?3 AND endpoint = ?4",
@@ -462,7 +544,7 @@ pub(crate) fn conclude(
             let created_at = millis(message.created_at());
             change(&format!("due_at = {created_at}"))?;
             // Not where it is another URL by now.
-            transaction
+            connection
                 .prepare_cached(
                     "UPDATE keyward_endpoint SET status = 'gone' WHERE account = ?1 \
                      AND environment = ?2 AND id = ?3 AND status = 'enabled' AND url = ?4",
@@ -475,7 +557,7 @@ pub(crate) fn conclude(
                 ])?;
         }
     }
-    transaction.commit()
+    Ok(())
 }
 
 fn put_attempt(
@@ -514,7 +596,8 @@ pub(crate) fn attempts(
 ) -> rusqlite::Result<Vec<DeliveryAttempt>> {
     let mut rows = connection.prepare_cached(
         "SELECT number, message, endpoint, attempt, at, took, outcome, status, last \
-         FROM keyward_attempt WHERE endpoint = ?1 AND number < ?2 ORDER BY number DESC",
+         FROM keyward_attempt WHERE endpoint = ?1 AND number < ?2 \
+         AND endpoint NOT IN (SELECT endpoint FROM keyward_endpoint_deleted) ORDER BY number DESC",
     )?;
     let before = before.map_or(i64::MAX, |before| i64::try_from(before).unwrap_or(i64::MAX));
     let mut rows = rows.query(params![endpoint.to_string(), before])?;
@@ -534,14 +617,15 @@ pub(crate) fn attempts(
     })
 }
 
-/// Forgets what was accepted before this moment and waits for nothing, some of it: from a place on. Tells
-/// how many, and the place to go on from.
+/// Forgets what was accepted before this moment and waits for nothing, some of it: from a place on, and
+/// for as long as others can wait. Tells how many, and the place to go on from.
 pub(crate) fn forget(
     connection: &mut Connection,
     before: i64,
     from: Place,
 ) -> rusqlite::Result<(u64, Option<Place>)> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let began = Instant::now();
     let places: Vec<Place> = transaction
         .prepare_cached(&format!(
             "SELECT created_at, rowid FROM keyward_message \
@@ -552,8 +636,8 @@ pub(crate) fn forget(
             Ok((row.get(0)?, row.get(1)?))
         })?
         .collect::<rusqlite::Result<_>>()?;
-    let mut forgotten = 0;
-    for (_, rowid) in &places {
+    let (mut forgotten, mut last) = (0, None);
+    for place in &places {
         // Deliveries and attempts go with it.
         forgotten += transaction
             .prepare_cached(
@@ -562,9 +646,62 @@ pub(crate) fn forget(
                  AND environment = keyward_message.environment AND message = keyward_message.id \
                  AND status IN ('pending', 'held'))",
             )?
-            .execute([rowid])? as u64;
+            .execute([place.1])? as u64;
+        last = Some(*place);
+        if began.elapsed() > SLICE {
+            break;
+        }
     }
     transaction.commit()?;
-    let is_all = places.len() < FORGOTTEN_AT_ONCE;
-    Ok((forgotten, places.last().copied().filter(|_| !is_all)))
+    let is_all = places.len() < FORGOTTEN_AT_ONCE && last == places.last().copied();
+    Ok((forgotten, last.filter(|_| !is_all)))
+}
+
+/// Deletes what an endpoint that was deleted has left, for as long as others can wait, and tells whether
+/// there is more.
+pub(crate) fn delete(connection: &mut Connection) -> rusqlite::Result<bool> {
+    const DELETED: &str = "SELECT endpoint FROM keyward_endpoint_deleted LIMIT 1";
+    if !connection.prepare_cached(DELETED)?.exists([])? {
+        return Ok(false);
+    }
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let began = Instant::now();
+    while began.elapsed() < SLICE {
+        let endpoint = transaction
+            .prepare_cached(DELETED)?
+            .query_row([], |row| row.get::<_, String>(0))
+            .optional()?;
+        let Some(endpoint) = endpoint else {
+            break;
+        };
+        let places: Vec<[String; 3]> = transaction
+            .prepare_cached(&format!(
+                "SELECT account, environment, message FROM keyward_delivery \
+                 WHERE endpoint = ?1 LIMIT {DELETED_AT_ONCE}"
+            ))?
+            .query_map([&endpoint], |row| {
+                Ok([row.get(0)?, row.get(1)?, row.get(2)?])
+            })?
+            .collect::<rusqlite::Result<_>>()?;
+        for [account, environment, message] in &places {
+            // The attempts go with it.
+            transaction
+                .prepare_cached(
+                    "DELETE FROM keyward_delivery WHERE account = ?1 AND environment = ?2 \
+                     AND message = ?3 AND endpoint = ?4",
+                )?
+                .execute([account, environment, message, &endpoint])?;
+        }
+        if places.is_empty() {
+            transaction
+                .prepare_cached("DELETE FROM keyward_endpoint WHERE id = ?1")?
+                .execute([&endpoint])?;
+            transaction
+                .prepare_cached("DELETE FROM keyward_endpoint_deleted WHERE endpoint = ?1")?
+                .execute([&endpoint])?;
+        }
+    }
+    let is_more = transaction.prepare_cached(DELETED)?.exists([])?;
+    transaction.commit()?;
+    Ok(is_more)
 }

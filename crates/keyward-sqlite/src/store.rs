@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,14 +17,16 @@ use crate::SqliteOptions;
 use crate::backup::backup;
 use crate::error::unavailable;
 use crate::file::{self, KeyFile, PATIENCE};
+use crate::group::Write;
 use crate::reader::{Reader, wait_for};
 use crate::row::Cells;
 use crate::worker::{Task, Worker};
-use crate::{audit, list, row, usage};
+use crate::{audit, commit, list, row, usage};
 
 /// Keeps keys in an SQLite file.
 ///
-/// One thread writes the file. Where another process is writing, a commit waits for at most five seconds
+/// One thread writes the file. Changes that wait at the same time are written in one commit, each of them
+/// whole or not at all. Where another process is writing, a commit waits for at most five seconds
 /// from its call, also when others wait before it. A commit that fails as unavailable may have been
 /// written nevertheless. Two more threads read, one for single records and one for lists and reports: they
 /// do not wait for writes.
@@ -66,6 +69,8 @@ pub struct SqliteStore {
     lookups: Reader,
     /// For what may take long.
     reports: Reader,
+    /// The endpoint at which the last claim has ended.
+    pub(crate) claimed_to: Arc<Mutex<String>>,
 }
 
 impl SqliteStore {
@@ -89,9 +94,16 @@ impl SqliteStore {
     ) -> Result<Self, StoreError> {
         let (tasks, waiting) = mpsc::channel();
         let file = KeyFile::open(path, initialise_empty)?;
-        let mut worker = Worker::new(file, replica.clone(), poll_interval, flush_interval)?;
+        let mut worker = Worker::new(
+            file,
+            replica.clone(),
+            poll_interval,
+            flush_interval,
+            tasks.clone(),
+        )?;
         worker.poll()?;
-        worker.answer_wishes(tasks.clone());
+        worker.answer_wishes();
+        worker.later(Worker::delete_some);
         let lookups = Reader::start(path, "keyward-lookups")?;
         let reports = Reader::start(path, "keyward-reports")?;
         let thread = thread::Builder::new().name("keyward-sqlite".to_owned());
@@ -103,6 +115,7 @@ impl SqliteStore {
             path: file::absolute(path)?,
             lookups,
             reports,
+            claimed_to: Arc::default(),
         })
     }
 
@@ -168,11 +181,33 @@ impl SqliteStore {
         Box::pin(async move {
             let (answer, answered) = oneshot::channel();
             // A task that nobody takes, or that panics, drops its end of the channel.
-            drop(self.tasks.send(Box::new(move |worker| {
+            drop(self.tasks.send(Task::Do(Box::new(move |worker| {
                 worker.wait_until(until);
-                let done = task(worker);
-                worker.answer(move || drop(answer.send(done)));
-            })));
+                drop(answer.send(task(worker)));
+            }))));
+            answered.await.unwrap_or_else(|gone| Err(unavailable(gone)))
+        })
+    }
+
+    /// Has the thread delete what deleted endpoints have left.
+    pub(crate) fn clean(&self) {
+        drop(self.tasks.send(Task::Do(Box::new(Worker::delete_some))));
+    }
+
+    /// Has the thread write this, in one commit with others that wait.
+    pub(crate) fn write<T, W>(
+        &self,
+        write: W,
+        with: impl FnOnce(Write<T, W>) -> Write<T, W> + Send + 'static,
+    ) -> StoreFuture<'_, T>
+    where
+        T: Send + 'static,
+        W: FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        Box::pin(async move {
+            let (answer, answered) = oneshot::channel();
+            let change = with(Write::new(write, answer));
+            drop(self.tasks.send(Task::Write(Box::new(change))));
             answered.await.unwrap_or_else(|gone| Err(unavailable(gone)))
         })
     }
@@ -184,7 +219,12 @@ impl Store for SqliteStore {
     }
 
     fn commit(&self, commit: Commit) -> StoreFuture<'_, ()> {
-        self.ask(move |worker| worker.commit(&commit))
+        let commit = Arc::new(commit);
+        let written = Arc::clone(&commit);
+        self.write(
+            move |connection| commit::write(connection, &written),
+            move |change| change.of(&commit),
+        )
     }
 
     fn account(&self, id: AccountId) -> StoreFuture<'_, Option<Account>> {
@@ -253,7 +293,7 @@ impl Drop for SqliteStore {
     fn drop(&mut self) {
         self.lookups.stop();
         self.reports.stop();
-        drop(self.tasks.send(Box::new(Worker::stop)));
+        drop(self.tasks.send(Task::Stop));
         wait_for(self.thread.take());
     }
 }
@@ -483,11 +523,11 @@ mod tests {
         let (go, wait) = mpsc::channel::<()>();
         let (started, has_started) = mpsc::channel();
         thread::scope(|threads| {
-            let held = store.tasks.send(Box::new(move |_| {
+            let held = store.tasks.send(Task::Do(Box::new(move |_| {
                 started.send(()).unwrap();
                 assert!(wait.recv().is_err());
                 panic!("as the test wants")
-            }));
+            })));
             held.unwrap();
             has_started.recv().unwrap();
             let waiting: Vec<_> = (0..4)

@@ -1,5 +1,6 @@
 //! The store as one of webhooks.
 
+use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
 
 use keyward::{
@@ -12,14 +13,19 @@ use crate::{SqliteStore, outbox, row};
 
 impl WebhookStore for SqliteStore {
     fn commit_webhooks(&self, commit: WebhookCommit) -> StoreFuture<'_, ()> {
-        self.ask(move |worker| {
-            let written = worker.commit_by(&commit.with, |connection| {
-                outbox::write(connection, &commit)
-            });
-            if commit.deleted.is_some() || commit.endpoints.iter().any(|end| end.revision > 0) {
-                worker.checkpoint_first();
+        let commit = Arc::new(commit);
+        let written = Arc::clone(&commit);
+        let deletes = commit.deleted.is_some();
+        let write = self.write(
+            move |connection| outbox::write(connection, &written),
+            move |change| change.of_webhooks(&commit),
+        );
+        Box::pin(async move {
+            write.await?;
+            if deletes {
+                self.clean();
             }
-            written
+            Ok(())
         })
     }
 
@@ -48,15 +54,28 @@ impl WebhookStore for SqliteStore {
     }
 
     fn claim(&self, claim: DeliveryClaim) -> StoreFuture<'_, Vec<DueDelivery>> {
-        self.ask(move |worker| {
-            worker.patiently(|connection| outbox::claim(connection, &claim).map_err(failed))
-        })
+        let (claim, from) = (Arc::new(claim), Arc::clone(&self.claimed_to));
+        let asked = Arc::clone(&claim);
+        self.write(
+            move |connection| {
+                let mut from = from.lock().unwrap_or_else(PoisonError::into_inner);
+                outbox::claim(connection, &claim, &mut from).map_err(failed)
+            },
+            // Most of the time nothing is due, and a process that writes need not be waited for.
+            |change| {
+                change.unless(move |connection| {
+                    let is_due = outbox::is_due(connection, &asked).map_err(failed)?;
+                    Ok((!is_due).then(Vec::new))
+                })
+            },
+        )
     }
 
     fn conclude(&self, conclusion: Conclusion) -> StoreFuture<'_, ()> {
-        self.ask(move |worker| {
-            worker.patiently(|connection| outbox::conclude(connection, &conclusion).map_err(failed))
-        })
+        self.write(
+            move |connection| outbox::conclude(connection, &conclusion).map_err(failed),
+            |change| change,
+        )
     }
 
     fn attempts(
@@ -92,7 +111,6 @@ impl WebhookStore for SqliteStore {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
-    use std::sync::Arc;
     use std::task::{Context, Waker};
 
     use keyward::conformance::block_on;
@@ -227,6 +245,124 @@ mod tests {
         let others: Vec<_> = before[2..].iter().map(|(other, _)| *other).collect();
         assert!(endpoints[3..].iter().all(|other| others.contains(other)));
         assert_eq!(endpoints.len(), 5);
+    }
+
+    /// So many more endpoints of acme's, and what each is given by this statement, as `endpoint`.
+    fn add_endpoints(fixture: &Fixture, count: u32, then: &str) {
+        let typed = format!(
+            "INSERT INTO keyward_endpoint (id, account, environment, url, secret, created_at) \
+             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count}) \
+             SELECT 'whe_' || substr('000000000000' || i, -12), account, environment, url, secret, 0 \
+             FROM n, (SELECT * FROM keyward_endpoint WHERE account = 'acme' AND environment = 'live'); \
+             INSERT INTO keyward_message (account, environment, id, payload, created_at) \
+             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) \
+             SELECT 'acme', 'live', 'n' || i, x'', 0 FROM n; {then}"
+        );
+        fixture.type_in(&typed).unwrap();
+    }
+
+    /// Claims to nobody but those who are not busy, and tells to whom.
+    fn claim_some(store: &SqliteStore, limit: usize, busy: EndpointId) -> Vec<EndpointId> {
+        let now = SystemTime::now();
+        let claim = DeliveryClaim {
+            now,
+            until: now + std::time::Duration::from_secs(600),
+            limit,
+            each: 4,
+            busy: vec![busy],
+        };
+        let due = block_on(store.claim(claim)).unwrap();
+        due.iter().map(|due| due.endpoint().id()).collect()
+    }
+
+    const BACKLOG: &str = "INSERT INTO keyward_delivery \
+         (account, environment, message, endpoint, due_at) \
+         SELECT 'acme', 'live', id, 'whe_000000000001', 0 FROM keyward_message WHERE id GLOB 'n*'";
+
+    #[test]
+    fn beside_a_dead_backlog_each_endpoint_has_its_turn() {
+        let fixture = Fixture::new();
+        let store = filled(&fixture);
+        add_endpoints(
+            &fixture,
+            300,
+            &format!(
+                "{BACKLOG}; INSERT INTO keyward_delivery \
+                 (account, environment, message, endpoint, due_at) \
+                 SELECT 'acme', 'live', 'n1', id, 1 FROM keyward_endpoint \
+                 WHERE id GLOB 'whe_0*' AND id <> 'whe_000000000001'"
+            ),
+        );
+        let dead = EndpointId::parse("whe_000000000001").unwrap();
+        let mut reached = std::collections::HashSet::new();
+        while let claimed = claim_some(&store, 32, dead)
+            && !claimed.is_empty()
+        {
+            assert!(!claimed.contains(&dead));
+            reached.extend(claimed);
+        }
+        assert_eq!(reached.len(), 299 + 4);
+    }
+
+    #[test]
+    fn what_is_new_is_found_beside_a_dead_backlog_and_many_idle_endpoints() {
+        let fixture = Fixture::new();
+        let store = filled(&fixture);
+        let before = claim(&store);
+        add_endpoints(
+            &fixture,
+            5000,
+            &format!(
+                "UPDATE keyward_delivery SET status = 'delivered'; {BACKLOG}; \
+                 INSERT INTO keyward_delivery \
+                 (account, environment, message, endpoint, due_at, status) \
+                 SELECT 'acme', 'live', 'n1', id, 1, 'delivered' FROM keyward_endpoint \
+                 WHERE id GLOB 'whe_0*' AND id <> 'whe_000000000001'"
+            ),
+        );
+        let dead = EndpointId::parse("whe_000000000001").unwrap();
+        let (endpoint, _) = before[3];
+        let new = format!(
+            "UPDATE keyward_delivery SET status = 'pending', due_at = 9 WHERE endpoint = '{endpoint}'"
+        );
+        fixture.type_in(&new).unwrap();
+        assert_eq!(claim_some(&store, 32, dead), [endpoint]);
+    }
+
+    #[test]
+    fn an_endpoint_with_much_is_gone_at_once_and_its_deliveries_soon() {
+        let fixture = Fixture::new();
+        let store = filled(&fixture);
+        add_endpoints(&fixture, 2, BACKLOG);
+        let id = EndpointId::parse("whe_000000000001").unwrap();
+        let revision = block_on(store.endpoint(id)).unwrap().unwrap().revision;
+        let delete = || {
+            let commit = WebhookCommit {
+                deleted: Some((id, revision)),
+                ..WebhookCommit::default()
+            };
+            block_on(store.commit_webhooks(commit)).map_err(|error| error.kind())
+        };
+        let all = "SELECT count(*) FROM keyward_delivery WHERE endpoint = 'whe_000000000001'";
+        let count = |sql: &str| {
+            let file = rusqlite::Connection::open(fixture.path()).unwrap();
+            file.query_row(sql, [], |row| row.get::<_, u32>(0)).unwrap()
+        };
+        // A process that is killed here leaves the rest to the next.
+        let typed = "INSERT INTO keyward_endpoint_deleted VALUES ('whe_000000000001')";
+        fixture.type_in(typed).unwrap();
+        assert_eq!(count(all), 1000);
+        assert_eq!(block_on(store.endpoint(id)).unwrap(), None);
+        assert_eq!(delete(), Err(keyward::StoreErrorKind::Conflict));
+        let claimed = claim_some(&store, 999, EndpointId::random().unwrap());
+        assert!(!claimed.contains(&id) && claimed.len() == 4, "{claimed:?}");
+        drop(store);
+
+        let store = fixture.open();
+        crate::fixture::eventually(|| count(all) == 0);
+        let rows = "SELECT count(*) FROM keyward_endpoint WHERE id = 'whe_000000000001'";
+        crate::fixture::eventually(|| count(rows) == 0);
+        drop(store);
     }
 
     #[test]

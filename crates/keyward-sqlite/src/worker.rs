@@ -7,16 +7,32 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use keyward::{Commit, CreditOwner, Credits, Replica, StoreError, StoreErrorKind};
+use keyward::{CreditOwner, Credits, Replica, StoreError};
 use rusqlite::Connection;
 
 use crate::answers::Answers;
-use crate::commit::write;
 use crate::credit;
 use crate::error::{failed, is_busy};
 use crate::feed::feed;
 use crate::file::{KeyFile, PATIENCE};
 use crate::flush::{Taken, forget};
+use crate::group::{Change, Changes, SLICE};
+use crate::outbox;
+
+/// How long the file stays unlocked, now and then, for other processes that wait to write.
+///
+/// SQLite has no queue for its lock. A process that waits looks for it every [`LOOK_AGAIN`], which is shorter,
+/// so it gets its turn also beside one that always has something to write.
+const UNLOCKED: Duration = Duration::from_micros(400);
+
+/// How long the file may be locked again and again until it has to stay unlocked for a while.
+const LOCKED: Duration = Duration::from_millis(5);
+
+/// How often a process that waits for the lock looks for it.
+const LOOK_AGAIN: Duration = Duration::from_micros(200);
+
+/// The same for one that has waited for longer than others hold it as a rule.
+const LOOK_AGAIN_LATER: Duration = Duration::from_millis(1);
 
 /// How often credits that are out are looked at: what is not needed goes back.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -25,10 +41,16 @@ const SETTLE: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(250);
 
 /// What the thread is told to do.
-pub(crate) type Task = Box<dyn FnOnce(&mut Worker) + Send>;
+pub(crate) enum Task {
+    /// Something by itself, at once.
+    Do(Box<dyn FnOnce(&mut Worker) + Send>),
+    /// A change, in one commit with others that wait.
+    Write(Box<dyn Change>),
+    /// Whatever waits, and then no more.
+    Stop,
+}
 
 /// What the thread owns: the file, the feed of the replica, and what is taken out of it.
-#[derive(Debug)]
 pub(crate) struct Worker {
     file: KeyFile,
     replica: Replica,
@@ -41,10 +63,14 @@ pub(crate) struct Worker {
     flushed: Instant,
     settled: Instant,
     unkept: bool,
-    stopped: bool,
     /// How long the present task may wait for another process that is writing.
     until: Instant,
     answers: Answers,
+    changes: Changes,
+    /// When this process has last let go of the file's lock, and since when it takes it again at once.
+    let_go: Instant,
+    locking: Instant,
+    tasks: Sender<Task>,
 }
 
 impl Worker {
@@ -53,6 +79,7 @@ impl Worker {
         replica: Replica,
         poll_interval: Duration,
         flush_interval: Duration,
+        tasks: Sender<Task>,
     ) -> Result<Self, StoreError> {
         let taken = Taken::new(file.connection()?).map_err(failed)?;
         Ok(Self {
@@ -67,77 +94,79 @@ impl Worker {
             flushed: Instant::now(),
             settled: Instant::now(),
             unkept: false,
-            stopped: false,
             until: Instant::now(),
             answers: Answers::new(),
+            changes: Changes::default(),
+            let_go: Instant::now(),
+            locking: Instant::now(),
+            tasks,
         })
     }
 
     /// Lets requests that wait for news ask for them.
-    pub(crate) fn answer_wishes(&self, tasks: Sender<Task>) {
-        let wish = Arc::clone(&self.wish);
+    pub(crate) fn answer_wishes(&self) {
+        let (wish, tasks) = (Arc::clone(&self.wish), self.tasks.clone());
         self.replica.on_demand(move |_| wish.make(&tasks));
     }
 
-    /// Works until it is stopped. Neither tasks nor polls can hold up the other for long: after every
-    /// task a poll has its turn if it is due, and it is not due again before the interval is over.
-    /// A flush comes last, one batch at a time.
+    /// Works until it is stopped. Nothing holds up the rest for long: after a few milliseconds of tasks
+    /// what waits to be written has its turn, after each task a poll if it is due, and a poll is not due
+    /// again before the interval is over. A flush comes last, one batch at a time.
     pub(crate) fn run(mut self, tasks: &Receiver<Task>) {
-        while !self.stopped {
-            let wait = if self.answers.are_given() {
-                let wait = self.until_poll().min(self.until_flush());
-                wait.min(self.until_settled())
+        loop {
+            let wait = if self.changes.is_empty() {
+                self.until_poll()
+                    .min(self.until_flush())
+                    .min(self.until_settled())
             } else {
                 Duration::ZERO
             };
-            match tasks.recv_timeout(wait) {
-                Ok(task) => task(&mut self),
-                Err(RecvTimeoutError::Timeout) => self.release(),
-                Err(RecvTimeoutError::Disconnected) => break,
+            let first = match tasks.recv_timeout(wait) {
+                Ok(task) => Some(task),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return self.stop(),
+            };
+            let began = Instant::now();
+            for task in first.into_iter().chain(tasks.try_iter()) {
+                match task {
+                    Task::Do(task) => task(&mut self),
+                    Task::Write(change) => self.take(change),
+                    Task::Stop => return self.stop(),
+                }
+                self.poll_if_due();
+                if began.elapsed() > SLICE {
+                    break;
+                }
             }
-            if self.answers.are_due() {
-                self.release();
-            }
+            self.write_changes();
             self.poll_if_due();
-            if !self.stopped && self.until_settled().is_zero() {
+            if self.until_settled().is_zero() {
                 self.settle();
             }
-            if !self.stopped && self.until_flush().is_zero() {
+            if self.until_flush().is_zero() {
                 self.flush_some();
             }
         }
-        self.release();
     }
 
-    /// Says that the present task has taken power away, from a key, an account or an endpoint.
-    ///
-    /// It is answered when the change is in the main file.
-    pub(crate) fn checkpoint_first(&mut self) {
-        self.answers.checkpoint_first();
-    }
-
-    /// Gives the answer of a task, now or after the checkpoint that it wants.
-    pub(crate) fn answer(&mut self, answer: impl FnOnce() + Send + 'static) {
-        self.answers.give(answer);
-    }
-
-    /// Makes the checkpoint for all answers that wait for one, and gives them.
-    pub(crate) fn release(&mut self) {
-        self.answers.release(&mut self.file);
-    }
-
-    /// Writes what was counted, as far as it goes, and ends the loop.
-    pub(crate) fn stop(&mut self) {
-        self.stopped = true;
+    /// Writes what waits, and what was counted, as far as it goes.
+    fn stop(mut self) {
+        while !self.changes.is_empty() {
+            self.write_changes();
+        }
         self.wait_until(Instant::now() + PATIENCE);
         self.taken.take_all();
-        // Before the counts: these may wait for another process.
-        self.release();
         if let Err(error) = self.flush().and_then(|()| self.leave()) {
             let error: &(dyn Error + 'static) = &error;
             tracing::error!(error, "what was counted last of the keys' use is lost");
         }
         self.answers.complete(&mut self.file);
+    }
+
+    /// Does this after whatever waits now.
+    pub(crate) fn later(&self, task: impl FnOnce(&mut Self) + Send + 'static) {
+        // The thread itself has the other end, and works.
+        drop(self.tasks.send(Task::Do(Box::new(task))));
     }
 
     /// Feeds the replica. What goes wrong is logged once, until it is over.
@@ -156,40 +185,62 @@ impl Worker {
         fed
     }
 
-    /// Writes, and feeds the replica before it says so.
-    pub(crate) fn commit(&mut self, commit: &Commit) -> Result<(), StoreError> {
-        self.commit_by(commit, |connection| write(connection, commit))
+    fn take(&mut self, mut change: Box<dyn Change>) {
+        match self.file.connection() {
+            Ok(connection) if !change.is_needed(connection) => change.answer(Ok(())),
+            _ => self.changes.push(change),
+        }
     }
 
-    /// Writes in this way, a commit with it.
-    pub(crate) fn commit_by(
-        &mut self,
-        commit: &Commit,
-        write: impl FnMut(&mut Connection) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        let written = self.patiently(write);
-        if let Err(error) = &written
-            && matches!(
-                error.kind(),
-                StoreErrorKind::Unavailable | StoreErrorKind::Corrupt
-            )
-        {
-            let error: &(dyn Error + 'static) = error;
-            tracing::error!(error, "a change of the keys could not be written");
+    /// Writes the changes that wait in one commit, or the first of many, feeds the replica, and tells
+    /// those who asked.
+    fn write_changes(&mut self) {
+        let Some(until) = self.changes.until() else {
+            return;
+        };
+        self.leave_unlocked();
+        self.wait_until(until);
+        let begun = self.patiently(|connection| {
+            let begun = connection.execute_batch("BEGIN IMMEDIATE");
+            begun.map_err(failed)
+        });
+        if let Err(error) = begun {
+            return self.changes.refuse_first(error);
         }
-        written?;
-        // Whatever changes what was there may take power away.
-        let changes = commit.accounts.iter().any(|account| account.revision > 0)
-            || commit.keys.iter().any(|key| key.revision > 0)
-            || commit.credits.is_some();
-        if changes {
-            self.checkpoint_first();
+        let (mut group, committed) = self.changes.write(self.file.same_connection());
+        self.let_go = Instant::now();
+        if let Err(error) = committed {
+            // One that was written alone; those of many wait to be written again.
+            if let Some(change) = group.pop() {
+                change.answer(Err(error));
+            }
+            return;
         }
-        let polled = self.poll();
-        if let Some(change) = &commit.credits {
-            self.replica.credits_changed(change.owner());
+        let fed = if group.iter().any(|change| change.changes_keys()) {
+            self.poll()
+        } else {
+            Ok(())
+        };
+        for owner in group.iter().filter_map(|change| change.credits()) {
+            self.replica.credits_changed(owner);
         }
-        polled
+        for change in group {
+            let unfed = fed.as_ref().err().filter(|_| change.changes_keys());
+            let unfed = unfed.map(|error| StoreError::new(error.kind()).because(error.to_string()));
+            let takes = change.takes_power();
+            self.answers
+                .give(takes, move || change.answer(unfed.map_or(Ok(()), Err)));
+        }
+        self.answers.release(&mut self.file);
+    }
+
+    /// Leaves the lock to other processes for a moment, when it was taken again and again.
+    fn leave_unlocked(&mut self) {
+        if self.let_go.elapsed() < UNLOCKED && self.locking.elapsed() < LOCKED {
+            return;
+        }
+        thread::sleep(UNLOCKED.saturating_sub(self.let_go.elapsed()));
+        self.locking = Instant::now();
     }
 
     /// Until when the next task may wait for another process that is writing. It is tried once also when
@@ -203,9 +254,10 @@ impl Worker {
         &mut self,
         mut write: impl FnMut(&mut Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        self.until_free(|worker, patience| {
+        self.until_free(|worker| {
             let connection = worker.file.connection()?;
-            connection.busy_timeout(patience).map_err(failed)?;
+            // SQLite itself waits for longer and longer, and is soon never there when the lock is free.
+            connection.busy_timeout(Duration::ZERO).map_err(failed)?;
             let written = write(connection);
             connection.busy_timeout(PATIENCE).map_err(failed)?;
             written
@@ -215,12 +267,20 @@ impl Worker {
     /// Tries again while another process is writing, and polls in between.
     fn until_free<T>(
         &mut self,
-        mut attempt: impl FnMut(&mut Self, Duration) -> Result<T, StoreError>,
+        mut attempt: impl FnMut(&mut Self) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
+        let began = Instant::now();
         loop {
-            let left = self.until.saturating_duration_since(Instant::now());
-            match attempt(self, left.min(self.poll_interval)) {
-                Err(error) if is_busy(&error) && Instant::now() < self.until => self.poll_if_due(),
+            match attempt(self) {
+                Err(error) if is_busy(&error) && Instant::now() < self.until => {
+                    let is_long = began.elapsed() > Duration::from_millis(100);
+                    thread::sleep(if is_long {
+                        LOOK_AGAIN_LATER
+                    } else {
+                        LOOK_AGAIN
+                    });
+                    self.poll_if_due();
+                }
                 done => return done,
             }
         }
@@ -254,6 +314,22 @@ impl Worker {
         }))
     }
 
+    /// Deletes some of what deleted endpoints have left, and goes on when others had their turn.
+    pub(crate) fn delete_some(&mut self) {
+        self.wait_until(Instant::now() + PATIENCE);
+        match self.patiently(|connection| outbox::delete(connection).map_err(failed)) {
+            Ok(true) => self.later(Self::delete_some),
+            Ok(false) => {}
+            Err(error) => {
+                let error: &(dyn Error + 'static) = &error;
+                tracing::error!(
+                    error,
+                    "what a deleted endpoint has left is deleted at the next start"
+                );
+            }
+        }
+    }
+
     /// Reads through the connection that writes.
     #[cfg(test)]
     pub(crate) fn read<T>(
@@ -285,7 +361,8 @@ impl Worker {
     /// Writes a batch, if it can. What goes wrong is logged once, until it is over.
     fn write_some(&mut self) -> bool {
         // Another process that is writing must not hold up the next poll.
-        let flushed = self.flush_batch(self.poll_interval.min(PATIENCE));
+        self.wait_until(Instant::now() + self.poll_interval.min(PATIENCE));
+        let flushed = self.until_free(Self::flush_batch);
         match &flushed {
             Err(error) if !self.unkept => {
                 let error: &(dyn Error + 'static) = error;
@@ -302,12 +379,12 @@ impl Worker {
     }
 
     /// Writes the next batch, and tells whether there was one.
-    fn flush_batch(&mut self, patience: Duration) -> Result<bool, StoreError> {
+    fn flush_batch(&mut self) -> Result<bool, StoreError> {
         let Some(batch) = self.taken.next(&self.replica) else {
             return Ok(false);
         };
         let connection = self.file.connection()?;
-        connection.busy_timeout(patience).map_err(failed)?;
+        connection.busy_timeout(Duration::ZERO).map_err(failed)?;
         let written = batch.write(connection);
         connection.busy_timeout(PATIENCE).map_err(failed)?;
         written.map_err(failed)?;
@@ -430,7 +507,8 @@ impl Wish {
         if self.over.load(Ordering::Acquire) {
             return false;
         }
-        self.made.swap(true, Ordering::AcqRel) || tasks.send(Box::new(Worker::fulfil)).is_ok()
+        self.made.swap(true, Ordering::AcqRel)
+            || tasks.send(Task::Do(Box::new(Worker::fulfil))).is_ok()
     }
 }
 
@@ -549,7 +627,7 @@ mod tests {
         let answers: Vec<_> = answered.iter().collect();
         assert_eq!(answers.len(), 4);
         for (answer, after) in answers {
-            assert_eq!(answer, Err(StoreErrorKind::Unavailable));
+            assert_eq!(answer, Err(keyward::StoreErrorKind::Unavailable));
             assert!(after < 2 * PATIENCE, "{after:?}");
         }
         writer.execute_batch("ROLLBACK").unwrap();
@@ -588,9 +666,9 @@ mod tests {
                 let mut record = crate::fixture::stored(&store, record.id);
                 record.status = keyward::KeyStatus::Revoked;
                 let keys = vec![record];
-                let commit = Commit {
+                let commit = keyward::Commit {
                     keys,
-                    ..Commit::default()
+                    ..keyward::Commit::default()
                 };
                 block_on(keyward::Store::commit(&store, commit))
             });
