@@ -3,10 +3,9 @@
 use std::error::Error;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use actix_web::body::{BodySize, MessageBody};
-use actix_web::rt::time::{Instant, Sleep, sleep};
+use actix_web::rt::time::{Sleep, sleep};
 use actix_web::web::Bytes;
 use futures_core::Stream;
 use keyward::{Gate, KeyDied, Principal};
@@ -71,8 +70,8 @@ pin_project! {
     pub struct WhileAlive<T> {
         #[pin]
         inner: T,
-        // Boxed, so that this can be moved where what it wraps can.
-        timer: Pin<Box<Sleep>>,
+        // None before it was asked first. Boxed, so that this can be moved where what it wraps can.
+        timer: Option<Pin<Box<Sleep>>>,
         watched: Watched,
     }
 }
@@ -91,8 +90,7 @@ impl<T> WhileAlive<T> {
     pub fn new(gate: Gate, principal: Principal, inner: T) -> Self {
         Self {
             inner,
-            // Asked at once: a handler may have taken long.
-            timer: Box::pin(sleep(Duration::ZERO)),
+            timer: None,
             watched: Watched {
                 gate,
                 principal,
@@ -107,11 +105,20 @@ impl<T> WhileAlive<T> {
     }
 }
 
-/// Whether the key is dead; asked when it is time.
-fn has_died(watched: &mut Watched, timer: &mut Pin<Box<Sleep>>, context: &mut Context<'_>) -> bool {
-    while !watched.died && timer.as_mut().poll(context).is_ready() {
+/// Whether the key is dead; asked at first, as a handler may have taken long, and when it is time.
+fn has_died(
+    watched: &mut Watched,
+    timer: &mut Option<Pin<Box<Sleep>>>,
+    context: &mut Context<'_>,
+) -> bool {
+    while !watched.died {
+        if let Some(timer) = timer
+            && timer.as_mut().poll(context).is_pending()
+        {
+            break;
+        }
         watched.died = !watched.gate.is_alive(&watched.principal);
-        timer.as_mut().reset(Instant::now() + Gate::ALIVE_INTERVAL);
+        *timer = Some(Box::pin(sleep(Gate::ALIVE_INTERVAL)));
     }
     watched.died
 }

@@ -3,13 +3,12 @@
 use std::error::Error;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use futures_core::Stream;
 use http_body::{Body, Frame, SizeHint};
 use keyward::{Gate, KeyDied, Principal};
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Sleep, sleep};
 
 pin_project! {
     /// A body or stream that ends when the key that asked for it dies.
@@ -67,8 +66,8 @@ pin_project! {
     pub struct WhileAlive<T> {
         #[pin]
         inner: T,
-        // Boxed, so that this can be moved where what it wraps can.
-        timer: Pin<Box<Sleep>>,
+        // None before it was asked first. Boxed, so that this can be moved where what it wraps can.
+        timer: Option<Pin<Box<Sleep>>>,
         watched: Watched,
     }
 }
@@ -87,8 +86,7 @@ impl<T> WhileAlive<T> {
     pub fn new(gate: Gate, principal: Principal, inner: T) -> Self {
         Self {
             inner,
-            // Asked at once: a handler may have taken long.
-            timer: Box::pin(sleep(Duration::ZERO)),
+            timer: None,
             watched: Watched {
                 gate,
                 principal,
@@ -103,11 +101,20 @@ impl<T> WhileAlive<T> {
     }
 }
 
-/// Whether the key is dead; asked when it is time.
-fn has_died(watched: &mut Watched, timer: &mut Pin<Box<Sleep>>, context: &mut Context<'_>) -> bool {
-    while !watched.died && timer.as_mut().poll(context).is_ready() {
+/// Whether the key is dead; asked at first, as a handler may have taken long, and when it is time.
+fn has_died(
+    watched: &mut Watched,
+    timer: &mut Option<Pin<Box<Sleep>>>,
+    context: &mut Context<'_>,
+) -> bool {
+    while !watched.died {
+        if let Some(timer) = timer
+            && timer.as_mut().poll(context).is_pending()
+        {
+            break;
+        }
         watched.died = !watched.gate.is_alive(&watched.principal);
-        timer.as_mut().reset(Instant::now() + Gate::ALIVE_INTERVAL);
+        *timer = Some(Box::pin(sleep(Gate::ALIVE_INTERVAL)));
     }
     watched.died
 }
