@@ -1,7 +1,7 @@
 //! What a poll reads.
 
 use keyward::{Poll, Revision};
-use rusqlite::{Connection, Row, Transaction};
+use rusqlite::{Connection, Row, ToSql, Transaction, params};
 
 use crate::row::{self, Broken};
 
@@ -14,13 +14,14 @@ pub(crate) fn feed(connection: &mut Connection, poll: &mut Poll<'_>) -> rusqlite
         _ => None,
     };
     let mut broken = match known {
-        Some(number) => give(&snapshot, number, poll)?,
+        Some(number) => give(&snapshot, number, i64::MIN, poll)?,
         None => Vec::new(),
     };
     // The replica may hold a broken row as it was before: only a restart makes it forget that.
-    if known.is_none() || !broken.is_empty() {
+    if known.is_none() || !broken.is_empty() || poll.must_restart() {
         poll.restart();
-        broken = give(&snapshot, i64::MIN, poll)?;
+        let remembered = row::millis(poll.remembers_since());
+        broken = give(&snapshot, i64::MIN, remembered, poll)?;
     }
     broken.iter().for_each(Broken::log);
     Ok(head)
@@ -45,18 +46,27 @@ fn holds(snapshot: &Transaction<'_>, revision: Revision) -> rusqlite::Result<boo
         .exists([number.cast_signed(), nonce.cast_signed()])
 }
 
-/// Gives the rows above a revision, and tells which could not be given.
+/// Of keys that have died, only those that have done so later.
+const DIED_AFTER: &str = "(expires_at IS NULL OR expires_at > ?2) \
+     AND NOT (status = 'revoked' AND revoked_at IS NOT NULL AND revoked_at <= ?2)";
+
+/// Gives the rows above a revision but for keys that died too long ago, and tells which could not be
+/// given.
 fn give(
     snapshot: &Transaction<'_>,
     above: i64,
+    died_after: i64,
     poll: &mut Poll<'_>,
 ) -> rusqlite::Result<Vec<Broken>> {
     let mut broken = Vec::new();
-    each(snapshot, row::ACCOUNTS, above, &mut broken, |row| {
+    let accounts = format!("{} WHERE revision > ?1", row::ACCOUNTS);
+    each(snapshot, &accounts, params![above], &mut broken, |row| {
         poll.account(row::account(snapshot, row)?);
         Ok(())
     })?;
-    each(snapshot, row::KEYS, above, &mut broken, |row| {
+    let keys = format!("{} WHERE revision > ?1 AND {DIED_AFTER}", row::KEYS);
+    let from = params![above, died_after];
+    each(snapshot, &keys, from, &mut broken, |row| {
         poll.key(&row::key(row)?);
         Ok(())
     })?;
@@ -66,12 +76,12 @@ fn give(
 fn each(
     snapshot: &Transaction<'_>,
     rows: &str,
-    above: i64,
+    from: &[&dyn ToSql],
     broken: &mut Vec<Broken>,
     mut give: impl FnMut(&Row<'_>) -> rusqlite::Result<()>,
 ) -> rusqlite::Result<()> {
-    let mut rows = snapshot.prepare_cached(&format!("{rows} WHERE revision > ?1"))?;
-    let mut rows = rows.query([above])?;
+    let mut rows = snapshot.prepare_cached(rows)?;
+    let mut rows = rows.query(from)?;
     while let Some(row) = rows.next()? {
         if let Err(why) = give(row) {
             broken.push(Broken::new(row, why)?);
@@ -82,10 +92,17 @@ fn each(
 
 #[cfg(test)]
 mod tests {
-    use keyward::conformance::block_on;
-    use keyward::{DenialKind, Store, StoreErrorKind};
+    use std::sync::Arc;
+    use std::time::Duration;
 
-    use crate::fixture::{Fixture, add, ask, ask_strictly};
+    use keyward::conformance::block_on;
+    use keyward::{
+        AccountId, Actor, DenialKind, Environment, Grace, KeyAdmin, NewKey, Store, StoreErrorKind,
+    };
+    use rusqlite::Connection;
+
+    use crate::fixture::{Fixture, add, ask, ask_strictly, format, type_inside};
+    use crate::{SqliteOptions, SqliteStore};
 
     /// Past the checks of the table, as a program may that sets its mind to it.
     fn force(fixture: &Fixture, sql: &str) {
@@ -235,5 +252,104 @@ mod tests {
         let (secret, _) = add(&store, "acme");
         fixture.type_in("DELETE FROM keyward_revision").unwrap();
         assert_eq!(ask_strictly(&store, &secret), Err(DenialKind::Unavailable));
+    }
+
+    fn rows(fixture: &Fixture, table: &str) -> i64 {
+        let file = Connection::open(fixture.path()).unwrap();
+        let count = format!("SELECT count(*) FROM {table}");
+        file.query_row(&count, [], |row| row.get(0)).unwrap()
+    }
+
+    #[test]
+    fn the_last_ten_thousand_revisions_are_kept_and_who_is_behind_them_reads_everything() {
+        let fixture = Fixture::new();
+        let (store, behind) = (fixture.open_slow(), fixture.open_slow());
+        let (secret, _) = add(&store, "acme");
+        assert_eq!(ask_strictly(&behind, &secret), Ok(()));
+        let many = "UPDATE keyward_key SET status = 'revoked'; \
+            WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10500) \
+            INSERT INTO keyward_revision (nonce) SELECT random() FROM n";
+        fixture.type_in(many).unwrap();
+        assert_eq!(rows(&fixture, "keyward_revision"), 10_000);
+        assert_eq!(ask_strictly(&behind, &secret), Err(DenialKind::Revoked));
+        let since = behind.replica().poll().since().unwrap();
+        assert!(since.number > 10_500, "{since:?}");
+    }
+
+    #[test]
+    fn keys_that_died_long_ago_are_not_read_when_a_file_is_opened() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        let (secret, _) = add(&store, "acme");
+        let (_, month) = crate::fixture::key("acme");
+        crate::fixture::commit(&store, vec![], vec![month]).unwrap();
+        drop(store);
+        // Of 5,000 keys 4,000 are dead: half of them long ago, and of the others a few are remembered.
+        fixture
+            .type_in(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4998) \
+                 INSERT INTO keyward_key (id, digest_scheme, digest, hint, account, environment, \
+                 created_at, lineage, status, revoked_at, expires_at) \
+                 SELECT 'key_' || printf('%012d', i), digest_scheme, randomblob(32), hint, account, \
+                 environment, created_at, lineage, iif(i % 5 < 2, 'revoked', 'active'), \
+                 iif(i % 5 < 2, (unixepoch() - i % 5 * 5000000) * 1000, NULL), \
+                 CASE i % 5 WHEN 2 THEN (unixepoch() - 60) * 1000 \
+                 WHEN 3 THEN (unixepoch() - 5000000) * 1000 END \
+                 FROM n, (SELECT * FROM keyward_key LIMIT 1)",
+            )
+            .unwrap();
+        let options = SqliteOptions::new().ceiling(100);
+        let store = options.open(fixture.path()).unwrap();
+        assert_eq!(ask(&store, &secret), Ok(()));
+        assert_eq!(store.replica().living(), 1001);
+        assert_eq!(store.replica().above_ceiling(), 901);
+        assert_eq!(store.replica().len(), 1011);
+    }
+
+    #[test]
+    fn keys_that_come_and_go_leave_in_the_file_what_is_kept_of_them_and_nothing_else() {
+        let fixture = Fixture::new();
+        let options = SqliteOptions::new().ceiling(1000);
+        let store = Arc::new(options.open(fixture.path()).unwrap());
+        type_inside(&store, "PRAGMA synchronous = OFF");
+        let admin = KeyAdmin::new(Arc::<SqliteStore>::clone(&store), format());
+        let (operator, acme) = (Actor::operator("test"), AccountId::parse("acme").unwrap());
+        block_on(admin.open_account(&operator, &acme)).unwrap();
+        // As in a file that has been in use for long.
+        fixture
+            .type_in(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000) \
+                 INSERT INTO keyward_revision (nonce) SELECT random() FROM n",
+            )
+            .unwrap();
+        let cycle = || {
+            let new = NewKey::new(acme.clone(), Environment::LIVE, "key");
+            let first = block_on(admin.create(&operator, new)).unwrap().record.id;
+            let grace = Grace::For(Duration::from_secs(60));
+            let second = block_on(admin.rotate(&operator, first, grace)).unwrap();
+            for id in [first, second.record.id] {
+                block_on(admin.revoke(&operator, id, "test")).unwrap();
+            }
+        };
+        let count = || {
+            block_on(store.flush()).unwrap();
+            let file = Connection::open(fixture.path()).unwrap();
+            let tables = "SELECT name FROM sqlite_master WHERE type = 'table' \
+                          AND name NOT IN ('keyward_key', 'keyward_audit')";
+            let mut tables = file.prepare(tables).unwrap();
+            let names = tables.query_map([], |row| row.get::<_, String>(0)).unwrap();
+            let names: Vec<_> = names.map(Result::unwrap).collect();
+            let counted = names.into_iter().map(|name| {
+                let rows = rows(&fixture, &name);
+                (name, rows)
+            });
+            (counted.collect::<Vec<_>>(), store.replica().len())
+        };
+        (0..200).for_each(|_| cycle());
+        let tenth = count();
+        (0..1800).for_each(|_| cycle());
+        assert_eq!(count(), tenth);
+        assert_eq!(tenth.1, 100, "a tenth of the ceiling");
+        assert_eq!(rows(&fixture, "keyward_key"), 4000);
     }
 }

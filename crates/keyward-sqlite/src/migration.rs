@@ -26,6 +26,7 @@ pub const MIGRATIONS: &[(u32, &str)] = &[
     (5, include_str!("../migrations/0005_audit_environment.sql")),
     (6, include_str!("../migrations/0006_revoked_is_final.sql")),
     (7, include_str!("../migrations/0007_outbox.sql")),
+    (8, include_str!("../migrations/0008_recent_revisions.sql")),
 ];
 
 /// Whether a file without our tables gets them.

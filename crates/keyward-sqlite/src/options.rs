@@ -69,9 +69,11 @@ impl SqliteOptions {
         self
     }
 
-    /// The most keys to load when the store is opened; a million unless said otherwise.
+    /// Sets how many living keys are expected; a million unless said otherwise.
     ///
-    /// A key takes some 130 bytes of memory, and an account with keys some 500.
+    /// More are held all the same, and the log says so: see [`Replica::above_ceiling`]. Of revoked and
+    /// expired keys, a tenth of it is kept in memory, each for 30 days. A key takes some 130 bytes of
+    /// memory, and an account with keys some 500.
     pub fn ceiling(mut self, keys: usize) -> Self {
         self.ceiling = keys;
         self
@@ -99,7 +101,7 @@ impl SqliteOptions {
     /// Opens the store, as [`SqliteStore::open`] does.
     ///
     /// # Errors
-    /// The same, and when the file holds more keys than the ceiling.
+    /// The same.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<SqliteStore, StoreError> {
         let replica = Replica::with(Arc::clone(&self.clock), self.ceiling);
         SqliteStore::start(

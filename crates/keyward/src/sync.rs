@@ -2,7 +2,7 @@
 //! threads can run (`scripts/loom`).
 
 #[cfg(not(all(test, keyward_loom)))]
-pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
+pub(crate) use std::sync::{Arc, Mutex, MutexGuard, atomic};
 
 #[cfg(all(test, keyward_loom))]
-pub(crate) use loom::sync::{Mutex, MutexGuard, atomic};
+pub(crate) use loom::sync::{Arc, Mutex, MutexGuard, atomic};

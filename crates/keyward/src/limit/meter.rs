@@ -56,6 +56,16 @@ impl Meter {
     }
 }
 
+impl Meter {
+    /// Whether nothing is taken of any bucket, so that new ones would be the same.
+    pub(crate) fn is_full(&self) -> bool {
+        let now = nanos(self.clock.boot());
+        let buckets = self.buckets.load();
+        let mut buckets = buckets.iter().flat_map(|all| all.iter());
+        buckets.all(|bucket| bucket.level(0, now).full_in == 0)
+    }
+}
+
 /// More buckets than these are kept only of limits that were changed again and again.
 const MOST: usize = 32;
 

@@ -211,6 +211,11 @@ impl Purse {
         self.unspent(epoch, amount)
     }
 
+    /// Whether it holds nothing and expects nothing, so that a new one would be the same.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.held().amount == 0 && !self.asked.load(Ordering::Acquire)
+    }
+
     /// How many were spent in the last second, or in the last half of it.
     fn spent_lately(&self, now: Duration) -> u32 {
         let (_, held) = parts(self.held.load(Ordering::Acquire));

@@ -74,7 +74,8 @@ impl Replies {
 
     /// Tells revoked, disabled and expired keys apart, instead of calling them invalid.
     ///
-    /// Only whoever has the whole key learns it.
+    /// Only whoever has the whole key learns it, within 30 days of the key's end: then it is invalid like
+    /// one that never was.
     pub fn tell_dead_keys_apart(mut self) -> Self {
         self.tells_dead_keys_apart = true;
         self

@@ -12,7 +12,7 @@ use crate::clock::unix_time;
 use crate::key::digest::DigestBytes;
 use crate::limit::meter::Meter;
 use crate::limit::purse::Purse;
-use crate::store::usage::Tally;
+use crate::store::usage::SharedTally;
 use crate::{
     Account, AccountId, AccountStatus, Bucket, DenialKind, Environment, Hint, KeyId, KeyKind,
     KeyRecord, KeyStatus, OriginPolicy, RateLimits, Scopes,
@@ -26,9 +26,9 @@ pub(crate) struct Entry {
     pub(crate) group: Arc<Group>,
     pub(crate) grant: Arc<Grant>,
     /// None before its first use.
-    tally: OnceBox<Arc<Tally>>,
+    tally: OnceBox<SharedTally>,
     epoch: u32,
-    /// Seconds since the Unix epoch; the maximum stands for never.
+    /// Seconds since the Unix epoch, or when it was revoked; the maximum stands for never.
     expires_at: u32,
     /// The epoch of its own balance of credits; zero where it has none.
     credits: u32,
@@ -39,7 +39,12 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    pub(crate) fn new(record: &KeyRecord, group: Arc<Group>, grant: Arc<Grant>) -> Self {
+    pub(crate) fn new(
+        record: &KeyRecord,
+        group: Arc<Group>,
+        grant: Arc<Grant>,
+        now: Duration,
+    ) -> Self {
         Self {
             digest: record.digest.bytes(),
             id: record.id,
@@ -48,9 +53,7 @@ impl Entry {
             grant,
             tally: OnceBox::new(),
             epoch: record.epoch,
-            expires_at: record.expires_at.map_or(u32::MAX, |at| {
-                u32::try_from(unix_time(at).as_secs()).unwrap_or(u32::MAX)
-            }),
+            expires_at: ends_at(record, now),
             credits: record.credits.unwrap_or(0),
             superseded: AtomicBool::new(false),
             redigested: AtomicBool::new(false),
@@ -78,14 +81,22 @@ impl Entry {
             || self.epoch < self.group.revoked_before.load(Ordering::Acquire)
     }
 
+    /// Since when it cannot be used again as it is, in seconds since the Unix epoch; `None` while it may.
+    /// A key whose account is gone may: the account may come back.
+    pub(crate) fn died_at(&self, now: Duration) -> Option<u32> {
+        let own = died_at(self.status, self.expires_at, now);
+        let with_all = self.group.revoked_all_at(self.epoch);
+        own.into_iter().chain(with_all).min()
+    }
+
     /// Where its uses are counted, once there are any.
-    pub(crate) fn tally(&self) -> Option<&Arc<Tally>> {
+    pub(crate) fn tally(&self) -> Option<&SharedTally> {
         self.tally.get()
     }
 
     /// Gives it a place to count, unless somebody was faster.
-    pub(crate) fn set_tally(&self, tally: &Arc<Tally>) -> bool {
-        self.tally.set(Box::new(Arc::clone(tally))).is_ok()
+    pub(crate) fn set_tally(&self, tally: &SharedTally) -> bool {
+        self.tally.set(Box::new(SharedTally::clone(tally))).is_ok()
     }
 
     /// The epoch of its own balance of credits, if it has one.
@@ -123,6 +134,32 @@ impl fmt::Debug for Entry {
     }
 }
 
+/// Since when a key is dead by its own record, in seconds since the Unix epoch.
+pub(crate) fn died(record: &KeyRecord, now: Duration) -> Option<u32> {
+    died_at(record.status, ends_at(record, now), now)
+}
+
+fn died_at(status: KeyStatus, ends_at: u32, now: Duration) -> Option<u32> {
+    let is_over = status == KeyStatus::Revoked || now.as_secs() >= u64::from(ends_at);
+    (is_over && ends_at != u32::MAX).then_some(ends_at)
+}
+
+/// When a key expires or was revoked, whatever comes first. Of one that nobody knows of when it was
+/// revoked, as it was typed, that is now.
+fn ends_at(record: &KeyRecord, now: Duration) -> u32 {
+    let expires_at = record.expires_at.map_or(u32::MAX, |at| secs(unix_time(at)));
+    if record.status != KeyStatus::Revoked {
+        return expires_at;
+    }
+    let now = secs(now);
+    let revoked_at = record.revoked_at.map_or(now, |at| secs(unix_time(at)));
+    expires_at.min(revoked_at).min(now)
+}
+
+fn secs(time: Duration) -> u32 {
+    u32::try_from(time.as_secs()).unwrap_or(u32::MAX)
+}
+
 /// What a key may; one for all keys that may the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Grant {
@@ -141,6 +178,9 @@ impl Grant {
     }
 }
 
+/// The epoch of an account that is gone: no key reaches it.
+const GONE: u32 = u32::MAX;
+
 /// What all keys of one account and environment share, changed in place when the account changes.
 #[derive(Debug)]
 pub(crate) struct Group {
@@ -150,6 +190,9 @@ pub(crate) struct Group {
     active: AtomicBool,
     api_access: AtomicBool,
     revoked_before: AtomicU32,
+    /// The same as it was last followed, and when it changed, in seconds since the Unix epoch.
+    followed: AtomicU32,
+    revoked_at: AtomicU32,
     /// The buckets that all keys of the account and environment share.
     pub(crate) meter: Arc<Meter>,
     plan: ArcSwapOption<Plan>,
@@ -205,6 +248,8 @@ impl Group {
             active: AtomicBool::new(false),
             api_access: AtomicBool::new(false),
             revoked_before: AtomicU32::new(0),
+            followed: AtomicU32::new(0),
+            revoked_at: AtomicU32::new(0),
             meter,
             plan: ArcSwapOption::empty(),
             has_plan: AtomicBool::new(false),
@@ -224,17 +269,27 @@ impl Group {
     }
 
     /// Takes over the account's state; `None` for an account that is gone.
-    pub(crate) fn follow(&self, account: Option<&Account>, budget: Option<Budget>) {
-        let epoch = account.map_or(u32::MAX, |account| account.epoch(self.environment));
+    pub(crate) fn follow(&self, account: Option<&Account>, budget: Option<Budget>, now: Duration) {
+        let epoch = account.map_or(GONE, |account| account.epoch(self.environment));
         let active = account.is_some_and(|account| account.status == AccountStatus::Active);
         let access = account.is_some_and(|account| account.api_access);
         let plan = account.and_then(|account| Plan::of(account, &self.meter, budget));
         let has_plan = plan.is_some();
         self.plan.store(plan.map(Arc::new));
         self.has_plan.store(has_plan, Ordering::Release);
+        if epoch != self.followed.swap(epoch, Ordering::AcqRel) {
+            self.revoked_at.store(secs(now), Ordering::Release);
+        }
         self.revoked_before.store(epoch, Ordering::Release);
         self.active.store(active, Ordering::Release);
         self.api_access.store(access, Ordering::Release);
+    }
+
+    /// Since when keys of this epoch are revoked with all others, if they are.
+    fn revoked_all_at(&self, epoch: u32) -> Option<u32> {
+        let revoked_before = self.revoked_before.load(Ordering::Acquire);
+        let is_revoked = epoch < revoked_before && revoked_before != GONE;
+        is_revoked.then(|| self.revoked_at.load(Ordering::Acquire))
     }
 
     pub(crate) fn is_active(&self) -> bool {

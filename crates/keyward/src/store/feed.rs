@@ -1,13 +1,14 @@
 //! What the entries of a replica share, and what only its feed touches.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
 use crate::limit::meter::Meter;
 use crate::limit::purse::Purse;
-use crate::store::entry::{Budget, Grant, Group};
+use crate::store::entry::{Budget, Entry, Grant, Group};
 use crate::{
     Account, AccountId, BucketOwner, Clock, CreditOwner, Environment, KeyId, KeyRecord, Revision,
 };
@@ -19,9 +20,36 @@ pub(crate) struct Feed {
     /// Boxed, as a table has room for more than it holds.
     accounts: HashMap<AccountId, Box<Known>>,
     grants: HashSet<Arc<Grant>>,
+    /// The dead that still answer, by when they died.
+    pub(crate) dead: BTreeMap<(u32, KeyId), Arc<Entry>>,
+    /// When the last of those died that memory has forgotten, if it has forgotten any.
+    pub(crate) forgotten: Option<u32>,
+    /// Of the table, which part is looked through for the dead next, and when the last one was.
+    pub(crate) swept: (usize, Duration),
+    pub(crate) warned: Option<Duration>,
     /// The buckets of every chain of rotations, by its first key.
     meters: HashMap<KeyId, Arc<Meter>>,
     purses: HashMap<CreditOwner, Arc<Purse>>,
+    groups_made: usize,
+    grants_doubling: Doubling,
+    meters_doubling: Doubling,
+    purses_doubling: Doubling,
+    groups_doubling: Doubling,
+}
+
+/// Says when a collection has doubled since it was last cleared, so that clearing it costs a fixed
+/// share of what filling it does.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Doubling(usize);
+
+impl Doubling {
+    pub(crate) fn is_due(self, len: usize) -> bool {
+        len > self.0.saturating_mul(2).saturating_add(128)
+    }
+
+    pub(crate) fn cleared(&mut self, left: usize) {
+        self.0 = left;
+    }
 }
 
 /// What is known of an account.
@@ -33,7 +61,12 @@ struct Known {
 }
 
 impl Feed {
-    pub(crate) fn group(&mut self, record: &KeyRecord, clock: &Arc<dyn Clock>) -> Arc<Group> {
+    pub(crate) fn group(
+        &mut self,
+        record: &KeyRecord,
+        clock: &Arc<dyn Clock>,
+        now: Duration,
+    ) -> Arc<Group> {
         let (environment, prefix) = (record.environment, &record.hint.prefix);
         let known = self.accounts.entry(record.account.clone()).or_default();
         let Known { account, groups } = &mut **known;
@@ -54,7 +87,8 @@ impl Feed {
         );
         let group = Group::closed(id.clone(), environment, prefix.clone(), meter);
         let account = account.as_ref();
-        group.follow(account, budget(&mut self.purses, account));
+        group.follow(account, budget(&mut self.purses, account), now);
+        self.groups_made += 1;
         let group = Arc::new(group);
         groups.push(Arc::clone(&group));
         group
@@ -102,7 +136,7 @@ impl Feed {
         }
     }
 
-    pub(crate) fn follow(&mut self, accounts: Vec<Account>, restarted: bool) {
+    pub(crate) fn follow(&mut self, accounts: Vec<Account>, restarted: bool, now: Duration) {
         if restarted {
             self.accounts
                 .values_mut()
@@ -112,7 +146,7 @@ impl Feed {
             let budget = budget(&mut self.purses, Some(&account));
             let known = self.accounts.entry(account.id.clone()).or_default();
             for group in &known.groups {
-                group.follow(Some(&account), budget.clone());
+                group.follow(Some(&account), budget.clone(), now);
             }
             known.account = Some(account);
         }
@@ -120,7 +154,71 @@ impl Feed {
             let known = self.accounts.values();
             let gone = known.filter(|known| known.account.is_none());
             gone.flat_map(|known| &known.groups)
-                .for_each(|group| group.follow(None, None));
+                .for_each(|group| group.follow(None, None, now));
+        }
+    }
+}
+
+impl Feed {
+    /// Whether this brings keys of the account back to life, of which memory may have forgotten some.
+    pub(crate) fn may_revive(&self, account: &Account) -> bool {
+        let known = self.accounts.get(&account.id);
+        let Some(old) = known.and_then(|known| known.account.as_ref()) else {
+            return false;
+        };
+        let mut environments = old.revoked.keys();
+        self.forgotten.is_some()
+            && (account.revoked_all < old.revoked_all
+                || environments.any(|of| account.epoch(*of) < old.epoch(*of)))
+    }
+
+    /// Notes the dead, with when they died.
+    pub(crate) fn bury(&mut self, dead: impl Iterator<Item = (u32, Arc<Entry>)>) {
+        for (died, entry) in dead {
+            self.dead.insert((died, entry.id), entry);
+        }
+    }
+
+    /// What comes in the place of these is no longer counted among the dead.
+    pub(crate) fn unbury(&mut self, replaced: impl Iterator<Item = Arc<Entry>>, now: Duration) {
+        for old in replaced {
+            if let Some(died) = old.died_at(now) {
+                self.dead.remove(&(died, old.id));
+            }
+        }
+    }
+
+    /// Drops what no key holds any more, where there may be much of it. What was taken of a rate limit
+    /// or a balance stays until it makes no difference.
+    pub(crate) fn tidy(&mut self) {
+        if self.grants_doubling.is_due(self.grants.len()) {
+            self.grants.retain(|grant| Arc::strong_count(grant) > 1);
+            self.grants_doubling.cleared(self.grants.len());
+        }
+        if self.meters_doubling.is_due(self.meters.len()) {
+            self.meters
+                .retain(|_, meter| Arc::strong_count(meter) > 1 || !meter.is_full());
+            self.meters_doubling.cleared(self.meters.len());
+        }
+        if self
+            .groups_doubling
+            .is_due(self.groups_made.max(self.accounts.len()))
+        {
+            let mut left = 0;
+            self.accounts.retain(|_, known| {
+                known
+                    .groups
+                    .retain(|group| Arc::strong_count(group) > 1 || !group.meter.is_full());
+                left += known.groups.len();
+                known.account.is_some() || !known.groups.is_empty()
+            });
+            self.groups_made = left;
+            self.groups_doubling.cleared(left.max(self.accounts.len()));
+        }
+        if self.purses_doubling.is_due(self.purses.len()) {
+            self.purses
+                .retain(|_, purse| Arc::strong_count(purse) > 1 || !purse.is_idle());
+            self.purses_doubling.cleared(self.purses.len());
         }
     }
 }

@@ -115,6 +115,13 @@ impl MemoryStore {
             entry.number = rows.audit.len() as u64 + 1;
             rows.audit.push(entry);
         }
+        if poll.must_restart() {
+            poll.restart();
+            rows.accounts
+                .values()
+                .for_each(|row| poll.account(row.clone()));
+            rows.keys.values().for_each(|row| poll.key(row));
+        }
         // The history cannot be lost and written anew, so any nonce will do.
         let nonce = 0;
         Ok(poll.finish(Revision { number, nonce })?)

@@ -1,14 +1,16 @@
 //! One round of asking the store what has changed.
 
+use std::collections::btree_map::OccupiedEntry;
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::fmt;
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
 
 use crate::key::digest::DigestBytes;
-use crate::store::entry::Entry;
+use crate::store::entry::{Entry, died};
 use crate::store::feed::Feed;
 use crate::store::freshness::Moment;
 use crate::store::replica::Inner;
@@ -50,8 +52,20 @@ pub struct Poll<'a> {
     moved: HashMap<KeyId, DigestBytes>,
     /// Keys that share what is counted of them.
     chained: Vec<Chained>,
+    /// How many of the keys of a restart are dead, and when the last of those died that were left out.
+    dead: usize,
+    left_out: Option<u32>,
     finished: bool,
 }
+
+/// How long a dead key answers as what it is.
+const REMEMBERED: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// How often the log is told that there are more keys than the ceiling.
+const WARNED: Duration = Duration::from_secs(3600);
+
+/// How often a part of the table is looked through for keys that have expired.
+const SWEPT: Duration = Duration::from_millis(200);
 
 impl<'a> Poll<'a> {
     pub(super) fn new(replica: &'a Replica, asked: Moment, since: Option<Revision>) -> Self {
@@ -64,6 +78,8 @@ impl<'a> Poll<'a> {
             entries: Vec::new(),
             moved: HashMap::new(),
             chained: Vec::new(),
+            dead: 0,
+            left_out: None,
             finished: false,
         }
     }
@@ -84,6 +100,43 @@ impl<'a> Poll<'a> {
         self.entries.clear();
         self.moved.clear();
         self.chained.clear();
+        (self.dead, self.left_out) = (0, None);
+    }
+
+    /// Whether the store must [`restart`](Self::restart) and give everything.
+    ///
+    /// An account that was given brings keys back to life that memory has forgotten. To be asked when
+    /// all that is new was given.
+    ///
+    /// ```
+    /// use keyward::Replica;
+    ///
+    /// assert!(!Replica::new().poll().must_restart());
+    /// ```
+    #[must_use]
+    pub fn must_restart(&self) -> bool {
+        let feed = self.replica.feed();
+        !self.restarted && self.accounts.iter().any(|new| feed.may_revive(new))
+    }
+
+    /// Before when keys have died that need not be given at a restart.
+    ///
+    /// Memory would not keep them.
+    ///
+    /// ```
+    /// use std::time::{Duration, SystemTime};
+    /// use keyward::Replica;
+    ///
+    /// let month = Duration::from_secs(30 * 24 * 3600);
+    /// assert!(Replica::new().poll().remembers_since() <= SystemTime::now() - month);
+    /// ```
+    #[must_use]
+    pub fn remembers_since(&mut self) -> SystemTime {
+        let since = self.asked.unix().saturating_sub(REMEMBERED);
+        // What the store leaves out is forgotten too.
+        let died = u32::try_from(since.as_secs()).unwrap_or(u32::MAX);
+        self.left_out = self.left_out.max(Some(died));
+        SystemTime::UNIX_EPOCH + since
     }
 
     /// An account that is new or has changed.
@@ -93,8 +146,14 @@ impl<'a> Poll<'a> {
 
     /// A key that is new or has changed.
     pub fn key(&mut self, record: &KeyRecord) {
+        let now = self.asked.unix();
+        let died = self.restarted.then(|| died(record, now)).flatten();
+        if let Some(died) = died.filter(|died| is_forgotten(*died, now)) {
+            self.left_out = self.left_out.max(Some(died));
+            return;
+        }
         let mut feed = self.replica.feed();
-        let group = feed.group(record, self.replica.clock());
+        let group = feed.group(record, self.replica.clock(), now);
         let grant = feed.grant(record);
         let digest = record.digest.bytes();
         let is_there = || {
@@ -105,9 +164,10 @@ impl<'a> Poll<'a> {
         if record.redigested > 0 && !self.restarted && !is_there() {
             self.moved.insert(record.id, digest);
         }
-        let entry = Arc::new(Entry::new(record, group, grant));
+        drop(feed);
+        let entry = Arc::new(Entry::new(record, group, grant, now));
         let is_chained = record.lineage != record.id || record.successor.is_some();
-        if is_chained || record.credits.is_some() {
+        if died.is_none() && (is_chained || record.credits.is_some()) {
             self.chained.push(Chained {
                 entry: Arc::clone(&entry),
                 lineage: record.lineage,
@@ -115,6 +175,39 @@ impl<'a> Poll<'a> {
             });
         }
         self.entries.push(entry);
+        if died.is_some() {
+            self.dead += 1;
+            let most = self.replica.most_dead();
+            if self.dead > most.saturating_mul(2).saturating_add(1024) {
+                self.keep_latest_dead(most);
+            }
+        }
+    }
+
+    /// Leaves out the dead that would be forgotten at once, so that no room is made for them.
+    fn keep_latest_dead(&mut self, most: usize) {
+        let now = self.asked.unix();
+        let mut deaths: Vec<_> = self
+            .entries
+            .iter()
+            .filter_map(|it| it.died_at(now))
+            .collect();
+        deaths.sort_unstable_by(|one, other| other.cmp(one));
+        let Some(last) = deaths.get(most).copied() else {
+            return;
+        };
+        // Of those that died in the same second, as many as there is room for.
+        let mut room = most - deaths.partition_point(|died| *died > last);
+        self.entries.retain(|entry| match entry.died_at(now) {
+            Some(died) if died == last && room > 0 => {
+                room -= 1;
+                true
+            }
+            Some(died) => died > last,
+            None => true,
+        });
+        self.dead = most;
+        self.left_out = self.left_out.max(Some(last));
     }
 
     /// Applies what was given.
@@ -122,8 +215,8 @@ impl<'a> Poll<'a> {
     /// The replica then stands at `head`, and is as fresh as the start of this poll.
     ///
     /// # Errors
-    /// When this is the first poll and gives more keys than the ceiling, or another poll finished
-    /// first. Nothing is changed then.
+    /// When another poll finished first, or this one [must restart](Self::must_restart) and has not.
+    /// Nothing is changed then.
     pub fn finish(mut self, head: Revision) -> Result<(), ReplicaError> {
         let inner = &self.replica.inner;
         let mut feed = self.replica.feed();
@@ -132,9 +225,10 @@ impl<'a> Poll<'a> {
             self.finished = true;
             return Err(ReplicaError::new(ReplicaErrorKind::Overtaken));
         }
-        // Only when the service starts: one that runs must not stop because of one key more.
-        if self.since.is_none() && self.entries.len() > inner.ceiling {
-            return Err(ReplicaError::new(ReplicaErrorKind::TooManyKeys));
+        if !self.restarted && self.accounts.iter().any(|new| feed.may_revive(new)) {
+            // The next poll gives everything.
+            feed.revision = None;
+            return Err(ReplicaError::new(ReplicaErrorKind::Incomplete));
         }
         let revoked = self.revoked_until_now();
         // What an account forbids comes before its keys, what it allows after them: no request may
@@ -147,7 +241,20 @@ impl<'a> Poll<'a> {
             inner.table.moved(&self.moved)
         };
         self.hand_on_tallies(&mut feed, &gone);
+        let now = self.asked.unix();
         let entries = mem::take(&mut self.entries);
+        // All of a restart are looked through below.
+        let given = if self.restarted {
+            Vec::new()
+        } else {
+            feed.unbury(
+                entries
+                    .iter()
+                    .filter_map(|new| inner.table.find(&new.digest)),
+                now,
+            );
+            entries.clone()
+        };
         let moving = u64::from(!self.moved.is_empty());
         inner.moves.fetch_add(moving, Ordering::AcqRel);
         if self.restarted || !entries.is_empty() {
@@ -157,8 +264,11 @@ impl<'a> Poll<'a> {
             inner.table.remove(gone);
         }
         inner.moves.fetch_add(moving, Ordering::AcqRel);
-        feed.follow(accounts, self.restarted);
+        feed.follow(accounts, self.restarted, now);
         let revived = inner.revived(&revoked);
+        self.bury(&mut feed, given);
+        feed.tidy();
+        inner.tallies.tidy();
         feed.revision = Some(head);
         drop(feed);
         inner.freshness.set(self.asked);
@@ -196,6 +306,62 @@ impl Inner {
 }
 
 impl Poll<'_> {
+    /// Notes which keys are dead, and forgets the first that died where it is time or they are too many.
+    fn bury(&self, feed: &mut Feed, given: Vec<Arc<Entry>>) {
+        let inner = &self.replica.inner;
+        let (now, boot) = (self.asked.unix(), self.asked.boot());
+        if self.restarted {
+            feed.dead.clear();
+            feed.forgotten = self.left_out;
+            let parts = (0..).map_while(|part| inner.table.dead(part, now));
+            feed.bury(parts.flatten());
+        } else {
+            let died = |entry: Arc<Entry>| Some((entry.died_at(now)?, entry));
+            feed.bury(given.into_iter().filter_map(died));
+        }
+        let (part, swept) = feed.swept;
+        if boot.saturating_sub(swept) >= SWEPT {
+            let dead = inner.table.dead(part, now);
+            feed.swept = (dead.as_ref().map_or(0, |_| part + 1), boot);
+            feed.bury(dead.into_iter().flatten());
+        }
+        let most = self.replica.most_dead();
+        let mut forgotten = Vec::new();
+        loop {
+            let too_many = feed.dead.len() > most;
+            let is_due = |died: &u32| too_many || is_forgotten(*died, now);
+            let first = feed
+                .dead
+                .first_entry()
+                .filter(|first| is_due(&first.key().0));
+            let Some(((died, _), entry)) = first.map(OccupiedEntry::remove_entry) else {
+                break;
+            };
+            // It may have come back, with its account.
+            if entry.died_at(now).is_some() {
+                feed.forgotten = feed.forgotten.max(Some(died));
+                forgotten.push(entry);
+            }
+        }
+        if !forgotten.is_empty() {
+            inner.table.remove(forgotten);
+        }
+        inner.dead.store(feed.dead.len(), Ordering::Release);
+        let above = self.replica.above_ceiling();
+        let may_warn = feed
+            .warned
+            .is_none_or(|warned| boot.saturating_sub(warned) >= WARNED);
+        if above > 0 && may_warn {
+            feed.warned = Some(boot);
+            let ceiling = inner.ceiling;
+            tracing::warn!(
+                above,
+                ceiling,
+                "more keys live than the ceiling says; all are held"
+            );
+        }
+    }
+
     /// Lets every key go on with its counters, and the keys of a chain share their buckets.
     fn hand_on_tallies(&self, feed: &mut Feed, moved: &[Arc<Entry>]) {
         let Self { replica, .. } = self;
@@ -231,6 +397,17 @@ impl Poll<'_> {
                 }
             }
         }
+    }
+}
+
+fn is_forgotten(died: u32, now: Duration) -> bool {
+    Duration::from_secs(died.into()) + REMEMBERED <= now
+}
+
+impl Replica {
+    /// How many of the dead are remembered.
+    fn most_dead(&self) -> usize {
+        self.inner.ceiling / 10
     }
 }
 
@@ -284,7 +461,7 @@ impl ReplicaError {
 impl fmt::Display for ReplicaError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
-            ReplicaErrorKind::TooManyKeys => "the store holds more keys than the replica's ceiling",
+            ReplicaErrorKind::Incomplete => "the news bring keys back that memory has forgotten",
             ReplicaErrorKind::Overtaken => "another poll finished first",
         })
     }
@@ -296,8 +473,8 @@ impl Error for ReplicaError {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReplicaErrorKind {
-    /// The store holds more keys than the replica may load.
-    TooManyKeys,
+    /// The news bring keys back that memory has forgotten: see [`Poll::must_restart`].
+    Incomplete,
     /// Another poll finished during this one: what it read may be old.
     Overtaken,
 }
@@ -307,7 +484,7 @@ pub(crate) mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::{AccountId, Environment, Hint, KeyDigest, SystemClock};
+    use crate::{AccountId, Clock, Environment, Hint, KeyDigest, ManualClock};
 
     const FIRST: Revision = Revision {
         number: 1,
@@ -404,17 +581,6 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn refuses_to_load_more_keys_than_its_ceiling() {
-        let replica = Replica::with(Arc::new(SystemClock), 2);
-        let mut poll = replica.poll();
-        (0..3).for_each(|n| poll.key(&record(n)));
-        let error = poll.finish(FIRST).unwrap_err();
-        assert_eq!(error.kind(), ReplicaErrorKind::TooManyKeys);
-        assert!(replica.is_empty());
-        load(&replica, 0..2, FIRST);
-    }
-
-    #[test]
     fn keys_of_one_account_share_what_they_have_in_common() {
         let replica = Replica::new();
         load(&replica, 0..2, FIRST);
@@ -425,5 +591,224 @@ pub(crate) mod tests {
             !one.group.is_active(),
             "an account that was never given is closed"
         );
+    }
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    const START: Duration = Duration::from_secs(1_700_000_000);
+
+    /// A replica on a clock that the test moves, which keeps ten dead keys.
+    struct Aging {
+        clock: Arc<ManualClock>,
+        replica: Replica,
+        number: u64,
+    }
+
+    impl Aging {
+        fn new() -> Self {
+            let clock = Arc::new(ManualClock::at(START));
+            let replica = Replica::with(Arc::<ManualClock>::clone(&clock), 100);
+            let number = 0;
+            let mut aging = Self {
+                clock,
+                replica,
+                number,
+            };
+            aging.feed(&[]);
+            aging
+        }
+
+        fn now(&self) -> SystemTime {
+            SystemTime::UNIX_EPOCH + self.clock.unix()
+        }
+
+        fn feed(&mut self, records: &[&KeyRecord]) {
+            let head = self.head();
+            let mut poll = self.replica.poll();
+            poll.account(account());
+            for record in records {
+                poll.key(record);
+            }
+            poll.finish(head).unwrap();
+        }
+
+        fn head(&mut self) -> Revision {
+            self.number += 1;
+            let number = self.number;
+            Revision { number, nonce: 0 }
+        }
+
+        /// As many polls as look through the whole table, a second apart.
+        fn sweep(&mut self) {
+            for _ in 0..200 {
+                self.clock.advance(Duration::from_secs(1));
+                self.feed(&[]);
+            }
+        }
+
+        fn has(&self, record: &KeyRecord) -> bool {
+            self.replica.find(&record.digest.bytes()).is_some()
+        }
+    }
+
+    fn account() -> Account {
+        Account::new(AccountId::parse("acme").unwrap())
+    }
+
+    fn revoked(n: u8, at: SystemTime) -> KeyRecord {
+        let mut record = record(n);
+        record.status = KeyStatus::Revoked;
+        record.revoked_at = Some(at);
+        record
+    }
+
+    #[test]
+    fn a_revoked_key_is_remembered_for_thirty_days() {
+        let mut aging = Aging::new();
+        let (lives, dies) = (record(1), revoked(2, aging.now()));
+        aging.feed(&[&lives, &dies]);
+        assert_eq!((aging.replica.len(), aging.replica.living()), (2, 1));
+        aging.clock.advance(29 * DAY);
+        aging.feed(&[]);
+        assert!(aging.has(&dies));
+        aging.clock.advance(DAY);
+        aging.feed(&[]);
+        assert!(!aging.has(&dies) && aging.has(&lives));
+        assert_eq!((aging.replica.len(), aging.replica.living()), (1, 1));
+    }
+
+    #[test]
+    fn an_expired_key_leaves_memory_and_a_longer_expiry_brings_it_back() {
+        let mut aging = Aging::new();
+        let mut expires = record(1);
+        expires.expires_at = Some(aging.now() + DAY);
+        aging.feed(&[&expires]);
+        aging.clock.advance(2 * DAY);
+        aging.sweep();
+        assert!(aging.has(&expires));
+        assert_eq!(
+            aging.replica.living(),
+            0,
+            "nothing has changed in the store"
+        );
+        aging.clock.advance(29 * DAY);
+        aging.feed(&[]);
+        assert!(!aging.has(&expires));
+        expires.expires_at = Some(aging.now() + DAY);
+        aging.feed(&[&expires]);
+        assert!(aging.has(&expires));
+        assert_eq!(aging.replica.living(), 1);
+    }
+
+    #[test]
+    fn of_the_dead_a_tenth_of_the_ceiling_is_remembered_the_latest() {
+        let mut aging = Aging::new();
+        let now = aging.now();
+        let died = |n: u8| now - Duration::from_secs(u64::from(n) + 1);
+        let dead: Vec<_> = (0..30).map(|n| revoked(n, died(n))).collect();
+        for one in dead.iter().rev() {
+            aging.feed(&[one]);
+            assert!(aging.replica.len() <= 10);
+        }
+        let kept = |aging: &Aging| dead.iter().map(|one| aging.has(one)).collect::<Vec<_>>();
+        let latest: Vec<_> = (0..30).map(|n| n < 10).collect();
+        assert_eq!(kept(&aging), latest);
+
+        // What comes too late to be remembered is not.
+        aging.feed(&[&dead[29]]);
+        assert_eq!(kept(&aging), latest);
+
+        // A restart, and one with so many that they are thinned out on the way.
+        let many: Vec<_> = (0..1100_u32)
+            .map(|n| {
+                let mut one = revoked(0, now - Duration::from_secs(1000 + u64::from(n)));
+                let mut digest = [0xff; 32];
+                digest[..4].copy_from_slice(&n.to_be_bytes());
+                one.digest = KeyDigest::new(crate::DigestScheme::Sha256, digest);
+                one
+            })
+            .collect();
+        for more in [&[][..], &many] {
+            let mut poll = aging.replica.poll();
+            poll.restart();
+            poll.account(account());
+            more.iter().chain(&dead).for_each(|one| poll.key(one));
+            poll.key(&revoked(31, now - 31 * DAY));
+            aging.number += 1;
+            let number = aging.number;
+            poll.finish(Revision { number, nonce: 0 }).unwrap();
+            assert_eq!(kept(&aging), latest);
+            assert_eq!(aging.replica.len(), 10);
+        }
+    }
+
+    #[test]
+    fn an_update_of_a_dead_key_counts_it_once() {
+        let mut aging = Aging::new();
+        let mut expires = record(1);
+        for days in 1..20 {
+            expires.expires_at = Some(aging.now() - days * DAY);
+            aging.feed(&[&expires]);
+        }
+        assert_eq!((aging.replica.len(), aging.replica.living()), (1, 0));
+        expires.expires_at = None;
+        aging.feed(&[&expires]);
+        assert_eq!((aging.replica.len(), aging.replica.living()), (1, 1));
+    }
+
+    #[test]
+    fn more_living_keys_than_the_ceiling_are_held_and_counted() {
+        let replica = Replica::with(Arc::new(ManualClock::at(START)), 100);
+        load(&replica, 0..150, FIRST);
+        assert_eq!((replica.living(), replica.above_ceiling()), (150, 50));
+        load(&replica, 0..10, SECOND);
+        assert_eq!((replica.living(), replica.above_ceiling()), (10, 0));
+    }
+
+    #[test]
+    fn keys_that_an_account_brings_back_to_life_are_read_anew() {
+        let mut aging = Aging::new();
+        let key = record(1);
+        aging.feed(&[&key]);
+        let mut all_revoked = account();
+        all_revoked.revoked_all = 1;
+        let head = aging.head();
+        let mut poll = aging.replica.poll();
+        poll.account(all_revoked);
+        poll.finish(head).unwrap();
+        for _ in 0..200 {
+            aging.clock.advance(Duration::from_secs(1));
+            let head = aging.head();
+            aging.replica.poll().finish(head).unwrap();
+        }
+        assert!(aging.has(&key));
+        aging.clock.advance(31 * DAY);
+        let head = aging.head();
+        aging.replica.poll().finish(head).unwrap();
+        assert!(!aging.has(&key));
+
+        let head = aging.head();
+        let mut poll = aging.replica.poll();
+        poll.account(account());
+        assert!(poll.must_restart());
+        let error = poll.finish(head).unwrap_err();
+        assert_eq!(error.kind(), ReplicaErrorKind::Incomplete);
+        assert_eq!(aging.replica.poll().since(), None, "so everything is given");
+        aging.feed(&[&key]);
+        assert!(aging.has(&key));
+    }
+
+    #[test]
+    fn a_clock_that_was_wrong_makes_memory_read_everything_anew_once() {
+        let mut aging = Aging::new();
+        let mut expires = record(1);
+        expires.expires_at = Some(aging.now() + DAY);
+        aging.feed(&[&expires]);
+        aging.clock.set_unix(START + 100 * DAY);
+        aging.sweep();
+        assert!(!aging.has(&expires));
+        aging.clock.set_unix(START);
+        assert_eq!(aging.replica.poll().since(), None);
+        aging.feed(&[&expires]);
+        assert!(aging.has(&expires));
+        assert!(aging.replica.poll().since().is_some());
     }
 }

@@ -13,8 +13,8 @@ use crate::store::feed::Feed;
 use crate::store::freshness::{Freshness, Moment};
 use crate::store::refresh::Refresh;
 use crate::store::table::Table;
-use crate::store::usage::{Redigest, Tally, UsageCount};
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::store::usage::{Redigest, SharedTally, Tallies, Tally, UsageCount};
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use crate::{
     Clock, CreditGrant, CreditOwner, CreditWant, KeyDigest, KeyRecord, Poll, SystemClock, Unspent,
@@ -58,8 +58,9 @@ pub(super) struct Inner {
     pub(super) freshness: Freshness,
     pub(super) refresh: Refresh,
     feed: Mutex<Feed>,
-    /// One for every key that was used, in the order of their first use.
-    tallies: boxcar::Vec<Arc<Tally>>,
+    pub(super) tallies: Tallies,
+    /// How many of the keys are dead.
+    pub(super) dead: AtomicUsize,
     pub(super) moves: AtomicU64,
     redigested: Mutex<Vec<Redigest>>,
     /// Those for which the store shall be asked.
@@ -80,7 +81,11 @@ impl Replica {
         Self::with(Arc::new(SystemClock), DEFAULT_CEILING)
     }
 
-    /// An empty replica on a clock of the caller's, that loads at most `ceiling` keys.
+    /// An empty replica on a clock of the caller's, for up to `ceiling` keys.
+    ///
+    /// It holds all that live, also where they are [more](Self::above_ceiling), and says so in the log.
+    /// Revoked and expired keys answer as such for 30 days, the latest first, and as unknown from then
+    /// on, or where they would be more than a tenth of the ceiling.
     #[must_use]
     pub fn with(clock: Arc<dyn Clock>, ceiling: usize) -> Self {
         Self {
@@ -91,7 +96,8 @@ impl Replica {
                 freshness: Freshness::default(),
                 refresh: Refresh::default(),
                 feed: Mutex::default(),
-                tallies: boxcar::Vec::new(),
+                tallies: Tallies::default(),
+                dead: AtomicUsize::new(0),
                 moves: AtomicU64::new(0),
                 redigested: Mutex::default(),
                 wanting: Mutex::default(),
@@ -121,7 +127,15 @@ impl Replica {
         // In this order: whoever asked for a poll before gets one that began later.
         self.inner.refresh.begin();
         let asked = Moment::now(&*self.inner.clock);
-        Poll::new(self, asked, self.feed().revision)
+        let mut feed = self.feed();
+        // A clock that was wrong has made memory forget keys that live: it starts anew.
+        if feed
+            .forgotten
+            .is_some_and(|died| asked.unix().as_secs() < died.into())
+        {
+            feed.revision = None;
+        }
+        Poll::new(self, asked, feed.revision)
     }
 
     /// Says that nothing can change behind the replica's back.
@@ -141,7 +155,35 @@ impl Replica {
         drop(self.inner.nudge.set(Box::new(nudge)));
     }
 
-    /// The number of keys in memory, revoked ones included.
+    /// The number of living keys in memory: neither revoked nor expired.
+    ///
+    /// A key that expires is counted for up to a minute more.
+    ///
+    /// ```
+    /// use keyward::{MemoryStore, Store};
+    ///
+    /// assert_eq!(MemoryStore::new().replica().living(), 0);
+    /// ```
+    #[must_use]
+    pub fn living(&self) -> usize {
+        let dead = self.inner.dead.load(Ordering::Acquire);
+        self.len().saturating_sub(dead)
+    }
+
+    /// The number of living keys above the ceiling; each takes some 130 bytes of memory.
+    ///
+    /// ```
+    /// use keyward::Replica;
+    ///
+    /// let replica = Replica::new(); // for up to a million keys
+    /// assert_eq!(replica.above_ceiling(), 0);
+    /// ```
+    #[must_use]
+    pub fn above_ceiling(&self) -> usize {
+        self.living().saturating_sub(self.inner.ceiling)
+    }
+
+    /// The number of keys in memory, revoked and expired ones included.
     #[must_use]
     pub fn len(&self) -> usize {
         self.inner.table.len()
@@ -195,8 +237,7 @@ impl Replica {
     /// ```
     #[must_use]
     pub fn take_usage(&self) -> Vec<UsageCount> {
-        let tallies = self.inner.tallies.iter();
-        let mut counts: Vec<_> = tallies.filter_map(|(_, tally)| tally.take()).collect();
+        let mut counts = self.inner.tallies.take();
         counts.sort_unstable_by_key(|count| count.key);
         counts.dedup_by(|next, first| next.key == first.key && first.add(next));
         counts
@@ -338,11 +379,11 @@ impl Replica {
     }
 
     /// The counters of a key, made now if it has none.
-    pub(crate) fn tally<'a>(&self, entry: &'a Entry) -> Option<&'a Arc<Tally>> {
+    pub(crate) fn tally<'a>(&self, entry: &'a Entry) -> Option<&'a SharedTally> {
         if entry.tally().is_none() {
-            let tally = Arc::new(Tally::new(entry.id));
+            let tally = SharedTally::new(Tally::new(entry.id));
             if entry.set_tally(&tally) {
-                self.inner.tallies.push(tally);
+                self.inner.tallies.add(tally);
             }
         }
         entry.tally()

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
@@ -70,6 +71,13 @@ impl Table {
                 old.iter().for_each(|entry| entry.0.supersede());
             }
         }
+    }
+
+    /// The dead of one part of the table, with when they died; `None` behind the last part.
+    pub(crate) fn dead(&self, part: usize, now: Duration) -> Option<Vec<(u32, Arc<Entry>)>> {
+        let shard = self.shards.get(part)?.load();
+        let died = |found: &ByDigest| Some((found.0.died_at(now)?, Arc::clone(&found.0)));
+        Some(shard.iter().filter_map(died).collect())
     }
 
     /// The keys that were digested anew, where they were before. A search through all keys, as only

@@ -1,15 +1,18 @@
 //! How often keys are used: counted in memory, kept by the store.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::mem;
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::key::digest::DigestBytes;
 use crate::limit::meter::Meter;
 use crate::limit::purse::Purse;
+use crate::store::feed::Doubling;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{self, Mutex};
 use crate::{AccountId, BucketOwner, Clock, Environment, KeyDigest, KeyId};
 
 /// What was counted of a key since it was last taken.
@@ -236,6 +239,12 @@ impl Tally {
         (at > 0).then(|| SystemTime::UNIX_EPOCH + Duration::from_secs(at.into()))
     }
 
+    fn counts_something(&self) -> bool {
+        let counted =
+            [&self.admitted, &self.refused].map(|counter| counter.load(Ordering::Relaxed));
+        counted != [0, 0] || self.units.load(Ordering::Relaxed) > 0
+    }
+
     /// What was counted; `None` when there is nothing.
     pub(crate) fn take(&self) -> Option<UsageCount> {
         let take = |counter: &AtomicU32| match counter.load(Ordering::Relaxed) {
@@ -261,5 +270,123 @@ impl fmt::Debug for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut tally = f.debug_struct("Tally");
         tally.field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+/// The counters of a key, which all its entries and the list of all share.
+#[cfg_attr(
+    not(keyward_loom),
+    expect(unused_qualifications, reason = "loom has an `Arc` of its own")
+)]
+pub(crate) type SharedTally = sync::Arc<Tally>;
+
+/// The counters of all keys that were used.
+///
+/// To add some takes no lock. They leave when no entry of their key is left, be it in memory or in the
+/// hands of a request, and what was counted has been taken.
+#[derive(Default)]
+pub(crate) struct Tallies {
+    new: ArcSwap<boxcar::Vec<SharedTally>>,
+    listed: Mutex<Listed>,
+}
+
+#[derive(Default)]
+struct Listed {
+    /// Were new; who adds to one has not let go of it yet.
+    replaced: Vec<Arc<boxcar::Vec<SharedTally>>>,
+    all: Vec<SharedTally>,
+    doubling: Doubling,
+}
+
+impl Tallies {
+    pub(crate) fn add(&self, tally: SharedTally) {
+        self.new.load().push(tally);
+    }
+
+    /// Takes what was counted.
+    pub(crate) fn take(&self) -> Vec<UsageCount> {
+        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        listed.gather(&self.new);
+        let mut counts = Vec::new();
+        take_from(&mut listed.all, &mut counts);
+        counts
+    }
+
+    /// Forgets counters that nobody holds and that are zero, when there may be many.
+    pub(crate) fn tidy(&self) {
+        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        if listed
+            .doubling
+            .is_due(listed.all.len() + self.new.load().count())
+        {
+            listed.gather(&self.new);
+            let is_wanted = |tally: &mut SharedTally| match last_of(tally) {
+                None => true,
+                Some(last) => last.counts_something(),
+            };
+            listed.all.retain_mut(is_wanted);
+            let left = listed.all.len();
+            listed.doubling.cleared(left);
+        }
+    }
+}
+
+impl Listed {
+    fn gather(&mut self, new: &ArcSwap<boxcar::Vec<SharedTally>>) {
+        if new.load().count() > 0 {
+            self.replaced.push(new.swap(Arc::default()));
+        }
+        for replaced in mem::take(&mut self.replaced) {
+            match Arc::try_unwrap(replaced) {
+                Ok(new) => self.all.extend(new),
+                // Somebody is about to add to it: the next time.
+                Err(in_use) => self.replaced.push(in_use),
+            }
+        }
+    }
+}
+
+/// Takes what was counted, and drops the counters that nobody holds any more.
+fn take_from(all: &mut Vec<SharedTally>, counts: &mut Vec<UsageCount>) {
+    all.retain_mut(|tally| {
+        // In this order: what the last holder has counted is taken with the rest.
+        let is_held = last_of(tally).is_none();
+        counts.extend(tally.take());
+        is_held
+    });
+}
+
+/// The counters, where nobody else holds them: all that was ever counted is seen.
+fn last_of(tally: &mut SharedTally) -> Option<&mut Tally> {
+    // A look first: `get_mut` writes, and most are held.
+    if SharedTally::strong_count(tally) > 1 {
+        return None;
+    }
+    SharedTally::get_mut(tally)
+}
+
+#[cfg(all(test, keyward_loom))]
+mod every_order {
+    use loom::thread;
+
+    use super::*;
+
+    #[test]
+    fn what_is_counted_while_a_key_leaves_is_taken_once() {
+        loom::model(|| {
+            let own = SharedTally::new(Tally::new(KeyId::random().unwrap()));
+            let mut all = vec![SharedTally::clone(&own)];
+            let request = thread::spawn(move || {
+                own.count(true, Duration::from_secs(1));
+                own.count(true, Duration::from_secs(1));
+            });
+            let mut counts = Vec::new();
+            take_from(&mut all, &mut counts);
+            request.join().unwrap();
+            take_from(&mut all, &mut counts);
+            assert!(all.is_empty());
+            let admitted: u64 = counts.iter().map(|count| count.admitted).sum();
+            assert_eq!(admitted, 2);
+        });
     }
 }
