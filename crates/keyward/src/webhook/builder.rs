@@ -81,7 +81,17 @@ impl WebhookReceiverBuilder {
 
     /// Remembers in this, which must be of this sender alone: ids are of his choice.
     ///
-    /// [`RecentWebhooks`] unless said otherwise.
+    /// [`RecentWebhooks`] unless said otherwise, which lasts for 166 deliveries a second. For more it is
+    /// sized by the rate:
+    ///
+    /// ```
+    /// use keyward::{RecentWebhooks, WebhookReceiver, WebhookVerifier};
+    ///
+    /// let verifier = WebhookVerifier::standard("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")?;
+    /// let memory = RecentWebhooks::per_second(1_000);
+    /// assert!(WebhookReceiver::builder(verifier).memory(memory).build().is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn memory(mut self, memory: impl ReplayMemory) -> Self {
         self.memory = Some(Arc::new(memory));
         self

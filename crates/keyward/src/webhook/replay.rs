@@ -8,6 +8,9 @@ use std::time::SystemTime;
 
 use crate::{StoreError, StoreErrorKind, StoreFuture};
 
+/// For how many seconds a delivery is kept: its timestamp may be off by 300 either way.
+const KEPT_FOR: usize = 601;
+
 /// Remembers the deliveries of one sender, so that none is handled twice.
 ///
 /// A delivery is noted before its handler runs, in one step with the question whether it is known. If
@@ -127,9 +130,14 @@ pub enum Recollection {
 
 /// A bounded memory in this process, of 100,000 deliveries unless said otherwise.
 ///
+/// A delivery is kept for ten minutes, so 100,000 are enough for 166 deliveries a second for as long as
+/// they come. For more, size it by the rate: [`per_second`](Self::per_second). An entry takes some 200
+/// bytes, which is 120 kB for each delivery a second.
+///
 /// When it is full it refuses what is new, 503, rather than forget what is young enough to be
-/// replayed; the sender tries again. Only what is signed gets in, so nobody else can fill it. An
-/// entry takes some 200 bytes.
+/// replayed; the sender tries again. The log warns once when it is four fifths full, and once when it is
+/// full, and again after it was less than half full. Only what is signed gets in, so nobody else can
+/// fill it.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
@@ -161,6 +169,8 @@ pub struct RecentWebhooks {
 
 #[derive(Default)]
 struct Noted {
+    /// How full it was when the log was told last, in fifths.
+    told: usize,
     by_key: HashMap<Arc<str>, Note>,
     by_end: BTreeSet<(SystemTime, Arc<str>)>,
 }
@@ -179,6 +189,30 @@ impl RecentWebhooks {
         Self { capacity, noted }
     }
 
+    /// A memory that lasts for so many deliveries a second.
+    ///
+    /// ```
+    /// use keyward::RecentWebhooks;
+    ///
+    /// let memory = RecentWebhooks::per_second(1_000); // 120 MB when it is full
+    /// assert_eq!(memory.capacity(), 601_000);
+    /// ```
+    #[must_use]
+    pub fn per_second(rate: u32) -> Self {
+        let rate = usize::try_from(rate).unwrap_or(usize::MAX);
+        Self::new(rate.saturating_mul(KEPT_FOR))
+    }
+
+    /// How many deliveries it remembers at most.
+    ///
+    /// ```
+    /// assert_eq!(keyward::RecentWebhooks::default().capacity(), 100_000);
+    /// ```
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     fn note(
         &self,
         attempt: &WebhookAttempt,
@@ -194,6 +228,7 @@ impl RecentWebhooks {
                 Recollection::InHand
             });
         }
+        noted.tell(self.capacity);
         if noted.by_key.len() >= self.capacity {
             return Err(StoreError::new(StoreErrorKind::Unavailable));
         }
@@ -242,6 +277,38 @@ impl ReplayMemory for RecentWebhooks {
 }
 
 impl Noted {
+    /// Tells the log once that it is nearly full, and once that it is full.
+    fn tell(&mut self, capacity: usize) {
+        let len = self.by_key.len();
+        let fifths = if len >= capacity {
+            5
+        } else if len >= capacity - capacity / 5 {
+            4
+        } else {
+            if len < capacity / 2 {
+                self.told = 0;
+            }
+            return;
+        };
+        if fifths <= self.told {
+            return;
+        }
+        self.told = fifths;
+        if fifths == 5 {
+            tracing::error!(
+                capacity,
+                "the memory of webhooks is full, what is new is refused with 503: \
+                 size it with RecentWebhooks::per_second"
+            );
+        } else {
+            tracing::warn!(
+                capacity,
+                len,
+                "the memory of webhooks is nearly full: size it with RecentWebhooks::per_second"
+            );
+        }
+    }
+
     fn forget_before(&mut self, now: SystemTime) {
         while self.by_end.first().is_some_and(|(until, _)| *until <= now) {
             if let Some((_, key)) = self.by_end.pop_first() {
@@ -298,6 +365,27 @@ mod tests {
         assert_eq!(begun, Recollection::New);
         assert_eq!(memory.lock().by_key.len(), 2);
         assert_eq!(memory.lock().by_end.len(), 2);
+    }
+
+    #[test]
+    fn the_log_is_told_before_it_is_full_once_and_again_after_it_was_half_empty() {
+        let memory = RecentWebhooks::new(10);
+        let told = || memory.lock().told;
+        let note = |from: u64, count: u64, now, until| {
+            for key in from..from + count {
+                drop(memory.note(&attempt(&key.to_string()), at(now), at(until)));
+            }
+        };
+        note(0, 8, 0, 600);
+        assert_eq!(told(), 0);
+        note(8, 1, 0, 600);
+        assert_eq!(told(), 4, "nearly");
+        note(9, 2, 0, 600);
+        assert_eq!(told(), 5, "full: the last was refused");
+        note(20, 1, 600, 1200);
+        assert_eq!(told(), 0, "all have gone");
+        note(21, 9, 600, 1200);
+        assert_eq!(told(), 4);
     }
 
     #[test]
