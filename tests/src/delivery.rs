@@ -14,6 +14,7 @@ use keyward::{
     NewKey, Redelivery, RetrySchedule, SealingKey, SealingKeys, WebhookId, WebhookMessage,
     WebhookSecret, WebhookVerifier,
 };
+use keyward_sqlite::SqliteOptions;
 use keyward_tower::WebhookSender;
 use proptest::prelude::*;
 
@@ -309,9 +310,80 @@ async fn a_slow_receiver_holds_up_no_other() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     let got = client.take();
     let of = |host| got.iter().filter(|got| got.url.contains(host)).count();
-    assert_eq!((of("slow.example"), of("acme.example")), (4, 20));
+    assert_eq!((of("slow.example"), of("acme.example")), (1, 20));
     tokio::time::sleep(Duration::from_secs(20)).await;
-    assert_eq!(client.take().len(), 1, "the next that hangs");
+    assert_eq!(client.take().len(), 0, "its circuit is open");
+    world.pass(15);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(client.take().len(), 1, "the probe");
+    running.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_refuses_is_left_alone_until_a_probe_succeeds() {
+    for does in [Does::Answer(503), Does::BreakOff] {
+        let world = World::in_memory().await;
+        world.endpoint(HOOK).await;
+        let client = Client::default();
+        client.tell("acme.example", does);
+        for _ in 0..20 {
+            world.publish("{}").await;
+        }
+        let running = tokio::spawn(world.timed_sender(&client).run());
+        let got_after = async |seconds| {
+            world.pass(seconds);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            client.take().len()
+        };
+        assert_eq!(got_after(0).await, 5, "{does:?}: then its circuit opens");
+        assert_eq!(got_after(14).await, 0, "{does:?}");
+        assert_eq!(got_after(1).await, 1, "{does:?}: the probe");
+        client.tell("acme.example", Does::Answer(200));
+        assert_eq!(got_after(29).await, 0, "{does:?}: twice as long");
+        assert_eq!(got_after(1).await, 20, "{does:?}: all, none was given up");
+        running.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_published_here_leaves_without_waiting_for_the_next_poll() {
+    for world in World::all().await {
+        world.endpoint(HOOK).await;
+        let client = Client::default();
+        let sender = world.timed_sender(&client);
+        let running = tokio::spawn(sender.poll_interval(Duration::MAX).run());
+        for _ in 0..3 {
+            world.publish("{}").await;
+            while client.got.lock().unwrap().is_empty() {
+                // No timer runs, so no time passes.
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(client.take().len(), 1);
+        }
+        running.abort();
+    }
+}
+
+#[tokio::test]
+async fn what_another_process_accepts_is_found_by_the_poll() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(keyward::ManualClock::at(crate::outbox::NOW));
+    let open = || {
+        let options = SqliteOptions::new().clock(Arc::clone(&clock) as Arc<dyn keyward::Clock>);
+        Arc::new(options.open(folder.path().join("keys.db")).unwrap())
+    };
+    let world = World::over(Arc::clone(&clock), open()).await;
+    world.endpoint(HOOK).await;
+    let client = Client::default();
+    let running = tokio::spawn(world.timed_sender(&client).run());
+    let format = keyward::KeyFormat::new("vhk_{env}_").unwrap();
+    let other = keyward::WebhookAdmin::new(open(), format, sealing());
+    let id = WebhookId::random().unwrap();
+    let message = WebhookMessage::new(world.acme.clone(), LIVE, id, "{}").unwrap();
+    other.publish(&world.operator, message).await.unwrap();
+    while client.take().is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     running.abort();
 }
 
@@ -341,8 +413,9 @@ async fn many_receivers_that_hang_leave_room_for_the_others() {
         world.publish_in("other", LIVE, "{}").await;
     }
     let running = tokio::spawn(world.timed_sender(&client).run());
-    // By then each has hung once: 32 attempts are under way at once, 4 to each.
+    // By then each has hung once, and may be tried again.
     tokio::time::sleep(Duration::from_secs(35)).await;
+    world.pass(15);
     client.take();
     for _ in 0..100 {
         world.publish("{}").await;
@@ -356,25 +429,6 @@ async fn many_receivers_that_hang_leave_room_for_the_others() {
     assert_eq!(of("acme.example"), 100);
     let hanging = HANG.map(of);
     assert!(hanging.iter().all(|count| *count <= 1), "{hanging:?}");
-    assert!(
-        hanging.iter().sum::<usize>() <= 8,
-        "a quarter is theirs: {hanging:?}"
-    );
-    running.abort();
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_is_accepted_is_sent_within_a_quarter_of_a_second() {
-    let world = World::in_memory().await;
-    world.endpoint(HOOK).await;
-    let client = Client::default();
-    let running = tokio::spawn(world.timed_sender(&client).run());
-    for _ in 0..4 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        world.publish("{}").await;
-        tokio::time::sleep(Duration::from_millis(250)).await;
-        assert_eq!(client.take().len(), 1);
-    }
     running.abort();
 }
 

@@ -61,6 +61,8 @@ mod sockets;
 #[cfg(test)]
 mod stacks;
 #[cfg(test)]
+mod starvation;
+#[cfg(test)]
 mod streams;
 #[cfg(test)]
 mod test_store;

@@ -55,7 +55,7 @@ impl World {
         Self::over(clock, Arc::new(store)).await
     }
 
-    async fn over(clock: Arc<ManualClock>, store: Arc<dyn WebhookStore>) -> Self {
+    pub(crate) async fn over(clock: Arc<ManualClock>, store: Arc<dyn WebhookStore>) -> Self {
         let format = KeyFormat::new("vhk_{env}_").unwrap();
         let keys = KeyAdmin::new(Arc::clone(&store) as _, format.clone());
         let webhooks = WebhookAdmin::new(Arc::clone(&store), format, sealing());

@@ -486,6 +486,7 @@ fn endpoints_sign_as_before_and_what_is_due_is_delivered() {
             limit,
             each: 10,
             busy: vec![],
+            proven: None,
         };
         let due = block_on(store.claim(claim)).unwrap();
         let mut due: Vec<_> = due

@@ -260,6 +260,7 @@ fn publishes_until_it_is_killed() {
                 limit: 1,
                 each: 1,
                 busy: vec![],
+                proven: None,
             };
             for due in block_on(store.claim(claim)).unwrap() {
                 let schedule = RetrySchedule::default();

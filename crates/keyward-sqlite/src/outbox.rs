@@ -1,6 +1,7 @@
 //! Endpoints, messages and deliveries as rows.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use keyward::{
@@ -270,12 +271,18 @@ pub(crate) fn is_due(connection: &Connection, claim: &DeliveryClaim) -> rusqlite
         .exists([millis(claim.now)])
 }
 
-/// Takes deliveries that are due, in a transaction in which nobody else writes. `from` is the endpoint
-/// that the last claim has visited last.
+/// The endpoints that the last claim has visited last.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Cursor {
+    any: String,
+    proven: Option<EndpointId>,
+}
+
+/// Takes deliveries that are due, in a transaction in which nobody else writes.
 pub(crate) fn claim(
     connection: &Connection,
     claim: &DeliveryClaim,
-    from: &mut String,
+    from: &mut Cursor,
 ) -> rusqlite::Result<Vec<DueDelivery>> {
     let (began, last) = (Instant::now(), from.clone());
     let mut claimed = Vec::new();
@@ -293,42 +300,21 @@ pub(crate) fn claim(
 
 /// What is due, the longest first. However much is due and for whomever, it looks at a bounded part.
 ///
-/// Where it sees only what is for endpoints that are busy, it visits endpoints in turn, from where the
-/// last claim has ended, and then sees who has got the latest messages: an endpoint with much that it
-/// cannot take hides neither what others have waited for longest nor what is new.
+/// Where it sees mostly what is for endpoints that may get no more, it visits endpoints in turn, from where
+/// the last claim has ended, those that are proven first; and then sees who has got the latest messages.
+/// So an endpoint with much that it cannot take hides neither what others have waited for longest nor what
+/// is new.
 fn due_rows(
     connection: &Connection,
     claim: &DeliveryClaim,
-    from: &mut String,
+    from: &mut Cursor,
 ) -> rusqlite::Result<Vec<DueRow>> {
     let mut found = Found::new(connection, claim)?;
-    if claim.limit == 0 || claim.each == 0 || found.look("ASC")? < LOOK {
+    if found.is_enough() || found.look("ASC")? < LOOK {
         return Ok(found.due);
     }
-    let begun = from.clone();
-    let mut has_turned = false;
-    let mut next = connection.prepare_cached(
-        "SELECT endpoint, account, environment FROM keyward_delivery \
-         WHERE endpoint > ?1 ORDER BY endpoint LIMIT 1",
-    )?;
-    for _ in 0..VISIT {
-        if found.is_enough() || has_turned && *from >= begun {
-            break;
-        }
-        let place = next.query_row([&*from], |row| {
-            Ok([row.get(0)?, row.get(1)?, row.get(2)?] as [String; 3])
-        });
-        let Some([endpoint, account, environment]) = place.optional()? else {
-            if has_turned {
-                break;
-            }
-            has_turned = true;
-            from.clear();
-            continue;
-        };
-        found.visit(&endpoint, &account, &environment)?;
-        *from = endpoint;
-    }
+    found.visit_proven(&mut from.proven)?;
+    found.visit_any(&mut from.any)?;
     if !found.is_enough() {
         found.look("DESC")?;
     }
@@ -343,6 +329,8 @@ struct Found<'a> {
     busy: HashSet<String>,
     /// How many to each endpoint; those that were visited have no more.
     taken: HashMap<String, usize>,
+    /// How many to endpoints that are not proven.
+    others: usize,
     due: Vec<DueRow>,
 }
 
@@ -359,12 +347,60 @@ impl<'a> Found<'a> {
             claim,
             busy,
             taken: HashMap::new(),
+            others: 0,
             due: Vec::new(),
         })
     }
 
+    fn is_proven(&self, endpoint: &str) -> bool {
+        self.claim.proven.as_ref().is_none_or(|proven| {
+            EndpointId::parse(endpoint).is_ok_and(|id| proven.endpoints.contains(&id))
+        })
+    }
+
+    /// How many more may go to those that are proven, and to all others.
+    fn left(&self) -> (usize, usize) {
+        let proven = self.claim.proven.as_ref();
+        let to_proven = match proven {
+            Some(proven) if proven.endpoints.is_empty() => 0,
+            _ if self.claim.each == 0 => 0,
+            _ => self
+                .claim
+                .limit
+                .saturating_sub(self.due.len() - self.others),
+        };
+        let others = proven.map_or(0, |proven| proven.others);
+        (to_proven, others.saturating_sub(self.others))
+    }
+
+    /// Whether it need not look any further. Others than those that are proven have their turn when what
+    /// is for them has waited longest.
     fn is_enough(&self) -> bool {
-        self.due.len() >= self.claim.limit
+        let (to_proven, others) = self.left();
+        to_proven == 0 && (others == 0 || self.due.len() > self.others)
+    }
+
+    /// How many more may go to this endpoint.
+    fn room(&self, endpoint: &str) -> usize {
+        let taken = self.taken.get(endpoint).copied().unwrap_or(0);
+        let (to_proven, others) = self.left();
+        if self.busy.contains(endpoint) {
+            0
+        } else if self.is_proven(endpoint) {
+            self.claim.each.saturating_sub(taken).min(to_proven)
+        } else if taken == 0 {
+            others.min(1)
+        } else {
+            0
+        }
+    }
+
+    fn take(&mut self, row: DueRow) {
+        if !self.is_proven(&row.endpoint) {
+            self.others += 1;
+        }
+        *self.taken.entry(row.endpoint.clone()).or_default() += 1;
+        self.due.push(row);
     }
 
     /// Looks at those that are due longest, or the latest, and tells at how many it has looked.
@@ -378,9 +414,7 @@ impl<'a> Found<'a> {
                 return Ok(0);
             }
             looked += 1;
-            let endpoint = row.get_ref(4)?.as_str()?;
-            let taken = self.taken.get(endpoint).copied();
-            if self.busy.contains(endpoint) || taken >= Some(self.claim.each) {
+            if self.room(row.get_ref(4)?.as_str()?) == 0 {
                 continue;
             }
             let row = DueRow::of(row)?;
@@ -388,28 +422,82 @@ impl<'a> Found<'a> {
                 // Before the latest others may have waited.
                 self.visit(&row.endpoint, &row.account, &row.environment)?;
             } else {
-                *self.taken.entry(row.endpoint.clone()).or_default() += 1;
-                self.due.push(row);
+                self.take(row);
             }
         }
         Ok(looked)
     }
 
+    /// Visits endpoints that are proven, in turn.
+    fn visit_proven(&mut self, from: &mut Option<EndpointId>) -> rusqlite::Result<()> {
+        let Some(proven) = &self.claim.proven else {
+            return Ok(());
+        };
+        let begun = from.map_or(Bound::Unbounded, Bound::Excluded);
+        let rest = proven.endpoints.range((begun, Bound::Unbounded));
+        let all = rest.chain(&*proven.endpoints).take(proven.endpoints.len());
+        let mut place = self.connection.prepare_cached(
+            "SELECT account, environment FROM keyward_delivery WHERE endpoint = ?1 LIMIT 1",
+        )?;
+        for id in all.take(VISIT) {
+            if self.left().0 == 0 {
+                break;
+            }
+            let endpoint = id.to_string();
+            let place = place.query_row([&endpoint], |row| Ok((row.get(0)?, row.get(1)?)));
+            if let Some((account, environment)) = place.optional()? {
+                let (account, environment): (String, String) = (account, environment);
+                self.visit(&endpoint, &account, &environment)?;
+            }
+            *from = Some(*id);
+        }
+        Ok(())
+    }
+
+    /// Visits endpoints for which there are deliveries, in turn.
+    fn visit_any(&mut self, from: &mut String) -> rusqlite::Result<()> {
+        let begun = from.clone();
+        let mut has_turned = false;
+        let mut next = self.connection.prepare_cached(
+            "SELECT endpoint, account, environment FROM keyward_delivery \
+             WHERE endpoint > ?1 ORDER BY endpoint LIMIT 1",
+        )?;
+        for _ in 0..VISIT {
+            if self.is_enough() || has_turned && *from >= begun {
+                break;
+            }
+            let place = next.query_row([&*from], |row| {
+                Ok([row.get(0)?, row.get(1)?, row.get(2)?] as [String; 3])
+            });
+            let Some([endpoint, account, environment]) = place.optional()? else {
+                if has_turned {
+                    break;
+                }
+                has_turned = true;
+                from.clear();
+                continue;
+            };
+            self.visit(&endpoint, &account, &environment)?;
+            *from = endpoint;
+        }
+        Ok(())
+    }
+
     /// Takes what has waited longest for this endpoint, unless it was seen before.
     fn visit(&mut self, endpoint: &str, account: &str, environment: &str) -> rusqlite::Result<()> {
-        if self.busy.contains(endpoint) || self.taken.contains_key(endpoint) {
+        let room = self.room(endpoint);
+        if room == 0 || self.taken.contains_key(endpoint) {
             return Ok(());
         }
-        let room = self.claim.limit - self.due.len();
-        let most = i64::try_from(self.claim.each.min(room)).unwrap_or(i64::MAX);
+        let most = i64::try_from(room).unwrap_or(i64::MAX);
         let mut rows = self.connection.prepare_cached(&format!(
             "{DUE} AND endpoint = ?2 AND account = ?3 AND environment = ?4 ORDER BY due_at LIMIT ?5"
         ))?;
         let place = params![millis(self.claim.now), endpoint, account, environment, most];
         for row in rows.query_map(place, DueRow::of)? {
-            self.due.push(row?);
+            self.take(row?);
         }
-        self.taken.insert(endpoint.to_owned(), self.claim.each);
+        self.taken.insert(endpoint.to_owned(), usize::MAX);
         Ok(())
     }
 }

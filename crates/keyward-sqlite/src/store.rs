@@ -9,7 +9,8 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_channel::oneshot;
 use keyward::{
     Account, AccountId, AuditEntry, AuditQuery, Commit, CreditOwner, Credits, DigestScheme, KeyId,
-    KeyQuery, KeyRecord, Replica, Store, StoreError, StoreFuture, UsageHour, UsageQuery,
+    KeyQuery, KeyRecord, OutboxSignal, Replica, Store, StoreError, StoreFuture, UsageHour,
+    UsageQuery,
 };
 use rusqlite::{Connection, OptionalExtension, named_params};
 
@@ -21,7 +22,7 @@ use crate::group::Write;
 use crate::reader::{Reader, wait_for};
 use crate::row::Cells;
 use crate::worker::{Task, Worker};
-use crate::{audit, commit, list, row, usage};
+use crate::{audit, commit, list, outbox, row, usage};
 
 /// Keeps keys in an SQLite file.
 ///
@@ -69,8 +70,9 @@ pub struct SqliteStore {
     lookups: Reader,
     /// For what may take long.
     reports: Reader,
-    /// The endpoint at which the last claim has ended.
-    pub(crate) claimed_to: Arc<Mutex<String>>,
+    /// Where the last claim has ended.
+    pub(crate) claimed_to: Arc<Mutex<outbox::Cursor>>,
+    pub(crate) signal: OutboxSignal,
 }
 
 impl SqliteStore {
@@ -116,6 +118,7 @@ impl SqliteStore {
             lookups,
             reports,
             claimed_to: Arc::default(),
+            signal: OutboxSignal::default(),
         })
     }
 

@@ -5,7 +5,8 @@ use std::time::SystemTime;
 
 use keyward::{
     AccountId, Conclusion, DeliveryAttempt, DeliveryClaim, DueDelivery, EndpointId, Environment,
-    StoreFuture, WebhookCommit, WebhookEndpoint, WebhookId, WebhookMessage, WebhookStore,
+    OutboxSignal, StoreFuture, WebhookCommit, WebhookEndpoint, WebhookId, WebhookMessage,
+    WebhookStore,
 };
 
 use crate::error::failed;
@@ -15,13 +16,16 @@ impl WebhookStore for SqliteStore {
     fn commit_webhooks(&self, commit: WebhookCommit) -> StoreFuture<'_, ()> {
         let commit = Arc::new(commit);
         let written = Arc::clone(&commit);
-        let deletes = commit.deleted.is_some();
+        let (deletes, makes_due) = (commit.deleted.is_some(), commit.makes_due());
         let write = self.write(
             move |connection| outbox::write(connection, &written),
             move |change| change.of_webhooks(&commit),
         );
         Box::pin(async move {
             write.await?;
+            if makes_due {
+                self.signal.raise();
+            }
             if deletes {
                 self.clean();
             }
@@ -106,6 +110,10 @@ impl WebhookStore for SqliteStore {
             }
         })
     }
+
+    fn outbox_signal(&self) -> Option<&OutboxSignal> {
+        Some(&self.signal)
+    }
 }
 
 #[cfg(test)]
@@ -148,6 +156,7 @@ mod tests {
             limit: 99,
             each: 99,
             busy: vec![],
+            proven: None,
         };
         let due = block_on(store.claim(claim)).unwrap();
         let pair = |due: &DueDelivery| (due.endpoint().id(), due.message().id().clone());
@@ -238,6 +247,7 @@ mod tests {
             limit: 5,
             each: 3,
             busy: vec![before[1].0],
+            proven: None,
         };
         let due = block_on(store.claim(claim)).unwrap();
         let endpoints: Vec<_> = due.iter().map(|due| due.endpoint().id()).collect();
@@ -270,6 +280,7 @@ mod tests {
             limit,
             each: 4,
             busy: vec![busy],
+            proven: None,
         };
         let due = block_on(store.claim(claim)).unwrap();
         due.iter().map(|due| due.endpoint().id()).collect()

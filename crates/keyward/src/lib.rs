@@ -84,11 +84,13 @@ pub use crate::outbox::attempt::{AttemptOutcome, DeliveryAttempt};
 pub use crate::outbox::challenge::{AnsweredChallenge, EndpointChallenge};
 pub use crate::outbox::delivery::{Conclusion, DueDelivery, NextStep};
 pub use crate::outbox::endpoint::{EndpointId, EndpointStatus, WebhookEndpoint};
+pub use crate::outbox::health::{CircuitState, EndpointHealth};
 pub use crate::outbox::message::WebhookMessage;
 pub use crate::outbox::rules::EndpointRules;
 pub use crate::outbox::schedule::RetrySchedule;
+pub use crate::outbox::signal::OutboxSignal;
 pub use crate::outbox::store::{
-    DeliveryClaim, EndpointsAtMost, Redelivery, WebhookCommit, WebhookStore,
+    DeliveryClaim, EndpointsAtMost, ProvenEndpoints, Redelivery, WebhookCommit, WebhookStore,
 };
 pub use crate::outbox::url::EndpointUrl;
 pub use crate::per_environment::PerEnvironment;

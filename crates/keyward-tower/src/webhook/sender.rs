@@ -14,14 +14,17 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{Request, Response};
 use http_body::Body;
 use keyward::{
-    Actor, AdminError, AnsweredChallenge, AttemptOutcome, Conclusion, DeliveryClaim, DueDelivery,
-    EndpointChallenge, EndpointId, EndpointRules, NextStep, RetrySchedule, SealingKeys, StoreError,
-    WebhookAdmin, WebhookEndpoint, WebhookStore,
+    Actor, AdminError, AnsweredChallenge, AttemptOutcome, Conclusion, DueDelivery,
+    EndpointChallenge, EndpointId, EndpointRules, NextStep, OutboxSignal, RetrySchedule,
+    SealingKeys, StoreError, WebhookAdmin, WebhookEndpoint, WebhookStore,
 };
 use tower_service::Service;
 
-use crate::webhook::in_flight::InFlight;
+use crate::webhook::in_flight::{Ended, InFlight};
 use crate::{ResolveError, ResolveErrorKind};
+
+/// Of how many endpoints it is asked in a row whether they still exist.
+const CHECKED_AT_ONCE: usize = 8;
 
 /// How much of the answer to a challenge is read.
 const ANSWER: usize = 1024;
@@ -120,12 +123,23 @@ const ANSWER: usize = 1024;
 /// Any number of senders may share a store. A delivery is claimed for a little more than two timeouts:
 /// that long after a process is killed, another one takes it up.
 ///
-/// # Slow endpoints
+/// # Endpoints that hang or refuse
 ///
-/// To one endpoint goes a handful of attempts at once. One that takes a quarter of the timeout or more
-/// counts as slow for ten timeouts: to such endpoints goes one attempt at a time, and to all of them
-/// together no more than a quarter of what may be under way. So those that hang hold up others only when
-/// they begin to, and for a timeout.
+/// An endpoint has a circuit breaker ([`EndpointHealth`](keyward::EndpointHealth)): an attempt that times out opens it, and so do five
+/// failures in a row. While it is open nothing is sent; what waits stays due, and uses up no retry. After a
+/// pause one attempt is made, the probe; its answer closes the circuit, and a failure doubles the pause, up
+/// to eight timeouts.
+///
+/// Endpoints that have answered share 256 attempts at once, all others 256 more, one for each, and probes a
+/// quarter as many. So an endpoint that has answered is not delayed by those that hang, however many there are. A new endpoint may
+/// have to wait until there is room among the others: at most one timeout for each 256 of them.
+///
+/// An endpoint that begins to hang leaves the first lane after a quarter of the timeout. Until then it may
+/// delay others, when so many begin to hang at the same moment that they fill the lane: 64 of them, with
+/// four attempts to each, delay the others by a quarter of the timeout, and 256 by one timeout.
+///
+/// What is known of the endpoints is kept in memory by [`run`](Self::run), for as long as they exist, and is
+/// learned anew after a restart.
 #[derive(Clone)]
 #[must_use]
 pub struct WebhookSender<C, T> {
@@ -155,7 +169,7 @@ impl<C, T> WebhookSender<C, T> {
             schedule: RetrySchedule::default(),
             timeout: Duration::from_secs(15),
             poll_interval: Duration::from_millis(250),
-            concurrency: 32,
+            concurrency: 256,
             each: 4,
         }
     }
@@ -184,9 +198,10 @@ impl<C, T> WebhookSender<C, T> {
         self
     }
 
-    /// How many attempts are under way at once, 32, and how many of them to one endpoint, 4.
+    /// How many attempts are under way at once, 256, and how many of them to one endpoint, 4.
     ///
-    /// At least one.
+    /// As many more may be under way to endpoints that have not answered yet, one to each, and a quarter as
+    /// many probes of endpoints that hang or refuse. At least one.
     pub fn concurrency(mut self, all: usize, each: usize) -> Self {
         self.concurrency = all.max(1);
         self.each = each.max(1);
@@ -218,9 +233,11 @@ where
         B: From<Bytes> + Send + 'static,
         R: Send + 'static,
     {
-        let mut in_flight = InFlight::default();
+        let mut in_flight = InFlight::new(self.timeout);
         let mut failing = false;
         loop {
+            // Before it is looked what is due, so that nothing is missed in between.
+            let news = self.store.outbox_signal().map(OutboxSignal::wait);
             let begun = self.begin(&mut in_flight).await;
             match &begun {
                 Err(error) if !failing => {
@@ -231,11 +248,25 @@ where
                 _ => {}
             }
             failing = begun.is_err();
-            in_flight.one_or((self.timer)(self.poll_interval)).await;
+            if begun.is_ok_and(|count| count > 0) {
+                continue; // There may be more.
+            }
+            let mut later = pin!((self.timer)(self.poll_interval));
+            let mut news = pin!(news);
+            let something = poll_fn(|context| {
+                let news = news.as_mut().as_pin_mut();
+                match news.map_or(Poll::Pending, |news| news.poll(context)) {
+                    Poll::Ready(()) => Poll::Ready(()),
+                    Poll::Pending => later.as_mut().poll(context).map(drop),
+                }
+            });
+            in_flight.one_or(something).await;
         }
     }
 
     /// Delivers what is due, waits until all of it has been attempted, and tells how many attempts.
+    ///
+    /// What is for an endpoint whose circuit opens meanwhile stays due.
     ///
     /// # Errors
     /// When the store cannot answer; what is under way is dropped then, and made again later.
@@ -247,7 +278,7 @@ where
         B: From<Bytes> + Send + 'static,
         R: Send + 'static,
     {
-        let mut in_flight = InFlight::default();
+        let mut in_flight = InFlight::new(self.timeout);
         let mut count = 0;
         loop {
             count += self.begin(&mut in_flight).await?;
@@ -350,52 +381,34 @@ where
         B: From<Bytes> + Send + 'static,
         R: Send + 'static,
     {
-        in_flight.look(self.now());
-        let room = in_flight.room(self.concurrency);
-        let quick = self.claim(in_flight, room, self.each).await?;
-        let room = in_flight.slow_room(self.concurrency);
-        Ok(quick + self.claim(in_flight, room, 1).await?)
-    }
-
-    async fn claim<B, R>(
-        &self,
-        in_flight: &mut InFlight,
-        (limit, busy): (usize, Vec<EndpointId>),
-        each: usize,
-    ) -> Result<usize, StoreError>
-    where
-        C: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
-        C::Future: Send,
-        C::Error: Into<Box<dyn Error + Send + Sync>>,
-        B: From<Bytes> + Send + 'static,
-        R: Send + 'static,
-    {
-        if limit == 0 {
-            return Ok(0);
-        }
         let now = self.now();
         let lease = self
             .timeout
             .saturating_mul(2)
             .saturating_add(Duration::from_secs(1));
-        let claim = DeliveryClaim {
-            now,
-            until: now.checked_add(lease).unwrap_or(now),
-            limit,
-            each,
-            busy,
+        let until = now.checked_add(lease).unwrap_or(now);
+        let Some(claim) = in_flight.claim((now, until), self.concurrency, self.each) else {
+            return Ok(0);
         };
         let due = in_flight.beside(self.store.claim(claim)).await?;
         let count = due.len();
         for due in due {
             let endpoint = due.endpoint().id();
-            in_flight.begin(endpoint, Box::pin(self.clone().deliver(due)));
+            in_flight.begin(endpoint, self.now(), self.clone().deliver(due));
+        }
+        for _ in 0..CHECKED_AT_ONCE {
+            let Some(id) = in_flight.health.next_to_check() else {
+                break;
+            };
+            if let Ok(None) = in_flight.beside(self.store.endpoint(id)).await {
+                in_flight.health.forget(id);
+            }
         }
         Ok(count)
     }
 
-    /// Tells until when the endpoint counts as slow, if it does.
-    async fn deliver<B, R>(self, due: DueDelivery) -> Option<SystemTime>
+    /// Tells what came of it, and when.
+    async fn deliver<B, R>(self, due: DueDelivery) -> Ended
     where
         C: Service<Request<B>, Response = Response<R>> + Clone,
         C::Error: Into<Box<dyn Error + Send + Sync>>,
@@ -422,6 +435,7 @@ where
         let span = (began, self.now());
         let conclusion = due.conclude(outcome, status, retry_after, span, &self.schedule);
         tell(&due, &conclusion);
+        let attempt = conclusion.attempt.clone();
         if let Err(error) = self.store.conclude(conclusion).await {
             let error: &(dyn Error + 'static) = &error;
             tracing::error!(
@@ -429,11 +443,7 @@ where
                 "what came of a webhook cannot be kept, it is sent again"
             );
         }
-        let (began, ended) = span;
-        let took = ended.duration_since(began).unwrap_or_default();
-        let is_slow = outcome == AttemptOutcome::TimedOut || took >= self.timeout / 4;
-        let until = ended.checked_add(self.timeout.saturating_mul(10));
-        until.filter(|_| is_slow)
+        (attempt, span.1)
     }
 
     /// An attempt, signed, or why there can be none.

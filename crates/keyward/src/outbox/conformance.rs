@@ -6,8 +6,9 @@
     reason = "a broken promise ends the test"
 )]
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -15,8 +16,9 @@ use crate::conformance::block_on;
 use crate::{
     Account, AccountId, AttemptOutcome, AuditAction, AuditEntry, AuditQuery, Commit, Conclusion,
     DeliveryClaim, DueDelivery, EndpointId, EndpointStatus, EndpointUrl, EndpointsAtMost,
-    Environment, Redelivery, RetrySchedule, SealingKey, SealingKeys, StoreErrorKind, WebhookCommit,
-    WebhookEndpoint, WebhookId, WebhookMessage, WebhookSecret, WebhookStore,
+    Environment, ProvenEndpoints, Redelivery, RetrySchedule, SealingKey, SealingKeys,
+    StoreErrorKind, WebhookCommit, WebhookEndpoint, WebhookId, WebhookMessage, WebhookSecret,
+    WebhookStore,
 };
 
 /// Runs the suite over a store that also keeps webhooks; `open` gives a new, empty one each time.
@@ -38,6 +40,8 @@ pub fn check_webhooks<S: WebhookStore>(open: impl Fn() -> S) {
     a_claim_is_for_one_and_for_a_while(&open());
     of_many_claims_at_once_each_gets_its_own(open());
     claims_the_longest_due_and_few_for_each_endpoint(&open());
+    gives_a_share_for_endpoints_that_are_not_proven(&open());
+    raises_its_signal_when_something_is_due(&open());
     carries_out_what_follows_from_an_attempt(&open());
     who_comes_late_changes_nothing_but_that_it_arrived(&open());
     what_is_accepted_waits_for_an_endpoint_that_is_switched_off(&open());
@@ -296,6 +300,7 @@ fn claims_the_longest_due_and_few_for_each_endpoint<S: WebhookStore>(store: &S) 
             limit,
             each,
             busy: busy.to_vec(),
+            proven: None,
         };
         let due = block_on(store.claim(claim)).unwrap();
         due.iter()
@@ -317,6 +322,73 @@ fn claims_the_longest_due_and_few_for_each_endpoint<S: WebhookStore>(store: &S) 
     assert_eq!(ask(4, 9, 2, &[]), ids(1..3));
     assert_eq!(ask(4, 1, 2, &[]), ids(3..4));
     assert_eq!(ask(9, 9, 9, &[]), ids(4..5));
+}
+
+fn gives_a_share_for_endpoints_that_are_not_proven<S: WebhookStore>(store: &S) {
+    open_accounts(store);
+    let all = [(); 5].map(|()| endpoint("acme", Environment::LIVE));
+    put(store, &all).unwrap();
+    let proven: BTreeSet<_> = all[3..].iter().map(WebhookEndpoint::id).collect();
+    let proven = Arc::new(proven);
+    for at in 0..4 {
+        accept(store, &message("acme", Environment::LIVE, at)).unwrap();
+    }
+    let ask = |limit, others, busy: &[EndpointId]| {
+        let claim = DeliveryClaim {
+            now: time(9),
+            until: time(1000),
+            limit,
+            each: 2,
+            busy: busy.to_vec(),
+            proven: Some(ProvenEndpoints {
+                endpoints: Arc::clone(&proven),
+                others,
+            }),
+        };
+        let due = block_on(store.claim(claim)).unwrap();
+        let to = |due: &DueDelivery| proven.contains(&due.endpoint().id());
+        let (to_proven, to_others): (Vec<_>, Vec<_>) = due.iter().partition(|due| to(due));
+        let different: HashSet<_> = to_others.iter().map(|due| due.endpoint().id()).collect();
+        assert_eq!(different.len(), to_others.len(), "one for each");
+        (to_proven.len(), to_others.len())
+    };
+    assert_eq!(ask(0, 0, &[]), (0, 0));
+    assert_eq!(ask(0, 2, &[]), (0, 2));
+    assert_eq!(ask(3, 0, &[]), (3, 0));
+    assert_eq!(ask(9, 0, &[]), (4, 0), "two for each");
+    assert_eq!(ask(9, 9, &[all[0].id()]), (1, 2));
+}
+
+fn raises_its_signal_when_something_is_due<S: WebhookStore>(store: &S) {
+    open_accounts(store);
+    let mut endpoint = endpoint("acme", Environment::LIVE);
+    let raised = |change: &dyn Fn()| {
+        // A store without a signal is asked again and again instead.
+        let Some(signal) = store.outbox_signal() else {
+            return true;
+        };
+        let mut raised = std::pin::pin!(signal.wait());
+        change();
+        let context = &mut Context::from_waker(Waker::noop());
+        raised.as_mut().poll(context).is_ready()
+    };
+    assert!(raised(&|| put(store, [&endpoint]).unwrap()));
+    let message = message("acme", Environment::LIVE, 0);
+    assert!(raised(&|| accept(store, &message).unwrap()));
+    conclude(
+        store,
+        &claim(store, 0, 9)[0],
+        200,
+        1,
+        &RetrySchedule::default(),
+    );
+    let one = Redelivery::Message(message.id().clone());
+    assert!(raised(&|| again(store, endpoint.id(), one.clone()).unwrap()));
+    endpoint = stored(store, endpoint.id());
+    assert!(raised(&|| put(store, [&endpoint]).unwrap()));
+    if store.outbox_signal().is_some() {
+        assert!(!raised(&|| drop(claim(store, 0, 9))));
+    }
 }
 
 fn carries_out_what_follows_from_an_attempt<S: WebhookStore>(store: &S) {
@@ -652,6 +724,7 @@ fn claim<S: WebhookStore>(store: &S, now: u64, limit: usize) -> Vec<DueDelivery>
         limit,
         each: limit,
         busy: vec![],
+        proven: None,
     };
     block_on(store.claim(claim)).unwrap()
 }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Endpoints, messages, deliveries and attempts in memory.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(crate) struct Outbox {
     endpoints: HashMap<EndpointId, (u64, WebhookEndpoint)>,
     /// Each with when it was made.
@@ -24,7 +24,6 @@ pub(crate) struct Outbox {
 
 type MessageName = (AccountId, Environment, WebhookId);
 
-#[derive(Clone)]
 struct Delivery {
     due_at: SystemTime,
     attempts: u32,
@@ -47,52 +46,86 @@ impl Delivery {
 }
 
 impl Outbox {
-    /// What is there after a commit, but for what is written with it.
-    pub(crate) fn after(
+    /// Whether a commit may be written, as far as the outbox goes.
+    pub(crate) fn check(
         &self,
         commit: &WebhookCommit,
         is_account: impl Fn(&AccountId) -> bool,
-    ) -> Result<Self, StoreError> {
-        let conflict = || StoreError::new(StoreErrorKind::Conflict);
-        let mut new = self.clone();
-        for endpoint in &commit.endpoints {
-            let stored = new.endpoints.get(&endpoint.id());
-            let fits = stored.map_or(endpoint.revision == 0, |(_, old)| {
-                old.revision == endpoint.revision
-                    && old.account() == endpoint.account()
-                    && old.environment() == endpoint.environment()
-            });
-            if !fits || !is_account(endpoint.account()) {
-                return Err(conflict());
-            }
-            let made = stored.map_or(new.made + 1, |(made, _)| *made);
-            let mut endpoint = endpoint.clone();
-            endpoint.revision += 1;
-            new.made = new.made.max(made);
-            new.endpoints.insert(endpoint.id(), (made, endpoint));
+    ) -> Result<(), StoreError> {
+        let mut fits = true;
+        for (at, endpoint) in commit.endpoints.iter().enumerate() {
+            let stored = self.endpoints.get(&endpoint.id());
+            let mut others = commit.endpoints.iter().skip(at + 1);
+            fits &= is_account(endpoint.account())
+                && !others.any(|other| other.id() == endpoint.id())
+                && stored.map_or(endpoint.revision == 0, |(_, old)| {
+                    old.revision == endpoint.revision
+                        && old.account() == endpoint.account()
+                        && old.environment() == endpoint.environment()
+                });
         }
         if let Some((id, revision)) = commit.deleted {
-            let deleted = new.endpoints.remove(&id);
-            if deleted.is_none_or(|(_, old)| old.revision != revision) {
-                return Err(conflict());
-            }
-            new.deliveries.retain(|(endpoint, _), _| *endpoint != id);
-            new.attempts.retain(|attempt| attempt.endpoint != id);
+            let stored = self.endpoints.get(&id);
+            fits &= stored.is_some_and(|(_, old)| old.revision == revision)
+                && commit.endpoints.iter().all(|endpoint| endpoint.id() != id);
+        }
+        if let Some(message) = &commit.message {
+            fits &= !self.messages.contains_key(&name(message)) && is_account(message.account());
+        }
+        if let Some((id, what)) = &commit.again {
+            fits &= self
+                .endpoints
+                .get(id)
+                .is_some_and(|(_, endpoint)| match what {
+                    Redelivery::Message(message) => {
+                        let of = (endpoint.account().clone(), endpoint.environment());
+                        self.messages.contains_key(&(of.0, of.1, message.clone()))
+                    }
+                    Redelivery::FailedSince(_) => true,
+                });
+        }
+        if !fits {
+            return Err(StoreError::new(StoreErrorKind::Conflict));
         }
         if let Some(bound) = &commit.at_most {
-            let of = (Some(&bound.account), Some(bound.environment));
-            if new.endpoints(of.0, of.1).len()
-                > usize::try_from(bound.at_most).unwrap_or(usize::MAX)
-            {
+            let counts = |endpoint: &&WebhookEndpoint| {
+                let deleted = commit.deleted.map(|(id, _)| id);
+                *endpoint.account() == bound.account
+                    && endpoint.environment() == bound.environment
+                    && deleted != Some(endpoint.id())
+            };
+            let stored = self.endpoints.values().map(|(_, endpoint)| endpoint);
+            let new = commit.endpoints.iter();
+            let new = new.filter(|endpoint| endpoint.revision == 0);
+            let count = stored.chain(new).filter(counts).count();
+            if count > usize::try_from(bound.at_most).unwrap_or(usize::MAX) {
                 return Err(StoreError::new(StoreErrorKind::TooManyEndpoints));
             }
         }
+        Ok(())
+    }
+
+    /// Writes a commit that was [checked](Self::check), but for what is written with it.
+    pub(crate) fn write(&mut self, commit: &WebhookCommit) {
+        for endpoint in &commit.endpoints {
+            let stored = self.endpoints.get(&endpoint.id());
+            let made = stored.map_or(self.made + 1, |(made, _)| *made);
+            let mut endpoint = endpoint.clone();
+            endpoint.revision += 1;
+            self.made = self.made.max(made);
+            self.endpoints.insert(endpoint.id(), (made, endpoint));
+        }
+        if let Some((id, _)) = commit.deleted {
+            self.endpoints.remove(&id);
+            self.deliveries.retain(|(endpoint, _), _| *endpoint != id);
+            self.attempts.retain(|attempt| attempt.endpoint != id);
+        }
         if let Some(message) = &commit.message {
             let name = name(message);
-            if new.messages.contains_key(&name) || !is_account(message.account()) {
-                return Err(conflict());
-            }
-            let endpoints = new.endpoints.values().map(|(_, endpoint)| endpoint.clone());
+            let endpoints = self
+                .endpoints
+                .values()
+                .map(|(_, endpoint)| endpoint.clone());
             let due: Vec<_> = message.deliverable(endpoints).collect();
             for due in due {
                 let delivery = Delivery {
@@ -101,15 +134,15 @@ impl Outbox {
                     failures: 0,
                     end: None,
                 };
-                new.deliveries
+                self.deliveries
                     .insert((due.endpoint().id(), name.clone()), delivery);
             }
-            new.messages.insert(name, message.clone());
+            self.messages.insert(name, message.clone());
         }
         if let Some((endpoint, what)) = &commit.again {
-            new.again(*endpoint, what).ok_or_else(conflict)?;
+            // There are both: it was checked.
+            self.again(*endpoint, what);
         }
-        Ok(new)
     }
 
     /// `None` where there is no such endpoint or message.
@@ -186,9 +219,18 @@ impl Outbox {
         due.sort_by_key(|(_, delivery)| delivery.due_at);
         let mut taken: HashMap<EndpointId, usize> = HashMap::new();
         let mut claimed = Vec::new();
+        let mut to_proven = 0;
         for ((endpoint, message), delivery) in due {
             let count = taken.entry(*endpoint).or_default();
-            if claimed.len() >= claim.limit || *count >= claim.each {
+            let proven = claim.proven.as_ref();
+            let is_proven = proven.is_none_or(|proven| proven.endpoints.contains(endpoint));
+            let others = proven.map_or(0, |proven| proven.others);
+            let has_room = if is_proven {
+                to_proven < claim.limit && *count < claim.each
+            } else {
+                claimed.len() - to_proven < others && *count == 0
+            };
+            if !has_room {
                 continue;
             }
             let (endpoint, message) = (self.endpoints.get(endpoint), self.messages.get(message));
@@ -197,6 +239,7 @@ impl Outbox {
             };
             if let Some(due) = DueDelivery::new(message.clone(), endpoint.clone()) {
                 *count += 1;
+                to_proven += usize::from(is_proven);
                 delivery.attempts = delivery.attempts.saturating_add(1);
                 delivery.due_at = claim.until;
                 claimed.push(due.claimed(delivery.attempts, delivery.failures));

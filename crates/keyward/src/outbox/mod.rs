@@ -7,10 +7,12 @@ pub(crate) mod challenge;
 pub(crate) mod conformance;
 pub(crate) mod delivery;
 pub(crate) mod endpoint;
+pub(crate) mod health;
 pub(crate) mod memory;
 pub(crate) mod message;
 pub(crate) mod rules;
 pub(crate) mod schedule;
+pub(crate) mod signal;
 pub(crate) mod store;
 #[cfg(test)]
 mod tests;

@@ -1,10 +1,12 @@
 //! Where endpoints, messages and deliveries are kept for good.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::{
-    AccountId, Commit, Conclusion, DeliveryAttempt, DueDelivery, EndpointId, Environment, Store,
-    StoreFuture, WebhookEndpoint, WebhookId, WebhookMessage,
+    AccountId, Commit, Conclusion, DeliveryAttempt, DueDelivery, EndpointId, Environment,
+    OutboxSignal, Store, StoreFuture, WebhookEndpoint, WebhookId, WebhookMessage,
 };
 
 /// Where endpoints, messages and deliveries are kept for good. A [`Store`] need not be one.
@@ -30,7 +32,7 @@ use crate::{
 /// store.commit_webhooks(WebhookCommit { endpoints: vec![endpoint], with: account, ..WebhookCommit::default() }).await?;
 /// store.commit_webhooks(WebhookCommit { message: Some(message.clone()), ..WebhookCommit::default() }).await?;
 ///
-/// let claim = DeliveryClaim { now, until: now + Duration::from_secs(60), limit: 10, each: 2, busy: vec![] };
+/// let claim = DeliveryClaim { now, until: now + Duration::from_secs(60), limit: 10, each: 2, busy: vec![], proven: None };
 /// let due = store.claim(claim.clone()).await?;
 /// assert_eq!(due[0].message().id(), message.id());
 /// assert!(store.claim(claim).await?.is_empty()); // for a minute it is ours
@@ -112,6 +114,15 @@ pub trait WebhookStore: Store {
     /// # Errors
     /// When the store cannot answer; some may be forgotten by then.
     fn forget_messages(&self, before: SystemTime) -> StoreFuture<'_, u64>;
+
+    /// The signal that is raised when this process has made something due: accepted a message, asked for one
+    /// again, switched an endpoint on.
+    ///
+    /// A sender waits for it, so that what is published leaves at once. `None`, unless a store has one: then
+    /// the sender finds it when it looks next, as it does with what other processes accept.
+    fn outbox_signal(&self) -> Option<&OutboxSignal> {
+        None
+    }
 }
 
 /// What is written together. See [`WebhookStore`].
@@ -137,6 +148,12 @@ pub struct WebhookCommit {
 }
 
 impl WebhookCommit {
+    /// Whether something may be due once it is written.
+    #[must_use]
+    pub fn makes_due(&self) -> bool {
+        self.message.is_some() || self.again.is_some() || !self.endpoints.is_empty()
+    }
+
     /// Whether a store that keeps no webhooks could write it.
     pub(crate) fn is_about_keys_alone(&self) -> bool {
         self.endpoints.is_empty()
@@ -198,4 +215,19 @@ pub struct DeliveryClaim {
     pub each: usize,
     /// Nothing to these endpoints.
     pub busy: Vec<EndpointId>,
+    /// Where named, the limits above are for these endpoints alone. Without, they are for any.
+    pub proven: Option<ProvenEndpoints>,
+}
+
+/// The endpoints that are known to answer, as a part of a [`DeliveryClaim`].
+#[derive(Clone, Debug)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a store takes it apart, a new part must not be missed"
+)]
+pub struct ProvenEndpoints {
+    /// Those that answer.
+    pub endpoints: Arc<BTreeSet<EndpointId>>,
+    /// How many deliveries to take for all others together, at most one for each.
+    pub others: usize,
 }

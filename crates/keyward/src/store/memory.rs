@@ -11,9 +11,9 @@ use crate::outbox::memory::Outbox;
 use crate::{
     Account, AccountId, AuditEntry, AuditQuery, Clock, Commit, Conclusion, CreditOwner, Credits,
     DeliveryAttempt, DeliveryClaim, DigestScheme, DueDelivery, EndpointId, Environment, KeyCursor,
-    KeyId, KeyQuery, KeyRecord, KeyState, Replica, Revision, Store, StoreError, StoreErrorKind,
-    StoreFuture, Unspent, UsageCount, UsageHour, UsageQuery, WebhookCommit, WebhookEndpoint,
-    WebhookId, WebhookMessage, WebhookStore,
+    KeyId, KeyQuery, KeyRecord, KeyState, OutboxSignal, Replica, Revision, Store, StoreError,
+    StoreErrorKind, StoreFuture, Unspent, UsageCount, UsageHour, UsageQuery, WebhookCommit,
+    WebhookEndpoint, WebhookId, WebhookMessage, WebhookStore,
 };
 
 /// Keeps everything in memory, for tests.
@@ -27,6 +27,7 @@ use crate::{
 pub struct MemoryStore {
     replica: Replica,
     rows: Arc<Mutex<Rows>>,
+    signal: OutboxSignal,
 }
 
 #[derive(Default)]
@@ -57,7 +58,12 @@ impl MemoryStore {
 
     fn over(replica: Replica) -> Self {
         let rows = Arc::default();
-        let store = Self { replica, rows };
+        let signal = OutboxSignal::default();
+        let store = Self {
+            replica,
+            rows,
+            signal,
+        };
         // Every change goes through `commit`, which feeds the replica before it returns.
         store.replica.always_fresh();
         let rows = Arc::clone(&store.rows);
@@ -80,8 +86,10 @@ impl MemoryStore {
                 let mut new = commit.with.accounts.iter();
                 rows.accounts.contains_key(id) || new.any(|account| account.id == *id)
             };
-            rows.outbox = rows.outbox.after(&commit, known)?;
+            rows.outbox.check(&commit, known)?;
+            rows.outbox.write(&commit);
         }
+        let makes_due = commit.makes_due();
         let commit = commit.with;
         let mut poll = self.replica.poll();
         rows.revision += 1;
@@ -124,7 +132,12 @@ impl MemoryStore {
         }
         // The history cannot be lost and written anew, so any nonce will do.
         let nonce = 0;
-        Ok(poll.finish(Revision { number, nonce })?)
+        poll.finish(Revision { number, nonce })?;
+        drop(rows);
+        if makes_due {
+            self.signal.raise();
+        }
+        Ok(())
     }
 }
 
@@ -286,6 +299,10 @@ impl WebhookStore for MemoryStore {
 
     fn forget_messages(&self, before: SystemTime) -> StoreFuture<'_, u64> {
         Box::pin(async move { Ok(self.rows().outbox.forget(before)) })
+    }
+
+    fn outbox_signal(&self) -> Option<&OutboxSignal> {
+        Some(&self.signal)
     }
 }
 
