@@ -8,9 +8,10 @@ use keyward::StoreError;
 use crate::error::{failed, unavailable};
 use crate::file;
 use crate::place::put_in_place;
+use crate::reader::Place;
 
 /// Writes one snapshot of the file to a new one.
-pub(crate) fn backup(from: &Path, to: &Path) -> Result<(), StoreError> {
+pub(crate) fn backup(from: &Place, to: &Path) -> Result<(), StoreError> {
     let there = || {
         unavailable(Error::new(
             ErrorKind::AlreadyExists,
@@ -21,8 +22,7 @@ pub(crate) fn backup(from: &Path, to: &Path) -> Result<(), StoreError> {
     if to.exists() {
         return Err(there());
     }
-    let (connection, _) = file::connect(from)?;
-    file::prepare(&connection)?;
+    let (connection, _) = from.connect()?;
     let copy = |new: &Path| {
         let name = new
             .to_str()

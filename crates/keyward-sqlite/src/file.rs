@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::{self, Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
@@ -30,6 +31,49 @@ pub(crate) struct KeyFile {
     identity: Identity,
     log: Option<Identity>,
     index: Option<Identity>,
+    opened: Arc<Opened>,
+}
+
+/// Which file the thread that writes has open.
+///
+/// Whoever else opens the path waits for that: beside a file that was put there just now still lies the
+/// log of the one before, which SQLite would take for the log of the new one.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    identity: Mutex<Identity>,
+    changed: Condvar,
+}
+
+impl Opened {
+    /// Opens the file at the path, once the thread that writes has; `look` makes it see which file that is.
+    pub(crate) fn connect(
+        &self,
+        path: &Path,
+        look: impl Fn(),
+    ) -> Result<(Connection, Identity), StoreError> {
+        let mut opened = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if identity(path).map_err(unavailable)? == *opened {
+                let (connection, identity) = connect(path)?;
+                if identity == *opened {
+                    return Ok((connection, identity));
+                }
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(unavailable("the file was replaced, and is not in use yet"));
+            }
+            look();
+            let waited = self.changed.wait_timeout(opened, left);
+            opened = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn set(&self, identity: Identity) {
+        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
+        self.changed.notify_all();
+    }
 }
 
 impl KeyFile {
@@ -61,7 +105,12 @@ impl KeyFile {
             self.leave()?;
             // A file that is not ours must not pass for one without keys.
             let path = self.path.clone();
-            *self = Self::open_with(path, NoTables::Refuse)?;
+            let opened = Arc::clone(&self.opened);
+            *self = Self {
+                opened,
+                ..Self::open_with(path, NoTables::Refuse)?
+            };
+            self.opened.set(self.identity);
             tracing::warn!(path = %self.path.display(), "another file was put in the keys' place");
         }
         Ok(&mut self.connection)
@@ -112,7 +161,16 @@ impl KeyFile {
             identity,
             log,
             index,
+            opened: Arc::new(Opened {
+                identity: Mutex::new(identity),
+                changed: Condvar::new(),
+            }),
         })
+    }
+
+    /// Which file it is, for those who read it.
+    pub(crate) fn opened(&self) -> &Arc<Opened> {
+        &self.opened
     }
 
     /// Completes the file that was moved away from its log, and removes the log: SQLite would find it
@@ -165,7 +223,7 @@ fn create(path: &Path) -> Result<(), StoreError> {
 }
 
 /// Opens the file and tells which it is; SQLite itself does not.
-pub(crate) fn connect(path: &Path) -> Result<(Connection, Identity), StoreError> {
+fn connect(path: &Path) -> Result<(Connection, Identity), StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     for _ in 0..8 {
         let before = identity(path);
@@ -228,6 +286,7 @@ pub(crate) fn identity(path: &Path) -> io::Result<Identity> {
 
 #[cfg(all(test, unix))]
 mod tests {
+    use keyward::conformance::block_on;
     use keyward::{DenialKind, Store, StoreErrorKind};
 
     use super::*;
@@ -261,6 +320,36 @@ mod tests {
         let old = SqliteStore::open(fixture.at("old.db")).unwrap();
         let kept = stored(&old, lost_record.id);
         assert_eq!(kept, lost_record, "which was in the old log only");
+    }
+
+    #[test]
+    fn a_reader_does_not_open_a_file_beside_the_log_of_another() {
+        let fixture = Fixture::new();
+        let backup = SqliteStore::open(fixture.at("backup.db")).unwrap();
+        let (restored, record) = add(&backup, "acme");
+        drop(backup);
+        let store = fixture.open_slow();
+        let (_, lost) = add(&store, "other");
+        assert_eq!(stored(&store, lost.id), lost);
+
+        fs::rename(fixture.at("backup.db"), fixture.path()).unwrap();
+        assert_eq!(block_on(store.key(lost.id)).unwrap(), None);
+        assert_eq!(stored(&store, record.id), record);
+        assert_eq!(ask_strictly(&store, &restored), Ok(()));
+        let whole = fixture.open_slow();
+        assert_eq!(ask(&whole, &restored), Ok(()));
+        for (status, answer) in [
+            ("disabled", DenialKind::Disabled),
+            ("revoked", DenialKind::Revoked),
+        ] {
+            fixture
+                .type_in(&format!("UPDATE keyward_key SET status = '{status}'"))
+                .unwrap();
+            for store in [&store, &whole] {
+                assert_eq!(ask_strictly(store, &restored), Err(answer));
+                assert_eq!(stored(store, record.id).status.as_str(), status);
+            }
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Threads that read from the file while another thread writes it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 
@@ -10,7 +11,8 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
 use crate::error::{failed, unavailable};
-use crate::file::{self, Identity};
+use crate::file::{self, Identity, Opened};
+use crate::worker::Task;
 
 /// A task for the thread of a [`Reader`].
 type Query = Box<dyn FnOnce(&mut ReadFile) + Send>;
@@ -28,8 +30,8 @@ pub(crate) struct Reader {
 
 impl Reader {
     /// Opens the file that the store has already opened, and starts the thread.
-    pub(crate) fn start(path: &Path, name: &str) -> Result<Self, StoreError> {
-        let mut file = ReadFile::open(file::absolute(path)?)?;
+    pub(crate) fn start(place: Place, name: &str) -> Result<Self, StoreError> {
+        let mut file = ReadFile::open(place)?;
         let (queries, waiting) = mpsc::channel::<Query>();
         let thread = thread::Builder::new().name(name.to_owned());
         let thread = thread.spawn(move || waiting.iter().for_each(|query| query(&mut file)));
@@ -74,18 +76,38 @@ pub(crate) fn wait_for(thread: Option<JoinHandle<()>>) {
     }
 }
 
+/// Where the file of a store is, for those who open it beside the thread that writes.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) path: PathBuf,
+    pub(crate) opened: Arc<Opened>,
+    pub(crate) tasks: Sender<Task>,
+}
+
+impl Place {
+    /// Opens the file once the thread that writes has, and has it look where the file is another.
+    pub(crate) fn connect(&self) -> Result<(Connection, Identity), StoreError> {
+        let look = || {
+            let poll = Task::Do(Box::new(|worker| drop(worker.poll())));
+            drop(self.tasks.send(poll)); // While the store lives there is the thread.
+        };
+        let (connection, identity) = self.opened.connect(&self.path, look)?;
+        file::prepare(&connection)?;
+        Ok((connection, identity))
+    }
+}
+
 /// The file at a path, opened for reading.
 #[derive(Debug)]
 struct ReadFile {
-    path: PathBuf,
+    place: Place,
     connection: Connection,
     identity: Identity,
 }
 
 impl ReadFile {
-    fn open(path: PathBuf) -> Result<Self, StoreError> {
-        let (connection, identity) = file::connect(&path)?;
-        file::prepare(&connection)?;
+    fn open(place: Place) -> Result<Self, StoreError> {
+        let (connection, identity) = place.connect()?;
         // The thread that writes closes the file last, and takes its log away.
         connection
             .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
@@ -94,7 +116,7 @@ impl ReadFile {
             .execute_batch("PRAGMA query_only = ON")
             .map_err(failed)?;
         Ok(Self {
-            path,
+            place,
             connection,
             identity,
         })
@@ -105,8 +127,8 @@ impl ReadFile {
         &mut self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
-        if file::identity(&self.path).map_err(unavailable)? != self.identity {
-            *self = Self::open(self.path.clone())?;
+        if file::identity(&self.place.path).map_err(unavailable)? != self.identity {
+            *self = Self::open(self.place.clone())?;
         }
         let snapshot = self.connection.unchecked_transaction().map_err(failed)?;
         read(&snapshot).map_err(failed)

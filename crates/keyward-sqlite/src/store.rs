@@ -1,6 +1,6 @@
 //! The store.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -19,7 +19,7 @@ use crate::backup::backup;
 use crate::error::unavailable;
 use crate::file::{self, KeyFile, PATIENCE};
 use crate::group::Write;
-use crate::reader::{Reader, wait_for};
+use crate::reader::{Place, Reader, wait_for};
 use crate::row::Cells;
 use crate::worker::{Task, Worker};
 use crate::{audit, commit, list, outbox, row, usage};
@@ -65,7 +65,7 @@ pub struct SqliteStore {
     replica: Replica,
     tasks: Sender<Task>,
     thread: Option<JoinHandle<()>>,
-    path: PathBuf,
+    place: Place,
     /// For what is found at once.
     lookups: Reader,
     /// For what may take long.
@@ -96,6 +96,7 @@ impl SqliteStore {
     ) -> Result<Self, StoreError> {
         let (tasks, waiting) = mpsc::channel();
         let file = KeyFile::open(path, initialise_empty)?;
+        let opened = Arc::clone(file.opened());
         let mut worker = Worker::new(
             file,
             replica.clone(),
@@ -106,15 +107,20 @@ impl SqliteStore {
         worker.poll()?;
         worker.answer_wishes();
         worker.later(Worker::delete_some);
-        let lookups = Reader::start(path, "keyward-lookups")?;
-        let reports = Reader::start(path, "keyward-reports")?;
+        let place = Place {
+            path: file::absolute(path)?,
+            opened,
+            tasks: tasks.clone(),
+        };
+        let lookups = Reader::start(place.clone(), "keyward-lookups")?;
+        let reports = Reader::start(place.clone(), "keyward-reports")?;
         let thread = thread::Builder::new().name("keyward-sqlite".to_owned());
         let thread = thread.spawn(move || worker.run(&waiting));
         Ok(Self {
             replica,
             tasks,
             thread: Some(thread.map_err(unavailable)?),
-            path: file::absolute(path)?,
+            place,
             lookups,
             reports,
             claimed_to: Arc::default(),
@@ -146,7 +152,7 @@ impl SqliteStore {
     /// # Errors
     /// When there is a file at the path, or the file cannot be read or the backup not be written.
     pub fn backup(&self, path: impl AsRef<Path>) -> StoreFuture<'_, ()> {
-        let (from, to) = (self.path.clone(), path.as_ref().to_owned());
+        let (from, to) = (self.place.clone(), path.as_ref().to_owned());
         Box::pin(async move {
             let (answer, answered) = oneshot::channel();
             let thread = thread::Builder::new().name("keyward-backup".to_owned());
