@@ -55,7 +55,8 @@
 //! and with `SET revoked_all = revoked_all + 1` to revoke all keys of the account.
 //!
 //! A revocation is final: no statement makes the key work again (`a revoked key stays revoked`), and the
-//! counters by which all keys of an account were revoked only grow. Triggers set `revoked_at` and add a line
+//! counters by which all keys of an account were revoked only grow. It also outlives the row of the account,
+//! but not that of the key: only whoever deletes that and inserts it anew has a working key. Triggers set `revoked_at` and add a line
 //! to the audit log, the table `keyward_audit`, for each change of a status that is typed; its actor is
 //! `sqlite3`. Other typed changes, such as new scopes, leave no line. Nothing that is typed changes or
 //! deletes a line.

@@ -27,6 +27,10 @@ pub const MIGRATIONS: &[(u32, &str)] = &[
     (6, include_str!("../migrations/0006_revoked_is_final.sql")),
     (7, include_str!("../migrations/0007_outbox.sql")),
     (8, include_str!("../migrations/0008_recent_revisions.sql")),
+    (
+        9,
+        include_str!("../migrations/0009_revoked_without_account.sql"),
+    ),
 ];
 
 /// Whether a file without our tables gets them.

@@ -41,6 +41,9 @@ fn nothing_that_is_typed_revives_a_revoked_key() {
             "INSERT OR REPLACE INTO keyward_epoch VALUES ('acme', 'live', 0); \
              UPDATE keyward_key SET status = 'active'",
             "DELETE FROM keyward_epoch; UPDATE keyward_key SET status = 'active'",
+            "DELETE FROM keyward_account WHERE id = 'acme'; INSERT INTO keyward_account (id) VALUES ('acme'); \
+             UPDATE keyward_key SET status = 'active'",
+            "DELETE FROM keyward_account WHERE id = 'acme'; INSERT INTO keyward_account (id) VALUES ('acme')",
         ] {
             // A statement that changes nothing does not fail.
             drop(fixture.type_in(typed));
