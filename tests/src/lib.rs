@@ -41,6 +41,8 @@ mod life;
 #[path = "../../crates/keyward/src/limit/tests.rs"]
 mod limits;
 #[cfg(test)]
+mod mistakes;
+#[cfg(test)]
 mod nginx;
 #[cfg(test)]
 mod outbox;

@@ -228,6 +228,9 @@ fn access(request: &HttpRequest) -> Result<Access, PrincipalError> {
     let anonymous = extensions.get().cloned().map(Access::Anonymous);
     anonymous.ok_or_else(|| {
         tracing::error!(
+            method = %request.method(),
+            path = request.path(),
+            route = request.match_pattern(),
             "a handler takes a principal, but no middleware of keyward covers its route"
         );
         PrincipalError(None)

@@ -105,11 +105,10 @@ impl KeyFile {
             self.leave()?;
             // A file that is not ours must not pass for one without keys.
             let path = self.path.clone();
+            let file = Self::open_with(path, NoTables::Refuse)
+                .map_err(|error| error.at(self.path.display()))?;
             let opened = Arc::clone(&self.opened);
-            *self = Self {
-                opened,
-                ..Self::open_with(path, NoTables::Refuse)?
-            };
+            *self = Self { opened, ..file };
             self.opened.set(self.identity);
             tracing::warn!(path = %self.path.display(), "another file was put in the keys' place");
         }

@@ -83,11 +83,29 @@ impl SqliteStore {
     /// # Errors
     /// When the file cannot be opened, written or read, is no database, has no bytes
     /// ([`initialise_empty`](SqliteOptions::initialise_empty)), or is of a newer version.
+    /// The message names the path.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         SqliteOptions::new().open(path)
     }
 
     pub(crate) fn start(
+        path: &Path,
+        initialise_empty: bool,
+        replica: Replica,
+        poll_interval: Duration,
+        flush_interval: Duration,
+    ) -> Result<Self, StoreError> {
+        let started = Self::start_at(
+            path,
+            initialise_empty,
+            replica,
+            poll_interval,
+            flush_interval,
+        );
+        started.map_err(|error| error.at(path.display()))
+    }
+
+    fn start_at(
         path: &Path,
         initialise_empty: bool,
         replica: Replica,

@@ -81,6 +81,8 @@ impl<S: Sync> OptionalFromRequestParts<S> for Principal {
         let principal = parts.extensions.get::<keyward::Principal>();
         if principal.is_none() && parts.extensions.get::<Anonymous>().is_none() {
             tracing::error!(
+                method = %parts.method,
+                path = parts.uri.path(),
                 "a handler takes a principal, but no layer of keyward covers its route"
             );
             return Err(PrincipalRejection(None));

@@ -76,6 +76,7 @@ impl RequireKeyLayer {
     ///
     /// # Panics
     /// When no key could meet it: [`Gate::assert_meetable`].
+    #[track_caller]
     pub fn requirement(mut self, requirement: Requirement) -> Self {
         self.gate.assert_meetable(&requirement);
         self.requirement = Arc::new(requirement);
@@ -86,19 +87,23 @@ impl RequireKeyLayer {
     ///
     /// # Panics
     /// When it is not a scope, or the gate has a catalog that does not know it.
+    #[track_caller]
     pub fn scope(self, scope: &str) -> Self {
-        self.also(|requirement| requirement.scope(scope))
+        let requirement = self.own().scope(scope);
+        self.requirement(requirement)
     }
 
     /// Also demands one of these scopes.
     ///
     /// # Panics
     /// As [`scope`](Self::scope), and when there is none.
+    #[track_caller]
     pub fn any_scope<I>(self, scopes: I) -> Self
     where
         I: IntoIterator<Item: AsRef<str>>,
     {
-        self.also(|requirement| requirement.any_scope(scopes))
+        let requirement = self.own().any_scope(scopes);
+        self.requirement(requirement)
     }
 
     /// Serves this environment only, instead of `live`.
@@ -110,8 +115,10 @@ impl RequireKeyLayer {
     ///
     /// # Panics
     /// When there is none.
+    #[track_caller]
     pub fn environments(self, environments: impl IntoIterator<Item = Environment>) -> Self {
-        self.also(|requirement| requirement.environments(environments))
+        let requirement = self.own().environments(environments);
+        self.requirement(requirement)
     }
 
     /// Serves every environment; the handler must tell them apart.
@@ -123,8 +130,10 @@ impl RequireKeyLayer {
     ///
     /// # Panics
     /// When there is none.
+    #[track_caller]
     pub fn kinds(self, kinds: impl IntoIterator<Item = KeyKind>) -> Self {
-        self.also(|requirement| requirement.kinds(kinds))
+        let requirement = self.own().kinds(kinds);
+        self.requirement(requirement)
     }
 
     /// Accepts only keys of this account; any other is answered like an unknown one.
@@ -146,8 +155,10 @@ impl RequireKeyLayer {
     ///
     /// # Panics
     /// When it is more than a limit of the gate's lets pass at once.
+    #[track_caller]
     pub fn cost(self, cost: u32) -> Self {
-        self.also(|requirement| requirement.cost(cost))
+        let requirement = self.own().cost(cost);
+        self.requirement(requirement)
     }
 
     /// Spends so many credits of a live key, instead of one. 0 is free.
@@ -257,9 +268,14 @@ impl RequireKeyLayer {
         self
     }
 
+    #[track_caller]
     fn also(self, change: impl FnOnce(Requirement) -> Requirement) -> Self {
-        let requirement = Requirement::clone(&self.requirement);
-        self.requirement(change(requirement))
+        let requirement = change(self.own());
+        self.requirement(requirement)
+    }
+
+    fn own(&self) -> Requirement {
+        Requirement::clone(&self.requirement)
     }
 }
 

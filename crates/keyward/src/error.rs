@@ -50,7 +50,7 @@ impl ParseError {
         self.kind
     }
 
-    /// Which entry of a list of origins it is, counted from 0.
+    /// The entry of a list of origins or scopes that is wrong, counted from 0.
     ///
     /// ```
     /// let error = keyward::OriginPolicy::listed(["shop.example", "*shop.example"]).unwrap_err();
@@ -126,6 +126,8 @@ pub enum ParseErrorKind {
     Unknown,
     /// It has a meaning of its own, to browsers, proxies, caches or servers.
     Reserved,
+    /// A prefix of keys goes on after `{env}` with nothing, or with what could belong to an environment.
+    NoSeparator,
     /// The secret begins with a byte order mark, as some editors write it.
     ByteOrderMark,
     /// The secret ends in a newline, mostly that of the file it was read from.
@@ -164,6 +166,7 @@ impl ParseErrorKind {
             Self::Repeated => "is there already",
             Self::Unknown => "is not a known value",
             Self::Reserved => "is reserved: it has a meaning of its own",
+            Self::NoSeparator => "lacks a separator such as `_` after `{env}`",
             Self::ByteOrderMark => "begins with a byte order mark",
             Self::Newline => "ends in a newline",
             Self::Blank => "begins or ends with white space",

@@ -85,21 +85,28 @@ impl Scopes {
     ///
     /// # Errors
     /// When one is not a scope token, has a `*` anywhere but in a final `.*` or `:*`, or there are
-    /// more than 100.
+    /// more than 100. [`ParseError::entry`] says which one.
+    ///
+    /// ```
+    /// let error = keyward::Scopes::parse(["kyc", "age check"]).unwrap_err();
+    /// assert_eq!(error.entry(), Some(1));
+    /// let text = "invalid scope at index 1: holds a character that is not allowed";
+    /// assert_eq!(error.to_string(), text);
+    /// ```
     pub fn parse<I>(grants: I) -> Result<Self, ParseError>
     where
         I: IntoIterator<Item: AsRef<str>>,
     {
         let mut set = Vec::new();
-        for grant in grants {
+        for (entry, grant) in grants.into_iter().enumerate() {
             let grant = grant.as_ref();
-            check_token(grant)?;
+            check_token(grant).map_err(|error| error.at(entry))?;
             let stem = grant
                 .strip_suffix('*')
                 .filter(|stem| stem.len() > 1 && stem.ends_with(['.', ':']))
                 .unwrap_or(grant);
             if stem.contains('*') {
-                return Err(ParseError::new("scope", ParseErrorKind::Wildcard));
+                return Err(ParseError::new("scope", ParseErrorKind::Wildcard).at(entry));
             }
             set.push(grant.into());
         }

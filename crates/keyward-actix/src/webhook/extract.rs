@@ -71,6 +71,9 @@ impl<T: DeserializeOwned> FromRequest for VerifiedJson<T> {
         let extensions = request.extensions();
         let Some(event) = extensions.get::<WebhookEvent>() else {
             tracing::error!(
+                method = %request.method(),
+                path = request.path(),
+                route = request.match_pattern(),
                 "a handler takes a webhook, but no middleware of keyward covers its route"
             );
             return ready(Err(VerifiedJsonError(None)));

@@ -64,7 +64,11 @@ impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for VerifiedJson<T> {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
         let event = parts.extensions.get::<WebhookEvent>();
         let Some(event) = event else {
-            tracing::error!("a handler takes a webhook, but no layer of keyward covers its route");
+            tracing::error!(
+                method = %parts.method,
+                path = parts.uri.path(),
+                "a handler takes a webhook, but no layer of keyward covers its route"
+            );
             return Err(VerifiedJsonRejection(None));
         };
         let json = event.json().map(Self);

@@ -39,6 +39,12 @@ impl AdminError {
     pub fn kind(&self) -> AdminErrorKind {
         self.kind
     }
+
+    /// The HTTP status to answer with: that of its [kind](AdminErrorKind::http_status).
+    #[must_use]
+    pub fn http_status(&self) -> u16 {
+        self.kind.http_status()
+    }
 }
 
 impl fmt::Display for AdminError {
@@ -209,6 +215,44 @@ named! {
 }
 
 impl AdminErrorKind {
+    /// The HTTP status that a management API should answer with.
+    ///
+    /// 403 where the actor may not, 404 where there is no such thing for him, 409 where what is there
+    /// stands against it, 422 where what was sent is not valid, 503 where the store failed, and 500.
+    ///
+    /// ```
+    /// use keyward::AdminErrorKind;
+    ///
+    /// assert_eq!(AdminErrorKind::UnknownKey.http_status(), 404);
+    /// assert_eq!(AdminErrorKind::TooManyKeys.http_status(), 409);
+    /// ```
+    #[must_use]
+    pub const fn http_status(self) -> u16 {
+        match self {
+            Self::NotPermitted | Self::TooWide => 403,
+            Self::UnknownKey
+            | Self::UnknownAccount
+            | Self::UnknownEndpoint
+            | Self::UnknownMessage => 404,
+            Self::TooManyKeys
+            | Self::TooManyEndpoints
+            | Self::Revoked
+            | Self::Expired
+            | Self::Conflict
+            | Self::Unanswered
+            | Self::NoWorkingEndpoint => 409,
+            Self::Name
+            | Self::HoldsKey
+            | Self::TooLong
+            | Self::Expiry
+            | Self::Scopes
+            | Self::Origins
+            | Self::Url => 422,
+            Self::Sealed | Self::Random => 500,
+            Self::Store => 503,
+        }
+    }
+
     const fn sentence(self) -> &'static str {
         match self {
             Self::UnknownKey => "no such key",

@@ -226,6 +226,7 @@ impl Gate {
     /// gate.build()?.assert_meetable(&Requirement::new().scope("kcy")); // a typing error
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[track_caller]
     pub fn assert_meetable(&self, requirement: &Requirement) {
         let catalog = self.inner.catalog.iter();
         for (catalog, scope) in catalog.flat_map(|own| requirement.asked().map(move |s| (own, s))) {

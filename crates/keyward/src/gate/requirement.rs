@@ -63,6 +63,7 @@ impl Requirement {
     ///
     /// # Panics
     /// When it is not a [`Scope`], naming it.
+    #[track_caller]
     pub fn scope(self, scope: &str) -> Self {
         self.any_scope([scope])
     }
@@ -71,6 +72,7 @@ impl Requirement {
     ///
     /// # Panics
     /// When one is not a [`Scope`], naming it, or there is none.
+    #[track_caller]
     #[expect(
         clippy::panic,
         reason = "a mistake in the program's own text, shown when it starts"
@@ -79,18 +81,23 @@ impl Requirement {
     where
         I: IntoIterator<Item: AsRef<str>>,
     {
-        let scopes = scopes.into_iter().map(|scope| {
+        // Not in a closure: a panic there would not point to the caller.
+        let mut choice = Vec::new();
+        for scope in scopes {
             let scope = scope.as_ref();
-            Scope::parse(scope).unwrap_or_else(|error| panic!("{error}: {scope:?}"))
-        });
-        let scopes: Vec<_> = scopes.collect();
-        assert!(!scopes.is_empty(), "a choice of no scopes can never be met");
-        self.scopes.push(scopes);
+            match Scope::parse(scope) {
+                Ok(scope) => choice.push(scope),
+                Err(error) => panic!("{error}: {scope:?}"),
+            }
+        }
+        assert!(!choice.is_empty(), "a choice of no scopes can never be met");
+        self.scopes.push(choice);
         self.scope_missing = ScopeMissing::default();
         self
     }
 
     /// Serves this environment only, instead of `live`.
+    #[track_caller]
     pub fn environment(self, environment: Environment) -> Self {
         self.environments([environment])
     }
@@ -99,6 +106,7 @@ impl Requirement {
     ///
     /// # Panics
     /// When there is none.
+    #[track_caller]
     pub fn environments(mut self, environments: impl IntoIterator<Item = Environment>) -> Self {
         let environments: Vec<_> = environments.into_iter().collect();
         assert!(
@@ -119,6 +127,7 @@ impl Requirement {
     ///
     /// # Panics
     /// When there is none.
+    #[track_caller]
     pub fn kinds(mut self, kinds: impl IntoIterator<Item = KeyKind>) -> Self {
         self.kinds = kinds.into_iter().collect();
         assert!(

@@ -54,6 +54,12 @@ impl KeyFormat {
     /// # Errors
     /// When the prefix is empty or longer than 32 bytes, holds a character outside `A-Z`, `a-z`,
     /// `0-9`, `_` and `-`, or does not go on after `{env}` with a character that no environment has.
+    ///
+    /// ```
+    /// let error = keyward::KeyFormat::new("sk_{env}").unwrap_err();
+    /// let text = "invalid key format: lacks a separator such as `_` after `{env}`";
+    /// assert_eq!(error.to_string(), text);
+    /// ```
     pub fn new(prefix: &str) -> Result<Self, ParseError> {
         let error = |kind| Err(ParseError::new("key format", kind));
         if prefix.is_empty() {
@@ -69,8 +75,11 @@ impl KeyFormat {
         let safe = |text: &str| Alphabet::Base64Url.holds_all(text.as_bytes());
         let ends_environment =
             |text: &str| !text.bytes().next().is_none_or(Environment::is_token_byte);
-        if !safe(head) || !tail.is_none_or(|tail| safe(tail) && ends_environment(tail)) {
+        if !safe(head) || !tail.is_none_or(safe) {
             return error(ParseErrorKind::Character);
+        }
+        if !tail.is_none_or(ends_environment) {
+            return error(ParseErrorKind::NoSeparator);
         }
         Ok(Self {
             head: head.into(),
@@ -347,6 +356,10 @@ mod tests {
             "{env}_{env}_",
         ] {
             assert!(KeyFormat::new(bad).is_err(), "{bad}");
+        }
+        for unseparated in ["{env}", "vhk_{env}", "vhk_{env}x_", "{env}-"] {
+            let kind = KeyFormat::new(unseparated).unwrap_err().kind();
+            assert_eq!(kind, ParseErrorKind::NoSeparator, "{unseparated}");
         }
         assert!(KeyFormat::new(&"x".repeat(33)).is_err());
         let format = KeyFormat::new("x_").unwrap();

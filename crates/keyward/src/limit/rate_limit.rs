@@ -65,6 +65,7 @@ impl RateLimit {
     /// # Panics
     /// When it is zero or more than a million.
     #[must_use]
+    #[track_caller]
     pub const fn per_second(count: u32) -> Self {
         Self::known(count, 1, count)
     }
@@ -74,6 +75,7 @@ impl RateLimit {
     /// # Panics
     /// When it is zero or more than a million a second.
     #[must_use]
+    #[track_caller]
     pub const fn per_minute(count: u32) -> Self {
         Self::known(count, 60, count)
     }
@@ -83,6 +85,7 @@ impl RateLimit {
     /// # Panics
     /// When it is zero or more than a million a second.
     #[must_use]
+    #[track_caller]
     pub const fn per_hour(count: u32) -> Self {
         Self::known(count, 3600, count)
     }
@@ -92,6 +95,7 @@ impl RateLimit {
     /// # Panics
     /// When it is zero.
     #[must_use]
+    #[track_caller]
     pub const fn per_day(count: u32) -> Self {
         Self::known(count, 86_400, count)
     }
@@ -101,6 +105,7 @@ impl RateLimit {
     /// # Panics
     /// When it is zero, or an empty bucket would take more than ten years to be full.
     #[must_use]
+    #[track_caller]
     pub const fn burst(self, burst: u32) -> Self {
         Self::known(self.count, self.period, burst)
     }
@@ -168,6 +173,7 @@ impl RateLimit {
         clippy::panic,
         reason = "a mistake in the program's own text, shown when it starts"
     )]
+    #[track_caller]
     const fn known(count: u32, seconds: u32, burst: u32) -> Self {
         match Self::new(count, seconds, burst) {
             Ok(limit) => limit,

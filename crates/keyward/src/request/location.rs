@@ -79,13 +79,21 @@ impl KeyLocation {
     ///
     /// let error = KeyLocation::header("X-Forwarded-For").unwrap_err();
     /// assert_eq!(error.kind(), ParseErrorKind::Reserved);
+    /// let error = KeyLocation::header("Authorization").unwrap_err().to_string();
+    /// assert!(error.contains("is reserved") && error.contains("use `KeyLocation::bearer`"), "{error}");
     /// ```
     pub fn header(name: &str) -> Result<Self, ParseError> {
         let name = name.to_ascii_lowercase();
         check_token("field name", &name)?;
         let begins = |prefix: &&str| name.starts_with(prefix);
         if RESERVED.contains(&&*name) || RESERVED_PREFIXES.iter().any(begins) {
-            return Err(ParseError::new("field name", ParseErrorKind::Reserved));
+            let error = ParseError::new("field name", ParseErrorKind::Reserved);
+            return Err(error.advise(match &*name {
+                "authorization" => {
+                    "use `KeyLocation::bearer`, `KeyLocation::scheme` or `KeyLocation::raw_authorization`"
+                }
+                _ => "use `KeyLocation::x_api_key` or a name of your own, such as `x-acme-key`",
+            }));
         }
         Ok(Self::secret(Place::Field(name.into())))
     }

@@ -14,18 +14,31 @@ use crate::ReplicaError;
 /// let error = StoreError::new(StoreErrorKind::Unavailable).because(full);
 /// assert_eq!(error.to_string(), "the store cannot answer");
 /// assert!(std::error::Error::source(&error).is_some());
+/// assert_eq!(error.at("keys.db").to_string(), "the store cannot answer: keys.db");
 /// ```
 #[derive(Debug)]
 pub struct StoreError {
     kind: StoreErrorKind,
     source: Option<Box<dyn Error + Send + Sync>>,
+    place: Option<Box<str>>,
 }
 
 impl StoreError {
     /// An error of this kind.
     #[must_use]
     pub fn new(kind: StoreErrorKind) -> Self {
-        Self { kind, source: None }
+        Self {
+            kind,
+            source: None,
+            place: None,
+        }
+    }
+
+    /// Names where the store is, such as the path of a file. Not for what holds a password.
+    #[must_use]
+    pub fn at(mut self, place: impl fmt::Display) -> Self {
+        self.place = Some(place.to_string().into());
+        self
     }
 
     /// With the error behind it.
@@ -51,7 +64,11 @@ impl fmt::Display for StoreError {
             StoreErrorKind::TooManyEndpoints => "the account has as many endpoints as it may",
             StoreErrorKind::Corrupt => "the store holds a row that is not valid",
             StoreErrorKind::Schema => "the store's schema is newer than this program",
-        })
+        })?;
+        match &self.place {
+            Some(place) => write!(f, ": {place}"),
+            None => Ok(()),
+        }
     }
 }
 

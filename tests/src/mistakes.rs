@@ -1,0 +1,149 @@
+//! What a developer reads of a mistake of his own: where it is, and what is wrong.
+
+use std::cell::Cell;
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
+
+use actix_web::test::{TestRequest, call_service, init_service};
+use actix_web::{App, web};
+use axum::Router;
+use axum::routing::get;
+use keyward::conformance::block_on;
+use keyward::{Environment, Gate, KeyFormat, KeyKind, MemoryStore, RateLimit, Requirement};
+use keyward::{ScopeCatalog, Store};
+use keyward_actix::RequireKey;
+use keyward_sqlite::SqliteStore;
+use keyward_tower::RequireKeyLayer;
+use tower::ServiceExt;
+
+use crate::secrecy::capture;
+
+thread_local! {
+    static PANICKED_AT: Cell<Option<(String, u32)>> = const { Cell::new(None) };
+}
+
+/// Where the panic is said to be.
+fn place_of_panic<T>(panics: impl FnOnce() -> T) -> (String, u32) {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let place = info.location().map(|at| (at.file().to_owned(), at.line()));
+            PANICKED_AT.set(place);
+            before(info);
+        }));
+    });
+    let result = catch_unwind(AssertUnwindSafe(panics));
+    assert!(result.is_err(), "it does not panic");
+    PANICKED_AT.take().expect("a panic has a place")
+}
+
+/// In one line, so that it is the line of both.
+macro_rules! points_here {
+    ($panics:expr) => {
+        let here = (file!().to_owned(), line!());
+        assert_eq!(place_of_panic(|| $panics), here, stringify!($panics));
+    };
+}
+
+fn gate() -> Gate {
+    let builder = Gate::builder(MemoryStore::new().replica())
+        .format(KeyFormat::new("vhk_{env}_").unwrap())
+        .catalog(ScopeCatalog::new(["kyc"]).unwrap())
+        .rate_limits(Environment::LIVE, RateLimit::per_minute(10));
+    builder.build().unwrap()
+}
+
+#[test]
+fn a_panic_of_a_builder_points_to_the_line_that_is_wrong() {
+    let none = || std::iter::empty::<&str>();
+    let requirement = Requirement::new;
+    points_here!(requirement().scope("a b"));
+    points_here!(requirement().any_scope(["kyc", ""]));
+    points_here!(requirement().any_scope(none()));
+    points_here!(requirement().environments([]));
+    points_here!(requirement().kinds([]));
+    points_here!(gate().assert_meetable(&requirement().scope("kcy")));
+    points_here!(gate().assert_meetable(&requirement().cost(11)));
+    points_here!(RateLimit::per_second(0));
+    points_here!(RateLimit::per_minute(0));
+    points_here!(RateLimit::per_hour(0));
+    points_here!(RateLimit::per_day(0));
+    points_here!(RateLimit::per_day(1).burst(0));
+    let layer = || RequireKeyLayer::new(gate());
+    points_here!(layer().scope("kcy"));
+    points_here!(layer().scope("a b"));
+    points_here!(layer().any_scope(["kcy"]));
+    points_here!(layer().any_scope(none()));
+    points_here!(layer().environments([]));
+    points_here!(layer().kinds([] as [KeyKind; 0]));
+    points_here!(layer().cost(11));
+    points_here!(layer().requirement(requirement().scope("kcy")));
+    let wrap = || RequireKey::new(gate());
+    points_here!(wrap().scope("kcy"));
+    points_here!(wrap().scope("a b"));
+    points_here!(wrap().any_scope(["kcy"]));
+    points_here!(wrap().any_scope(none()));
+    points_here!(wrap().environments([]));
+    points_here!(wrap().kinds([] as [KeyKind; 0]));
+    points_here!(wrap().cost(11));
+    points_here!(wrap().requirement(requirement().scope("kcy")));
+}
+
+#[test]
+fn every_documented_panic_of_a_configuration_is_tracked() {
+    let sources = [
+        include_str!("../../crates/keyward/src/gate/gate.rs"),
+        include_str!("../../crates/keyward/src/gate/requirement.rs"),
+        include_str!("../../crates/keyward/src/limit/rate_limit.rs"),
+        include_str!("../../crates/keyward-tower/src/layer.rs"),
+        include_str!("../../crates/keyward-actix/src/transform.rs"),
+    ];
+    for item in sources
+        .iter()
+        .flat_map(|source| source.split("/// # Panics").skip(1))
+    {
+        let head = item.split(") -> ").next().unwrap();
+        let head = head.split(" fn ").next().unwrap();
+        assert!(head.contains("#[track_caller]"), "{head}");
+    }
+}
+
+#[test]
+fn an_error_of_sqlite_names_the_path() {
+    let folder = tempfile::tempdir().unwrap();
+    for path in [folder.path().to_owned(), folder.path().join("none/keys.db")] {
+        let error = SqliteStore::open(&path).unwrap_err().to_string();
+        assert!(error.ends_with(path.to_str().unwrap()), "{error}");
+    }
+}
+
+#[test]
+fn a_forgotten_layer_is_logged_with_its_route() {
+    let (log, subscriber) = capture();
+    let handler = async |_: keyward_tower::Principal| "";
+    let app = Router::<()>::new().route("/reports/{id}", get(handler));
+    let request = http::Request::get("/reports/7?x=1").body(axum::body::Body::empty());
+    let asked = app.oneshot(request.unwrap());
+    let response = tracing::subscriber::with_default(subscriber, || block_on(asked));
+    assert_eq!(response.unwrap().status(), 500);
+    let (actix, subscriber) = capture();
+    tracing::subscriber::with_default(subscriber, || {
+        actix_web::rt::System::new().block_on(async {
+            let handler = async |_: keyward_actix::Principal| "";
+            let app = App::new().route("/reports/{id}", web::get().to(handler));
+            let app = init_service(app).await;
+            let request = TestRequest::get().uri("/reports/7?x=1").to_request();
+            assert_eq!(call_service(&app, request).await.status(), 500);
+        });
+    });
+    for (log, route) in [(log, "/reports/7"), (actix, "/reports/{id}")] {
+        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let told = log
+            .lines()
+            .find(|line| line.contains("takes a principal"))
+            .expect(&log);
+        assert!(told.contains(route) && told.contains("GET"), "{told}");
+        assert!(!told.contains("x=1"), "{told}");
+    }
+}
