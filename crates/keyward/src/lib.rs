@@ -15,6 +15,11 @@
 //!                                                                          or Denial -> Reply
 //! ```
 
+//! With the feature `serde`, what a management API shows is `Serialize`: [`KeyView`], [`KeyPage`], [`Leak`],
+//! [`AuditEntry`] and [`AuditPage`]. Members are named as the fields are, those of a key's record beside its
+//! state. A time is in milliseconds since the Unix epoch, what is not there is `null`. The digest is never
+//! written, nor what only a store needs. None of them is `Deserialize`: they come from a store alone.
+
 // docs.rs has nightly: it says there which feature brings what.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -36,6 +41,8 @@ mod reply;
 mod request;
 mod scope;
 mod secret_text;
+#[cfg(feature = "serde")]
+mod serialize;
 mod store;
 mod sync;
 #[cfg(test)]

@@ -1,0 +1,207 @@
+//! How what a management API shows is written as JSON.
+//!
+//! Members are named as the fields are. A time is a whole number of milliseconds since the Unix epoch, what is
+//! not there is `null`, and what is a text elsewhere (ids, states, rate limits) is the same text. The digest of
+//! a key is never written, nor what only a store needs.
+
+use std::time::SystemTime;
+
+use serde_core::ser::{Error as _, Serialize, SerializeStruct, Serializer};
+
+use crate::clock::unix_time;
+use crate::{
+    AuditEntry, AuditPage, KeyPage, KeyRecord, KeyView, Leak, OriginPolicy, RateLimit, Scopes,
+};
+
+/// Without the digest, and without what only a store needs.
+const RECORD: usize = 19;
+
+impl Serialize for KeyView {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut to = to.serialize_struct("KeyView", RECORD + 2)?;
+        write_record(&self.record, &mut to)?;
+        to.serialize_field("state", self.state.as_str())?;
+        to.serialize_field("last_used_at", &self.last_used_at.map(millis))?;
+        to.end()
+    }
+}
+
+impl Serialize for KeyPage {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut to = to.serialize_struct("KeyPage", 2)?;
+        to.serialize_field("keys", &self.keys)?;
+        to.serialize_field("next", &text(self.next.as_ref()))?;
+        to.end()
+    }
+}
+
+impl Serialize for Leak {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut to = to.serialize_struct("Leak", 4)?;
+        to.serialize_field("positions", &self.positions)?;
+        to.serialize_field("count", &self.count)?;
+        to.serialize_field("hint", &self.hint.to_string())?;
+        to.serialize_field("key", &self.key)?;
+        to.end()
+    }
+}
+
+impl Serialize for AuditEntry {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut to = to.serialize_struct("AuditEntry", 10)?;
+        to.serialize_field("number", &self.number)?;
+        to.serialize_field("at", &millis(self.at))?;
+        to.serialize_field("actor", &self.actor)?;
+        to.serialize_field("action", self.action.as_str())?;
+        to.serialize_field("account", &text(self.account.as_ref()))?;
+        to.serialize_field("environment", &text(self.environment.as_ref()))?;
+        to.serialize_field("key", &text(self.key.as_ref()))?;
+        to.serialize_field("refused", &self.refused.map(crate::AdminErrorKind::as_str))?;
+        to.serialize_field("detail", &self.detail)?;
+        to.serialize_field("reason", &self.reason)?;
+        to.end()
+    }
+}
+
+impl Serialize for AuditPage {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut to = to.serialize_struct("AuditPage", 2)?;
+        to.serialize_field("entries", &self.entries)?;
+        to.serialize_field("next", &self.next)?;
+        to.end()
+    }
+}
+
+fn write_record<T: SerializeStruct>(record: &KeyRecord, to: &mut T) -> Result<(), T::Error> {
+    let metadata: serde_json::Value =
+        serde_json::from_str(record.metadata.as_str()).map_err(T::Error::custom)?;
+    let limits: Vec<_> = record
+        .rate_limits
+        .iter()
+        .map(|limit: RateLimit| limit.to_string())
+        .collect();
+    to.serialize_field("id", &record.id.to_string())?;
+    to.serialize_field("hint", &record.hint.to_string())?;
+    to.serialize_field("name", &record.name)?;
+    to.serialize_field("account", &record.account.to_string())?;
+    to.serialize_field("environment", record.environment.as_str())?;
+    to.serialize_field("kind", record.kind.as_str())?;
+    to.serialize_field("scopes", &scopes(&record.scopes))?;
+    to.serialize_field("origins", &origins(&record.origins))?;
+    to.serialize_field("requires_origin", &!record.origins.allows_no_origin())?;
+    to.serialize_field("rate_limits", &limits)?;
+    to.serialize_field("has_credits", &record.credits.is_some())?;
+    to.serialize_field("metadata", &metadata)?;
+    to.serialize_field("created_at", &millis(record.created_at))?;
+    to.serialize_field("expires_at", &record.expires_at.map(millis))?;
+    to.serialize_field("revoked_at", &record.revoked_at.map(millis))?;
+    to.serialize_field("revoked_for", &record.revoked_for)?;
+    to.serialize_field("lineage", &record.lineage.to_string())?;
+    to.serialize_field("predecessor", &text(record.predecessor.as_ref()))?;
+    to.serialize_field("successor", &text(record.successor.as_ref()))
+}
+
+fn millis(time: SystemTime) -> u64 {
+    u64::try_from(unix_time(time).as_millis()).unwrap_or(u64::MAX)
+}
+
+fn text<T: ToString>(value: Option<&T>) -> Option<String> {
+    value.map(T::to_string)
+}
+
+fn scopes(scopes: &Scopes) -> Vec<&str> {
+    scopes.iter().collect()
+}
+
+/// `null` where any page may use the key.
+fn origins(policy: &OriginPolicy) -> Option<Vec<&str>> {
+    matches!(policy, OriginPolicy::Listed(_)).then(|| policy.patterns().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::{json, to_value};
+
+    use super::*;
+    use crate::{
+        AccountId, AuditAction, DigestScheme, Environment, Hint, KeyDigest, KeyId, KeyState,
+        RateLimits,
+    };
+
+    fn view() -> KeyView {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+        let digest = KeyDigest::new(DigestScheme::Sha256, [171; 32]);
+        let hint = Hint::parse("vhk_live_…Tz7x").unwrap();
+        let account = AccountId::parse("acme").unwrap();
+        let id = KeyId::parse("key_0123456789ab").unwrap();
+        let mut record = KeyRecord::new(id, digest, hint, account, Environment::LIVE, at);
+        "production".clone_into(&mut record.name);
+        record.scopes = Scopes::parse(["kyc", "age"]).unwrap();
+        record.origins = OriginPolicy::listed(["shop.example"]).unwrap();
+        record.rate_limits = RateLimits::from(RateLimit::per_minute(100));
+        KeyView {
+            record,
+            state: KeyState::Active,
+            last_used_at: Some(at),
+        }
+    }
+
+    #[test]
+    fn a_key_is_written_as_documented_and_without_its_digest() {
+        let expected = json!({
+            "id": "key_0123456789ab",
+            "hint": "vhk_live_…Tz7x",
+            "name": "production",
+            "account": "acme",
+            "environment": "live",
+            "kind": "secret",
+            "scopes": ["age", "kyc"],
+            "origins": ["https://shop.example"],
+            "requires_origin": true,
+            "rate_limits": ["100/60;100"],
+            "has_credits": false,
+            "metadata": {},
+            "created_at": 1_700_000_000_123_u64,
+            "expires_at": null,
+            "revoked_at": null,
+            "revoked_for": "",
+            "lineage": "key_0123456789ab",
+            "predecessor": null,
+            "successor": null,
+            "state": "active",
+            "last_used_at": 1_700_000_000_123_u64,
+        });
+        assert_eq!(to_value(view()).unwrap(), expected);
+        let page = KeyPage {
+            next: Some(crate::KeyCursor::of(&view().record)),
+            keys: vec![view()],
+        };
+        let next = "1700000000123.key_0123456789ab";
+        assert_eq!(
+            to_value(page).unwrap(),
+            json!({ "keys": [expected], "next": next })
+        );
+    }
+
+    #[test]
+    fn a_line_of_the_audit_log_is_written_as_documented() {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+        let mut line = AuditEntry::new(at, "operator:ann", AuditAction::Revoke);
+        line.refused = Some(crate::AdminErrorKind::UnknownKey);
+        let expected = json!({
+            "number": 0,
+            "at": 1000,
+            "actor": "operator:ann",
+            "action": "revoke",
+            "account": null,
+            "environment": null,
+            "key": null,
+            "refused": "unknown_key",
+            "detail": "",
+            "reason": "",
+        });
+        assert_eq!(to_value(line).unwrap(), expected);
+    }
+}
