@@ -15,6 +15,10 @@ use crate::place::put_in_place;
 
 /// How long SQLite waits for another process.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long one attempt to leave a file that was moved waits for those who still have its log in use.
+const LEAVING: Duration = Duration::from_millis(100);
+
 /// More than there are, so that each is compiled once.
 const STATEMENTS: usize = 128;
 
@@ -172,19 +176,37 @@ impl KeyFile {
         &self.opened
     }
 
+    /// Copies the whole log into the main file. Others may read it, write it, or do the same; none of them
+    /// holds up the thread for long.
+    fn empty_log(&self) -> Result<(), StoreError> {
+        let began = Instant::now();
+        let connection = &self.connection;
+        let empty = || {
+            let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
+            while connection.query_row(sql, [], |row| row.get(0))? {
+                if began.elapsed() > LEAVING {
+                    return Err(rusqlite::Error::SqliteFailure(
+                        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY),
+                        Some("the log of the file that was moved is in use".to_owned()),
+                    ));
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+            Ok(())
+        };
+        connection.busy_timeout(Duration::ZERO).map_err(failed)?;
+        let emptied = empty().map_err(failed);
+        connection.busy_timeout(PATIENCE).map_err(failed)?;
+        emptied
+    }
+
     /// Completes the file that was moved away from its log, and removes the log: SQLite would find it
     /// beside the new file and replay it into that.
     fn leave(&mut self) -> Result<(), StoreError> {
         if identity(&self.real).is_ok_and(|there| there == self.identity) {
             return Ok(()); // It has not moved: a symbolic link leads elsewhere now.
         }
-        let held = self
-            .connection
-            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
-            .map_err(failed)?;
-        if held {
-            return Err(unavailable("the log of the file that was moved is in use"));
-        }
+        self.empty_log()?;
         // Every process that had the file open does this now. They take turns, or one would remove
         // the log that another has begun for the new file.
         let _turn = self
@@ -319,6 +341,40 @@ mod tests {
         let old = SqliteStore::open(fixture.at("old.db")).unwrap();
         let kept = stored(&old, lost_record.id);
         assert_eq!(kept, lost_record, "which was in the old log only");
+    }
+
+    #[test]
+    fn whoever_reads_a_file_that_was_moved_delays_writes_by_no_more_than_their_deadline() {
+        let fixture = Fixture::new();
+        let backup = SqliteStore::open(fixture.at("backup.db")).unwrap();
+        drop(add(&backup, "acme"));
+        drop(backup);
+        let store = fixture.open();
+        drop(add(&store, "other"));
+        let reader = Connection::open(fixture.path()).unwrap();
+        reader
+            .execute_batch("BEGIN; SELECT * FROM keyward_key")
+            .unwrap();
+
+        fs::rename(fixture.at("backup.db"), fixture.path()).unwrap();
+        let since = Instant::now();
+        let writes = || commit(&store, vec![], vec![key("acme").1]);
+        thread::scope(|threads| {
+            let held: Vec<_> = (0..4).map(|_| threads.spawn(writes)).collect();
+            for write in held {
+                assert_eq!(write.join().unwrap(), Err(StoreErrorKind::Unavailable));
+            }
+        });
+        let took = since.elapsed();
+        assert!(took < PATIENCE + Duration::from_secs(4), "{took:?}");
+
+        // Who comes later is answered as soon as the reader is done.
+        thread::scope(|threads| {
+            let write = threads.spawn(writes);
+            thread::sleep(Duration::from_millis(300));
+            reader.execute_batch("COMMIT").unwrap();
+            assert_eq!(write.join().unwrap(), Ok(()));
+        });
     }
 
     #[test]
