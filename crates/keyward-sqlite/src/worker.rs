@@ -279,6 +279,10 @@ impl Worker {
                     } else {
                         LOOK_AGAIN
                     });
+                    // Whoever wants credits too waits for the task behind this one.
+                    if self.wish.made.load(Ordering::Acquire) {
+                        drop(self.poll());
+                    }
                     self.poll_if_due();
                 }
                 done => return done,
@@ -543,6 +547,24 @@ mod tests {
                 }
             });
         }
+    }
+
+    #[test]
+    fn a_write_that_waits_for_another_process_holds_up_no_request() {
+        let fixture = Fixture::new();
+        let store = fixture.open_slow();
+        let (secret, _) = add(&store, "acme");
+        let other = Connection::open(fixture.path()).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        thread::scope(|threads| {
+            let write = threads.spawn(|| add(&store, "other"));
+            thread::sleep(Duration::from_millis(100));
+            let since = Instant::now();
+            assert_eq!(ask_strictly(&store, &secret), Ok(()));
+            assert!(since.elapsed() < Duration::from_secs(2), "{since:?}");
+            other.execute_batch("COMMIT").unwrap();
+            write.join().unwrap();
+        });
     }
 
     #[test]
