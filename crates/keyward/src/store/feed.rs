@@ -22,6 +22,8 @@ pub(crate) struct Feed {
     grants: HashSet<Arc<Grant>>,
     /// The dead that still answer, by when they died.
     pub(crate) dead: BTreeMap<(u32, KeyId), Arc<Entry>>,
+    /// When they died, as it was noted.
+    pub(crate) buried: HashMap<KeyId, u32>,
     /// When the last of those died that memory has forgotten, if it has forgotten any.
     pub(crate) forgotten: Option<u32>,
     /// Of the table, which part is looked through for the dead next, and when the last one was.
@@ -172,20 +174,41 @@ impl Feed {
                 || environments.any(|of| account.epoch(*of) < old.epoch(*of)))
     }
 
-    /// Notes the dead, with when they died.
+    /// Notes the dead, with when they died. A key that was noted stays where it is: it does not die again
+    /// with all others of its account.
     pub(crate) fn bury(&mut self, dead: impl Iterator<Item = (u32, Arc<Entry>)>) {
         for (died, entry) in dead {
-            self.dead.insert((died, entry.id), entry);
+            let id = entry.id;
+            if let Some(before) = self.buried.get(&id) {
+                let noted = self.dead.get(&(*before, id));
+                if noted.is_some_and(|noted| Arc::ptr_eq(noted, &entry)) {
+                    continue;
+                }
+                self.unbury(id);
+            }
+            self.buried.insert(id, died);
+            self.dead.insert((died, id), entry);
         }
     }
 
-    /// What comes in the place of these is no longer counted among the dead.
-    pub(crate) fn unbury(&mut self, replaced: impl Iterator<Item = Arc<Entry>>, now: Duration) {
-        for old in replaced {
-            if let Some(died) = old.died_at(now) {
-                self.dead.remove(&(died, old.id));
-            }
+    /// A key is not counted among the dead any longer.
+    pub(crate) fn unbury(&mut self, id: KeyId) {
+        if let Some(died) = self.buried.remove(&id) {
+            self.dead.remove(&(died, id));
         }
+    }
+
+    /// Takes the first that has died, if this is so of when.
+    pub(crate) fn first_dead(
+        &mut self,
+        is_so: impl FnOnce(u32) -> bool,
+    ) -> Option<(u32, Arc<Entry>)> {
+        let first = self.dead.first_entry()?;
+        is_so(first.key().0).then(|| {
+            let ((died, id), entry) = first.remove_entry();
+            self.buried.remove(&id);
+            (died, entry)
+        })
     }
 
     /// Drops what no key holds any more, where there may be much of it. What was taken of a rate limit

@@ -1,6 +1,5 @@
 //! One round of asking the store what has changed.
 
-use std::collections::btree_map::OccupiedEntry;
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::fmt;
@@ -247,12 +246,9 @@ impl<'a> Poll<'a> {
         let given = if self.restarted {
             Vec::new()
         } else {
-            feed.unbury(
-                entries
-                    .iter()
-                    .filter_map(|new| inner.table.find(&new.digest)),
-                now,
-            );
+            for new in &entries {
+                feed.unbury(new.id);
+            }
             entries.clone()
         };
         let moving = u64::from(!self.moved.is_empty());
@@ -312,6 +308,7 @@ impl Poll<'_> {
         let (now, boot) = (self.asked.unix(), self.asked.boot());
         if self.restarted {
             feed.dead.clear();
+            feed.buried.clear();
             feed.forgotten = self.left_out;
             let parts = (0..).map_while(|part| inner.table.dead(part, now));
             feed.bury(parts.flatten());
@@ -324,17 +321,19 @@ impl Poll<'_> {
             let dead = inner.table.dead(part, now);
             feed.swept = (dead.as_ref().map_or(0, |_| part + 1), boot);
             feed.bury(dead.into_iter().flatten());
+            inner.table.each(part, |entry| {
+                // Noted while the clock was wrong.
+                if !feed.buried.is_empty() && entry.died_at(now).is_none() {
+                    feed.unbury(entry.id);
+                }
+            });
         }
         let most = self.replica.most_dead();
         let mut forgotten = Vec::new();
         loop {
             let too_many = feed.dead.len() > most;
-            let is_due = |died: &u32| too_many || is_forgotten(*died, now);
-            let first = feed
-                .dead
-                .first_entry()
-                .filter(|first| is_due(&first.key().0));
-            let Some(((died, _), entry)) = first.map(OccupiedEntry::remove_entry) else {
+            let Some((died, entry)) = feed.first_dead(|died| too_many || is_forgotten(died, now))
+            else {
                 break;
             };
             // It may have come back, with its account.
@@ -751,6 +750,45 @@ pub(crate) mod tests {
         assert_eq!((aging.replica.len(), aging.replica.living()), (1, 0));
         expires.expires_at = None;
         aging.feed(&[&expires]);
+        assert_eq!((aging.replica.len(), aging.replica.living()), (1, 1));
+    }
+
+    #[test]
+    fn keys_that_are_revoked_with_all_others_again_die_once() {
+        let mut aging = Aging::new();
+        let records: Vec<_> = (0..5).map(record).collect();
+        aging.feed(&records.iter().collect::<Vec<_>>());
+        for times in 1..4 {
+            let mut all_revoked = account();
+            all_revoked.revoked_all = times;
+            let head = aging.head();
+            let mut poll = aging.replica.poll();
+            poll.account(all_revoked.clone());
+            let mut alive = record(9);
+            alive.epoch = times;
+            poll.key(&alive);
+            poll.finish(head).unwrap();
+            for _ in 0..200 {
+                aging.clock.advance(Duration::from_secs(1));
+                let head = aging.head();
+                aging.replica.poll().finish(head).unwrap();
+            }
+            assert_eq!((aging.replica.len(), aging.replica.living()), (6, 1));
+        }
+        assert!(records.iter().all(|one| aging.has(one)));
+    }
+
+    #[test]
+    fn a_key_that_a_wrong_clock_made_expire_counts_among_the_living_again() {
+        let mut aging = Aging::new();
+        let mut expires = record(1);
+        expires.expires_at = Some(aging.now() + 5 * DAY);
+        aging.feed(&[&expires]);
+        aging.clock.set_unix(START + 10 * DAY);
+        aging.sweep();
+        assert_eq!((aging.replica.len(), aging.replica.living()), (1, 0));
+        aging.clock.set_unix(START);
+        aging.sweep();
         assert_eq!((aging.replica.len(), aging.replica.living()), (1, 1));
     }
 

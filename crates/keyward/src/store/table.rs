@@ -80,6 +80,13 @@ impl Table {
         Some(shard.iter().filter_map(died).collect())
     }
 
+    /// Calls this with each entry of one part of the table.
+    pub(crate) fn each(&self, part: usize, call: impl FnMut(&Arc<Entry>)) {
+        if let Some(shard) = self.shards.get(part) {
+            shard.load().iter().map(|found| &found.0).for_each(call);
+        }
+    }
+
     /// The keys that were digested anew, where they were before. A search through all keys, as only
     /// their digest says where that is.
     pub(crate) fn moved(&self, moved: &HashMap<KeyId, DigestBytes>) -> Vec<Arc<Entry>> {
