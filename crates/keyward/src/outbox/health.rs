@@ -73,6 +73,16 @@ struct Known {
     open_until: Option<SystemTime>,
 }
 
+impl Known {
+    /// A clock that was set back makes no pause longer than the longest.
+    fn is_open(&self, now: SystemTime, timeout: Duration) -> bool {
+        let left = self.open_until.map(|until| until.duration_since(now));
+        left.is_some_and(|left| {
+            left.is_ok_and(|left| !left.is_zero() && left <= timeout.saturating_mul(LONGEST))
+        })
+    }
+}
+
 /// Whether anything is sent to an endpoint. See [`EndpointHealth`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "a circuit has no fourth state")]
@@ -128,9 +138,9 @@ impl EndpointHealth {
             return;
         };
         known.failures = known.failures.saturating_add(1);
-        let is_probe = known.open_until.is_some_and(|until| until <= now);
         // Several attempts that were under way together open it once.
-        let is_open = known.open_until.is_some_and(|until| now < until);
+        let is_open = known.is_open(now, self.timeout);
+        let is_probe = known.open_until.is_some() && !is_open;
         if !is_open && (is_probe || known.failures >= most) {
             let pause = self
                 .timeout
@@ -163,11 +173,10 @@ impl EndpointHealth {
     /// The state of an endpoint's circuit.
     #[must_use]
     pub fn state(&self, endpoint: EndpointId, now: SystemTime) -> CircuitState {
-        let known = self.known.get(&endpoint);
-        match known.and_then(|known| known.open_until) {
-            Some(until) if now < until => CircuitState::Open,
-            Some(_) => CircuitState::HalfOpen,
-            None => CircuitState::Closed,
+        match self.known.get(&endpoint) {
+            Some(known) if known.is_open(now, self.timeout) => CircuitState::Open,
+            Some(known) if known.open_until.is_some() => CircuitState::HalfOpen,
+            _ => CircuitState::Closed,
         }
     }
 
@@ -181,15 +190,17 @@ impl EndpointHealth {
     ) -> Vec<EndpointId> {
         let (mut resting, mut half_open) = (Vec::new(), Vec::new());
         for (id, known) in &self.known {
-            match known.open_until {
-                Some(until) if now < until => resting.push(*id),
-                Some(_) if !is_busy(*id) => half_open.push(*id),
-                _ => {}
+            if known.is_open(now, self.timeout) {
+                resting.push(*id);
+            } else if known.open_until.is_some() && !is_busy(*id) {
+                half_open.push(*id);
             }
         }
         // From the one on that had its turn last: some may have nothing to send.
         let from = half_open.partition_point(|id| Some(*id) <= self.probed);
         half_open.rotate_left(from);
+        // One that has failed just once comes before those that have hung for long, however many those are.
+        half_open.sort_by_key(|id| self.known.get(id).is_some_and(|known| known.opened > 1));
         let probes = probes.min(half_open.len());
         if let Some(last) = probes.checked_sub(1) {
             self.probed = half_open.get(last).copied();
@@ -331,6 +342,38 @@ mod tests {
         assert_eq!(probed, all);
         let busy = all.first().copied().unwrap();
         assert_eq!(health.resting(at(10), 0, |id| id == busy).len(), 9);
+    }
+
+    #[test]
+    fn one_that_failed_once_is_probed_before_those_that_hang_for_long() {
+        let mut health = EndpointHealth::new(TIMEOUT);
+        for _ in 0..1000 {
+            let id = EndpointId::random().unwrap();
+            for now in [0, 10, 30] {
+                health.learn(&attempt(id, AttemptOutcome::TimedOut, 10), at(now));
+            }
+        }
+        let once = EndpointId::random().unwrap();
+        health.learn(&attempt(once, AttemptOutcome::Delivered, 0), at(80));
+        health.learn(&attempt(once, AttemptOutcome::TimedOut, 10), at(90));
+        for _ in 0..3 {
+            let resting = health.resting(at(100), 2, |_| false);
+            assert_eq!(resting.len(), 999);
+            assert!(!resting.contains(&once));
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_leaves_no_circuit_open() {
+        let id = EndpointId::random().unwrap();
+        let mut health = EndpointHealth::new(TIMEOUT);
+        health.learn(&attempt(id, AttemptOutcome::TimedOut, 10), at(100_000));
+        assert_eq!(health.state(id, at(100_000)), CircuitState::Open);
+        assert_eq!(health.state(id, at(0)), CircuitState::HalfOpen);
+        assert!(health.resting(at(0), 1, |_| false).is_empty());
+        health.learn(&attempt(id, AttemptOutcome::TimedOut, 10), at(0));
+        assert_eq!(health.state(id, at(19)), CircuitState::Open);
+        assert_eq!(health.state(id, at(20)), CircuitState::HalfOpen);
     }
 
     #[test]
