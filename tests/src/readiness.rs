@@ -212,3 +212,18 @@ async fn a_cancelled_request_gives_its_permit_back() {
         .expect("the permit is free")
         .unwrap();
 }
+
+#[test]
+fn where_tokio_has_no_timer_a_request_does_not_wait_for_the_store() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.build().unwrap();
+    runtime.block_on(async {
+        let world = Waiting::new();
+        let layer = RequireKeyLayer::new(world.gate.clone());
+        let strict = Strict::<()>::default();
+        let mut behind = ServiceBuilder::new().layer(layer).service(strict);
+        let behind = behind.ready().await.unwrap();
+        let too_old = behind.call(ask(&world.key)).await.unwrap();
+        assert_eq!(too_old.status(), 503);
+    });
+}

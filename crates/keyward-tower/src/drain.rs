@@ -3,13 +3,15 @@
 use std::any::Any;
 use std::future::poll_fn;
 use std::pin::pin;
+use std::task::{Poll, ready};
 
 use bytes::Buf;
 use http_body::Body;
 use hyper::body::Incoming;
 use keyward::BodyDrain;
-use tokio::runtime::Handle;
-use tokio::time::timeout;
+use tokio::time::Sleep;
+
+use crate::timer::sleep;
 
 /// Starts to read a body, an `Option` that it takes, if it is of a type that it knows.
 ///
@@ -31,8 +33,10 @@ pub(crate) fn only<B: Body + Send + 'static>(body: &mut dyn Any, permit: BodyDra
     let body = body.downcast_mut::<Option<B>>().and_then(Option::take);
     // Not in the response's future or body: a client that waits for the answer before it sends more
     // would wait for nothing, and hyper drops a response's body with its last byte.
-    if let (Some(body), Ok(runtime)) = (body, Handle::try_current()) {
-        runtime.spawn(read(body, permit));
+    if let Some(body) = body
+        && let Some(limit) = sleep(BodyDrain::MAX_TIME)
+    {
+        tokio::spawn(read(body, permit, limit));
     }
 }
 
@@ -43,16 +47,17 @@ pub(crate) fn start<B: 'static>(drain: Drain, permit: Option<BodyDrain>, body: B
     }
 }
 
-async fn read<B: Body>(body: B, mut permit: BodyDrain) {
-    let mut body = pin!(body);
-    let reading = async {
-        while let Some(Ok(frame)) = poll_fn(|context| body.as_mut().poll_frame(context)).await {
-            let bytes = frame.data_ref().map_or(0, Buf::remaining);
-            if !permit.read(bytes) {
-                break;
+async fn read<B: Body>(body: B, mut permit: BodyDrain, limit: Sleep) {
+    let (mut body, mut limit) = (pin!(body), pin!(limit));
+    // Whether it came to its end or not, the body is dropped then, and hyper closes.
+    poll_fn(|context| {
+        while limit.as_mut().poll(context).is_pending() {
+            match ready!(body.as_mut().poll_frame(context)) {
+                Some(Ok(frame)) if permit.read(frame.data_ref().map_or(0, Buf::remaining)) => {}
+                _ => break,
             }
         }
-    };
-    // Whether it came to its end or not, the body is dropped now, and hyper closes.
-    _ = timeout(BodyDrain::MAX_TIME, reading).await;
+        Poll::Ready(())
+    })
+    .await;
 }

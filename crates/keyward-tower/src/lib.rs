@@ -87,8 +87,8 @@
 //! that without looking for an answer, when it takes longer, and when more than 100 are refused at once.
 //! Clients that send `Expect: 100-continue`, as curl does for large bodies, are told no before they
 //! send anything and are never waited for. Behind a layer that gives requests a body of another type than
-//! axum's or hyper's, name that type: [`RequireKeyLayer::request_body`]. Without a runtime of tokio's
-//! nothing is read on.
+//! axum's or hyper's, name that type: [`RequireKeyLayer::request_body`]. Without a runtime of tokio's, or
+//! in one without its timer, nothing is read on.
 //!
 //! # Webhooks
 //!
@@ -110,6 +110,7 @@ mod future;
 mod head;
 mod layer;
 mod service;
+mod timer;
 mod webhook;
 
 pub use crate::alive::WhileAlive;

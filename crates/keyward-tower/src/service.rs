@@ -7,18 +7,17 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use keyward::{Decision, Gate, Principal, Requirement, Verdict};
-use tokio::runtime::Handle;
-use tokio::time::sleep;
 use tower_service::Service;
 
 use crate::drain::{self, Drain};
 use crate::head::{FieldNames, Head, Peer, admit};
+use crate::timer::sleep;
 use crate::{ResponseBody, ResponseFuture};
 
 /// A service behind a gate; made by [`RequireKeyLayer`](crate::RequireKeyLayer).
 ///
 /// It needs nothing of axum: any service of `http` requests will do. Where memory is too old, a request
-/// waits for the store on the timer of tokio; outside of a tokio runtime it is refused at once. See
+/// waits for the store on the timer of tokio; without one it is refused at once. See
 /// [`GateBuilder::refresh_wait`](keyward::GateBuilder::refresh_wait).
 ///
 /// ```
@@ -94,9 +93,9 @@ where
     }
 }
 
-/// The timer of tokio. Without its runtime time is over at once: nobody waits without a limit.
+/// The timer of tokio. Without one time is over at once: nobody waits without a limit.
 fn timer(wait: Duration) -> impl Future<Output = ()> + Send {
-    let sleep = Handle::try_current().is_ok().then(|| sleep(wait));
+    let sleep = sleep(wait);
     async {
         if let Some(sleep) = sleep {
             sleep.await;

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::mem;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -12,12 +11,12 @@ use http::{Request, Response};
 use http_body::Body;
 use keyward::{AwaitedBody, Receipt, WebhookAnswer, WebhookVerdict};
 use pin_project_lite::pin_project;
-use tokio::runtime::Handle;
-use tokio::time::{Sleep, sleep};
+use tokio::time::Sleep;
 use tower_service::Service;
 
 use crate::ResponseBody;
 use crate::head::{FieldNames, apply, to_response};
+use crate::timer::sleep;
 
 pin_project! {
     /// The future of a response; made by [`ReceiveWebhook`](crate::ReceiveWebhook). See there.
@@ -220,12 +219,9 @@ fn poll_timer(
     context: &mut Context<'_>,
 ) -> Poll<()> {
     if let TimerProj::Unset = timer.as_mut().project() {
-        // It panics where time is not enabled, which nothing tells beforehand.
-        let sleep = || sleep(awaited.time_left());
-        let sleep = Handle::try_current().map(|_| catch_unwind(AssertUnwindSafe(sleep)));
-        timer.set(match sleep {
-            Ok(Ok(sleep)) => Timer::Set { sleep },
-            _ => Timer::Missing,
+        timer.set(match sleep(awaited.time_left()) {
+            Some(sleep) => Timer::Set { sleep },
+            None => Timer::Missing,
         });
     }
     match timer.project() {
