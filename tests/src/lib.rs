@@ -11,6 +11,8 @@ struct Browser;
 #[cfg(test)]
 mod allocations;
 #[cfg(test)]
+mod authority;
+#[cfg(test)]
 mod browser;
 #[cfg(test)]
 mod charging;
