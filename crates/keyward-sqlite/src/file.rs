@@ -378,6 +378,28 @@ mod tests {
     }
 
     #[test]
+    fn all_stores_of_a_file_leave_it_at_once_for_another() {
+        let fixture = Fixture::new();
+        let backup = SqliteStore::open(fixture.at("backup.db")).unwrap();
+        let (restored, _) = add(&backup, "acme");
+        drop(backup);
+        let stores: Vec<_> = (0..6).map(|_| fixture.open_slow()).collect();
+        add(&stores[0], "other");
+
+        fs::rename(fixture.at("backup.db"), fixture.path()).unwrap();
+        thread::scope(|threads| {
+            for store in &stores {
+                let restored = &restored;
+                threads.spawn(move || {
+                    let (_, new) = key("acme");
+                    commit(store, vec![], vec![new]).unwrap();
+                    assert_eq!(ask_strictly(store, restored), Ok(()));
+                });
+            }
+        });
+    }
+
+    #[test]
     fn a_reader_does_not_open_a_file_beside_the_log_of_another() {
         let fixture = Fixture::new();
         let backup = SqliteStore::open(fixture.at("backup.db")).unwrap();
