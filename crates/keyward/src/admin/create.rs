@@ -59,24 +59,45 @@ impl KeyAdmin {
 
     /// Takes over a key that was made elsewhere, of which only the digest is known.
     ///
-    /// Build the gate with the [`ForeignFormat`](crate::ForeignFormat) of such keys, and have its
-    /// peppers [accept](crate::Peppers::accepting) the scheme. At its first use the key is digested
-    /// in the current way.
+    /// Build the gate with the [`ForeignFormat`](crate::ForeignFormat) of such keys. It finds them under
+    /// SHA-256 of the whole key; have its peppers [accept](crate::Peppers::accepting) any other scheme. At
+    /// its first use the key is digested in the current way.
+    ///
+    /// The hint is what may be shown of the key. Without one, views and logs show `…`.
     ///
     /// ```
     /// # use std::sync::Arc;
     /// # use keyward::*;
     /// # let mut example = std::pin::pin!(async {
-    /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+    /// # let store = MemoryStore::new();
+    /// # let peppers = Peppers::new(Pepper::new("2026", b"sixteen bytes or more")?);
+    /// let gate = Gate::builder(store.replica())
+    ///     .format(KeyFormat::new("vhk_{env}_")?)
+    ///     .foreign_format(ForeignFormat::new("re_")?)
+    ///     .peppers(peppers.clone())
+    ///     .build()?;
+    /// # let format = KeyFormat::new("vhk_{env}_")?;
+    /// # let admin = KeyAdmin::new(Arc::new(store), format).peppers(peppers);
     /// # let operator = Actor::operator("docs");
     /// # let acme = AccountId::parse("acme")?;
-    /// # let created = admin.bootstrap(&operator, NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
-    /// # let id = created.record.id;
-    /// let hex = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-    /// let digest = KeyDigest::import(DigestScheme::Sha256OfSecret, hex)?;
+    /// # admin.open_account(&operator, &acme).await?;
+    /// // A row of the old system: SHA-256 of `re_3ZMWxBfZNpGdcLXDRbyPA7QW`.
+    /// let hex = "0bc7d7385ab5b9c9af37d685f85993f2c3fd2d42993f7deb92f86c59643bb11f";
+    /// let digest = KeyDigest::import(DigestScheme::Sha256, hex)?;
     /// let new = NewKey::new(acme, Environment::LIVE, "from the old system");
-    /// let record = admin.import(&operator, new, digest, Hint::parse("12|…Tz7x")?).await?;
-    /// assert_eq!(record.hint.to_string(), "12|…Tz7x");
+    /// let record = admin.import(&operator, new, digest, None).await?;
+    /// assert_eq!(record.hint, Hint::unknown());
+    /// # struct Get(&'static str);
+    /// # impl RequestHead for Get {
+    /// #     fn method(&self) -> &str { "GET" }
+    /// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
+    /// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    /// #         (field == "x-api-key").then_some(self.0.as_bytes()).into_iter()
+    /// #     }
+    /// # }
+    /// # let request = Get("re_3ZMWxBfZNpGdcLXDRbyPA7QW");
+    /// let decision = gate.check(&request, &Arc::new(Requirement::new()), None);
+    /// assert!(matches!(decision, Decision::Ready(Verdict::Admit(_))));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// # });
     /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
@@ -92,8 +113,9 @@ impl KeyAdmin {
         actor: &Actor,
         new: NewKey,
         digest: KeyDigest,
-        hint: Hint,
+        hint: impl Into<Option<Hint>>,
     ) -> Result<KeyRecord, AdminError> {
+        let hint = hint.into().unwrap_or_else(Hint::unknown);
         let mut line = self.line(actor, AuditAction::Import);
         if actor.acts_in(&new.account) {
             line.account = Some(new.account.clone());

@@ -242,7 +242,9 @@ impl KeyAdmin {
     ) -> Result<Option<Box<KeyView>>, AdminError> {
         let replica = self.store.replica();
         let clock = &**replica.clock();
-        let mut digests = self.peppers.candidates(key.as_bytes(), secret, clock);
+        let mut digests = self
+            .peppers
+            .candidates(key.as_bytes(), secret, false, clock);
         let entry = digests.find_map(|(_, digest)| replica.find(&digest));
         let entry = entry.filter(|entry| {
             actor.acts_in(&entry.group.account) && permitted.sees(entry.group.environment)

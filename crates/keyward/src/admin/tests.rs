@@ -1117,10 +1117,8 @@ fn keys_made_elsewhere_work_and_are_digested_anew_at_their_first_use() {
         (rest, DigestScheme::Sha512, hex(&Sha512::digest(rest))),
     ] {
         let digest = || KeyDigest::import(scheme.clone(), &kept).unwrap();
-        let hint = || Hint::parse("…????").unwrap();
         assert!(!ask(key), "{key}");
-        let record =
-            block_on(admin.import(&world.user, world.new_key(), digest(), hint())).unwrap();
+        let record = block_on(admin.import(&world.user, world.new_key(), digest(), None)).unwrap();
         assert!(ask(key), "{key}");
         block_on(world.store.flush()).unwrap();
         let current = DigestScheme::parse("hmac-sha256:2026").unwrap();
@@ -1150,6 +1148,71 @@ fn keys_made_elsewhere_work_and_are_digested_anew_at_their_first_use() {
     ] {
         assert!(KeyDigest::import(scheme, text).is_err(), "{text}");
     }
+}
+
+#[test]
+fn a_row_of_plain_sha256_is_imported_with_one_call_whatever_peppers_there_are() {
+    let key = "re_3ZMWxBfZNpGdcLXDRbyPA7QW";
+    let row = format!("{:02x?}", Sha256::digest(key).as_slice());
+    let row = row.replace(['[', ']', ',', ' '], "");
+    let pepper = |id| Pepper::new(id, b"sixteen bytes or more").unwrap();
+    let retired = Peppers::new(pepper("2026"))
+        .retired(pepper("2025"))
+        .unwrap();
+    for (peppers, then) in [
+        (Peppers::none(), "sha256"),
+        (Peppers::new(pepper("2026")), "hmac-sha256:2026"),
+        (retired, "hmac-sha256:2026"),
+    ] {
+        let world = World::new();
+        let admin = world.admin.clone().peppers(peppers.clone());
+        let digest = KeyDigest::import(DigestScheme::Sha256, &row).unwrap();
+        let imported = admin.import(&world.user, world.new_key(), digest, None);
+        let record = block_on(imported).unwrap();
+        assert_eq!(record.hint.to_string(), "…");
+        let gate = Gate::builder(world.store.replica())
+            .format(format())
+            .foreign_format(ForeignFormat::new("re_").unwrap())
+            .peppers(peppers.clone())
+            .build()
+            .unwrap();
+        let ask = |key| {
+            let decision = gate.check(&Head(key), &Arc::new(Requirement::new()), None);
+            match decision {
+                Decision::Ready(Verdict::Admit(admitted)) => match admitted.access {
+                    Some(Access::Principal(principal)) => principal.hint().to_string(),
+                    _ => panic!("{key}"),
+                },
+                _ => "refused".to_owned(),
+            }
+        };
+        assert_eq!(ask("re_3ZMWxBfZNpGdcLXDRbyPA7Qw"), "refused");
+        assert_eq!(ask(key), "…", "{peppers:?}");
+        block_on(world.store.flush()).unwrap();
+        assert_eq!(ask(key), "…", "after its first use");
+        let view = block_on(admin.key(&world.user, record.id)).unwrap();
+        assert_eq!(view.record.digest.scheme().to_string(), then);
+        assert_eq!(view.record.hint, Hint::unknown());
+    }
+}
+
+#[test]
+fn a_key_of_the_service_itself_is_not_found_under_a_digest_without_its_pepper() {
+    let world = World::new();
+    let key = world.create(world.new_key()).key.unwrap();
+    let peppers = Peppers::new(Pepper::new("2026", b"sixteen bytes or more").unwrap());
+    let gate = Gate::builder(world.store.replica())
+        .format(format())
+        .foreign_format(ForeignFormat::new("").unwrap())
+        .peppers(peppers)
+        .build()
+        .unwrap();
+    let decision = gate.check(
+        &Head(key.expose_secret()),
+        &Arc::new(Requirement::new()),
+        None,
+    );
+    assert!(matches!(decision, Decision::Ready(Verdict::Refuse(_))));
 }
 
 /// A request with a key.
@@ -1503,8 +1566,7 @@ fn an_imported_key_counts_as_one_more() {
     let admin = world.admin.clone().max_active_keys(1);
     let import = |digit: &str| {
         let digest = KeyDigest::import(DigestScheme::Sha256, &digit.repeat(64)).unwrap();
-        let hint = Hint::parse("…????").unwrap();
-        block_on(admin.import(&world.user, world.new_key(), digest, hint))
+        block_on(admin.import(&world.user, world.new_key(), digest, None))
     };
     import("1").unwrap();
     assert_eq!(error_of(import("2")), AdminErrorKind::TooManyKeys);

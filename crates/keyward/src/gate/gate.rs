@@ -265,6 +265,7 @@ impl Gate {
         let Presented {
             location,
             secret,
+            is_foreign,
             client,
             ..
         } = *presented;
@@ -278,6 +279,7 @@ impl Gate {
                     location,
                     environment: in_text.as_deref(),
                     secret,
+                    is_foreign,
                     client,
                 };
                 let proved = match refreshed {

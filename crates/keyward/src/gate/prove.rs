@@ -19,6 +19,8 @@ pub(super) struct Presented<'a> {
     pub(super) environment: Option<&'a [u8]>,
     /// Where the part behind the prefix begins.
     pub(super) secret: usize,
+    /// Whether it is in the form of a key that was made elsewhere.
+    pub(super) is_foreign: bool,
     /// Where failures are counted.
     pub(super) client: Option<Client>,
 }
@@ -43,15 +45,15 @@ impl Gate {
             Credential::One(key, location) => (key, location),
         };
         let mut formats = self.inner.formats.iter();
-        let recognised = match formats.find_map(|format| format.parse(key)) {
-            Some(recognised) => recognised,
+        let (recognised, is_foreign) = match formats.find_map(|format| format.parse(key)) {
+            Some(recognised) => (recognised, false),
             // No format has a comma: it joins what were two lines (RFC 9110 §5.3).
             None if key.contains(&b',') => return Err(DenialKind::Several),
             None if key.len() > MAX_KEY_LEN => return Err(DenialKind::Malformed),
             None => {
                 let mut foreign = self.inner.foreign.iter();
                 let recognised = foreign.find_map(|format| format.parse(key));
-                recognised.ok_or_else(|| self.what_is_wrong(key))?
+                (recognised.ok_or_else(|| self.what_is_wrong(key))?, true)
             }
         };
         // Where only the secret part counts, what stands before it is no part of the key.
@@ -64,6 +66,7 @@ impl Gate {
             location,
             environment: recognised.environment,
             secret,
+            is_foreign,
             client: None,
         }))
     }
@@ -96,11 +99,19 @@ impl Gate {
     ) -> Result<(usize, Arc<Entry>, Moment), DenialKind> {
         let replica = &self.inner.replica;
         let fresh_as_of = replica.fresh_as_of();
-        let Presented { key, secret, .. } = *presented;
+        let Presented {
+            key,
+            secret,
+            is_foreign,
+            ..
+        } = *presented;
         let moves = replica.moves();
         let clock = &**replica.clock();
         let look = || {
-            let mut candidates = self.inner.peppers.candidates(key, secret, clock);
+            let mut candidates = self
+                .inner
+                .peppers
+                .candidates(key, secret, is_foreign, clock);
             candidates.find_map(|(way, digest)| Some((way, replica.find(&digest)?)))
         };
         let mut entry = look();

@@ -48,12 +48,16 @@ impl fmt::Debug for ApiKey {
     }
 }
 
+/// The last characters of a key of which they are not known; no key has these.
+const NOT_KNOWN: [u8; 4] = [0; 4];
+
 /// What may be shown of a key: its prefix and its last four characters.
 ///
 /// ```
 /// use keyward::Hint;
 ///
 /// assert_eq!(Hint::parse("vhk_live_…x7Qd")?.to_string(), "vhk_live_…x7Qd");
+/// assert_eq!(Hint::unknown().to_string(), "…"); // of an imported key
 /// # Ok::<(), keyward::ParseError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq)]
@@ -69,26 +73,49 @@ impl Hint {
         Self { prefix, last }
     }
 
+    /// The hint of a key whose text is not known, shown as an ellipsis alone.
+    ///
+    /// ```
+    /// use keyward::Hint;
+    ///
+    /// assert_eq!(Hint::parse("…")?, Hint::unknown());
+    /// # Ok::<(), keyward::ParseError>(())
+    /// ```
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self {
+            prefix: "".into(),
+            last: NOT_KNOWN,
+        }
+    }
+
     /// Parses the shown form, as a store keeps it.
     ///
+    /// The prefix may be empty. The last characters are missing where only the prefix is known.
+    ///
     /// # Errors
-    /// When it is not a prefix of at most 32 bytes, an ellipsis and four ASCII characters.
+    /// When it is not a prefix of at most 32 bytes, an ellipsis and four ASCII characters or none.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let error = ParseError::new("hint", ParseErrorKind::Character);
         let (prefix, last) = text.split_once('…').ok_or(error)?;
         if prefix.len() > 32 || !text.chars().all(|c| c.is_ascii_graphic() || c == '…') {
             return Err(error);
         }
-        Ok(Self {
-            prefix: prefix.into(),
-            last: last.as_bytes().try_into().map_err(|_| error)?,
-        })
+        let last = match last.as_bytes() {
+            [] => NOT_KNOWN,
+            last => last.try_into().map_err(|_| error)?,
+        };
+        let prefix = prefix.into();
+        Ok(Self { prefix, last })
     }
 }
 
 impl fmt::Display for Hint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let last = std::str::from_utf8(&self.last).unwrap_or_default();
+        let last = match self.last {
+            NOT_KNOWN => "",
+            _ => std::str::from_utf8(&self.last).unwrap_or_default(),
+        };
         write!(f, "{}…{last}", self.prefix)
     }
 }

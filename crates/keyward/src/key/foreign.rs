@@ -10,6 +10,10 @@ use crate::{ParseError, ParseErrorKind};
 /// Any visible ASCII characters but the comma and the quotation mark, from 20 to 200 with the prefix.
 /// Such keys have no checksum: every one that looks right costs a look-up in memory.
 ///
+/// They are found under the plain SHA-256 digest that was imported, whatever peppers the gate has, until
+/// their first use. So whoever can write to the database can put the digest of such a key there: remove the
+/// format once [`KeyAdmin::schemes`](crate::KeyAdmin::schemes) counts none under `sha256`.
+///
 /// ```
 /// use keyward::ForeignFormat;
 ///

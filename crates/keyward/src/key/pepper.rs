@@ -170,6 +170,9 @@ enum Way {
     Plain(DigestScheme),
 }
 
+/// How other systems keep their keys: the digest of such a key is imported as it is.
+static IMPORTED: Way = Way::Plain(DigestScheme::Sha256);
+
 impl Peppers {
     /// No pepper: SHA-256 alone.
     #[must_use]
@@ -217,6 +220,8 @@ impl Peppers {
 
     /// Goes on accepting keys that were digested in this way, without a pepper.
     ///
+    /// Imported keys of a [`ForeignFormat`](crate::ForeignFormat) are found under SHA-256 also without this.
+    ///
     /// # Errors
     /// When this is a fifth way, is there already, or needs a pepper.
     pub fn accepting(self, scheme: DigestScheme) -> Result<Self, ParseError> {
@@ -247,11 +252,12 @@ impl Peppers {
     }
 
     /// The digests under which the key may be kept, in the order in which to try them, and the place of
-    /// each way.
+    /// each way. A key that was made elsewhere may be kept under the digest that was imported.
     pub(crate) fn candidates<'a>(
         &'a self,
         key: &'a [u8],
         secret: usize,
+        is_foreign: bool,
         clock: &'a dyn Clock,
     ) -> impl Iterator<Item = (usize, DigestBytes)> + 'a {
         let accepted = self
@@ -259,13 +265,19 @@ impl Peppers {
             .iter()
             .enumerate()
             .filter(|(_, accepted)| accepted.until.is_none_or(|until| clock.unix() < until));
-        accepted.map(move |(place, accepted)| (place, accepted.way.digest(key, secret)))
+        let accepted = accepted.map(|(place, accepted)| (place, &accepted.way));
+        let is_there =
+            |accepted: &Accepted| matches!(accepted.way, Way::Plain(DigestScheme::Sha256));
+        let imported = is_foreign && !self.0.iter().any(is_there);
+        accepted
+            .chain(imported.then_some((self.0.len(), &IMPORTED)))
+            .map(move |(place, way)| (place, way.digest(key, secret)))
     }
 
     /// Whether a key that is found in this way, by its place, shall be digested in the current one.
     pub(crate) fn is_old(&self, way: usize) -> bool {
         let accepted = self.0.get(way).map(|accepted| &accepted.way);
-        way > 0 && !matches!(accepted, None | Some(Way::Upcoming(_)))
+        way > 0 && !matches!(accepted, Some(Way::Upcoming(_)))
     }
 
     fn or(mut self, new: Accepted) -> Result<Self, ParseError> {
@@ -356,7 +368,11 @@ mod tests {
         assert!(three.clone().retired(pepper("a")).is_err());
         assert!(three.clone().accepting(DigestScheme::Sha256).is_err());
         let four = three.retired(pepper("c")).unwrap();
-        assert_eq!(four.candidates(b"key", 0, &crate::SystemClock).count(), 4);
+        assert_eq!(
+            four.candidates(b"key", 0, true, &crate::SystemClock)
+                .count(),
+            4
+        );
         assert!(four.retired(pepper("d")).is_err());
     }
 

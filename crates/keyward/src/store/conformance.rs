@@ -24,10 +24,10 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::{
     Account, AccountId, AccountStatus, ActiveKeys, AdminErrorKind, ApiKey, AuditAction, AuditEntry,
     AuditQuery, Commit, CreateToken, CreditChange, CreditOwner, Credits, Decision, DenialKind,
-    DigestScheme, DisabledBy, Environment, Gate, KeyCursor, KeyDigest, KeyFormat, KeyId, KeyKind,
-    KeyQuery, KeyRecord, KeyState, KeyStatus, Metadata, OriginPolicy, Pepper, Peppers, RateLimit,
-    RateLimits, Refill, RequestHead, Requirement, Scopes, Store, StoreErrorKind, UsageQuery,
-    Verdict,
+    DigestScheme, DisabledBy, Environment, Gate, Hint, KeyCursor, KeyDigest, KeyFormat, KeyId,
+    KeyKind, KeyQuery, KeyRecord, KeyState, KeyStatus, Metadata, OriginPolicy, Pepper, Peppers,
+    RateLimit, RateLimits, Refill, RequestHead, Requirement, Scopes, Store, StoreErrorKind,
+    UsageQuery, Verdict,
 };
 
 pub use crate::outbox::conformance::check_webhooks;
@@ -143,8 +143,10 @@ fn gives_back_what_was_committed<S: Store>(store: &S) {
         let (_, mut record) = key("acme", Environment::LIVE);
         let bytes = *record.digest.expose_bytes();
         record.digest = KeyDigest::new(DigestScheme::parse(scheme).unwrap(), bytes);
+        record.hint = Hint::unknown();
         commit(store, [], [&record]).unwrap();
-        assert_eq!(stored_key(store, record.id).digest, record.digest);
+        let stored = stored_key(store, record.id);
+        assert_eq!((stored.digest, stored.hint), (record.digest, record.hint));
     }
     account.revision = stored_account(store, &account.id).revision;
     assert!(account.revision > 0, "a stored account has a revision");
