@@ -61,7 +61,7 @@ pub struct GateBuilder {
     rate_ceilings: Vec<(Environment, RateLimits)>,
     limiter: Option<Arc<dyn Limiter>>,
     legacy_fields: Option<ResetUnit>,
-    refunds_errors: bool,
+    refunds_from: u16,
     throttle: Option<FailureThrottle>,
 }
 
@@ -85,7 +85,7 @@ impl GateBuilder {
             rate_ceilings: Vec::new(),
             limiter: None,
             legacy_fields: None,
-            refunds_errors: false,
+            refunds_from: u16::MAX,
             throttle: None,
         }
     }
@@ -220,7 +220,27 @@ impl GateBuilder {
     /// A request that is given up has paid; so has one that ends without a response: in an error of a
     /// service, such as a timeout, or a panic, also where a layer outside makes a 5xx of it.
     pub fn refund_server_errors(mut self) -> Self {
-        self.refunds_errors = true;
+        self.refunds_from = self.refunds_from.min(500);
+        self
+    }
+
+    /// Gives credits back where the handler answers with a 4xx or a 5xx, otherwise like
+    /// [`refund_server_errors`](Self::refund_server_errors).
+    ///
+    /// For a service that sells results: a body that it cannot use costs nothing but its part of the rate
+    /// limit.
+    ///
+    /// ```
+    /// # use keyward::*;
+    /// let gate = Gate::builder(&Replica::new())
+    ///     .format(KeyFormat::new("acme_{env}_")?)
+    ///     .refund_errors()
+    ///     .build();
+    /// assert!(gate.is_ok());
+    /// # Ok::<(), ParseError>(())
+    /// ```
+    pub fn refund_errors(mut self) -> Self {
+        self.refunds_from = 400;
         self
     }
 
@@ -285,7 +305,7 @@ impl GateBuilder {
                 rate_ceilings: self.rate_ceilings,
                 limiter: self.limiter,
                 legacy_fields: self.legacy_fields,
-                refunds_errors: self.refunds_errors,
+                refunds_from: self.refunds_from,
                 reports: Reports::default(),
                 log: LogLimit::default(),
             }),

@@ -60,7 +60,7 @@ pub(crate) struct Bill {
     charge: Option<Charge>,
     limiter: Option<Arc<dyn Limiter>>,
     spent: Option<Spent>,
-    refunds_errors: bool,
+    refunds_from: u16,
     /// When, in nanoseconds since the Unix epoch.
     at: u64,
     legacy: Option<ResetUnit>,
@@ -85,8 +85,7 @@ impl Bill {
         if response.is_denied() {
             return self.give_back();
         }
-        if self.refunds_errors
-            && response.status() >= 500
+        if response.status() >= self.refunds_from
             && let Some(spent) = self.spent.take()
         {
             spent.give_back();
@@ -176,7 +175,7 @@ impl Gate {
             charge: None,
             limiter: self.inner.limiter.clone(),
             spent: None,
-            refunds_errors: self.inner.refunds_errors,
+            refunds_from: self.inner.refunds_from,
             at: nanos(now.unix()),
             legacy: self.inner.legacy_fields,
         }

@@ -109,7 +109,7 @@ pub(crate) struct Inner {
     pub(crate) rate_ceilings: Vec<(Environment, RateLimits)>,
     pub(crate) limiter: Option<Arc<dyn Limiter>>,
     pub(crate) legacy_fields: Option<ResetUnit>,
-    pub(crate) refunds_errors: bool,
+    pub(crate) refunds_from: u16,
     pub(crate) reports: Reports,
     /// Of refused requests with a known key.
     pub(crate) log: LogLimit,

@@ -177,7 +177,10 @@ impl Response {
     }
 
     fn failed() -> Self {
-        let status = 500;
+        Self::of(500)
+    }
+
+    fn of(status: u16) -> Self {
         Self {
             status,
             ..Self::default()
@@ -882,6 +885,32 @@ fn what_a_handler_failed_to_do_is_refunded_if_the_service_says_so() {
     let gate = world.builder().refund_server_errors().build().unwrap();
     Response::ok().finished(finish_of(verdict(&gate, &key, any(), None)));
     assert_eq!(world.left(world.acme.clone()), Some(8));
+}
+
+#[test]
+fn what_a_handler_could_not_use_is_refunded_if_the_service_says_so() {
+    let world = World::new();
+    let key = world.live(|new| new);
+    world.set_credits(world.acme.clone(), 10);
+    let all = world.builder().refund_errors().build().unwrap();
+    let own = world
+        .builder()
+        .refund_errors()
+        .refund_server_errors()
+        .build();
+    let server = world.builder().refund_server_errors().build().unwrap();
+    for (gate, status, left) in [
+        (&all, 400, 10),
+        (&all, 413, 10),
+        (&all, 503, 10),
+        (&own.unwrap(), 400, 10),
+        (&all, 399, 9),
+        (&server, 499, 8),
+    ] {
+        let finish = finish_of(verdict(gate, &key, any(), None));
+        Response::of(status).finished(finish);
+        assert_eq!(world.left(world.acme.clone()), Some(left), "{status}");
+    }
 }
 
 #[test]
