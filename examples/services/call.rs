@@ -14,17 +14,33 @@ pub type Answered = Result<Answer, Answer>;
 pub struct Call {
     /// What stands in the path for each `{name}`.
     pub params: HashMap<String, String>,
-    pub query: HashMap<String, String>,
+    /// What stands after the `?`, in its order.
+    pub(crate) query: Vec<(String, String)>,
     /// The field lines, names in lower case.
     pub fields: Vec<(String, Vec<u8>)>,
     pub body: Vec<u8>,
+    /// Whether the body is all that was sent: one over [`MOST`] is left out.
+    pub(crate) is_whole: bool,
 }
+
+/// How long a body may be.
+pub(crate) const MOST: usize = 2 << 20;
 
 impl Call {
     /// What stands in the path for this name.
     #[must_use]
     pub fn param(&self, name: &str) -> &str {
         self.params.get(name).map_or("", String::as_str)
+    }
+
+    /// What the query holds for this name; nothing where it is not there once.
+    #[must_use]
+    pub fn queried(&self, name: &str) -> Option<&str> {
+        let mut pairs = self.query.iter().filter(|(own, _)| own == name);
+        match (pairs.next(), pairs.next()) {
+            (Some((_, value)), None) => Some(value),
+            _ => None,
+        }
     }
 
     /// What the field holds; nothing where it is not there once.
@@ -42,6 +58,30 @@ impl Call {
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
+}
+
+/// A text that says something.
+#[must_use]
+pub fn text(sent: &Value) -> Option<&str> {
+    sent.as_str().filter(|text| !text.trim().is_empty())
+}
+
+/// A text of one line that says something, such as a name.
+#[must_use]
+pub fn line(sent: &Value) -> Option<&str> {
+    text(sent).filter(|text| !text.contains(char::is_control))
+}
+
+/// An email address, as far as its form tells.
+#[must_use]
+pub fn email(sent: &Value) -> Option<&str> {
+    line(sent).filter(|text| {
+        let parts = text.split_once('@');
+        !text.contains(char::is_whitespace)
+            && parts.is_some_and(|(name, domain)| {
+                !name.is_empty() && domain.contains('.') && !domain.contains('@')
+            })
+    })
 }
 
 /// So that a handler can verify a webhook whose secret it learns from elsewhere.

@@ -59,7 +59,7 @@ async fn list(
     show: impl Fn(&KeyView) -> Result<Value, Answer>,
 ) -> Answered {
     let mut filter = KeyFilter::new();
-    if let Some(after) = call.query.get("after") {
+    if let Some(after) = call.queried("after") {
         filter = filter.after(KeyCursor::parse(after)?);
     }
     let page = admin.keys(&person.actor(), &person.account, filter).await?;

@@ -13,7 +13,7 @@ mod routes;
 mod run;
 mod webhooks;
 
-pub use crate::call::{Answer, Answered, Call};
+pub use crate::call::{Answer, Answered, Call, email, line, text};
 pub use crate::key_page::{Show, key_id, make, open_account, plain, revealed, shown, usage};
 pub use crate::people::{People, Person};
 pub use crate::records::{Recorded, Records};

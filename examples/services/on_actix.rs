@@ -1,6 +1,6 @@
 //! The routes in actix-web.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpListener;
 use std::pin::Pin;
@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use actix_web::body::BoxBody;
 use actix_web::dev::Payload;
-use actix_web::error::{ErrorBadRequest, ErrorPayloadTooLarge};
 use actix_web::guard::{GuardContext, fn_guard};
 use actix_web::http::{Method, StatusCode};
 use actix_web::web::{self, PayloadConfig, Query, ReqData, ServiceConfig};
@@ -16,13 +15,14 @@ use actix_web::{App, FromRequest, HttpRequest, HttpResponse, HttpServer, Respond
 use keyward::WebhookEvent;
 use keyward_actix::{Principal, ReceiveWebhook, RequireKey};
 
+use crate::call::MOST;
 use crate::routes::{Behind, OTHER};
 use crate::run::PATIENCE;
 use crate::{Answer, Call, Opened, Route};
 
 /// All routes, each behind its middleware.
 pub(crate) fn configure(app: &mut ServiceConfig, routes: &[Route]) {
-    app.app_data(PayloadConfig::new(2 << 20));
+    app.app_data(PayloadConfig::new(MOST));
     let mut paths = BTreeMap::<_, Vec<_>>::new();
     for route in routes {
         paths.entry(route.path).or_default().push(route);
@@ -78,15 +78,17 @@ impl FromRequest for Call {
         let fields = request.headers().iter();
         let fields = fields.map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()));
         let fields = fields.collect();
-        let query = Query::<HashMap<_, _>>::from_query(request.query_string());
+        let query = Query::from_query(request.query_string());
+        let query = query.map(Query::into_inner).unwrap_or_default();
         let body = web::Bytes::from_request(request, payload);
         Box::pin(async {
-            let query = query.map_err(|_| ErrorBadRequest(""))?;
+            let body = body.await;
             Ok(Self {
                 params,
-                query: query.into_inner(),
+                query,
                 fields,
-                body: body.await.map_err(|_| ErrorPayloadTooLarge(""))?.into(),
+                is_whole: body.is_ok(),
+                body: body.unwrap_or_default().into(),
             })
         })
     }

@@ -1,6 +1,7 @@
 //! The routes in axum.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use keyward::WebhookEvent;
 use keyward_tower::{Principal, ReceiveWebhookLayer, RequireKeyLayer};
 use tokio::sync::Notify;
 
+use crate::call::MOST;
 use crate::routes::{Behind, OTHER};
 use crate::run::PATIENCE;
 use crate::{Answer, Call, Opened, Route};
@@ -56,20 +58,21 @@ fn of_method<H: Handler<T, ()>, T: 'static>(route: &Route, handler: H) -> Method
 }
 
 impl<S: Send + Sync> FromRequest<S> for Call {
-    type Rejection = StatusCode;
+    type Rejection = Infallible;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, StatusCode> {
+    async fn from_request(request: Request, state: &S) -> Result<Self, Infallible> {
         let (mut parts, body) = request.into_parts();
         let params = Path::<HashMap<_, _>>::from_request_parts(&mut parts, state).await;
-        let query = Query::<HashMap<_, _>>::try_from_uri(&parts.uri);
+        let query = Query::try_from_uri(&parts.uri);
         let fields = parts.headers.iter();
         let fields = fields.map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()));
-        let body = to_bytes(body, 2 << 20).await;
+        let body = to_bytes(body, MOST).await;
         Ok(Self {
             params: params.map(|Path(params)| params).unwrap_or_default(),
-            query: query.map_err(|_| StatusCode::BAD_REQUEST)?.0,
+            query: query.map(|Query(pairs)| pairs).unwrap_or_default(),
             fields: fields.collect(),
-            body: body.map_err(|_| StatusCode::PAYLOAD_TOO_LARGE)?.into(),
+            is_whole: body.is_ok(),
+            body: body.unwrap_or_default().into(),
         })
     }
 }

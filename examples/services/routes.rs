@@ -81,8 +81,10 @@ impl<S: Send + Sync + 'static> Routes<S> {
     where
         F: Future<Output = Answered> + Send + 'static,
     {
-        let state = Arc::clone(&self.state);
-        let handler = Arc::new(move |who, call| boxed(handler(Arc::clone(&state), who, call)));
+        let (state, shape) = (Arc::clone(&self.state), self.shape);
+        let handler = Arc::new(move |who, call| {
+            when_whole(shape, call, |call| handler(Arc::clone(&state), who, call))
+        });
         self.and(on, Behind::Key(gate.clone(), requirement, handler))
     }
 
@@ -110,8 +112,9 @@ impl<S: Send + Sync + 'static> Routes<S> {
     where
         F: Future<Output = Answered> + Send + 'static,
     {
-        let state = Arc::clone(&self.state);
-        let handler = Arc::new(move |call| boxed(handler(Arc::clone(&state), call)));
+        let (state, shape) = (Arc::clone(&self.state), self.shape);
+        let handler =
+            Arc::new(move |call| when_whole(shape, call, |call| handler(Arc::clone(&state), call)));
         self.and(on, Behind::Nothing(handler))
     }
 
@@ -195,7 +198,7 @@ impl<S: Send + Sync + 'static> Routes<S> {
     where
         F: Future<Output = Answered> + Send + 'static,
     {
-        let people = Arc::clone(&self.people);
+        let (people, shape) = (Arc::clone(&self.people), self.shape);
         Behind::Nothing(Arc::new(move |call: Call| -> Answering {
             let Some(person) = people.sign_in(call.field("authorization")) else {
                 return Box::pin(async {
@@ -204,7 +207,7 @@ impl<S: Send + Sync + 'static> Routes<S> {
                         .unkept()
                 });
             };
-            let answering = boxed(handler(person, call));
+            let answering = when_whole(shape, call, |call| handler(person, call));
             Box::pin(async { answering.await.unkept() })
         }))
     }
@@ -236,6 +239,18 @@ pub fn error_message_json(status: &str, message: &str) -> Value {
 #[must_use]
 pub fn detail_json(_: &str, message: &str) -> Value {
     json!({ "detail": message })
+}
+
+/// What a handler says to a request, unless its body is too long.
+fn when_whole<F>(shape: Shape, call: Call, handler: impl FnOnce(Call) -> F) -> Answering
+where
+    F: Future<Output = Answered> + Send + 'static,
+{
+    if call.is_whole {
+        return boxed(handler(call));
+    }
+    let refused = shape("Content Too Large", "A body has 2 MiB at most.");
+    Box::pin(ready(Answer::new(413, refused)))
 }
 
 fn boxed(answering: impl Future<Output = Answered> + Send + 'static) -> Answering {

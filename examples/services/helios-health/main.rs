@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use services::{
     Answer, Answered, Call, Opened, People, Person, Records, Routes, Setting, Webhooks,
 };
-use services::{error_message_json, make, open_account, revealed, shown};
+use services::{error_message_json, line, make, open_account, revealed, shown, text};
 use tokio::sync::Mutex;
 
 /// What to try, each with the status it gets.
@@ -167,7 +167,7 @@ fn asked_for(name: &str) -> Result<Environment, Answer> {
 
 /// Answers a question, always alike.
 async fn ask_agent(helios: Arc<Helios>, who: Principal, call: Call) -> Answered {
-    let Some(question) = call.json()["question"].as_str().map(str::to_owned) else {
+    let Some(question) = text(&call.json()["question"]).map(str::to_owned) else {
         return Err(bad("Send a question as JSON"));
     };
     let line = json!({ "question": question, "answer": "Ask your doctor." });
@@ -185,8 +185,10 @@ async fn asked(helios: Arc<Helios>, who: Principal, call: Call) -> Answered {
 /// Stores results, and tells the clinic.
 async fn add_results(helios: Arc<Helios>, who: Principal, call: Call) -> Answered {
     let sent = call.json();
-    let (Some(patient), Some(results)) = (sent["patient"].as_str(), sent["results"].as_object())
-    else {
+    let results = sent["results"]
+        .as_object()
+        .filter(|results| !results.is_empty());
+    let (Some(patient), Some(results)) = (line(&sent["patient"]), results) else {
         return Err(bad("Send a patient and results as JSON"));
     };
     let line = json!({ "patient": patient, "results": results });

@@ -19,7 +19,7 @@ use keyward::{
 };
 use serde_json::{Value, json};
 use services::{Answer, Answered, Call, Opened, People, Person, Records, Routes, Setting};
-use services::{detail_json, key_id, make, open_account, plain, revealed, usage};
+use services::{detail_json, email, key_id, make, open_account, plain, revealed, usage};
 
 /// What to try, each with the status it gets.
 const LINES: &[&str] = &[
@@ -104,14 +104,7 @@ async fn send(service: Arc<HeliosSend>, who: Principal, call: Call) -> Answered 
 
 /// What is wrong with a mail.
 fn check(mail: &Value) -> Result<(), &'static str> {
-    let is_address = |value: &Value| {
-        let text = value.as_str().unwrap_or_default();
-        let one = |c: char| !c.is_whitespace() && !c.is_control();
-        let parts = text.split_once('@').filter(|_| text.chars().all(one));
-        parts.is_some_and(|(name, domain)| {
-            !name.is_empty() && domain.contains('.') && !domain.contains('@')
-        })
-    };
+    let is_address = |value| email(value).is_some();
     let known = ["from", "to", "subject", "html"];
     let Some(members) = mail.as_object() else {
         return Err("The body is not a JSON object");

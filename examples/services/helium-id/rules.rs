@@ -4,8 +4,8 @@ use std::error::Error;
 use std::sync::Arc;
 
 use keyward::{
-    Clock, Environment, Gate, KeyAdmin, KeyFormat, KeyLocation, RateLimit, Requirement,
-    WebhookReceiver, WebhookStore, WebhookVerifier,
+    Clock, Environment, ErrorJson, Gate, KeyAdmin, KeyFormat, KeyLocation, RateLimit, Replies,
+    Requirement, WebhookReceiver, WebhookStore, WebhookVerifier,
 };
 
 /// Test keys, which are not for stress tests, and live keys, which require a working webhook.
@@ -14,6 +14,7 @@ pub(crate) fn rules(store: Arc<dyn WebhookStore>) -> Result<(Gate, KeyAdmin), Bo
     let gate = Gate::builder(store.replica())
         .format(format.clone())
         .location(KeyLocation::x_api_key())
+        .replies(Replies::new(ErrorJson))
         .rate_ceiling(Environment::TEST, RateLimit::per_minute(60).burst(20))
         .build()?;
     let admin = KeyAdmin::new(store.clone(), format);

@@ -18,7 +18,9 @@ use serde_json::{Value, json};
 use services::{
     Answer, Answered, Call, Opened, People, Person, Recorded, Records, Routes, Setting,
 };
-use services::{error_message_json, key_id, make, open_account, plain, revealed, shown};
+use services::{
+    email, error_message_json, key_id, line, make, open_account, plain, revealed, shown, text,
+};
 
 /// What to try, each with the status it gets.
 const LINES: &[&str] = &[
@@ -120,7 +122,7 @@ async fn contacts(desk: Arc<Helplane>, who: Principal, _: Call) -> Answered {
 
 async fn create_contact(desk: Arc<Helplane>, who: Principal, call: Call) -> Answered {
     let sent = call.json();
-    let (Some(name), Some(email)) = (text(&sent["name"]), text(&sent["email"])) else {
+    let (Some(name), Some(email)) = (line(&sent["name"]), email(&sent["email"])) else {
         return Err(invalid("A contact has a name and an email."));
     };
     let contact = json!({ "name": name, "email": email });
@@ -160,7 +162,7 @@ async fn create_key(desk: Arc<Helplane>, person: Person, call: Call) -> Answered
 
 async fn delete_key(desk: Arc<Helplane>, person: Person, call: Call) -> Answered {
     let id = key_id(&call)?;
-    if call.query.get("confirm").map(String::as_str) != Some("yes") {
+    if call.queried("confirm") != Some("yes") {
         let error = "confirm with ?confirm=yes: applications that use the key will lose access";
         return Err(Answer::new(409, json!({ "error": error })));
     }
@@ -185,11 +187,6 @@ async fn change_plan(desk: Arc<Helplane>, person: Person, call: Call) -> Answere
     Ok(Answer::ok(
         json!({ "plan": plan, "api": account.api_access }),
     ))
-}
-
-/// A text that says something.
-fn text(sent: &Value) -> Option<&str> {
-    sent.as_str().filter(|text| !text.trim().is_empty())
 }
 
 fn invalid(message: &str) -> Answer {

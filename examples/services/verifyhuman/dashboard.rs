@@ -28,7 +28,7 @@ pub(crate) async fn create_key(service: Arc<VerifyHuman>, person: Person, call: 
     let environment = environment(&sent)?;
     let mut new = NewKey::new(person.account.clone(), environment, &text("name"))
         .scopes(Scopes::parse(text("scope").split_whitespace())?);
-    if sent["publishable"] == true {
+    if flag(&sent, "publishable")? == Some(true) {
         new = new.kind(KeyKind::Publishable);
     }
     match &sent["allowed_domains"] {
@@ -47,7 +47,7 @@ pub(crate) async fn create_key(service: Arc<VerifyHuman>, person: Person, call: 
             return Err(Answer::new(422, json!({ "error": error })));
         }
     }
-    if let Some(powered_by) = sent["powered_by"].as_bool() {
+    if let Some(powered_by) = flag(&sent, "powered_by")? {
         if !service.may_hide_badge(&person.account)? {
             let error = "the badge can be switched on Pro and Enterprise";
             return Err(Answer::new(403, json!({ "error": error })));
@@ -184,6 +184,18 @@ impl VerifyHuman {
                 Err(Answer::new(409, json!({ "error": error })))
             }
             made => Ok(made?),
+        }
+    }
+}
+
+/// What was chosen, if anything was.
+fn flag(sent: &Value, name: &str) -> Result<Option<bool>, Answer> {
+    match &sent[name] {
+        Value::Null => Ok(None),
+        Value::Bool(flag) => Ok(Some(*flag)),
+        _ => {
+            let error = format!("{name} is true or false");
+            Err(Answer::new(422, json!({ "error": error })))
         }
     }
 }

@@ -37,6 +37,7 @@ pub(crate) fn rules(store: Arc<dyn Store>) -> Result<(Gate, KeyAdmin), Box<dyn E
         .replies(replies)
         .rate_limits(Environment::LIVE, RateLimit::per_minute(60))
         .rate_limits(Environment::TEST, RateLimit::per_minute(60))
+        .refund_errors()
         .build()?;
     let admin = KeyAdmin::new(store, format).catalog(catalog);
     Ok((gate, admin.max_active_keys(MAX_KEYS)))

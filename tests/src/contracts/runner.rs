@@ -63,6 +63,7 @@ impl Run {
     fn new(place: String) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("selfie.jpg"), b"\xff\xd8\xff\xe0 a face").unwrap();
+        fs::write(folder.path().join("large.jpg"), vec![b'.'; 3 << 20]).unwrap();
         Self {
             place,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
