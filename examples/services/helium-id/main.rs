@@ -22,7 +22,7 @@ use axum::http::{HeaderValue, Uri};
 use keyward::{AccountId, Actor, Clock, Environment, KeyAdmin, KeyFormat, NewKey, Principal};
 use serde_json::{Value, json};
 use services::{Answer, Answered, Call, Opened, People, Records, Routes, Setting, Webhooks};
-use services::{error_json, make, open_account, plain, revealed};
+use services::{error_json, line, make, open_account, plain, revealed};
 use tokio::sync::Mutex;
 
 use self::dashboard::{
@@ -177,13 +177,16 @@ fn no_session() -> Answer {
 
 async fn create_session(helium: Arc<HeliumId>, who: Principal, call: Call) -> Answered {
     let sent = call.json();
-    let text = |name: &str| sent[name].as_str().unwrap_or_default().to_owned();
-    let (person, callback) = (text("person"), text("callback"));
-    let url = callback.parse::<Uri>().unwrap_or_default();
-    if !(1..=100).contains(&person.len()) || !matches!(url.scheme_str(), Some("http" | "https")) {
+    let person = line(&sent["person"]).filter(|person| person.len() <= 100);
+    // It becomes a field: ASCII, as URLs are.
+    let callback = line(&sent["callback"]).filter(|callback| {
+        let url = callback.parse::<Uri>().unwrap_or_default();
+        callback.is_ascii() && matches!(url.scheme_str(), Some("http" | "https"))
+    });
+    let (Some(person), Some(callback)) = (person, callback) else {
         let error = "a session has a person and a callback, which is a URL";
         return Err(Answer::new(422, json!({ "error": error })));
-    }
+    };
     helium.must_tell(who.account(), who.environment()).await?;
     let (account, sessions) = (who.account().as_str(), helium.sessions(who.environment()));
     let session = json!({ "person": person, "callback": callback, "status": "created" });
@@ -217,21 +220,26 @@ async fn complete(helium: Arc<HeliumId>, call: Call) -> Answered {
     let account = sessions.owner("session", id)?.ok_or_else(no_session)?;
     let account = AccountId::parse(&account)?;
     helium.must_tell(&account, environment).await?;
-    let mut before = Value::Null;
+    let (mut is_first, mut is_open) = (false, false);
     let session = sessions.change(account.as_str(), "session", id, |session| {
-        before = session["status"].clone();
-        if flow::is_open(session) {
-            session["status"] = json!("submitted");
+        is_first = session["status"] == "created";
+        is_open = flow::is_open(session);
+        if is_open {
+            session["status"] = match environment {
+                Environment::LIVE => json!(decision),
+                _ => json!("submitted"),
+            };
         }
     })?;
     let session = session.unwrap_or_default();
-    if environment == Environment::LIVE && session["status"] == "submitted" {
+    // Of several forms that come at once, one is decided.
+    if environment == Environment::LIVE && is_open {
         // A session is paid for once, however often she has to try.
-        if before == "created" {
+        if is_first {
             let used = json!({ "session": id });
             helium.records.add(account.as_str(), "used", used)?;
         }
-        helium.conclude(&account, environment, id, decision).await?;
+        helium.tell(&account, environment, &session).await?;
     }
     let callback = session["callback"].as_str().unwrap_or_default();
     Ok(Answer::new(303, Value::Null).field("location", callback))
@@ -302,14 +310,24 @@ impl HeliumId {
             session["status"] = json!(decision);
         })?;
         let session = session.ok_or_else(no_session)?;
+        self.tell(account, environment, &session).await?;
+        Ok(self.linked(session, environment))
+    }
+
+    /// Tells the customer what was decided.
+    async fn tell(
+        &self,
+        account: &AccountId,
+        environment: Environment,
+        session: &Value,
+    ) -> Result<(), Answer> {
         let event = json!({
             "type": "decision",
             "session": session["id"],
             "person": session["person"],
-            "decision": decision,
+            "decision": session["status"],
         });
-        self.webhooks.tell(account, environment, &event).await?;
-        Ok(self.linked(session, environment))
+        self.webhooks.tell(account, environment, &event).await
     }
 }
 

@@ -1,5 +1,6 @@
 //! The five services, sentence by sentence: `tests/contracts/`, on both stacks.
 
+mod at_once;
 mod contract;
 mod kill;
 mod lines;
