@@ -31,6 +31,10 @@ pub const MIGRATIONS: &[(u32, &str)] = &[
         9,
         include_str!("../migrations/0009_revoked_without_account.sql"),
     ),
+    (
+        10,
+        include_str!("../migrations/0010_endpoint_disabled_by.sql"),
+    ),
 ];
 
 /// Whether a file without our tables gets them.
@@ -93,8 +97,9 @@ mod tests {
 
     use keyward::conformance::block_on;
     use keyward::{
-        AccountId, Actor, AdminErrorKind, AuditQuery, DenialKind, DisabledBy, Environment,
-        KeyAdmin, KeyId, KeyStatus, Permission, Store,
+        AccountId, Actor, AdminErrorKind, AuditQuery, DenialKind, DisabledBy, EndpointChange,
+        EndpointId, EndpointStatus, Environment, KeyAdmin, KeyId, KeyStatus, Permission,
+        SealingKey, SealingKeys, Store, WebhookAdmin,
     };
 
     use super::*;
@@ -277,6 +282,52 @@ mod tests {
         fixture.type_in(typed).unwrap();
         assert!(before < between && between < stored(&store, id).revision);
         assert_eq!(stored(&store, id).disabled_by, Some(DisabledBy::Operator));
+    }
+
+    #[test]
+    fn an_endpoint_that_was_disabled_by_somebody_unknown_only_an_operator_enables() {
+        let fixture = Fixture::new();
+        for (_, sql) in &MIGRATIONS[..9] {
+            fixture.type_in(sql).unwrap();
+        }
+        fixture
+            .type_in(
+                "INSERT INTO keyward_account (id) VALUES ('acme'); \
+                 INSERT INTO keyward_endpoint (id, account, environment, url, secret, status, created_at) \
+                 VALUES ('whe_0123456789ab', 'acme', 'live', 'https://acme.example/', \
+                 'a:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA', \
+                 'disabled', 0)",
+            )
+            .unwrap();
+        let store = Arc::new(fixture.open());
+        let id = EndpointId::parse("whe_0123456789ab").unwrap();
+        let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32]).unwrap());
+        let admin = WebhookAdmin::new(Arc::clone(&store) as _, format(), sealing);
+        let acme = AccountId::parse("acme").unwrap();
+        let (ann, ops) = (
+            Actor::user("ann", acme, Permission::ALL),
+            Actor::operator("ops"),
+        );
+        let switch = |actor: &Actor, on| {
+            let change = EndpointChange::new().enabled(on);
+            let changed = block_on(admin.update_endpoint(actor, id, change));
+            changed.map(|endpoint| (endpoint.status, endpoint.disabled_by))
+        };
+        let refused = |actor| switch(actor, true).unwrap_err().kind();
+        let enabled = (EndpointStatus::Enabled, None);
+        assert_eq!(refused(&ann), AdminErrorKind::NotPermitted);
+        assert_eq!(switch(&ops, true).unwrap(), enabled);
+
+        let by_user = (EndpointStatus::Disabled, Some(DisabledBy::User));
+        assert_eq!(switch(&ann, false).unwrap(), by_user);
+        for status in ["enabled", "disabled"] {
+            let typed = format!("UPDATE keyward_endpoint SET status = '{status}'");
+            fixture.type_in(&typed).unwrap();
+        }
+        assert_eq!(refused(&ann), AdminErrorKind::NotPermitted, "typed");
+        let gone = "UPDATE keyward_endpoint SET status = 'gone'";
+        fixture.type_in(gone).unwrap();
+        assert_eq!(switch(&ann, true).unwrap(), enabled, "after a 410");
     }
 
     #[test]

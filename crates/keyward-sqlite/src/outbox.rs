@@ -5,9 +5,10 @@ use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use keyward::{
-    AccountId, AttemptOutcome, Conclusion, DeliveryAttempt, DeliveryClaim, DueDelivery, EndpointId,
-    EndpointStatus, EndpointUrl, EndpointsAtMost, Environment, NextStep, Redelivery, SealedSecret,
-    StoreError, StoreErrorKind, WebhookCommit, WebhookEndpoint, WebhookId, WebhookMessage,
+    AccountId, AttemptOutcome, Conclusion, DeliveryAttempt, DeliveryClaim, DisabledBy, DueDelivery,
+    EndpointId, EndpointStatus, EndpointUrl, EndpointsAtMost, Environment, NextStep, Redelivery,
+    SealedSecret, StoreError, StoreErrorKind, WebhookCommit, WebhookEndpoint, WebhookId,
+    WebhookMessage,
 };
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
@@ -18,7 +19,7 @@ use crate::row::{self, Cells, millis};
 
 /// The columns that [`endpoint`] reads.
 const ENDPOINTS: &str = "SELECT id, account, environment, url, secret, created_at, revision, status, \
-     previous_secret, previous_until, verified_at FROM keyward_endpoint_kept";
+     previous_secret, previous_until, verified_at, disabled_by FROM keyward_endpoint_kept";
 
 /// The columns that [`message`] reads.
 const MESSAGES: &str =
@@ -85,11 +86,11 @@ pub(crate) fn write(connection: &Connection, commit: &WebhookCommit) -> Result<(
 fn put_endpoint(connection: &Connection, endpoint: &WebhookEndpoint) -> rusqlite::Result<()> {
     let sql = if endpoint.revision == 0 {
         "INSERT INTO keyward_endpoint (id, account, environment, created_at, url, status, secret, \
-         previous_secret, previous_until, verified_at) \
-         SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10 WHERE ?11 = 0"
+         previous_secret, previous_until, verified_at, disabled_by) \
+         SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?12 WHERE ?11 = 0"
     } else {
         "UPDATE keyward_endpoint SET created_at = ?4, url = ?5, status = ?6, secret = ?7, \
-         previous_secret = ?8, previous_until = ?9, verified_at = ?10 \
+         previous_secret = ?8, previous_until = ?9, verified_at = ?10, disabled_by = ?12 \
          WHERE id = ?1 AND account = ?2 AND environment = ?3 AND revision = ?11 \
          AND id NOT IN (SELECT endpoint FROM keyward_endpoint_deleted)"
     };
@@ -106,6 +107,7 @@ fn put_endpoint(connection: &Connection, endpoint: &WebhookEndpoint) -> rusqlite
         previous.map(|(_, until)| millis(*until)),
         endpoint.verified_at.map(millis),
         endpoint.revision.cast_signed(),
+        endpoint.disabled_by.map(DisabledBy::as_str),
     ])?)
 }
 
@@ -235,6 +237,7 @@ fn endpoint(row: &Row<'_>) -> rusqlite::Result<WebhookEndpoint> {
     let previous = cells.parse_some(SealedSecret::parse)?;
     endpoint.previous = previous.zip(cells.time_if_any()?);
     endpoint.verified_at = cells.time_if_any()?;
+    endpoint.disabled_by = cells.parse_some(DisabledBy::parse)?;
     Ok(endpoint)
 }
 

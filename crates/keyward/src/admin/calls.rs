@@ -977,3 +977,124 @@ fn what_an_operator_disables_only_an_operator_enables() {
         }
     }
 }
+
+/// Who disables an endpoint, what else happens to it, and who then may enable it.
+#[test]
+fn an_endpoint_that_an_operator_disables_only_an_operator_enables() {
+    let actors = |world: &World| {
+        [
+            (world.operator.clone(), DisabledBy::Operator),
+            (
+                Actor::user("ann", account(ACME), Permission::ALL),
+                DisabledBy::User,
+            ),
+            (
+                world.acting(&world.key(ACME, Environment::LIVE, &["webhooks.*"]).0),
+                DisabledBy::Key,
+            ),
+        ]
+    };
+    let url = |url| EndpointUrl::parse(url).unwrap();
+    let off = || EndpointChange::new().enabled(false);
+    for by in 0..3 {
+        for meanwhile in [
+            "nothing", "operator", "user", "url", "secret", "verify", "gone",
+        ] {
+            for enables in 0..3 {
+                let world = World::new(None);
+                let actors = actors(&world);
+                let webhooks = &world.webhooks;
+                let (acme, live) = (account(ACME), Environment::LIVE);
+                let url_of = url("https://acme.example/");
+                let made = webhooks.create_endpoint(&world.operator, &acme, live, url_of);
+                let id = block_on(made).unwrap().endpoint.id();
+                let update =
+                    |actor: &Actor, change| block_on(webhooks.update_endpoint(actor, id, change));
+                let under_way = under_way(&world);
+                let disabled = update(&actors[by].0, off()).unwrap();
+                assert_eq!(disabled.disabled_by, Some(actors[by].1));
+                let ann = &actors[1].0;
+                match meanwhile {
+                    "operator" => drop(update(&world.operator, off()).unwrap()),
+                    "user" => drop(update(ann, off()).unwrap()),
+                    "url" => {
+                        let change = EndpointChange::new().url(url("https://new.example/"));
+                        drop(update(ann, change).unwrap());
+                    }
+                    "secret" => {
+                        let anew = webhooks.regenerate_secret(ann, id, Grace::None);
+                        drop(block_on(anew).unwrap());
+                    }
+                    "verify" => {
+                        let challenge = block_on(webhooks.challenge(ann, id)).unwrap();
+                        let payload = challenge.delivery().message().payload().to_vec();
+                        let question = String::from_utf8(payload).unwrap();
+                        let answer = question.split('"').nth(7).unwrap();
+                        let answered = challenge.answered(200, answer.as_bytes());
+                        drop(block_on(webhooks.verify(ann, id, answered)).unwrap());
+                    }
+                    // The server answers 410 to what was under way when it was disabled.
+                    "gone" => answers_gone(&world, &under_way),
+                    _ => {}
+                }
+                let by_operator = by == 0 || meanwhile == "operator";
+                let wanted = if by_operator && enables != 0 {
+                    Err(AdminErrorKind::NotPermitted)
+                } else {
+                    Ok(())
+                };
+                let who = format!("{:?}, {meanwhile}, {:?}", actors[by].1, actors[enables].1);
+                let enabled = update(&actors[enables].0, EndpointChange::new().enabled(true));
+                if let Ok(endpoint) = &enabled {
+                    let now = (endpoint.status, endpoint.disabled_by);
+                    assert_eq!(now, (EndpointStatus::Enabled, None));
+                }
+                assert_eq!(kind(enabled), wanted, "{who}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_endpoint_that_was_gone_its_owner_enables() {
+    let world = World::new(None);
+    let url = EndpointUrl::parse("https://acme.example/").unwrap();
+    let (acme, live) = (account(ACME), Environment::LIVE);
+    let webhooks = &world.webhooks;
+    let made = webhooks.create_endpoint(&world.operator, &acme, live, url);
+    let id = block_on(made).unwrap().endpoint.id();
+    answers_gone(&world, &under_way(&world));
+    let ann = Actor::user("ann", acme, Permission::ALL);
+    let gone = block_on(webhooks.endpoint(&ann, id)).unwrap();
+    assert_eq!(
+        (gone.status, gone.disabled_by),
+        (EndpointStatus::Gone, None)
+    );
+    let on = EndpointChange::new().enabled(true);
+    let enabled = block_on(webhooks.update_endpoint(&ann, id, on)).unwrap();
+    assert_eq!(enabled.status, EndpointStatus::Enabled);
+}
+
+/// A delivery to the endpoint of acme.
+fn under_way(world: &World) -> DueDelivery {
+    let id = WebhookId::random().unwrap();
+    let message = WebhookMessage::new(account(ACME), Environment::LIVE, id, b"{}").unwrap();
+    block_on(world.webhooks.publish(&world.operator, message)).unwrap();
+    let now = SystemTime::now();
+    let claim = DeliveryClaim {
+        now,
+        until: now,
+        limit: 1,
+        each: 1,
+        busy: vec![],
+        proven: None,
+    };
+    block_on(world.store.claim(claim)).unwrap().remove(0)
+}
+
+fn answers_gone(world: &World, due: &DueDelivery) {
+    let (gone, now) = (AttemptOutcome::Gone, SystemTime::now());
+    let schedule = RetrySchedule::new([]);
+    let conclusion = due.conclude(gone, Some(410), None, (now, now), &schedule);
+    block_on(world.store.conclude(conclusion)).unwrap();
+}

@@ -91,16 +91,21 @@ impl WebhookAdmin {
             if all.all(|sealed| self.sealing.is_current(sealed)) {
                 continue;
             }
-            self.change(actor, AuditAction::Maintain, endpoint.id(), |endpoint| {
-                let place = endpoint.place();
-                let secret = self.sealing.open(&endpoint.secret, &place)?;
-                endpoint.secret = self.sealing.seal(&secret, &place)?;
-                if let Some((sealed, until)) = &endpoint.previous {
-                    let secret = self.sealing.open(sealed, &place)?;
-                    endpoint.previous = Some((self.sealing.seal(&secret, &place)?, *until));
-                }
-                Ok("resealed".to_owned())
-            })
+            self.change(
+                actor,
+                AuditAction::Maintain,
+                endpoint.id(),
+                |endpoint, _| {
+                    let place = endpoint.place();
+                    let secret = self.sealing.open(&endpoint.secret, &place)?;
+                    endpoint.secret = self.sealing.seal(&secret, &place)?;
+                    if let Some((sealed, until)) = &endpoint.previous {
+                        let secret = self.sealing.open(sealed, &place)?;
+                        endpoint.previous = Some((self.sealing.seal(&secret, &place)?, *until));
+                    }
+                    Ok("resealed".to_owned())
+                },
+            )
             .await?;
             count += 1;
         }
@@ -114,7 +119,7 @@ impl WebhookAdmin {
         secret: &WebhookSecret,
         grace: Grace,
     ) -> Result<WebhookEndpoint, AdminError> {
-        self.change(actor, AuditAction::RegenerateSecret, id, |endpoint| {
+        self.change(actor, AuditAction::RegenerateSecret, id, |endpoint, _| {
             let sealed = self.sealing.seal(secret, &endpoint.place())?;
             let old = mem::replace(&mut endpoint.secret, sealed);
             endpoint.previous = match grace {

@@ -5,8 +5,9 @@ use crate::admin::authority::Permitted;
 use crate::admin::webhooks::{about, noting};
 use crate::{
     Account, AccountId, Actor, AdminError, AdminErrorKind, AnsweredChallenge, AttemptOutcome,
-    AuditAction, EndpointChallenge, EndpointId, EndpointStatus, EndpointUrl, EndpointsAtMost,
-    Environment, Permission, WebhookAdmin, WebhookCommit, WebhookEndpoint, WebhookSecret,
+    AuditAction, DisabledBy, EndpointChallenge, EndpointId, EndpointStatus, EndpointUrl,
+    EndpointsAtMost, Environment, Permission, WebhookAdmin, WebhookCommit, WebhookEndpoint,
+    WebhookSecret,
 };
 
 impl WebhookAdmin {
@@ -97,30 +98,53 @@ impl WebhookAdmin {
     /// Another URL has to answer a challenge anew. One that was switched off gets what had been accepted
     /// for it before, and nothing of what was published meanwhile.
     ///
+    /// What an operator disables only an operator enables; one that was switched off because it has answered
+    /// 410 its owner may enable too.
+    ///
     /// # Errors
-    /// When the actor may not, there is no such endpoint, the URL is not allowed, or the store fails.
+    /// [`NotPermitted`](AdminErrorKind::NotPermitted) when an operator has disabled what is to be enabled;
+    /// when the actor may not, there is no such endpoint, the URL is not allowed, or the store fails.
     pub async fn update_endpoint(
         &self,
         actor: &Actor,
         id: EndpointId,
         change: EndpointChange,
     ) -> Result<WebhookEndpoint, AdminError> {
-        self.change(actor, AuditAction::UpdateEndpoint, id, |endpoint| {
-            if let Some(url) = &change.url {
-                self.rules.check(endpoint.environment(), url)?;
-                if *url != endpoint.url {
-                    endpoint.verified_at = None;
+        self.change(
+            actor,
+            AuditAction::UpdateEndpoint,
+            id,
+            |endpoint, permitted| {
+                if let Some(url) = &change.url {
+                    self.rules.check(endpoint.environment(), url)?;
+                    if *url != endpoint.url {
+                        endpoint.verified_at = None;
+                    }
+                    endpoint.url = url.clone();
                 }
-                endpoint.url = url.clone();
-            }
-            endpoint.status = match change.enabled {
-                Some(true) => EndpointStatus::Enabled,
-                Some(false) => EndpointStatus::Disabled,
-                None => endpoint.status,
-            };
-            let (status, host) = (endpoint.status.as_str(), endpoint.url.host());
-            Ok(format!("status={status} host={host}"))
-        })
+                let is_disabled = endpoint.status == EndpointStatus::Disabled;
+                match change.enabled {
+                    None => {}
+                    Some(true) => {
+                        let by_operator = DisabledBy::is_operator(endpoint.disabled_by);
+                        if is_disabled && by_operator && !permitted.is_operator {
+                            return Err(AdminErrorKind::NotPermitted.into());
+                        }
+                        endpoint.status = EndpointStatus::Enabled;
+                        endpoint.disabled_by = None;
+                    }
+                    Some(false) => {
+                        // Who has disabled it first counts, unless an operator does so too.
+                        if !is_disabled || permitted.is_operator {
+                            endpoint.disabled_by = Some(actor.class());
+                        }
+                        endpoint.status = EndpointStatus::Disabled;
+                    }
+                }
+                let (status, host) = (endpoint.status.as_str(), endpoint.url.host());
+                Ok(format!("status={status} host={host}"))
+            },
+        )
         .await
     }
 
@@ -205,7 +229,7 @@ impl WebhookAdmin {
         id: EndpointId,
         answer: Result<AnsweredChallenge, AttemptOutcome>,
     ) -> Result<WebhookEndpoint, AdminError> {
-        self.change(actor, AuditAction::VerifyEndpoint, id, |endpoint| {
+        self.change(actor, AuditAction::VerifyEndpoint, id, |endpoint, _| {
             match &answer {
                 Ok(answered) if answered.endpoint() != id => {}
                 Ok(answered) if answered.note(endpoint, self.keys.now()) => {
@@ -268,6 +292,7 @@ pub struct CreatedEndpoint {
 /// let change = EndpointChange::new().url(url).enabled(false);
 /// let endpoint = webhooks.update_endpoint(&operator, id, change).await?;
 /// assert_eq!(endpoint.status, EndpointStatus::Disabled);
+/// assert_eq!(endpoint.disabled_by, Some(DisabledBy::Operator));
 ///
 /// let metadata = EndpointUrl::parse("http://169.254.169.254/")?;
 /// let error = webhooks.update_endpoint(&operator, id, EndpointChange::new().url(metadata)).await;

@@ -141,7 +141,7 @@ impl KeyAdmin {
                     record.status = to;
                     return Ok(());
                 }
-                let by_operator = matches!(record.disabled_by, None | Some(DisabledBy::Operator));
+                let by_operator = DisabledBy::is_operator(record.disabled_by);
                 if is_disabled && by_operator && !permitted.is_operator {
                     return Err(AdminErrorKind::NotPermitted.into());
                 }

@@ -95,7 +95,7 @@ impl WebhookAdmin {
         actor: &Actor,
         action: AuditAction,
         id: EndpointId,
-        change: impl Fn(&mut WebhookEndpoint) -> Result<String, AdminError>,
+        change: impl Fn(&mut WebhookEndpoint, &Permitted) -> Result<String, AdminError>,
     ) -> Result<WebhookEndpoint, AdminError> {
         let mut line = about(self.keys.line(actor, action), id);
         for _ in 0..ATTEMPTS {
@@ -103,7 +103,7 @@ impl WebhookAdmin {
             let (mut endpoint, owner, permitted) = self.or_note(actor, line.clone(), found).await?;
             line.account = Some(owner.id.clone());
             line.environment = Some(endpoint.environment());
-            let changed = change(&mut endpoint);
+            let changed = change(&mut endpoint, &permitted);
             let detail = self.or_note(actor, line.clone(), changed).await?;
             let mut noted = line.clone();
             noted.detail = format!("endpoint={id} {detail}");

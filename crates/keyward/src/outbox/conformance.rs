@@ -15,10 +15,10 @@ use std::time::{Duration, SystemTime};
 use crate::conformance::block_on;
 use crate::{
     Account, AccountId, AttemptOutcome, AuditAction, AuditEntry, AuditQuery, Commit, Conclusion,
-    DeliveryClaim, DueDelivery, EndpointId, EndpointStatus, EndpointUrl, EndpointsAtMost,
-    Environment, ProvenEndpoints, Redelivery, RetrySchedule, SealingKey, SealingKeys,
-    StoreErrorKind, WebhookCommit, WebhookEndpoint, WebhookId, WebhookMessage, WebhookSecret,
-    WebhookStore,
+    DeliveryClaim, DisabledBy, DueDelivery, EndpointId, EndpointStatus, EndpointUrl,
+    EndpointsAtMost, Environment, ProvenEndpoints, Redelivery, RetrySchedule, SealingKey,
+    SealingKeys, StoreErrorKind, WebhookCommit, WebhookEndpoint, WebhookId, WebhookMessage,
+    WebhookSecret, WebhookStore,
 };
 
 /// Runs the suite over a store that also keeps webhooks; `open` gives a new, empty one each time.
@@ -62,6 +62,7 @@ fn gives_back_what_was_committed<S: WebhookStore>(store: &S) {
     assert_eq!(first, endpoint);
 
     first.status = EndpointStatus::Disabled;
+    first.disabled_by = Some(DisabledBy::User);
     first.previous = Some((sealed(), time(2_000)));
     first.secret = sealed();
     first.verified_at = Some(time(1_000));

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 use crate::error::named;
 use crate::record::public_name::PublicName;
 use crate::{
-    AccountId, EndpointUrl, Environment, ParseError, RandomError, SealError, SealedSecret,
-    SealingKeys, WebhookSecret, WebhookSigner,
+    AccountId, DisabledBy, EndpointUrl, Environment, ParseError, RandomError, SealError,
+    SealedSecret, SealingKeys, WebhookSecret, WebhookSigner,
 };
 
 const PREFIX: &str = "whe_";
@@ -89,6 +89,11 @@ pub struct WebhookEndpoint {
     pub url: EndpointUrl,
     /// Whether it gets messages.
     pub status: EndpointStatus,
+    /// Who disabled it.
+    ///
+    /// `None` of a disabled endpoint stands for somebody unknown, such as a version or a tool that does not
+    /// write it down. It counts as an operator: only an operator enables the endpoint.
+    pub disabled_by: Option<DisabledBy>,
     /// The secret that signs.
     pub secret: SealedSecret,
     /// The secret before it, and until when that signs too.
@@ -134,6 +139,7 @@ impl WebhookEndpoint {
             environment,
             url,
             status: EndpointStatus::Enabled,
+            disabled_by: None,
             secret,
             previous: None,
             verified_at: None,
@@ -196,9 +202,9 @@ fn place(id: EndpointId, account: &AccountId, environment: Environment) -> Strin
 pub enum EndpointStatus {
     /// It does.
     Enabled,
-    /// It was switched off. What had been accepted for it waits.
+    /// It was [switched off](WebhookEndpoint::disabled_by). What had been accepted for it waits.
     Disabled,
-    /// It has answered 410, that it is gone. What had been accepted for it waits.
+    /// It has answered 410, that it is gone. Its owner may enable it. What had been accepted for it waits.
     Gone,
 }
 

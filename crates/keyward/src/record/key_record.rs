@@ -214,7 +214,9 @@ pub enum KeyStatus {
     Revoked,
 }
 
-/// Who disabled a key. See [`KeyRecord::disabled_by`].
+/// Who disabled a key or an endpoint of webhooks.
+///
+/// See [`KeyRecord::disabled_by`] and [`WebhookEndpoint::disabled_by`](crate::WebhookEndpoint::disabled_by).
 ///
 /// ```
 /// use keyward::DisabledBy;
@@ -234,6 +236,13 @@ pub enum DisabledBy {
 }
 
 named!(DisabledBy, "actor": Operator = "operator", User = "user", Key = "key");
+
+impl DisabledBy {
+    /// Whether only an operator enables what this actor has disabled; so does nobody known.
+    pub(crate) fn is_operator(by: Option<Self>) -> bool {
+        matches!(by, None | Some(Self::Operator))
+    }
+}
 
 named! {
     KeyStatus, "key status":
