@@ -77,11 +77,12 @@
 //!
 //! A request is refused before its body is read. Over HTTP/1 a refusal of a request with a body says
 //! `connection: close`; over HTTP/2 it says nothing of the connection. What is left of the body actix-web
-//! itself reads and throws away until the client has closed, or for as long as
+//! itself reads and throws away. Of a body with a `content-length` for as long as
 //! [`client_disconnect_timeout`](actix_web::HttpServer::client_disconnect_timeout) says, a second by
 //! default, however many bytes that are; with a timeout of zero it closes at once, and a client that is
-//! still sending sees a reset instead of the answer. To `Expect: 100-continue` actix-web answers
-//! `100 Continue` before any middleware is asked.
+//! still sending sees a reset instead of the answer. **A chunked body it reads to its end, without a limit**,
+//! before it closes: put a proxy that limits bodies in front where that matters. To `Expect: 100-continue`
+//! actix-web answers `100 Continue` before any middleware is asked.
 //!
 //! # Webhooks
 //!
