@@ -5,13 +5,14 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use actix_web::Error;
 use actix_web::body::EitherBody;
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse};
+use actix_web::{Error, HttpMessage};
 use keyward::{Finish, Verdict};
 use pin_project_lite::pin_project;
 
 use crate::head::{FieldNames, admit, finish, finish_error, refuse, refuse_shared};
+use crate::unread::keep_unread;
 
 pin_project! {
     /// The future of a response; made by [`RequireKeyMiddleware`](crate::RequireKeyMiddleware).
@@ -100,6 +101,7 @@ where
             },
             Verdict::Refuse(refusal) => refuse(refusal),
         };
+        let response = keep_unread(response, request.take_payload());
         let response = Some(request.into_response(response));
         Self::Answered { response }
     }

@@ -73,16 +73,19 @@
 //! events, a WebSocket or a long download, outlives the key unless it is wrapped in [`WhileAlive`], which
 //! ends it within 250 ms. `cargo run --example streams-actix` shows both.
 //!
-//! # Uploads that are refused
+//! # Rejected uploads
 //!
-//! A request is refused before its body is read. Over HTTP/1 a refusal of a request with a body says
-//! `connection: close`; over HTTP/2 it says nothing of the connection. What is left of the body actix-web
-//! itself reads and throws away. Of a body with a `content-length` for as long as
-//! [`client_disconnect_timeout`](actix_web::HttpServer::client_disconnect_timeout) says, a second by
-//! default, however many bytes that are; with a timeout of zero it closes at once, and a client that is
-//! still sending sees a reset instead of the answer. **A chunked body it reads to its end, without a limit**,
-//! before it closes: put a proxy that limits bodies in front where that matters. To `Expect: 100-continue`
-//! actix-web answers `100 Continue` before any middleware is asked.
+//! The middleware rejects a request before its body is read. Over HTTP/1, a rejection of a request with a
+//! body has `connection: close`; over HTTP/2 it does not affect the connection. actix-web then reads and
+//! discards the rest of the body, so that the client can read the response, and closes the connection after
+//! [`client_disconnect_timeout`](actix_web::HttpServer::client_disconnect_timeout), one second by default.
+//! This applies to bodies with a `content-length` and to chunked bodies alike.
+//!
+//! Only the time is bounded: within it, actix-web reads as many bytes as the client sends. With a timeout of
+//! zero it closes at once, and a client that is still sending sees a connection reset instead of the
+//! response. If an outer middleware replaces the body of a rejection, actix-web reads a chunked request body
+//! to its end, without a limit. To `Expect: 100-continue` actix-web sends `100 Continue` before it calls any
+//! middleware.
 //!
 //! # Webhooks
 //!
@@ -98,6 +101,7 @@ mod future;
 mod head;
 mod middleware;
 mod transform;
+mod unread;
 mod webhook;
 
 pub use crate::alive::WhileAlive;

@@ -1,13 +1,12 @@
 //! The future of a response to a delivery.
 
-use std::error::Error;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use actix_web::body::{BodySize, BodyStream, BoxBody, EitherBody, MessageBody};
+use actix_web::body::{BodyStream, EitherBody, MessageBody};
 use actix_web::dev::{Payload, Service, ServiceRequest, ServiceResponse};
 use actix_web::rt::time::timeout;
 use actix_web::web::{Bytes, BytesMut};
@@ -16,6 +15,7 @@ use keyward::{AwaitedBody, Receipt, WebhookAnswer, WebhookVerdict};
 use pin_project_lite::pin_project;
 
 use crate::head::{FieldNames, apply, refuse_shared, to_response};
+use crate::unread::keep_unread;
 
 /// What was decided about a body, its bytes, and what is left of it.
 type Decided = (WebhookVerdict, Bytes, Payload);
@@ -144,42 +144,11 @@ async fn read_body(
 }
 
 fn refuse(answer: WebhookAnswer, unread: Payload) -> HttpResponse {
-    let response = to_response(answer.reply);
-    let mut response = response.map_body(|_, text| {
-        BoxBody::new(Refusal {
-            text,
-            _unread: unread,
-        })
-    });
+    let mut response = keep_unread(to_response(answer.reply), unread);
     if let Some(error) = answer.error {
         response.extensions_mut().insert(error);
     }
     response
-}
-
-/// The body of a refusal.
-///
-/// A chunked body that was dropped is read by actix-web for as long as the client sends. One that is still
-/// there when the answer has been sent is not: the connection is closed within
-/// `client_disconnect_timeout`.
-struct Refusal {
-    text: BoxBody,
-    _unread: Payload,
-}
-
-impl MessageBody for Refusal {
-    type Error = Box<dyn Error>;
-
-    fn size(&self) -> BodySize {
-        self.text.size()
-    }
-
-    fn poll_next(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        Pin::new(&mut self.text).poll_next(context)
-    }
 }
 
 impl<S, B> Future for ReceiveFuture<S>
