@@ -47,6 +47,8 @@ mod mistakes;
 #[cfg(test)]
 mod nginx;
 #[cfg(test)]
+mod no_timer;
+#[cfg(test)]
 mod outbox;
 #[cfg(test)]
 mod parity;

@@ -1,25 +1,18 @@
 //! Deliveries whose bodies do not come to an end, over real connections.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 use std::{fs, thread};
 
 use actix_web::{App, HttpResponse, HttpServer, web};
 use axum::Router;
 use axum::routing::post;
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::{Body, Frame};
 use keyward::{WebhookId, WebhookReceiver, WebhookSecret, WebhookSigner, WebhookVerifier};
 use keyward_actix::ReceiveWebhook;
 use keyward_tower::ReceiveWebhookLayer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
-use tower::{Layer, ServiceExt, service_fn};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 /// For a machine that is busy with something else.
@@ -171,53 +164,6 @@ async fn three_hundred_bodies_that_stall_hold_no_more_than_their_limit() {
         let said = timeout(PATIENCE, good).await.unwrap();
         assert!(said.starts_with("HTTP/1.1 200"), "{stack}: {said}");
     }
-}
-
-/// A body that is not there when it is first asked for.
-struct Late {
-    asked: bool,
-}
-
-impl From<Bytes> for Late {
-    fn from(_: Bytes) -> Self {
-        Self { asked: true }
-    }
-}
-
-impl Body for Late {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        if std::mem::replace(&mut self.asked, true) {
-            return Poll::Ready(None);
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    }
-}
-
-#[test]
-fn a_runtime_without_time_serves_bodies_that_wait() {
-    let verifier = WebhookVerifier::standard(SECRET).unwrap();
-    let receiver = WebhookReceiver::builder(verifier).build().unwrap();
-    let handler = service_fn(async |_: Request<Late>| Ok::<_, Infallible>(Response::new(())));
-    let service = ReceiveWebhookLayer::new(receiver).layer(handler);
-    let secret = WebhookSecret::parse(SECRET).unwrap();
-    let mut request = Request::post("/hook");
-    let id = WebhookId::random().unwrap();
-    for (name, value) in WebhookSigner::new(&secret).fields(&id, SystemTime::now(), b"") {
-        request = request.header(name, value);
-    }
-    let request = request.body(Late { asked: false }).unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
-    let response = runtime.block_on(service.oneshot(request)).unwrap();
-    assert_eq!(response.status(), 200);
 }
 
 /// The beginning of what the server says, to a head and these bytes and then nothing.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use actix_web::{App, HttpServer, web};
 use axum::Router;
@@ -13,9 +13,11 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use keyward::BodyDrain;
-use keyward_actix::RequireKey;
-use keyward_tower::RequireKeyLayer;
+use keyward::{
+    BodyDrain, WebhookId, WebhookReceiver, WebhookSecret, WebhookSigner, WebhookVerifier,
+};
+use keyward_actix::{ReceiveWebhook, RequireKey};
+use keyward_tower::{ReceiveWebhookLayer, RequireKeyLayer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
@@ -27,18 +29,21 @@ use crate::service::Service;
 /// The places in which bodies are drained are the process's: one test at a time.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
 /// Sends uploads without a key over connections that are kept alive, and prints how each ended.
 const NODE: &str = r"
 const http = require('node:http');
-const [port, size, calls] = process.argv.slice(1).map(Number);
+const [port, size, calls] = process.argv.slice(1, 4).map(Number);
+const path = process.argv[4];
+const headers = JSON.parse(process.argv[5]);
 const agent = new http.Agent({ keepAlive: true });
 const call = () => new Promise(done => {
-  const headers = { 'content-length': size };
-  const options = { agent, port, host: '127.0.0.1', path: '/upload', method: 'POST', headers };
+  const options = { agent, port, host: '127.0.0.1', path, method: 'POST', headers };
   const request = http.request(options, response => {
     let text = '';
     response.on('data', data => { text += data; });
-    response.on('end', () => done(`${response.statusCode} ${text.includes('missing_api_key')}`));
+    response.on('end', () => done(`${response.statusCode} ${JSON.parse(text).code}`));
     response.on('error', error => done(error.code));
   });
   request.on('error', error => done(error.code));
@@ -50,11 +55,36 @@ const call = () => new Promise(done => {
 })();
 ";
 
+/// Takes bodies of 100 kB.
+fn receiver() -> WebhookReceiver {
+    let verifier = WebhookVerifier::standard(SECRET).unwrap();
+    let receiver = WebhookReceiver::builder(verifier).body_limit(100_000);
+    receiver
+        .body_timeout(Duration::from_secs(2))
+        .build()
+        .unwrap()
+}
+
+/// The headers of a delivery that nobody has signed, but whose signature has its form.
+fn signed_wrongly() -> serde_json::Value {
+    let secret = WebhookSecret::parse(SECRET).unwrap();
+    let id = WebhookId::random().unwrap();
+    let headers = WebhookSigner::new(&secret).fields(&id, SystemTime::now(), b"other bytes");
+    let headers = headers.map(|(name, value)| (name.to_owned(), value.into()));
+    headers
+        .into_iter()
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
 async fn axum() -> SocketAddr {
     let layer = RequireKeyLayer::new(Service::new().routes[0].1.clone());
+    let receiver = ReceiveWebhookLayer::new(receiver());
+    let hook = post(async || "handled").layer(receiver);
     let app: Router = Router::new()
         .route("/upload", post(async |body: Bytes| body.len().to_string()))
-        .layer(layer);
+        .layer(layer)
+        .route("/hook", hook);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async { axum::serve(listener, app).await });
@@ -64,13 +94,18 @@ async fn axum() -> SocketAddr {
 /// The address, and what stops the server.
 fn actix() -> (SocketAddr, impl FnOnce()) {
     let gate = Service::new().routes[0].1.clone();
+    let receiver = receiver();
     let (tell, told) = mpsc::channel();
     let thread = thread::spawn(move || {
         actix_web::rt::System::new().block_on(async move {
             let app = move || {
                 let upload = web::post().to(async |body: Bytes| body.len().to_string());
                 let layer = RequireKey::new(gate.clone());
-                App::new().wrap(layer).route("/upload", upload)
+                let upload = web::resource("/upload").wrap(layer).route(upload);
+                let hook = web::resource("/hook").wrap(ReceiveWebhook::new(receiver.clone()));
+                App::new()
+                    .service(upload)
+                    .service(hook.post(async || "handled"))
             };
             let server = HttpServer::new(app).workers(1).disable_signals();
             let server = server.bind("127.0.0.1:0").unwrap();
@@ -90,10 +125,21 @@ fn actix() -> (SocketAddr, impl FnOnce()) {
 
 /// How each of the calls of the client in Node ended.
 async fn node(server: SocketAddr, size: usize, calls: usize) -> Vec<String> {
+    let length = serde_json::json!({ "content-length": size });
+    node_with(server, size, calls, ("/upload", &length)).await
+}
+
+async fn node_with(
+    server: SocketAddr,
+    size: usize,
+    calls: usize,
+    (path, headers): (&str, &serde_json::Value),
+) -> Vec<String> {
     let numbers = [server.port().into(), size, calls].map(|number| number.to_string());
     let output = Command::new("node")
         .args(["-e", NODE, "--"])
         .args(numbers)
+        .args([path, &headers.to_string()])
         .stderr(Stdio::inherit())
         .output()
         .await
@@ -103,8 +149,12 @@ async fn node(server: SocketAddr, size: usize, calls: usize) -> Vec<String> {
 }
 
 async fn connect(server: SocketAddr, head: &str) -> TcpStream {
+    connect_to(server, "/upload", head).await
+}
+
+async fn connect_to(server: SocketAddr, path: &str, head: &str) -> TcpStream {
     let mut stream = TcpStream::connect(server).await.unwrap();
-    let head = format!("POST /upload HTTP/1.1\r\nhost: localhost\r\n{head}\r\n\r\n");
+    let head = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\n{head}\r\n\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
     stream
 }
@@ -134,8 +184,74 @@ async fn a_client_that_keeps_connections_sees_each_refusal_of_an_upload() {
     for (server, stack) in [(axum().await, "axum"), (actix, "actix")] {
         for size in [0, 1, 100_000, 1_000_000] {
             let seen = node(server, size, 12).await;
-            assert_eq!(seen, ["401 true"; 12], "{size} bytes, {stack}");
+            assert_eq!(seen, ["401 missing_api_key"; 12], "{size} bytes, {stack}");
         }
+    }
+    stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sender_of_webhooks_that_keeps_connections_sees_each_refusal() {
+    let _alone = ALONE.lock().await;
+    let (actix, stop) = actix();
+    for (server, stack) in [(axum().await, "axum"), (actix, "actix")] {
+        // By its head alone: without a signature, and with too long a body.
+        let length = |size| serde_json::json!({ "content-length": size });
+        let seen = node_with(server, 90_000, 12, ("/hook", &length(90_000))).await;
+        assert_eq!(seen, ["401 missing_webhook_signature"; 12], "{stack}");
+        let mut headers = signed_wrongly();
+        headers["content-length"] = 1_000_000.into();
+        let seen = node_with(server, 1_000_000, 12, ("/hook", &headers)).await;
+        assert_eq!(seen, ["413 webhook_too_large"; 12], "{stack}");
+        // When a part of the body has been read.
+        let mut headers = signed_wrongly();
+        headers["transfer-encoding"] = "chunked".into();
+        let seen = node_with(server, 500_000, 12, ("/hook", &headers)).await;
+        assert_eq!(seen, ["413 webhook_too_large"; 12], "{stack}");
+    }
+    stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_of_a_webhook_that_takes_too_long_is_drained_within_the_same_bounds() {
+    let _alone = ALONE.lock().await;
+    let server = axum().await;
+    let headers = signed_wrongly();
+    let headers = headers.as_object().unwrap().iter();
+    let line =
+        |(name, value): (_, &serde_json::Value)| format!("{name}: {}\r\n", value.as_str().unwrap());
+    let head = headers.map(line).collect::<String>() + "content-length: 90000";
+    let mut slow = connect_to(server, "/hook", &head).await;
+    let (mut reading, mut writing) = slow.split();
+    let drip = async {
+        while writing.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let read = async {
+        let mut answer = vec![0; 4096];
+        let first = reading.read(&mut answer).await.unwrap();
+        let at = Instant::now();
+        assert!(answer[..first].starts_with(b"HTTP/1.1 408 "));
+        assert!(!matches!(reading.read(&mut answer).await, Ok(1..)));
+        at.elapsed()
+    };
+    let both = async {
+        tokio::select! { time = read => time, () = drip => panic!("not read") }
+    };
+    let open = timeout(Duration::from_secs(30), both).await.unwrap();
+    assert!(open >= BodyDrain::MAX_TIME / 2, "{open:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn actix_reads_an_endless_body_for_no_longer_than_its_disconnect_timeout() {
+    let (server, stop) = actix();
+    for head in ["content-length: 107374182400", "transfer-encoding: chunked"] {
+        let mut stream = connect(server, head).await;
+        let block = [b"ffff\r\n", &[b'x'; 0xffff][..], b"\r\n"].concat();
+        let write = async { while stream.write_all(&block).await.is_ok() {} };
+        let closed = timeout(Duration::from_secs(30), write).await;
+        assert!(closed.is_ok(), "{head}: it still reads");
     }
     stop();
 }
@@ -246,7 +362,7 @@ async fn uploads_beyond_the_hundredth_are_closed_and_hold_nothing() {
     }
     assert!(held <= BodyDrain::MAX_AT_ONCE, "{held} were held");
     // All places are free again.
-    assert_eq!(node(server, 100_000, 3).await, ["401 true"; 3]);
+    assert_eq!(node(server, 100_000, 3).await, ["401 missing_api_key"; 3]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,14 +8,16 @@ use futures_core::Stream;
 use http_body::{Body, Frame, SizeHint};
 use keyward::{Gate, KeyDied, Principal};
 use pin_project_lite::pin_project;
-use tokio::time::{Sleep, sleep};
+use tokio::time::Sleep;
+
+use crate::timer::sleep;
 
 pin_project! {
     /// A body or stream that ends when the key that asked for it dies.
     ///
     /// A request is judged once, when it comes: a response that takes long outlives its key, unless the
     /// handler wraps it in this. It asks [`Gate::is_alive`] when it is first polled and then every 250 ms,
-    /// while it waits as well as between items. It needs a tokio runtime with its timer.
+    /// while it waits as well as between items. Without the timer of a tokio runtime it ends at once.
     ///
     /// - A [`Body`] ends with [`KeyDied`], which breaks the transfer off: a client must not take half a
     ///   download for the whole. Over HTTP/1 the connection is closed without the end of the body, over
@@ -113,8 +115,9 @@ fn has_died(
         {
             break;
         }
-        watched.died = !watched.gate.is_alive(&watched.principal);
-        *timer = Some(Box::pin(sleep(Gate::ALIVE_INTERVAL)));
+        *timer = sleep(Gate::ALIVE_INTERVAL).map(Box::pin);
+        // Without a timer nothing would ask again while this waits.
+        watched.died = timer.is_none() || !watched.gate.is_alive(&watched.principal);
     }
     watched.died
 }

@@ -30,12 +30,16 @@ pub(crate) fn known(body: &mut dyn Any, permit: BodyDrain) {
 
 /// Of this type.
 pub(crate) fn only<B: Body + Send + 'static>(body: &mut dyn Any, permit: BodyDrain) {
-    let body = body.downcast_mut::<Option<B>>().and_then(Option::take);
+    if let Some(body) = body.downcast_mut::<Option<B>>().and_then(Option::take) {
+        spawn(permit, body);
+    }
+}
+
+/// Reads this body in a task, unless there is no runtime, or no timer that would end it.
+pub(crate) fn spawn<B: Body + Send + 'static>(permit: BodyDrain, body: B) {
     // Not in the response's future or body: a client that waits for the answer before it sends more
     // would wait for nothing, and hyper drops a response's body with its last byte.
-    if let Some(body) = body
-        && let Some(limit) = sleep(BodyDrain::MAX_TIME)
-    {
+    if let Some(limit) = sleep(BodyDrain::MAX_TIME) {
         tokio::spawn(read(body, permit, limit));
     }
 }

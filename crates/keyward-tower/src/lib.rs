@@ -74,21 +74,34 @@
 //! events, a WebSocket or a long download, outlives the key unless it is wrapped in [`WhileAlive`], which
 //! ends it within 250 ms. `cargo run --example streams` shows both.
 //!
-//! # Uploads that are refused
+//! # Rejected uploads
 //!
-//! A request is refused before its body is read. Over HTTP/1 the rest of the body stands in the way, so a
-//! refusal of a request with a body says `connection: close`; over HTTP/2 it says nothing of the
-//! connection. hyper closes as soon as the body is dropped, and a client that is still sending then sees a
-//! reset instead of the answer. So the answer is sent at once, and the body is read on in a task of tokio's
-//! and thrown away: at most 1 MiB, for at most a second, of at most 100 requests at once in a process
+//! [`RequireKeyLayer`] rejects a request before its body is read, and [`ReceiveWebhookLayer`] may do so
+//! before the body is read or when it has been read in part. Over HTTP/1, such a rejection has
+//! `connection: close`; over HTTP/2 it does not affect the connection. hyper closes the connection as soon as
+//! the body is dropped, and a client that is still sending then sees a connection reset instead of the
+//! response. Therefore the response is sent at once, while a tokio task reads and discards the rest of the
+//! body: at most 1 MiB, for at most one second, for at most 100 requests per process at a time
 //! ([`BodyDrain`](keyward::BodyDrain)).
 //!
-//! What a client can still see: a reset, mostly after it could read the answer, when it sends more than
-//! that without looking for an answer, when it takes longer, and when more than 100 are refused at once.
-//! Clients that send `Expect: 100-continue`, as curl does for large bodies, are told no before they
-//! send anything and are never waited for. Behind a layer that gives requests a body of another type than
-//! axum's or hyper's, name that type: [`RequireKeyLayer::request_body`]. Without a runtime of tokio's, or
-//! in one without its timer, nothing is read on.
+//! A client can still see a reset if it sends more than 1 MiB without looking for a response, if it takes
+//! longer than a second, or if more than 100 uploads are rejected at the same time. Clients that send
+//! `Expect: 100-continue`, as curl does for large bodies, get the response before they send the body, and
+//! nothing is drained. If an outer layer changes the type of the request body to one that is neither axum's
+//! nor hyper's, name that type with [`RequireKeyLayer::request_body`].
+//!
+//! # Runtimes without a timer
+//!
+//! The crate uses the timer of tokio. Outside of a tokio runtime, and in a runtime that was built without
+//! `enable_time`, requests are still served, and anything that would have to wait fails closed:
+//!
+//! - The body of a rejected upload is not drained.
+//! - A request that finds the in-memory keys too old is rejected with 503 without waiting for the store.
+//! - A webhook whose body has not arrived yet is rejected with 503 `webhook_unavailable`.
+//! - A [`WhileAlive`] ends when it is first polled.
+//!
+//! tokio panics when a timer is created without `enable_time`. The panic is caught, and an error is logged
+//! once; with `panic = "abort"` in the profile it cannot be caught and **ends the process**.
 //!
 //! # Webhooks
 //!

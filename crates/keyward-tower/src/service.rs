@@ -17,7 +17,7 @@ use crate::{ResponseBody, ResponseFuture};
 /// A service behind a gate; made by [`RequireKeyLayer`](crate::RequireKeyLayer).
 ///
 /// It needs nothing of axum: any service of `http` requests will do. Where memory is too old, a request
-/// waits for the store on the timer of tokio; without one it is refused at once. See
+/// waits for the store on the timer of tokio; without that timer it is rejected at once. See
 /// [`GateBuilder::refresh_wait`](keyward::GateBuilder::refresh_wait).
 ///
 /// ```
@@ -93,13 +93,10 @@ where
     }
 }
 
-/// The timer of tokio. Without one time is over at once: nobody waits without a limit.
-fn timer(wait: Duration) -> impl Future<Output = ()> + Send {
-    let sleep = sleep(wait);
-    async {
-        if let Some(sleep) = sleep {
-            sleep.await;
-        }
+/// Waits on the timer of tokio. Without one the time is over at once: nothing waits without a limit.
+async fn timer(wait: Duration) {
+    if let Some(sleep) = sleep(wait) {
+        sleep.await;
     }
 }
 

@@ -1,14 +1,22 @@
-//! The timer of tokio, where there is one.
+//! The timer of tokio, where there may be none.
 
-use std::panic::catch_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::time::Sleep;
 
-/// Waits so long; `None` outside of a tokio runtime and in one that has no timer.
-pub(crate) fn sleep(wait: Duration) -> Option<Sleep> {
+/// Creates a timer, or returns `None` outside of a tokio runtime and in one without `enable_time`.
+pub(crate) fn sleep(duration: Duration) -> Option<Sleep> {
+    static TOLD: Once = Once::new();
     Handle::try_current().ok()?;
-    // It panics where time is not enabled, which nothing tells beforehand.
-    catch_unwind(|| tokio::time::sleep(wait)).ok()
+    // tokio panics if the runtime was built without timers, and offers no way to ask beforehand.
+    let sleep = catch_unwind(AssertUnwindSafe(|| tokio::time::sleep(duration)));
+    if sleep.is_err() {
+        TOLD.call_once(|| {
+            tracing::error!("the tokio runtime has no timer; call `enable_time` on its builder");
+        });
+    }
+    sleep.ok()
 }

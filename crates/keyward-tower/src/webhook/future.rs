@@ -14,9 +14,9 @@ use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 use tower_service::Service;
 
-use crate::ResponseBody;
 use crate::head::{FieldNames, apply, to_response};
 use crate::timer::sleep;
+use crate::{ResponseBody, drain};
 
 pin_project! {
     /// The future of a response; made by [`ReceiveWebhook`](crate::ReceiveWebhook). See there.
@@ -38,11 +38,12 @@ pin_project! {
         S: Service<Request<B>>,
     {
         Reading {
-            #[pin]
-            body: B,
+            // Boxed, so that what is left of it can be drained.
+            body: Option<Pin<Box<B>>>,
             read: BytesMut,
+            // Set when the body is waited for: most are there at once and need none.
             #[pin]
-            timer: Timer,
+            timer: Option<Sleep>,
             // What the body is read for, and the service that was polled ready.
             waiting: Option<(AwaitedBody, S, Parts)>,
         },
@@ -61,20 +62,6 @@ pin_project! {
     }
 }
 
-pin_project! {
-    /// The end of the time that a body has. Most bodies are there at once and need none.
-    #[project = TimerProj]
-    enum Timer {
-        Unset,
-        // No runtime of tokio, or one without time: it is judged when bytes arrive.
-        Missing,
-        Set {
-            #[pin]
-            sleep: Sleep,
-        },
-    }
-}
-
 impl<S, B> ReceiveFuture<S, B>
 where
     S: Service<Request<B>>,
@@ -87,8 +74,8 @@ where
     ) -> Self {
         let (parts, body) = request.into_parts();
         let state = State::Reading {
-            body,
-            timer: Timer::Unset,
+            body: Some(Box::pin(body)),
+            timer: None,
             // Not of the length that was announced: nobody has sent it yet.
             read: BytesMut::new(),
             waiting: Some((awaited, service, parts)),
@@ -96,9 +83,15 @@ where
         let names = Some(names);
         Self { state, names }
     }
+}
 
-    pub(crate) fn answered(answer: WebhookAnswer) -> Self {
-        let state = State::answered(answer);
+impl<S, B> ReceiveFuture<S, B>
+where
+    S: Service<Request<B>>,
+    B: Body + Send + 'static,
+{
+    pub(crate) fn answered(answer: WebhookAnswer, body: B) -> Self {
+        let state = State::unread(answer, body);
         let names = None;
         Self { state, names }
     }
@@ -112,12 +105,20 @@ where
         let answer = Some(answer);
         Self::Answered { answer }
     }
+
+    /// Answers before the end of the body, which is drained if that is allowed.
+    fn unread<T: Body + Send + 'static>(answer: WebhookAnswer, body: T) -> Self {
+        if let Some(permit) = answer.drain() {
+            drain::spawn(permit, body);
+        }
+        Self::answered(answer)
+    }
 }
 
 impl<S, B, ResBody> Future for ReceiveFuture<S, B>
 where
     S: Service<Request<B>, Response = Response<ResBody>>,
-    B: Body + From<Bytes>,
+    B: Body + From<Bytes> + Send + 'static,
 {
     type Output = Result<Response<ResponseBody<ResBody>>, S::Error>;
 
@@ -132,15 +133,12 @@ where
                     timer,
                     waiting,
                 } => {
-                    let Some((awaited, ..)) = waiting else {
+                    let (Some((awaited, ..)), Some(unread)) = (&mut *waiting, &mut *body) else {
                         return Poll::Pending;
                     };
-                    let end = match poll_body(body, read, awaited, context) {
+                    let end = match poll_body(unread.as_mut(), read, awaited, context) {
                         Poll::Ready(end) => end,
-                        Poll::Pending => {
-                            ready!(poll_timer(timer, awaited, context));
-                            Err(awaited.too_slow())
-                        }
+                        Poll::Pending => Err(ready!(poll_timer(timer, awaited, context))),
                     };
                     match (end, waiting.take()) {
                         (Ok(()), Some((awaited, service, parts))) => {
@@ -151,7 +149,10 @@ where
                                 waiting: Some((service, request)),
                             }
                         }
-                        (Err(answer), _) => State::answered(answer),
+                        (Err(answer), _) => match body.take() {
+                            Some(body) => State::unread(answer, body),
+                            None => State::answered(answer),
+                        },
                         (Ok(()), None) => return Poll::Pending,
                     }
                 }
@@ -213,20 +214,18 @@ fn poll_body<B: Body>(
     Poll::Ready(Ok(()))
 }
 
+/// Waits for the end of the time that the body has, and answers.
 fn poll_timer(
-    mut timer: Pin<&mut Timer>,
+    mut timer: Pin<&mut Option<Sleep>>,
     awaited: &AwaitedBody,
     context: &mut Context<'_>,
-) -> Poll<()> {
-    if let TimerProj::Unset = timer.as_mut().project() {
-        timer.set(match sleep(awaited.time_left()) {
-            Some(sleep) => Timer::Set { sleep },
-            None => Timer::Missing,
-        });
+) -> Poll<WebhookAnswer> {
+    if timer.is_none() {
+        timer.set(sleep(awaited.time_left()));
     }
-    match timer.project() {
-        TimerProj::Set { sleep } => sleep.poll(context),
-        _ => Poll::Pending,
+    match timer.as_pin_mut() {
+        Some(timer) => timer.poll(context).map(|()| awaited.too_slow()),
+        None => Poll::Ready(awaited.no_timer()),
     }
 }
 

@@ -18,9 +18,10 @@ use crate::head::FieldNames;
 /// to such a type first. Trailers are dropped, for they are not signed.
 ///
 /// A body that takes longer than the receiver's
-/// [`body_timeout`](keyward::WebhookReceiverBuilder::body_timeout) is answered 408; this needs a runtime of
-/// tokio with its time enabled, and on another one holds when the next bytes arrive. An axum handler that takes
-/// `Bytes` or `String` is held to axum's own limit, 2 MB, as well.
+/// [`body_timeout`](keyward::WebhookReceiverBuilder::body_timeout) is answered 408. Without a tokio timer,
+/// a body that has not arrived yet is answered 503 at once. An axum handler that takes `Bytes` or `String`
+/// is held to axum's own limit, 2 MB, as well. The rest of the body of a rejected delivery is
+/// [drained](crate#rejected-uploads).
 ///
 /// A refusal looks like this, unless the receiver words it otherwise:
 ///

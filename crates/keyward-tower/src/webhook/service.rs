@@ -55,7 +55,7 @@ impl<S> ReceiveWebhook<S> {
 impl<S, B, ResBody> Service<Request<B>> for ReceiveWebhook<S>
 where
     S: Service<Request<B>, Response = Response<ResBody>> + Clone,
-    B: Body + From<Bytes>,
+    B: Body + From<Bytes> + Send + 'static,
 {
     type Response = Response<ResponseBody<ResBody>>;
     type Error = S::Error;
@@ -76,7 +76,7 @@ where
         };
         match self.receiver.check(&head) {
             Ok(awaited) => ReceiveFuture::reading(awaited, ready, request, self.names.clone()),
-            Err(answer) => ReceiveFuture::answered(answer),
+            Err(answer) => ReceiveFuture::answered(answer, request.into_body()),
         }
     }
 }

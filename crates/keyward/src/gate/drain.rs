@@ -12,9 +12,9 @@ static DRAINING: AtomicUsize = AtomicUsize::new(0);
 ///
 /// A client that is still sending its body when the server closes the connection sees a reset instead
 /// of the answer. So an adapter whose server closes at once reads on for a while, within the bounds
-/// below. Given out by [`Refusal::drain`](crate::Refusal::drain), to at most
-/// [`MAX_AT_ONCE`](Self::MAX_AT_ONCE) requests at once in a process; the place becomes free when it is
-/// dropped.
+/// below. Given out by [`Refusal::drain`](crate::Refusal::drain) and
+/// [`WebhookAnswer::drain`](crate::WebhookAnswer::drain), to at most [`MAX_AT_ONCE`](Self::MAX_AT_ONCE)
+/// requests at once in a process; the place becomes free when it is dropped.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -102,6 +102,14 @@ impl UnreadBody {
             Self::Announced
         } else {
             Self::Coming
+        }
+    }
+
+    /// Once the server reads the body, it has told the client to send it.
+    pub(crate) fn asked_for(self) -> Self {
+        match self {
+            Self::Announced => Self::Coming,
+            other => other,
         }
     }
 

@@ -94,6 +94,8 @@ pub enum WebhookErrorKind {
     InvalidJson,
     /// The memory of what has been handled is full, or did not answer.
     Unavailable,
+    /// The async runtime has no timer, so the deadline of the body cannot be kept.
+    NoTimer,
 }
 
 impl WebhookErrorKind {
@@ -112,7 +114,7 @@ impl WebhookErrorKind {
             Self::TooLarge => ErrorCode::WebhookTooLarge,
             Self::TooSlow => ErrorCode::WebhookTimeout,
             Self::InvalidJson => ErrorCode::InvalidWebhookJson,
-            Self::Crowded | Self::Unavailable => ErrorCode::WebhookUnavailable,
+            Self::Crowded | Self::Unavailable | Self::NoTimer => ErrorCode::WebhookUnavailable,
         }
     }
 
@@ -135,6 +137,7 @@ impl WebhookErrorKind {
             Self::Unreadable => "the body broke off",
             Self::InvalidJson => "the body is not the JSON that is expected",
             Self::Unavailable => "the replay memory is full or does not answer",
+            Self::NoTimer => "the async runtime has no timer for the deadline of the body",
         }
     }
 }

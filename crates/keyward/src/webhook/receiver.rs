@@ -177,7 +177,7 @@ impl WebhookReceiver {
                 bytes: 0,
             },
             until: self.inner.clock.boot().saturating_add(self.inner.timeout),
-            unread,
+            unread: unread.asked_for(),
             key_field,
             claim,
         })
@@ -205,6 +205,7 @@ impl WebhookReceiver {
         if unread != UnreadBody::None {
             answer.reply.own_field("connection", "close".to_owned());
         }
+        answer.unread = unread;
         answer
     }
 
@@ -225,6 +226,7 @@ impl WebhookReceiver {
         WebhookAnswer {
             reply: self.inner.rendered.of(code),
             error: Some(error),
+            unread: UnreadBody::None,
         }
     }
 }
@@ -312,6 +314,14 @@ impl AwaitedBody {
         self.answer(WebhookErrorKind::TooSlow)
     }
 
+    /// Returns the answer to use if no timer can be set: 503 `webhook_unavailable`.
+    ///
+    /// A body that is not there yet would otherwise be waited for without a deadline.
+    #[must_use]
+    pub fn no_timer(&self) -> WebhookAnswer {
+        self.answer(WebhookErrorKind::NoTimer)
+    }
+
     /// The answer where the body breaks off: 400 `malformed_webhook`.
     #[must_use]
     pub fn unreadable(&self) -> WebhookAnswer {
@@ -353,7 +363,11 @@ impl AwaitedBody {
         if let Some(text) = answer_to(bytes).filter(|_| signed.id().is_some()) {
             let mut reply = Reply::new(200, text.to_vec());
             reply.field("content-type", "text/plain".to_owned());
-            return WebhookVerdict::Answer(WebhookAnswer { reply, error: None });
+            return WebhookVerdict::Answer(WebhookAnswer {
+                reply,
+                error: None,
+                unread: UnreadBody::None,
+            });
         }
         let attempt = WebhookAttempt::new(&signed.replay_key(), signed.timestamp());
         let mut receipt = Receipt::none();
@@ -372,6 +386,7 @@ impl AwaitedBody {
                     return WebhookVerdict::Answer(WebhookAnswer {
                         reply: inner.known.clone(),
                         error: None,
+                        unread: UnreadBody::None,
                     });
                 }
                 Err(error) => {

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::{KeyField, ReplayMemory, Reply, WebhookAttempt, WebhookError, WebhookEvent};
+use crate::gate::drain::UnreadBody;
+use crate::{BodyDrain, KeyField, ReplayMemory, Reply, WebhookAttempt, WebhookError, WebhookEvent};
 
 /// What to do with a delivery. See [`WebhookReceiver`](crate::WebhookReceiver).
 #[derive(Debug)]
@@ -34,6 +35,19 @@ pub struct WebhookAnswer {
     pub reply: Reply,
     /// Why, for the response's extensions; `None` where it has been handled before, or is a challenge.
     pub error: Option<WebhookError>,
+    pub(crate) unread: UnreadBody,
+}
+
+impl WebhookAnswer {
+    /// Permits the adapter to drain the rest of the body, so that the client can read the answer.
+    ///
+    /// Returns `None` if the connection is to be closed at once: the body has been read to its end, the
+    /// client has not begun to send it (`Expect: 100-continue`), or too many bodies are being drained
+    /// already. See [`BodyDrain`].
+    #[must_use]
+    pub fn drain(&self) -> Option<BodyDrain> {
+        self.unread.drain()
+    }
 }
 
 /// The note that a delivery is in hand. See [`WebhookReceiver`](crate::WebhookReceiver).
