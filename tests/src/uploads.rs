@@ -270,6 +270,26 @@ async fn actix_closes_by_itself_and_leaves_nothing_of_a_body_for_the_next_reques
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reads_after_it_has_sent_all_sees_the_refusal() {
+    let _alone = ALONE.lock().await;
+    let (actix, stop) = actix();
+    for (server, stack) in [(axum().await, "axum"), (actix, "actix")] {
+        for (path, code) in [
+            ("/upload", "missing_api_key"),
+            ("/hook", "missing_webhook_signature"),
+        ] {
+            for _ in 0..10 {
+                let mut stream = connect_to(server, path, "content-length: 900000").await;
+                stream.write_all(&[b'x'; 900_000]).await.unwrap();
+                let answer = read_all(&mut stream).await;
+                assert!(answer.contains(code), "{stack} {path}: {answer:?}");
+            }
+        }
+    }
+    stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_does_not_come_is_waited_for_no_longer_than_a_second() {
     let _alone = ALONE.lock().await;
     let mut slow = connect(axum().await, "content-length: 100000").await;
