@@ -1,4 +1,4 @@
-//! Bodies and streams that end when their key dies.
+//! Bodies and streams that end when their key is revoked or expires.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -12,22 +12,24 @@ use keyward::{Gate, KeyDied, Principal};
 use pin_project_lite::pin_project;
 
 pin_project! {
-    /// A body or stream that ends when the key that asked for it dies.
+    /// A body or stream that ends when its key is revoked or expires.
     ///
-    /// A request is judged once, when it comes: a response that takes long outlives its key, unless the
-    /// handler wraps it in this. It asks [`Gate::is_alive`] when it is first polled and then every 250 ms,
-    /// while it waits as well as between items.
+    /// A request is authenticated once, when it arrives, so a streaming response outlives its key unless the
+    /// handler wraps it in this type. It calls [`Gate::is_alive`] when it is first polled and then every
+    /// 250 ms, both while it waits and between items.
     ///
-    /// - A body ([`MessageBody`]) ends with [`KeyDied`], which breaks the transfer off: a client must not
-    ///   take half a download for the whole. Over HTTP/1 the connection is closed without the end of the
-    ///   body, over HTTP/2 the stream is reset.
-    /// - A [`Stream`] of items just ends. Inside of [`streaming`](actix_web::HttpResponseBuilder::streaming),
-    ///   as for server-sent events, the response ends as if there were no more: a client that reconnects
-    ///   is refused with 401. Around the messages of a WebSocket, the handler sees the end and closes the
-    ///   session, with code 1008 (policy violation).
+    /// - A body ([`MessageBody`]) ends with the error [`KeyDied`], which aborts the transfer, so that a client
+    ///   does not mistake half a download for a complete one. Over HTTP/1 the connection is closed before the
+    ///   end of the body; over HTTP/2 the stream is reset.
+    /// - A [`Stream`] of items ends without an error. Inside
+    ///   [`streaming`](actix_web::HttpResponseBuilder::streaming), for example for server-sent events, the
+    ///   response ends as if there were no more items, and a client that reconnects gets a 401. Around the
+    ///   messages of a WebSocket, the handler sees the end of the stream and closes the session, with code
+    ///   1008 (policy violation).
     ///
-    /// Nothing is asked while nobody polls it, as while a client does not read what is sent; but then
-    /// nothing is taken from what it wraps either. What was handed on before the key died may still arrive.
+    /// While nothing polls it, for example because the client does not read, the key is not checked, and
+    /// nothing is taken from the wrapped value either. Data that was passed on before the key was revoked may
+    /// still arrive.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -70,7 +72,7 @@ pin_project! {
     pub struct WhileAlive<T> {
         #[pin]
         inner: T,
-        // None before it was asked first. Boxed, so that this can be moved where what it wraps can.
+        // `None` until the first check. Boxed, so that this is `Unpin` if `T` is.
         timer: Option<Pin<Box<Sleep>>>,
         watched: Watched,
     }
@@ -84,9 +86,9 @@ struct Watched {
 }
 
 impl<T> WhileAlive<T> {
-    /// Ends this when the key of the principal dies.
+    /// Wraps a body or stream so that it ends with the key of `principal`.
     ///
-    /// The gate is the one of the middleware, or another over the same keys.
+    /// Use the gate of the middleware, or another gate over the same keys.
     pub fn new(gate: Gate, principal: Principal, inner: T) -> Self {
         Self {
             inner,
@@ -99,13 +101,13 @@ impl<T> WhileAlive<T> {
         }
     }
 
-    /// The wrapped body or stream.
+    /// Returns the wrapped body or stream.
     pub fn get_mut(&mut self) -> &mut T {
         &mut self.inner
     }
 }
 
-/// Whether the key is dead; asked at first, as a handler may have taken long, and when it is time.
+/// Checks whether the key is dead, on the first poll and then whenever the timer fires.
 fn has_died(
     watched: &mut Watched,
     timer: &mut Option<Pin<Box<Sleep>>>,

@@ -1,4 +1,4 @@
-//! What a handler receives.
+//! Extractors for handlers.
 
 use std::error::Error;
 use std::fmt;
@@ -13,14 +13,14 @@ use keyward::{Access, Anonymous, Environment, PerEnvironment};
 
 use crate::head::to_response;
 
-/// Who calls, as an argument of a handler; a [`keyward::Principal`].
+/// An extractor for the authenticated [`keyward::Principal`].
 ///
-/// Behind an [optional](crate::RequireKey::optional) middleware take [`MaybePrincipal`]: a handler
-/// that takes `Principal` answers an anonymous request like a middleware that needs a key, 401
-/// `missing_api_key`. Without any middleware it is a 500: a forgotten one must not let anyone in.
+/// Behind an [optional](crate::RequireKey::optional) middleware, use [`MaybePrincipal`]. With `Principal`, an
+/// anonymous request gets the same 401 `missing_api_key` as from a middleware that requires a key. Without the
+/// middleware, the response is a 500, so that a forgotten middleware does not admit anyone.
 ///
-/// Do not take `Option<Principal>`: actix-web makes a `None` of *every* error, so that a forgotten
-/// middleware would look like an anonymous request. No crate can forbid it; here an error is logged.
+/// Do not use `Option<Principal>`. actix-web turns *every* extractor error into `None`, so that a forgotten
+/// middleware would look like an anonymous request. A crate cannot prevent this, but an error is logged.
 ///
 /// ```
 /// use keyward_actix::Principal;
@@ -43,7 +43,7 @@ use crate::head::to_response;
 pub struct Principal(keyward::Principal);
 
 impl Principal {
-    /// The principal itself.
+    /// Returns the [`keyward::Principal`].
     #[must_use]
     pub fn into_inner(self) -> keyward::Principal {
         self.0
@@ -71,10 +71,10 @@ impl FromRequest for Principal {
     }
 }
 
-/// Who calls, if a key was sent, behind an [optional](crate::RequireKey::optional) middleware.
+/// An extractor for the principal behind an [optional](crate::RequireKey::optional) middleware.
 ///
-/// Unlike `Option<Principal>` it knows an anonymous request from a forgotten middleware, which is a
-/// 500.
+/// It holds `None` if the request has no key. Unlike `Option<Principal>`, it responds with 500 if the
+/// middleware was forgotten.
 ///
 /// ```
 /// use keyward_actix::MaybePrincipal;
@@ -116,11 +116,12 @@ impl FromRequest for MaybePrincipal {
     }
 }
 
-/// The resource of who calls' environment, out of a [`PerEnvironment`] in the application's data.
+/// An extractor for the resource of the key's environment, such as its database.
 ///
-/// The handler cannot reach that of another environment. Where there is none for the caller's, or no
-/// such data, the answer is a 500 and the error is logged; without a middleware, and where nobody calls,
-/// it is that of [`Principal`].
+/// The resource comes from a [`PerEnvironment`] in the application data. The handler cannot reach the
+/// resource of another environment. If there is no resource for the environment, or no such application data,
+/// the response is a 500 and an error is logged. Anonymous requests, and requests without a middleware, get
+/// the same response as from [`Principal`].
 ///
 /// ```
 /// # use actix_web::{App, test::{TestRequest, call_and_read_body, init_service}, web};
@@ -173,17 +174,18 @@ impl<T: Clone + 'static> FromRequest for InEnvironment<T> {
             let own = all.and_then(|all| all.of(&principal)).cloned().map(Self);
             own.ok_or_else(|| {
                 let environment = principal.environment();
-                tracing::error!(%environment, "nothing is there for the environment of a request");
+                tracing::error!(%environment, "no resource is configured for the environment of a request");
                 PrincipalError(None)
             })
         }))
     }
 }
 
-/// Accepts requests of this environment only, so that each has resources of its own.
+/// Creates a guard that accepts only requests of this environment.
 ///
-/// It sees who calls where the middleware stands further out, around the scope or the application. A
-/// request that no resource accepts is answered by the scope, 404 unless it says otherwise.
+/// It lets each environment have routes of its own. The guard sees the principal only if the middleware wraps
+/// an outer level, that is the scope or the application. A request that no route accepts gets the default
+/// response of the scope, a 404 unless configured otherwise.
 ///
 /// ```
 /// # use actix_web::{App, test::{TestRequest, call_and_read_body, init_service}, web};
@@ -219,7 +221,7 @@ pub fn in_environment(environment: Environment) -> impl Guard {
     })
 }
 
-/// What the innermost middleware has left.
+/// Returns what the innermost middleware has left in the request's extensions.
 fn access(request: &HttpRequest) -> Result<Access, PrincipalError> {
     let extensions = request.extensions();
     if let Some(principal) = extensions.get().cloned() {
@@ -231,15 +233,15 @@ fn access(request: &HttpRequest) -> Result<Access, PrincipalError> {
             method = %request.method(),
             path = request.path(),
             route = request.match_pattern(),
-            "a handler takes a principal, but no middleware of keyward covers its route"
+            "a handler extracts a principal, but no keyward middleware covers its route"
         );
         PrincipalError(None)
     })
 }
 
-/// Why a handler gets no principal.
+/// The error of [`Principal`], [`MaybePrincipal`] and [`InEnvironment`].
 ///
-/// Where a key is optional, the answer is the gate's own to a request without one:
+/// Behind an optional middleware, the response is the gate's own to a request without a key:
 ///
 /// ```text
 /// HTTP/1.1 401 Unauthorized
@@ -251,16 +253,16 @@ fn access(request: &HttpRequest) -> Result<Access, PrincipalError> {
 /// {"type":"about:blank","title":"Unauthorized","status":401,"detail":"Send an API key as `x-api-key: <key>` or `Authorization: Bearer <key>`.","code":"missing_api_key"}
 /// ```
 ///
-/// Where there is no middleware, it is a 500 with no field and no body, and the error is logged. See
-/// [`Principal`].
+/// If there is no middleware, or no resource for the environment, the response is a 500 with no headers and
+/// no body, and an error is logged. See [`Principal`].
 #[derive(Clone, Debug)]
 pub struct PrincipalError(Option<Anonymous>);
 
 impl fmt::Display for PrincipalError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
-            Some(_) => "a key is needed here and there was none",
-            None => "no middleware of keyward covers the route",
+            Some(_) => "an API key is required",
+            None => "no keyward middleware covers the route",
         })
     }
 }

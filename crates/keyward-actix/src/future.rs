@@ -15,9 +15,7 @@ use crate::head::{FieldNames, admit, finish, finish_error, refuse, refuse_shared
 use crate::unread::keep_unread;
 
 pin_project! {
-    /// The future of a response; made by [`RequireKeyMiddleware`](crate::RequireKeyMiddleware).
-    ///
-    /// See [`RequireKey`](crate::RequireKey).
+    /// The response future of [`RequireKeyMiddleware`](crate::RequireKeyMiddleware).
     pub struct ResponseFuture<S>
     where
         S: Service<ServiceRequest>,

@@ -181,7 +181,9 @@ pub(crate) fn refuse(refusal: Refusal) -> HttpResponse {
 
 /// Answers a request that is shared.
 pub(crate) fn refuse_shared() -> HttpResponse {
-    tracing::error!("the key cannot be removed: an outer middleware holds a clone of HttpRequest");
+    tracing::error!(
+        "the API key cannot be removed: an outer middleware holds a clone of HttpRequest"
+    );
     let mut response = HttpResponse::new(StatusCode::INTERNAL_SERVER_ERROR);
     let no_store = HeaderValue::from_static("no-store");
     response.headers_mut().insert(CACHE_CONTROL, no_store);

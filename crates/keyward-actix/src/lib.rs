@@ -1,8 +1,8 @@
-//! API keys as [actix-web] middleware: for an app, a scope or a resource.
+//! API key authentication as [actix-web] middleware, for an app, a scope or a resource.
 //!
-//! A [`Gate`](keyward::Gate) decides, a [`RequireKey`] puts it in front of a service and says what the
-//! routes behind it demand. The handler gets the [`Principal`](keyward::Principal); a request that is
-//! refused never reaches it.
+//! A [`RequireKey`] wraps a service and states what its routes require: scopes, environments, rate limit costs.
+//! A [`Gate`](keyward::Gate) checks each request. A handler receives the [`Principal`](keyward::Principal), the
+//! account and key that make the request. A rejected request never reaches the handler.
 //!
 //! ```no_run
 //! use actix_web::{App, HttpServer, web};
@@ -28,50 +28,51 @@
 //! }
 //! ```
 //!
-//! The gate is built once, outside the closure, which runs for every worker.
+//! Build the gate once, outside the closure, because the closure runs for every worker.
 //!
-//! # Where to wrap
+//! # Placing the middleware
 //!
-//! There are no exempt paths: a route that needs no key stays outside of what is wrapped.
+//! There is no list of exempt paths. Keep a route that needs no key outside of what is wrapped.
 //!
-//! - `App::wrap` covers everything, and the default service: an unknown path without a key is a 401.
-//! - `Scope::wrap` covers every path under its prefix, known or not, whichever default service would
-//!   answer: an unknown path under it is a 401, any other is not touched. `web::scope("")` matches
-//!   every path: register what is open before it.
-//! - `Resource::wrap` covers every method of its paths, and the 405 for the others.
-//! - `Route::wrap`, and `wrap` in a macro, as in `#[get("/x", wrap = "…")]`, cover one method only:
-//!   every other route of the same path is open, and preflights are answered by actix-web:
-//!   [`RequireKey`] says how.
-//! - The last `wrap` is the outermost. Wrap CORS and logs after this middleware: inside of it they
-//!   see no refusal.
-//! - A CORS preflight is answered by the middleware, and only where it is reached: under `App::wrap`
-//!   for every path, under `Scope::wrap` and `Resource::wrap` for theirs, never under what covers one
-//!   method only. Where browsers call, wrap one of the three.
-//! - A service in a wrapped scope or app is covered by the middleware of both. Of the same gate the
-//!   inner one adds its requirement, and the key is proved and used once. A different gate inside
-//!   authenticates for itself; then the outer must be built with
+//! - `App::wrap` covers everything, including the default service: an unknown path without a key gets a 401.
+//! - `Scope::wrap` covers every path under its prefix, known or not, including those that the default service
+//!   would answer. An unknown path under the prefix gets a 401; other paths are not affected. `web::scope("")`
+//!   matches every path, so register public routes before it.
+//! - `Resource::wrap` covers every method of its paths, and the 405 for other methods.
+//! - `Route::wrap`, and `wrap` in a macro such as `#[get("/x", wrap = "…")]`, cover a single method. Every other
+//!   route of the same path is unprotected, and actix-web answers preflight requests, as described at
+//!   [`RequireKey`].
+//! - The last `wrap` is the outermost. Wrap CORS and logging middleware after this middleware; inside of it,
+//!   they see no rejections.
+//! - The middleware answers CORS preflight requests that reach it: under `App::wrap` for every path, under
+//!   `Scope::wrap` and `Resource::wrap` for theirs, and never if it covers a single method. If browsers call
+//!   the service, use one of the three.
+//! - A service in a wrapped scope or app is covered by the middleware of both levels. If they share a gate, the
+//!   inner middleware adds its requirements, and the key is verified and charged once. A different gate
+//!   authenticates the request again; in that case, build the outer gate with
 //!   [`insecure_forward_key`](keyward::GateBuilder::insecure_forward_key).
 //!
-//! # What the middleware does to a request and its response
+//! # Changes to requests and responses
 //!
-//! The header that held the key is removed before the inner service. The response to a key gets
-//! `Cache-Control: private`, so that no shared cache gives it to somebody else, unless the handler has said
-//! `public`, `s-maxage`, `must-revalidate`, `private` or `no-store` itself; where a key is optional, every
-//! response gets a `Vary` with the headers in which a key may stand. An `Err` of an inner middleware is
-//! handed on, and the response that is made of it gets the same headers; what the request has paid is given
-//! back as for that response. A refusal carries the [`Denial`](keyward::Denial) in its
-//! extensions, for logs and metrics of outer middleware; it is a response, not an `Err`.
+//! The middleware removes the header that held the key before it calls the inner service. A response to a
+//! request with a key gets `Cache-Control: private`, so that no shared cache serves it to anyone else, unless
+//! the handler has set `public`, `s-maxage`, `must-revalidate`, `private` or `no-store`. If the key is optional,
+//! every response gets a `Vary` header that lists the headers in which a key is accepted.
 //!
-//! # Who may not hold the request
+//! An `Err` of an inner middleware is passed on. The response that is made from it gets the same headers, and
+//! credits are refunded as for that response. A rejection is a response, not an `Err`. It has the
+//! [`Denial`](keyward::Denial) in its extensions, for logging and metrics in outer middleware.
 //!
-//! No outer middleware may keep a clone of the `HttpRequest` while it calls the inner service: the request
-//! is answered 500, and with `panic = "abort"` the process ends. [`RequireKey`] says why.
+//! # Clones of the request
 //!
-//! # Responses that take long
+//! No outer middleware may hold a clone of the `HttpRequest` while it calls the inner service. Otherwise, the
+//! request gets a 500, and with `panic = "abort"` the process ends. See [`RequireKey`] for the reason.
 //!
-//! A request is judged once, when it comes. What its handler keeps open after that, such as server-sent
-//! events, a WebSocket or a long download, outlives the key unless it is wrapped in [`WhileAlive`], which
-//! ends it within 250 ms. `cargo run --example streams-actix` shows both.
+//! # Streaming responses
+//!
+//! A request is authenticated once, when it arrives. A response that stays open, such as server-sent events, a
+//! WebSocket or a long download, outlives its key unless the handler wraps it in [`WhileAlive`]. That ends it
+//! within 250 ms after the key is revoked. `cargo run --example streams-actix` shows both.
 //!
 //! # Rejected uploads
 //!
@@ -89,7 +90,12 @@
 //!
 //! # Webhooks
 //!
-//! A [`ReceiveWebhook`] verifies what another service delivers before a handler sees it.
+//! A [`ReceiveWebhook`] verifies incoming webhooks before a handler sees them.
+//!
+//! # Runtime
+//!
+//! The middleware needs the timer of the tokio runtime. The workers of
+//! [`HttpServer`](actix_web::HttpServer) always have one.
 //!
 //! [actix-web]: https://docs.rs/actix-web
 

@@ -12,7 +12,7 @@ use keyward::{Decision, Gate, Requirement};
 use crate::ResponseFuture;
 use crate::head::{FieldNames, Head, Peer};
 
-/// A service behind a gate; made by [`RequireKey`](crate::RequireKey). See there.
+/// The service that [`RequireKey`](crate::RequireKey) creates.
 #[derive(Debug)]
 pub struct RequireKeyMiddleware<S> {
     inner: Rc<S>,

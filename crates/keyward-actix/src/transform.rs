@@ -12,12 +12,12 @@ use keyward::{AccountId, Environment, Gate, KeyKind, Requirement};
 use crate::RequireKeyMiddleware;
 use crate::head::{Peer, peer_addr};
 
-/// Puts a gate, and what the routes demand, in front of a service.
+/// A middleware that requires an API key for every request.
 ///
-/// Unless told otherwise: a live, secret key of any account, with any scopes. The methods are those
-/// of [`Requirement`].
+/// By default, it requires a live, secret key of any account, with any scopes. Its methods are those of
+/// [`Requirement`].
 ///
-/// A refusal looks like this, unless the gate words it otherwise:
+/// A rejected request gets this response, unless the gate has [`Replies`](keyward::Replies) of its own:
 ///
 /// ```text
 /// HTTP/1.1 403 Forbidden
@@ -29,25 +29,26 @@ use crate::head::{Peer, peer_addr};
 /// {"type":"about:blank","title":"Forbidden","status":403,"detail":"The API key lacks a scope that is required here: kyc.","code":"insufficient_scope"}
 /// ```
 ///
-/// # Requests that another middleware holds
+/// # Clones of the request in other middleware
 ///
-/// The middleware removes the key from the request's headers. actix-web panics when the headers are
-/// changed while a clone of the [`HttpRequest`](actix_web::HttpRequest) is alive, so a middleware that is
-/// wrapped *after* this one must not keep a clone while it calls the inner service. Where one does, the
-/// handler is not reached: an error is logged and the answer is a 500 with `cache-control: no-store` and no
-/// body. The panic is caught, though the panic hook prints it. With `panic = "abort"` in the profile it
-/// cannot be caught, and each such request **ends the process**. Drop the clone before the call, or copy
-/// what is needed of it. A gate with [`insecure_forward_key`](keyward::GateBuilder::insecure_forward_key) is
-/// no way out, for it marks the header as sensitive.
+/// The middleware removes the key from the headers of the request. actix-web panics if the headers are changed
+/// while a clone of the [`HttpRequest`](actix_web::HttpRequest) exists. Therefore, a middleware that is wrapped
+/// *after* this one must not hold a clone while it calls the inner service. If it does, the handler is not
+/// called, an error is logged, and the response is a 500 with `cache-control: no-store` and no body. The panic
+/// is caught, although the panic hook prints it. With `panic = "abort"` in the profile it cannot be caught, and
+/// each such request **ends the process**. Drop the clone before the call, or copy the parts that are needed.
+/// A gate with [`insecure_forward_key`](keyward::GateBuilder::insecure_forward_key) does not avoid the problem,
+/// because it marks the header as sensitive.
 ///
-/// # One method of a path
+/// # Wrapping a single method
 ///
-/// Every stack gives equal answers where the middleware covers a path: an app, a scope or a resource.
-/// Around a single route, as in `web::get().to(…).wrap(…)`, it sees only what the route's guards let through.
-/// Any other method, `OPTIONS` included, is answered by actix-web or by the resource's other routes: **no
-/// key is asked for, and a CORS preflight gets no answer of ours** (404 in an app's route, 405 in a
-/// resource). Where browsers call, wrap the resource; where only some methods need a key, add a resource
-/// guard or an [`actix_cors::Cors`](https://docs.rs/actix-cors) outside, which answers preflights.
+/// Responses are the same as with the other adapters if the middleware covers whole paths: an app, a scope or a
+/// resource. Around a single route, as in `web::get().to(…).wrap(…)`, it sees only requests that match the
+/// route's guards. Any other method, including `OPTIONS`, is answered by actix-web or by other routes of the
+/// resource: **no key is required, and the middleware does not answer CORS preflight requests** (404 in an app's
+/// route, 405 in a resource). If browsers call the service, wrap the resource. If only some methods need a key,
+/// add a resource guard, or an [`actix_cors::Cors`](https://docs.rs/actix-cors) outside, which answers preflight
+/// requests.
 ///
 /// ```
 /// # use actix_web::{App, test::{TestRequest, call_service, init_service}, web};
@@ -80,7 +81,7 @@ pub struct RequireKey {
 }
 
 impl RequireKey {
-    /// Demands a live, secret key.
+    /// Creates a middleware that requires a live, secret key.
     pub fn new(gate: Gate) -> Self {
         Self {
             gate,
@@ -89,10 +90,10 @@ impl RequireKey {
         }
     }
 
-    /// Demands this, instead of what was demanded so far.
+    /// Replaces the requirement.
     ///
     /// # Panics
-    /// When no key could meet it: [`Gate::assert_meetable`].
+    /// Panics if no key can meet the requirement, see [`Gate::assert_meetable`].
     #[track_caller]
     pub fn requirement(mut self, requirement: Requirement) -> Self {
         self.gate.assert_meetable(&requirement);
@@ -100,20 +101,20 @@ impl RequireKey {
         self
     }
 
-    /// Also demands this scope.
+    /// Requires this scope, in addition to those required so far.
     ///
     /// # Panics
-    /// When it is not a scope, or the gate has a catalog that does not know it.
+    /// Panics if this is not a valid scope, or if the catalog of the gate does not contain it.
     #[track_caller]
     pub fn scope(self, scope: &str) -> Self {
         let requirement = self.own().scope(scope);
         self.requirement(requirement)
     }
 
-    /// Also demands one of these scopes.
+    /// Requires at least one of these scopes, in addition to those required so far.
     ///
     /// # Panics
-    /// As [`scope`](Self::scope), and when there is none.
+    /// Panics if `scopes` is empty, and in the cases in which [`scope`](Self::scope) panics.
     #[track_caller]
     pub fn any_scope<I>(self, scopes: I) -> Self
     where
@@ -123,80 +124,94 @@ impl RequireKey {
         self.requirement(requirement)
     }
 
-    /// Serves this environment only, instead of `live`.
+    /// Accepts keys of this environment only, instead of `live`.
     pub fn environment(self, environment: Environment) -> Self {
         self.also(|requirement| requirement.environment(environment))
     }
 
-    /// Serves these environments, instead of `live`.
+    /// Accepts keys of these environments, instead of `live`.
     ///
     /// # Panics
-    /// When there is none.
+    /// Panics if `environments` is empty.
     #[track_caller]
     pub fn environments(self, environments: impl IntoIterator<Item = Environment>) -> Self {
         let requirement = self.own().environments(environments);
         self.requirement(requirement)
     }
 
-    /// Serves every environment; the handler must tell them apart.
+    /// Accepts keys of every environment.
+    ///
+    /// The handler must distinguish them, by the environment of the principal.
     pub fn any_environment(self) -> Self {
         self.also(Requirement::any_environment)
     }
 
-    /// Accepts these kinds of keys, instead of secret ones.
+    /// Accepts keys of these kinds, instead of secret keys only.
     ///
     /// # Panics
-    /// When there is none.
+    /// Panics if `kinds` is empty.
     #[track_caller]
     pub fn kinds(self, kinds: impl IntoIterator<Item = KeyKind>) -> Self {
         let requirement = self.own().kinds(kinds);
         self.requirement(requirement)
     }
 
-    /// Accepts only keys of this account; any other is answered like an unknown one.
+    /// Accepts keys of this account only.
+    ///
+    /// A key of another account is rejected like an unknown key.
     pub fn account(self, account: AccountId) -> Self {
         self.also(|requirement| requirement.account(account))
     }
 
-    /// Reports keys that do not meet the demands, and lets them pass: [`Requirement::report_only`].
+    /// Logs keys that do not meet the requirement instead of rejecting them.
+    ///
+    /// See [`Requirement::report_only`].
     pub fn report_only(self) -> Self {
         self.also(Requirement::report_only)
     }
 
-    /// Refuses gRPC calls in the form of gRPC, on routes of a gRPC server: [`Requirement::grpc`].
+    /// Rejects gRPC calls with a gRPC status, for routes of a gRPC server.
+    ///
+    /// See [`Requirement::grpc`].
     pub fn grpc(self) -> Self {
         self.also(Requirement::grpc)
     }
 
-    /// Counts for so many requests in the key's rate limits, instead of one. 0 is free.
+    /// Sets how many requests one request counts for in rate limiting.
+    ///
+    /// The default is 1. A request with a cost of 0 is not counted.
     ///
     /// # Panics
-    /// When it is more than a limit of the gate's lets pass at once.
+    /// Panics if the cost is higher than the burst of one of the gate's rate limits.
     #[track_caller]
     pub fn cost(self, cost: u32) -> Self {
         let requirement = self.own().cost(cost);
         self.requirement(requirement)
     }
 
-    /// Spends so many credits of a live key, instead of one. 0 is free.
+    /// Sets how many credits a request with a live key costs.
+    ///
+    /// The default is 1. With 0, requests are free.
     pub fn credits(self, credits: u32) -> Self {
         self.also(|requirement| requirement.credits(credits))
     }
 
-    /// Lets a request without any key pass as anonymous. A key that is there must be good.
+    /// Admits requests without a key as anonymous.
+    ///
+    /// A request with an invalid key is still rejected.
     pub fn optional(self) -> Self {
         self.also(Requirement::optional)
     }
 
-    /// Finds the address of the client's end of the connection.
+    /// Sets the function that returns the client's IP address for a request.
     ///
-    /// A gate with a [`FailureThrottle`](keyward::FailureThrottle) needs it, and refuses a request without
-    /// one with 500. By default it is [`ServiceRequest::peer_addr`]. Never take it from a header: the
-    /// throttle itself reads `X-Forwarded-For` of
+    /// A gate with a [`FailureThrottle`](keyward::FailureThrottle), the brute-force protection, needs the
+    /// address and rejects a request without one with 500. The default is [`ServiceRequest::peer_addr`]. Never
+    /// take the address from a header: the throttle itself reads `X-Forwarded-For` of
     /// [trusted proxies](keyward::FailureThrottle::trusted_proxies).
     ///
-    /// A connection over a Unix socket has no address. Where only a proxy on the same machine connects to
-    /// the socket, give that proxy one and trust it:
+    /// A connection over a Unix socket has no address. If only a proxy on the same machine connects to the
+    /// socket, assign it an address and trust it:
     ///
     /// ```
     /// use std::net::{IpAddr, Ipv4Addr};
@@ -213,7 +228,7 @@ impl RequireKey {
     /// let over_unix = RequireKey::new(gate).peer(|_| Some(IpAddr::V4(Ipv4Addr::LOCALHOST)));
     /// # for (layer, status) in [(closed, 500), (over_unix, 401)] {
     /// # let app = init_service(App::new().wrap(layer).route("/", web::get().to(async || "in"))).await;
-    /// // The proxy sets `X-Forwarded-For`, by which failures are counted.
+    /// // The proxy sets `X-Forwarded-For`, and failures are counted by that address.
     /// let request = TestRequest::default().insert_header(("x-forwarded-for", "192.0.2.1"));
     /// # let request = request.insert_header(("x-api-key", unknown.expose_secret()));
     /// # assert_eq!(call_service(&app, request.to_request()).await.status(), status);

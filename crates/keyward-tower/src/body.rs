@@ -1,4 +1,4 @@
-//! The body of a response: the inner service's, or ours.
+//! The response body: the inner service's, or that of a rejection.
 
 use std::mem;
 use std::pin::Pin;
@@ -9,10 +9,9 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 pin_project! {
-    /// The body of a response: the inner service's, or that of a refusal.
+    /// The response body of [`RequireKey`](crate::RequireKey): the inner service's, or that of a rejection.
     ///
-    /// It asks nothing of the inner body but `Body<Data = Bytes>`, and does not box it. See
-    /// [`RequireKey`](crate::RequireKey).
+    /// It requires only `Body<Data = Bytes>` of the inner body, and does not box it.
     #[derive(Debug)]
     pub struct ResponseBody<B> {
         #[pin]

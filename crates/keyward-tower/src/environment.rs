@@ -1,4 +1,4 @@
-//! What there is once for each environment, as a service.
+//! A service that routes requests by environment.
 
 use std::fmt;
 use std::pin::Pin;
@@ -12,14 +12,14 @@ use tower_service::Service;
 
 use crate::ResponseBody;
 
-/// Steers test traffic to one service and live traffic to another.
+/// A service that routes test traffic to one service and live traffic to another.
 ///
-/// It stands inside a [`RequireKeyLayer`](crate::RequireKeyLayer) that serves those environments. A
-/// request of an environment that no service was given for, or of nobody, is answered 500 with no field
-/// and no body, and an error is logged: it never reaches the service of another environment.
+/// Place it inside a [`RequireKeyLayer`](crate::RequireKeyLayer) that accepts those environments. A request
+/// of an environment without a service, or of an anonymous caller, gets a 500 with no headers and no body,
+/// and an error is logged. It never reaches the service of another environment.
 ///
-/// It is always ready: as each request is for another service, it waits for that one when it is called,
-/// as axum's router does.
+/// The service is always ready. Like axum's router, it waits for the chosen service to become ready when it
+/// is called.
 ///
 /// ```
 /// # use axum::{Router, body::Body, routing::get};
@@ -55,7 +55,7 @@ pub struct ByEnvironment<S> {
 }
 
 impl<S> ByEnvironment<S> {
-    /// Steers each request to the service of its environment.
+    /// Creates a service that calls the service of each request's environment.
     #[must_use]
     pub fn new(services: PerEnvironment<S>) -> Self {
         Self { services }
@@ -81,7 +81,7 @@ where
             let environment = principal.map(|principal| principal.environment().to_string());
             tracing::error!(
                 environment,
-                "no service is there for the environment of a request"
+                "no service is configured for the environment of a request"
             );
         }
         let state = match service {
@@ -96,7 +96,7 @@ where
 }
 
 pin_project! {
-    /// The future of a response; made by [`ByEnvironment`]. See there.
+    /// The response future of [`ByEnvironment`].
     pub struct SteeredFuture<S, B>
     where
         S: Service<Request<B>>,

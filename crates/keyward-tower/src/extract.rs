@@ -1,4 +1,4 @@
-//! What an axum handler receives.
+//! Extractors for axum handlers.
 
 use std::ops::Deref;
 
@@ -11,11 +11,11 @@ use keyward::{Anonymous, PerEnvironment};
 
 use crate::head::to_response;
 
-/// Who calls, as an argument of a handler; a [`keyward::Principal`].
+/// An extractor for the authenticated [`keyward::Principal`].
 ///
-/// Behind an [optional](crate::RequireKeyLayer::optional) layer take `Option<Principal>`: a handler
-/// that takes `Principal` answers an anonymous request like a layer that needs a key, 401
-/// `missing_api_key`. Without any layer either is a 500: a forgotten layer must not let anyone in.
+/// Behind an [optional](crate::RequireKeyLayer::optional) layer, use `Option<Principal>`. With `Principal`,
+/// an anonymous request gets the same 401 `missing_api_key` as from a layer that requires a key. Without a
+/// layer, both forms respond with 500, so that a forgotten layer does not admit anyone.
 ///
 /// ```
 /// use keyward_tower::Principal;
@@ -48,7 +48,7 @@ use crate::head::to_response;
 pub struct Principal(keyward::Principal);
 
 impl Principal {
-    /// The principal itself.
+    /// Returns the [`keyward::Principal`].
     #[must_use]
     pub fn into_inner(self) -> keyward::Principal {
         self.0
@@ -83,7 +83,7 @@ impl<S: Sync> OptionalFromRequestParts<S> for Principal {
             tracing::error!(
                 method = %parts.method,
                 path = parts.uri.path(),
-                "a handler takes a principal, but no layer of keyward covers its route"
+                "a handler extracts a principal, but no keyward layer covers its route"
             );
             return Err(PrincipalRejection(None));
         }
@@ -91,11 +91,12 @@ impl<S: Sync> OptionalFromRequestParts<S> for Principal {
     }
 }
 
-/// The resource of who calls' environment, out of a [`PerEnvironment`] in the router's state.
+/// An extractor for the resource of the key's environment, such as its database.
 ///
-/// The handler cannot reach that of another environment. Where there is none for the caller's, the
-/// answer is a 500 with no field and no body, and the error is logged; without a layer, and where nobody
-/// calls, it is that of [`Principal`].
+/// The resource comes from a [`PerEnvironment`] in the router's state. The handler cannot reach the resource
+/// of another environment. If there is no resource for the environment, the response is a 500 with no headers
+/// and no body, and an error is logged. Anonymous requests, and requests without a layer, get the same
+/// response as from [`Principal`].
 ///
 /// ```
 /// # use axum::{Router, body::Body, extract::FromRef, routing::get};
@@ -150,15 +151,15 @@ where
         let own = all.of(&principal).cloned().map(Self);
         own.ok_or_else(|| {
             let environment = principal.environment();
-            tracing::error!(%environment, "nothing is there for the environment of a request");
+            tracing::error!(%environment, "no resource is configured for the environment of a request");
             PrincipalRejection(None)
         })
     }
 }
 
-/// Why a handler gets no principal.
+/// The rejection of [`Principal`] and [`InEnvironment`].
 ///
-/// Where a key is optional, the answer is the gate's own to a request without one:
+/// Behind an optional layer, the response is the gate's own to a request without a key:
 ///
 /// ```text
 /// HTTP/1.1 401 Unauthorized
@@ -170,7 +171,8 @@ where
 /// {"type":"about:blank","title":"Unauthorized","status":401,"detail":"Send an API key as `x-api-key: <key>` or `Authorization: Bearer <key>`.","code":"missing_api_key"}
 /// ```
 ///
-/// Where there is no layer, or nothing for its environment, it is a 500 with no field and no body, and the error is logged:
+/// If there is no layer, or no resource for the environment, the response is a 500 with no headers and no
+/// body, and an error is logged:
 ///
 /// ```
 /// # use axum::{Router, body::Body, routing::get};

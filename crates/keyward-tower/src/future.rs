@@ -14,7 +14,7 @@ use crate::drain::{self, Drain};
 use crate::head::{FieldNames, admit, finish, refuse};
 
 pin_project! {
-    /// The future of a response; made by [`RequireKey`](crate::RequireKey). See there.
+    /// The response future of [`RequireKey`](crate::RequireKey).
     pub struct ResponseFuture<S, B>
     where
         S: Service<Request<B>>,

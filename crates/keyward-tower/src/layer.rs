@@ -12,12 +12,12 @@ use crate::RequireKey;
 use crate::drain::{self, Drain};
 use crate::head::{FieldNames, Peer, socket_addr};
 
-/// Puts a gate, and what the routes demand, in front of a service.
+/// A layer that requires an API key for every request.
 ///
-/// Unless told otherwise: a live, secret key of any account, with any scopes. The methods are those
-/// of [`Requirement`].
+/// By default, it requires a live, secret key of any account, with any scopes. Its methods are those of
+/// [`Requirement`].
 ///
-/// A refusal looks like this, unless the gate words it otherwise:
+/// A rejected request gets this response, unless the gate has [`Replies`](keyward::Replies) of its own:
 ///
 /// ```text
 /// HTTP/1.1 403 Forbidden
@@ -61,7 +61,7 @@ pub struct RequireKeyLayer {
 }
 
 impl RequireKeyLayer {
-    /// Demands a live, secret key.
+    /// Creates a layer that requires a live, secret key.
     pub fn new(gate: Gate) -> Self {
         Self {
             names: FieldNames::of(gate.locations()),
@@ -72,10 +72,10 @@ impl RequireKeyLayer {
         }
     }
 
-    /// Demands this, instead of what was demanded so far.
+    /// Replaces the requirement.
     ///
     /// # Panics
-    /// When no key could meet it: [`Gate::assert_meetable`].
+    /// Panics if no key can meet the requirement, see [`Gate::assert_meetable`].
     #[track_caller]
     pub fn requirement(mut self, requirement: Requirement) -> Self {
         self.gate.assert_meetable(&requirement);
@@ -83,20 +83,20 @@ impl RequireKeyLayer {
         self
     }
 
-    /// Also demands this scope.
+    /// Requires this scope, in addition to those required so far.
     ///
     /// # Panics
-    /// When it is not a scope, or the gate has a catalog that does not know it.
+    /// Panics if this is not a valid scope, or if the catalog of the gate does not contain it.
     #[track_caller]
     pub fn scope(self, scope: &str) -> Self {
         let requirement = self.own().scope(scope);
         self.requirement(requirement)
     }
 
-    /// Also demands one of these scopes.
+    /// Requires at least one of these scopes, in addition to those required so far.
     ///
     /// # Panics
-    /// As [`scope`](Self::scope), and when there is none.
+    /// Panics if `scopes` is empty, and in the cases in which [`scope`](Self::scope) panics.
     #[track_caller]
     pub fn any_scope<I>(self, scopes: I) -> Self
     where
@@ -106,82 +106,97 @@ impl RequireKeyLayer {
         self.requirement(requirement)
     }
 
-    /// Serves this environment only, instead of `live`.
+    /// Accepts keys of this environment only, instead of `live`.
     pub fn environment(self, environment: Environment) -> Self {
         self.also(|requirement| requirement.environment(environment))
     }
 
-    /// Serves these environments, instead of `live`.
+    /// Accepts keys of these environments, instead of `live`.
     ///
     /// # Panics
-    /// When there is none.
+    /// Panics if `environments` is empty.
     #[track_caller]
     pub fn environments(self, environments: impl IntoIterator<Item = Environment>) -> Self {
         let requirement = self.own().environments(environments);
         self.requirement(requirement)
     }
 
-    /// Serves every environment; the handler must tell them apart.
+    /// Accepts keys of every environment.
+    ///
+    /// The handler must distinguish them, by the environment of the principal.
     pub fn any_environment(self) -> Self {
         self.also(Requirement::any_environment)
     }
 
-    /// Accepts these kinds of keys, instead of secret ones.
+    /// Accepts keys of these kinds, instead of secret keys only.
     ///
     /// # Panics
-    /// When there is none.
+    /// Panics if `kinds` is empty.
     #[track_caller]
     pub fn kinds(self, kinds: impl IntoIterator<Item = KeyKind>) -> Self {
         let requirement = self.own().kinds(kinds);
         self.requirement(requirement)
     }
 
-    /// Accepts only keys of this account; any other is answered like an unknown one.
+    /// Accepts keys of this account only.
+    ///
+    /// A key of another account is rejected like an unknown key.
     pub fn account(self, account: AccountId) -> Self {
         self.also(|requirement| requirement.account(account))
     }
 
-    /// Reports keys that do not meet the demands, and lets them pass: [`Requirement::report_only`].
+    /// Logs keys that do not meet the requirement instead of rejecting them.
+    ///
+    /// See [`Requirement::report_only`].
     pub fn report_only(self) -> Self {
         self.also(Requirement::report_only)
     }
 
-    /// Refuses gRPC calls in the form of gRPC, on routes of a gRPC server: [`Requirement::grpc`].
+    /// Rejects gRPC calls with a gRPC status, for routes of a gRPC server.
+    ///
+    /// See [`Requirement::grpc`].
     pub fn grpc(self) -> Self {
         self.also(Requirement::grpc)
     }
 
-    /// Counts for so many requests in the key's rate limits, instead of one. 0 is free.
+    /// Sets how many requests one request counts for in rate limiting.
+    ///
+    /// The default is 1. A request with a cost of 0 is not counted.
     ///
     /// # Panics
-    /// When it is more than a limit of the gate's lets pass at once.
+    /// Panics if the cost is higher than the burst of one of the gate's rate limits.
     #[track_caller]
     pub fn cost(self, cost: u32) -> Self {
         let requirement = self.own().cost(cost);
         self.requirement(requirement)
     }
 
-    /// Spends so many credits of a live key, instead of one. 0 is free.
+    /// Sets how many credits a request with a live key costs.
+    ///
+    /// The default is 1. With 0, requests are free.
     pub fn credits(self, credits: u32) -> Self {
         self.also(|requirement| requirement.credits(credits))
     }
 
-    /// Lets a request without any key pass as anonymous. A key that is there must be good.
+    /// Admits requests without a key as anonymous.
+    ///
+    /// A request with an invalid key is still rejected.
     pub fn optional(self) -> Self {
         self.also(Requirement::optional)
     }
 
-    /// Finds the address of the connection's other end like this.
+    /// Sets the function that returns the client's IP address for a request.
     ///
-    /// A gate with a [`FailureThrottle`](keyward::FailureThrottle) needs it, and refuses with 500 what
-    /// has none. Unless told otherwise, a [`SocketAddr`](std::net::SocketAddr) among the extensions of
-    /// the request, which a server on plain hyper puts there itself. axum has a type of its own, as
-    /// below; tonic too, `TcpConnectInfo`, whose `remote_addr()` it is. Never take it from a field: the
-    /// throttle reads those of [trusted proxies](keyward::FailureThrottle::trusted_proxies) itself.
+    /// A gate with a [`FailureThrottle`](keyward::FailureThrottle), the brute-force protection, needs the
+    /// address and rejects a request without one with 500. The default is a
+    /// [`SocketAddr`](std::net::SocketAddr) in the extensions of the request, which a server on plain hyper
+    /// has to insert. axum uses a type of its own, as shown below, and so does tonic: there it is the
+    /// `remote_addr()` of `TcpConnectInfo`. Never take the address from a header: the throttle itself reads
+    /// the headers of [trusted proxies](keyward::FailureThrottle::trusted_proxies).
     ///
-    /// A connection over a Unix socket has no address. Where only a proxy on the same machine connects to
-    /// the socket, give that proxy one, as in `.peer(|_| Some(Ipv4Addr::LOCALHOST.into()))`, and trust it
-    /// with `trusted_proxies(["127.0.0.1"])`.
+    /// A connection over a Unix socket has no address. If only a proxy on the same machine connects to the
+    /// socket, assign it an address with `.peer(|_| Some(Ipv4Addr::LOCALHOST.into()))`, and trust it with
+    /// `trusted_proxies(["127.0.0.1"])`.
     ///
     /// ```
     /// use std::net::SocketAddr;
@@ -204,7 +219,7 @@ impl RequireKeyLayer {
     /// # let unconnected = app.clone().oneshot(request().body(Body::empty())?).await?;
     /// # assert_eq!(unconnected.status(), 500);
     ///
-    /// // As `into_make_service_with_connect_info::<SocketAddr>()` adds it.
+    /// // `into_make_service_with_connect_info::<SocketAddr>()` adds this extension.
     /// let info = ConnectInfo(SocketAddr::from(([192, 0, 2, 1], 40312)));
     /// let response = app.oneshot(request().extension(info).body(Body::empty())?).await?;
     /// assert_eq!(response.status(), 401);
@@ -216,12 +231,12 @@ impl RequireKeyLayer {
         self
     }
 
-    /// Names the type of the request bodies, where it is neither axum's nor hyper's own.
+    /// Sets the type of the request body, if it is neither axum's nor hyper's own.
     ///
-    /// A client that is refused while it still sends an upload over HTTP/1 sees a reset instead of the
-    /// answer, unless the server reads on. The layer does so for an [`axum::body::Body`] and a
-    /// [`hyper::body::Incoming`] by itself, as [`BodyDrain`](keyward::BodyDrain) allows. Behind a layer that
-    /// gives requests a body of another type, it has to be told that type.
+    /// A client that is rejected while it sends an upload over HTTP/1 sees a connection reset instead of the
+    /// response, unless the server drains the body. The layer drains an [`axum::body::Body`] and a
+    /// [`hyper::body::Incoming`] without being told, within the bounds of [`BodyDrain`](keyward::BodyDrain).
+    /// If an outer layer changes the body to another type, name that type here.
     ///
     /// ```
     /// # use std::pin::Pin;

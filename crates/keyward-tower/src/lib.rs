@@ -1,8 +1,9 @@
-//! API keys as a [tower] layer: for axum, hyper, anything on [`tower_service::Service`].
+//! API key authentication as a [tower] layer, for axum, hyper and any [`tower_service::Service`].
 //!
-//! A [`Gate`](keyward::Gate) decides, a [`RequireKeyLayer`] puts it in front of a service and says
-//! what the routes behind it demand. The handler gets the [`Principal`](keyward::Principal); a
-//! request that is refused never reaches it.
+//! A [`RequireKeyLayer`] wraps a service and states what its routes require: scopes, environments, rate
+//! limit costs. A [`Gate`](keyward::Gate) checks each request. A handler receives the
+//! [`Principal`](keyward::Principal), the account and key that make the request. A rejected request never
+//! reaches the handler.
 //!
 //! ```
 //! use axum::{Router, routing::get};
@@ -28,51 +29,52 @@
 //! # }
 //! ```
 //!
-//! # Where to put the layer
+//! # Placing the layer
 //!
-//! There are no exempt paths: a route that needs no key is added after the layer, or to another
-//! router.
+//! There is no list of exempt paths. Add a route that needs no key after the layer, or to another router.
 //!
-//! - `Router::layer` covers the routes added before it, and the fallback: an unknown path without a
-//!   key is a 401. `Router::route_layer` covers the routes only: an unknown path is a 404.
+//! - `Router::layer` covers the routes added before it and the fallback, so an unknown path without a key
+//!   gets a 401. `Router::route_layer` covers only the routes, so an unknown path gets a 404.
 //! - `MethodRouter::layer`, as in `get(list).layer(…)`, covers only the methods added before it:
-//!   `get(list).layer(…).post(create)` leaves `create` open. Add the layer last.
-//! - A CORS preflight is answered by the layer wherever the layer is reached. `MethodRouter::route_layer`
-//!   is not reached by an `OPTIONS` that no method of the route handles: axum answers 405 before.
-//! - axum adds `allow` to whatever answers a method that a route does not have, so also to a refusal
-//!   there.
-//! - A nested router is covered by the layers of both. Of the same gate the inner layer adds its
-//!   requirement, and the key is proved and used once. A different gate inside authenticates for
-//!   itself; then the outer must be built with
+//!   `get(list).layer(…).post(create)` leaves `create` unprotected. Add the layer last.
+//! - The layer answers CORS preflight requests that reach it. An `OPTIONS` request that no method of the
+//!   route handles does not reach a `MethodRouter::route_layer`: axum responds with 405 first.
+//! - axum adds an `allow` header to every response to a method that the route does not have, including
+//!   rejections.
+//! - A nested router is covered by the layers of both routers. If they share a gate, the inner layer adds its
+//!   requirements, and the key is verified and charged once. A different gate authenticates the request
+//!   again; in that case, build the outer gate with
 //!   [`insecure_forward_key`](keyward::GateBuilder::insecure_forward_key).
 //!
-//! # Among other layers
+//! # Combining with other middleware
 //!
-//! Who passes and what he reads is the same in every order. What changes:
+//! The order of layers does not change which requests are admitted. It changes the following:
 //!
-//! - Trace, request ids and compression reach refusals only from outside. A trace outside sees the
-//!   [`Denial`](keyward::Denial), one inside the [`Principal`](keyward::Principal), and no key.
-//! - A CORS layer stands outside, where it answers preflights; inside it never sees one.
-//! - A timeout, `load_shed` and `buffer` belong inside, answered there by a status of 5xx: so a gate with
-//!   [`refund_server_errors`](keyward::GateBuilder::refund_server_errors) gives credits back. A request that
-//!   is cancelled by a timeout outside has paid.
-//! - A `concurrency_limit` inside is not used up by requests without a key; a refusal keeps no permit.
-//! - salvo takes the layer as `hoop(layer.compat())`. poem's `compat()` of a layer wants poem's own
-//!   request; put the layer around a service, and that into the routes by `compat()`.
+//! - Tracing, request ID and compression layers see rejections only if they are outside this layer. A tracing
+//!   layer outside sees the [`Denial`](keyward::Denial). One inside sees the
+//!   [`Principal`](keyward::Principal), and never the key.
+//! - A CORS layer belongs outside, where it answers preflight requests. Inside, it never sees one.
+//! - Timeout, `load_shed` and `buffer` layers belong inside, with their errors turned into 5xx responses there.
+//!   A gate with [`refund_server_errors`](keyward::GateBuilder::refund_server_errors) then refunds the
+//!   credits. A request that a timeout outside cancels is charged.
+//! - A `concurrency_limit` inside is not exhausted by requests without a key, because a rejection holds no
+//!   permit.
+//! - In salvo, add the layer with `hoop(layer.compat())`. In poem, `compat()` on a layer expects poem's own
+//!   request type, so wrap a service in the layer and add that service to the routes with `compat()`.
 //!
-//! # What the layer does to a request and its response
+//! # Changes to requests and responses
 //!
-//! The header that held the key is removed before the inner service. The response to a key gets
-//! `Cache-Control: private`, so that no shared cache gives it to somebody else, unless the handler has said
-//! `public`, `s-maxage`, `must-revalidate`, `private` or `no-store` itself; where a key is optional, every
-//! response gets a `Vary` with the headers in which a key may stand. A refusal carries
-//! the [`Denial`](keyward::Denial) in its extensions, for logs and metrics of outer layers.
+//! The layer removes the header that held the key before it calls the inner service. A response to a request
+//! with a key gets `Cache-Control: private`, so that no shared cache serves it to anyone else, unless the
+//! handler has set `public`, `s-maxage`, `must-revalidate`, `private` or `no-store`. If the key is optional,
+//! every response gets a `Vary` header that lists the headers in which a key is accepted. A rejection has the
+//! [`Denial`](keyward::Denial) in its extensions, for logging and metrics in outer layers.
 //!
-//! # Responses that take long
+//! # Streaming responses
 //!
-//! A request is judged once, when it comes. What its handler keeps open after that, such as server-sent
-//! events, a WebSocket or a long download, outlives the key unless it is wrapped in [`WhileAlive`], which
-//! ends it within 250 ms. `cargo run --example streams` shows both.
+//! A request is authenticated once, when it arrives. A response that stays open, such as server-sent events,
+//! a WebSocket or a long download, outlives its key unless the handler wraps it in [`WhileAlive`]. That ends
+//! it within 250 ms after the key is revoked. `cargo run --example streams` shows both.
 //!
 //! # Rejected uploads
 //!
@@ -105,12 +107,12 @@
 //!
 //! # Webhooks
 //!
-//! A [`ReceiveWebhookLayer`] verifies what another service delivers before a handler sees it. A
-//! [`WebhookSender`] delivers what this service has accepted, through any client that is a service.
+//! A [`ReceiveWebhookLayer`] verifies incoming webhooks before a handler sees them. A [`WebhookSender`]
+//! delivers outgoing webhooks from the transactional outbox, through any HTTP client that is a tower service.
 //!
 //! [tower]: https://docs.rs/tower
 
-// docs.rs has nightly: it says there which feature brings what.
+// docs.rs builds with nightly and shows which feature each item needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod alive;

@@ -14,10 +14,10 @@ use crate::head::{FieldNames, Head, Peer, admit};
 use crate::timer::sleep;
 use crate::{ResponseBody, ResponseFuture};
 
-/// A service behind a gate; made by [`RequireKeyLayer`](crate::RequireKeyLayer).
+/// The service that [`RequireKeyLayer`](crate::RequireKeyLayer) creates.
 ///
-/// It needs nothing of axum: any service of `http` requests will do. Where memory is too old, a request
-/// waits for the store on the timer of tokio; without that timer it is rejected at once. See
+/// It wraps any service of `http` requests and does not depend on axum. If the in-memory keys are too old, a
+/// request waits for the store, on the timer of tokio; without that timer it is rejected at once. See
 /// [`GateBuilder::refresh_wait`](keyward::GateBuilder::refresh_wait).
 ///
 /// ```

@@ -1,4 +1,4 @@
-//! What a handler receives of a delivery.
+//! An extractor for handlers of webhooks.
 
 use std::error::Error;
 use std::fmt;
@@ -12,14 +12,14 @@ use serde_core::de::DeserializeOwned;
 
 use crate::head::to_response;
 
-/// The JSON of a verified delivery, as an argument of a handler.
+/// An extractor for the JSON of a verified webhook.
 ///
-/// It is read from the bytes that were verified, not from the request's body, which a middleware
-/// between may have changed. For the bytes, the id and the time take actix-web's
-/// `web::ReqData<keyward::WebhookEvent>`. Without a [`ReceiveWebhook`](crate::ReceiveWebhook) it is a
+/// The JSON is parsed from the verified bytes, not from the request's body, which a middleware in between may
+/// have changed. To get the bytes, the ID and the timestamp, use actix-web's
+/// `web::ReqData<keyward::WebhookEvent>`. Without a [`ReceiveWebhook`](crate::ReceiveWebhook) the response is a
 /// 500.
 ///
-/// Do not take `Option<VerifiedJson<T>>`: actix-web makes a `None` of *every* error.
+/// Do not use `Option<VerifiedJson<T>>`: actix-web turns *every* extractor error into `None`.
 ///
 /// ```
 /// # use actix_web::{App, test::{TestRequest, call_service, init_service}, web};
@@ -74,7 +74,7 @@ impl<T: DeserializeOwned> FromRequest for VerifiedJson<T> {
                 method = %request.method(),
                 path = request.path(),
                 route = request.match_pattern(),
-                "a handler takes a webhook, but no middleware of keyward covers its route"
+                "a handler extracts a webhook, but no keyward middleware covers its route"
             );
             return ready(Err(VerifiedJsonError(None)));
         };
@@ -83,9 +83,9 @@ impl<T: DeserializeOwned> FromRequest for VerifiedJson<T> {
     }
 }
 
-/// Why a handler gets no JSON.
+/// The error of [`VerifiedJson`].
 ///
-/// What is signed is not the JSON that the handler takes:
+/// If the signed body is not the JSON that the handler expects, the response is:
 ///
 /// ```text
 /// HTTP/1.1 400 Bad Request
@@ -95,16 +95,15 @@ impl<T: DeserializeOwned> FromRequest for VerifiedJson<T> {
 /// {"type":"about:blank","title":"Bad Request","status":400,"detail":"The body is not the JSON that is expected here.","code":"invalid_webhook_json"}
 /// ```
 ///
-/// Where there is no middleware, it is a 500 with no field and no body, and the error is logged. See
-/// [`VerifiedJson`].
+/// If there is no middleware, the response is a 500 with no headers and no body, and an error is logged.
 #[derive(Clone, Debug)]
 pub struct VerifiedJsonError(Option<WebhookEvent>);
 
 impl fmt::Display for VerifiedJsonError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
-            Some(_) => "the body is not the JSON that is expected",
-            None => "no middleware of keyward covers the route",
+            Some(_) => "the body is not the expected JSON",
+            None => "no keyward middleware covers the route",
         })
     }
 }

@@ -21,10 +21,7 @@ use crate::unread::keep_unread;
 type Decided = (WebhookVerdict, Bytes, Payload);
 
 pin_project! {
-    /// The future of a response; made by
-    /// [`ReceiveWebhookMiddleware`](crate::ReceiveWebhookMiddleware).
-    ///
-    /// See [`ReceiveWebhook`](crate::ReceiveWebhook).
+    /// The response future of [`ReceiveWebhookMiddleware`](crate::ReceiveWebhookMiddleware).
     pub struct ReceiveFuture<S>
     where
         S: Service<ServiceRequest>,

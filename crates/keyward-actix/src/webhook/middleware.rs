@@ -9,7 +9,7 @@ use keyward::WebhookReceiver;
 use crate::ReceiveFuture;
 use crate::head::{FieldNames, Head, peer_addr};
 
-/// A service behind a receiver; made by [`ReceiveWebhook`](crate::ReceiveWebhook). See there.
+/// The service that [`ReceiveWebhook`](crate::ReceiveWebhook) creates.
 #[derive(Debug)]
 pub struct ReceiveWebhookMiddleware<S> {
     inner: Rc<S>,

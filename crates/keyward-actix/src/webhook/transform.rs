@@ -8,18 +8,18 @@ use keyward::WebhookReceiver;
 
 use crate::ReceiveWebhookMiddleware;
 
-/// Puts a receiver of webhooks in front of a service.
+/// A middleware that verifies incoming webhooks.
 ///
-/// It reads the body up to the receiver's limit and verifies it. The service gets the same bytes as
-/// its body, and a [`WebhookEvent`](keyward::WebhookEvent) in the request's extensions. A delivery
-/// that is refused never reaches it; the [`WebhookError`](keyward::WebhookError) is in the extensions
-/// of the response.
+/// It reads the body up to the receiver's limit and verifies the signature. The inner service gets the same
+/// bytes as its body, and a [`WebhookEvent`](keyward::WebhookEvent) in the request's extensions. A rejected
+/// delivery never reaches the service; the response has the [`WebhookError`](keyward::WebhookError) in its
+/// extensions.
 ///
 /// A body that takes longer than the receiver's
-/// [`body_timeout`](keyward::WebhookReceiverBuilder::body_timeout) is answered 408. A handler that takes `Bytes` or `String` is held
-/// to actix-web's own limit, 256 kB, as well; the event and its JSON are not.
+/// [`body_timeout`](keyward::WebhookReceiverBuilder::body_timeout) is answered 408. A handler that takes
+/// `Bytes` or `String` is also subject to actix-web's own limit, 256 kB; the event and its JSON are not.
 ///
-/// A refusal looks like this, unless the receiver words it otherwise:
+/// A rejected delivery gets this response, unless the receiver has [`Replies`](keyward::Replies) of its own:
 ///
 /// ```text
 /// HTTP/1.1 401 Unauthorized
@@ -30,12 +30,12 @@ use crate::ReceiveWebhookMiddleware;
 /// {"type":"about:blank","title":"Unauthorized","status":401,"detail":"Sign the delivery: it needs its id, its timestamp and its signature, as the docs say.","code":"missing_webhook_signature"}
 /// ```
 ///
-/// Where a sender has an API key too: one that is fixed is
-/// [the receiver's to check](keyward::WebhookReceiverBuilder::api_key), one of the service's own is
-/// checked by a [`RequireKey`](crate::RequireKey) that is wrapped around this.
+/// If the sender also sends an API key, there are two ways to verify it. The receiver checks a
+/// [fixed key](keyward::WebhookReceiverBuilder::api_key); for keys that this service issues, wrap a
+/// [`RequireKey`](crate::RequireKey) around this middleware.
 ///
-/// Build the receiver once, outside of the closure that runs for every worker: each receiver has its
-/// own memory of what has been handled.
+/// Build the receiver once, outside of the closure that runs for every worker, because each receiver has its
+/// own replay memory.
 ///
 /// ```
 /// # use actix_web::{App, test::{TestRequest, call_service, init_service}, web};
@@ -71,7 +71,7 @@ pub struct ReceiveWebhook {
 }
 
 impl ReceiveWebhook {
-    /// Puts this in front.
+    /// Creates a middleware that verifies webhooks with `receiver`.
     pub fn new(receiver: WebhookReceiver) -> Self {
         Self { receiver }
     }

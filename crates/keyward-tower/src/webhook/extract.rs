@@ -1,4 +1,4 @@
-//! What an axum handler receives of a delivery.
+//! An extractor for axum handlers of webhooks.
 
 use axum_core::body::Body;
 use axum_core::extract::FromRequestParts;
@@ -10,12 +10,12 @@ use serde_core::de::DeserializeOwned;
 
 use crate::head::to_response;
 
-/// The JSON of a verified delivery, as an argument of a handler.
+/// An extractor for the JSON of a verified webhook.
 ///
-/// It is read from the bytes that were verified, not from the request's body, which a layer between
-/// may have changed; so it need not be the last argument. For the bytes, the id and the time take
-/// axum's `Extension<keyward::WebhookEvent>`. Without a
-/// [`ReceiveWebhookLayer`](crate::ReceiveWebhookLayer) it is a 500.
+/// The JSON is parsed from the verified bytes, not from the request's body, which a layer in between may have
+/// changed. The extractor therefore need not be the last argument. To get the bytes, the ID and the
+/// timestamp, use axum's `Extension<keyward::WebhookEvent>`. Without a
+/// [`ReceiveWebhookLayer`](crate::ReceiveWebhookLayer) the response is a 500.
 ///
 /// ```
 /// # use axum::{Router, body::Body, routing::post};
@@ -67,7 +67,7 @@ impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for VerifiedJson<T> {
             tracing::error!(
                 method = %parts.method,
                 path = parts.uri.path(),
-                "a handler takes a webhook, but no layer of keyward covers its route"
+                "a handler extracts a webhook, but no keyward layer covers its route"
             );
             return Err(VerifiedJsonRejection(None));
         };
@@ -76,9 +76,9 @@ impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for VerifiedJson<T> {
     }
 }
 
-/// Why a handler gets no JSON.
+/// The rejection of [`VerifiedJson`].
 ///
-/// What is signed is not the JSON that the handler takes:
+/// If the signed body is not the JSON that the handler expects, the response is:
 ///
 /// ```text
 /// HTTP/1.1 400 Bad Request
@@ -88,8 +88,7 @@ impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for VerifiedJson<T> {
 /// {"type":"about:blank","title":"Bad Request","status":400,"detail":"The body is not the JSON that is expected here.","code":"invalid_webhook_json"}
 /// ```
 ///
-/// Where there is no layer, it is a 500 with no field and no body, and the error is logged. See
-/// [`VerifiedJson`].
+/// If there is no layer, the response is a 500 with no headers and no body, and an error is logged.
 #[derive(Clone, Debug)]
 pub struct VerifiedJsonRejection(Option<WebhookEvent>);
 

@@ -19,7 +19,7 @@ use crate::timer::sleep;
 use crate::{ResponseBody, drain};
 
 pin_project! {
-    /// The future of a response; made by [`ReceiveWebhook`](crate::ReceiveWebhook). See there.
+    /// The response future of [`ReceiveWebhook`](crate::ReceiveWebhook).
     pub struct ReceiveFuture<S, B>
     where
         S: Service<Request<B>>,

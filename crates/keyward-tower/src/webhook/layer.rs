@@ -6,16 +6,16 @@ use tower_layer::Layer;
 use crate::ReceiveWebhook;
 use crate::head::FieldNames;
 
-/// Puts a receiver of webhooks in front of a service.
+/// A layer that verifies incoming webhooks.
 ///
-/// It reads the body up to the receiver's limit and verifies it. The service gets the same bytes as
-/// its body, and a [`WebhookEvent`](keyward::WebhookEvent) in the request's extensions. A delivery
-/// that is refused never reaches it; the [`WebhookError`](keyward::WebhookError) is in the extensions
-/// of the response.
+/// It reads the body up to the receiver's limit and verifies the signature. The inner service gets the same
+/// bytes as its body, and a [`WebhookEvent`](keyward::WebhookEvent) in the request's extensions. A rejected
+/// delivery never reaches the service; the response has the [`WebhookError`](keyward::WebhookError) in its
+/// extensions.
 ///
-/// The body's type stays what it is: it must be one that bytes can be turned into, such as axum's
-/// `Body` or `http_body_util::Full<Bytes>`. In front of a service of hyper's `Incoming`, map the body
-/// to such a type first. Trailers are dropped, for they are not signed.
+/// The layer does not change the type of the body. The type must implement `From<Bytes>`, as axum's `Body` and
+/// `http_body_util::Full<Bytes>` do. In front of a service of hyper's `Incoming`, map the body to such a type
+/// first. Trailers are dropped because they are not signed.
 ///
 /// A body that takes longer than the receiver's
 /// [`body_timeout`](keyward::WebhookReceiverBuilder::body_timeout) is answered 408. Without a tokio timer,
@@ -23,7 +23,7 @@ use crate::head::FieldNames;
 /// is held to axum's own limit, 2 MB, as well. The rest of the body of a rejected delivery is
 /// [drained](crate#rejected-uploads).
 ///
-/// A refusal looks like this, unless the receiver words it otherwise:
+/// A rejected delivery gets this response, unless the receiver has [`Replies`](keyward::Replies) of its own:
 ///
 /// ```text
 /// HTTP/1.1 401 Unauthorized
@@ -34,9 +34,9 @@ use crate::head::FieldNames;
 /// {"type":"about:blank","title":"Unauthorized","status":401,"detail":"Sign the delivery: it needs its id, its timestamp and its signature, as the docs say.","code":"missing_webhook_signature"}
 /// ```
 ///
-/// Where a sender has an API key too: one that is fixed is
-/// [the receiver's to check](keyward::WebhookReceiverBuilder::api_key), one of the service's own is
-/// checked by a [`RequireKeyLayer`](crate::RequireKeyLayer) outside of this one.
+/// If the sender also sends an API key, there are two ways to verify it. The receiver checks a
+/// [fixed key](keyward::WebhookReceiverBuilder::api_key); for keys that this service issues, add a
+/// [`RequireKeyLayer`](crate::RequireKeyLayer) outside of this layer.
 ///
 /// ```
 /// # use axum::{Router, body::Body, routing::post};
@@ -80,7 +80,7 @@ pub struct ReceiveWebhookLayer {
 }
 
 impl ReceiveWebhookLayer {
-    /// Puts this in front.
+    /// Creates a layer that verifies webhooks with `receiver`.
     pub fn new(receiver: WebhookReceiver) -> Self {
         let names = FieldNames::of(receiver.locations());
         Self { receiver, names }

@@ -1,4 +1,4 @@
-//! A resolver that gives only addresses to which an endpoint may lead.
+//! A DNS resolver for SSRF protection.
 
 use std::error::Error;
 use std::fmt;
@@ -11,10 +11,10 @@ use keyward::EndpointRules;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-/// A resolver of names that keeps back what is not a public address.
+/// A DNS resolver that returns only public addresses, for SSRF protection.
 ///
-/// Put it around the resolver of the client that a [`WebhookSender`](crate::WebhookSender) has. It fits
-/// any that is a service of names to addresses, such as those of `hyper_util`'s `HttpConnector`:
+/// Wrap the resolver of the client that a [`WebhookSender`](crate::WebhookSender) uses. It works with any
+/// resolver that is a service from names to addresses, such as that of `hyper_util`'s `HttpConnector`:
 ///
 /// ```
 /// # use std::net::SocketAddr;
@@ -39,10 +39,10 @@ use tower_service::Service;
 /// # }
 /// ```
 ///
-/// The addresses it gives are those that are connected to, so a name that changes its address between
-/// two questions gains nothing. A connector does not ask it about a host that is an IP address: the
-/// sender judges those itself. Nor does one that goes through a proxy ask: there the proxy has to know
-/// what is not to be reached.
+/// The client connects to the addresses that this resolver returns, so DNS rebinding, where a name changes its
+/// address between two lookups, has no effect. A connector does not resolve a host that is an IP address; the
+/// sender checks those itself. A connector that uses a proxy does not resolve names either: in that case, the
+/// proxy must block private addresses.
 #[derive(Clone, Debug)]
 pub struct PublicAddresses<R> {
     resolver: R,
@@ -50,7 +50,7 @@ pub struct PublicAddresses<R> {
 }
 
 impl<R> PublicAddresses<R> {
-    /// Keeps back what these rules do not admit.
+    /// Wraps a resolver, and filters its addresses by these rules.
     pub fn new(resolver: R, rules: EndpointRules) -> Self {
         Self { resolver, rules }
     }
@@ -83,7 +83,7 @@ where
 }
 
 pin_project! {
-    /// The future of addresses; made by [`PublicAddresses`]. See there.
+    /// The response future of [`PublicAddresses`].
     #[derive(Debug)]
     pub struct ResolveFuture<F> {
         host: String,
@@ -114,7 +114,7 @@ where
     }
 }
 
-/// Why there is no address. See [`PublicAddresses`].
+/// An error of [`PublicAddresses`].
 #[derive(Debug)]
 pub struct ResolveError {
     kind: ResolveErrorKind,
@@ -133,7 +133,7 @@ impl ResolveError {
         Self { kind, source }
     }
 
-    /// Which it is.
+    /// Returns the kind of error.
     #[must_use]
     pub fn kind(&self) -> ResolveErrorKind {
         self.kind
@@ -155,13 +155,13 @@ impl Error for ResolveError {
     }
 }
 
-/// Which error it is. See [`PublicAddresses`].
+/// The kind of a [`ResolveError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ResolveErrorKind {
-    /// The host has addresses, and none that may be called.
+    /// The host has addresses, but none of them is allowed.
     NotPublic,
-    /// The resolver has failed.
+    /// The wrapped resolver failed.
     Unresolved,
 }
 

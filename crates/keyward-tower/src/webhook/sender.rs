@@ -1,4 +1,4 @@
-//! Delivers what is due.
+//! A worker that delivers webhooks.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -29,14 +29,17 @@ const CHECKED_AT_ONCE: usize = 8;
 /// How much of the answer to a challenge is read.
 const ANSWER: usize = 1024;
 
-/// Delivers what a store has accepted, through any client that is a service of requests.
+/// A worker that delivers webhooks from the outbox of a store, with retries.
 ///
-/// Each attempt is a POST of the payload, signed anew: the same `webhook-id`, its own
-/// `webhook-timestamp`. 2xx is a success; 410 switches the endpoint off; anything else, also a redirect,
-/// which is not followed, is tried again on a [`RetrySchedule`], or later where the receiver asks for it
-/// with `retry-after`. When the last attempt has failed the delivery is given up, which the log and the
-/// attempts tell, until its owner asks for it ([`WebhookAdmin::redeliver`]). What is in the store survives the process: a delivery that was under way when it was
-/// killed is sent again, so a receiver has to know what it has handled, by the id.
+/// Each attempt is a POST of the payload with a new signature: the `webhook-id` stays the same, the
+/// `webhook-timestamp` changes. A 2xx status is a success, and a 410 disables the endpoint. Any other status,
+/// including a redirect, which is not followed, is retried with exponential backoff according to a
+/// [`RetrySchedule`], or later if the receiver asks for it with `retry-after`. When the last attempt fails, the
+/// delivery is given up, and the log and the list of attempts say so; it is sent again on request
+/// ([`WebhookAdmin::redeliver`]).
+///
+/// The outbox survives the process. A delivery that was in progress when the process was killed is sent again,
+/// so a receiver must recognize by the ID what it has already handled.
 ///
 /// ```
 /// # use std::convert::Infallible;
@@ -68,7 +71,7 @@ const ANSWER: usize = 1024;
 /// let message = WebhookMessage::new(acme, live, WebhookId::parse("report-17-done")?, "{}")?;
 /// webhooks.publish(&operator, message).await?;
 ///
-/// // A service runs `sender.run()` for good instead.
+/// // A service spawns `sender.run()` instead.
 /// let sender = WebhookSender::new(client, store, sealing, tokio::time::sleep);
 /// assert_eq!(sender.deliver_due().await?, 1);
 /// let attempts = webhooks.attempts(&operator, id, None).await?;
@@ -79,14 +82,14 @@ const ANSWER: usize = 1024;
 ///
 /// # The client
 ///
-/// It must not follow redirects, and must resolve names through
-/// [`PublicAddresses`](crate::PublicAddresses): otherwise whoever registers an endpoint chooses what the
-/// service calls in its own network. `hyper_util`'s client follows none, and its connector takes the
-/// resolver. It speaks TLS or not; live endpoints are `https`.
+/// The client is any tower service of HTTP requests. It must not follow redirects, and it must resolve names
+/// through [`PublicAddresses`](crate::PublicAddresses). Otherwise, anyone who can register an endpoint can make
+/// the service send requests within its own network (SSRF). `hyper_util`'s client does not follow redirects,
+/// and its connector accepts the resolver. The client needs TLS, because live endpoints are `https`.
 ///
-/// The request's extensions hold the [`DueDelivery`], also of a challenge, for a layer around the client
-/// that adds what the receiver expects beside the signature, such as an API key; here for `tower`'s
-/// `map_request`:
+/// The extensions of each request, including the challenge to a new endpoint, hold the [`DueDelivery`]. A layer
+/// around the client can use it to add what a receiver expects beside the signature, such as an API key. This
+/// function is for `tower`'s `map_request`:
 ///
 /// ```
 /// # use http::{HeaderValue, Request};
@@ -114,32 +117,32 @@ const ANSWER: usize = 1024;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Timeouts and retries are the sender's own. `tower`'s `Timeout` needs tokio, and ends at the head of the
-/// response; its `Retry` repeats the same request within one process, where a delivery is signed anew,
-/// hours later, by whichever process is there.
+/// The sender has its own timeouts and retries. `tower`'s `Timeout` and `Retry` do not replace them: a retry
+/// may be hours later, in another process, and needs a new signature.
 ///
-/// # Many processes
+/// # Multiple processes
 ///
-/// Any number of senders may share a store. A delivery is claimed for a little more than two timeouts:
-/// that long after a process is killed, another one takes it up.
+/// Any number of senders may share a store. A delivery is claimed for slightly more than two timeouts. After
+/// a process is killed, another one takes over its deliveries when that time has passed.
 ///
-/// # Endpoints that hang or refuse
+/// # Slow and failing endpoints
 ///
-/// An endpoint has a circuit breaker ([`EndpointHealth`](keyward::EndpointHealth)): an attempt that times out opens it, and so do five
-/// failures in a row. While it is open nothing is sent; what waits stays due, and uses up no retry. After a
-/// pause one attempt is made, the probe; its answer closes the circuit, and a failure doubles the pause, up
-/// to eight timeouts.
+/// Each endpoint has a circuit breaker ([`EndpointHealth`](keyward::EndpointHealth)). An attempt that times out
+/// opens the circuit, and so do five consecutive failures. While the circuit is open, nothing is sent to the
+/// endpoint; its deliveries stay due and use up no retries. After a pause, one attempt is made as a probe. If
+/// the probe succeeds, the circuit closes; if it fails, the pause doubles, up to eight timeouts.
 ///
-/// Endpoints that have answered share 256 attempts at once, all others 256 more, one for each, and probes a
-/// quarter as many. So an endpoint that has answered is not delayed by those that hang, however many there are. A new endpoint may
-/// have to wait until there is room among the others: at most one timeout for each 256 of them.
+/// Endpoints that have responded share 256 concurrent attempts. All others share another 256, one for each
+/// endpoint, and probes share a quarter as many. An endpoint that has responded is therefore not delayed by
+/// endpoints that hang, however many there are. A new endpoint may have to wait for a free slot among the
+/// others, at most one timeout for each 256 of them.
 ///
-/// An endpoint that begins to hang leaves the first lane after a quarter of the timeout. Until then it may
-/// delay others, when so many begin to hang at the same moment that they fill the lane: 64 of them, with
-/// four attempts to each, delay the others by a quarter of the timeout, and 256 by one timeout.
+/// An endpoint that begins to hang leaves the first group after a quarter of the timeout. Until then, it can
+/// delay others if so many endpoints begin to hang at the same moment that they fill the group: 64 of them,
+/// with four attempts each, delay the others by a quarter of the timeout, and 256 by one timeout.
 ///
-/// What is known of the endpoints is kept in memory by [`run`](Self::run), for as long as they exist, and is
-/// learned anew after a restart.
+/// [`run`](Self::run) keeps the state of the endpoints in memory while they exist. After a restart, it starts
+/// without any.
 #[derive(Clone)]
 #[must_use]
 pub struct WebhookSender<C, T> {
@@ -156,9 +159,10 @@ pub struct WebhookSender<C, T> {
 }
 
 impl<C, T> WebhookSender<C, T> {
-    /// Sends through this client what is in this store, signed with secrets that these keys open.
+    /// Creates a sender for the outbox of `store`.
     ///
-    /// The timer gives a future that is ready after so long, such as `tokio::time::sleep`.
+    /// `sealing` decrypts the signing secrets. `timer` returns a future that completes after a duration, for
+    /// example `tokio::time::sleep`.
     pub fn new(client: C, store: Arc<dyn WebhookStore>, sealing: SealingKeys, timer: T) -> Self {
         Self {
             client,
@@ -174,34 +178,36 @@ impl<C, T> WebhookSender<C, T> {
         }
     }
 
-    /// Sends only where these rules allow: the same as those of the [`WebhookAdmin`].
+    /// Sets the rules for allowed endpoints.
+    ///
+    /// Use the same rules as for the [`WebhookAdmin`].
     pub fn rules(mut self, rules: EndpointRules) -> Self {
         self.rules = rules;
         self
     }
 
-    /// Tries again on this schedule.
+    /// Sets the retry schedule.
     pub fn schedule(mut self, schedule: RetrySchedule) -> Self {
         self.schedule = schedule;
         self
     }
 
-    /// How long an attempt may take; 15 seconds unless said otherwise.
+    /// Sets the timeout of an attempt. The default is 15 seconds.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// How often [`run`](Self::run) looks for what is due; four times a second unless said otherwise.
+    /// Sets how often [`run`](Self::run) polls for due deliveries. The default is 250 ms.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.poll_interval = interval;
         self
     }
 
-    /// How many attempts are under way at once, 256, and how many of them to one endpoint, 4.
+    /// Sets the maximum number of concurrent attempts, in total and per endpoint.
     ///
-    /// As many more may be under way to endpoints that have not answered yet, one to each, and a quarter as
-    /// many probes of endpoints that hang or refuse. At least one.
+    /// The defaults are 256 and 4, and the minimum of both is 1. Endpoints that have not responded yet may use
+    /// as many attempts again, one each, and probes of failing endpoints a quarter as many.
     pub fn concurrency(mut self, all: usize, each: usize) -> Self {
         self.concurrency = all.max(1);
         self.each = each.max(1);
@@ -221,10 +227,10 @@ where
     T: Fn(Duration) -> F + Clone + Send + 'static,
     F: Future + Send + 'static,
 {
-    /// Delivers what is due, and what becomes due, for good. Drop the future to stop.
+    /// Delivers webhooks as they become due, until the future is dropped.
     ///
-    /// What the store cannot do is logged, and tried again. An attempt that is dropped half-way is made
-    /// again when its claim is over.
+    /// Errors of the store are logged and retried. An attempt that is dropped while in progress is repeated
+    /// after its claim has expired.
     pub async fn run<B, R>(self) -> Infallible
     where
         C: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
@@ -242,9 +248,9 @@ where
             match &begun {
                 Err(error) if !failing => {
                     let error: &(dyn Error + 'static) = error;
-                    tracing::error!(error, "the webhooks that are due cannot be read");
+                    tracing::error!(error, "due webhooks cannot be read from the store");
                 }
-                Ok(_) if failing => tracing::info!("the webhooks that are due can be read again"),
+                Ok(_) if failing => tracing::info!("due webhooks can be read from the store again"),
                 _ => {}
             }
             failing = begun.is_err();
@@ -264,12 +270,12 @@ where
         }
     }
 
-    /// Delivers what is due, waits until all of it has been attempted, and tells how many attempts.
+    /// Attempts all due deliveries once, and returns the number of attempts.
     ///
-    /// What is for an endpoint whose circuit opens meanwhile stays due.
+    /// Deliveries to an endpoint whose circuit opens in the meantime stay due.
     ///
     /// # Errors
-    /// When the store cannot answer; what is under way is dropped then, and made again later.
+    /// Returns an error if the store fails. Attempts in progress are dropped and repeated later.
     pub async fn deliver_due<B, R>(&self) -> Result<usize, StoreError>
     where
         C: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
@@ -289,11 +295,13 @@ where
         }
     }
 
-    /// Asks an endpoint to show that it works: it answers a signed challenge, and that is noted.
+    /// Verifies that an endpoint works, by sending it a signed challenge.
+    ///
+    /// If the endpoint answers the challenge, the store marks it as working.
     ///
     /// # Errors
-    /// [`Unanswered`](keyward::AdminErrorKind::Unanswered) when it does not answer in time, or not as it
-    /// should; and as [`WebhookAdmin::challenge`] and [`WebhookAdmin::verify`].
+    /// Returns [`Unanswered`](keyward::AdminErrorKind::Unanswered) if the endpoint does not answer in time or
+    /// answers incorrectly, and the errors of [`WebhookAdmin::challenge`] and [`WebhookAdmin::verify`].
     ///
     /// ```
     /// # use std::convert::Infallible;
@@ -313,7 +321,7 @@ where
     /// # let url = EndpointUrl::parse("https://acme.example/hook")?;
     /// # let created = webhooks.create_endpoint(&operator, &acme, Environment::LIVE, url).await?;
     /// # let verifier = WebhookVerifier::standard(created.secret.expose_secret())?;
-    /// // The receiver answers by itself; the handler is not called.
+    /// // The receiver answers the challenge itself; the handler is not called.
     /// let layer = ReceiveWebhookLayer::new(WebhookReceiver::builder(verifier).build()?);
     /// let app = Router::<()>::new().route("/hook", post(async || "handled")).layer(layer);
     ///
@@ -339,7 +347,7 @@ where
         let answer = in_time(self.ask(challenge), (self.timer)(self.timeout)).await;
         if let Err(outcome) = &answer {
             let (endpoint, outcome) = (tracing::field::display(id), outcome.as_str());
-            tracing::info!(endpoint, outcome, "a webhook challenge was not answered");
+            tracing::info!(endpoint, outcome, "webhook challenge not answered");
         }
         webhooks.verify(actor, id, answer).await
     }
@@ -440,7 +448,7 @@ where
             let error: &(dyn Error + 'static) = &error;
             tracing::error!(
                 error,
-                "what came of a webhook cannot be kept, it is sent again"
+                "the outcome of a webhook cannot be stored; the webhook is sent again"
             );
         }
         (attempt, span.1)
@@ -460,7 +468,7 @@ where
             tracing::error!(
                 error,
                 endpoint,
-                "the secret of an endpoint cannot be opened"
+                "the signing secret of a webhook endpoint cannot be decrypted"
             );
             AttemptOutcome::NotSendable
         })?;
@@ -544,7 +552,7 @@ fn tell(due: &DueDelivery, conclusion: &Conclusion) {
             attempt,
             outcome,
             status,
-            "webhook not delivered, it is tried again"
+            "webhook not delivered, retrying later"
         ),
         NextStep::GiveUp => tracing::warn!(
             endpoint,
@@ -556,7 +564,11 @@ fn tell(due: &DueDelivery, conclusion: &Conclusion) {
             "webhook given up"
         ),
         NextStep::SwitchOff => {
-            tracing::warn!(endpoint, host, "an endpoint is gone, and switched off");
+            tracing::warn!(
+                endpoint,
+                host,
+                "webhook endpoint responded 410 Gone and was disabled"
+            );
         }
     }
 }

@@ -12,9 +12,9 @@ use tower_service::Service;
 use crate::head::{FieldNames, Head, socket_addr};
 use crate::{ReceiveFuture, ResponseBody};
 
-/// A service behind a receiver; made by [`ReceiveWebhookLayer`](crate::ReceiveWebhookLayer).
+/// The service that [`ReceiveWebhookLayer`](crate::ReceiveWebhookLayer) creates.
 ///
-/// It needs nothing of axum:
+/// It does not depend on axum:
 ///
 /// ```
 /// # use bytes::Bytes;
