@@ -30,7 +30,9 @@ const PART_AHEAD: u64 = 100;
 /// A balance is never overspent. A process that is killed loses what it has taken ahead: no more than
 /// it has spent in its last second, and no more than 1 % of the balance; of a balance below 100 nothing
 /// is taken ahead. A request that was under way has paid, as has one that is given up. What was lost
-/// cannot be reclaimed, because nobody knows how much of it was spent.
+/// cannot be reclaimed, because nobody knows how much of it was spent. Credits that are refunded return
+/// to the process first and to the store at its next flush. A kill before that loses them too, and that
+/// may be more than 1 % of the balance where many requests are refunded at once.
 ///
 /// The balance that is shown is exact: what the process that shows it has taken and not spent is counted,
 /// and so is what others hold, as of their last report to the store (`SQLite`: at most a second ago).
