@@ -182,7 +182,11 @@ fn what_was_accepted_and_concluded_together_survives_a_kill() {
     drop((keys, webhooks, store));
 
     let mut told = [0; 2];
-    for _ in 0..30 {
+    for round in 0..500 {
+        // Where the machine is busy a child comes less far.
+        if round >= 30 && told.iter().all(|count| *count > 30) {
+            break;
+        }
         let child = "kill::publishes_until_it_is_killed";
         let lines = run_and_kill(&fixture.path(), child, true);
         // Whoever opens it next finds it whole.
