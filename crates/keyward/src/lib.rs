@@ -16,9 +16,11 @@
 //! ```
 
 //! With the feature `serde`, what a management API shows is `Serialize`: [`KeyView`], [`KeyPage`], [`Leak`],
-//! [`AuditEntry`] and [`AuditPage`]. Members are named as the fields are, those of a key's record beside its
-//! state. A time is in milliseconds since the Unix epoch, what is not there is `null`. The digest is never
-//! written, nor what only a store needs. None of them is `Deserialize`: they come from a store alone.
+//! [`AuditEntry`], [`AuditPage`], [`Account`], [`UsageHour`], [`Credits`], [`WebhookEndpoint`] and
+//! [`DeliveryAttempt`]; the `impl Serialize` of the last five shows the JSON. Members are named as the fields
+//! are, those of a key's record beside its state. A time is in milliseconds since the Unix epoch, what is not
+//! there is `null`. A digest or a secret is never written, nor what only a store needs. None of them is
+//! `Deserialize`: they come from a store alone.
 
 // docs.rs has nightly: it says there which feature brings what.
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -2,7 +2,7 @@
 //!
 //! Members are named as the fields are. A time is a whole number of milliseconds since the Unix epoch, what is
 //! not there is `null`, and what is a text elsewhere (ids, states, rate limits) is the same text. The digest of
-//! a key is never written, nor what only a store needs.
+//! a key is never written, nor a secret of an endpoint, nor what only a store needs.
 
 use std::time::SystemTime;
 
@@ -10,11 +10,12 @@ use serde_core::ser::{Error as _, Serialize, SerializeStruct, Serializer};
 
 use crate::clock::unix_time;
 use crate::{
-    AuditEntry, AuditPage, KeyPage, KeyRecord, KeyView, Leak, OriginPolicy, RateLimit, Scopes,
+    Account, AuditEntry, AuditPage, Credits, DeliveryAttempt, DisabledBy, KeyPage, KeyRecord,
+    KeyView, Leak, OriginPolicy, RateLimit, RateLimits, Refill, Scopes, UsageHour, WebhookEndpoint,
 };
 
 /// Without the digest, and without what only a store needs.
-const RECORD: usize = 19;
+const RECORD: usize = 20;
 
 impl Serialize for KeyView {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
@@ -72,14 +73,209 @@ impl Serialize for AuditPage {
     }
 }
 
+/// Writes the plan, without the counters that a store compares.
+///
+/// ```
+/// use keyward::{Account, AccountId, RateLimit};
+/// use serde_json::json;
+///
+/// let mut account = Account::new(AccountId::parse("acme")?);
+/// account.rate_limits = RateLimit::per_minute(100).into();
+/// let expected = json!({
+///     "id": "acme",
+///     "status": "active",
+///     "api_access": true,
+///     "max_active_keys": null,
+///     "rate_limits": ["100/60;100"],
+///     "shared_rate_limits": [],
+///     "has_credits": false,
+/// });
+/// assert_eq!(serde_json::to_value(&account)?, expected);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+impl Serialize for Account {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut to = to.serialize_struct("Account", 7)?;
+        to.serialize_field("id", self.id.as_str())?;
+        to.serialize_field("status", self.status.as_str())?;
+        to.serialize_field("api_access", &self.api_access)?;
+        to.serialize_field("max_active_keys", &self.max_active_keys)?;
+        to.serialize_field("rate_limits", &limits(&self.rate_limits))?;
+        to.serialize_field("shared_rate_limits", &limits(&self.shared_rate_limits))?;
+        to.serialize_field("has_credits", &self.credits.is_some())?;
+        to.end()
+    }
+}
+
+/// Writes the counts of an hour, and what of them may be billed.
+///
+/// ```
+/// use keyward::{Environment, KeyId, UsageHour};
+/// use serde_json::json;
+///
+/// let id = KeyId::parse("key_0123456789ab")?;
+/// let mut hour = UsageHour::new(id, Environment::LIVE, 472_222);
+/// (hour.admitted, hour.refused, hour.units) = (10, 1, 25);
+/// let expected = json!({
+///     "key": "key_0123456789ab",
+///     "environment": "live",
+///     "hour": 472_222,
+///     "admitted": 10,
+///     "refused": 1,
+///     "units": 25,
+///     "billable": 10,
+///     "billable_units": 25,
+/// });
+/// assert_eq!(serde_json::to_value(hour)?, expected);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+impl Serialize for UsageHour {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut to = to.serialize_struct("UsageHour", 8)?;
+        to.serialize_field("key", &self.key.to_string())?;
+        to.serialize_field("environment", self.environment.as_str())?;
+        to.serialize_field("hour", &self.hour)?;
+        to.serialize_field("admitted", &self.admitted)?;
+        to.serialize_field("refused", &self.refused)?;
+        to.serialize_field("units", &self.units)?;
+        to.serialize_field("billable", &self.billable())?;
+        to.serialize_field("billable_units", &self.billable_units())?;
+        to.end()
+    }
+}
+
+/// Writes the balance, without its epoch.
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+/// use keyward::{Credits, Refill};
+/// use serde_json::json;
+///
+/// assert_eq!(serde_json::to_value(Credits::new(250))?, json!({ "left": 250, "refill": null }));
+/// let refill = Refill::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1), 1000);
+/// let expected = json!({ "left": 250, "refill": { "at": 1000, "to": 1000 } });
+/// assert_eq!(serde_json::to_value(Credits::new(250).refill(refill))?, expected);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+impl Serialize for Credits {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut to = to.serialize_struct("Credits", 2)?;
+        to.serialize_field("left", &self.left)?;
+        to.serialize_field("refill", &self.refill)?;
+        to.end()
+    }
+}
+
+/// Writes the refill as part of [`Credits`].
+impl Serialize for Refill {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut to = to.serialize_struct("Refill", 2)?;
+        to.serialize_field("at", &millis(self.at))?;
+        to.serialize_field("to", &self.to)?;
+        to.end()
+    }
+}
+
+/// Writes the endpoint without its secrets, sealed or not.
+///
+/// `previous_until` is when the secret before the present one stops to sign.
+///
+/// ```
+/// use std::time::SystemTime;
+/// use keyward::*;
+/// use serde_json::json;
+///
+/// let keys = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
+/// let url = EndpointUrl::parse("https://acme.example/hook")?;
+/// let (acme, live) = (AccountId::parse("acme")?, Environment::LIVE);
+/// let secret = WebhookSecret::random()?;
+/// let made = SystemTime::UNIX_EPOCH;
+/// let endpoint = WebhookEndpoint::new(acme, live, url, &secret, &keys, made)?;
+/// let expected = json!({
+///     "id": endpoint.id().to_string(),
+///     "account": "acme",
+///     "environment": "live",
+///     "url": "https://acme.example/hook",
+///     "status": "enabled",
+///     "disabled_by": null,
+///     "is_working": false,
+///     "previous_until": null,
+///     "verified_at": null,
+///     "created_at": 0,
+/// });
+/// assert_eq!(serde_json::to_value(&endpoint)?, expected);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+impl Serialize for WebhookEndpoint {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let previous_until = self.previous.as_ref().map(|(_, until)| millis(*until));
+        let mut to = to.serialize_struct("WebhookEndpoint", 10)?;
+        to.serialize_field("id", &self.id().to_string())?;
+        to.serialize_field("account", self.account().as_str())?;
+        to.serialize_field("environment", self.environment().as_str())?;
+        to.serialize_field("url", self.url.as_str())?;
+        to.serialize_field("status", self.status.as_str())?;
+        to.serialize_field("disabled_by", &self.disabled_by.map(DisabledBy::as_str))?;
+        to.serialize_field("is_working", &self.is_working())?;
+        to.serialize_field("previous_until", &previous_until)?;
+        to.serialize_field("verified_at", &self.verified_at.map(millis))?;
+        to.serialize_field("created_at", &millis(self.created_at))?;
+        to.end()
+    }
+}
+
+/// Writes the attempt; `took` is in milliseconds.
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+/// use keyward::{AttemptOutcome, DeliveryAttempt, EndpointId, WebhookId};
+/// use serde_json::json;
+///
+/// let attempt = DeliveryAttempt {
+///     number: 7,
+///     message: WebhookId::parse("msg_1")?,
+///     endpoint: EndpointId::parse("whe_0123456789ab")?,
+///     attempt: 1,
+///     at: SystemTime::UNIX_EPOCH + Duration::from_secs(1),
+///     took: Duration::from_millis(83),
+///     outcome: AttemptOutcome::of_status(503),
+///     status: Some(503),
+///     last: false,
+/// };
+/// let expected = json!({
+///     "number": 7,
+///     "message": "msg_1",
+///     "endpoint": "whe_0123456789ab",
+///     "attempt": 1,
+///     "at": 1000,
+///     "took": 83,
+///     "outcome": "refused",
+///     "status": 503,
+///     "last": false,
+/// });
+/// assert_eq!(serde_json::to_value(&attempt)?, expected);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+impl Serialize for DeliveryAttempt {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let took = u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX);
+        let mut to = to.serialize_struct("DeliveryAttempt", 9)?;
+        to.serialize_field("number", &self.number)?;
+        to.serialize_field("message", self.message.as_str())?;
+        to.serialize_field("endpoint", &self.endpoint.to_string())?;
+        to.serialize_field("attempt", &self.attempt)?;
+        to.serialize_field("at", &millis(self.at))?;
+        to.serialize_field("took", &took)?;
+        to.serialize_field("outcome", self.outcome.as_str())?;
+        to.serialize_field("status", &self.status)?;
+        to.serialize_field("last", &self.last)?;
+        to.end()
+    }
+}
+
 fn write_record<T: SerializeStruct>(record: &KeyRecord, to: &mut T) -> Result<(), T::Error> {
     let metadata: serde_json::Value =
         serde_json::from_str(record.metadata.as_str()).map_err(T::Error::custom)?;
-    let limits: Vec<_> = record
-        .rate_limits
-        .iter()
-        .map(|limit: RateLimit| limit.to_string())
-        .collect();
     to.serialize_field("id", &record.id.to_string())?;
     to.serialize_field("hint", &record.hint.to_string())?;
     to.serialize_field("name", &record.name)?;
@@ -89,9 +285,10 @@ fn write_record<T: SerializeStruct>(record: &KeyRecord, to: &mut T) -> Result<()
     to.serialize_field("scopes", &scopes(&record.scopes))?;
     to.serialize_field("origins", &origins(&record.origins))?;
     to.serialize_field("requires_origin", &!record.origins.allows_no_origin())?;
-    to.serialize_field("rate_limits", &limits)?;
+    to.serialize_field("rate_limits", &limits(&record.rate_limits))?;
     to.serialize_field("has_credits", &record.credits.is_some())?;
     to.serialize_field("metadata", &metadata)?;
+    to.serialize_field("disabled_by", &record.disabled_by.map(DisabledBy::as_str))?;
     to.serialize_field("created_at", &millis(record.created_at))?;
     to.serialize_field("expires_at", &record.expires_at.map(millis))?;
     to.serialize_field("revoked_at", &record.revoked_at.map(millis))?;
@@ -99,6 +296,13 @@ fn write_record<T: SerializeStruct>(record: &KeyRecord, to: &mut T) -> Result<()
     to.serialize_field("lineage", &record.lineage.to_string())?;
     to.serialize_field("predecessor", &text(record.predecessor.as_ref()))?;
     to.serialize_field("successor", &text(record.successor.as_ref()))
+}
+
+fn limits(limits: &RateLimits) -> Vec<String> {
+    limits
+        .iter()
+        .map(|limit: RateLimit| limit.to_string())
+        .collect()
 }
 
 fn millis(time: SystemTime) -> u64 {
@@ -126,8 +330,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        AccountId, AuditAction, DigestScheme, Environment, Hint, KeyDigest, KeyId, KeyState,
-        RateLimits,
+        AccountId, AuditAction, DigestScheme, EndpointUrl, Environment, Hint, KeyDigest, KeyId,
+        KeyState, RateLimits, SealingKey, SealingKeys, WebhookSecret,
     };
 
     fn view() -> KeyView {
@@ -163,6 +367,7 @@ mod tests {
             "rate_limits": ["100/60;100"],
             "has_credits": false,
             "metadata": {},
+            "disabled_by": null,
             "created_at": 1_700_000_000_123_u64,
             "expires_at": null,
             "revoked_at": null,
@@ -203,5 +408,22 @@ mod tests {
             "reason": "",
         });
         assert_eq!(to_value(line).unwrap(), expected);
+    }
+    #[test]
+    fn nothing_that_is_written_of_an_endpoint_is_a_secret() {
+        let keys = SealingKeys::new(SealingKey::new("2026", &[7; 32]).unwrap());
+        let url = EndpointUrl::parse("https://acme.example/hook").unwrap();
+        let account = AccountId::parse("acme").unwrap();
+        let (secret, now) = (WebhookSecret::random().unwrap(), SystemTime::UNIX_EPOCH);
+        let endpoint = WebhookEndpoint::new(account, Environment::LIVE, url, &secret, &keys, now);
+        let mut endpoint = endpoint.unwrap();
+        let until = now + Duration::from_secs(2);
+        endpoint.previous = Some((endpoint.secret.clone(), until));
+        endpoint.disabled_by = Some(DisabledBy::Operator);
+        let written = to_value(&endpoint).unwrap();
+        assert_eq!(written["previous_until"], 2000);
+        assert_eq!(written["disabled_by"], "operator");
+        let text = written.to_string();
+        assert!(!text.contains(&endpoint.secret.to_string()), "{text}");
     }
 }
