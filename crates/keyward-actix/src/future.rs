@@ -1,4 +1,4 @@
-//! The future of a response.
+//! The response future.
 
 use std::fmt;
 use std::pin::Pin;
@@ -35,7 +35,7 @@ pin_project! {
         Pending {
             verdict: Pin<Box<dyn Future<Output = Verdict> + Send>>,
             names: FieldNames,
-            // The service, and what to call it with.
+            // The service, and the request for it.
             waiting: Option<(Rc<S>, ServiceRequest)>,
         },
         Called {
@@ -130,7 +130,7 @@ where
                 }
                 StateProj::Answered { response } => match response.take() {
                     Some(response) => return Poll::Ready(Ok(response.map_into_right_body())),
-                    // Polled after it was ready, which a future need not answer.
+                    // Polled again after completion.
                     None => return Poll::Pending,
                 },
                 StateProj::Pending {

@@ -22,9 +22,9 @@ use keyward::{
 static RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 static RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// The names of the fields of locations, read once instead of for every request.
+/// The header names of key locations, parsed once instead of for every request.
 ///
-/// `None` for one that no request can have.
+/// `None` stands for a name that no request can have.
 #[derive(Clone, Debug)]
 pub(crate) struct FieldNames(Rc<[Option<HeaderName>]>);
 
@@ -39,15 +39,15 @@ impl FieldNames {
     }
 }
 
-/// Finds the peer's address of a request.
+/// A function that returns the client's IP address.
 pub(crate) type Peer = fn(&ServiceRequest) -> Option<IpAddr>;
 
-/// That of the connection.
+/// Returns the address of the connection.
 pub(crate) fn peer_addr(request: &ServiceRequest) -> Option<IpAddr> {
     request.peer_addr().map(|address| address.ip())
 }
 
-/// The head of a request, not copied.
+/// The head of a request, without copying it.
 pub(crate) struct Head<'a> {
     pub(crate) request: &'a ServiceRequest,
     pub(crate) names: &'a FieldNames,
@@ -82,13 +82,15 @@ impl RequestHead for Head<'_> {
     }
 }
 
-/// Hands a request on as the gate says; `None` when it is shared and its key cannot be removed.
+/// Prepares an admitted request for the inner service.
+///
+/// Returns `None` if the request is shared, so that its key cannot be removed.
 pub(crate) fn admit(
     admitted: Admitted,
     names: &FieldNames,
     request: &mut ServiceRequest,
 ) -> Option<Finish> {
-    // First, so that a request that is refused after all has got no principal.
+    // First, so that a request that is rejected here gets no principal.
     if apply(admitted.key_field, names, request).is_none() {
         admitted.finish.give_back();
         return None;
@@ -107,7 +109,9 @@ pub(crate) fn admit(
     Some(admitted.finish)
 }
 
-/// Does to the field of the key as the gate says; `None` when the request is shared.
+/// Removes the header of the key or marks it as sensitive, as the gate says.
+///
+/// Returns `None` if the request is shared.
 pub(crate) fn apply(
     key_field: KeyField,
     names: &FieldNames,
@@ -131,9 +135,9 @@ pub(crate) fn apply(
     Some(())
 }
 
-/// The fields of a request, which nobody can change while a clone of its `HttpRequest` is alive.
+/// Returns the headers of a request, or `None` while a clone of its `HttpRequest` exists.
 fn headers_mut(request: &mut ServiceRequest) -> Option<&mut HeaderMap> {
-    // There is no asking whether a clone is alive. actix-web panics before anything has changed.
+    // actix-web cannot be asked whether a clone exists. It panics before anything has changed.
     let fields = catch_unwind(AssertUnwindSafe(move || {
         let whole = request;
         whole.headers_mut()
@@ -141,7 +145,7 @@ fn headers_mut(request: &mut ServiceRequest) -> Option<&mut HeaderMap> {
     fields.ok()
 }
 
-/// Adds to a response what the gate says.
+/// Adds the headers of the gate to a response.
 pub(crate) fn finish<B>(
     finish: &mut Finish,
     mut response: ServiceResponse<B>,
@@ -150,9 +154,9 @@ pub(crate) fn finish<B>(
     response
 }
 
-/// Has the response that is made of an error get what the gate says, whenever that is.
+/// Adds the headers of the gate to the response that will be made from an error.
 pub(crate) fn finish_error(finish: &mut Finish, error: &mut Error) {
-    // Once, as it may give back what the request has paid: a mapper may be called again and again.
+    // Only once, because it may refund the request, while a mapper may be called repeatedly.
     let mut response = error.error_response();
     let mut changed = Changed {
         fields: Fields(&mut response),
@@ -170,7 +174,7 @@ pub(crate) fn finish_error(finish: &mut Finish, error: &mut Error) {
     }
 }
 
-/// Answers instead of the inner service.
+/// Creates the response to a rejected request.
 pub(crate) fn refuse(refusal: Refusal) -> HttpResponse {
     let mut response = to_response(refusal.reply);
     if let Some(denial) = refusal.denial {
@@ -179,7 +183,7 @@ pub(crate) fn refuse(refusal: Refusal) -> HttpResponse {
     response
 }
 
-/// Answers a request that is shared.
+/// Creates the response to a request that is shared.
 pub(crate) fn refuse_shared() -> HttpResponse {
     tracing::error!(
         "the API key cannot be removed: an outer middleware holds a clone of HttpRequest"
@@ -190,7 +194,7 @@ pub(crate) fn refuse_shared() -> HttpResponse {
     response
 }
 
-/// The same bytes as every other adapter sends.
+/// Creates a response with the same bytes as in every other adapter.
 pub(crate) fn to_response(mut reply: Reply) -> HttpResponse {
     let own = reply.take_own_fields();
     let made;
@@ -200,12 +204,12 @@ pub(crate) fn to_response(mut reply: Reply) -> HttpResponse {
         made = Prepared::of(&reply);
         &made
     };
-    // Not through a builder: it would add fields of its own.
+    // Not with a builder, which would add headers of its own.
     let body = BoxBody::new(prepared.body.clone());
     let mut response = HttpResponse::with_body(prepared.status, body);
     let own = own.filter_map(read);
     for (name, value) in prepared.fields.iter().cloned().chain(own) {
-        // actix-web sends no such field that it has not been told of in its own way.
+        // actix-web does not send this header unless the connection type is set as well.
         if name == CONNECTION {
             let head = response.head_mut();
             head.set_connection_type(ConnectionType::Close);
@@ -215,7 +219,7 @@ pub(crate) fn to_response(mut reply: Reply) -> HttpResponse {
     response
 }
 
-/// What all answers of a kind share, so that a copy needs neither names nor values to be read.
+/// The part that all responses of a kind share, with parsed header names and values.
 struct Prepared {
     status: StatusCode,
     fields: Vec<(HeaderName, HeaderValue)>,
@@ -233,7 +237,7 @@ impl Prepared {
     }
 }
 
-/// A field as actix-web has it. The gate has made sure that it can be one when it was built.
+/// Parses a header. The gate validated the value when it was built.
 fn read<V>((name, value): (&'static str, V)) -> Option<(HeaderName, HeaderValue)>
 where
     V: TryInto<HeaderValue>,
@@ -266,7 +270,7 @@ impl<B> ResponseHead for Fields<'_, B> {
     }
 }
 
-/// The head of a response, and what is changed in it.
+/// The head of a response, and a record of the changes to it.
 struct Changed<'a> {
     fields: Fields<'a, BoxBody>,
     changes: Vec<(Put, &'static str, Cow<'static, str>)>,
@@ -297,14 +301,14 @@ impl ResponseHead for Changed<'_> {
     }
 }
 
-/// How a line gets into a response.
+/// A function that adds a header line to a response.
 type Put = fn(&mut HeaderMap, HeaderName, HeaderValue);
 
 fn insert(fields: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
     drop(fields.insert(name, value));
 }
 
-/// Changes a response. Core gives only what may stand in a field.
+/// Adds a header line to a response. Core provides only valid header values.
 fn put<B>(response: &mut HttpResponse<B>, how: Put, field: &'static str, value: Cow<'static, str>) {
     let value = match value {
         Cow::Borrowed(value) => Ok(HeaderValue::from_static(value)),
@@ -315,7 +319,7 @@ fn put<B>(response: &mut HttpResponse<B>, how: Put, field: &'static str, value: 
     }
 }
 
-/// The name of a field that core sends; those of most answers need not be read.
+/// Converts a header name of core, without parsing the most common ones.
 fn name_of(field: &'static str) -> HeaderName {
     match field {
         "cache-control" => CACHE_CONTROL,

@@ -1,4 +1,4 @@
-//! The middleware, as it is wrapped around a service.
+//! The middleware.
 
 use std::future::{Ready, ready};
 use std::net::IpAddr;

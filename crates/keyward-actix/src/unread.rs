@@ -1,4 +1,4 @@
-//! The body of a request that is refused before its end.
+//! The rest of the body of a rejected request.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -11,8 +11,8 @@ use actix_web::web::Bytes;
 
 /// Keeps the rest of a request's body until the response has been sent.
 ///
-/// actix-web reads a chunked body that was dropped to its end, however long that is. If the body is still
-/// there when the response has been sent, it closes the connection within `client_disconnect_timeout`.
+/// If a chunked body is dropped, actix-web reads it to its end, without a limit. If the body still exists when
+/// the response has been sent, actix-web closes the connection within `client_disconnect_timeout`.
 pub(crate) fn keep_unread(response: HttpResponse, unread: Payload) -> HttpResponse {
     if !matches!(unread, Payload::H1 { .. }) {
         return response;

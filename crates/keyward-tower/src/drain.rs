@@ -1,4 +1,4 @@
-//! Reads on in the body of a refused request, so that the client gets to read the answer.
+//! Drains the body of a rejected request, so that the client can read the response.
 
 use std::any::Any;
 use std::future::poll_fn;
@@ -13,13 +13,12 @@ use tokio::time::Sleep;
 
 use crate::timer::sleep;
 
-/// Starts to read a body, an `Option` that it takes, if it is of a type that it knows.
+/// A function that drains the body in an `Option<B>`, if it knows the type `B`.
 ///
-/// The layer serves requests with bodies of any type, also such as `()`: that it is one which can be read
-/// cannot be a bound.
+/// The layer serves requests with bodies of any type, including `()`, so `B: Body` cannot be a bound.
 pub(crate) type Drain = fn(&mut dyn Any, BodyDrain);
 
-/// Of axum and of hyper.
+/// Drains a body of axum or hyper.
 pub(crate) fn known(body: &mut dyn Any, permit: BodyDrain) {
     #[cfg(feature = "axum")]
     if body.is::<Option<axum_core::body::Body>>() {
@@ -28,23 +27,23 @@ pub(crate) fn known(body: &mut dyn Any, permit: BodyDrain) {
     only::<Incoming>(body, permit);
 }
 
-/// Of this type.
+/// Drains a body of type `B`.
 pub(crate) fn only<B: Body + Send + 'static>(body: &mut dyn Any, permit: BodyDrain) {
     if let Some(body) = body.downcast_mut::<Option<B>>().and_then(Option::take) {
         spawn(permit, body);
     }
 }
 
-/// Reads this body in a task, unless there is no runtime, or no timer that would end it.
+/// Drains a body in a task, unless there is no runtime or no timer.
 pub(crate) fn spawn<B: Body + Send + 'static>(permit: BodyDrain, body: B) {
-    // Not in the response's future or body: a client that waits for the answer before it sends more
-    // would wait for nothing, and hyper drops a response's body with its last byte.
+    // Not in the response future, which would delay the response, and not in the response body, which
+    // hyper drops after its last byte.
     if let Some(limit) = sleep(BodyDrain::MAX_TIME) {
         tokio::spawn(read(body, permit, limit));
     }
 }
 
-/// Reads the body of a refused request in the background, if that is allowed.
+/// Drains the body of a rejected request in the background, if that is allowed.
 pub(crate) fn start<B: 'static>(drain: Drain, permit: Option<BodyDrain>, body: B) {
     if let Some(permit) = permit {
         drain(&mut Some(body), permit);
@@ -53,7 +52,7 @@ pub(crate) fn start<B: 'static>(drain: Drain, permit: Option<BodyDrain>, body: B
 
 async fn read<B: Body>(body: B, mut permit: BodyDrain, limit: Sleep) {
     let (mut body, mut limit) = (pin!(body), pin!(limit));
-    // Whether it came to its end or not, the body is dropped then, and hyper closes.
+    // Afterwards the body is dropped, complete or not, and hyper closes the connection.
     poll_fn(|context| {
         while limit.as_mut().poll(context).is_pending() {
             match ready!(body.as_mut().poll_frame(context)) {

@@ -139,7 +139,7 @@ where
                     ready!(service.poll_ready(context))?;
                     match request.take() {
                         Some(request) => service.call(request),
-                        // Polled after it was ready, which a future need not answer.
+                        // Polled again after completion.
                         None => return Poll::Pending,
                     }
                 }

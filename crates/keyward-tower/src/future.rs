@@ -1,4 +1,4 @@
-//! The future of a response.
+//! The response future.
 
 use std::fmt;
 use std::pin::Pin;
@@ -31,7 +31,7 @@ pin_project! {
     where
         S: Service<Request<B>>,
     {
-        /// The gate has not decided yet. Boxed, as it is rare and large.
+        /// The gate has not decided yet. Boxed, because it is rare and large.
         Pending {
             pending: Box<Pending<S, B>>,
         },
@@ -49,7 +49,7 @@ struct Pending<S, B> {
     verdict: Pin<Box<dyn Future<Output = Verdict> + Send>>,
     names: FieldNames,
     drain: Drain,
-    /// The service that was polled ready, and what to call it with.
+    /// The service that was polled ready, and the request for it.
     waiting: Option<(S, Request<B>)>,
 }
 
@@ -107,7 +107,7 @@ where
                 }
                 StateProj::Refused { refusal } => match refusal.take() {
                     Some(refusal) => return Poll::Ready(Ok(refuse(refusal))),
-                    // Polled after it was ready, which a future need not answer.
+                    // Polled again after completion.
                     None => return Poll::Pending,
                 },
                 StateProj::Pending { pending } => {

@@ -19,17 +19,17 @@ use crate::ResponseBody;
 static RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 static RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// Finds the peer's address among the extensions of a request.
+/// A function that returns the client's IP address, from the extensions of a request.
 pub(crate) type Peer = fn(&Extensions) -> Option<IpAddr>;
 
-/// Where plain hyper has put it.
+/// Returns the `SocketAddr` that a plain hyper server has inserted.
 pub(crate) fn socket_addr(extensions: &Extensions) -> Option<IpAddr> {
     extensions.get::<SocketAddr>().map(SocketAddr::ip)
 }
 
-/// The names of the fields of locations, read once instead of for every request.
+/// The header names of key locations, parsed once instead of for every request.
 ///
-/// `None` for one that no request can have.
+/// `None` stands for a name that no request can have.
 #[derive(Clone, Debug)]
 pub(crate) struct FieldNames(Arc<[Option<HeaderName>]>);
 
@@ -44,7 +44,7 @@ impl FieldNames {
     }
 }
 
-/// The head of a request, not copied.
+/// The head of a request, without copying it.
 pub(crate) struct Head<'a, B> {
     pub(crate) request: &'a Request<B>,
     pub(crate) names: &'a FieldNames,
@@ -67,7 +67,7 @@ impl<B> RequestHead for Head<'_, B> {
     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
         let fields = self.request.headers();
         let lines = match field {
-            // What every refusal asks for need not be read.
+            // Every refusal looks this one up, so its name is not parsed each time.
             "content-type" => fields.get_all(CONTENT_TYPE),
             _ => fields.get_all(field),
         };
@@ -84,7 +84,7 @@ impl<B> RequestHead for Head<'_, B> {
     }
 }
 
-/// Hands a request on as the gate says.
+/// Prepares an admitted request for the inner service.
 pub(crate) fn admit<B>(
     access: Option<Access>,
     key_field: KeyField,
@@ -105,7 +105,7 @@ pub(crate) fn admit<B>(
     }
 }
 
-/// Does to the field of the key as the gate says.
+/// Removes the header of the key or marks it as sensitive, as the gate says.
 pub(crate) fn apply<B>(key_field: KeyField, names: &FieldNames, request: &mut Request<B>) {
     match key_field {
         KeyField::None => {}
@@ -123,7 +123,7 @@ pub(crate) fn apply<B>(key_field: KeyField, names: &FieldNames, request: &mut Re
     }
 }
 
-/// Adds to a response what the gate says.
+/// Adds the headers of the gate to a response.
 pub(crate) fn finish<B>(
     finish: &mut Finish,
     mut response: Response<B>,
@@ -132,7 +132,7 @@ pub(crate) fn finish<B>(
     response.map(ResponseBody::inner)
 }
 
-/// Answers instead of the inner service.
+/// Creates the response to a rejected request.
 pub(crate) fn refuse<B>(refusal: Refusal) -> Response<ResponseBody<B>> {
     let mut response = to_response(refusal.reply).map(ResponseBody::own);
     if let Some(denial) = refusal.denial {
@@ -141,7 +141,7 @@ pub(crate) fn refuse<B>(refusal: Refusal) -> Response<ResponseBody<B>> {
     response
 }
 
-/// The same bytes as every other adapter sends.
+/// Creates a response with the same bytes as in every other adapter.
 pub(crate) fn to_response(mut reply: Reply) -> Response<Bytes> {
     let own = reply.take_own_fields();
     let made;
@@ -156,7 +156,7 @@ pub(crate) fn to_response(mut reply: Reply) -> Response<Bytes> {
     }
     let mut response = Response::new(prepared.body().clone());
     *response.status_mut() = prepared.status();
-    // Made with room for all, which a clone would have to grow for.
+    // With capacity for all headers; a clone would have to grow.
     let mut fields = HeaderMap::with_capacity(prepared.headers().len() + own.len());
     for (name, value) in prepared.headers() {
         fields.append(name.clone(), value.clone());
@@ -166,7 +166,7 @@ pub(crate) fn to_response(mut reply: Reply) -> Response<Bytes> {
     response
 }
 
-/// What all answers of a kind share, so that a copy needs neither names nor values to be read.
+/// The part that all responses of a kind share, with parsed header names and values.
 #[derive(Clone)]
 struct Prepared(Response<Bytes>);
 
@@ -183,7 +183,7 @@ where
     V: TryInto<HeaderValue>,
 {
     for (name, value) in fields {
-        // The gate has made sure of it when it was built.
+        // The gate validated the values when it was built.
         if let Ok(value) = value.try_into() {
             response.headers_mut().append(name_of(name), value);
         }
@@ -219,7 +219,7 @@ impl<B> ResponseHead for Fields<'_, B> {
     }
 }
 
-/// A value that core sends, which gives only what may stand in a field.
+/// Converts a header value of core, which provides only valid ones.
 fn value_of(value: Cow<'static, str>) -> Option<HeaderValue> {
     match value {
         Cow::Borrowed(value) => Some(HeaderValue::from_static(value)),
@@ -227,7 +227,7 @@ fn value_of(value: Cow<'static, str>) -> Option<HeaderValue> {
     }
 }
 
-/// The name of a field that core sends; those of most answers need not be read.
+/// Converts a header name of core, without parsing the most common ones.
 fn name_of(field: &'static str) -> HeaderName {
     match field {
         "cache-control" => CACHE_CONTROL,

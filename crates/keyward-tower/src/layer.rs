@@ -1,4 +1,4 @@
-//! The layer.
+//! The tower layer.
 
 use std::net::IpAddr;
 use std::sync::Arc;

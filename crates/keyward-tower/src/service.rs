@@ -1,4 +1,4 @@
-//! The service.
+//! The service that the layer creates.
 
 use std::mem;
 use std::sync::Arc;
@@ -74,7 +74,7 @@ where
         };
         match self.gate.check(&head, &self.requirement, outer) {
             Decision::Ready(Verdict::Admit(admitted)) => {
-                // Taken apart, as it is large to move.
+                // Destructured, because it is large to move.
                 let (access, key_field) = (admitted.access, admitted.key_field);
                 admit(access, key_field, &self.names, &mut request);
                 ResponseFuture::called(self.inner.call(request), admitted.finish)
@@ -93,7 +93,7 @@ where
     }
 }
 
-/// Waits on the timer of tokio. Without one the time is over at once: nothing waits without a limit.
+/// Waits on the timer of tokio, or not at all without one, so that nothing waits without a limit.
 async fn timer(wait: Duration) {
     if let Some(sleep) = sleep(wait) {
         sleep.await;
@@ -101,8 +101,10 @@ async fn timer(wait: Duration) {
 }
 
 impl<S: Clone> RequireKey<S> {
-    /// Takes the service that is ready and leaves one that is not. What readiness has reserved, such
-    /// as a permit, goes with it: kept here, it would be missing to everybody else.
+    /// Takes the ready service and leaves a clone that is not ready.
+    ///
+    /// What the ready service has reserved, such as a permit, goes with it. If it stayed here, it would be
+    /// missing for other requests.
     fn take_ready(&mut self) -> S {
         let clone = self.inner.clone();
         mem::replace(&mut self.inner, clone)

@@ -1,4 +1,4 @@
-//! The timer of tokio, where there may be none.
+//! The timer of tokio, if there is one.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;

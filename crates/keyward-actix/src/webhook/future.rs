@@ -1,4 +1,4 @@
-//! The future of a response to a delivery.
+//! The response future of a webhook.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -17,7 +17,7 @@ use pin_project_lite::pin_project;
 use crate::head::{FieldNames, apply, refuse_shared, to_response};
 use crate::unread::keep_unread;
 
-/// What was decided about a body, its bytes, and what is left of it.
+/// The verdict, the bytes of the body, and the rest of the payload.
 type Decided = (WebhookVerdict, Bytes, Payload);
 
 pin_project! {
@@ -39,7 +39,7 @@ pin_project! {
     {
         Reading {
             decided: Pin<Box<dyn Future<Output = Decided>>>,
-            // The service, and what to call it with.
+            // The service, and the request for it.
             waiting: Option<(Rc<S>, ServiceRequest)>,
             names: FieldNames,
         },
@@ -114,7 +114,7 @@ where
     }
 }
 
-/// Reads to the end, or to a limit, and has it decided.
+/// Reads the body to its end or to a limit, and verifies it.
 async fn read(mut awaited: AwaitedBody, mut payload: Payload) -> Decided {
     let time = awaited.time_left();
     let answer = match timeout(time, read_body(&mut awaited, &mut payload)).await {
@@ -130,7 +130,7 @@ async fn read_body(
     payload: &mut Payload,
 ) -> Result<Bytes, WebhookAnswer> {
     let mut body = pin!(BodyStream::new(payload));
-    // Not of the length that was announced: nobody has sent it yet.
+    // Not with the capacity of the announced length, which is not a proof of anything sent.
     let mut read = BytesMut::new();
     while let Some(chunk) = poll_fn(|context| body.as_mut().poll_next(context)).await {
         let chunk = chunk.map_err(|_| awaited.unreadable())?;
@@ -173,7 +173,7 @@ where
                 }
                 StateProj::Called { future, receipt } => {
                     let response = ready!(future.poll(context));
-                    // An error is no conclusion: the receipt is dropped with the rest.
+                    // An error concludes nothing; the receipt is dropped.
                     let (receipt, response) = (receipt.take(), response?);
                     if let Some(receipt) = receipt {
                         receipt.conclude(response.status().as_u16());
@@ -182,7 +182,7 @@ where
                 }
                 StateProj::Answered { response } => match response.take() {
                     Some(response) => return Poll::Ready(Ok(response.map_into_right_body())),
-                    // Polled after it was ready, which a future need not answer.
+                    // Polled again after completion.
                     None => return Poll::Pending,
                 },
             };

@@ -1,4 +1,4 @@
-//! The service.
+//! The service that the middleware creates.
 
 use std::rc::Rc;
 

@@ -1,4 +1,4 @@
-//! A receiver of webhooks in front of a service.
+//! Receiving webhooks.
 
 pub(crate) mod extract;
 pub(crate) mod future;

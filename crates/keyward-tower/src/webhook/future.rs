@@ -1,4 +1,4 @@
-//! The future of a response to a delivery.
+//! The response future of a webhook.
 
 use std::fmt;
 use std::mem;
@@ -26,7 +26,7 @@ pin_project! {
     {
         #[pin]
         state: State<S, B>,
-        // Of the fields in which a key may be.
+        // The headers in which an API key may be.
         names: Option<FieldNames>,
     }
 }
@@ -38,13 +38,13 @@ pin_project! {
         S: Service<Request<B>>,
     {
         Reading {
-            // Boxed, so that what is left of it can be drained.
+            // Boxed, so that the rest of it can be moved out and drained.
             body: Option<Pin<Box<B>>>,
             read: BytesMut,
-            // Set when the body is waited for: most are there at once and need none.
+            // Set when the body has to be waited for. Most bodies arrive at once.
             #[pin]
             timer: Option<Sleep>,
-            // What the body is read for, and the service that was polled ready.
+            // The check of the body, the service that was polled ready, and the request for it.
             waiting: Option<(AwaitedBody, S, Parts)>,
         },
         Deciding {
@@ -76,7 +76,7 @@ where
         let state = State::Reading {
             body: Some(Box::pin(body)),
             timer: None,
-            // Not of the length that was announced: nobody has sent it yet.
+            // Not with the capacity of the announced length, which is not a proof of anything sent.
             read: BytesMut::new(),
             waiting: Some((awaited, service, parts)),
         };
@@ -106,7 +106,7 @@ where
         Self::Answered { answer }
     }
 
-    /// Answers before the end of the body, which is drained if that is allowed.
+    /// Answers before the end of the body, and drains the rest if that is allowed.
     fn unread<T: Body + Send + 'static>(answer: WebhookAnswer, body: T) -> Self {
         if let Some(permit) = answer.drain() {
             drain::spawn(permit, body);
@@ -175,7 +175,7 @@ where
                 }
                 StateProj::Called { future, receipt } => {
                     let response = ready!(future.poll(context));
-                    // An error is no conclusion: the receipt is dropped with the rest.
+                    // An error concludes nothing; the receipt is dropped.
                     let (receipt, response) = (receipt.take(), response?);
                     if let Some(receipt) = receipt {
                         receipt.conclude(response.status().as_u16());
@@ -184,7 +184,7 @@ where
                 }
                 StateProj::Answered { answer } => match answer.take() {
                     Some(answer) => return Poll::Ready(Ok(refuse(answer))),
-                    // Polled after it was ready, which a future need not answer.
+                    // Polled again after completion.
                     None => return Poll::Pending,
                 },
             };
@@ -193,7 +193,7 @@ where
     }
 }
 
-/// Reads to the end, or to a limit.
+/// Reads the body to its end or to a limit.
 fn poll_body<B: Body>(
     mut body: Pin<&mut B>,
     read: &mut BytesMut,
@@ -214,7 +214,7 @@ fn poll_body<B: Body>(
     Poll::Ready(Ok(()))
 }
 
-/// Waits for the end of the time that the body has, and answers.
+/// Waits for the deadline of the body, and returns the answer.
 fn poll_timer(
     mut timer: Pin<&mut Option<Sleep>>,
     awaited: &AwaitedBody,

@@ -1,4 +1,4 @@
-//! The attempts that are under way.
+//! The attempts in progress.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -11,26 +11,27 @@ use keyward::{
     CircuitState, DeliveryAttempt, DeliveryClaim, EndpointHealth, EndpointId, ProvenEndpoints,
 };
 
-/// What came of an attempt, and when it has ended.
+/// The outcome of an attempt, and the time at which it ended.
 pub(crate) type Ended = (DeliveryAttempt, SystemTime);
 
 type Attempt = Pin<Box<dyn Future<Output = (u64, Ended)> + Send>>;
 
-/// The attempts that are under way, and what is known of their endpoints.
+/// The attempts in progress, and the health of their endpoints.
 ///
-/// They are in two lanes. In one are those to endpoints that are proven, a few to each; in
-/// the other one to each of the rest, and whatever has been under way for long. So endpoints that hang take
-/// nothing from those that answer. The other lane has a quarter more, for probes of open circuits.
+/// There are two lanes. The first holds attempts to endpoints that have responded, a few for each. The second
+/// holds one attempt for each other endpoint, and attempts that have been in progress for long. Endpoints that
+/// hang therefore take no capacity from those that respond. The second lane has a quarter more, for probes of
+/// open circuits.
 pub(crate) struct InFlight {
     attempts: FuturesUnordered<Attempt>,
     proven: BTreeMap<u64, (EndpointId, SystemTime)>,
-    /// Each with whether it is a probe.
+    /// The attempts, each with a flag for probes.
     others: BTreeMap<u64, (EndpointId, bool)>,
     begun: u64,
-    /// How many are under way to each.
+    /// The number of attempts in progress for each endpoint.
     busy: BTreeMap<EndpointId, usize>,
     pub(crate) health: EndpointHealth,
-    /// Whether one has ended since [`claim`](Self::claim): its endpoint was busy then, and is not now.
+    /// Whether an attempt has ended since [`claim`](Self::claim), so that its endpoint is no longer busy.
     ended: bool,
 }
 
@@ -66,7 +67,7 @@ impl InFlight {
             .push(Box::pin(async move { (number, attempt.await) }));
     }
 
-    /// Whether nothing is under way, and nothing was when it was claimed.
+    /// Returns whether nothing is in progress, and nothing was at the last claim.
     pub(crate) fn is_done(&self) -> bool {
         self.attempts.is_empty() && !self.ended
     }
@@ -116,7 +117,7 @@ impl InFlight {
         })
     }
 
-    /// Waits for something else; the attempts go on meanwhile.
+    /// Waits for another future while the attempts make progress.
     pub(crate) async fn beside<T>(&mut self, other: impl Future<Output = T>) -> T {
         let mut other = pin!(other);
         poll_fn(|context| {
@@ -126,7 +127,7 @@ impl InFlight {
         .await
     }
 
-    /// Waits until one has ended, or for this.
+    /// Waits until an attempt has ended, or for another future.
     pub(crate) async fn one_or(&mut self, other: impl Future) {
         let mut other = pin!(other);
         poll_fn(|context| {

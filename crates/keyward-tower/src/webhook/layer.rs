@@ -1,4 +1,4 @@
-//! The layer.
+//! The tower layer.
 
 use keyward::WebhookReceiver;
 use tower_layer::Layer;

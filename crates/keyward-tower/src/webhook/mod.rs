@@ -1,4 +1,4 @@
-//! A receiver of webhooks in front of a service, and a sender of them through one.
+//! Receiving and sending webhooks.
 
 #[cfg(feature = "axum")]
 pub(crate) mod extract;

@@ -23,10 +23,10 @@ use tower_service::Service;
 use crate::webhook::in_flight::{Ended, InFlight};
 use crate::{ResolveError, ResolveErrorKind};
 
-/// Of how many endpoints it is asked in a row whether they still exist.
+/// The number of endpoints that are checked for deletion at a time.
 const CHECKED_AT_ONCE: usize = 8;
 
-/// How much of the answer to a challenge is read.
+/// The maximum length of an answer to a challenge, in bytes.
 const ANSWER: usize = 1024;
 
 /// A worker that delivers webhooks from the outbox of a store, with retries.
@@ -370,7 +370,7 @@ where
         while let Some(frame) = poll_fn(|context| body.as_mut().poll_frame(context)).await {
             let frame = frame.map_err(|_| AttemptOutcome::Unreachable)?;
             if let Ok(mut data) = frame.into_data() {
-                // A longer one is no answer.
+                // A longer body is not a valid answer.
                 if data.remaining() > ANSWER - read.len() {
                     return Err(AttemptOutcome::Refused);
                 }
@@ -380,7 +380,7 @@ where
         challenge.answered(head.status.as_u16(), &read)
     }
 
-    /// Claims as many as there is room for, begins to deliver them, and tells how many.
+    /// Claims as many deliveries as there is capacity for, starts them, and returns their number.
     async fn begin<B, R>(&self, in_flight: &mut InFlight) -> Result<usize, StoreError>
     where
         C: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
@@ -415,7 +415,7 @@ where
         Ok(count)
     }
 
-    /// Tells what came of it, and when.
+    /// Attempts a delivery, and returns its outcome and the time at which it ended.
     async fn deliver<B, R>(self, due: DueDelivery) -> Ended
     where
         C: Service<Request<B>, Response = Response<R>> + Clone,
@@ -434,7 +434,7 @@ where
             Ok(response) => {
                 let status = response.status().as_u16();
                 let retry_after = response.headers().get(RETRY_AFTER).cloned();
-                // The body is of no interest, and may have no end.
+                // The body is not needed, and may be endless.
                 (AttemptOutcome::of_status(status), Some(status), retry_after)
             }
             Err(outcome) => (outcome, None, None),
@@ -454,7 +454,7 @@ where
         (attempt, span.1)
     }
 
-    /// An attempt, signed, or why there can be none.
+    /// Creates the signed request of an attempt.
     fn request<B>(&self, due: &DueDelivery, now: SystemTime) -> Result<Request<B>, AttemptOutcome>
     where
         B: From<Bytes>,
@@ -493,7 +493,7 @@ impl<C, T> fmt::Debug for WebhookSender<C, T> {
     }
 }
 
-/// The head of the response, or what came of it instead.
+/// Calls the client, and returns the response or the outcome of the failure.
 async fn call<C, B, R>(mut client: C, request: Request<B>) -> Result<Response<R>, AttemptOutcome>
 where
     C: Service<Request<B>, Response = Response<R>>,
@@ -505,7 +505,7 @@ where
     answer.map_err(|error| outcome_of(&*error.into()))
 }
 
-/// What comes of it, or that it takes too long.
+/// Waits for the work or for its timeout.
 async fn in_time<O>(
     work: impl Future<Output = Result<O, AttemptOutcome>>,
     over: impl Future,
@@ -521,7 +521,7 @@ async fn in_time<O>(
     .await
 }
 
-/// What an error of the client means. Its text is not kept: it may quote the URL.
+/// Classifies an error of the client. The text is not kept, because it may contain the URL.
 fn outcome_of(error: &(dyn Error + 'static)) -> AttemptOutcome {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -534,7 +534,7 @@ fn outcome_of(error: &(dyn Error + 'static)) -> AttemptOutcome {
     AttemptOutcome::Unreachable
 }
 
-/// Of the URL the log gets the host.
+/// Logs the outcome of an attempt, with only the host of the URL.
 fn tell(due: &DueDelivery, conclusion: &Conclusion) {
     let endpoint = tracing::field::display(due.endpoint().id());
     let (message, host) = (due.message().id().as_str(), due.endpoint().url.host());

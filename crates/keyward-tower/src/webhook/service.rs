@@ -1,4 +1,4 @@
-//! The service.
+//! The service that the layer creates.
 
 use std::mem;
 use std::task::{Context, Poll};
@@ -66,7 +66,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        // The body comes first. As in `RequireKey`, what readiness has reserved goes with the call.
+        // The body is read first. As in `RequireKey`, the ready service goes with the call.
         let clone = self.inner.clone();
         let ready = mem::replace(&mut self.inner, clone);
         let head = Head {
