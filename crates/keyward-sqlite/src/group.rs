@@ -342,6 +342,27 @@ mod tests {
     }
 
     #[test]
+    fn one_that_ends_the_transaction_of_all_fails_alone() {
+        let fixture = Fixture::new();
+        let store = fixture.open_slow();
+        // As SQLite does by itself where the disk is full.
+        let ends = |connection: &Connection| {
+            connection.execute_batch("ROLLBACK").map_err(failed)?;
+            Err(StoreError::new(StoreErrorKind::Unavailable))
+        };
+        let done = together(
+            &store,
+            vec![
+                Box::new(|connection| note(connection, 1)),
+                Box::new(ends),
+                Box::new(|connection| note(connection, 3)),
+            ],
+        );
+        assert_eq!(done, [Ok(()), Err(StoreErrorKind::Unavailable), Ok(())]);
+        assert_eq!(lines(&store), [3, 1]);
+    }
+
+    #[test]
     fn one_that_does_not_fit_on_the_disk_fails_alone() {
         let fixture = Fixture::new();
         let store = fixture.open_slow();
