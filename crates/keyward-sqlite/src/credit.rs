@@ -418,6 +418,7 @@ mod tests {
                 at_least: 1,
                 spent: 100,
                 held: 0,
+                epoch: 0,
             }
         };
         let wants = ["broken", "whole"].map(want);

@@ -105,7 +105,7 @@ impl Credits {
     /// # use keyward::*;
     /// # let owner = CreditOwner::Account(AccountId::parse("acme")?);
     /// let mut credits = Credits::new(1000);
-    /// let want = CreditWant { owner, at_least: 1, spent: 500, held: 2 };
+    /// let want = CreditWant { owner, at_least: 1, spent: 500, held: 2, epoch: 0 };
     /// let grant = credits.draw(&want, SystemTime::now());
     /// assert_eq!(grant.amount, 1 + 8); // with the 2 that are held, 1 % ahead
     /// assert_eq!(credits.left, 991);
@@ -113,7 +113,7 @@ impl Credits {
     /// ```
     pub fn draw(&mut self, want: &CreditWant, now: SystemTime) -> CreditGrant {
         *self = self.at(now);
-        let held = u64::from(want.held);
+        let held = u64::from(want.held_of(self.epoch));
         let most = u64::from(want.spent).min(self.left.saturating_add(held) / PART_AHEAD);
         let amount = u64::from(want.at_least).saturating_add(most.saturating_sub(held));
         let amount = u32::try_from(amount.min(self.left)).unwrap_or(u32::MAX);
@@ -201,6 +201,8 @@ pub struct CreditWant {
     pub spent: u32,
     /// How many it has taken out and not spent yet.
     pub held: u32,
+    /// The epoch of the balance that those were taken from; of any other they are void.
+    pub epoch: u32,
 }
 
 impl CreditWant {
@@ -211,15 +213,20 @@ impl CreditWant {
     /// # use std::time::SystemTime;
     /// # use keyward::*;
     /// # let owner = CreditOwner::Account(AccountId::parse("acme")?);
-    /// let want = CreditWant { owner, at_least: 1, spent: 500, held: 2 };
+    /// let want = CreditWant { owner, at_least: 1, spent: 500, held: 2, epoch: 0 };
     /// let grant = Credits::new(1000).draw(&want, SystemTime::now());
     /// assert_eq!(want.held_after(&grant), 10);
     /// # Ok::<(), ParseError>(())
     /// ```
     #[must_use]
     pub fn held_after(&self, grant: &CreditGrant) -> u32 {
-        let held = self.held.saturating_add(grant.amount);
+        let held = self.held_of(grant.epoch).saturating_add(grant.amount);
         held.saturating_sub(self.at_least)
+    }
+
+    /// How many are held of the balance of an epoch: what was taken from an earlier one is void.
+    fn held_of(&self, epoch: u32) -> u32 {
+        if self.epoch == epoch { self.held } else { 0 }
     }
 }
 
@@ -267,9 +274,28 @@ mod tests {
             at_least,
             spent,
             held,
+            epoch: credits.epoch,
         };
         let grant = credits.draw(&want, SystemTime::UNIX_EPOCH);
         (grant.amount, grant.more)
+    }
+
+    #[test]
+    fn what_was_taken_of_a_balance_that_is_replaced_is_held_no_longer() {
+        let want = CreditWant {
+            owner: CreditOwner::Key(KeyId::random().unwrap()),
+            at_least: 1,
+            spent: 500,
+            held: 4,
+            epoch: 1,
+        };
+        let mut credits = Credits {
+            epoch: 2,
+            ..Credits::new(1000)
+        };
+        let grant = credits.draw(&want, SystemTime::UNIX_EPOCH);
+        assert_eq!(grant.amount, 11, "as if none were held");
+        assert_eq!(want.held_after(&grant), 10);
     }
 
     #[test]

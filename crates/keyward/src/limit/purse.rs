@@ -197,11 +197,13 @@ impl Purse {
 
     /// What is asked of the store.
     pub(crate) fn take_want(&self, now: Duration) -> CreditWant {
+        let (epoch, held) = parts(self.held.load(Ordering::Acquire));
         CreditWant {
             owner: self.owner.clone(),
             at_least: self.wanted.swap(0, Ordering::AcqRel),
             spent: self.spent_lately(now),
-            held: parts(self.held.load(Ordering::Acquire)).1,
+            held,
+            epoch,
         }
     }
 
