@@ -83,12 +83,12 @@ impl Opened {
 impl KeyFile {
     /// Opens the file, or makes a new one where none is.
     ///
-    /// A file of no bytes is what is left of one that was cut off, or what a mount has made: it must not
+    /// A file of no bytes, or of one, which SQLite takes for none, is what is left of one that was cut off, or what a mount has made: it must not
     /// pass for a store without keys.
     pub(crate) fn open(path: &Path, initialise_empty: bool) -> Result<Self, StoreError> {
         let path = absolute(path)?;
         match fs::metadata(&path) {
-            Ok(there) if there.is_file() && there.len() == 0 && !initialise_empty => {
+            Ok(there) if there.is_file() && there.len() <= 1 && !initialise_empty => {
                 return Err(unavailable(
                     "the file is empty: remove it to begin a new store, or restore the keys' file \
                      (SqliteOptions::initialise_empty begins one in an empty file)",
@@ -454,13 +454,16 @@ mod tests {
     #[test]
     fn an_empty_file_is_no_store_unless_it_shall_become_one() {
         let fixture = Fixture::new();
-        fs::write(fixture.path(), "").unwrap();
         fs::write(fixture.at("keys.db-wal"), "what is left of the keys").unwrap();
-        let error = SqliteStore::open(fixture.path()).unwrap_err();
-        assert_eq!(error.kind(), StoreErrorKind::Unavailable);
-        let said = std::error::Error::source(&error).unwrap().to_string();
-        assert!(said.contains("the file is empty"), "{said}");
-        assert_eq!(fs::read(fixture.path()).unwrap(), b"");
+        // SQLite takes a file of one byte for empty.
+        for empty in ["\n", ""] {
+            fs::write(fixture.path(), empty).unwrap();
+            let error = SqliteStore::open(fixture.path()).unwrap_err();
+            assert_eq!(error.kind(), StoreErrorKind::Unavailable);
+            let said = std::error::Error::source(&error).unwrap().to_string();
+            assert!(said.contains("the file is empty"), "{said}");
+            assert_eq!(fs::read(fixture.path()).unwrap(), empty.as_bytes());
+        }
         let log = fs::read(fixture.at("keys.db-wal")).unwrap();
         assert_eq!(log, b"what is left of the keys");
 
