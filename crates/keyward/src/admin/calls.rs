@@ -862,6 +862,25 @@ fn check(way: &Way) {
 }
 
 #[test]
+fn the_url_of_an_endpoint_holds_no_key() {
+    let world = World::new(None);
+    let target = world.target(ACME, Environment::LIVE);
+    let user = Actor::user("ann", account(ACME), Permission::ALL);
+    let secret = target.secret.expose_secret();
+    let url = || EndpointUrl::parse(&format!("https://acme.example/in?key={secret}")).unwrap();
+    let live = Environment::LIVE;
+    let made = world
+        .webhooks
+        .create_endpoint(&user, &target.account, live, url());
+    assert_eq!(kind(block_on(made)), Err(AdminErrorKind::HoldsKey));
+    let change = EndpointChange::new().url(url());
+    let changed = world
+        .webhooks
+        .update_endpoint(&user, target.endpoint, change);
+    assert_eq!(kind(block_on(changed)), Err(AdminErrorKind::HoldsKey));
+}
+
+#[test]
 fn what_a_scope_implies_is_not_handed_on() {
     let all = Permission::ALL.map(Permission::as_str);
     let catalog = ScopeCatalog::new(all).unwrap();

@@ -116,7 +116,7 @@ impl WebhookAdmin {
             id,
             |endpoint, permitted| {
                 if let Some(url) = &change.url {
-                    self.rules.check(endpoint.environment(), url)?;
+                    self.check_url(endpoint.environment(), url)?;
                     if *url != endpoint.url {
                         endpoint.verified_at = None;
                     }
@@ -242,6 +242,12 @@ impl WebhookAdmin {
         .await
     }
 
+    fn check_url(&self, environment: Environment, url: &EndpointUrl) -> Result<(), AdminError> {
+        self.rules.check(environment, url)?;
+        // A customer's own key in it would be stored, and sent to whoever answers there.
+        Ok(self.keys.check_text(url.as_str())?)
+    }
+
     async fn prepare(
         &self,
         actor: &Actor,
@@ -254,7 +260,7 @@ impl WebhookAdmin {
         if !permitted.sees(environment) {
             return Err(AdminErrorKind::TooWide.into());
         }
-        self.rules.check(environment, &url)?;
+        self.check_url(environment, &url)?;
         let secret = WebhookSecret::random()?;
         let (account, now) = (account.clone(), self.keys.now());
         let endpoint =

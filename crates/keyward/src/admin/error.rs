@@ -142,7 +142,7 @@ pub enum AdminErrorKind {
     TooWide,
     /// The name is empty, longer than 100 characters or holds a control character.
     Name,
-    /// A name, reason, token or metadata holds a key.
+    /// A name, reason, token, scope, the metadata or the URL of an endpoint holds a key.
     HoldsKey,
     /// A reason of more than 500 characters, or an ill-formed token.
     ///

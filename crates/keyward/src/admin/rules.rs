@@ -21,7 +21,9 @@ impl KeyAdmin {
         scopes
             && expires
             && bound.rate_limits.covers(&record.rate_limits)
-            && (bound.credits.is_none() || record.credits.is_some())
+            // A balance of its own is no bound where another can be taken over.
+            && (bound.credits.is_none()
+                || record.credits.is_some() && record.lineage == bound.lineage)
             && record.environment == bound.environment
             && bound.origins.covers(&record.origins)
     }
@@ -47,6 +49,9 @@ impl KeyAdmin {
     }
 
     pub(super) fn check_scopes(&self, record: &KeyRecord) -> Result<(), AdminErrorKind> {
+        // Who pastes a key where a scope belongs has chosen none.
+        let mut all = record.scopes.iter();
+        all.try_for_each(|scope| self.check_text(scope))?;
         let mut reserved = record
             .scopes
             .iter()

@@ -157,9 +157,12 @@ fn what_is_kept_holds_no_key() {
     let named = NewKey::new(world.acme.clone(), Environment::LIVE, &text);
     let metadata = Metadata::parse(&format!("{{\"a\":\"{text}\"}}")).unwrap();
     let id = created.record.id;
+    let scopes = || Scopes::parse([secret.expose_secret()]).unwrap();
     let (admin, user) = (&world.admin, &world.user);
     for outcome in [
         block_on(admin.create(user, named)).map(drop),
+        block_on(admin.create(user, world.new_key().scopes(scopes()))).map(drop),
+        block_on(admin.update(user, id, KeyChange::new().scopes(scopes()))).map(drop),
         block_on(admin.create(user, world.new_key().metadata(metadata))).map(drop),
         block_on(admin.create(user, world.new_key().token(&text.replace(' ', "_")))).map(drop),
         block_on(admin.update(user, id, KeyChange::new().name(&text))).map(drop),
@@ -500,6 +503,29 @@ fn a_key_hands_on_at_most_what_it_holds() {
     let wide = world.create(world.new_key()).record.id;
     let error = error_of(block_on(world.admin.rotate(&actor, wide, Grace::None)));
     assert_eq!(error, AdminErrorKind::TooWide);
+}
+
+#[test]
+fn a_key_with_a_balance_of_its_own_takes_no_other_over() {
+    let world = World::new();
+    let scopes = ["api_keys.create", "api_keys.revoke", "api_keys.update"];
+    let with = |credits: u64| {
+        let new = world.new_key().scopes(Scopes::parse(scopes).unwrap());
+        let created = world.create(new);
+        let actor = Actor::key(&world.ask(&created.key.unwrap()).unwrap());
+        let (id, credits) = (created.record.id, Some(Credits::new(credits)));
+        block_on(world.admin.set_credits(&operator(), id, credits)).unwrap();
+        (id, actor)
+    };
+    let ((poor, actor), (rich, _)) = (with(10), with(1_000_000));
+    let too_wide = AdminErrorKind::TooWide;
+    let rotated = block_on(world.admin.rotate(&actor, rich, Grace::None));
+    assert_eq!(error_of(rotated), too_wide);
+    block_on(world.admin.disable(&world.user, rich)).unwrap();
+    let enabled = block_on(world.admin.enable(&actor, rich));
+    assert_eq!(error_of(enabled), too_wide);
+    // Its own goes on with its successor.
+    block_on(world.admin.rotate(&actor, poor, Grace::None)).unwrap();
 }
 
 #[test]
