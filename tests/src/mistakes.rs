@@ -141,7 +141,7 @@ fn a_forgotten_layer_is_logged_with_its_route() {
         let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
         let told = log
             .lines()
-            .find(|line| line.contains("takes a principal"))
+            .find(|line| line.contains("extracts a principal"))
             .expect(&log);
         assert!(told.contains(route) && told.contains("GET"), "{told}");
         assert!(!told.contains("x=1"), "{told}");

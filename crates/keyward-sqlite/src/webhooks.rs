@@ -301,7 +301,7 @@ mod tests {
                 "{BACKLOG}; INSERT INTO keyward_delivery \
                  (account, environment, message, endpoint, due_at) \
                  SELECT 'acme', 'live', 'n1', id, 1 FROM keyward_endpoint \
-                 WHERE id GLOB 'whe_0*' AND id <> 'whe_000000000001'"
+                 WHERE id GLOB 'whe_0000*' AND id <> 'whe_000000000001'"
             ),
         );
         let dead = EndpointId::parse("whe_000000000001").unwrap();
@@ -328,7 +328,7 @@ mod tests {
                  INSERT INTO keyward_delivery \
                  (account, environment, message, endpoint, due_at, status) \
                  SELECT 'acme', 'live', 'n1', id, 1, 'delivered' FROM keyward_endpoint \
-                 WHERE id GLOB 'whe_0*' AND id <> 'whe_000000000001'"
+                 WHERE id GLOB 'whe_0000*' AND id <> 'whe_000000000001'"
             ),
         );
         let dead = EndpointId::parse("whe_000000000001").unwrap();
