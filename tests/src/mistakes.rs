@@ -3,14 +3,15 @@
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
+use std::time::SystemTime;
 
 use actix_web::test::{TestRequest, call_service, init_service};
 use actix_web::{App, web};
 use axum::Router;
 use axum::routing::get;
 use keyward::conformance::block_on;
+use keyward::{AuditAction, AuditEntry, AuditQuery, Commit, ScopeCatalog, Store};
 use keyward::{Environment, Gate, KeyFormat, KeyKind, MemoryStore, RateLimit, Requirement};
-use keyward::{ScopeCatalog, Store};
 use keyward_actix::RequireKey;
 use keyward_sqlite::SqliteStore;
 use keyward_tower::RequireKeyLayer;
@@ -116,6 +117,23 @@ fn an_error_of_sqlite_names_the_path() {
         let error = SqliteStore::open(&path).unwrap_err().to_string();
         assert!(error.ends_with(path.to_str().unwrap()), "{error}");
     }
+    let path = folder.path().join("keys.db");
+    let store = SqliteStore::open(&path).unwrap();
+    rusqlite::Connection::open(&path)
+        .and_then(|file| file.execute_batch("DROP TABLE keyward_audit"))
+        .unwrap();
+    let read = block_on(store.audit(AuditQuery::newest(1))).unwrap_err();
+    assert!(read.to_string().ends_with(path.to_str().unwrap()), "{read}");
+    let line = AuditEntry::new(SystemTime::now(), "test", AuditAction::Create);
+    let written = Commit {
+        audit: vec![line],
+        ..Commit::default()
+    };
+    let written = block_on(store.commit(written)).unwrap_err();
+    assert!(
+        written.to_string().ends_with(path.to_str().unwrap()),
+        "{written}"
+    );
 }
 
 #[test]

@@ -171,6 +171,11 @@ impl KeyFile {
         })
     }
 
+    /// The path of the file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Which file it is, for those who read it.
     pub(crate) fn opened(&self) -> &Arc<Opened> {
         &self.opened

@@ -23,6 +23,7 @@ type Query = Box<dyn FnOnce(&mut ReadFile) + Send>;
 /// another process, and a long report does not hold up the poll.
 #[derive(Debug)]
 pub(crate) struct Reader {
+    place: Place,
     /// `None` once the thread is to end.
     queries: Option<Sender<Query>>,
     thread: Option<JoinHandle<()>>,
@@ -31,11 +32,12 @@ pub(crate) struct Reader {
 impl Reader {
     /// Opens the file that the store has already opened, and starts the thread.
     pub(crate) fn start(place: Place, name: &str) -> Result<Self, StoreError> {
-        let mut file = ReadFile::open(place)?;
+        let mut file = ReadFile::open(place.clone())?;
         let (queries, waiting) = mpsc::channel::<Query>();
         let thread = thread::Builder::new().name(name.to_owned());
         let thread = thread.spawn(move || waiting.iter().for_each(|query| query(&mut file)));
         Ok(Self {
+            place,
             queries: Some(queries),
             thread: Some(thread.map_err(unavailable)?),
         })
@@ -55,7 +57,7 @@ impl Reader {
             if let Some(queries) = &self.queries {
                 drop(queries.send(Box::new(query)));
             }
-            answered.await.unwrap_or_else(|gone| Err(unavailable(gone)))
+            self.place.answer(answered).await
         })
     }
 
@@ -85,6 +87,15 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// Waits for what a thread answers; its error names the path.
+    pub(crate) async fn answer<T>(
+        &self,
+        answered: oneshot::Receiver<Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let answer = answered.await.unwrap_or_else(|gone| Err(unavailable(gone)));
+        answer.map_err(|error| error.at(self.path.display()))
+    }
+
     /// Opens the file once the thread that writes has, and has it look where the file is another.
     pub(crate) fn connect(&self) -> Result<(Connection, Identity), StoreError> {
         let look = || {

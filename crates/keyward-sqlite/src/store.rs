@@ -177,7 +177,7 @@ impl SqliteStore {
             thread
                 .spawn(move || drop(answer.send(backup(&from, &to))))
                 .map_err(unavailable)?;
-            answered.await.unwrap_or_else(|gone| Err(unavailable(gone)))
+            self.place.answer(answered).await
         })
     }
 
@@ -212,7 +212,7 @@ impl SqliteStore {
                 worker.wait_until(until);
                 drop(answer.send(task(worker)));
             }))));
-            answered.await.unwrap_or_else(|gone| Err(unavailable(gone)))
+            self.place.answer(answered).await
         })
     }
 
@@ -235,7 +235,7 @@ impl SqliteStore {
             let (answer, answered) = oneshot::channel();
             let change = with(Write::new(write, answer));
             drop(self.tasks.send(Task::Write(Box::new(change))));
-            answered.await.unwrap_or_else(|gone| Err(unavailable(gone)))
+            self.place.answer(answered).await
         })
     }
 }

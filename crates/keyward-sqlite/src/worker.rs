@@ -158,7 +158,8 @@ impl Worker {
         self.taken.take_all();
         if let Err(error) = self.flush().and_then(|()| self.leave()) {
             let error: &(dyn Error + 'static) = &error;
-            tracing::error!(error, "what was counted last of the keys' use is lost");
+            let path = self.file.path().display();
+            tracing::error!(%path, error, "what was counted last of the keys' use is lost");
         }
         self.answers.complete(&mut self.file);
     }
@@ -176,7 +177,8 @@ impl Worker {
         match &fed {
             Err(error) if !self.failing => {
                 let error: &(dyn Error + 'static) = error;
-                tracing::error!(error, "the keys cannot be read, requests will be refused");
+                let path = self.file.path().display();
+                tracing::error!(%path, error, "the keys cannot be read, requests will be refused");
             }
             Ok(()) if self.failing => tracing::info!("the keys can be read again"),
             _ => {}
