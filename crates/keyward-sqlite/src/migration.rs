@@ -35,6 +35,7 @@ pub const MIGRATIONS: &[(u32, &str)] = &[
         10,
         include_str!("../migrations/0010_endpoint_disabled_by.sql"),
     ),
+    (11, include_str!("../migrations/0011_revoked_digest.sql")),
 ];
 
 /// Whether a file without our tables gets them.

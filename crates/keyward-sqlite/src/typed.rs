@@ -44,6 +44,8 @@ fn nothing_that_is_typed_revives_a_revoked_key() {
             "DELETE FROM keyward_account WHERE id = 'acme'; INSERT INTO keyward_account (id) VALUES ('acme'); \
              UPDATE keyward_key SET status = 'active'",
             "DELETE FROM keyward_account WHERE id = 'acme'; INSERT INTO keyward_account (id) VALUES ('acme')",
+            "UPDATE OR REPLACE keyward_key SET redigested = redigested + 1, \
+             digest = (SELECT digest FROM keyward_key WHERE account = 'acme') WHERE account = 'other'",
         ] {
             // A statement that changes nothing does not fail.
             drop(fixture.type_in(typed));
