@@ -44,7 +44,10 @@ use crate::{BodyDrain, Denial, Pending, Principal, Reply};
 /// #         self.0.iter().filter(move |(name, _)| *name == field).map(|(_, value)| value.as_bytes())
 /// #     }
 /// #     fn append(&mut self, field: &'static str, value: Cow<'static, str>) { self.0.push((field, value.into())); }
-/// #     fn replace(&mut self, field: &'static str, value: Cow<'static, str>) { unimplemented!("{field}: {value}") }
+/// #     fn replace(&mut self, field: &'static str, value: Cow<'static, str>) {
+/// #         self.0.retain(|(name, _)| *name != field);
+/// #         self.append(field, value);
+/// #     }
 /// # }
 /// # let request = Get(Some(key.expose_secret()));
 /// # let mut response = Fields(vec![]);
