@@ -175,7 +175,10 @@ impl From<AdminError> for Answer {
             | AdminErrorKind::Conflict
             | AdminErrorKind::Revoked
             | AdminErrorKind::Expired => 409,
-            AdminErrorKind::Sealed | AdminErrorKind::Random | AdminErrorKind::Store => 503,
+            AdminErrorKind::Sealed
+            | AdminErrorKind::Random
+            | AdminErrorKind::Thread
+            | AdminErrorKind::Store => 503,
             _ => 422,
         };
         Self::new(status, json!({ "error": error.to_string() }))

@@ -67,6 +67,14 @@ impl AdminError {
             source: Some(Box::new(source)),
         }
     }
+
+    /// A long text is searched by no thread; the source says why.
+    pub(super) fn thread(source: impl Error + Send + Sync + 'static) -> Self {
+        Self {
+            kind: AdminErrorKind::Thread,
+            source: Some(Box::new(source)),
+        }
+    }
 }
 
 impl From<AdminErrorKind> for AdminError {
@@ -183,6 +191,8 @@ pub enum AdminErrorKind {
     Sealed,
     /// The operating system gave no random bytes.
     Random,
+    /// No thread could be started to search a long text.
+    Thread,
     /// The store failed.
     Store,
 }
@@ -211,6 +221,7 @@ named! {
     NoWorkingEndpoint = "no_working_endpoint",
     Sealed = "sealed",
     Random = "random",
+    Thread = "thread",
     Store = "store",
 }
 
@@ -218,7 +229,7 @@ impl AdminErrorKind {
     /// The HTTP status that a management API should answer with.
     ///
     /// 403 where the actor may not, 404 where there is no such thing for him, 409 where what is there
-    /// stands against it, 422 where what was sent is not valid, 503 where the store failed, and 500.
+    /// stands against it, 422 where what was sent is not valid, 503 where the store failed or no thread could be started, and 500.
     ///
     /// ```
     /// use keyward::AdminErrorKind;
@@ -249,7 +260,7 @@ impl AdminErrorKind {
             | Self::Origins
             | Self::Url => 422,
             Self::Sealed | Self::Random => 500,
-            Self::Store => 503,
+            Self::Thread | Self::Store => 503,
         }
     }
 
@@ -277,6 +288,7 @@ impl AdminErrorKind {
             Self::NoWorkingEndpoint => "a live key needs a working live endpoint",
             Self::Sealed => "a secret cannot be opened",
             Self::Random => "nothing random could be generated",
+            Self::Thread => "no thread could be started",
             Self::Store => "the store failed",
         }
     }

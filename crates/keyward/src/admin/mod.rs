@@ -24,7 +24,9 @@ pub(crate) mod refusals;
 mod revoke;
 mod rotate;
 mod rules;
+mod search;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod update;
 pub(crate) mod webhooks;

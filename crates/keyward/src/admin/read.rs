@@ -1,6 +1,5 @@
 //! Lists keys, usage and the audit trail, and finds keys in a text.
 
-use std::collections::HashMap;
 use std::future::poll_fn;
 use std::mem;
 use std::ops::Range;
@@ -8,24 +7,20 @@ use std::task::Poll;
 use std::time::SystemTime;
 
 use crate::admin::authority::{Permitted, operator_only};
+use crate::admin::search::{Found, Search};
 use crate::clock::unix_time;
+use crate::store::entry::Entry;
 use crate::{
     AccountId, Actor, AdminError, AuditAction, AuditPage, AuditQuery, DigestScheme, Environment,
-    Hint, KeyAdmin, KeyCursor, KeyFilter, KeyId, KeyPage, KeyQuery, KeyView, Leak, Permission,
-    UsageHour, UsageQuery,
+    KeyAdmin, KeyCursor, KeyFilter, KeyId, KeyPage, KeyQuery, KeyView, Leak, Permission, UsageHour,
+    UsageQuery,
 };
 
 /// The largest page of the audit trail.
 const PAGE: usize = 100;
 
-/// How much of a text is searched for keys at a stretch: a fraction of a millisecond.
-///
-/// Here is no runtime with a pool of threads for what takes long, and the thread of a store has to revoke
-/// keys meanwhile. A function that blocks, to be called on such a pool, would be called without it.
-const PART: usize = 32 * 1024;
-
-/// How many places are told of one leaked key.
-const POSITIONS: usize = 10;
+/// How many known keys of a text are read from the store until other tasks of the thread run.
+const AT_ONCE: usize = 64;
 
 impl KeyAdmin {
     /// A key of the actor's account.
@@ -186,72 +181,54 @@ impl KeyAdmin {
 
     /// Finds keys of this service in a text, and says which are live. See [`Leak`].
     ///
-    /// Each key is in the answer once, in the order in which they come. The text may be a log or a commit,
-    /// of any size: after every 32 KiB the scan lets other tasks of its thread run, and what it remembers
-    /// grows with the number of different keys, not with the text.
+    /// Each key is in the answer once, in the order in which they come. The text may be a log or a commit
+    /// of any size. A text of more than 32 KiB is searched on a thread of its own, so that the executor
+    /// runs other tasks meanwhile. A process has at most two such threads; further searches wait. A search
+    /// stops when its future is dropped. Pass a long text as a `String`: a `&str` is copied. What the
+    /// search remembers grows with the number of different keys, not with the text.
     ///
     /// A key that is another account's, or of another environment than the key that asks, answers like
     /// one that is unknown, and so does one that another process has made since this one's last poll.
     /// Keys of a [`ForeignFormat`](crate::ForeignFormat) are not looked for.
     ///
     /// # Errors
-    /// When the actor lacks the permission to read, or the store fails.
-    pub async fn leaks(&self, actor: &Actor, text: &str) -> Result<Vec<Leak>, AdminError> {
+    /// When the actor lacks the permission to read, the store fails, or no thread can be started.
+    pub async fn leaks(
+        &self,
+        actor: &Actor,
+        text: impl Into<String>,
+    ) -> Result<Vec<Leak>, AdminError> {
         let permitted = self.permitted(actor, &[Permission::Read]).await;
         let permitted = self
             .or_note(actor, self.line(actor, AuditAction::Read), permitted)
             .await?;
-        let mut leaks: Vec<Leak> = Vec::new();
-        let mut seen = HashMap::new();
-        let mut part = 0..0;
-        while part.end < text.len() {
-            if part.end > 0 {
+        let search = Search {
+            format: self.format.clone(),
+            peppers: self.peppers.clone(),
+            replica: self.store.replica().clone(),
+        };
+        let Found { mut leaks, known } = search.run(text.into()).await?;
+        for (number, (place, entry)) in known.into_iter().enumerate() {
+            if number % AT_ONCE == AT_ONCE - 1 {
                 yield_now().await;
             }
-            part = part.end..text.len().min(part.end + PART);
-            for (at, key, prefix) in self.format.find_from(text, part.clone()) {
-                let found = seen
-                    .get(key)
-                    .and_then(|number: &usize| leaks.get_mut(*number));
-                if let Some(leak) = found {
-                    leak.count += 1;
-                    if leak.positions.len() < POSITIONS {
-                        leak.positions.push(at);
-                    }
-                    continue;
-                }
-                seen.insert(key, leaks.len());
-                leaks.push(Leak {
-                    positions: vec![at],
-                    count: 1,
-                    hint: Hint::of(key, prefix),
-                    key: self.look_up(actor, &permitted, key, prefix.len()).await?,
-                });
+            if let Some(leak) = leaks.get_mut(place) {
+                leak.key = self.look_up(actor, &permitted, &entry).await?;
             }
         }
         Ok(leaks)
     }
 
-    /// The key of this text, if it is one that the actor may see.
+    /// The key of this entry, if it is one that the actor may see.
     async fn look_up(
         &self,
         actor: &Actor,
         permitted: &Permitted,
-        key: &str,
-        secret: usize,
+        entry: &Entry,
     ) -> Result<Option<Box<KeyView>>, AdminError> {
-        let replica = self.store.replica();
-        let clock = &**replica.clock();
-        let mut digests = self
-            .peppers
-            .candidates(key.as_bytes(), secret, false, clock);
-        let entry = digests.find_map(|(_, digest)| replica.find(&digest));
-        let entry = entry.filter(|entry| {
-            actor.acts_in(&entry.group.account) && permitted.sees(entry.group.environment)
-        });
-        let Some(entry) = entry else {
+        if !actor.acts_in(&entry.group.account) || !permitted.sees(entry.group.environment) {
             return Ok(None);
-        };
+        }
         let account = self.account_of(actor, &entry.group.account).await?;
         // It may have been deleted meanwhile.
         let record = self.store.key(entry.id).await?;

@@ -1,0 +1,161 @@
+//! Finds the keys in a text, on a thread of its own where the text is long.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::admin::threads::THREADS;
+use crate::store::entry::Entry;
+use crate::{AdminError, Hint, KeyFormat, Leak, Peppers, Replica};
+
+/// The longest text that is searched where its caller is: a fraction of a millisecond.
+const SHORT: usize = 32 * 1024;
+
+/// How much is searched until the next look at whether anybody still waits for the answer.
+const PART: usize = 256 * 1024;
+
+/// How many places are told of one leaked key.
+const POSITIONS: usize = 10;
+
+/// What is needed to tell which texts are keys, and which keys those are.
+pub(super) struct Search {
+    pub(super) format: KeyFormat,
+    pub(super) peppers: Peppers,
+    pub(super) replica: Replica,
+}
+
+/// The keys in a text.
+#[derive(Default)]
+pub(super) struct Found {
+    /// Each key once, in the order in which they come.
+    pub(super) leaks: Vec<Leak>,
+    /// Those of them, by their place, that are in memory.
+    pub(super) known: Vec<(usize, Arc<Entry>)>,
+}
+
+impl Search {
+    /// Searches a text; a long one on a thread of its own, which stops when the future is dropped.
+    pub(super) async fn run(self, text: String) -> Result<Found, AdminError> {
+        if text.len() <= SHORT {
+            return Ok(self.find(&text, &|| true));
+        }
+        THREADS
+            .run(move |is_wanted| self.find(&text, is_wanted))
+            .await
+    }
+
+    fn find(&self, text: &str, is_wanted: &dyn Fn() -> bool) -> Found {
+        let mut found = Found::default();
+        let mut seen = HashMap::new();
+        let mut part = 0..0;
+        while part.end < text.len() && is_wanted() {
+            part = part.end..text.len().min(part.end + PART);
+            for (at, key, prefix) in self.format.find_from(text, part.clone()) {
+                let before = seen
+                    .get(key)
+                    .and_then(|place: &usize| found.leaks.get_mut(*place));
+                if let Some(leak) = before {
+                    leak.count += 1;
+                    if leak.positions.len() < POSITIONS {
+                        leak.positions.push(at);
+                    }
+                    continue;
+                }
+                let place = found.leaks.len();
+                seen.insert(key, place);
+                found.leaks.push(Leak {
+                    positions: vec![at],
+                    count: 1,
+                    hint: Hint::of(key, prefix),
+                    key: None,
+                });
+                let entry = self.entry(key, prefix.len());
+                found.known.extend(entry.map(|entry| (place, entry)));
+            }
+        }
+        found
+    }
+
+    fn entry(&self, key: &str, secret: usize) -> Option<Arc<Entry>> {
+        let clock = &**self.replica.clock();
+        let mut digests = self
+            .peppers
+            .candidates(key.as_bytes(), secret, false, clock);
+        digests.find_map(|(_, digest)| self.replica.find(&digest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::task::{Context, Poll, Waker};
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::conformance::block_on;
+    use crate::{AccountId, Actor, Environment, KeyAdmin, MemoryStore, NewKey};
+
+    #[test]
+    fn a_search_ends_soon_when_nobody_waits_for_it() {
+        let format = KeyFormat::new("vhk_{env}_").unwrap();
+        let key = format.generate(Environment::LIVE).unwrap();
+        let text = format!("{}\n", key.expose_secret()).repeat(100_000);
+        let search = Search {
+            format,
+            peppers: Peppers::none(),
+            replica: Replica::new(),
+        };
+        let asked = Cell::new(0);
+        let found = search.find(&text, &|| {
+            asked.set(asked.get() + 1);
+            asked.get() <= 2
+        });
+        assert_eq!(asked.get(), 3);
+        let line = text.len() / 100_000;
+        assert_eq!(found.leaks[0].count, (2 * PART).div_ceil(line) as u64);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_executor_runs_other_tasks_while_a_long_text_is_searched() {
+        /// How long this thread has worked, whatever else the machine does.
+        fn worked() -> Duration {
+            let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+            Duration::try_from(time).unwrap()
+        }
+
+        let store = Arc::new(MemoryStore::new());
+        let format = KeyFormat::new("vhk_{env}_").unwrap();
+        let admin = KeyAdmin::new(store, format.clone());
+        let acme = AccountId::parse("acme").unwrap();
+        let operator = Actor::operator("test");
+        let new = NewKey::new(acme, Environment::LIVE, "first");
+        let created = block_on(admin.bootstrap(&operator, new)).unwrap();
+        let key = created.key.unwrap();
+        let never = "vhk_live_0123456789\n".repeat(200_000);
+        let text = format!("{never}{}", key.expose_secret());
+        let began = worked();
+        assert_eq!(format.find_in(&text).count(), 1);
+        let whole = worked().saturating_sub(began);
+
+        let (mut longest, mut other_ran) = (Duration::ZERO, 0_u64);
+        let mut scan = Box::pin(admin.leaks(&operator, text));
+        let context = &mut Context::from_waker(Waker::noop());
+        let leaks = loop {
+            let began = worked();
+            let polled = scan.as_mut().poll(context);
+            longest = longest.max(worked().saturating_sub(began));
+            if let Poll::Ready(leaks) = polled {
+                break leaks.unwrap();
+            }
+            other_ran += 1;
+            thread::yield_now();
+        };
+        assert!(leaks[0].key.is_some());
+        assert!(other_ran > 10, "{other_ran}");
+        assert!(
+            longest < whole / 8,
+            "{longest:?} at a stretch of {whole:?} in all"
+        );
+    }
+}
