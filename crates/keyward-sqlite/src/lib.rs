@@ -94,6 +94,7 @@
 
 mod answers;
 mod audit;
+mod backlog;
 mod backup;
 mod commit;
 mod credit;

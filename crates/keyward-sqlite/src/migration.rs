@@ -36,6 +36,7 @@ pub const MIGRATIONS: &[(u32, &str)] = &[
         include_str!("../migrations/0010_endpoint_disabled_by.sql"),
     ),
     (11, include_str!("../migrations/0011_revoked_digest.sql")),
+    (12, include_str!("../migrations/0012_backlogs.sql")),
 ];
 
 /// Whether a file without our tables gets them.

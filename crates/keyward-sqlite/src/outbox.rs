@@ -12,10 +12,10 @@ use keyward::{
 };
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
-use crate::commit;
 use crate::error::failed;
 use crate::group::SLICE;
 use crate::row::{self, Cells, millis};
+use crate::{backlog, commit};
 
 /// The columns that [`endpoint`] reads.
 const ENDPOINTS: &str = "SELECT id, account, environment, url, secret, created_at, revision, status, \
@@ -34,9 +34,6 @@ const LOOK: usize = 200;
 
 /// How many endpoints a claim visits one by one, when there are more deliveries than that.
 const VISIT: usize = 256;
-
-/// How many deliveries of an endpoint that is deleted are deleted before the clock is looked at.
-const DELETED_AT_ONCE: usize = 32;
 
 /// How many messages are looked at, when some are forgotten.
 const FORGOTTEN_AT_ONCE: usize = 1000;
@@ -160,36 +157,26 @@ fn deliver_again(
     endpoint: EndpointId,
     what: &Redelivery,
 ) -> rusqlite::Result<()> {
-    let sql = match what {
-        Redelivery::Message(_) => {
-            "INSERT INTO keyward_delivery (account, environment, message, endpoint, due_at, status) \
-             SELECT m.account, m.environment, m.id, e.id, m.created_at, \
-             CASE e.status WHEN 'enabled' THEN 'pending' ELSE 'held' END \
-             FROM keyward_endpoint_kept e JOIN keyward_message m \
-             ON m.account = e.account AND m.environment = e.environment \
-             WHERE e.id = ?1 AND m.id = ?2 ON CONFLICT DO UPDATE \
-             SET due_at = excluded.due_at, status = excluded.status, failures = 0, \
-             attempts = min(attempts + 1, 4294967295)"
-        }
-        Redelivery::FailedSince(_) => {
-            "UPDATE keyward_delivery SET due_at = m.created_at, failures = 0, \
-             status = CASE e.status WHEN 'enabled' THEN 'pending' ELSE 'held' END \
-             FROM keyward_endpoint_kept e, keyward_message m \
-             WHERE e.id = ?1 AND keyward_delivery.account = e.account \
-             AND keyward_delivery.environment = e.environment AND keyward_delivery.endpoint = e.id \
-             AND keyward_delivery.status = 'failed' AND m.account = e.account \
-             AND m.environment = e.environment AND m.id = keyward_delivery.message \
-             AND m.created_at >= ?2"
+    let message = match what {
+        Redelivery::Message(message) => message,
+        Redelivery::FailedSince(since) => {
+            return backlog::redeliver_since(connection, endpoint, millis(*since));
         }
     };
-    let mut again = connection.prepare_cached(sql)?;
-    let endpoint = endpoint.to_string();
-    match what {
-        Redelivery::Message(id) => row::one(again.execute([&*endpoint, id.as_str()])?),
-        Redelivery::FailedSince(since) => {
-            again.execute(params![endpoint, millis(*since)]).map(drop)
-        }
-    }
+    row::one(
+        connection
+            .prepare_cached(
+                "INSERT INTO keyward_delivery (account, environment, message, endpoint, due_at, status) \
+                 SELECT m.account, m.environment, m.id, e.id, m.created_at, \
+                 CASE e.status WHEN 'enabled' THEN 'pending' ELSE 'held' END \
+                 FROM keyward_endpoint_kept e JOIN keyward_message m \
+                 ON m.account = e.account AND m.environment = e.environment \
+                 WHERE e.id = ?1 AND m.id = ?2 ON CONFLICT DO UPDATE \
+                 SET due_at = excluded.due_at, status = excluded.status, failures = 0, \
+                 attempts = min(attempts + 1, 4294967295)",
+            )?
+            .execute([&*endpoint.to_string(), message.as_str()])?,
+    )
 }
 
 /// The endpoint of this name.
@@ -342,9 +329,13 @@ struct Found<'a> {
 impl<'a> Found<'a> {
     fn new(connection: &'a Connection, claim: &'a DeliveryClaim) -> rusqlite::Result<Self> {
         let mut busy: HashSet<_> = claim.busy.iter().map(EndpointId::to_string).collect();
-        let mut deleted =
-            connection.prepare_cached("SELECT endpoint FROM keyward_endpoint_deleted")?;
-        for endpoint in deleted.query_map([], |row| row.get(0))? {
+        // Those that are deleted or switched off, and have deliveries that do not say so yet.
+        let mut closed = connection.prepare_cached(
+            "SELECT endpoint FROM keyward_endpoint_deleted UNION ALL \
+             SELECT endpoint FROM keyward_endpoint_switching \
+             JOIN keyward_endpoint ON id = endpoint WHERE status <> 'enabled'",
+        )?;
+        for endpoint in closed.query_map([], |row| row.get(0))? {
             busy.insert(endpoint?);
         }
         Ok(Self {
@@ -748,53 +739,4 @@ pub(crate) fn forget(
     transaction.commit()?;
     let is_all = places.len() < FORGOTTEN_AT_ONCE && last == places.last().copied();
     Ok((forgotten, last.filter(|_| !is_all)))
-}
-
-/// Deletes what an endpoint that was deleted has left, for as long as others can wait, and tells whether
-/// there is more.
-pub(crate) fn delete(connection: &mut Connection) -> rusqlite::Result<bool> {
-    const DELETED: &str = "SELECT endpoint FROM keyward_endpoint_deleted LIMIT 1";
-    if !connection.prepare_cached(DELETED)?.exists([])? {
-        return Ok(false);
-    }
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let began = Instant::now();
-    while began.elapsed() < SLICE {
-        let endpoint = transaction
-            .prepare_cached(DELETED)?
-            .query_row([], |row| row.get::<_, String>(0))
-            .optional()?;
-        let Some(endpoint) = endpoint else {
-            break;
-        };
-        let places: Vec<[String; 3]> = transaction
-            .prepare_cached(&format!(
-                "SELECT account, environment, message FROM keyward_delivery \
-                 WHERE endpoint = ?1 LIMIT {DELETED_AT_ONCE}"
-            ))?
-            .query_map([&endpoint], |row| {
-                Ok([row.get(0)?, row.get(1)?, row.get(2)?])
-            })?
-            .collect::<rusqlite::Result<_>>()?;
-        for [account, environment, message] in &places {
-            // The attempts go with it.
-            transaction
-                .prepare_cached(
-                    "DELETE FROM keyward_delivery WHERE account = ?1 AND environment = ?2 \
-                     AND message = ?3 AND endpoint = ?4",
-                )?
-                .execute([account, environment, message, &endpoint])?;
-        }
-        if places.is_empty() {
-            transaction
-                .prepare_cached("DELETE FROM keyward_endpoint WHERE id = ?1")?
-                .execute([&endpoint])?;
-            transaction
-                .prepare_cached("DELETE FROM keyward_endpoint_deleted WHERE endpoint = ?1")?
-                .execute([&endpoint])?;
-        }
-    }
-    let is_more = transaction.prepare_cached(DELETED)?.exists([])?;
-    transaction.commit()?;
-    Ok(is_more)
 }

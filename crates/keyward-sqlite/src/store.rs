@@ -124,7 +124,7 @@ impl SqliteStore {
         )?;
         worker.poll()?;
         worker.answer_wishes();
-        worker.later(Worker::delete_some);
+        worker.begin_work();
         let place = Place {
             path: file::absolute(path)?,
             opened,
@@ -216,9 +216,9 @@ impl SqliteStore {
         })
     }
 
-    /// Has the thread delete what deleted endpoints have left.
-    pub(crate) fn clean(&self) {
-        drop(self.tasks.send(Task::Do(Box::new(Worker::delete_some))));
+    /// Has the thread do what is left of the deliveries of endpoints.
+    pub(crate) fn work(&self) {
+        drop(self.tasks.send(Task::Do(Box::new(Worker::begin_work))));
     }
 
     /// Has the thread write this, in one commit with others that wait.

@@ -16,7 +16,13 @@ impl WebhookStore for SqliteStore {
     fn commit_webhooks(&self, commit: WebhookCommit) -> StoreFuture<'_, ()> {
         let commit = Arc::new(commit);
         let written = Arc::clone(&commit);
-        let (deletes, makes_due) = (commit.deleted.is_some(), commit.makes_due());
+        let makes_due = commit.makes_due();
+        let leaves_work = commit.deleted.is_some()
+            || commit.again.is_some()
+            || commit
+                .endpoints
+                .iter()
+                .any(|endpoint| endpoint.revision > 0);
         let write = self.write(
             move |connection| outbox::write(connection, &written),
             move |change| change.of_webhooks(&commit),
@@ -26,8 +32,8 @@ impl WebhookStore for SqliteStore {
             if makes_due {
                 self.signal.raise();
             }
-            if deletes {
-                self.clean();
+            if leaves_work {
+                self.work();
             }
             Ok(())
         })

@@ -11,13 +11,13 @@ use keyward::{CreditOwner, Credits, Replica, StoreError};
 use rusqlite::Connection;
 
 use crate::answers::Answers;
+use crate::backlog;
 use crate::credit;
 use crate::error::{failed, is_busy};
 use crate::feed::feed;
 use crate::file::{KeyFile, PATIENCE};
 use crate::flush::{Taken, forget};
 use crate::group::{Change, Changes, SLICE};
-use crate::outbox;
 
 /// How long the file stays unlocked, now and then, for other processes that wait to write.
 ///
@@ -67,6 +67,8 @@ pub(crate) struct Worker {
     until: Instant,
     answers: Answers,
     changes: Changes,
+    /// Whether something is done bit by bit to the deliveries of endpoints.
+    working: bool,
     /// When this process has last let go of the file's lock, and since when it takes it again at once.
     let_go: Instant,
     locking: Instant,
@@ -97,6 +99,7 @@ impl Worker {
             until: Instant::now(),
             answers: Answers::new(),
             changes: Changes::default(),
+            working: false,
             let_go: Instant::now(),
             locking: Instant::now(),
             tasks,
@@ -320,20 +323,30 @@ impl Worker {
         }))
     }
 
-    /// Deletes some of what deleted endpoints have left, and goes on when others had their turn.
-    pub(crate) fn delete_some(&mut self) {
+    /// Does what is left of the deliveries of endpoints, unless that is under way.
+    pub(crate) fn begin_work(&mut self) {
+        let is_left = |connection: &mut Connection| backlog::is_left(connection).unwrap_or(false);
+        if !self.working && self.file.connection().is_ok_and(is_left) {
+            self.working = true;
+            self.later(Self::work);
+        }
+    }
+
+    /// Does some of it, and goes on when others had their turn.
+    fn work(&mut self) {
         self.wait_until(Instant::now() + PATIENCE);
-        match self.patiently(|connection| outbox::delete(connection).map_err(failed)) {
-            Ok(true) => self.later(Self::delete_some),
+        match self.patiently(|connection| backlog::work(connection).map_err(failed)) {
+            Ok(true) => return self.later(Self::work),
             Ok(false) => {}
             Err(error) => {
                 let error: &(dyn Error + 'static) = &error;
                 tracing::error!(
                     error,
-                    "what a deleted endpoint has left is deleted at the next start"
+                    "what is left of the deliveries of endpoints is done later"
                 );
             }
         }
+        self.working = false;
     }
 
     /// Reads through the connection that writes.
@@ -414,6 +427,8 @@ impl Worker {
         if self.until_poll().is_zero() {
             drop(self.poll()); // It is logged, and the replica ages.
             self.answers.catch_up(&mut self.file);
+            // Of what is typed, or of a process that was killed.
+            self.begin_work();
         }
     }
 
