@@ -16,10 +16,9 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, Response};
 use axum::routing::get;
-use keyward::{
-    AccountId, Actor, Credits, Environment, Gate, KeyAdmin, KeyFormat, ManualClock, NewKey,
-    RateLimit, Refill, Store,
-};
+use keyward::clock::ManualClock;
+use keyward::credits::{Credits, Refill};
+use keyward::{AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, NewKey, RateLimit, Store};
 use keyward_sqlite::SqliteOptions;
 use keyward_tower::RequireKeyLayer;
 use serde_json::Value;

@@ -19,9 +19,9 @@ use axum::http::{Request, StatusCode};
 use axum::routing::get;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use keyward::admin::KeyFilter;
 use keyward::{
-    AccountId, Actor, Environment, Gate, Grace, KeyAdmin, KeyFilter, KeyFormat, NewKey, Permission,
-    Store,
+    AccountId, Actor, Environment, Gate, Grace, KeyAdmin, KeyFormat, NewKey, Permission, Store,
 };
 use keyward_sqlite::SqliteStore;
 use keyward_tower::RequireKeyLayer;

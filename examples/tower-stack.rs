@@ -13,8 +13,9 @@ use axum::error_handling::HandleErrorLayer;
 use axum::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use axum::routing::get;
 use axum::{BoxError, Router};
+use keyward::gate::Denial;
 use keyward::{
-    AccountId, Actor, Denial, Environment, Gate, KeyAdmin, KeyFormat, MemoryStore, NewKey, Store,
+    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, MemoryStore, NewKey, Store,
 };
 use keyward_tower::{Principal, RequireKeyLayer};
 use tokio::net::TcpListener;

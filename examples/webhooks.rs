@@ -25,11 +25,10 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::GaiResolver;
 use hyper_util::rt::TokioExecutor;
-use keyward::{
-    AccountId, Actor, EndpointRules, EndpointUrl, Environment, KeyAdmin, KeyFormat, RetrySchedule,
-    SealingKey, SealingKeys, WebhookAdmin, WebhookId, WebhookMessage, WebhookReceiver,
-    WebhookVerifier,
-};
+use keyward::admin::WebhookAdmin;
+use keyward::outbox::{EndpointRules, EndpointUrl, RetrySchedule, WebhookMessage};
+use keyward::webhook::{SealingKey, SealingKeys, WebhookId, WebhookReceiver, WebhookVerifier};
+use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat};
 use keyward_sqlite::SqliteStore;
 use keyward_tower::{PublicAddresses, ReceiveWebhookLayer, VerifiedJson, WebhookSender};
 use serde_json::{Value, json};
@@ -109,7 +108,7 @@ async fn send(database: &Path, port: u16) -> Result<(), Failure> {
         .verify_endpoint(&webhooks, &operator, created.endpoint.id())
         .await
     {
-        if error.kind() != keyward::AdminErrorKind::Unanswered {
+        if error.kind() != keyward::record::AdminErrorKind::Unanswered {
             return Err(error.into());
         }
         tokio::time::sleep(Duration::from_millis(100)).await;

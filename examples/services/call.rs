@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use keyward::{AdminError, AdminErrorKind, RequestHead};
+use keyward::admin::AdminError;
+use keyward::record::AdminErrorKind;
+use keyward::request::RequestHead;
 use serde_json::{Value, json};
 
 /// What a handler gives: `?` turns a failure into its answer.
@@ -186,8 +188,8 @@ impl From<AdminError> for Answer {
 }
 
 /// What cannot be read is the client's mistake.
-impl From<keyward::ParseError> for Answer {
-    fn from(error: keyward::ParseError) -> Self {
+impl From<keyward::error::ParseError> for Answer {
+    fn from(error: keyward::error::ParseError) -> Self {
         Self::new(422, json!({ "error": error.to_string() }))
     }
 }
@@ -198,14 +200,14 @@ impl From<rusqlite::Error> for Answer {
     }
 }
 
-impl From<keyward::SealError> for Answer {
-    fn from(error: keyward::SealError) -> Self {
+impl From<keyward::webhook::SealError> for Answer {
+    fn from(error: keyward::webhook::SealError) -> Self {
         Self::failed(&error)
     }
 }
 
-impl From<keyward::RandomError> for Answer {
-    fn from(error: keyward::RandomError) -> Self {
+impl From<keyward::key::RandomError> for Answer {
+    fn from(error: keyward::key::RandomError) -> Self {
         Self::failed(&error)
     }
 }

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, SystemTime};
 
-use keyward::{
-    AccountId, Actor, AdminError, AdminErrorKind, ApiKey, CreatedKey, KeyAdmin, KeyCursor,
-    KeyFilter, KeyId, KeyRecord, KeyState, KeyView, Metadata, NewKey,
-};
+use keyward::admin::{AdminError, CreatedKey, KeyFilter, KeyView};
+use keyward::record::{AdminErrorKind, KeyRecord, KeyState, Metadata};
+use keyward::store::KeyCursor;
+use keyward::{AccountId, Actor, ApiKey, KeyAdmin, KeyId, NewKey};
 use serde_json::{Value, json};
 
 use crate::{Answer, Answered, Call, Person, Routes};

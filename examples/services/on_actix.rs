@@ -12,7 +12,7 @@ use actix_web::guard::{GuardContext, fn_guard};
 use actix_web::http::{Method, StatusCode};
 use actix_web::web::{self, PayloadConfig, Query, ReqData, ServiceConfig};
 use actix_web::{App, FromRequest, HttpRequest, HttpResponse, HttpServer, Responder};
-use keyward::WebhookEvent;
+use keyward::webhook::WebhookEvent;
 use keyward_actix::{Principal, ReceiveWebhook, RequireKey};
 
 use crate::call::MOST;

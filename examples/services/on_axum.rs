@@ -13,7 +13,7 @@ use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, any, on};
 use axum::{Extension, Router};
-use keyward::WebhookEvent;
+use keyward::webhook::WebhookEvent;
 use keyward_tower::{Principal, ReceiveWebhookLayer, RequireKeyLayer};
 use tokio::sync::Notify;
 

@@ -1,7 +1,9 @@
 //! Who may sign in to a dashboard. A real one has sessions; here each request says who it is.
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use keyward::{AccountId, Actor, AdminError, AdminErrorKind, Permission};
+use keyward::admin::AdminError;
+use keyward::record::AdminErrorKind;
+use keyward::{AccountId, Actor, Permission};
 
 use crate::Answer;
 

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use keyward::{Clock, Store as _, SystemClock};
+use keyward::Store as _;
+use keyward::clock::{Clock, SystemClock};
 use keyward_sqlite::{SqliteOptions, SqliteStore};
 use tokio::signal::unix::{SignalKind, signal};
 

@@ -11,11 +11,13 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::GaiResolver;
 use hyper_util::rt::TokioExecutor;
-use keyward::{
-    AccountId, Actor, AdminError, AdminErrorKind, DueDelivery, EndpointChange, EndpointId,
-    EndpointRules, EndpointUrl, Environment, KeyFormat, SealingKey, SealingKeys, WebhookAdmin,
-    WebhookEndpoint, WebhookId, WebhookMessage, WebhookSecret,
+use keyward::admin::{AdminError, EndpointChange, WebhookAdmin};
+use keyward::outbox::{
+    DueDelivery, EndpointId, EndpointRules, EndpointUrl, WebhookEndpoint, WebhookMessage,
 };
+use keyward::record::AdminErrorKind;
+use keyward::webhook::{SealingKey, SealingKeys, WebhookId, WebhookSecret};
+use keyward::{AccountId, Actor, Environment, KeyFormat};
 use keyward_sqlite::SqliteStore;
 use keyward_tower::{PublicAddresses, WebhookSender};
 use serde_json::{Value, json};

@@ -3,10 +3,13 @@
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-use keyward::{
-    Account, AccountId, Decision, DenialKind, DigestScheme, Environment, Hint, KeyDigest,
-    KeyFormat, KeyId, KeyRecord, Replica, RequestHead, Revision, Verdict,
-};
+use keyward::{AccountId, Environment, KeyFormat, KeyId};
+use keyward::denial::DenialKind;
+use keyward::gate::{Decision, Verdict};
+use keyward::key::{DigestScheme, Hint, KeyDigest};
+use keyward::record::{Account, KeyRecord};
+use keyward::replica::{Replica, Revision};
+use keyward::request::RequestHead;
 use sha2::{Digest, Sha256};
 
 /// The time at which everything happens.

@@ -6,9 +6,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use keyward::{
-    DenialKind, Environment, FailureThrottle, Gate, ManualClock, RateLimit, Replica, Requirement,
-};
+use keyward::{Environment, Gate, RateLimit, Requirement};
+use keyward::clock::ManualClock;
+use keyward::denial::DenialKind;
+use keyward::replica::Replica;
+use keyward::throttle::FailureThrottle;
 use keyward_fuzz::{Head, LIVE, NOW, REVOKED, fill, format, record};
 use libfuzzer_sys::fuzz_target;
 

@@ -5,7 +5,9 @@
 use std::sync::{Arc, LazyLock};
 
 use keyward::conformance::block_on;
-use keyward::{Actor, Alphabet, ForeignFormat, KeyAdmin, KeyFormat, Leak, MemoryStore};
+use keyward::{Actor, KeyAdmin, KeyFormat, MemoryStore};
+use keyward::admin::Leak;
+use keyward::key::{Alphabet, ForeignFormat};
 use keyward_fuzz::{LIVE, format};
 use libfuzzer_sys::fuzz_target;
 use regex::bytes::Regex;

@@ -8,7 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use keyward::{Cors, DenialKind, Environment, Gate, ManualClock, OriginPolicy, Replica};
+use keyward::{Cors, Environment, Gate, OriginPolicy};
+use keyward::clock::ManualClock;
+use keyward::denial::DenialKind;
+use keyward::replica::Replica;
 use keyward_fuzz::{Head, LIVE, NOW, denial, fill, format, record};
 use libfuzzer_sys::fuzz_target;
 use url::Url;

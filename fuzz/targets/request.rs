@@ -5,10 +5,13 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use keyward::{
-    Access, Cors, Decision, Environment, FailureThrottle, ForeignFormat, Gate, KeyKind,
-    KeyLocation, KeyStatus, ManualClock, RateLimit, Replica, Requirement, Scopes, Verdict,
-};
+use keyward::{Cors, Environment, Gate, KeyKind, KeyLocation, RateLimit, Requirement, Scopes};
+use keyward::clock::ManualClock;
+use keyward::gate::{Access, Decision, Verdict};
+use keyward::key::ForeignFormat;
+use keyward::record::KeyStatus;
+use keyward::replica::Replica;
+use keyward::throttle::FailureThrottle;
 use keyward_fuzz::{Head, LIVE, NOW, REVOKED, TEST, denial, fill, format, holds, record};
 use libfuzzer_sys::fuzz_target;
 

@@ -16,10 +16,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use keyward::conformance::{block_on, decided};
-use keyward::{
-    Account, AccountId, Actor, Commit, DigestScheme, Environment, Gate, KeyAdmin, KeyFilter,
-    KeyQuery, KeyRecord, ManualClock, Requirement, Store,
-};
+use keyward::{AccountId, Actor, Environment, Gate, KeyAdmin, Requirement, Store};
+use keyward::admin::KeyFilter;
+use keyward::clock::ManualClock;
+use keyward::key::DigestScheme;
+use keyward::record::{Account, KeyRecord};
+use keyward::store::{Commit, KeyQuery};
 use keyward_fuzz::{Head, LIVE, NOW, REVOKED, denial, digest, format, record};
 use keyward_sqlite::{SqliteOptions, SqliteStore};
 use libfuzzer_sys::fuzz_target;
@@ -154,7 +156,7 @@ impl World {
         let explained = self.gate.explain(&head, &Requirement::new()).denial();
         let decided = match self.gate.check(&head, &Arc::default(), None) {
             // Credits, which the store is asked for.
-            pending @ keyward::Decision::Pending(_) => {
+            pending @ keyward::gate::Decision::Pending(_) => {
                 drop(decided(pending));
                 explained
             }

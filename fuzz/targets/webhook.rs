@@ -8,7 +8,9 @@ use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
 use keyward::conformance::block_on;
-use keyward::{KeyLocation, ManualClock, WebhookReceiver, WebhookVerdict, WebhookVerifier};
+use keyward::KeyLocation;
+use keyward::clock::ManualClock;
+use keyward::webhook::{WebhookReceiver, WebhookVerdict, WebhookVerifier};
 use keyward_fuzz::{Head, NOW};
 use libfuzzer_sys::fuzz_target;
 

@@ -5,10 +5,18 @@
 use std::fmt::{Debug, Display};
 
 use keyward::{
-    AccountId, AccountStatus, Alphabet, CreditOwner, DigestScheme, Environment, FailureThrottle,
-    Hint, KeyCursor, KeyDigest, KeyFormat, KeyId, KeyKind, KeyLocation, KeyStatus, Metadata,
-    ParseError, PepperId, RateLimit, RateLimits, Scope, ScopeCatalog, Scopes, SealedSecret,
-    SealingKey, SealingKeys, WebhookId, WebhookSecret, WebhookVerifier,
+    AccountId, Environment, KeyFormat, KeyId, KeyKind, KeyLocation, RateLimit, RateLimits,
+    ScopeCatalog, Scopes,
+};
+use keyward::credits::CreditOwner;
+use keyward::error::ParseError;
+use keyward::key::{Alphabet, DigestScheme, Hint, KeyDigest, PepperId};
+use keyward::record::{AccountStatus, KeyStatus, Metadata};
+use keyward::scope::Scope;
+use keyward::store::KeyCursor;
+use keyward::throttle::FailureThrottle;
+use keyward::webhook::{
+    SealedSecret, SealingKey, SealingKeys, WebhookId, WebhookSecret, WebhookVerifier,
 };
 use libfuzzer_sys::fuzz_target;
 

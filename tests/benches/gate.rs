@@ -34,10 +34,14 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
+use keyward::credits::CreditGrant;
+use keyward::gate::{Decision, Verdict};
+use keyward::record::{Account, KeyRecord, KeyStatus};
+use keyward::replica::{Replica, Revision};
+use keyward::request::RequestHead;
 use keyward::{
-    Account, AccountId, CreditGrant, Decision, Environment, Gate, KeyFormat, KeyId, KeyRecord,
-    KeyStatus, Peppers, RateLimit, RateLimits, Replica, RequestHead, Requirement, Revision, Scopes,
-    Verdict,
+    AccountId, Environment, Gate, KeyFormat, KeyId, Peppers, RateLimit, RateLimits, Requirement,
+    Scopes,
 };
 use keyward_actix::RequireKey;
 use keyward_tower::{Principal, RequireKeyLayer};

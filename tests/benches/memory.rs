@@ -10,9 +10,9 @@ use std::env;
 use std::time::SystemTime;
 
 use allocation_counter::measure;
-use keyward::{
-    Account, AccountId, Environment, KeyFormat, KeyId, KeyRecord, Peppers, Replica, Revision,
-};
+use keyward::record::{Account, KeyRecord};
+use keyward::replica::{Replica, Revision};
+use keyward::{AccountId, Environment, KeyFormat, KeyId, Peppers};
 
 fn main() {
     // `cargo test --benches` runs it once, to see that it works.

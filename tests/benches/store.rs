@@ -13,11 +13,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use keyward::admin::KeyFilter;
 use keyward::conformance::block_on;
+use keyward::gate::Decision;
+use keyward::record::{Account, KeyRecord};
+use keyward::request::RequestHead;
+use keyward::store::Commit;
 use keyward::{
-    Account, AccountId, Actor, ApiKey, Commit, Decision, Environment, Gate, KeyAdmin, KeyFilter,
-    KeyFormat, KeyId, KeyRecord, NewKey, Peppers, RateLimit, RateLimits, RequestHead, Requirement,
-    Store,
+    AccountId, Actor, ApiKey, Environment, Gate, KeyAdmin, KeyFormat, KeyId, NewKey, Peppers,
+    RateLimit, RateLimits, Requirement, Store,
 };
 use keyward_sqlite::SqliteStore;
 

@@ -27,12 +27,16 @@ use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
+use keyward::admin::WebhookAdmin;
 use keyward::conformance::block_on;
-use keyward::{
-    AccountId, Actor, DueDelivery, EndpointUrl, Environment, KeyAdmin, KeyFormat, NewKey,
-    SealingKey, SealingKeys, WebhookAdmin, WebhookCommit, WebhookEndpoint, WebhookId,
-    WebhookMessage, WebhookReceiver, WebhookSecret, WebhookSigner, WebhookStore, WebhookVerifier,
+use keyward::outbox::{
+    DueDelivery, EndpointUrl, WebhookCommit, WebhookEndpoint, WebhookMessage, WebhookStore,
 };
+use keyward::webhook::{
+    SealingKey, SealingKeys, WebhookId, WebhookReceiver, WebhookSecret, WebhookSigner,
+    WebhookVerifier,
+};
+use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, NewKey};
 use keyward_sqlite::SqliteStore;
 use keyward_tower::{ReceiveWebhookLayer, WebhookSender};
 use rusqlite::{Connection, params};

@@ -10,10 +10,13 @@ use std::time::SystemTime;
 use allocation_counter::measure;
 use http::{Request, Response};
 use http_body_util::Empty;
+use keyward::credits::{CreditGrant, CreditWant};
+use keyward::record::{Account, KeyRecord};
+use keyward::replica::{Poll, Replica, Revision};
+use keyward::throttle::FailureThrottle;
 use keyward::{
-    Account, AccountId, CreditGrant, CreditWant, Environment, FailureThrottle, Gate, KeyFormat,
-    KeyId, KeyRecord, Peppers, Poll, Principal, RateLimit, RateLimits, Replica, Requirement,
-    Revision, Store,
+    AccountId, Environment, Gate, KeyFormat, KeyId, Peppers, Principal, RateLimit, RateLimits,
+    Requirement, Store,
 };
 use keyward_tower::RequireKeyLayer;
 use tower::{Layer, Service, ServiceExt, service_fn};

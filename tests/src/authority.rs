@@ -5,13 +5,19 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use keyward::admin::{AdminError, EndpointChange, KeyChange, KeyFilter, WebhookAdmin};
 use keyward::conformance::{block_on, decided};
+use keyward::gate::{Access, Verdict};
+use keyward::key::Hint;
+use keyward::outbox::{EndpointId, EndpointUrl, WebhookEndpoint, WebhookStore};
+use keyward::record::{DisabledBy, KeyRecord, KeyState, KeyStatus};
+use keyward::request::RequestHead;
+use keyward::store::Commit;
+use keyward::webhook::{SealingKey, SealingKeys};
 use keyward::{
-    Access, AccountId, Actor, AdminError, ApiKey, Commit, DisabledBy, EndpointChange, EndpointId,
-    EndpointUrl, Environment, Gate, Grace, Hint, KeyAdmin, KeyChange, KeyFilter, KeyFormat, KeyId,
-    KeyKind, KeyLocation, KeyRecord, KeyState, KeyStatus, MemoryStore, NewKey, OriginPolicy,
-    Peppers, Permission, RateLimit, RateLimits, RequestHead, Requirement, ScopeCatalog, Scopes,
-    SealingKey, SealingKeys, Verdict, WebhookAdmin, WebhookEndpoint, WebhookStore,
+    AccountId, Actor, ApiKey, Environment, Gate, Grace, KeyAdmin, KeyFormat, KeyId, KeyKind,
+    KeyLocation, MemoryStore, NewKey, OriginPolicy, Peppers, Permission, RateLimit, RateLimits,
+    Requirement, ScopeCatalog, Scopes,
 };
 use keyward_sqlite::SqliteOptions;
 use proptest::collection::vec;

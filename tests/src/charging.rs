@@ -10,9 +10,10 @@ use axum::body::Body;
 use axum::routing::get;
 use http::{Request, Response, StatusCode};
 use keyward::conformance::block_on;
+use keyward::credits::Credits;
+use keyward::limit::ResetUnit;
 use keyward::{
-    AccountId, Actor, Credits, Gate, KeyAdmin, KeyFormat, RateLimit, RateLimits, Requirement,
-    ResetUnit, Store,
+    AccountId, Actor, Gate, KeyAdmin, KeyFormat, RateLimit, RateLimits, Requirement, Store,
 };
 use keyward_actix::RequireKey;
 use keyward_tower::RequireKeyLayer;
@@ -159,7 +160,7 @@ async fn check_axum(path: &str, status: u16, credits: u64) {
 async fn check_credits(service: &Service, left: u64, path: &str) {
     service.store.flush().await.unwrap();
     service.store.flush().await.unwrap();
-    let owner = keyward::CreditOwner::Account(AccountId::parse("acme").unwrap());
+    let owner = keyward::credits::CreditOwner::Account(AccountId::parse("acme").unwrap());
     let credits = service.store.credits(owner).await.unwrap().unwrap();
     assert_eq!(credits.left, left, "{path}");
 }

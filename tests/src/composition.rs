@@ -14,9 +14,10 @@ use bytes::Bytes;
 use http::{HeaderName, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use keyward::conformance::block_on;
-use keyward::{
-    AccountId, Actor, CreditOwner, Credits, Denial, DenialKind, Gate, KeyAdmin, KeyFormat, Store,
-};
+use keyward::credits::{CreditOwner, Credits};
+use keyward::denial::DenialKind;
+use keyward::gate::Denial;
+use keyward::{AccountId, Actor, Gate, KeyAdmin, KeyFormat, Store};
 use keyward_tower::{Principal, RequireKeyLayer};
 use tokio::time::timeout;
 use tower::limit::ConcurrencyLimitLayer;

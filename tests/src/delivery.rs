@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
+use keyward::admin::EndpointChange;
 use keyward::conformance::block_on;
-use keyward::{
-    AccountId, AttemptOutcome, EndpointChange, EndpointRules, EndpointStatus, Environment, Grace,
-    NewKey, Redelivery, RetrySchedule, SealingKey, SealingKeys, WebhookId, WebhookMessage,
-    WebhookSecret, WebhookVerifier,
+use keyward::outbox::{
+    AttemptOutcome, EndpointRules, EndpointStatus, Redelivery, RetrySchedule, WebhookMessage,
 };
+use keyward::webhook::{SealingKey, SealingKeys, WebhookId, WebhookSecret, WebhookVerifier};
+use keyward::{AccountId, Environment, Grace, NewKey};
 use keyward_sqlite::SqliteOptions;
 use keyward_tower::WebhookSender;
 use proptest::prelude::*;
@@ -28,7 +29,10 @@ fn verify(world: &World, secret: &WebhookSecret, got: &Got) -> bool {
     verifier.verify(got, &got.body, world.now()).is_ok()
 }
 
-async fn outcomes(world: &World, id: keyward::EndpointId) -> Vec<(AttemptOutcome, Option<u16>)> {
+async fn outcomes(
+    world: &World,
+    id: keyward::outbox::EndpointId,
+) -> Vec<(AttemptOutcome, Option<u16>)> {
     let attempts = world
         .webhooks
         .attempts(&world.user, id, None)
@@ -367,9 +371,10 @@ async fn what_is_published_here_leaves_without_waiting_for_the_next_poll() {
 #[tokio::test]
 async fn what_another_process_accepts_is_found_by_the_poll() {
     let folder = tempfile::tempdir().unwrap();
-    let clock = Arc::new(keyward::ManualClock::at(crate::outbox::NOW));
+    let clock = Arc::new(keyward::clock::ManualClock::at(crate::outbox::NOW));
     let open = || {
-        let options = SqliteOptions::new().clock(Arc::clone(&clock) as Arc<dyn keyward::Clock>);
+        let options =
+            SqliteOptions::new().clock(Arc::clone(&clock) as Arc<dyn keyward::clock::Clock>);
         Arc::new(options.open(folder.path().join("keys.db")).unwrap())
     };
     let world = World::over(Arc::clone(&clock), open()).await;
@@ -377,7 +382,7 @@ async fn what_another_process_accepts_is_found_by_the_poll() {
     let client = Client::default();
     let running = tokio::spawn(world.timed_sender(&client).run());
     let format = keyward::KeyFormat::new("vhk_{env}_").unwrap();
-    let other = keyward::WebhookAdmin::new(open(), format, sealing());
+    let other = keyward::admin::WebhookAdmin::new(open(), format, sealing());
     let id = WebhookId::random().unwrap();
     let message = WebhookMessage::new(world.acme.clone(), LIVE, id, "{}").unwrap();
     other.publish(&world.operator, message).await.unwrap();
@@ -592,7 +597,7 @@ async fn live_keys_may_wait_for_an_endpoint_that_works() {
                 .map(drop)
                 .map_err(|error| error.kind())
         };
-        let refused = Err(keyward::AdminErrorKind::NoWorkingEndpoint);
+        let refused = Err(keyward::record::AdminErrorKind::NoWorkingEndpoint);
         assert_eq!(create(LIVE).await, refused);
         assert_eq!(create(TEST).await, Ok(()), "only live ones");
         let (id, _) = world.endpoint(HOOK).await;
@@ -782,12 +787,12 @@ proptest! {
         let (account, environment) = place(one);
         let secret = WebhookSecret::random().unwrap();
         let now = std::time::SystemTime::now();
-        let endpoint = keyward::WebhookEndpoint::new(account, environment, url(HOOK), &secret, &sealing(), now);
+        let endpoint = keyward::outbox::WebhookEndpoint::new(account, environment, url(HOOK), &secret, &sealing(), now);
         let endpoint = endpoint.unwrap();
         let (account, environment) = place(other);
         let message = WebhookMessage::new(account, environment, WebhookId::random().unwrap(), "{}").unwrap();
         let deliverable = message.deliverable([endpoint.clone()]).count();
-        let pair = keyward::DueDelivery::new(message, endpoint);
+        let pair = keyward::outbox::DueDelivery::new(message, endpoint);
         prop_assert_eq!(pair.is_some(), one == other);
         prop_assert_eq!(deliverable, usize::from(one == other));
     }

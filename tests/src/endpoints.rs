@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use keyward::{
-    AccountId, Actor, AdminError, AdminErrorKind, AuditAction, EndpointChange, Environment, Grace,
-    KeyFormat, NewKey, Permission, Redelivery, Scopes, SealingKey, SealingKeys, WebhookAdmin,
-    WebhookId, WebhookMessage, WebhookSecret, WebhookSigner,
-};
+use keyward::admin::{AdminError, EndpointChange, WebhookAdmin};
+use keyward::outbox::{Redelivery, WebhookMessage};
+use keyward::record::{AdminErrorKind, AuditAction};
+use keyward::webhook::{SealingKey, SealingKeys, WebhookId, WebhookSecret, WebhookSigner};
+use keyward::{AccountId, Actor, Environment, Grace, KeyFormat, NewKey, Permission, Scopes};
 
 use crate::outbox::{Client, LIVE, TEST, World, sealing, url};
 use crate::secrecy::capture;
@@ -21,7 +21,7 @@ fn kind<T>(outcome: Result<T, AdminError>) -> Result<(), AdminErrorKind> {
 async fn each(
     world: &World,
     actor: &Actor,
-    id: keyward::EndpointId,
+    id: keyward::outbox::EndpointId,
 ) -> [Result<(), AdminErrorKind>; 8] {
     let webhooks = &world.webhooks;
     let change = EndpointChange::new().enabled(true);
@@ -34,7 +34,7 @@ async fn each(
         kind(challenge),
         kind(
             webhooks
-                .verify(actor, id, Err(keyward::AttemptOutcome::Refused))
+                .verify(actor, id, Err(keyward::outbox::AttemptOutcome::Refused))
                 .await,
         ),
         kind(
@@ -50,7 +50,7 @@ async fn each(
 async fn another_accounts_endpoint_answers_like_an_unknown_one() {
     for world in World::all().await {
         let (id, _) = world.endpoint(HOOK).await;
-        let unknown = keyward::EndpointId::random().unwrap();
+        let unknown = keyward::outbox::EndpointId::random().unwrap();
         let other = AccountId::parse("other").unwrap();
         let stranger = Actor::user("bob", other, Permission::ALL);
         let answers = each(&world, &stranger, id).await;
@@ -110,10 +110,11 @@ async fn who_lacks_the_permission_may_nothing() {
 
 #[tokio::test]
 async fn a_key_acts_by_its_scopes_and_in_its_environment() {
-    use keyward::{Access, Admitted, Decision, Gate, Requirement, Verdict};
+    use keyward::gate::{Access, Admitted, Decision, Verdict};
+    use keyward::{Gate, Requirement};
 
     struct Head(String);
-    impl keyward::RequestHead for Head {
+    impl keyward::request::RequestHead for Head {
         fn peer(&self) -> Option<std::net::IpAddr> {
             None
         }
@@ -157,7 +158,7 @@ async fn a_key_acts_by_its_scopes_and_in_its_environment() {
         let seen = webhooks.endpoints(&actor, &world.acme, None).await.unwrap();
         assert_eq!(
             seen.iter()
-                .map(keyward::WebhookEndpoint::id)
+                .map(keyward::outbox::WebhookEndpoint::id)
                 .collect::<Vec<_>>(),
             [test]
         );

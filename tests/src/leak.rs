@@ -8,10 +8,14 @@ use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::get;
 use http::Request;
+use keyward::admin::CreatedKey;
 use keyward::conformance::block_on;
+use keyward::denial::DenialKind;
+use keyward::gate::Denial;
+use keyward::record::AuditAction;
 use keyward::{
-    AccountId, Actor, AuditAction, CreatedKey, Denial, DenialKind, Environment, Gate, KeyAdmin,
-    KeyFormat, KeyKind, KeyLocation, MemoryStore, NewKey, Store,
+    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyKind, KeyLocation, MemoryStore,
+    NewKey, Store,
 };
 use keyward_tower::RequireKeyLayer;
 use tower::ServiceExt;

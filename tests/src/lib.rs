@@ -85,4 +85,7 @@ mod written_by_0_1_0;
 mod years;
 
 #[cfg(test)]
-use keyward::*;
+use keyward::{
+    admin, clock, conformance, credits, denial, environment, error, gate, ids, key, limit, origin,
+    record, replica, request, scope, store,
+};

@@ -11,10 +11,12 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt;
+use keyward::gate::KeyDied;
+use keyward::webhook::{
+    WebhookErrorKind, WebhookId, WebhookReceiver, WebhookSecret, WebhookSigner, WebhookVerifier,
+};
 use keyward::{
-    AccountId, Actor, Environment, Gate, KeyAdmin, KeyDied, KeyFormat, MemoryStore, NewKey,
-    Principal, Store, WebhookErrorKind, WebhookId, WebhookReceiver, WebhookSecret, WebhookSigner,
-    WebhookVerifier,
+    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, MemoryStore, NewKey, Principal, Store,
 };
 use keyward_tower::{ReceiveWebhookLayer, RequireKeyLayer, WhileAlive};
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -127,9 +129,11 @@ fn a_webhook_whose_body_is_late_is_refused_and_one_that_is_there_is_not() {
     let late = signed(Late::default());
     let response = runtime.block_on(service.oneshot(late)).unwrap();
     assert_eq!(response.status(), 503);
-    let error = response.extensions().get::<keyward::WebhookError>();
+    let error = response
+        .extensions()
+        .get::<keyward::webhook::WebhookError>();
     assert_eq!(
-        error.map(keyward::WebhookError::kind),
+        error.map(keyward::webhook::WebhookError::kind),
         Some(WebhookErrorKind::NoTimer)
     );
 }

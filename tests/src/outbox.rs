@@ -9,11 +9,12 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
-use keyward::{
-    AccountId, Actor, Clock, DueDelivery, EndpointId, EndpointUrl, Environment, KeyAdmin,
-    KeyFormat, ManualClock, MemoryStore, Permission, RequestHead, SealingKey, SealingKeys,
-    WebhookAdmin, WebhookId, WebhookMessage, WebhookSecret, WebhookStore,
-};
+use keyward::admin::WebhookAdmin;
+use keyward::clock::{Clock, ManualClock};
+use keyward::outbox::{DueDelivery, EndpointId, EndpointUrl, WebhookMessage, WebhookStore};
+use keyward::request::RequestHead;
+use keyward::webhook::{SealingKey, SealingKeys, WebhookId, WebhookSecret};
+use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, Permission};
 use keyward_sqlite::SqliteOptions;
 use keyward_tower::WebhookSender;
 use tower::util::BoxCloneSyncService;

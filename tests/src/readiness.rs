@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use http_body_util::Empty;
-use keyward::{Account, AccountId, Environment, Gate, KeyFormat, KeyRecord, Replica, Revision};
+use keyward::record::{Account, KeyRecord};
+use keyward::replica::{Replica, Revision};
+use keyward::{AccountId, Environment, Gate, KeyFormat};
 use keyward_tower::RequireKeyLayer;
 use tokio::time::timeout;
 use tower::limit::ConcurrencyLimitLayer;

@@ -6,11 +6,16 @@ use std::net::IpAddr;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
+use keyward::admin::{KeyChange, KeyFilter};
+use keyward::clock::ManualClock;
 use keyward::conformance::block_on;
+use keyward::gate::{Decision, Verdict};
+use keyward::key::Pepper;
+use keyward::request::RequestHead;
+use keyward::store::Commit;
 use keyward::{
-    AccountId, Actor, Commit, Decision, Environment, Gate, Grace, KeyAdmin, KeyChange, KeyFilter,
-    KeyFormat, ManualClock, MemoryStore, NewKey, Pepper, Peppers, Permission, RequestHead,
-    Requirement, Store, Verdict,
+    AccountId, Actor, Environment, Gate, Grace, KeyAdmin, KeyFormat, MemoryStore, NewKey, Peppers,
+    Permission, Requirement, Store,
 };
 use keyward_sqlite::SqliteStore;
 use sha2::{Digest, Sha256};
@@ -120,7 +125,7 @@ fn no_debug_holds_a_secret() {
     let key = created.key.as_ref().unwrap();
     let view = block_on(admin.key(&operator, created.record.id)).unwrap();
     let leaks = block_on(admin.leaks(&operator, key.expose_secret())).unwrap();
-    let line = block_on(store.audit(keyward::AuditQuery::newest(1))).unwrap();
+    let line = block_on(store.audit(keyward::store::AuditQuery::newest(1))).unwrap();
     let gate = Gate::builder(store.replica())
         .format(format.clone())
         .peppers(Peppers::new(pepper.clone()));

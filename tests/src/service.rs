@@ -4,12 +4,18 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use keyward::clock::ManualClock;
 use keyward::conformance::block_on;
+use keyward::denial::ErrorCode;
+use keyward::gate::GateBuilder;
+use keyward::key::Alphabet;
+use keyward::record::{Account, AccountStatus, KeyRecord, KeyStatus};
+use keyward::replica::Replica;
+use keyward::reply::{DetailJson, ErrorJson, ErrorMessageJson};
+use keyward::store::Commit;
 use keyward::{
-    Account, AccountId, AccountStatus, Alphabet, Commit, Cors, DetailJson, Environment, ErrorCode,
-    ErrorJson, ErrorMessageJson, Gate, GateBuilder, KeyFormat, KeyId, KeyKind, KeyLocation,
-    KeyRecord, KeyStatus, ManualClock, MemoryStore, OriginPolicy, Peppers, Replica, Replies,
-    Requirement, ScopeCatalog, Scopes, Store,
+    AccountId, Cors, Environment, Gate, KeyFormat, KeyId, KeyKind, KeyLocation, MemoryStore,
+    OriginPolicy, Peppers, Replies, Requirement, ScopeCatalog, Scopes, Store,
 };
 
 /// The time at which everything happens.

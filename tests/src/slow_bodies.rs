@@ -7,7 +7,7 @@ use std::{fs, thread};
 use actix_web::{App, HttpResponse, HttpServer, web};
 use axum::Router;
 use axum::routing::post;
-use keyward::{WebhookId, WebhookReceiver, WebhookSecret, WebhookSigner, WebhookVerifier};
+use keyward::webhook::{WebhookId, WebhookReceiver, WebhookSecret, WebhookSigner, WebhookVerifier};
 use keyward_actix::ReceiveWebhook;
 use keyward_tower::ReceiveWebhookLayer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

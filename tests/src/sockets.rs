@@ -21,11 +21,13 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use hyper_util::rt::TokioExecutor;
-use keyward::{
-    AccountId, Actor, AttemptOutcome, DeliveryAttempt, EndpointId, EndpointRules, Environment,
-    KeyAdmin, KeyFormat, RetrySchedule, WebhookAdmin, WebhookEvent, WebhookId, WebhookMessage,
-    WebhookReceiver, WebhookSecret, WebhookStore, WebhookVerifier,
+use keyward::admin::WebhookAdmin;
+use keyward::outbox::{
+    AttemptOutcome, DeliveryAttempt, EndpointId, EndpointRules, RetrySchedule, WebhookMessage,
+    WebhookStore,
 };
+use keyward::webhook::{WebhookEvent, WebhookId, WebhookReceiver, WebhookSecret, WebhookVerifier};
+use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat};
 use keyward_sqlite::SqliteStore;
 use keyward_tower::{PublicAddresses, ReceiveWebhookLayer, WebhookSender};
 use tokio::net::TcpListener;
@@ -192,7 +194,7 @@ async fn an_endpoint_shows_that_it_works_by_answering() {
     let other = WebhookSecret::random().unwrap();
     let (wrong_at, _wrong) = receiving.serve(ANY, &other).await;
     let closed = TcpListener::bind(ANY).await.unwrap().local_addr().unwrap();
-    let unanswered = keyward::AdminErrorKind::Unanswered;
+    let unanswered = keyward::record::AdminErrorKind::Unanswered;
     let verify = async |id| {
         let sender = sending.sender();
         let verified = sender

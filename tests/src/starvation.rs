@@ -17,10 +17,10 @@ use hyper::service::service_fn;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use keyward::{
-    AccountId, Actor, EndpointRules, KeyAdmin, KeyFormat, MemoryStore, RetrySchedule, WebhookAdmin,
-    WebhookId, WebhookMessage, WebhookStore,
-};
+use keyward::admin::WebhookAdmin;
+use keyward::outbox::{EndpointRules, RetrySchedule, WebhookMessage, WebhookStore};
+use keyward::webhook::WebhookId;
+use keyward::{AccountId, Actor, KeyAdmin, KeyFormat, MemoryStore};
 use keyward_tower::WebhookSender;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;

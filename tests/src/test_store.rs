@@ -4,7 +4,8 @@ use std::env::temp_dir;
 use std::fs::OpenOptions;
 use std::sync::{Arc, Mutex, Once};
 
-use keyward::{Clock, Store};
+use keyward::Store;
+use keyward::clock::Clock;
 use keyward_sqlite::SqliteOptions;
 
 /// Opens a store in a folder that stays, and has everything logged beside it: `scripts/test` looks

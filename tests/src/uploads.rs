@@ -13,9 +13,8 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use keyward::{
-    BodyDrain, WebhookId, WebhookReceiver, WebhookSecret, WebhookSigner, WebhookVerifier,
-};
+use keyward::gate::BodyDrain;
+use keyward::webhook::{WebhookId, WebhookReceiver, WebhookSecret, WebhookSigner, WebhookVerifier};
 use keyward_actix::{ReceiveWebhook, RequireKey};
 use keyward_tower::{ReceiveWebhookLayer, RequireKeyLayer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

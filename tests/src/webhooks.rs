@@ -16,12 +16,15 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
-use keyward::{
-    ErrorJson, KeyLocation, ManualClock, RecentWebhooks, Recollection, ReplayMemory, Replies,
-    StoreError, StoreErrorKind, StoreFuture, WebhookAttempt, WebhookErrorKind, WebhookEvent,
+use keyward::clock::ManualClock;
+use keyward::reply::ErrorJson;
+use keyward::store::{StoreError, StoreErrorKind, StoreFuture};
+use keyward::webhook::{
+    RecentWebhooks, Recollection, ReplayMemory, WebhookAttempt, WebhookErrorKind, WebhookEvent,
     WebhookId, WebhookReceiver, WebhookReceiverBuilder, WebhookSecret, WebhookSigner,
     WebhookVerifier,
 };
+use keyward::{KeyLocation, Replies};
 use keyward_tower::{ReceiveWebhookLayer, RequireKeyLayer};
 use serde_json::Value;
 use tower::limit::ConcurrencyLimitLayer;
@@ -148,7 +151,8 @@ fn builder() -> WebhookReceiverBuilder {
 /// A receiver for each path.
 fn receivers() -> [(&'static str, WebhookReceiver); 6] {
     let plain = || builder().build().unwrap();
-    let own = Replies::new(ErrorJson).status(keyward::ErrorCode::InvalidWebhookSignature, 403);
+    let own =
+        Replies::new(ErrorJson).status(keyward::denial::ErrorCode::InvalidWebhookSignature, 403);
     [
         ("/json", plain()),
         ("/raw", plain()),
@@ -338,7 +342,7 @@ async fn actix(deliveries: &[Delivery], handler: Handler) -> Vec<Answer> {
     answers
 }
 
-fn reply(reply: &keyward::Reply) -> Response<Full<Bytes>> {
+fn reply(reply: &keyward::reply::Reply) -> Response<Full<Bytes>> {
     let mut response = Response::builder().status(reply.status());
     for (name, value) in reply.fields() {
         response = response.header(name, value);
@@ -599,7 +603,7 @@ async fn the_refusal_carries_its_reason_for_layers_outside() {
         .unwrap();
     let error = response
         .extensions()
-        .get::<keyward::WebhookError>()
+        .get::<keyward::webhook::WebhookError>()
         .unwrap();
     assert_eq!(error.kind(), WebhookErrorKind::TooOld);
 }

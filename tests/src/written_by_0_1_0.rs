@@ -11,13 +11,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use keyward::admin::{EndpointChange, KeyFilter, WebhookAdmin};
+use keyward::clock::ManualClock;
 use keyward::conformance::{block_on, decided};
+use keyward::credits::CreditOwner;
+use keyward::denial::DenialKind;
+use keyward::gate::Verdict;
+use keyward::key::{DigestScheme, ForeignFormat, Pepper};
+use keyward::outbox::{AttemptOutcome, DeliveryClaim, EndpointStatus, WebhookStore};
+use keyward::record::{AccountStatus, AuditAction};
+use keyward::replica::UsageQuery;
+use keyward::request::RequestHead;
+use keyward::store::AuditQuery;
+use keyward::webhook::{SealingKey, SealingKeys, WebhookVerifier};
 use keyward::{
-    AccountId, AccountStatus, Actor, AttemptOutcome, AuditAction, AuditQuery, CreditOwner,
-    DeliveryClaim, DenialKind, DigestScheme, EndpointChange, EndpointStatus, Environment,
-    ForeignFormat, Gate, KeyAdmin, KeyFilter, KeyFormat, KeyKind, KeyLocation, ManualClock, Pepper,
-    Peppers, RateLimits, RequestHead, Requirement, SealingKey, SealingKeys, Store, UsageQuery,
-    Verdict, WebhookAdmin, WebhookStore, WebhookVerifier,
+    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyKind, KeyLocation, Peppers,
+    RateLimits, Requirement, Store,
 };
 use keyward_sqlite::{SqliteOptions, SqliteStore};
 use rusqlite::Connection;
@@ -471,7 +480,8 @@ fn endpoints_sign_as_before_and_what_is_due_is_delivered() {
     let operator = Actor::operator("tests");
     let endpoints = block_on(admin.endpoints(&operator, &acme(), None)).unwrap();
     let at = |host: &str| {
-        let is = |endpoint: &&keyward::WebhookEndpoint| endpoint.url.host().starts_with(host);
+        let is =
+            |endpoint: &&keyward::outbox::WebhookEndpoint| endpoint.url.host().starts_with(host);
         endpoints.iter().find(is).unwrap()
     };
     assert_eq!(endpoints.len(), 4);

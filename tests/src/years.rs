@@ -4,11 +4,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use allocation_counter::measure;
+use keyward::clock::ManualClock;
 use keyward::conformance::decided;
+use keyward::gate::Verdict;
+use keyward::record::{Account, KeyRecord, KeyStatus};
+use keyward::replica::{Replica, Revision};
+use keyward::request::RequestHead;
 use keyward::{
-    Account, AccountId, ApiKey, Environment, Gate, KeyFormat, KeyId, KeyRecord, KeyStatus,
-    ManualClock, Peppers, RateLimit, RateLimits, Replica, RequestHead, Requirement, Revision,
-    Verdict,
+    AccountId, ApiKey, Environment, Gate, KeyFormat, KeyId, Peppers, RateLimit, RateLimits,
+    Requirement,
 };
 
 /// A hundred thousand, or where that takes too long, as many as show it.
@@ -51,7 +55,7 @@ impl Service {
     }
 
     fn now(&self) -> SystemTime {
-        use keyward::Clock;
+        use keyward::clock::Clock;
         SystemTime::UNIX_EPOCH + self.clock.unix()
     }
 

@@ -8,7 +8,8 @@ use actix_web::body::{BodySize, MessageBody};
 use actix_web::rt::time::{Sleep, sleep};
 use actix_web::web::Bytes;
 use futures_core::Stream;
-use keyward::{Gate, KeyDied, Principal};
+use keyward::gate::KeyDied;
+use keyward::{Gate, Principal};
 use pin_project_lite::pin_project;
 
 pin_project! {

@@ -9,7 +9,8 @@ use actix_web::dev::Payload;
 use actix_web::guard::{Guard, fn_guard};
 use actix_web::http::StatusCode;
 use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse, ResponseError};
-use keyward::{Access, Anonymous, Environment, PerEnvironment};
+use keyward::Environment;
+use keyward::gate::{Access, Anonymous, PerEnvironment};
 
 use crate::head::to_response;
 
@@ -128,7 +129,8 @@ impl FromRequest for MaybePrincipal {
 /// # use keyward_actix::{InEnvironment, RequireKey};
 /// # #[actix_web::main]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use keyward::{Environment, PerEnvironment};
+/// use keyward::Environment;
+/// use keyward::gate::PerEnvironment;
 /// # use keyward::{AccountId, Actor, Gate, KeyAdmin, KeyFormat, MemoryStore, NewKey, Store};
 /// # let (store, format) = (std::sync::Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
 /// # let gate = Gate::builder(store.replica()).format(format.clone()).build()?;

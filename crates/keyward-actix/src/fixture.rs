@@ -6,9 +6,12 @@ use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceFactory, ServiceRequest, ServiceResponse};
 use actix_web::test::{TestRequest, call_service, init_service};
 use actix_web::{App, Error};
+use keyward::admin::CreatedKey;
+use keyward::credits::Credits;
+use keyward::gate::GateBuilder;
+use keyward::replica::Replica;
 use keyward::{
-    AccountId, Actor, CreatedKey, Credits, Environment, Gate, GateBuilder, KeyAdmin, KeyFormat,
-    MemoryStore, NewKey, Replica, Scopes, Store,
+    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, MemoryStore, NewKey, Scopes, Store,
 };
 
 /// A live key of `acme` with the scope `kyc`.

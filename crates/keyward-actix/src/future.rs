@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use actix_web::body::EitherBody;
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse};
 use actix_web::{Error, HttpMessage};
-use keyward::{Finish, Verdict};
+use keyward::gate::{Finish, Verdict};
 use pin_project_lite::pin_project;
 
 use crate::head::{FieldNames, admit, finish, finish_error, refuse, refuse_shared};

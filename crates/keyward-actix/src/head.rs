@@ -14,10 +14,10 @@ use actix_web::http::header::{
 use actix_web::http::{ConnectionType, StatusCode, Version};
 use actix_web::web::Bytes;
 use actix_web::{Error, HttpMessage, HttpResponse};
-use keyward::{
-    Access, Admitted, Anonymous, Denial, Finish, KeyField, KeyLocation, Principal, Refusal, Reply,
-    RequestHead, ResponseHead,
-};
+use keyward::gate::{Access, Admitted, Anonymous, Denial, Finish, KeyField, Refusal, ResponseHead};
+use keyward::reply::Reply;
+use keyward::request::RequestHead;
+use keyward::{KeyLocation, Principal};
 
 static RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 static RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");

@@ -50,7 +50,7 @@
 //! - A service in a wrapped scope or app is covered by the middleware of both levels. If they share a gate, the
 //!   inner middleware adds its requirements, and the key is verified and charged once. A different gate
 //!   authenticates the request again; in that case, build the outer gate with
-//!   [`insecure_forward_key`](keyward::GateBuilder::insecure_forward_key).
+//!   [`insecure_forward_key`](keyward::gate::GateBuilder::insecure_forward_key).
 //!
 //! # Changes to requests and responses
 //!
@@ -61,7 +61,7 @@
 //!
 //! An `Err` of an inner middleware is passed on. The response that is made from it gets the same headers, and
 //! credits are refunded as for that response. A rejection is a response, not an `Err`. It has the
-//! [`Denial`](keyward::Denial) in its extensions, for logging and metrics in outer middleware.
+//! [`Denial`](keyward::gate::Denial) in its extensions, for logging and metrics in outer middleware.
 //!
 //! # Clones of the request
 //!

@@ -7,7 +7,8 @@ use actix_web::body::EitherBody;
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse, forward_ready};
 use actix_web::rt::time::sleep;
 use actix_web::{Error, HttpMessage};
-use keyward::{Decision, Gate, Requirement};
+use keyward::gate::Decision;
+use keyward::{Gate, Requirement};
 
 use crate::ResponseFuture;
 use crate::head::{FieldNames, Head, Peer};
@@ -80,10 +81,11 @@ mod tests {
     use actix_web::middleware::{Next, from_fn};
     use actix_web::test::{TestRequest, call_service, init_service, read_body};
     use actix_web::{App, HttpRequest, HttpResponse, ResponseError, web};
-    use keyward::{
-        Account, AccountId, Cors, Denial, DenialKind, Environment, KeyLocation, KeyRecord,
-        Principal, RateLimit, Replica, Revision,
-    };
+    use keyward::denial::DenialKind;
+    use keyward::gate::Denial;
+    use keyward::record::{Account, KeyRecord};
+    use keyward::replica::{Replica, Revision};
+    use keyward::{AccountId, Cors, Environment, KeyLocation, Principal, RateLimit};
 
     use super::*;
     use crate::fixture::{Fixture, answer, gate_over};

@@ -37,7 +37,7 @@ use crate::head::{Peer, peer_addr};
 /// called, an error is logged, and the response is a 500 with `cache-control: no-store` and no body. The panic
 /// is caught, although the panic hook prints it. With `panic = "abort"` in the profile it cannot be caught, and
 /// each such request **ends the process**. Drop the clone before the call, or copy the parts that are needed.
-/// A gate with [`insecure_forward_key`](keyward::GateBuilder::insecure_forward_key) does not avoid the problem,
+/// A gate with [`insecure_forward_key`](keyward::gate::GateBuilder::insecure_forward_key) does not avoid the problem,
 /// because it marks the header as sensitive.
 ///
 /// # Wrapping a single method
@@ -205,10 +205,10 @@ impl RequireKey {
 
     /// Sets the function that returns the client's IP address for a request.
     ///
-    /// A gate with a [`FailureThrottle`](keyward::FailureThrottle), the brute-force protection, needs the
+    /// A gate with a [`FailureThrottle`](keyward::throttle::FailureThrottle), the brute-force protection, needs the
     /// address and rejects a request without one with 500. The default is [`ServiceRequest::peer_addr`]. Never
     /// take the address from a header: the throttle itself reads `X-Forwarded-For` of
-    /// [trusted proxies](keyward::FailureThrottle::trusted_proxies).
+    /// [trusted proxies](keyward::throttle::FailureThrottle::trusted_proxies).
     ///
     /// A connection over a Unix socket has no address. If only a proxy on the same machine connects to the
     /// socket, assign it an address and trust it:
@@ -219,7 +219,8 @@ impl RequireKey {
     /// # use keyward_actix::RequireKey;
     /// # #[actix_web::main]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use keyward::{Environment, FailureThrottle, Gate, KeyFormat, MemoryStore, RateLimit, Store};
+    /// # use keyward::{Environment, Gate, KeyFormat, MemoryStore, RateLimit, Store};
+    /// # use keyward::throttle::FailureThrottle;
     /// # let (store, format) = (MemoryStore::new(), KeyFormat::new("vhk_{env}_")?);
     /// # let unknown = format.generate(Environment::LIVE)?;
     /// let throttle = FailureThrottle::new(RateLimit::per_minute(10)).trusted_proxies(["127.0.0.1"])?;

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use keyward::StoreError;
+use keyward::store::StoreError;
 
 use crate::file::KeyFile;
 
@@ -109,11 +109,11 @@ mod tests {
     use std::fs;
     use std::sync::{Arc, mpsc};
 
+    use keyward::admin::{AccountChange, KeyChange};
     use keyward::conformance::block_on;
-    use keyward::{
-        AccountChange, AccountStatus, Actor, ApiKey, DenialKind, Environment, Grace, KeyAdmin,
-        KeyChange, KeyRecord, KeyStatus, OriginPolicy, Store,
-    };
+    use keyward::denial::DenialKind;
+    use keyward::record::{AccountStatus, KeyRecord, KeyStatus};
+    use keyward::{Actor, ApiKey, Environment, Grace, KeyAdmin, OriginPolicy, Store};
     use rusqlite::Connection;
 
     use super::*;

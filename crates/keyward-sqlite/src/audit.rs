@@ -1,6 +1,8 @@
 //! The audit trail as rows.
 
-use keyward::{AccountId, AdminErrorKind, AuditAction, AuditEntry, AuditQuery, Environment, KeyId};
+use keyward::record::{AdminErrorKind, AuditAction, AuditEntry};
+use keyward::store::AuditQuery;
+use keyward::{AccountId, Environment, KeyId};
 use rusqlite::{Connection, Row, params};
 
 use crate::row::{self, Cells};
@@ -77,8 +79,9 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<AuditEntry> {
 mod tests {
     use std::time::SystemTime;
 
+    use keyward::Store;
     use keyward::conformance::block_on;
-    use keyward::{Commit, Store};
+    use keyward::store::Commit;
 
     use super::*;
     use crate::SqliteStore;

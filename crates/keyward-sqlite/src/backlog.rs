@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use keyward::EndpointId;
+use keyward::outbox::EndpointId;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use crate::group::SLICE;
@@ -230,11 +230,11 @@ mod tests {
     use std::sync::mpsc::{Sender, channel};
     use std::time::SystemTime;
 
+    use keyward::admin::WebhookAdmin;
     use keyward::conformance::block_on;
-    use keyward::{
-        AccountId, Actor, DeliveryClaim, EndpointUrl, Environment, KeyAdmin, Redelivery,
-        SealingKey, SealingKeys, WebhookAdmin, WebhookCommit, WebhookStore,
-    };
+    use keyward::outbox::{DeliveryClaim, EndpointUrl, Redelivery, WebhookCommit, WebhookStore};
+    use keyward::webhook::{SealingKey, SealingKeys};
+    use keyward::{AccountId, Actor, Environment, KeyAdmin};
 
     use super::*;
     use crate::SqliteStore;

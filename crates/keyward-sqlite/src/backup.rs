@@ -3,7 +3,7 @@
 use std::io::{Error, ErrorKind};
 use std::path::Path;
 
-use keyward::StoreError;
+use keyward::store::StoreError;
 
 use crate::error::{failed, unavailable};
 use crate::file;
@@ -45,7 +45,9 @@ mod tests {
     use std::{fs, thread};
 
     use keyward::conformance::block_on;
-    use keyward::{DenialKind, KeyStatus, StoreErrorKind};
+    use keyward::denial::DenialKind;
+    use keyward::record::KeyStatus;
+    use keyward::store::StoreErrorKind;
     use rusqlite::Connection;
 
     use crate::SqliteStore;

@@ -1,6 +1,6 @@
 //! What a commit writes.
 
-use keyward::{Commit, CreateToken, StoreError, StoreErrorKind};
+use keyward::store::{Commit, CreateToken, StoreError, StoreErrorKind};
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::error::failed;

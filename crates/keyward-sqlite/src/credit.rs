@@ -3,10 +3,8 @@
 use std::error::Error;
 use std::time::{Duration, SystemTime};
 
-use keyward::{
-    CreditChange, CreditGrant, CreditOwner, CreditWant, Credits, Refill, StoreError,
-    StoreErrorKind, Unspent,
-};
+use keyward::credits::{CreditGrant, CreditOwner, CreditWant, Credits, Refill, Unspent};
+use keyward::store::{CreditChange, StoreError, StoreErrorKind};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use crate::error::failed;
@@ -176,7 +174,8 @@ mod tests {
     use std::time::Instant;
 
     use keyward::conformance::block_on;
-    use keyward::{AccountId, Actor, ApiKey, DenialKind, KeyAdmin, Store};
+    use keyward::denial::DenialKind;
+    use keyward::{AccountId, Actor, ApiKey, KeyAdmin, Store};
 
     use super::*;
     use crate::SqliteStore;

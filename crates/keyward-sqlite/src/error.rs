@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use keyward::{StoreError, StoreErrorKind};
+use keyward::store::{StoreError, StoreErrorKind};
 use rusqlite::ErrorCode;
 use rusqlite::ffi::SQLITE_CONSTRAINT_CHECK;
 

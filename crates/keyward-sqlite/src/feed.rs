@@ -1,6 +1,6 @@
 //! What a poll reads.
 
-use keyward::{Poll, Revision};
+use keyward::replica::{Poll, Revision};
 use rusqlite::{Connection, Row, ToSql, Transaction, params};
 
 use crate::row::{self, Broken};
@@ -96,9 +96,9 @@ mod tests {
     use std::time::Duration;
 
     use keyward::conformance::block_on;
-    use keyward::{
-        AccountId, Actor, DenialKind, Environment, Grace, KeyAdmin, NewKey, Store, StoreErrorKind,
-    };
+    use keyward::denial::DenialKind;
+    use keyward::store::StoreErrorKind;
+    use keyward::{AccountId, Actor, Environment, Grace, KeyAdmin, NewKey, Store};
     use rusqlite::Connection;
 
     use crate::fixture::{Fixture, add, ask, ask_strictly, format, type_inside};

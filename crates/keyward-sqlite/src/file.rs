@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
-use keyward::StoreError;
+use keyward::store::StoreError;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use crate::error::{failed, unavailable};
@@ -312,8 +312,10 @@ pub(crate) fn identity(path: &Path) -> io::Result<Identity> {
 
 #[cfg(all(test, unix))]
 mod tests {
+    use keyward::Store;
     use keyward::conformance::block_on;
-    use keyward::{DenialKind, Store, StoreErrorKind};
+    use keyward::denial::DenialKind;
+    use keyward::store::StoreErrorKind;
 
     use super::*;
     use crate::fixture::{Fixture, add, ask, ask_strictly, commit, eventually, key, stored};

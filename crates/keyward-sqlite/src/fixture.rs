@@ -6,9 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use keyward::conformance::{block_on, decided};
+use keyward::denial::DenialKind;
+use keyward::gate::Verdict;
+use keyward::record::{Account, KeyRecord};
+use keyward::replica::{Replica, UsageQuery};
+use keyward::request::RequestHead;
+use keyward::store::{Commit, StoreErrorKind};
 use keyward::{
-    Account, AccountId, ApiKey, Commit, DenialKind, Environment, Gate, KeyFormat, KeyId, KeyRecord,
-    Peppers, Replica, RequestHead, Requirement, Store, StoreErrorKind, UsageQuery, Verdict,
+    AccountId, ApiKey, Environment, Gate, KeyFormat, KeyId, Peppers, Requirement, Store,
 };
 use rusqlite::Connection;
 use tempfile::TempDir;

@@ -4,7 +4,8 @@ use std::collections::{HashSet, VecDeque};
 use std::mem;
 use std::time::SystemTime;
 
-use keyward::{CreditOwner, Redigest, Replica, Unspent, UsageCount};
+use keyward::credits::{CreditOwner, Unspent};
+use keyward::replica::{Redigest, Replica, UsageCount};
 use rusqlite::{Connection, TransactionBehavior, params};
 
 use crate::{credit, row};
@@ -269,10 +270,11 @@ mod tests {
     use std::thread;
     use std::time::{Duration, SystemTime};
 
+    use keyward::clock::ManualClock;
     use keyward::conformance::block_on;
-    use keyward::{
-        ApiKey, DigestScheme, Gate, ManualClock, Pepper, Peppers, Store, StoreErrorKind,
-    };
+    use keyward::key::{DigestScheme, Pepper};
+    use keyward::store::StoreErrorKind;
+    use keyward::{ApiKey, Gate, Peppers, Store};
 
     use super::*;
     use crate::fixture::{Fixture, add, ask, ask_with, eventually, stored, type_inside, used};

@@ -5,7 +5,9 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use futures_channel::oneshot;
-use keyward::{Commit, CreditOwner, StoreError, StoreErrorKind, WebhookCommit};
+use keyward::credits::CreditOwner;
+use keyward::outbox::WebhookCommit;
+use keyward::store::{Commit, StoreError, StoreErrorKind};
 use rusqlite::Connection;
 
 use crate::error::failed;
@@ -263,8 +265,10 @@ where
 mod tests {
     use std::sync::mpsc;
 
+    use keyward::Store;
     use keyward::conformance::block_on;
-    use keyward::{AuditAction, AuditEntry, AuditQuery, Store, StoreErrorKind};
+    use keyward::record::{AuditAction, AuditEntry};
+    use keyward::store::{AuditQuery, StoreErrorKind};
 
     use super::*;
     use crate::SqliteStore;

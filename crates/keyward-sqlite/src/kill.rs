@@ -9,13 +9,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use std::{env, io, thread};
 
+use keyward::admin::WebhookAdmin;
 use keyward::conformance::block_on;
-use keyward::{
-    AccountId, Actor, AttemptOutcome, AuditAction, AuditEntry, AuditQuery, Commit, CreditOwner,
-    Credits, DeliveryClaim, EndpointUrl, Environment, Gate, KeyAdmin, KeyId, KeyStatus, NewKey,
-    RetrySchedule, SealingKey, SealingKeys, Store, WebhookAdmin, WebhookCommit, WebhookId,
-    WebhookMessage, WebhookStore,
+use keyward::credits::{CreditOwner, Credits};
+use keyward::outbox::{
+    AttemptOutcome, DeliveryClaim, EndpointUrl, RetrySchedule, WebhookCommit, WebhookMessage,
+    WebhookStore,
 };
+use keyward::record::{AuditAction, AuditEntry, KeyStatus};
+use keyward::store::{AuditQuery, Commit};
+use keyward::webhook::{SealingKey, SealingKeys, WebhookId};
+use keyward::{AccountId, Actor, Environment, Gate, KeyAdmin, KeyId, NewKey, Store};
 use rusqlite::Connection;
 
 use crate::fixture::{Fixture, ask_with, format, stored};

@@ -1,6 +1,8 @@
 //! The keys of an account, page by page.
 
-use keyward::{ActiveKeys, Environment, KeyQuery, KeyRecord, KeyState};
+use keyward::Environment;
+use keyward::record::{KeyRecord, KeyState};
+use keyward::store::{ActiveKeys, KeyQuery};
 use rusqlite::{Connection, named_params};
 
 use crate::row;
@@ -81,8 +83,9 @@ pub(crate) fn schemes_sql() -> String {
 mod tests {
     use std::time::{Duration, SystemTime};
 
+    use keyward::Store;
     use keyward::conformance::block_on;
-    use keyward::{KeyCursor, Store};
+    use keyward::store::KeyCursor;
 
     use super::*;
     use crate::fixture::{Fixture, add, commit, key};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keyward::{StoreError, StoreErrorKind};
+use keyward::store::{StoreError, StoreErrorKind};
 use rusqlite::{Connection, TransactionBehavior};
 
 use crate::error::{failed, is_busy, unavailable};
@@ -97,12 +97,14 @@ mod tests {
     use std::thread;
     use std::time::Instant;
 
+    use keyward::admin::{EndpointChange, WebhookAdmin};
     use keyward::conformance::block_on;
-    use keyward::{
-        AccountId, Actor, AdminErrorKind, AuditQuery, DenialKind, DisabledBy, EndpointChange,
-        EndpointId, EndpointStatus, Environment, KeyAdmin, KeyId, KeyStatus, Permission,
-        SealingKey, SealingKeys, Store, WebhookAdmin,
-    };
+    use keyward::denial::DenialKind;
+    use keyward::outbox::{EndpointId, EndpointStatus};
+    use keyward::record::{AdminErrorKind, DisabledBy, KeyStatus};
+    use keyward::store::AuditQuery;
+    use keyward::webhook::{SealingKey, SealingKeys};
+    use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyId, Permission, Store};
 
     use super::*;
     use crate::SqliteStore;

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyward::{Clock, Replica, StoreError, SystemClock};
+use keyward::clock::{Clock, SystemClock};
+use keyward::replica::Replica;
+use keyward::store::StoreError;
 
 use crate::SqliteStore;
 
@@ -48,7 +50,7 @@ impl SqliteOptions {
     ///
     /// At least a millisecond. A gate without any [`max_staleness`] does not wait for it.
     ///
-    /// [`max_staleness`]: keyward::GateBuilder::max_staleness
+    /// [`max_staleness`]: keyward::gate::GateBuilder::max_staleness
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.poll_interval = interval.max(Duration::from_millis(1));
         self

@@ -4,12 +4,15 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Bound;
 use std::time::{Duration, Instant};
 
-use keyward::{
-    AccountId, AttemptOutcome, Conclusion, DeliveryAttempt, DeliveryClaim, DisabledBy, DueDelivery,
-    EndpointId, EndpointStatus, EndpointUrl, EndpointsAtMost, Environment, NextStep, Redelivery,
-    SealedSecret, StoreError, StoreErrorKind, WebhookCommit, WebhookEndpoint, WebhookId,
-    WebhookMessage,
+use keyward::outbox::{
+    AttemptOutcome, Conclusion, DeliveryAttempt, DeliveryClaim, DueDelivery, EndpointId,
+    EndpointStatus, EndpointUrl, EndpointsAtMost, NextStep, Redelivery, WebhookCommit,
+    WebhookEndpoint, WebhookMessage,
 };
+use keyward::record::DisabledBy;
+use keyward::store::{StoreError, StoreErrorKind};
+use keyward::webhook::{SealedSecret, WebhookId};
+use keyward::{AccountId, Environment};
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
 use crate::error::failed;

@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use keyward::StoreError;
+use keyward::store::StoreError;
 
 use crate::error::unavailable;
 

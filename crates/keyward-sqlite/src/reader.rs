@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 
 use futures_channel::oneshot;
-use keyward::{StoreError, StoreFuture};
+use keyward::store::{StoreError, StoreFuture};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 

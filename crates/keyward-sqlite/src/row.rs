@@ -2,10 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use keyward::{
-    Account, AccountId, AccountStatus, DigestScheme, DisabledBy, Environment, Hint, KeyDigest,
-    KeyId, KeyKind, KeyRecord, KeyStatus, Metadata, OriginPolicy, ParseError, RateLimits, Scopes,
-};
+use keyward::error::ParseError;
+use keyward::key::{DigestScheme, Hint, KeyDigest};
+use keyward::record::{Account, AccountStatus, DisabledBy, KeyRecord, KeyStatus, Metadata};
+use keyward::{AccountId, Environment, KeyId, KeyKind, OriginPolicy, RateLimits, Scopes};
 use rusqlite::types::{FromSql, Type, ValueRef};
 use rusqlite::{Connection, Error, OptionalExtension, Row, Rows, params};
 

@@ -7,11 +7,13 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_channel::oneshot;
-use keyward::{
-    Account, AccountId, AuditEntry, AuditQuery, Commit, CreditOwner, Credits, DigestScheme, KeyId,
-    KeyQuery, KeyRecord, OutboxSignal, Replica, Store, StoreError, StoreFuture, UsageHour,
-    UsageQuery,
-};
+use keyward::credits::{CreditOwner, Credits};
+use keyward::key::DigestScheme;
+use keyward::outbox::OutboxSignal;
+use keyward::record::{Account, AuditEntry, KeyRecord};
+use keyward::replica::{Replica, UsageHour, UsageQuery};
+use keyward::store::{AuditQuery, Commit, KeyQuery, StoreError, StoreFuture};
+use keyward::{AccountId, KeyId, Store};
 use rusqlite::{Connection, OptionalExtension, named_params};
 
 use crate::SqliteOptions;
@@ -45,7 +47,9 @@ use crate::{audit, commit, list, outbox, row, usage};
 /// go on until their `max_staleness` is over, and what they count then is lost.
 ///
 /// ```
-/// use keyward::{Account, AccountId, Commit, Store};
+/// use keyward::{AccountId, Store};
+/// use keyward::record::Account;
+/// use keyward::store::Commit;
 /// use keyward_sqlite::SqliteStore;
 ///
 /// # let dir = tempfile::tempdir()?;
@@ -163,7 +167,7 @@ impl SqliteStore {
     /// store.backup(&backup).await?;
     /// assert!(SqliteStore::open(&backup).is_ok());
     /// assert!(store.backup(&backup).await.is_err()); // it writes over no file
-    /// # Ok::<(), keyward::StoreError>(()) })?;
+    /// # Ok::<(), keyward::store::StoreError>(()) })?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
@@ -332,7 +336,9 @@ mod tests {
     use std::time::{Instant, SystemTime};
 
     use keyward::conformance::block_on;
-    use keyward::{ActiveKeys, AuditAction, CreateToken, DenialKind, KeyStatus, StoreErrorKind};
+    use keyward::denial::DenialKind;
+    use keyward::record::{AuditAction, KeyStatus};
+    use keyward::store::{ActiveKeys, CreateToken, StoreErrorKind};
 
     use super::*;
     use crate::fixture::{

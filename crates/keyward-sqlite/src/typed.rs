@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use keyward::admin::AccountChange;
 use keyward::conformance::block_on;
-use keyward::{
-    AccountChange, AccountStatus, Actor, AuditAction, AuditQuery, DenialKind, KeyAdmin, KeyStatus,
-    Store, StoreErrorKind,
-};
+use keyward::denial::DenialKind;
+use keyward::record::{AccountStatus, AuditAction, KeyStatus};
+use keyward::store::{AuditQuery, StoreErrorKind};
+use keyward::{Actor, KeyAdmin, Store};
 
 use crate::fixture::{Fixture, add, ask_strictly, commit, format, stored};
 

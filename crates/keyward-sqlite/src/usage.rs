@@ -1,6 +1,7 @@
 //! How often keys were used, as the file has it.
 
-use keyward::{Environment, KeyId, UsageHour, UsageQuery};
+use keyward::replica::{UsageHour, UsageQuery};
+use keyward::{Environment, KeyId};
 use rusqlite::{Connection, Row, params};
 
 use crate::row::{self, Cells};

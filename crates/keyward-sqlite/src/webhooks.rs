@@ -3,11 +3,13 @@
 use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
 
-use keyward::{
-    AccountId, Conclusion, DeliveryAttempt, DeliveryClaim, DueDelivery, EndpointId, Environment,
-    OutboxSignal, StoreFuture, WebhookCommit, WebhookEndpoint, WebhookId, WebhookMessage,
-    WebhookStore,
+use keyward::outbox::{
+    Conclusion, DeliveryAttempt, DeliveryClaim, DueDelivery, EndpointId, OutboxSignal,
+    WebhookCommit, WebhookEndpoint, WebhookMessage, WebhookStore,
 };
+use keyward::store::StoreFuture;
+use keyward::webhook::WebhookId;
+use keyward::{AccountId, Environment};
 
 use crate::error::failed;
 use crate::{SqliteStore, outbox, row};
@@ -127,8 +129,11 @@ mod tests {
     use std::cell::Cell;
     use std::task::{Context, Waker};
 
+    use keyward::admin::WebhookAdmin;
     use keyward::conformance::block_on;
-    use keyward::{Actor, EndpointUrl, KeyAdmin, SealingKey, SealingKeys, WebhookAdmin};
+    use keyward::outbox::EndpointUrl;
+    use keyward::webhook::{SealingKey, SealingKeys};
+    use keyward::{Actor, KeyAdmin};
 
     use super::*;
     use crate::fixture::{Fixture, format};
@@ -370,7 +375,7 @@ mod tests {
         fixture.type_in(typed).unwrap();
         assert_eq!(count(all), 1000);
         assert_eq!(block_on(store.endpoint(id)).unwrap(), None);
-        assert_eq!(delete(), Err(keyward::StoreErrorKind::Conflict));
+        assert_eq!(delete(), Err(keyward::store::StoreErrorKind::Conflict));
         let claimed = claim_some(&store, 999, EndpointId::random().unwrap());
         assert!(!claimed.contains(&id) && claimed.len() == 4, "{claimed:?}");
         drop(store);

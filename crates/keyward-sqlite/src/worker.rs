@@ -7,7 +7,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use keyward::{CreditOwner, Credits, Replica, StoreError};
+use keyward::credits::{CreditOwner, Credits};
+use keyward::replica::Replica;
+use keyward::store::StoreError;
 use rusqlite::Connection;
 
 use crate::answers::Answers;
@@ -537,8 +539,9 @@ impl Wish {
 mod tests {
     use std::time::Duration;
 
+    use keyward::clock::ManualClock;
     use keyward::conformance::block_on;
-    use keyward::{DenialKind, ManualClock};
+    use keyward::denial::DenialKind;
 
     use super::*;
     use crate::SqliteOptions;
@@ -648,7 +651,7 @@ mod tests {
                 let (answers, store) = (answers.clone(), &store);
                 threads.spawn(move || {
                     let mut record = record.clone();
-                    record.status = keyward::KeyStatus::Revoked;
+                    record.status = keyward::record::KeyStatus::Revoked;
                     let answer = crate::fixture::commit(store, vec![], vec![record]);
                     answers.send((answer, began.elapsed())).unwrap();
                 });
@@ -666,7 +669,7 @@ mod tests {
         let answers: Vec<_> = answered.iter().collect();
         assert_eq!(answers.len(), 4);
         for (answer, after) in answers {
-            assert_eq!(answer, Err(keyward::StoreErrorKind::Unavailable));
+            assert_eq!(answer, Err(keyward::store::StoreErrorKind::Unavailable));
             assert!(after < 2 * PATIENCE, "{after:?}");
         }
         writer.execute_batch("ROLLBACK").unwrap();
@@ -703,11 +706,11 @@ mod tests {
         thread::scope(|threads| {
             let revoke = threads.spawn(|| {
                 let mut record = crate::fixture::stored(&store, record.id);
-                record.status = keyward::KeyStatus::Revoked;
+                record.status = keyward::record::KeyStatus::Revoked;
                 let keys = vec![record];
-                let commit = keyward::Commit {
+                let commit = keyward::store::Commit {
                     keys,
-                    ..keyward::Commit::default()
+                    ..keyward::store::Commit::default()
                 };
                 block_on(keyward::Store::commit(&store, commit))
             });

@@ -6,7 +6,8 @@ use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
 use http_body::{Body, Frame, SizeHint};
-use keyward::{Gate, KeyDied, Principal};
+use keyward::gate::KeyDied;
+use keyward::{Gate, Principal};
 use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 

@@ -8,7 +8,7 @@ use std::task::{Poll, ready};
 use bytes::Buf;
 use http_body::Body;
 use hyper::body::Incoming;
-use keyward::BodyDrain;
+use keyward::gate::BodyDrain;
 use tokio::time::Sleep;
 
 use crate::timer::sleep;

@@ -6,7 +6,8 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use keyward::{PerEnvironment, Principal};
+use keyward::Principal;
+use keyward::gate::PerEnvironment;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
@@ -27,7 +28,8 @@ use crate::ResponseBody;
 /// # use tower::{Layer, ServiceExt};
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use keyward::{Environment, PerEnvironment};
+/// use keyward::Environment;
+/// use keyward::gate::PerEnvironment;
 /// use keyward_tower::ByEnvironment;
 /// # use keyward::{AccountId, Actor, Gate, KeyAdmin, KeyFormat, MemoryStore, NewKey, Store};
 /// # let (store, format) = (std::sync::Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);

@@ -7,7 +7,7 @@ use axum_core::extract::{FromRef, FromRequestParts, OptionalFromRequestParts};
 use axum_core::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::request::Parts;
-use keyward::{Anonymous, PerEnvironment};
+use keyward::gate::{Anonymous, PerEnvironment};
 
 use crate::head::to_response;
 
@@ -104,7 +104,8 @@ impl<S: Sync> OptionalFromRequestParts<S> for Principal {
 /// # use tower::ServiceExt;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use keyward::{Environment, PerEnvironment};
+/// use keyward::Environment;
+/// use keyward::gate::PerEnvironment;
 /// # use keyward::{AccountId, Actor, Gate, KeyAdmin, KeyFormat, MemoryStore, NewKey, Store};
 /// # let (store, format) = (std::sync::Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
 /// # let gate = Gate::builder(store.replica()).format(format.clone()).build()?;

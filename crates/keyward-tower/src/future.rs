@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use http::{Request, Response};
-use keyward::{Finish, Refusal, Verdict};
+use keyward::gate::{Finish, Refusal, Verdict};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 

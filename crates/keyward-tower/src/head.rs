@@ -9,10 +9,10 @@ use http::header::{
     CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use http::{Extensions, Request, Response, StatusCode, Version};
-use keyward::{
-    Access, Anonymous, Denial, Finish, KeyField, KeyLocation, Principal, Refusal, Reply,
-    RequestHead, ResponseHead,
-};
+use keyward::gate::{Access, Anonymous, Denial, Finish, KeyField, Refusal, ResponseHead};
+use keyward::reply::Reply;
+use keyward::request::RequestHead;
+use keyward::{KeyLocation, Principal};
 
 use crate::ResponseBody;
 

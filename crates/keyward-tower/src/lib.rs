@@ -44,18 +44,18 @@
 //! - A nested router is covered by the layers of both routers. If they share a gate, the inner layer adds its
 //!   requirements, and the key is verified and charged once. A different gate authenticates the request
 //!   again; in that case, build the outer gate with
-//!   [`insecure_forward_key`](keyward::GateBuilder::insecure_forward_key).
+//!   [`insecure_forward_key`](keyward::gate::GateBuilder::insecure_forward_key).
 //!
 //! # Combining with other middleware
 //!
 //! The order of layers does not change which requests are admitted. It changes the following:
 //!
 //! - Tracing, request ID and compression layers see rejections only if they are outside this layer. A tracing
-//!   layer outside sees the [`Denial`](keyward::Denial). One inside sees the
+//!   layer outside sees the [`Denial`](keyward::gate::Denial). One inside sees the
 //!   [`Principal`](keyward::Principal), and never the key.
 //! - A CORS layer belongs outside, where it answers preflight requests. Inside, it never sees one.
 //! - Timeout, `load_shed` and `buffer` layers belong inside, with their errors turned into 5xx responses there.
-//!   A gate with [`refund_server_errors`](keyward::GateBuilder::refund_server_errors) then refunds the
+//!   A gate with [`refund_server_errors`](keyward::gate::GateBuilder::refund_server_errors) then refunds the
 //!   credits. A request that a timeout outside cancels is charged.
 //! - A `concurrency_limit` inside is not exhausted by requests without a key, because a rejection holds no
 //!   permit.
@@ -68,7 +68,7 @@
 //! with a key gets `Cache-Control: private`, so that no shared cache serves it to anyone else, unless the
 //! handler has set `public`, `s-maxage`, `must-revalidate`, `private` or `no-store`. If the key is optional,
 //! every response gets a `Vary` header that lists the headers in which a key is accepted. A rejection has the
-//! [`Denial`](keyward::Denial) in its extensions, for logging and metrics in outer layers.
+//! [`Denial`](keyward::gate::Denial) in its extensions, for logging and metrics in outer layers.
 //!
 //! # Streaming responses
 //!
@@ -84,7 +84,7 @@
 //! the body is dropped, and a client that is still sending then sees a connection reset instead of the
 //! response. Therefore the response is sent at once, while a tokio task reads and discards the rest of the
 //! body: at most 1 MiB, for at most one second, for at most 100 requests per process at a time
-//! ([`BodyDrain`](keyward::BodyDrain)).
+//! ([`BodyDrain`](keyward::gate::BodyDrain)).
 //!
 //! A client can still see a reset if it sends more than 1 MiB without looking for a response, if it takes
 //! longer than a second, or if more than 100 uploads are rejected at the same time. Clients that send

@@ -6,7 +6,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
-use keyward::{Decision, Gate, Principal, Requirement, Verdict};
+use keyward::gate::{Decision, Verdict};
+use keyward::{Gate, Principal, Requirement};
 use tower_service::Service;
 
 use crate::drain::{self, Drain};
@@ -18,7 +19,7 @@ use crate::{ResponseBody, ResponseFuture};
 ///
 /// It wraps any service of `http` requests and does not depend on axum. If the in-memory keys are too old, a
 /// request waits for the store, on the timer of tokio; without that timer it is rejected at once. See
-/// [`GateBuilder::refresh_wait`](keyward::GateBuilder::refresh_wait).
+/// [`GateBuilder::refresh_wait`](keyward::gate::GateBuilder::refresh_wait).
 ///
 /// ```
 /// # use bytes::Bytes;

@@ -22,7 +22,7 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 /// elsewhere [`SystemTime`] and the monotonic clock, which may stand still while the machine sleeps.
 ///
 /// ```
-/// use keyward::{Clock, SystemClock};
+/// use keyward::clock::{Clock, SystemClock};
 ///
 /// assert!(SystemClock.boot() <= SystemClock.boot());
 /// ```
@@ -53,7 +53,7 @@ impl Clock for SystemClock {
 ///
 /// ```
 /// use std::time::Duration;
-/// use keyward::{Clock, ManualClock};
+/// use keyward::clock::{Clock, ManualClock};
 ///
 /// let clock = ManualClock::at(Duration::from_secs(1_700_000_000));
 /// clock.advance(Duration::from_secs(60));

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{ParseError, ParseErrorKind};
+use crate::error::{ParseError, ParseErrorKind};
 
 /// The world a key acts in: `live`, `test`, or a token of the service's own.
 ///
@@ -15,7 +15,7 @@ use crate::{ParseError, ParseErrorKind};
 /// assert_eq!(Environment::parse("live")?, Environment::LIVE);
 /// assert_eq!(Environment::parse("staging")?.as_str(), "staging");
 /// assert!(Environment::parse("Pre Prod").is_err());
-/// # Ok::<(), keyward::ParseError>(())
+/// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Environment {

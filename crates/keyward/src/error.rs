@@ -9,7 +9,8 @@ use std::fmt;
 /// secret.
 ///
 /// ```
-/// use keyward::{Environment, ParseErrorKind};
+/// use keyward::Environment;
+/// use keyward::error::ParseErrorKind;
 ///
 /// let error = Environment::parse("Live").unwrap_err();
 /// assert_eq!(error.kind(), ParseErrorKind::Character);
@@ -193,10 +194,10 @@ macro_rules! named {
             ///
             /// # Errors
             /// When the text is none of the names.
-            pub fn parse(text: &str) -> Result<Self, $crate::ParseError> {
+            pub fn parse(text: &str) -> Result<Self, $crate::error::ParseError> {
                 match text {
                     $($name => Ok(Self::$variant),)+
-                    _ => Err($crate::ParseError::new($subject, $crate::ParseErrorKind::Unknown)),
+                    _ => Err($crate::error::ParseError::new($subject, $crate::error::ParseErrorKind::Unknown)),
                 }
             }
         }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use url::{Host, Url};
 
-use crate::{ParseError, ParseErrorKind};
+use crate::error::{ParseError, ParseErrorKind};
 
 const MAX_PATTERNS: usize = 25;
 
@@ -19,7 +19,7 @@ const MAX_PATTERNS: usize = 25;
 /// let policy = OriginPolicy::listed(["shop.example", "*.shop.example"])?;
 /// assert!(policy.patterns().eq(["https://shop.example", "https://*.shop.example"]));
 /// assert!(OriginPolicy::listed(Vec::<String>::new()).is_err()); // "nobody" is not said by accident
-/// # Ok::<(), keyward::ParseError>(())
+/// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -47,11 +47,11 @@ impl OriginPolicy {
     ///
     /// let policy = OriginPolicy::listed(["https://EXAMPLE.com/", "capacitor://localhost"])?;
     /// assert!(policy.patterns().eq(["https://example.com", "capacitor://localhost"]));
-    /// # Ok::<(), keyward::ParseError>(())
+    /// # Ok::<(), keyward::error::ParseError>(())
     /// ```
     ///
-    /// Whether a key may have such a list is [`KeyAdmin`](crate::KeyAdmin)'s to say, which knows the
-    /// key's environment: [`NewKey::origins`](crate::NewKey::origins).
+    /// Whether a key may have such a list is [`KeyAdmin`](crate::admin::KeyAdmin)'s to say, which knows the
+    /// key's environment: [`NewKey::origins`](crate::admin::NewKey::origins).
     ///
     /// # Errors
     /// When the list is empty, has more than 25 entries, or one is not a pattern: the error says
@@ -86,7 +86,7 @@ impl OriginPolicy {
     /// let listed = keyward::OriginPolicy::listed(["shop.example"])?;
     /// assert!(!listed.allows_no_origin());
     /// assert!(listed.or_no_origin().allows_no_origin());
-    /// # Ok::<(), keyward::ParseError>(())
+    /// # Ok::<(), keyward::error::ParseError>(())
     /// ```
     #[must_use]
     pub fn or_no_origin(mut self) -> Self {

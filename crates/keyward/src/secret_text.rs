@@ -1,6 +1,6 @@
 //! Notices what a file, a shell or a form has put around a secret.
 
-use crate::{ParseError, ParseErrorKind};
+use crate::error::{ParseError, ParseErrorKind};
 
 /// A beginning that a secret cannot have, and what to do about it.
 pub(crate) type WrongPrefix<'a> = (&'a str, &'static str);
@@ -108,9 +108,9 @@ mod tests {
     use ParseErrorKind::{Blank, ByteOrderMark, Invisible, Newline, Quoted, WrongPrefix};
 
     use super::*;
-    use crate::{
-        KeyLocation, Pepper, Peppers, SealingKey, WebhookReceiver, WebhookSecret, WebhookVerifier,
-    };
+    use crate::key::{Pepper, Peppers};
+    use crate::request::KeyLocation;
+    use crate::webhook::{SealingKey, WebhookReceiver, WebhookSecret, WebhookVerifier};
 
     /// 31 characters of base64, so that with a newline they are a sealing key; and 32.
     const ODD: &str = "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS";
@@ -238,8 +238,8 @@ mod tests {
     #[test]
     fn a_newline_that_was_always_there_may_stay_by_name() {
         let bytes = format!("{ODD}\n");
-        let key = crate::KeyFormat::new("x_").unwrap();
-        let key = key.generate(crate::Environment::LIVE).unwrap();
+        let key = crate::key::KeyFormat::new("x_").unwrap();
+        let key = key.generate(crate::environment::Environment::LIVE).unwrap();
         let digest = |pepper| Peppers::new(pepper).digest(&key);
         let kept = digest(Pepper::verbatim("2026", bytes.as_bytes()).unwrap());
         assert_ne!(kept, digest(Pepper::new("2026", ODD.as_bytes()).unwrap()));

@@ -8,11 +8,15 @@ use std::time::SystemTime;
 
 use serde_core::ser::{Error as _, Serialize, SerializeStruct, Serializer};
 
+use crate::admin::{AuditPage, KeyPage, KeyView, Leak};
 use crate::clock::unix_time;
-use crate::{
-    Account, AuditEntry, AuditPage, Credits, DeliveryAttempt, DisabledBy, KeyPage, KeyRecord,
-    KeyView, Leak, OriginPolicy, RateLimit, RateLimits, Refill, Scopes, UsageHour, WebhookEndpoint,
-};
+use crate::credits::{Credits, Refill};
+use crate::limit::{RateLimit, RateLimits};
+use crate::origin::OriginPolicy;
+use crate::outbox::{DeliveryAttempt, WebhookEndpoint};
+use crate::record::{Account, AuditEntry, DisabledBy, KeyRecord};
+use crate::replica::UsageHour;
+use crate::scope::Scopes;
 
 /// Without the digest, and without what only a store needs.
 const RECORD: usize = 20;
@@ -57,7 +61,10 @@ impl Serialize for AuditEntry {
         to.serialize_field("account", &text(self.account.as_ref()))?;
         to.serialize_field("environment", &text(self.environment.as_ref()))?;
         to.serialize_field("key", &text(self.key.as_ref()))?;
-        to.serialize_field("refused", &self.refused.map(crate::AdminErrorKind::as_str))?;
+        to.serialize_field(
+            "refused",
+            &self.refused.map(crate::record::AdminErrorKind::as_str),
+        )?;
         to.serialize_field("detail", &self.detail)?;
         to.serialize_field("reason", &self.reason)?;
         to.end()
@@ -76,7 +83,8 @@ impl Serialize for AuditPage {
 /// Writes the plan, without the counters that a store compares.
 ///
 /// ```
-/// use keyward::{Account, AccountId, RateLimit};
+/// use keyward::{AccountId, RateLimit};
+/// use keyward::record::Account;
 /// use serde_json::json;
 ///
 /// let mut account = Account::new(AccountId::parse("acme")?);
@@ -110,7 +118,8 @@ impl Serialize for Account {
 /// Writes the counts of an hour, and what of them may be billed.
 ///
 /// ```
-/// use keyward::{Environment, KeyId, UsageHour};
+/// use keyward::{Environment, KeyId};
+/// use keyward::replica::UsageHour;
 /// use serde_json::json;
 ///
 /// let id = KeyId::parse("key_0123456789ab")?;
@@ -148,7 +157,7 @@ impl Serialize for UsageHour {
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
-/// use keyward::{Credits, Refill};
+/// use keyward::credits::{Credits, Refill};
 /// use serde_json::json;
 ///
 /// assert_eq!(serde_json::to_value(Credits::new(250))?, json!({ "left": 250, "refill": null }));
@@ -182,7 +191,9 @@ impl Serialize for Refill {
 ///
 /// ```
 /// use std::time::SystemTime;
-/// use keyward::*;
+/// use keyward::{AccountId, Environment};
+/// use keyward::outbox::{EndpointUrl, WebhookEndpoint};
+/// use keyward::webhook::{SealingKey, SealingKeys, WebhookSecret};
 /// use serde_json::json;
 ///
 /// let keys = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
@@ -228,7 +239,8 @@ impl Serialize for WebhookEndpoint {
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
-/// use keyward::{AttemptOutcome, DeliveryAttempt, EndpointId, WebhookId};
+/// use keyward::outbox::{AttemptOutcome, DeliveryAttempt, EndpointId};
+/// use keyward::webhook::WebhookId;
 /// use serde_json::json;
 ///
 /// let attempt = DeliveryAttempt {
@@ -329,10 +341,13 @@ mod tests {
     use serde_json::{json, to_value};
 
     use super::*;
-    use crate::{
-        AccountId, AuditAction, DigestScheme, EndpointUrl, Environment, Hint, KeyDigest, KeyId,
-        KeyState, RateLimits, SealingKey, SealingKeys, WebhookSecret,
-    };
+    use crate::environment::Environment;
+    use crate::ids::{AccountId, KeyId};
+    use crate::key::{DigestScheme, Hint, KeyDigest};
+    use crate::limit::RateLimits;
+    use crate::outbox::EndpointUrl;
+    use crate::record::{AuditAction, KeyState};
+    use crate::webhook::{SealingKey, SealingKeys, WebhookSecret};
 
     fn view() -> KeyView {
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
@@ -380,7 +395,7 @@ mod tests {
         });
         assert_eq!(to_value(view()).unwrap(), expected);
         let page = KeyPage {
-            next: Some(crate::KeyCursor::of(&view().record)),
+            next: Some(crate::store::KeyCursor::of(&view().record)),
             keys: vec![view()],
         };
         let next = "1700000000123.key_0123456789ab";
@@ -394,7 +409,7 @@ mod tests {
     fn a_line_of_the_audit_log_is_written_as_documented() {
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
         let mut line = AuditEntry::new(at, "operator:ann", AuditAction::Revoke);
-        line.refused = Some(crate::AdminErrorKind::UnknownKey);
+        line.refused = Some(crate::record::AdminErrorKind::UnknownKey);
         let expected = json!({
             "number": 0,
             "at": 1000,

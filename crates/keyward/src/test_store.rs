@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::{Clock, MemoryStore, Store};
+use crate::clock::Clock;
+use crate::store::{MemoryStore, Store};
 
 pub(crate) fn open(clock: Arc<dyn Clock>) -> Arc<dyn Store> {
     Arc::new(MemoryStore::with_clock(clock))

@@ -15,10 +15,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use keyward::admin::{AdminError, KeyView};
+use keyward::clock::Clock;
+use keyward::gate::PerEnvironment;
+use keyward::outbox::WebhookEndpoint;
+use keyward::webhook::{SealedSecret, WebhookSecret, WebhookVerifier};
 use keyward::{
-    AccountId, Actor, AdminError, Clock, Environment, Grace, KeyAdmin, KeyFormat, KeyView, NewKey,
-    PerEnvironment, Permission, Principal, SealedSecret, WebhookEndpoint, WebhookSecret,
-    WebhookVerifier,
+    AccountId, Actor, Environment, Grace, KeyAdmin, KeyFormat, NewKey, Permission, Principal,
 };
 use serde_json::{Value, json};
 use services::{
@@ -132,7 +135,7 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
 }
 
 /// The environment that customers call so.
-fn environment(name: &str) -> Result<Environment, keyward::ParseError> {
+fn environment(name: &str) -> Result<Environment, keyward::error::ParseError> {
     match name {
         "production" => Ok(Environment::LIVE),
         "development" => Ok(Environment::TEST),

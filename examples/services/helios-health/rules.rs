@@ -3,10 +3,9 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use keyward::{
-    ErrorCode, ErrorMessageJson, Gate, KeyAdmin, KeyFormat, KeyLocation, Replies, Requirement,
-    Store,
-};
+use keyward::denial::ErrorCode;
+use keyward::reply::ErrorMessageJson;
+use keyward::{Gate, KeyAdmin, KeyFormat, KeyLocation, Replies, Requirement, Store};
 
 pub(crate) const REFUSED: &str = "Invalid or missing API key";
 

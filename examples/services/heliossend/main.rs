@@ -13,9 +13,10 @@ use std::error::Error;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use keyward::admin::AccountChange;
+use keyward::record::AccountStatus;
 use keyward::{
-    AccountChange, AccountId, AccountStatus, Actor, Environment, Grace, KeyAdmin, NewKey,
-    Permission, Principal, Requirement,
+    AccountId, Actor, Environment, Grace, KeyAdmin, NewKey, Permission, Principal, Requirement,
 };
 use serde_json::{Value, json};
 use services::{Answer, Answered, Call, Opened, People, Person, Records, Routes, Setting};

@@ -3,9 +3,10 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use keyward::{
-    Alphabet, DetailJson, ErrorCode, Gate, KeyAdmin, KeyFormat, KeyLocation, Replies, Store,
-};
+use keyward::denial::ErrorCode;
+use keyward::key::Alphabet;
+use keyward::reply::DetailJson;
+use keyward::{Gate, KeyAdmin, KeyFormat, KeyLocation, Replies, Store};
 
 /// `cs_` and 64 characters, alone in `Authorization`.
 pub(crate) fn rules(store: Arc<dyn Store>) -> Result<(Gate, KeyAdmin), Box<dyn Error>> {

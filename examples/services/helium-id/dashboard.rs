@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use keyward::{Environment, KeyId, NewKey, Permission, WebhookEndpoint};
+use keyward::outbox::WebhookEndpoint;
+use keyward::{Environment, KeyId, NewKey, Permission};
 use serde_json::json;
 use services::{Answer, Answered, Call, Person, Recorded, Records, revealed, shown};
 

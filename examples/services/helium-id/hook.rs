@@ -3,9 +3,9 @@
 use std::error::Error;
 use std::time::SystemTime;
 
-use keyward::{
-    AccountId, SealedSecret, SealingKeys, WebhookEndpoint, WebhookId, WebhookSecret, WebhookSigner,
-};
+use keyward::AccountId;
+use keyward::outbox::WebhookEndpoint;
+use keyward::webhook::{SealedSecret, SealingKeys, WebhookId, WebhookSecret, WebhookSigner};
 use serde_json::json;
 use services::{Records, post};
 

@@ -19,7 +19,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use axum::http::{HeaderValue, Uri};
-use keyward::{AccountId, Actor, Clock, Environment, KeyAdmin, KeyFormat, NewKey, Principal};
+use keyward::clock::Clock;
+use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, NewKey, Principal};
 use serde_json::{Value, json};
 use services::{Answer, Answered, Call, Opened, People, Records, Routes, Setting, Webhooks};
 use services::{error_json, line, make, open_account, plain, revealed};

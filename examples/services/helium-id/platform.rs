@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use keyward::{
-    AccountId, Actor, AdminError, EndpointId, Environment, Grace, WebhookEvent, WebhookSecret,
-};
+use keyward::admin::AdminError;
+use keyward::outbox::EndpointId;
+use keyward::webhook::{WebhookEvent, WebhookSecret};
+use keyward::{AccountId, Actor, Environment, Grace};
 use serde_json::{Value, json};
 use services::{Answer, Answered, Call, Recorded, Records, Webhooks, post};
 

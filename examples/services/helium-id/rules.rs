@@ -3,9 +3,12 @@
 use std::error::Error;
 use std::sync::Arc;
 
+use keyward::clock::Clock;
+use keyward::outbox::WebhookStore;
+use keyward::reply::ErrorJson;
+use keyward::webhook::{WebhookReceiver, WebhookVerifier};
 use keyward::{
-    Clock, Environment, ErrorJson, Gate, KeyAdmin, KeyFormat, KeyLocation, RateLimit, Replies,
-    Requirement, WebhookReceiver, WebhookStore, WebhookVerifier,
+    Environment, Gate, KeyAdmin, KeyFormat, KeyLocation, RateLimit, Replies, Requirement,
 };
 
 /// Test keys, which are not for stress tests, and live keys, which require a working webhook.

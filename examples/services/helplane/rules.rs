@@ -3,10 +3,9 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use keyward::{
-    AccountChange, Environment, ErrorMessageJson, Gate, KeyAdmin, KeyFormat, KeyLocation,
-    RateLimit, Replies, Store,
-};
+use keyward::admin::AccountChange;
+use keyward::reply::ErrorMessageJson;
+use keyward::{Environment, Gate, KeyAdmin, KeyFormat, KeyLocation, RateLimit, Replies, Store};
 
 /// Keys in `X-API-Key`; each for 100 requests a minute, with bursts of up to 200.
 pub(crate) fn rules(store: Arc<dyn Store>) -> Result<(Gate, KeyAdmin), Box<dyn Error>> {

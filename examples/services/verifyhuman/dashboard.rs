@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyward::{
-    Actor, AdminError, AdminErrorKind, Credits, EndpointId, EndpointUrl, Environment, Grace,
-    KeyKind, KeyView, Metadata, NewKey, OriginPolicy, Permission, Scopes,
-};
+use keyward::admin::{AdminError, KeyView};
+use keyward::credits::Credits;
+use keyward::outbox::{EndpointId, EndpointUrl};
+use keyward::record::{AdminErrorKind, Metadata};
+use keyward::{Actor, Environment, Grace, KeyKind, NewKey, OriginPolicy, Permission, Scopes};
 use serde_json::{Value, json};
 use services::{Answer, Answered, Call, Person, key_id, revealed, shown, usage};
 

@@ -12,9 +12,12 @@ use std::error::Error;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use keyward::credits::Credits;
+use keyward::gate::PerEnvironment;
+use keyward::record::KeyRecord;
 use keyward::{
-    AccountId, Actor, Credits, Environment, Gate, KeyAdmin, KeyFormat, KeyKind, KeyRecord, NewKey,
-    OriginPolicy, PerEnvironment, Permission, Principal, Requirement, Scopes,
+    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyKind, NewKey, OriginPolicy,
+    Permission, Principal, Requirement, Scopes,
 };
 use serde_json::{Value, json};
 use services::{

@@ -3,9 +3,12 @@
 use std::error::Error;
 use std::sync::Arc;
 
+use keyward::admin::AccountChange;
+use keyward::denial::ErrorCode as Code;
+use keyward::reply::ErrorJson;
 use keyward::{
-    AccountChange, Cors, Environment, ErrorCode as Code, ErrorJson, Gate, KeyAdmin, KeyFormat,
-    KeyLocation, RateLimit, Replies, Requirement, ScopeCatalog, Store,
+    Cors, Environment, Gate, KeyAdmin, KeyFormat, KeyLocation, RateLimit, Replies, Requirement,
+    ScopeCatalog, Store,
 };
 
 /// How many active keys an organization may have, and how many domains a key.

@@ -14,10 +14,11 @@ use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::{any, get};
 use keyward::conformance::block_on;
+use keyward::gate::{Denial, GateBuilder};
+use keyward::replica::Replica;
 use keyward::{
-    AccountId, Actor, Cors, Denial, Environment, Gate, GateBuilder, KeyAdmin, KeyFormat, KeyId,
-    KeyKind, KeyLocation, MemoryStore, NewKey, OriginPolicy, RateLimit, Replica, Requirement,
-    Store,
+    AccountId, Actor, Cors, Environment, Gate, KeyAdmin, KeyFormat, KeyId, KeyKind, KeyLocation,
+    MemoryStore, NewKey, OriginPolicy, RateLimit, Requirement, Store,
 };
 use keyward_actix::RequireKey;
 use keyward_tower::RequireKeyLayer;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use keyward::SystemClock;
+use keyward::clock::SystemClock;
 use keyward_sqlite::SqliteOptions;
 use serde_json::Value;
 use services::{Setting, Stack, start};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use keyward::SystemClock;
+use keyward::clock::SystemClock;
 use keyward_sqlite::SqliteOptions;
 use services::{Setting, Stack, start};
 

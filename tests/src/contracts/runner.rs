@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use keyward::{KeyId, ManualClock};
+use keyward::KeyId;
+use keyward::clock::ManualClock;
 use keyward_sqlite::SqliteOptions;
 use serde_json::Value;
 use services::{Opened, Setting, Stack, start};

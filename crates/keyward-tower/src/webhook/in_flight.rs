@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use futures_util::stream::{FuturesUnordered, Stream};
-use keyward::{
+use keyward::outbox::{
     CircuitState, DeliveryAttempt, DeliveryClaim, EndpointHealth, EndpointId, ProvenEndpoints,
 };
 

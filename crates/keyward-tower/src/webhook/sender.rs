@@ -13,11 +13,14 @@ use bytes::{Buf, Bytes};
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{Request, Response};
 use http_body::Body;
-use keyward::{
-    Actor, AdminError, AnsweredChallenge, AttemptOutcome, Conclusion, DueDelivery,
-    EndpointChallenge, EndpointId, EndpointRules, NextStep, OutboxSignal, RetrySchedule,
-    SealingKeys, StoreError, WebhookAdmin, WebhookEndpoint, WebhookStore,
+use keyward::Actor;
+use keyward::admin::{AdminError, WebhookAdmin};
+use keyward::outbox::{
+    AnsweredChallenge, AttemptOutcome, Conclusion, DueDelivery, EndpointChallenge, EndpointId,
+    EndpointRules, NextStep, OutboxSignal, RetrySchedule, WebhookEndpoint, WebhookStore,
 };
+use keyward::store::StoreError;
+use keyward::webhook::SealingKeys;
 use tower_service::Service;
 
 use crate::webhook::in_flight::{Ended, InFlight};
@@ -47,7 +50,10 @@ const ANSWER: usize = 1024;
 /// # use bytes::Bytes;
 /// # use http::{Request, Response};
 /// # use http_body_util::Full;
-/// # use keyward::*;
+/// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore};
+/// # use keyward::admin::WebhookAdmin;
+/// # use keyward::outbox::{AttemptOutcome, EndpointUrl, WebhookMessage, WebhookStore};
+/// # use keyward::webhook::{SealingKey, SealingKeys, WebhookId};
 /// # use tower::service_fn;
 /// use keyward_tower::WebhookSender;
 ///
@@ -93,7 +99,7 @@ const ANSWER: usize = 1024;
 ///
 /// ```
 /// # use http::{HeaderValue, Request};
-/// use keyward::DueDelivery;
+/// use keyward::outbox::DueDelivery;
 ///
 /// # fn key_for(_: &keyward::AccountId) -> HeaderValue { HeaderValue::from_static("hk_5a8ac1b2c0ae4dd7") }
 /// fn with_key<B>(mut request: Request<B>) -> Request<B> {
@@ -104,7 +110,9 @@ const ANSWER: usize = 1024;
 ///     }
 ///     request
 /// }
-/// # use keyward::*;
+/// # use keyward::{AccountId, Environment, Store};
+/// # use keyward::outbox::{EndpointUrl, WebhookEndpoint, WebhookMessage, WebhookStore};
+/// # use keyward::webhook::{SealingKey, SealingKeys, WebhookId, WebhookSecret};
 /// # let keys = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
 /// # let (acme, live) = (AccountId::parse("acme")?, Environment::LIVE);
 /// # let url = EndpointUrl::parse("https://acme.example/hook")?;
@@ -127,7 +135,7 @@ const ANSWER: usize = 1024;
 ///
 /// # Slow and failing endpoints
 ///
-/// Each endpoint has a circuit breaker ([`EndpointHealth`](keyward::EndpointHealth)). An attempt that times out
+/// Each endpoint has a circuit breaker ([`EndpointHealth`](keyward::outbox::EndpointHealth)). An attempt that times out
 /// opens the circuit, and so do five consecutive failures. While the circuit is open, nothing is sent to the
 /// endpoint; its deliveries stay due and use up no retries. After a pause, one attempt is made as a probe. If
 /// the probe succeeds, the circuit closes; if it fails, the pause doubles, up to eight timeouts.
@@ -300,14 +308,17 @@ where
     /// If the endpoint answers the challenge, the store marks it as working.
     ///
     /// # Errors
-    /// Returns [`Unanswered`](keyward::AdminErrorKind::Unanswered) if the endpoint does not answer in time or
+    /// Returns [`Unanswered`](keyward::record::AdminErrorKind::Unanswered) if the endpoint does not answer in time or
     /// answers incorrectly, and the errors of [`WebhookAdmin::challenge`] and [`WebhookAdmin::verify`].
     ///
     /// ```
     /// # use std::convert::Infallible;
     /// # use std::sync::Arc;
     /// # use axum::{Router, body::Body, routing::post};
-    /// # use keyward::*;
+    /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore};
+    /// # use keyward::admin::WebhookAdmin;
+    /// # use keyward::outbox::EndpointUrl;
+    /// # use keyward::webhook::{SealingKey, SealingKeys, WebhookReceiver, WebhookVerifier};
     /// # use keyward_tower::{ReceiveWebhookLayer, WebhookSender};
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {

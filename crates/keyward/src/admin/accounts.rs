@@ -3,10 +3,10 @@
 use crate::admin::admin::ATTEMPTS;
 use crate::admin::authority::operator_only;
 use crate::admin::create::first_credits;
-use crate::{
-    Account, AccountChange, AccountId, Actor, AdminError, AuditAction, Commit, CreatedKey,
-    KeyAdmin, NewKey,
-};
+use crate::admin::{AccountChange, Actor, AdminError, CreatedKey, KeyAdmin, NewKey};
+use crate::ids::AccountId;
+use crate::record::{Account, AuditAction};
+use crate::store::Commit;
 
 impl KeyAdmin {
     /// Makes the first account and its first key, in one step: only in an empty store. For an operator.
@@ -16,7 +16,8 @@ impl KeyAdmin {
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use keyward::*;
+    /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, NewKey, Scopes};
+    /// # use keyward::record::AdminErrorKind;
     /// # let mut example = std::pin::pin!(async {
     /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
     /// # let operator = Actor::operator("docs");
@@ -33,7 +34,7 @@ impl KeyAdmin {
     /// ```
     ///
     /// # Errors
-    /// [`Conflict`](crate::AdminErrorKind::Conflict) when any account exists, and as
+    /// [`Conflict`](crate::record::AdminErrorKind::Conflict) when any account exists, and as
     /// [`create`](Self::create).
     pub async fn bootstrap(&self, actor: &Actor, new: NewKey) -> Result<CreatedKey, AdminError> {
         let account = Account::new(new.account.clone());

@@ -1,6 +1,10 @@
 //! Who asks for a change.
 
-use crate::{AccountId, DisabledBy, Environment, KeyId, Principal, Scopes};
+use crate::environment::Environment;
+use crate::gate::Principal;
+use crate::ids::{AccountId, KeyId};
+use crate::record::DisabledBy;
+use crate::scope::Scopes;
 
 /// Who asks for a change. There is no call without one, and none that trusts a missing one.
 ///
@@ -10,7 +14,7 @@ use crate::{AccountId, DisabledBy, Environment, KeyId, Principal, Scopes};
 /// let acme = AccountId::parse("acme")?;
 /// let developer = Actor::user("user_42", acme, [Permission::Create, Permission::Read]);
 /// assert_eq!(developer.name(), "user:user_42");
-/// # Ok::<(), keyward::ParseError>(())
+/// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Actor {
@@ -104,8 +108,8 @@ impl Actor {
 /// Each permission is also a scope of keys. Scopes that begin with `api_keys.` or `webhooks.` manage keys
 /// and endpoints; there are no others than these, and `api_keys.*` and `webhooks.*`. Only an operator, or
 /// an actor that has the permission itself, can give such a scope to a key:
-/// [`TooWide`](crate::AdminErrorKind::TooWide) otherwise. Where the service has a
-/// [`ScopeCatalog`](crate::ScopeCatalog), that has to list them too.
+/// [`TooWide`](crate::record::AdminErrorKind::TooWide) otherwise. Where the service has a
+/// [`ScopeCatalog`](crate::scope::ScopeCatalog), that has to list them too.
 ///
 /// ```
 /// use keyward::Permission;

@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::admin::list::in_whole_millis;
+use crate::admin::{Actor, AdminError, KeyView};
+use crate::ids::KeyId;
+use crate::key::{KeyFormat, Peppers};
 use crate::log_limit::Unlogged;
-use crate::{
-    Account, Actor, AdminError, AdminErrorKind, AuditAction, AuditEntry, Commit, KeyFormat, KeyId,
-    KeyRecord, KeyView, Peppers, ScopeCatalog, Store, StoreErrorKind, WebhookStore,
-};
+use crate::outbox::WebhookStore;
+use crate::record::{Account, AdminErrorKind, AuditAction, AuditEntry, KeyRecord};
+use crate::scope::ScopeCatalog;
+use crate::store::{Commit, Store, StoreErrorKind};
 
 /// How often a change that met another is decided anew.
 pub(super) const ATTEMPTS: usize = 64;
@@ -22,7 +25,10 @@ pub(super) const ATTEMPTS: usize = 64;
 /// ```
 /// # let mut example = std::pin::pin!(async {
 /// use std::sync::Arc;
-/// use keyward::*;
+/// use keyward::{
+///     AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, NewKey, Permission, Scopes,
+/// };
+/// use keyward::record::KeyState;
 ///
 /// let store = Arc::new(MemoryStore::new());
 /// let admin = KeyAdmin::new(store, KeyFormat::new("vhk_{env}_")?);
@@ -112,7 +118,7 @@ impl KeyAdmin {
     /// Creates live keys only for accounts that have a working live endpoint among these.
     ///
     /// Working is one that is enabled and has answered a signed challenge; see
-    /// [`WebhookAdmin::challenge`](crate::WebhookAdmin::challenge). Otherwise a create, and an import, is
+    /// [`WebhookAdmin::challenge`](crate::admin::WebhookAdmin::challenge). Otherwise a create, and an import, is
     /// refused: [`NoWorkingEndpoint`](AdminErrorKind::NoWorkingEndpoint). A key that is there goes on
     /// working and may be rotated, whatever becomes of the endpoint; and the first key of a service, that
     /// of [`bootstrap`](Self::bootstrap), needs none.
@@ -233,7 +239,7 @@ impl KeyAdmin {
     /// The number of refused calls that the audit log does not list, for metrics.
     ///
     /// The audit log never shrinks, so nobody may fill it. A refused call of an actor without any
-    /// [`Permission`](crate::Permission), such as a key without a scope for it, is counted here and logged
+    /// [`Permission`](crate::admin::Permission), such as a key without a scope for it, is counted here and logged
     /// with `tracing`, at most ten times a minute, but not listed. Of any other actor 20 refused calls an
     /// hour are listed. Those that follow are counted here, and become one line once the hour is over,
     /// with `followed=` and their number as its detail: it is written with the next refused call, or
@@ -244,7 +250,7 @@ impl KeyAdmin {
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use keyward::*;
+    /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, NewKey, Store};
     /// # let mut example = std::pin::pin!(async {
     /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
     /// # let operator = Actor::operator("docs");

@@ -1,10 +1,14 @@
 //! Who may do what.
 
 use crate::admin::actor::Authority;
-use crate::{
-    Account, AccountId, AccountStatus, Actor, AdminError, AdminErrorKind, Commit, Environment,
-    KeyAdmin, KeyId, KeyKind, KeyRecord, KeyState, Permission, RateLimits, Scopes,
-};
+use crate::admin::{Actor, AdminError, KeyAdmin, Permission};
+use crate::environment::Environment;
+use crate::ids::{AccountId, KeyId};
+use crate::key::KeyKind;
+use crate::limit::RateLimits;
+use crate::record::{Account, AccountStatus, AdminErrorKind, KeyRecord, KeyState};
+use crate::scope::Scopes;
+use crate::store::Commit;
 
 /// That an actor may, as of when it was read.
 pub(super) struct Permitted {

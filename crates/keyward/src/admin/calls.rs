@@ -4,8 +4,27 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::admin::{
+    AccountChange, Actor, AdminError, EndpointChange, Grace, KeyAdmin, KeyChange, KeyFilter,
+    NewKey, Permission, WebhookAdmin,
+};
 use crate::conformance::{block_on, decided};
-use crate::*;
+use crate::credits::Credits;
+use crate::environment::Environment;
+use crate::gate::{Access, Gate, GateBuilder, Requirement, Verdict};
+use crate::ids::{AccountId, KeyId};
+use crate::key::{ApiKey, DigestScheme, Hint, KeyDigest, KeyFormat, KeyKind, Peppers};
+use crate::origin::OriginPolicy;
+use crate::outbox::{
+    AttemptOutcome, DeliveryClaim, DueDelivery, EndpointId, EndpointStatus, EndpointUrl,
+    Redelivery, RetrySchedule, WebhookMessage, WebhookStore,
+};
+use crate::record::{AccountStatus, AdminErrorKind, DisabledBy, KeyRecord, KeyState, KeyStatus};
+use crate::replica::UsageQuery;
+use crate::request::{KeyLocation, RequestHead};
+use crate::scope::{ScopeCatalog, Scopes};
+use crate::store::{Commit, KeyQuery, MemoryStore, Store};
+use crate::webhook::{SealingKey, SealingKeys, WebhookId, WebhookSecret};
 
 type Outcome = Result<(), AdminErrorKind>;
 

@@ -3,16 +3,23 @@
 use std::time::{Duration, SystemTime};
 
 use crate::admin::origins::OriginExceptions;
-use crate::{
-    AccountId, AccountStatus, ApiKey, Credits, Environment, KeyKind, KeyRecord, Metadata,
-    OriginPolicy, RateLimits, Scopes,
-};
+use crate::credits::Credits;
+use crate::environment::Environment;
+use crate::ids::AccountId;
+use crate::key::{ApiKey, KeyKind};
+use crate::limit::RateLimits;
+use crate::origin::OriginPolicy;
+use crate::record::{AccountStatus, KeyRecord, Metadata};
+use crate::scope::Scopes;
 
 /// What a new key shall be: secret, without scopes, origins or limit, unless told otherwise.
 ///
 /// ```
 /// # use std::sync::Arc;
-/// # use keyward::*;
+/// # use keyward::{
+/// #     AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyKind, MemoryStore, NewKey, OriginPolicy,
+/// #     Scopes,
+/// # };
 /// # let mut example = std::pin::pin!(async {
 /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
 /// # let operator = Actor::operator("docs");
@@ -53,7 +60,7 @@ impl NewKey {
     /// A key of this account, under this name.
     ///
     /// A name of other than 1 to 100 characters, or with a control character, is refused by
-    /// [`create`](crate::KeyAdmin::create): [`Name`](crate::AdminErrorKind::Name).
+    /// [`create`](crate::admin::KeyAdmin::create): [`Name`](crate::record::AdminErrorKind::Name).
     pub fn new(account: AccountId, environment: Environment, name: &str) -> Self {
         Self {
             account,
@@ -91,7 +98,11 @@ impl NewKey {
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use keyward::*;
+    /// # use keyward::{
+    /// #     AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, NewKey, OriginPolicy,
+    /// # };
+    /// # use keyward::error::{ParseError, ParseErrorKind};
+    /// # use keyward::record::AdminErrorKind;
     /// # let mut example = std::pin::pin!(async {
     /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
     /// # let operator = Actor::operator("docs");
@@ -178,7 +189,7 @@ impl NewKey {
 ///
 /// ```
 /// # use std::sync::Arc;
-/// # use keyward::*;
+/// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, NewKey};
 /// # let mut example = std::pin::pin!(async {
 /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
 /// # let operator = Actor::operator("docs");
@@ -209,7 +220,8 @@ pub struct CreatedKey {
 ///
 /// ```
 /// # use std::sync::Arc;
-/// # use keyward::*;
+/// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, NewKey, RateLimit};
+/// # use keyward::admin::KeyChange;
 /// # let mut example = std::pin::pin!(async {
 /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
 /// # let operator = Actor::operator("docs");
@@ -300,7 +312,9 @@ impl KeyChange {
 ///
 /// ```
 /// # use std::sync::Arc;
-/// # use keyward::*;
+/// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, NewKey};
+/// # use keyward::admin::AccountChange;
+/// # use keyward::record::AccountStatus;
 /// # let mut example = std::pin::pin!(async {
 /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
 /// # let operator = Actor::operator("docs");
@@ -368,7 +382,7 @@ impl AccountChange {
     }
 }
 
-/// When a key that is rotated dies. See [`KeyAdmin::rotate`](crate::KeyAdmin::rotate).
+/// When a key that is rotated dies. See [`KeyAdmin::rotate`](crate::admin::KeyAdmin::rotate).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "now or later, there is no third")]
 pub enum Grace {

@@ -6,11 +6,15 @@ use crate::admin::admin::ATTEMPTS;
 use crate::admin::authority::{Permitted, operator_only};
 use crate::admin::list::in_whole_seconds;
 use crate::admin::rules::earlier;
-use crate::{
-    Account, ActiveKeys, Actor, AdminError, AdminErrorKind, AuditAction, Commit, CreateToken,
-    CreatedKey, CreditChange, CreditOwner, Credits, Environment, Hint, KeyAdmin, KeyDigest, KeyId,
-    KeyRecord, NewKey, OriginPolicy, Permission, WebhookEndpoint,
-};
+use crate::admin::{Actor, AdminError, CreatedKey, KeyAdmin, NewKey, Permission};
+use crate::credits::{CreditOwner, Credits};
+use crate::environment::Environment;
+use crate::ids::KeyId;
+use crate::key::{Hint, KeyDigest};
+use crate::origin::OriginPolicy;
+use crate::outbox::WebhookEndpoint;
+use crate::record::{Account, AdminErrorKind, AuditAction, KeyRecord};
+use crate::store::{ActiveKeys, Commit, CreateToken, CreditChange};
 
 impl KeyAdmin {
     /// Makes a key. Its text is in the answer and nowhere else: nothing can give it again.
@@ -59,15 +63,21 @@ impl KeyAdmin {
 
     /// Takes over a key that was made elsewhere, of which only the digest is known.
     ///
-    /// Build the gate with the [`ForeignFormat`](crate::ForeignFormat) of such keys. It finds them under
-    /// SHA-256 of the whole key; have its peppers [accept](crate::Peppers::accepting) any other scheme. At
+    /// Build the gate with the [`ForeignFormat`](crate::key::ForeignFormat) of such keys. It finds them under
+    /// SHA-256 of the whole key; have its peppers [accept](crate::key::Peppers::accepting) any other scheme. At
     /// its first use the key is digested in the current way.
     ///
     /// The hint is what may be shown of the key. Without one, views and logs show `…`.
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use keyward::*;
+    /// # use keyward::{
+    /// #     AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, MemoryStore, NewKey, Peppers,
+    /// #     Requirement, Store,
+    /// # };
+    /// # use keyward::gate::{Decision, Verdict};
+    /// # use keyward::key::{DigestScheme, ForeignFormat, Hint, KeyDigest, Pepper};
+    /// # use keyward::request::RequestHead;
     /// # let mut example = std::pin::pin!(async {
     /// # let store = MemoryStore::new();
     /// # let peppers = Peppers::new(Pepper::new("2026", b"sixteen bytes or more")?);
@@ -192,7 +202,7 @@ impl KeyAdmin {
         new: &NewKey,
         account: &Account,
         permitted: Option<&Permitted>,
-    ) -> Result<(crate::ApiKey, KeyRecord), AdminError> {
+    ) -> Result<(crate::key::ApiKey, KeyRecord), AdminError> {
         let key = self.format.generate(new.environment)?;
         let (digest, hint) = (self.peppers.digest(&key), key.hint().clone());
         Ok((key, self.record_of(new, account, permitted, digest, hint)?))

@@ -4,10 +4,12 @@ use std::collections::HashSet;
 
 use crate::admin::admin::ATTEMPTS;
 use crate::admin::authority::{Permitted, operator_only};
-use crate::{
-    Account, Actor, AdminError, AdminErrorKind, AuditAction, AuditEntry, Commit, CreditChange,
-    CreditOwner, Credits, Environment, KeyAdmin, KeyId, KeyRecord, KeyStatus, Permission,
-};
+use crate::admin::{Actor, AdminError, KeyAdmin, Permission};
+use crate::credits::{CreditOwner, Credits};
+use crate::environment::Environment;
+use crate::ids::KeyId;
+use crate::record::{Account, AdminErrorKind, AuditAction, AuditEntry, KeyRecord, KeyStatus};
+use crate::store::{Commit, CreditChange};
 
 impl KeyAdmin {
     /// The balance of an account or a key; `None` where it is not limited by credits.
@@ -41,7 +43,8 @@ impl KeyAdmin {
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use keyward::*;
+    /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, NewKey, Store};
+    /// # use keyward::credits::Credits;
     /// # let mut example = std::pin::pin!(async {
     /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
     /// # let operator = Actor::operator("docs");

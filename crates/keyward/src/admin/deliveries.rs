@@ -5,11 +5,10 @@ use std::time::SystemTime;
 use crate::admin::admin::ATTEMPTS;
 use crate::admin::authority::operator_only;
 use crate::admin::webhooks::{about, noting};
+use crate::admin::{Actor, AdminError, Permission, WebhookAdmin};
 use crate::clock::unix_time;
-use crate::{
-    Actor, AdminError, AdminErrorKind, AuditAction, DeliveryAttempt, EndpointId, Permission,
-    Redelivery, WebhookAdmin, WebhookCommit, WebhookMessage,
-};
+use crate::outbox::{DeliveryAttempt, EndpointId, Redelivery, WebhookCommit, WebhookMessage};
+use crate::record::{AdminErrorKind, AuditAction};
 
 /// The largest page of attempts.
 const PAGE: usize = 100;
@@ -64,7 +63,10 @@ impl WebhookAdmin {
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use keyward::*;
+    /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, Permission};
+    /// # use keyward::admin::WebhookAdmin;
+    /// # use keyward::outbox::{EndpointUrl, Redelivery, WebhookMessage};
+    /// # use keyward::webhook::{SealingKey, SealingKeys, WebhookId};
     /// # let mut example = std::pin::pin!(async {
     /// # let (store, format) = (Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
     /// # let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);

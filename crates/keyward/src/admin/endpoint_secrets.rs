@@ -4,10 +4,10 @@ use std::mem;
 
 use crate::admin::authority::operator_only;
 use crate::admin::webhooks::about;
-use crate::{
-    Actor, AdminError, AdminErrorKind, AuditAction, CreatedEndpoint, EndpointId, Grace,
-    WebhookAdmin, WebhookEndpoint, WebhookSecret,
-};
+use crate::admin::{Actor, AdminError, CreatedEndpoint, Grace, WebhookAdmin};
+use crate::outbox::{EndpointId, WebhookEndpoint};
+use crate::record::{AdminErrorKind, AuditAction};
+use crate::webhook::WebhookSecret;
 
 impl WebhookAdmin {
     /// Gives an endpoint a new secret; the old one goes on signing beside it for so long.
@@ -37,7 +37,10 @@ impl WebhookAdmin {
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use keyward::*;
+    /// # use keyward::{AccountId, Actor, Environment, Grace, KeyAdmin, KeyFormat, MemoryStore};
+    /// # use keyward::admin::WebhookAdmin;
+    /// # use keyward::outbox::EndpointUrl;
+    /// # use keyward::webhook::{SealingKey, SealingKeys, WebhookId, WebhookSecret, WebhookSigner};
     /// # let mut example = std::pin::pin!(async {
     /// # let (store, format) = (Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
     /// # let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);

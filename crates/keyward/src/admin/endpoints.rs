@@ -3,12 +3,15 @@
 use crate::admin::admin::ATTEMPTS;
 use crate::admin::authority::Permitted;
 use crate::admin::webhooks::{about, noting};
-use crate::{
-    Account, AccountId, Actor, AdminError, AdminErrorKind, AnsweredChallenge, AttemptOutcome,
-    AuditAction, DisabledBy, EndpointChallenge, EndpointId, EndpointStatus, EndpointUrl,
-    EndpointsAtMost, Environment, Permission, WebhookAdmin, WebhookCommit, WebhookEndpoint,
-    WebhookSecret,
+use crate::admin::{Actor, AdminError, Permission, WebhookAdmin};
+use crate::environment::Environment;
+use crate::ids::AccountId;
+use crate::outbox::{
+    AnsweredChallenge, AttemptOutcome, EndpointChallenge, EndpointId, EndpointStatus, EndpointUrl,
+    EndpointsAtMost, WebhookCommit, WebhookEndpoint,
 };
+use crate::record::{Account, AdminErrorKind, AuditAction, DisabledBy};
+use crate::webhook::WebhookSecret;
 
 impl WebhookAdmin {
     /// Makes an endpoint. Its secret is in the answer, for its owner, and can be shown by nothing again.
@@ -175,7 +178,11 @@ impl WebhookAdmin {
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use keyward::*;
+    /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, NewKey};
+    /// # use keyward::admin::WebhookAdmin;
+    /// # use keyward::outbox::{EndpointUrl, WebhookStore};
+    /// # use keyward::record::AdminErrorKind;
+    /// # use keyward::webhook::{SealingKey, SealingKeys};
     /// # let mut example = std::pin::pin!(async {
     /// # let (store, format) = (Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
     /// # let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
@@ -283,7 +290,11 @@ pub struct CreatedEndpoint {
 ///
 /// ```
 /// # use std::sync::Arc;
-/// # use keyward::*;
+/// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore};
+/// # use keyward::admin::{EndpointChange, WebhookAdmin};
+/// # use keyward::outbox::{EndpointStatus, EndpointUrl};
+/// # use keyward::record::{AdminErrorKind, DisabledBy};
+/// # use keyward::webhook::{SealingKey, SealingKeys};
 /// # let mut example = std::pin::pin!(async {
 /// # let (store, format) = (Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
 /// # let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);

@@ -1,10 +1,12 @@
 //! Keys and the audit trail, page by page.
 
-use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use crate::clock::unix_time;
-use crate::{AuditEntry, Environment, KeyId, KeyRecord, KeyState, ParseError, ParseErrorKind};
+use crate::environment::Environment;
+use crate::store::KeyCursor;
+
+use crate::record::{AuditEntry, KeyRecord, KeyState};
 
 /// A key as its owner sees it. See [`KeyFilter`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +24,9 @@ pub struct KeyView {
 ///
 /// ```
 /// # use std::sync::Arc;
-/// # use keyward::*;
+/// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, NewKey, Store};
+/// # use keyward::admin::KeyFilter;
+/// # use keyward::record::KeyState;
 /// # let mut example = std::pin::pin!(async {
 /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
 /// # let operator = Actor::operator("docs");
@@ -104,58 +108,6 @@ pub struct KeyPage {
     pub next: Option<KeyCursor>,
 }
 
-/// A place in the list of keys, as text for a URL: `1700000000123.key_…`.
-///
-/// It stays where it is when keys come and go.
-///
-/// ```
-/// use keyward::KeyCursor;
-///
-/// let cursor = KeyCursor::parse("1700000000123.key_0123456789ab")?;
-/// assert_eq!(cursor.created_at, 1_700_000_000_123);
-/// assert_eq!(cursor.to_string(), "1700000000123.key_0123456789ab");
-/// # Ok::<(), keyward::ParseError>(())
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[non_exhaustive]
-pub struct KeyCursor {
-    /// When the last key of the page was created, in milliseconds since the Unix epoch.
-    pub created_at: u64,
-    /// Its id.
-    pub id: KeyId,
-}
-
-impl KeyCursor {
-    /// Parses what `Display` writes.
-    ///
-    /// # Errors
-    /// When it is not that.
-    pub fn parse(text: &str) -> Result<Self, ParseError> {
-        let error = ParseError::new("page", ParseErrorKind::Character);
-        let (created_at, id) = text.split_once('.').ok_or(error)?;
-        Ok(Self {
-            created_at: created_at.parse().map_err(|_| error)?,
-            id: KeyId::parse(id)?,
-        })
-    }
-
-    /// Where this key stands.
-    #[must_use]
-    pub fn of(record: &KeyRecord) -> Self {
-        let created_at = unix_time(record.created_at).as_millis();
-        Self {
-            created_at: u64::try_from(created_at).unwrap_or(u64::MAX),
-            id: record.id,
-        }
-    }
-}
-
-impl fmt::Display for KeyCursor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.created_at, self.id)
-    }
-}
-
 /// Some lines of the audit trail, and where the next page begins. See [`AuditEntry`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -170,7 +122,8 @@ pub struct AuditPage {
 ///
 /// ```
 /// # use std::sync::Arc;
-/// # use keyward::*;
+/// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, NewKey};
+/// # use keyward::record::KeyState;
 /// # let mut example = std::pin::pin!(async {
 /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
 /// # let operator = Actor::operator("docs");
@@ -198,7 +151,7 @@ pub struct Leak {
     /// How often it is in the text.
     pub count: u64,
     /// What may be shown of it.
-    pub hint: crate::Hint,
+    pub hint: crate::key::Hint,
     /// The key, when it is known and the actor may see it.
     pub key: Option<Box<KeyView>>,
 }

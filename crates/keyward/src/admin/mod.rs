@@ -1,32 +1,40 @@
 //! The life of keys: who may do what to them, and what then happens.
 
-mod accounts;
+pub(crate) mod accounts;
 pub(crate) mod actor;
 #[expect(
     clippy::module_inception,
     reason = "the room is named after its main type"
 )]
 pub(crate) mod admin;
-mod authority;
+pub(crate) mod authority;
 #[cfg(test)]
-mod calls;
+pub(crate) mod calls;
 pub(crate) mod change;
-mod create;
-mod credits;
-mod deliveries;
-mod endpoint_secrets;
+pub(crate) mod create;
+pub(crate) mod credits;
+pub(crate) mod deliveries;
+pub(crate) mod endpoint_secrets;
 pub(crate) mod endpoints;
 pub(crate) mod error;
 pub(crate) mod list;
 pub(crate) mod origins;
-mod read;
+pub(crate) mod read;
 pub(crate) mod refusals;
-mod revoke;
-mod rotate;
-mod rules;
-mod search;
+pub(crate) mod revoke;
+pub(crate) mod rotate;
+pub(crate) mod rules;
+pub(crate) mod search;
 #[cfg(test)]
 mod tests;
-mod threads;
-mod update;
+pub(crate) mod threads;
+pub(crate) mod update;
 pub(crate) mod webhooks;
+
+pub use self::actor::{Actor, Permission};
+pub use self::admin::KeyAdmin;
+pub use self::change::{AccountChange, CreatedKey, Grace, KeyChange, NewKey};
+pub use self::endpoints::{CreatedEndpoint, EndpointChange};
+pub use self::error::AdminError;
+pub use self::list::{AuditPage, KeyFilter, KeyPage, KeyView, Leak};
+pub use self::webhooks::WebhookAdmin;

@@ -1,6 +1,8 @@
 //! Which origins a key may be given.
 
-use crate::{Environment, OriginPolicy, ParseError, ParseErrorKind};
+use crate::environment::Environment;
+use crate::error::{ParseError, ParseErrorKind};
+use crate::origin::OriginPolicy;
 
 /// What a list of origins may hold only where somebody has said so by name.
 #[derive(Clone, Copy, Debug, Default)]

@@ -8,13 +8,17 @@ use std::time::SystemTime;
 
 use crate::admin::authority::{Permitted, operator_only};
 use crate::admin::search::{Found, Search};
-use crate::clock::unix_time;
-use crate::store::entry::Entry;
-use crate::{
-    AccountId, Actor, AdminError, AuditAction, AuditPage, AuditQuery, DigestScheme, Environment,
-    KeyAdmin, KeyCursor, KeyFilter, KeyId, KeyPage, KeyQuery, KeyView, Leak, Permission, UsageHour,
-    UsageQuery,
+use crate::admin::{
+    Actor, AdminError, AuditPage, KeyAdmin, KeyFilter, KeyPage, KeyView, Leak, Permission,
 };
+use crate::clock::unix_time;
+use crate::environment::Environment;
+use crate::ids::{AccountId, KeyId};
+use crate::key::DigestScheme;
+use crate::record::AuditAction;
+use crate::replica::cached_key::Entry;
+use crate::replica::{UsageHour, UsageQuery};
+use crate::store::{AuditQuery, KeyCursor, KeyQuery};
 
 /// The largest page of the audit trail.
 const PAGE: usize = 100;
@@ -106,10 +110,10 @@ impl KeyAdmin {
         Ok(self.store.usage(query).await?)
     }
 
-    /// The audit trail, newest first, 100 lines a page. See [`AuditEntry`](crate::AuditEntry).
+    /// The audit trail, newest first, 100 lines a page. See [`AuditEntry`](crate::record::AuditEntry).
     ///
     /// That of an account, or, for an operator who names none, of all. A key that reads it sees the lines
-    /// of its own environment: [`AuditEntry::environment`](crate::AuditEntry::environment). `before` is the
+    /// of its own environment: [`AuditEntry::environment`](crate::record::AuditEntry::environment). `before` is the
     /// [`next`](AuditPage::next) of an earlier page.
     ///
     /// # Errors
@@ -151,7 +155,8 @@ impl KeyAdmin {
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use keyward::*;
+    /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, NewKey};
+    /// # use keyward::key::DigestScheme;
     /// # let mut example = std::pin::pin!(async {
     /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
     /// # let operator = Actor::operator("docs");
@@ -189,7 +194,7 @@ impl KeyAdmin {
     ///
     /// A key that is another account's, or of another environment than the key that asks, answers like
     /// one that is unknown, and so does one that another process has made since this one's last poll.
-    /// Keys of a [`ForeignFormat`](crate::ForeignFormat) are not looked for.
+    /// Keys of a [`ForeignFormat`](crate::key::ForeignFormat) are not looked for.
     ///
     /// # Errors
     /// When the actor lacks the permission to read, the store fails, or no thread can be started.

@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::admin::Actor;
+use crate::ids::AccountId;
 use crate::log_limit::LogLimit;
-use crate::{AccountId, Actor, AuditEntry};
+use crate::record::AuditEntry;
 
 /// How many refused calls of an actor are listed in an hour.
 const LISTED: u64 = 20;
@@ -112,7 +114,8 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::{AdminErrorKind, AuditAction, Permission};
+    use crate::admin::Permission;
+    use crate::record::{AdminErrorKind, AuditAction};
 
     fn refuse(refusals: &Refusals, name: &str, now: u64) -> Vec<AuditEntry> {
         let account = AccountId::parse("acme").unwrap();

@@ -1,17 +1,18 @@
 //! Ends keys.
 
 use crate::admin::admin::ATTEMPTS;
-use crate::{
-    AccountId, Actor, AdminError, AdminErrorKind, AuditAction, Commit, Environment, KeyAdmin,
-    KeyId, KeyStatus, KeyView, Permission,
-};
+use crate::admin::{Actor, AdminError, KeyAdmin, KeyView, Permission};
+use crate::environment::Environment;
+use crate::ids::{AccountId, KeyId};
+use crate::record::{AdminErrorKind, AuditAction, KeyStatus};
+use crate::store::Commit;
 
 impl KeyAdmin {
     /// Ends a key for good. When this returns, the next request with it is refused on this node.
     ///
     /// A response that is under way, such as server-sent events, a WebSocket or a download, goes on unless
     /// its handler has wrapped it in `WhileAlive` of the adapter, which ends it within 250 ms. A job asks
-    /// [`Gate::is_alive`](crate::Gate::is_alive) itself.
+    /// [`Gate::is_alive`](crate::gate::Gate::is_alive) itself.
     ///
     /// Revoking a key that is revoked changes nothing, not even the reason.
     ///
@@ -53,7 +54,8 @@ impl KeyAdmin {
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use keyward::*;
+    /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, NewKey, Store};
+    /// # use keyward::record::KeyState;
     /// # let mut example = std::pin::pin!(async {
     /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
     /// # let operator = Actor::operator("docs");

@@ -5,10 +5,10 @@ use std::time::Duration;
 use crate::admin::admin::ATTEMPTS;
 use crate::admin::list::in_whole_seconds;
 use crate::admin::rules::earlier;
-use crate::{
-    Actor, AdminError, AdminErrorKind, AuditAction, AuditEntry, Commit, CreatedKey, Grace,
-    KeyAdmin, KeyId, KeyStatus, Permission,
-};
+use crate::admin::{Actor, AdminError, CreatedKey, Grace, KeyAdmin, Permission};
+use crate::ids::KeyId;
+use crate::record::{AdminErrorKind, AuditAction, AuditEntry, KeyStatus};
+use crate::store::Commit;
 
 impl KeyAdmin {
     /// Replaces a key by a successor that can do the same.
@@ -19,7 +19,10 @@ impl KeyAdmin {
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use keyward::*;
+    /// # use keyward::{
+    /// #     AccountId, Actor, Environment, Grace, KeyAdmin, KeyFormat, MemoryStore, NewKey, Store,
+    /// # };
+    /// # use keyward::record::KeyState;
     /// # let mut example = std::pin::pin!(async {
     /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
     /// # let operator = Actor::operator("docs");

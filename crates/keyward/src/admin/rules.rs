@@ -2,7 +2,8 @@
 
 use std::time::SystemTime;
 
-use crate::{Account, AdminErrorKind, KeyAdmin, KeyRecord, KeyState, Metadata, Permission};
+use crate::admin::{KeyAdmin, Permission};
+use crate::record::{Account, AdminErrorKind, KeyRecord, KeyState, Metadata};
 
 impl KeyAdmin {
     /// Whether a key can do no more than another: what a key may hand on.

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::admin::threads::THREADS;
-use crate::store::entry::Entry;
-use crate::{AdminError, Hint, KeyFormat, Leak, Peppers, Replica};
+use crate::admin::{AdminError, Leak};
+use crate::key::{Hint, KeyFormat, Peppers};
+use crate::replica::Replica;
+use crate::replica::cached_key::Entry;
 
 /// The longest text that is searched where its caller is: a fraction of a millisecond.
 const SHORT: usize = 32 * 1024;
@@ -92,8 +94,11 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::admin::{Actor, KeyAdmin, NewKey};
     use crate::conformance::block_on;
-    use crate::{AccountId, Actor, Environment, KeyAdmin, MemoryStore, NewKey};
+    use crate::environment::Environment;
+    use crate::ids::AccountId;
+    use crate::store::MemoryStore;
 
     #[test]
     fn a_search_ends_soon_when_nobody_waits_for_it() {

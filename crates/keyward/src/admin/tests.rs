@@ -8,9 +8,31 @@ use std::time::{Duration, SystemTime};
 use base64::Engine as _;
 use sha2::{Digest, Sha256, Sha512};
 
+use crate::admin::{
+    AccountChange, Actor, AdminError, CreatedKey, Grace, KeyAdmin, KeyChange, KeyFilter, NewKey,
+    Permission,
+};
+use crate::clock::{Clock, ManualClock};
 use crate::conformance::block_on;
+use crate::credits::{CreditOwner, Credits};
+use crate::denial::DenialKind;
+use crate::environment::Environment;
+use crate::error::ParseErrorKind;
+use crate::gate::{Access, Admitted, Decision, Gate, Principal, Requirement, Verdict};
+use crate::ids::{AccountId, KeyId};
+use crate::key::{
+    ApiKey, DigestScheme, ForeignFormat, Hint, KeyDigest, KeyFormat, KeyKind, Pepper, Peppers,
+};
+use crate::limit::{RateLimit, RateLimits};
+use crate::origin::OriginPolicy;
+use crate::record::{
+    Account, AccountStatus, AdminErrorKind, AuditAction, AuditEntry, KeyRecord, KeyState, Metadata,
+};
+use crate::replica::{Replica, UsageHour, UsageQuery};
+use crate::request::{KeyLocation, RequestHead};
+use crate::scope::{ScopeCatalog, Scopes};
+use crate::store::{AuditQuery, Commit, KeyCursor, KeyQuery, Store, StoreFuture};
 use crate::test_store::open;
-use crate::*;
 
 const NOW: Duration = Duration::from_secs(1_700_000_000);
 

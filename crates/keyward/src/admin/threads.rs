@@ -6,7 +6,7 @@ use std::thread;
 
 use futures_channel::oneshot;
 
-use crate::AdminError;
+use crate::admin::AdminError;
 
 /// The most threads at once; each may hold a long text.
 const AT_ONCE: usize = 2;
@@ -97,8 +97,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::AdminErrorKind;
     use crate::conformance::block_on;
+    use crate::record::AdminErrorKind;
 
     const LONG: Duration = Duration::from_secs(60);
 

@@ -2,10 +2,12 @@
 
 use crate::admin::admin::ATTEMPTS;
 use crate::admin::authority::Permitted;
-use crate::{
-    Account, Actor, AdminError, AdminErrorKind, AuditAction, Commit, DisabledBy, KeyAdmin,
-    KeyChange, KeyId, KeyRecord, KeyState, KeyStatus, KeyView, Permission,
+use crate::admin::{Actor, AdminError, KeyAdmin, KeyChange, KeyView, Permission};
+use crate::ids::KeyId;
+use crate::record::{
+    Account, AdminErrorKind, AuditAction, DisabledBy, KeyRecord, KeyState, KeyStatus,
 };
+use crate::store::Commit;
 
 impl KeyAdmin {
     /// Changes a key. In force when it returns; what was counted of the key stays.
@@ -86,7 +88,8 @@ impl KeyAdmin {
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use keyward::*;
+    /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, NewKey, Permission};
+    /// # use keyward::record::{AdminErrorKind, DisabledBy};
     /// # let mut example = std::pin::pin!(async {
     /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
     /// # let operator = Actor::operator("docs");

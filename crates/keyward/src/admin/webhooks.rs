@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use crate::admin::admin::ATTEMPTS;
 use crate::admin::authority::Permitted;
-use crate::{
-    Account, Actor, AdminError, AdminErrorKind, AuditAction, AuditEntry, Commit, EndpointId,
-    EndpointRules, KeyAdmin, KeyFormat, Permission, SealingKeys, StoreErrorKind, WebhookCommit,
-    WebhookEndpoint, WebhookStore,
-};
+use crate::admin::{Actor, AdminError, KeyAdmin, Permission};
+use crate::key::KeyFormat;
+use crate::outbox::{EndpointId, EndpointRules, WebhookCommit, WebhookEndpoint, WebhookStore};
+use crate::record::{Account, AdminErrorKind, AuditAction, AuditEntry};
+use crate::store::{Commit, StoreErrorKind};
+use crate::webhook::SealingKeys;
 
 /// Creates, changes and deletes endpoints, and accepts messages for them.
 ///
@@ -21,7 +22,10 @@ use crate::{
 /// # let mut example = std::pin::pin!(async {
 /// use std::sync::Arc;
 /// use std::time::Duration;
-/// use keyward::*;
+/// use keyward::{AccountId, Actor, Environment, Grace, KeyAdmin, KeyFormat, MemoryStore, Permission};
+/// use keyward::admin::WebhookAdmin;
+/// use keyward::outbox::{EndpointUrl, WebhookMessage};
+/// use keyward::webhook::{SealingKey, SealingKeys, WebhookId};
 ///
 /// let store = Arc::new(MemoryStore::new());
 /// let format = KeyFormat::new("vhk_{env}_")?;

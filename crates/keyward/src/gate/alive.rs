@@ -4,8 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-use crate::store::freshness::Moment;
-use crate::{Gate, Principal};
+use crate::gate::{Gate, Principal};
+use crate::replica::freshness::Moment;
 
 /// The least age at which memory is too old for a stream. A gate that trusts none has each request wait
 /// for the store, which a stream cannot do four times a second.
@@ -22,12 +22,14 @@ impl Gate {
     ///
     /// It is `false` when the key is revoked, expired, disabled or deleted, when all keys of its account
     /// were revoked, when its account is suspended or gone, and when the keys in memory are older than the
-    /// gate's [`max_staleness`](crate::GateBuilder::max_staleness), but at least a second. Scopes, origins,
+    /// gate's [`max_staleness`](crate::gate::GateBuilder::max_staleness), but at least a second. Scopes, origins,
     /// plan and limits are not looked at again. The answer comes from memory: no lock, no I/O.
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use keyward::*;
+    /// # use keyward::{AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, MemoryStore, NewKey, Store};
+    /// # use keyward::gate::{Access, Decision, Verdict};
+    /// # use keyward::request::RequestHead;
     /// # struct Get<'a>(Option<&'a str>);
     /// # impl RequestHead for Get<'_> {
     /// #     fn method(&self) -> &str { "GET" }
@@ -76,7 +78,7 @@ impl Gate {
 /// does not take what it has for the whole.
 ///
 /// ```
-/// let error = keyward::KeyDied::default();
+/// let error = keyward::gate::KeyDied::default();
 /// assert_eq!(error.to_string(), "the API key died while the response was under way");
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
@@ -95,8 +97,15 @@ impl Error for KeyDied {}
 mod tests {
     use std::time::SystemTime;
 
+    use crate::clock::Clock;
+    use crate::environment::Environment;
+
     use crate::gate::tests::{World, principal};
-    use crate::*;
+    use crate::ids::KeyId;
+    use crate::key::{DigestScheme, KeyDigest};
+    use crate::record::{AccountStatus, KeyStatus};
+    use crate::replica::Revision;
+    use crate::scope::Scopes;
 
     type Change = fn(&mut World);
 

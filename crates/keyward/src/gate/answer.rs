@@ -3,17 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::denial::{DenialKind, ErrorCode};
 use crate::gate::charging::{Due, Short};
 use crate::gate::cors::Readable;
 use crate::gate::drain::UnreadBody;
 use crate::gate::gate::Inner;
 use crate::gate::prove::Presented;
-use crate::limit::quota::seconds;
-use crate::store::entry::Entry;
-use crate::{
-    Access, Admitted, Anonymous, Denial, DenialKind, ErrorCode, Finish, Gate, KeyField,
-    OriginPolicy, Principal, Refusal, Requirement, Verdict,
+use crate::gate::{
+    Access, Admitted, Anonymous, Denial, Finish, Gate, KeyField, Principal, Refusal, Requirement,
+    Verdict,
 };
+use crate::limit::quota::seconds;
+use crate::origin::OriginPolicy;
+use crate::replica::cached_key::Entry;
 
 impl Gate {
     /// Tells that a demand which is only to be reported is not met.

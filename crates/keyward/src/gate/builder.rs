@@ -6,21 +6,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::environment::Environment;
 use crate::gate::gate::Inner;
 use crate::gate::replies::GateReplies;
 use crate::gate::reports::Reports;
-use crate::gate::throttle::FailureThrottle;
+use crate::gate::{Cors, Gate};
+use crate::key::{ForeignFormat, KeyFormat, Peppers};
+use crate::limit::{Limiter, RateLimits, ResetUnit};
 use crate::log_limit::LogLimit;
-use crate::{
-    Cors, Environment, ForeignFormat, Gate, KeyFormat, KeyLocation, Limiter, Peppers, RateLimits,
-    Replica, Replies, Reply, ResetUnit, ScopeCatalog,
-};
+use crate::replica::Replica;
+use crate::reply::{Replies, Reply};
+use crate::request::KeyLocation;
+use crate::scope::ScopeCatalog;
+use crate::throttle::FailureThrottle;
 
 /// Puts a gate together; made by [`Gate::builder`].
 ///
 /// ```
 /// # use std::sync::Arc;
-/// # use keyward::*;
+/// # use keyward::{Gate, KeyFormat, KeyLocation, MemoryStore, Store};
+/// # use keyward::gate::{Decision, Verdict};
+/// # use keyward::request::RequestHead;
 /// # struct Get<'a>(Option<&'a str>);
 /// # impl RequestHead for Get<'_> {
 /// #     fn method(&self) -> &str { "GET" }
@@ -209,7 +215,7 @@ impl GateBuilder {
 
     /// Also sends `X-RateLimit-Limit`, `-Remaining` and `-Reset`, with the reset in this unit.
     ///
-    /// The standard fields are always sent where there is a limit; see [`Quota`](crate::Quota).
+    /// The standard fields are always sent where there is a limit; see [`Quota`](crate::limit::Quota).
     pub fn legacy_rate_limit_fields(mut self, reset: ResetUnit) -> Self {
         self.legacy_fields = Some(reset);
         self
@@ -231,7 +237,9 @@ impl GateBuilder {
     /// limit.
     ///
     /// ```
-    /// # use keyward::*;
+    /// # use keyward::{Gate, KeyFormat};
+    /// # use keyward::error::ParseError;
+    /// # use keyward::replica::Replica;
     /// let gate = Gate::builder(&Replica::new())
     ///     .format(KeyFormat::new("acme_{env}_")?)
     ///     .refund_errors()
@@ -343,10 +351,11 @@ fn headers(locations: &[KeyLocation]) -> Arc<[Box<str>]> {
     headers.into()
 }
 
-/// A gate that cannot be built, or a [`WebhookReceiver`](crate::WebhookReceiver).
+/// A gate that cannot be built, or a [`WebhookReceiver`](crate::webhook::WebhookReceiver).
 ///
 /// ```
-/// use keyward::{Gate, GateErrorKind, MemoryStore, Store};
+/// use keyward::{Gate, MemoryStore, Store};
+/// use keyward::gate::GateErrorKind;
 ///
 /// let error = Gate::builder(MemoryStore::new().replica()).build().unwrap_err();
 /// assert_eq!(error.kind(), GateErrorKind::NoFormat);
@@ -403,7 +412,8 @@ pub enum GateErrorKind {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ErrorCode, MemoryStore, Store};
+    use crate::denial::ErrorCode;
+    use crate::store::{MemoryStore, Store};
 
     fn builder() -> GateBuilder {
         let format = KeyFormat::new("x_").unwrap();

@@ -5,15 +5,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::denial::DenialKind;
+use crate::environment::Environment;
 use crate::gate::judge::{Judged, See};
+use crate::gate::{Check, Gate, Requirement, ResponseHead};
 use crate::limit::bucket::nanos;
-use crate::limit::purse::{NotSpent, Purse, Spent};
-use crate::store::entry::Entry;
-use crate::store::freshness::Moment;
-use crate::{
-    Charge, Check, DenialKind, Environment, Gate, Limiter, Quota, RateLimits, Requirement,
-    ResetUnit, ResponseHead, Taken, Taking,
-};
+use crate::limit::{Charge, Limiter, Quota, RateLimits, ResetUnit, Taken, Taking};
+use crate::replica::cached_key::Entry;
+use crate::replica::credit_cache::{NotSpent, Purse, Spent};
+use crate::replica::freshness::Moment;
 
 /// What a request shall pay.
 #[derive(Clone, Copy, Debug, Default)]

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::gate::ResponseHead;
 use crate::limit::quota::{FIELDS, LEGACY_FIELDS};
+use crate::reply::Reply;
+use crate::request::KeyLocation;
 use crate::request::location::check_token;
-use crate::{KeyLocation, Reply, ResponseHead};
 
 /// What clients of gRPC-Web send beside what every page sends, and their preflights ask for.
 const GRPC_REQUEST: [&str; 3] = ["grpc-timeout", "x-grpc-web", "x-user-agent"];
@@ -18,7 +20,7 @@ const GRPC_RESPONSE: [&str; 3] = ["grpc-status", "grpc-message", "grpc-status-de
 ///
 /// Without it a browser hides every answer from such a page, a refusal too. With it every page may
 /// ask and read; whether its request passes is still decided by the key, whose
-/// [`OriginPolicy`](crate::OriginPolicy) names the pages that may use it. Cookies and other
+/// [`OriginPolicy`](crate::origin::OriginPolicy) names the pages that may use it. Cookies and other
 /// credentials of the browser stay out: `Access-Control-Allow-Credentials` is never sent.
 ///
 /// A preflight carries no key, so the answer to it is the same for everybody:
@@ -43,7 +45,7 @@ const GRPC_RESPONSE: [&str; 3] = ["grpc-status", "grpc-message", "grpc-status-de
 /// They stand there whether or not the request had an `Origin`. A cache may hold the answer to a
 /// request without one and give it to a page, which could not read it if they were missing.
 ///
-/// A layer that is [told to guard gRPC](crate::Requirement::grpc) also allows `grpc-timeout`, `x-grpc-web` and
+/// A layer that is [told to guard gRPC](crate::gate::Requirement::grpc) also allows `grpc-timeout`, `x-grpc-web` and
 /// `x-user-agent`, and exposes `grpc-status`, `grpc-message` and `grpc-status-details-bin`. The layer that
 /// answers the preflight must be told: where one covers a whole server, that one.
 ///
@@ -53,7 +55,9 @@ const GRPC_RESPONSE: [&str; 3] = ["grpc-status", "grpc-message", "grpc-status-de
 ///
 /// ```
 /// # use std::sync::Arc;
-/// # use keyward::*;
+/// # use keyward::{Cors, Gate, KeyFormat, KeyLocation, MemoryStore, Store};
+/// # use keyward::gate::{Decision, Verdict};
+/// # use keyward::request::RequestHead;
 /// # struct Preflight;
 /// # impl RequestHead for Preflight {
 /// #     fn method(&self) -> &str { "OPTIONS" }
@@ -222,8 +226,9 @@ fn once_each<'a>(names: impl Iterator<Item = &'a str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gate::Verdict;
     use crate::gate::tests::World;
-    use crate::{OriginPolicy, Verdict};
+    use crate::origin::OriginPolicy;
 
     struct Head(Vec<(&'static str, String)>);
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::RequestHead;
+use crate::request::RequestHead;
 
 /// How many bodies this process is draining.
 static DRAINING: AtomicUsize = AtomicUsize::new(0);
@@ -12,13 +12,15 @@ static DRAINING: AtomicUsize = AtomicUsize::new(0);
 ///
 /// A client that is still sending its body when the server closes the connection sees a reset instead
 /// of the answer. So an adapter whose server closes at once reads on for a while, within the bounds
-/// below. Given out by [`Refusal::drain`](crate::Refusal::drain) and
-/// [`WebhookAnswer::drain`](crate::WebhookAnswer::drain), to at most [`MAX_AT_ONCE`](Self::MAX_AT_ONCE)
+/// below. Given out by [`Refusal::drain`](crate::gate::Refusal::drain) and
+/// [`WebhookAnswer::drain`](crate::webhook::WebhookAnswer::drain), to at most [`MAX_AT_ONCE`](Self::MAX_AT_ONCE)
 /// requests at once in a process; the place becomes free when it is dropped.
 ///
 /// ```
 /// # use std::sync::Arc;
-/// # use keyward::*;
+/// # use keyward::{Gate, KeyFormat, MemoryStore, Store};
+/// # use keyward::gate::{Decision, Verdict};
+/// # use keyward::request::RequestHead;
 /// struct Upload;
 ///
 /// impl RequestHead for Upload {
@@ -124,7 +126,9 @@ mod tests {
     use std::sync::{Arc, Mutex, PoisonError};
 
     use super::*;
-    use crate::{Decision, Gate, KeyFormat, Refusal, Replica, Verdict};
+    use crate::gate::{Decision, Gate, Refusal, Verdict};
+    use crate::key::KeyFormat;
+    use crate::replica::Replica;
 
     /// The places are the process's: one test at a time.
     static ALONE: Mutex<()> = Mutex::new(());

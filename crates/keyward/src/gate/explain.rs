@@ -3,13 +3,17 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::denial::DenialKind;
 use crate::gate::judge::{Judged, judge_key};
-use crate::{DenialKind, Gate, Hint, KeyId, RequestHead, Requirement};
+use crate::gate::{Gate, Requirement};
+use crate::ids::KeyId;
+use crate::key::Hint;
+use crate::request::RequestHead;
 
 /// A check of the gate, in the order in which they are made.
 ///
 /// ```
-/// use keyward::Check;
+/// use keyward::gate::Check;
 ///
 /// assert!(Check::Known < Check::Scopes);
 /// assert_eq!(Check::Scopes.as_str(), "the scopes of the route");
@@ -143,9 +147,14 @@ impl Gate {
     /// memory has of them, and nothing of limits that are counted elsewhere.
     ///
     /// ```
-    /// use keyward::{Check, DenialKind, Environment, Requirement};
+    /// use keyward::{Environment, Requirement};
+    /// use keyward::denial::DenialKind;
+    /// use keyward::gate::Check;
     /// # use std::sync::Arc;
-    /// # use keyward::*;
+    /// # use keyward::{AccountId, Gate, KeyFormat, KeyId, Peppers, Store};
+    /// # use keyward::record::{Account, KeyRecord};
+    /// # use keyward::replica::{Replica, Revision};
+    /// # use keyward::request::RequestHead;
     /// # struct Get<'a>(Option<&'a str>);
     /// # impl RequestHead for Get<'_> {
     /// #     fn method(&self) -> &str { "GET" }

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use crate::gate::builder::GateBuilder;
+use crate::denial::DenialKind;
+use crate::environment::Environment;
+use crate::gate::GateBuilder;
 use crate::gate::charging::{Charging, Due, Paid};
 use crate::gate::cors::Readable;
 use crate::gate::drain::UnreadBody;
@@ -16,25 +18,27 @@ use crate::gate::judge::{enforce, judge_key};
 use crate::gate::prove::{Presented, Proved};
 use crate::gate::replies::GateReplies;
 use crate::gate::reports::Reports;
-use crate::gate::throttle::Throttle;
+use crate::gate::{Admitted, Decision, Pending, Principal, Refusal, Requirement, Verdict};
+use crate::key::{ForeignFormat, KeyFormat, Peppers};
+use crate::limit::{Limiter, RateLimits, ResetUnit};
 use crate::log_limit::LogLimit;
+use crate::replica::Replica;
+use crate::replica::freshness::Moment;
 use crate::reply::grpc;
+use crate::reply::{Replies, Reply};
 use crate::request::head::is_preflight;
-use crate::store::freshness::Moment;
-use crate::{
-    Admitted, Decision, DenialKind, Environment, ForeignFormat, KeyFormat, KeyLocation, Limiter,
-    Pending, Peppers, Principal, RateLimits, Refusal, Replica, Replies, Reply, RequestHead,
-    Requirement, ResetUnit, ScopeCatalog, Verdict,
-};
+use crate::request::{KeyLocation, RequestHead};
+use crate::scope::ScopeCatalog;
+use crate::throttle::throttle::Throttle;
 
 /// The one place that decides, shared by all routes of a service.
 ///
 /// A clone is another handle to the same gate. The checks and their order:
 ///
 /// 1. a CORS preflight is answered here, 204, with `cache-control: no-store` and what
-///    [`Cors`](crate::Cors) says, if the gate has any;
+///    [`Cors`](crate::gate::Cors) says, if the gate has any;
 /// 2. exactly one key, of an accepted format, in an accepted location (401, 400);
-/// 3. where there is a [`FailureThrottle`](crate::FailureThrottle): not too many requests from the
+/// 3. where there is a [`FailureThrottle`](crate::throttle::FailureThrottle): not too many requests from the
 ///    client's address have failed (429);
 /// 4. the replica is fresh enough (503), the key is in it, and is of the route's account (401);
 /// 5. the key is not revoked, disabled or expired (401);
@@ -44,12 +48,13 @@ use crate::{
 /// 8. it holds the route's scopes (403);
 /// 9. its rate limits let it pass, and it has credits left (429).
 ///
-/// The first that fails answers: [`ErrorCode`](crate::ErrorCode) shows how. Nothing about a key is told before step 5.
+/// The first that fails answers: [`ErrorCode`](crate::denial::ErrorCode) shows how. Nothing about a key is told before step 5.
 ///
 /// ```
 /// use std::sync::Arc;
-/// use keyward::{Decision, Gate, KeyFormat, KeyLocation, MemoryStore, Requirement, Store, Verdict};
-/// # use keyward::RequestHead;
+/// use keyward::{Gate, KeyFormat, KeyLocation, MemoryStore, Requirement, Store};
+/// use keyward::gate::{Decision, Verdict};
+/// # use keyward::request::RequestHead;
 /// # struct Get<'a>(Option<&'a str>);
 /// # impl RequestHead for Get<'_> {
 /// #     fn method(&self) -> &str { "GET" }
@@ -125,7 +130,7 @@ impl Gate {
     /// Where a key may travel, in the order in which requests are searched.
     ///
     /// ```
-    /// # use keyward::*;
+    /// # use keyward::{Gate, KeyFormat, KeyLocation, MemoryStore, Store};
     /// # let (store, format) = (MemoryStore::new(), KeyFormat::new("vhk_{env}_")?);
     /// let gate = Gate::builder(store.replica()).format(format).build()?;
     /// assert_eq!(gate.locations(), [KeyLocation::x_api_key(), KeyLocation::bearer()]);
@@ -220,7 +225,7 @@ impl Gate {
     /// the service lets pass at once.
     ///
     /// ```should_panic
-    /// # use keyward::*;
+    /// # use keyward::{Gate, KeyFormat, MemoryStore, Requirement, ScopeCatalog, Store};
     /// # let (store, format) = (MemoryStore::new(), KeyFormat::new("vhk_{env}_")?);
     /// let gate = Gate::builder(store.replica()).format(format).catalog(ScopeCatalog::new(["kyc"])?);
     /// gate.build()?.assert_meetable(&Requirement::new().scope("kcy")); // a typing error

@@ -3,10 +3,14 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use crate::denial::DenialKind;
 use crate::gate::prove::Presented;
+use crate::gate::{Check, Gate, Requirement};
+use crate::key::KeyKind;
+use crate::origin::OriginPolicy;
 use crate::origin::OriginRefusal;
-use crate::store::entry::Entry;
-use crate::{Check, DenialKind, Gate, KeyKind, OriginPolicy, RequestHead, Requirement};
+use crate::replica::cached_key::Entry;
+use crate::request::RequestHead;
 
 /// What comes of a check: go on, or refuse.
 pub(super) type Judged = ControlFlow<DenialKind>;

@@ -1,26 +1,41 @@
 //! The one place that decides, what a route asks of it, and what a handler gets from it.
 
 pub(crate) mod alive;
-mod answer;
+pub(crate) mod answer;
 pub(crate) mod builder;
 pub(crate) mod charging;
 pub(crate) mod cors;
+pub(crate) mod denial;
 pub(crate) mod drain;
 pub(crate) mod explain;
-pub(crate) mod failures;
 #[expect(
     clippy::module_inception,
     reason = "the room is named after its main type"
 )]
 pub(crate) mod gate;
-mod judge;
+pub(crate) mod judge;
 pub(crate) mod pending;
+pub(crate) mod per_environment;
 pub(crate) mod principal;
-mod prove;
+pub(crate) mod prove;
 pub(crate) mod replies;
 pub(crate) mod reports;
 pub(crate) mod requirement;
 #[cfg(test)]
-mod tests;
-pub(crate) mod throttle;
+pub(crate) mod tests;
 pub(crate) mod verdict;
+
+pub use self::alive::KeyDied;
+pub use self::builder::{GateBuilder, GateError, GateErrorKind};
+pub use self::cors::Cors;
+pub use self::denial::Denial;
+pub use self::drain::BodyDrain;
+pub use self::explain::{Check, Explanation};
+pub use self::gate::Gate;
+pub use self::pending::Pending;
+pub use self::per_environment::PerEnvironment;
+pub use self::principal::Principal;
+pub use self::requirement::Requirement;
+pub use self::verdict::{
+    Access, Admitted, Anonymous, Decision, Finish, KeyField, Refusal, ResponseHead, Verdict,
+};

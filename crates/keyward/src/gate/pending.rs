@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::Verdict;
+use crate::gate::Verdict;
 use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// A decision that has to wait for the store or a limiter.
@@ -17,7 +17,10 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 /// ```
 /// use std::time::Duration;
 /// # use std::sync::Arc;
-/// # use keyward::*;
+/// # use keyward::{Environment, Gate, KeyFormat};
+/// # use keyward::gate::{Decision, Verdict};
+/// # use keyward::replica::Replica;
+/// # use keyward::request::RequestHead;
 /// # struct Get<'a>(&'a str);
 /// # impl RequestHead for Get<'_> {
 /// #     fn method(&self) -> &str { "GET" }

@@ -3,9 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::environment::Environment;
 use crate::gate::charging::Due;
-use crate::store::entry::Entry;
-use crate::{AccountId, Environment, Hint, KeyId, KeyKind, Quota, Scope, Scopes};
+use crate::ids::{AccountId, KeyId};
+use crate::key::{Hint, KeyKind};
+use crate::limit::Quota;
+use crate::replica::cached_key::Entry;
+use crate::scope::{Scope, Scopes};
 
 /// Who calls: what a handler gets of a key that has passed.
 ///
@@ -13,7 +17,12 @@ use crate::{AccountId, Environment, Hint, KeyId, KeyKind, Quota, Scope, Scopes};
 ///
 /// ```
 /// # use std::sync::Arc;
-/// # use keyward::*;
+/// # use keyward::{AccountId, Environment, Gate, KeyFormat, KeyId, Peppers, Scopes, Store};
+/// # use keyward::gate::{Access, Decision, Verdict};
+/// # use keyward::record::{Account, KeyRecord};
+/// # use keyward::replica::{Replica, Revision};
+/// # use keyward::request::RequestHead;
+/// # use keyward::scope::Scope;
 /// # struct Get<'a>(Option<&'a str>);
 /// # impl RequestHead for Get<'_> {
 /// #     fn method(&self) -> &str { "GET" }
@@ -100,7 +109,7 @@ impl Principal {
     /// Records units of whatever the service sells, such as pages or minutes, for the key and hour.
     ///
     /// They are kept beside the count of requests, and only those of live keys are
-    /// [billable](crate::UsageHour::billable_units).
+    /// [billable](crate::replica::UsageHour::billable_units).
     pub fn record(&self, units: u64) {
         if let Some(tally) = self.entry.tally() {
             tally.record(units);

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::denial::DenialKind;
 use crate::gate::gate::Inner;
+use crate::gate::{Gate, Requirement};
 use crate::key::format::MAX_KEY_LEN;
+use crate::replica::cached_key::Entry;
+use crate::replica::freshness::Moment;
 use crate::request::client::Client;
 use crate::request::credential::Credential;
-use crate::store::entry::Entry;
-use crate::store::freshness::Moment;
-use crate::{DenialKind, Gate, KeyLocation, RequestHead, Requirement};
+use crate::request::{KeyLocation, RequestHead};
 
 /// A text in the form of a key, and where it stood.
 pub(super) struct Presented<'a> {

@@ -1,8 +1,12 @@
 //! The answers of a gate, rendered when it is built.
 
+use crate::denial::{DenialKind, ErrorCode};
+use crate::gate::Requirement;
 use crate::gate::cors::Readable;
+use crate::key::KeyKind;
 use crate::reply::reply::EveryReply;
-use crate::{DenialKind, ErrorCode, KeyKind, KeyLocation, Replies, Reply, Requirement};
+use crate::reply::{Replies, Reply};
+use crate::request::KeyLocation;
 
 /// The answers of a gate. They differ by the kinds of keys that a route accepts: an answer names no place
 /// where the key that is asked for may not stand.

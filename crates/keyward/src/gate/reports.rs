@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::DenialKind;
+use crate::denial::DenialKind;
 
 /// A counter for each reason for which a demand is not met.
 #[derive(Debug, Default)]

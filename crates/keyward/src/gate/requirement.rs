@@ -3,7 +3,11 @@
 use std::fmt;
 use std::sync::OnceLock;
 
-use crate::{AccountId, Environment, KeyKind, Reply, Scope, ScopeCatalog, Scopes};
+use crate::environment::Environment;
+use crate::ids::AccountId;
+use crate::key::KeyKind;
+use crate::reply::Reply;
+use crate::scope::{Scope, ScopeCatalog, Scopes};
 
 /// What a route demands of a key.
 ///
@@ -156,7 +160,7 @@ impl Requirement {
     ///
     /// So a running API can find out who would be refused before it demands a scope. A request that would
     /// be refused for its environment, its kind or its scopes passes; the log tells of it, with the answer it
-    /// would have got, the span gets `keyward.would_refuse`, and [`Gate::reported`](crate::Gate::reported)
+    /// would have got, the span gets `keyward.would_refuse`, and [`Gate::reported`](crate::gate::Gate::reported)
     /// counts it. The key itself must still be good, in its place, and of the route's account, and what it
     /// costs is charged.
     pub fn report_only(mut self) -> Self {
@@ -180,7 +184,9 @@ impl Requirement {
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use keyward::*;
+    /// # use keyward::{Gate, KeyFormat, MemoryStore, Requirement, Store};
+    /// # use keyward::gate::{Decision, Verdict};
+    /// # use keyward::request::RequestHead;
     /// # struct Call(&'static str);
     /// # impl RequestHead for Call {
     /// #     fn method(&self) -> &str { self.0 }

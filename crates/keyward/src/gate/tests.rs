@@ -11,29 +11,46 @@ use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 
+use crate::clock::{Clock, ManualClock};
 use crate::conformance::decided;
-use crate::store::poll::tests::set_moves;
-use crate::*;
+use crate::denial::DenialKind;
+use crate::environment::Environment;
+use crate::gate::{
+    Access, Admitted, Check, Decision, Gate, GateBuilder, KeyField, Principal, Requirement, Verdict,
+};
+use crate::ids::{AccountId, KeyId};
+use crate::key::{
+    ApiKey, DigestScheme, ForeignFormat, KeyDigest, KeyFormat, KeyKind, Pepper, Peppers,
+};
+use crate::limit::RateLimit;
+use crate::origin::OriginPolicy;
+use crate::record::{Account, AccountStatus, KeyRecord, KeyStatus};
+use crate::replica::poll::tests::set_moves;
+use crate::replica::{Replica, Revision};
+use crate::reply::Replies;
+use crate::request::{KeyLocation, RequestHead};
+use crate::scope::{ScopeCatalog, Scopes};
+use crate::throttle::FailureThrottle;
 
 const NOW: Duration = Duration::from_secs(1_700_000_000);
 
 /// A service with one account, one key and one route; each test changes what it is about.
-pub(super) struct World {
-    pub(super) clock: Arc<ManualClock>,
-    pub(super) replica: Replica,
-    pub(super) account: Account,
-    pub(super) key: ApiKey,
-    pub(super) record: KeyRecord,
-    pub(super) requirement: Requirement,
-    pub(super) fields: Vec<(&'static str, Vec<u8>)>,
-    pub(super) method: &'static str,
-    pub(super) peer: Option<IpAddr>,
+pub(crate) struct World {
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) replica: Replica,
+    pub(crate) account: Account,
+    pub(crate) key: ApiKey,
+    pub(crate) record: KeyRecord,
+    pub(crate) requirement: Requirement,
+    pub(crate) fields: Vec<(&'static str, Vec<u8>)>,
+    pub(crate) method: &'static str,
+    pub(crate) peer: Option<IpAddr>,
     /// A request from here has failed, and one is one too many.
-    pub(super) throttled: bool,
+    pub(crate) throttled: bool,
 }
 
 impl World {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let clock = Arc::new(ManualClock::at(NOW));
         let replica = Replica::with(Arc::<ManualClock>::clone(&clock), 10_000);
         let account = Account::new(AccountId::parse("acme").unwrap());
@@ -65,7 +82,7 @@ impl World {
     }
 
     /// One round of the feed.
-    pub(super) fn feed(&self) {
+    pub(crate) fn feed(&self) {
         let mut poll = self.replica.poll();
         let number = poll.since().map_or(1, |revision| revision.number + 1);
         poll.account(self.account.clone());
@@ -73,7 +90,7 @@ impl World {
         poll.finish(Revision { number, nonce: 0 }).unwrap();
     }
 
-    pub(super) fn builder(&self) -> GateBuilder {
+    pub(crate) fn builder(&self) -> GateBuilder {
         Gate::builder(&self.replica)
             .format(format())
             .location(KeyLocation::x_api_key())
@@ -81,11 +98,11 @@ impl World {
             .location(KeyLocation::x_client_key())
     }
 
-    pub(super) fn check(&self, gate: &Gate, outer: Option<&Principal>) -> Decision {
+    pub(crate) fn check(&self, gate: &Gate, outer: Option<&Principal>) -> Decision {
         gate.check(self, &Arc::new(self.requirement.clone()), outer)
     }
 
-    pub(super) fn verdict(&self, gate: &Gate) -> Verdict {
+    pub(crate) fn verdict(&self, gate: &Gate) -> Verdict {
         match self.check(gate, None) {
             Decision::Ready(verdict) => verdict,
             Decision::Pending(_) => panic!("not decided at once"),
@@ -128,18 +145,18 @@ impl RequestHead for World {
     }
 }
 
-pub(super) fn format() -> KeyFormat {
+pub(crate) fn format() -> KeyFormat {
     KeyFormat::new("vhk_{env}_").unwrap()
 }
 
-pub(super) fn reason(verdict: Verdict) -> Result<(), DenialKind> {
+pub(crate) fn reason(verdict: Verdict) -> Result<(), DenialKind> {
     match verdict {
         Verdict::Admit(_) => Ok(()),
         Verdict::Refuse(refusal) => Err(refusal.denial.unwrap().kind()),
     }
 }
 
-pub(super) fn principal(verdict: Verdict) -> Principal {
+pub(crate) fn principal(verdict: Verdict) -> Principal {
     match verdict {
         Verdict::Admit(Admitted {
             access: Some(Access::Principal(principal)),

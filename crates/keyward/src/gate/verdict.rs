@@ -7,8 +7,9 @@ use std::sync::Arc;
 use crate::gate::charging::Bill;
 use crate::gate::cors::Readable;
 use crate::gate::drain::UnreadBody;
+use crate::gate::{BodyDrain, Denial, Pending, Principal};
+use crate::reply::Reply;
 use crate::reply::cache::{keep_private, vary_by};
-use crate::{BodyDrain, Denial, Pending, Principal, Reply};
 
 /// The gate's answer: at once from memory, or after something had to be fetched.
 ///
@@ -16,7 +17,11 @@ use crate::{BodyDrain, Denial, Pending, Principal, Reply};
 ///
 /// ```
 /// # use std::{borrow::Cow, sync::Arc};
-/// # use keyward::*;
+/// # use keyward::{AccountId, Environment, Gate, KeyFormat, KeyId, Peppers, Scopes, Store};
+/// # use keyward::gate::{Access, Decision, KeyField, ResponseHead, Verdict};
+/// # use keyward::record::{Account, KeyRecord};
+/// # use keyward::replica::{Replica, Revision};
+/// # use keyward::request::RequestHead;
 /// # struct Get<'a>(Option<&'a str>);
 /// # impl RequestHead for Get<'_> {
 /// #     fn method(&self) -> &str { "GET" }
@@ -170,7 +175,9 @@ pub enum Access {
 ///
 /// ```
 /// # use std::sync::Arc;
-/// # use keyward::*;
+/// # use keyward::{Gate, KeyFormat, MemoryStore, Requirement, Store};
+/// # use keyward::gate::{Access, Decision, Verdict};
+/// # use keyward::request::RequestHead;
 /// # struct Get<'a>(Option<&'a str>);
 /// # impl RequestHead for Get<'_> {
 /// #     fn method(&self) -> &str { "GET" }
@@ -212,7 +219,7 @@ impl fmt::Debug for Anonymous {
 pub enum KeyField {
     /// There was none, or an outer layer has dealt with it.
     None,
-    /// Remove the field of this location, by its place among [`Gate::locations`](crate::Gate::locations).
+    /// Remove the field of this location, by its place among [`Gate::locations`](crate::gate::Gate::locations).
     Remove(usize),
     /// Leave the field of this location, and mark its value as sensitive.
     MarkSensitive(usize),
@@ -272,7 +279,7 @@ impl Finish {
 ///
 /// ```
 /// use std::borrow::Cow;
-/// use keyward::{Finish, ResponseHead};
+/// use keyward::gate::{Finish, ResponseHead};
 ///
 /// struct Head(Vec<(&'static str, String)>);
 ///
@@ -330,7 +337,10 @@ pub trait ResponseHead {
 ///
 /// ```
 /// # use std::sync::Arc;
-/// # use keyward::*;
+/// # use keyward::{Gate, KeyFormat, MemoryStore, Store};
+/// # use keyward::denial::DenialKind;
+/// # use keyward::gate::{Decision, Verdict};
+/// # use keyward::request::RequestHead;
 /// # struct Get<'a>(Option<&'a str>);
 /// # impl RequestHead for Get<'_> {
 /// #     fn method(&self) -> &str { "GET" }

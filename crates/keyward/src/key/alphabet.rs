@@ -10,11 +10,12 @@ use zeroize::Zeroizing;
 /// All are safe in a URL and are selected by a double click, `-` excepted.
 ///
 /// ```
-/// use keyward::{Alphabet, KeyFormat};
+/// use keyward::KeyFormat;
+/// use keyward::key::Alphabet;
 ///
 /// let format = KeyFormat::new("acme_")?.alphabet(Alphabet::Hex).length(32)?;
 /// assert_eq!(format.regex(), "acme_[0-9a-f]{40}"); // 8 of them are the checksum
-/// # Ok::<(), keyward::ParseError>(())
+/// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -101,7 +102,7 @@ fn digits<const BASE: u32>(mut number: u32, chars: &[u8]) -> [u8; 8] {
 }
 
 /// The operating system gave no random bytes. See
-/// [`KeyFormat::generate`](crate::KeyFormat::generate).
+/// [`KeyFormat::generate`](crate::key::KeyFormat::generate).
 #[derive(Clone, Copy, Debug)]
 pub struct RandomError(pub(crate) getrandom::Error);
 

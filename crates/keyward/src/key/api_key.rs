@@ -4,7 +4,7 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
-use crate::{ParseError, ParseErrorKind};
+use crate::error::{ParseError, ParseErrorKind};
 
 /// The secret text of a key, shown to its owner once.
 ///
@@ -54,11 +54,11 @@ const NOT_KNOWN: [u8; 4] = [0; 4];
 /// What may be shown of a key: its prefix and its last four characters.
 ///
 /// ```
-/// use keyward::Hint;
+/// use keyward::key::Hint;
 ///
 /// assert_eq!(Hint::parse("vhk_live_…x7Qd")?.to_string(), "vhk_live_…x7Qd");
 /// assert_eq!(Hint::unknown().to_string(), "…"); // of an imported key
-/// # Ok::<(), keyward::ParseError>(())
+/// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Hint {
@@ -76,10 +76,10 @@ impl Hint {
     /// The hint of a key whose text is not known, shown as an ellipsis alone.
     ///
     /// ```
-    /// use keyward::Hint;
+    /// use keyward::key::Hint;
     ///
     /// assert_eq!(Hint::parse("…")?, Hint::unknown());
-    /// # Ok::<(), keyward::ParseError>(())
+    /// # Ok::<(), keyward::error::ParseError>(())
     /// ```
     #[must_use]
     pub fn unknown() -> Self {

@@ -7,7 +7,8 @@ use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::{ParseError, ParseErrorKind, PepperId};
+use crate::error::{ParseError, ParseErrorKind};
+use crate::key::PepperId;
 
 /// The digest of a whole key, and how it was made.
 ///
@@ -15,7 +16,7 @@ use crate::{ParseError, ParseErrorKind, PepperId};
 /// guess that a slow hash would slow down (NIST SP 800-63B-4 §3.1.2.2). `Debug` does not show it.
 ///
 /// ```
-/// use keyward::{DigestScheme, KeyDigest};
+/// use keyward::key::{DigestScheme, KeyDigest};
 ///
 /// let digest = KeyDigest::new(DigestScheme::Sha256, [7; 32]);
 /// assert_eq!(format!("{digest:?}"), "KeyDigest(sha256, ..)");
@@ -38,13 +39,13 @@ impl KeyDigest {
     /// A digest that another system has kept: hexadecimal or base64, either alphabet.
     ///
     /// ```
-    /// use keyward::{DigestScheme, KeyDigest};
+    /// use keyward::key::{DigestScheme, KeyDigest};
     ///
     /// let hex = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
     /// let base64 = "ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0";
     /// let one = KeyDigest::import(DigestScheme::Sha256, hex)?;
     /// assert_eq!(one, KeyDigest::import(DigestScheme::Sha256, base64)?);
-    /// # Ok::<(), keyward::ParseError>(())
+    /// # Ok::<(), keyward::error::ParseError>(())
     /// ```
     ///
     /// # Errors
@@ -87,11 +88,11 @@ impl fmt::Debug for KeyDigest {
 /// How a digest is made.
 ///
 /// ```
-/// use keyward::DigestScheme;
+/// use keyward::key::DigestScheme;
 ///
 /// assert_eq!(DigestScheme::parse("sha256")?, DigestScheme::Sha256);
 /// assert_eq!(DigestScheme::parse("hmac-sha256:2026")?.to_string(), "hmac-sha256:2026");
-/// # Ok::<(), keyward::ParseError>(())
+/// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -2,8 +2,8 @@
 
 use std::ops::RangeInclusive;
 
+use crate::error::{ParseError, ParseErrorKind};
 use crate::key::format::Recognised;
-use crate::{ParseError, ParseErrorKind};
 
 /// How keys look that were made elsewhere and are imported by their digest.
 ///
@@ -12,14 +12,14 @@ use crate::{ParseError, ParseErrorKind};
 ///
 /// They are found under the plain SHA-256 digest that was imported, whatever peppers the gate has, until
 /// their first use. So whoever can write to the database can put the digest of such a key there: remove the
-/// format once [`KeyAdmin::schemes`](crate::KeyAdmin::schemes) counts none under `sha256`.
+/// format once [`KeyAdmin::schemes`](crate::admin::KeyAdmin::schemes) counts none under `sha256`.
 ///
 /// ```
-/// use keyward::ForeignFormat;
+/// use keyward::key::ForeignFormat;
 ///
 /// let sanctum = ForeignFormat::new("")?.secret_after('|');
 /// assert!(sanctum.recognises(b"12|kq6iJPYFEFCZ1gJSmrfJ0xX9sYdM7Tz7"));
-/// # Ok::<(), keyward::ParseError>(())
+/// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct ForeignFormat {

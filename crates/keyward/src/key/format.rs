@@ -5,7 +5,9 @@ use std::ops::Range;
 
 use zeroize::Zeroizing;
 
-use crate::{Alphabet, ApiKey, Environment, ParseError, ParseErrorKind, RandomError};
+use crate::environment::Environment;
+use crate::error::{ParseError, ParseErrorKind};
+use crate::key::{Alphabet, ApiKey, RandomError};
 
 /// The longest text that is looked at as a key.
 pub(crate) const MAX_KEY_LEN: usize = 512;
@@ -20,7 +22,8 @@ const PLACEHOLDER: &str = "{env}";
 /// secret and proves nothing.
 ///
 /// ```
-/// use keyward::{Alphabet, Environment, KeyFormat};
+/// use keyward::{Environment, KeyFormat};
+/// use keyward::key::Alphabet;
 ///
 /// let format = KeyFormat::new("vhk_{env}_")?;
 /// let key = format.generate(Environment::TEST)?;
@@ -163,7 +166,7 @@ impl KeyFormat {
     /// ```
     /// let format = keyward::KeyFormat::new("vhk_{env}_")?;
     /// assert_eq!(format.regex(), r"vhk_[a-z][a-z0-9-]{0,14}_[0-9A-Za-z]{38}");
-    /// # Ok::<(), keyward::ParseError>(())
+    /// # Ok::<(), keyward::error::ParseError>(())
     /// ```
     #[must_use]
     pub fn regex(&self) -> String {
@@ -279,7 +282,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::Hint;
+    use crate::key::Hint;
 
     fn formats() -> [KeyFormat; 5] {
         let format = |prefix| KeyFormat::new(prefix).unwrap();

@@ -9,10 +9,12 @@ use hmac::digest::KeyInit;
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256, Sha512};
 
+use crate::clock::Clock;
 use crate::clock::unix_time;
+use crate::error::{ParseError, ParseErrorKind};
 use crate::key::digest::DigestBytes;
+use crate::key::{DigestScheme, KeyDigest};
 use crate::secret_text::check_bytes;
-use crate::{Clock, DigestScheme, KeyDigest, ParseError, ParseErrorKind};
 
 /// How many schemes a look-up tries at most.
 const MAX_SCHEMES: usize = 4;
@@ -20,8 +22,8 @@ const MAX_SCHEMES: usize = 4;
 /// The public name of a pepper, kept beside every digest made with it.
 ///
 /// ```
-/// assert_eq!(keyward::PepperId::parse("2026-11")?.to_string(), "2026-11");
-/// # Ok::<(), keyward::ParseError>(())
+/// assert_eq!(keyward::key::PepperId::parse("2026-11")?.to_string(), "2026-11");
+/// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PepperId(Arc<str>);
@@ -58,13 +60,14 @@ impl fmt::Display for PepperId {
 /// A secret of the service, kept outside the database, and its public name.
 ///
 /// ```
-/// use keyward::{Pepper, Peppers};
+/// use keyward::Peppers;
+/// use keyward::key::Pepper;
 ///
 /// let secret = b"from a random generator"; // read it from a secret store
 /// let pepper = Pepper::new("2026", secret)?;
 /// assert_eq!(format!("{pepper:?}"), "Pepper(2026, ..)");
 /// assert_eq!(Peppers::new(pepper).current().to_string(), "hmac-sha256:2026");
-/// # Ok::<(), keyward::ParseError>(())
+/// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone)]
 pub struct Pepper {
@@ -83,7 +86,8 @@ impl Pepper {
     /// a newline, stands in quotation marks, or begins with a byte order mark or white space.
     ///
     /// ```
-    /// use keyward::{ParseErrorKind, Pepper};
+    /// use keyward::error::ParseErrorKind;
+    /// use keyward::key::Pepper;
     ///
     /// let unset = String::new(); // a missing environment variable must not pass for a pepper
     /// let error = Pepper::new("2026", unset.as_bytes()).unwrap_err();
@@ -110,13 +114,14 @@ impl Pepper {
     /// When the id is not one, or the secret is empty or shorter than 16 bytes.
     ///
     /// ```
-    /// use keyward::{Pepper, Peppers};
+    /// use keyward::Peppers;
+    /// use keyward::key::Pepper;
     ///
     /// let file = b"MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n";
     /// let old = Pepper::verbatim("2025", file)?;
     /// let peppers = Peppers::new(Pepper::new("2026", file.trim_ascii())?).retired(old)?;
     /// assert_eq!(peppers.current().to_string(), "hmac-sha256:2026");
-    /// # Ok::<(), keyward::ParseError>(())
+    /// # Ok::<(), keyward::error::ParseError>(())
     /// ```
     pub fn verbatim(id: &str, secret: &[u8]) -> Result<Self, ParseError> {
         let id = PepperId::parse(id)?;
@@ -141,13 +146,14 @@ impl fmt::Debug for Pepper {
 /// pays for all.
 ///
 /// ```
-/// use keyward::{DigestScheme, Pepper, Peppers};
+/// use keyward::Peppers;
+/// use keyward::key::{DigestScheme, Pepper};
 ///
 /// let current = Pepper::new("2026", b"sixteen bytes or more")?;
 /// let old = Pepper::new("2025", b"another sixteen bytes")?;
 /// let peppers = Peppers::new(current).retired(old)?.accepting(DigestScheme::Sha256)?;
 /// assert_eq!(peppers.current().to_string(), "hmac-sha256:2026");
-/// # Ok::<(), keyward::ParseError>(())
+/// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Peppers(Vec<Accepted>);
@@ -209,7 +215,7 @@ impl Peppers {
     ///
     /// The first of three steps to a new pepper: deploy it as upcoming everywhere, then as the current
     /// one with the old one [retired](Self::retired), then without the old one once
-    /// [`KeyAdmin::schemes`](crate::KeyAdmin::schemes) counts none under it. A process that called it
+    /// [`KeyAdmin::schemes`](crate::admin::KeyAdmin::schemes) counts none under it. A process that called it
     /// retired meanwhile would move keys back to the old one.
     ///
     /// # Errors
@@ -220,7 +226,7 @@ impl Peppers {
 
     /// Goes on accepting keys that were digested in this way, without a pepper.
     ///
-    /// Imported keys of a [`ForeignFormat`](crate::ForeignFormat) are found under SHA-256 also without this.
+    /// Imported keys of a [`ForeignFormat`](crate::key::ForeignFormat) are found under SHA-256 also without this.
     ///
     /// # Errors
     /// When this is a fifth way, is there already, or needs a pepper.
@@ -242,7 +248,7 @@ impl Peppers {
 
     /// The digest of a key under the current scheme.
     #[must_use]
-    pub fn digest(&self, key: &crate::ApiKey) -> KeyDigest {
+    pub fn digest(&self, key: &crate::key::ApiKey) -> KeyDigest {
         self.digest_text(key.expose_secret().as_bytes())
     }
 
@@ -369,7 +375,7 @@ mod tests {
         assert!(three.clone().accepting(DigestScheme::Sha256).is_err());
         let four = three.retired(pepper("c")).unwrap();
         assert_eq!(
-            four.candidates(b"key", 0, true, &crate::SystemClock)
+            four.candidates(b"key", 0, true, &crate::clock::SystemClock)
                 .count(),
             4
         );
@@ -379,9 +385,9 @@ mod tests {
     #[test]
     fn debug_shows_neither_pepper_nor_digest() {
         let peppers = Peppers::new(Pepper::new("id", b"sixteen bytes or more").unwrap());
-        let key = crate::KeyFormat::new("x_")
+        let key = crate::key::KeyFormat::new("x_")
             .unwrap()
-            .generate(crate::Environment::LIVE)
+            .generate(crate::environment::Environment::LIVE)
             .unwrap();
         assert_eq!(
             format!("{peppers:?}"),

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::{AccountId, Clock, Environment, KeyId, Quota, RateLimit};
+use crate::clock::Clock;
+use crate::environment::Environment;
+use crate::ids::{AccountId, KeyId};
+use crate::limit::{Quota, RateLimit};
 
 /// A bucket of requests: a limit, whose it is, and how much of it is used.
 ///
@@ -13,7 +16,7 @@ use crate::{AccountId, Clock, Environment, KeyId, Quota, RateLimit};
 /// again, and a request moves it on by its cost. Taking is one atomic step, and of any number that
 /// come at once exactly as many pass as there is room for.
 ///
-/// See [`Charge`](crate::Charge).
+/// See [`Charge`](crate::limit::Charge).
 pub struct Bucket {
     owner: BucketOwner,
     limit: RateLimit,
@@ -22,7 +25,7 @@ pub struct Bucket {
     full_at: AtomicU64,
 }
 
-/// Whose a bucket is. See [`Charge`](crate::Charge).
+/// Whose a bucket is. See [`Charge`](crate::limit::Charge).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "a limiter must know them all")]
 pub enum BucketOwner {
@@ -162,7 +165,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ManualClock;
+    use crate::clock::ManualClock;
 
     const SECOND: u64 = 1_000_000_000;
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use crate::limit::bucket::nanos;
-use crate::{Bucket, Quota};
+use crate::limit::{Bucket, Quota};
 
 /// Counts requests somewhere else than in this process, for several that share one limit.
 ///
@@ -20,7 +20,7 @@ use crate::{Bucket, Quota};
 ///
 /// ```
 /// use std::time::Duration;
-/// use keyward::{Charge, Limiter, Taken, Taking};
+/// use keyward::limit::{Charge, Limiter, Taken, Taking};
 ///
 /// /// Counts here, and could as well ask another.
 /// #[derive(Debug)]
@@ -36,7 +36,11 @@ use crate::{Bucket, Quota};
 ///     }
 /// }
 /// # use std::sync::Arc;
-/// # use keyward::*;
+/// # use keyward::{AccountId, Environment, Gate, KeyFormat, KeyId, Peppers, RateLimit, Store};
+/// # use keyward::gate::{Decision, Verdict};
+/// # use keyward::record::{Account, KeyRecord};
+/// # use keyward::replica::{Replica, Revision};
+/// # use keyward::request::RequestHead;
 /// # struct Get<'a>(Option<&'a str>);
 /// # impl RequestHead for Get<'_> {
 /// #     fn method(&self) -> &str { "GET" }
@@ -78,7 +82,7 @@ use crate::{Bucket, Quota};
 pub trait Limiter: fmt::Debug + Send + Sync + 'static {
     /// Takes the cost from every bucket of the charge, or from none.
     ///
-    /// `now` is the time of [`Clock::boot`](crate::Clock::boot), as [`Charge::take_here`] needs it.
+    /// `now` is the time of [`Clock::boot`](crate::clock::Clock::boot), as [`Charge::take_here`] needs it.
     fn take(&self, charge: Charge, now: Duration) -> Taking;
 
     /// Gives back what was taken, as far as time has not: the request was refused after all.
@@ -142,7 +146,7 @@ impl Error for LimiterError {
 /// What a request costs, and the buckets it is taken from. See [`Limiter`].
 ///
 /// ```
-/// # use keyward::*;
+/// # use keyward::limit::{Bucket, BucketOwner, Charge};
 /// fn names(charge: &Charge) -> Vec<String> {
 ///     let name = |bucket: &Bucket| match bucket.owner() {
 ///         BucketOwner::Key(id) => format!("{id} {}", bucket.limit()),
@@ -199,7 +203,7 @@ impl Charge {
 
     /// Takes it from the buckets of this process, all or nothing.
     ///
-    /// `now` is the time of [`Clock::boot`](crate::Clock::boot).
+    /// `now` is the time of [`Clock::boot`](crate::clock::Clock::boot).
     #[must_use]
     pub fn take_here(mut self, now: Duration) -> Taken {
         let cost = self.cost;
@@ -274,7 +278,9 @@ impl Drawn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{BucketOwner, KeyId, ManualClock, RateLimit};
+    use crate::clock::ManualClock;
+    use crate::ids::KeyId;
+    use crate::limit::{BucketOwner, RateLimit};
 
     const NOW: Duration = Duration::from_secs(100);
 

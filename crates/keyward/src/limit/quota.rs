@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::limit::bucket::nanos;
-use crate::{Bucket, BucketOwner, RateLimit};
+use crate::limit::{Bucket, BucketOwner, RateLimit};
 
 /// The fields that may describe a limit.
 pub(crate) const FIELDS: [&str; 2] = ["ratelimit", "ratelimit-policy"];
@@ -154,7 +154,7 @@ impl Quota {
 /// In which unit `X-RateLimit-Reset` says when the limit is whole again.
 ///
 /// There is no standard for these older fields, and services differ. See
-/// [`GateBuilder::legacy_rate_limit_fields`](crate::GateBuilder::legacy_rate_limit_fields).
+/// [`GateBuilder::legacy_rate_limit_fields`](crate::gate::GateBuilder::legacy_rate_limit_fields).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ResetUnit {
@@ -176,7 +176,9 @@ mod tests {
     use sfv::{BareItem, FieldType, List, ListEntry, Parser};
 
     use super::*;
-    use crate::{AccountId, Environment, KeyId, ManualClock};
+    use crate::clock::ManualClock;
+    use crate::environment::Environment;
+    use crate::ids::{AccountId, KeyId};
 
     fn quota(limit: &str, shared: bool, remaining: u32, full_in: Duration) -> Quota {
         let owner = if shared {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::{ParseError, ParseErrorKind};
+use crate::error::{ParseError, ParseErrorKind};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -25,7 +25,7 @@ const LONGEST: u64 = 10 * 365 * 86_400;
 /// assert_eq!(limit.to_string(), "100/60;200");
 /// assert_eq!(RateLimit::parse("100/60;200")?, limit);
 /// assert!(limit.covers(RateLimit::per_second(1)));
-/// # Ok::<(), keyward::ParseError>(())
+/// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 ///
 /// Time is counted in whole nanoseconds. Where the period cannot be divided evenly the interval is

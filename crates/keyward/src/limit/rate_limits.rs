@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::{ParseError, ParseErrorKind, RateLimit};
+use crate::error::{ParseError, ParseErrorKind};
+use crate::limit::RateLimit;
 
 /// The most limits there may be in one list.
 pub(crate) const MAX_LIMITS: usize = 4;
@@ -18,7 +19,7 @@ pub(crate) const MAX_LIMITS: usize = 4;
 /// assert_eq!(limits.to_string(), "10/1;10 1000/86400;1000");
 /// assert!(RateLimits::from(RateLimit::per_second(20)).covers(&limits));
 /// assert!(!limits.covers(&RateLimits::none())); // none is wider than any
-/// # Ok::<(), keyward::ParseError>(())
+/// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RateLimits(Box<[RateLimit]>);

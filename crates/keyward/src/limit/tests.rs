@@ -5,9 +5,27 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use crate::admin::{
+    AccountChange, Actor, AdminError, Grace, KeyAdmin, KeyChange, NewKey, Permission,
+};
+use crate::clock::ManualClock;
 use crate::conformance::{block_on, decided};
+use crate::credits::{CreditOwner, Credits, Refill};
+use crate::denial::DenialKind;
+use crate::environment::Environment;
+use crate::gate::{
+    Access, Admitted, Check, Decision, Finish, Gate, GateBuilder, Principal, Requirement,
+    ResponseHead, Verdict,
+};
+use crate::ids::{AccountId, KeyId};
+use crate::key::{ApiKey, DigestScheme, KeyFormat, Pepper, Peppers};
+use crate::limit::{Charge, Limiter, LimiterError, RateLimit, RateLimits, ResetUnit, Taking};
+use crate::record::{Account, AdminErrorKind, AuditAction, KeyRecord, Metadata};
+use crate::replica::{Replica, Revision};
+use crate::request::RequestHead;
+use crate::scope::Scopes;
+use crate::store::{AuditQuery, Store};
 use crate::test_store::open;
-use crate::*;
 
 const NOW: Duration = Duration::from_secs(1_700_000_000);
 

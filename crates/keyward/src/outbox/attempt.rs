@@ -3,7 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use crate::error::named;
-use crate::{EndpointId, WebhookId};
+use crate::outbox::EndpointId;
+use crate::webhook::WebhookId;
 
 /// One attempt to deliver a message, and what came of it, as a store keeps it.
 ///
@@ -11,7 +12,8 @@ use crate::{EndpointId, WebhookId};
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
-/// use keyward::{AttemptOutcome, DeliveryAttempt, EndpointId, WebhookId};
+/// use keyward::outbox::{AttemptOutcome, DeliveryAttempt, EndpointId};
+/// use keyward::webhook::WebhookId;
 ///
 /// let (message, endpoint) = (WebhookId::random()?, EndpointId::random()?);
 /// let attempt = DeliveryAttempt {
@@ -52,14 +54,14 @@ pub struct DeliveryAttempt {
     /// What the receiver answered, if it did.
     pub status: Option<u16>,
     /// Whether there will be no other, because it was delivered or given up; unless somebody
-    /// [redelivers](crate::WebhookAdmin::redeliver) it.
+    /// [redelivers](crate::admin::WebhookAdmin::redeliver) it.
     pub last: bool,
 }
 
 /// What came of an attempt.
 ///
 /// ```
-/// use keyward::AttemptOutcome;
+/// use keyward::outbox::AttemptOutcome;
 ///
 /// assert_eq!(AttemptOutcome::of_status(204), AttemptOutcome::Delivered);
 /// assert_eq!(AttemptOutcome::of_status(308), AttemptOutcome::Redirected); // and not followed
@@ -80,7 +82,7 @@ pub enum AttemptOutcome {
     TimedOut,
     /// No connection, or it broke off.
     Unreachable,
-    /// The host has no public address, or the [rules](crate::EndpointRules) forbid the URL.
+    /// The host has no public address, or the [rules](crate::outbox::EndpointRules) forbid the URL.
     NotPublic,
     /// The endpoint's secret could not be opened, or its URL is none for the client.
     NotSendable,

@@ -5,10 +5,9 @@ use std::time::SystemTime;
 
 use subtle::ConstantTimeEq;
 
-use crate::{
-    Alphabet, AttemptOutcome, DueDelivery, EndpointId, RandomError, WebhookEndpoint, WebhookId,
-    WebhookMessage,
-};
+use crate::key::{Alphabet, RandomError};
+use crate::outbox::{AttemptOutcome, DueDelivery, EndpointId, WebhookEndpoint, WebhookMessage};
+use crate::webhook::WebhookId;
 
 /// What every challenge begins with, byte for byte.
 const BEFORE: &[u8] = br#"{"type":"keyward.challenge","challenge":""#;
@@ -17,12 +16,14 @@ const AFTER: &[u8] = br#""}"#;
 /// A signed question that an endpoint must answer to be called working.
 ///
 /// It is a delivery like any other, of `{"type":"keyward.challenge","challenge":"chl_…"}`. The answer is
-/// 200 and the text of the challenge alone. A [`WebhookReceiver`](crate::WebhookReceiver) gives it once
+/// 200 and the text of the challenge alone. A [`WebhookReceiver`](crate::webhook::WebhookReceiver) gives it once
 /// the signature has been verified; whoever echoes all that comes does not.
 ///
 /// ```
 /// # use std::time::SystemTime;
-/// # use keyward::*;
+/// # use keyward::{AccountId, Environment};
+/// # use keyward::outbox::{EndpointChallenge, EndpointUrl, WebhookEndpoint, WebhookStore};
+/// # use keyward::webhook::{SealingKey, SealingKeys, WebhookSecret};
 /// # let keys = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
 /// # let url = EndpointUrl::parse("https://acme.example/hook")?;
 /// # let acme = AccountId::parse("acme")?;

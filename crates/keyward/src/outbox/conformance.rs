@@ -13,13 +13,16 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use crate::conformance::block_on;
-use crate::{
-    Account, AccountId, AttemptOutcome, AuditAction, AuditEntry, AuditQuery, Commit, Conclusion,
-    DeliveryClaim, DisabledBy, DueDelivery, EndpointId, EndpointStatus, EndpointUrl,
-    EndpointsAtMost, Environment, ProvenEndpoints, Redelivery, RetrySchedule, SealingKey,
-    SealingKeys, StoreErrorKind, WebhookCommit, WebhookEndpoint, WebhookId, WebhookMessage,
-    WebhookSecret, WebhookStore,
+use crate::environment::Environment;
+use crate::ids::AccountId;
+use crate::outbox::{
+    AttemptOutcome, Conclusion, DeliveryClaim, DueDelivery, EndpointId, EndpointStatus,
+    EndpointUrl, EndpointsAtMost, ProvenEndpoints, Redelivery, RetrySchedule, WebhookCommit,
+    WebhookEndpoint, WebhookMessage, WebhookStore,
 };
+use crate::record::{Account, AuditAction, AuditEntry, DisabledBy};
+use crate::store::{AuditQuery, Commit, StoreErrorKind};
+use crate::webhook::{SealingKey, SealingKeys, WebhookId, WebhookSecret};
 
 /// Runs the suite over a store that also keeps webhooks; `open` gives a new, empty one each time.
 ///
@@ -645,7 +648,7 @@ fn keys() -> SealingKeys {
     SealingKeys::new(SealingKey::new("2026.1", &[7; 32]).unwrap())
 }
 
-fn sealed() -> crate::SealedSecret {
+fn sealed() -> crate::webhook::SealedSecret {
     let secret = WebhookSecret::random().unwrap();
     keys().seal(&secret, "elsewhere").unwrap()
 }

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::{
-    AttemptOutcome, DeliveryAttempt, EndpointRules, EndpointStatus, RetrySchedule, SealError,
-    SealingKeys, WebhookEndpoint, WebhookMessage,
+use crate::outbox::{
+    AttemptOutcome, DeliveryAttempt, EndpointRules, EndpointStatus, RetrySchedule, WebhookEndpoint,
+    WebhookMessage,
 };
+use crate::webhook::{SealError, SealingKeys};
 
 /// A message that is to go to an endpoint. The two are of one account and one environment.
 ///
@@ -14,7 +15,9 @@ use crate::{
 ///
 /// ```
 /// # use std::time::SystemTime;
-/// # use keyward::*;
+/// # use keyward::{AccountId, Environment};
+/// # use keyward::outbox::{DueDelivery, EndpointUrl, WebhookEndpoint, WebhookMessage, WebhookStore};
+/// # use keyward::webhook::{SealingKey, SealingKeys, WebhookId, WebhookSecret};
 /// # let keys = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
 /// # let url = EndpointUrl::parse("https://acme.example/hook")?;
 /// # let acme = AccountId::parse("acme")?;
@@ -116,7 +119,12 @@ impl DueDelivery {
     ///
     /// ```
     /// # use std::time::{Duration, SystemTime};
-    /// # use keyward::*;
+    /// # use keyward::{AccountId, Environment};
+    /// # use keyward::outbox::{
+    /// #     AttemptOutcome, DueDelivery, EndpointUrl, NextStep, RetrySchedule, WebhookEndpoint,
+    /// #     WebhookMessage, WebhookStore,
+    /// # };
+    /// # use keyward::webhook::{SealingKey, SealingKeys, WebhookId, WebhookSecret};
     /// # let keys = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
     /// # let url = EndpointUrl::parse("https://acme.example/hook")?;
     /// # let acme = AccountId::parse("acme")?;

@@ -3,19 +3,22 @@
 use std::fmt;
 use std::time::SystemTime;
 
+use crate::environment::Environment;
+use crate::error::ParseError;
 use crate::error::named;
-use crate::record::public_name::PublicName;
-use crate::{
-    AccountId, DisabledBy, EndpointUrl, Environment, ParseError, RandomError, SealError,
-    SealedSecret, SealingKeys, WebhookSecret, WebhookSigner,
-};
+use crate::ids::AccountId;
+use crate::ids::public_name::PublicName;
+use crate::key::RandomError;
+use crate::outbox::EndpointUrl;
+use crate::record::DisabledBy;
+use crate::webhook::{SealError, SealedSecret, SealingKeys, WebhookSecret, WebhookSigner};
 
 const PREFIX: &str = "whe_";
 
 /// The public name of an endpoint: `whe_` and 12 random base62 characters. No secret.
 ///
 /// ```
-/// use keyward::EndpointId;
+/// use keyward::outbox::EndpointId;
 ///
 /// let id = EndpointId::random()?;
 /// assert_eq!(EndpointId::parse(&id.to_string())?, id);
@@ -59,7 +62,9 @@ impl fmt::Debug for EndpointId {
 ///
 /// ```
 /// use std::time::SystemTime;
-/// use keyward::*;
+/// use keyward::{AccountId, Environment, Store};
+/// use keyward::outbox::{EndpointStatus, EndpointUrl, WebhookEndpoint};
+/// use keyward::webhook::{SealingKey, SealingKeys, WebhookSecret};
 ///
 /// let keys = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
 /// let url = EndpointUrl::parse("https://acme.example/hook")?;

@@ -5,7 +5,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::{AttemptOutcome, DeliveryAttempt, EndpointId};
+use crate::outbox::{AttemptOutcome, DeliveryAttempt, EndpointId};
 
 /// How many refusals in a row open the circuit. A timeout opens it at once.
 const REFUSALS: u32 = 5;
@@ -28,7 +28,8 @@ const LONGEST: u32 = 8;
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
-/// use keyward::{AttemptOutcome, CircuitState, DeliveryAttempt, EndpointHealth, EndpointId, WebhookId};
+/// use keyward::outbox::{AttemptOutcome, CircuitState, DeliveryAttempt, EndpointHealth, EndpointId};
+/// use keyward::webhook::WebhookId;
 ///
 /// let (endpoint, now) = (EndpointId::random()?, SystemTime::now());
 /// let attempt = |outcome, seconds| DeliveryAttempt {
@@ -164,7 +165,7 @@ impl EndpointHealth {
         self.proven.contains(&endpoint)
     }
 
-    /// The endpoints that are proven, for a [`DeliveryClaim`](crate::DeliveryClaim).
+    /// The endpoints that are proven, for a [`DeliveryClaim`](crate::outbox::DeliveryClaim).
     #[must_use]
     pub fn proven(&self) -> Arc<BTreeSet<EndpointId>> {
         Arc::clone(&self.proven)
@@ -243,7 +244,7 @@ impl EndpointHealth {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::WebhookId;
+    use crate::webhook::WebhookId;
 
     const TIMEOUT: Duration = Duration::from_secs(10);
 

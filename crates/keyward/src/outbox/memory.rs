@@ -4,11 +4,14 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::time::SystemTime;
 
-use crate::{
-    AccountId, Conclusion, DeliveryAttempt, DeliveryClaim, DueDelivery, EndpointId, EndpointStatus,
-    Environment, NextStep, Redelivery, StoreError, StoreErrorKind, WebhookCommit, WebhookEndpoint,
-    WebhookId, WebhookMessage,
+use crate::environment::Environment;
+use crate::ids::AccountId;
+use crate::outbox::{
+    Conclusion, DeliveryAttempt, DeliveryClaim, DueDelivery, EndpointId, EndpointStatus, NextStep,
+    Redelivery, WebhookCommit, WebhookEndpoint, WebhookMessage,
 };
+use crate::store::{StoreError, StoreErrorKind};
+use crate::webhook::WebhookId;
 
 /// Endpoints, messages, deliveries and attempts in memory.
 #[derive(Default)]

@@ -4,9 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::{
-    AccountId, DueDelivery, Environment, ParseError, ParseErrorKind, WebhookEndpoint, WebhookId,
-};
+use crate::environment::Environment;
+use crate::error::{ParseError, ParseErrorKind};
+use crate::ids::AccountId;
+use crate::outbox::{DueDelivery, WebhookEndpoint};
+use crate::webhook::WebhookId;
 
 /// The largest payload: what a receiver takes unless told otherwise.
 const MAX_PAYLOAD: usize = 1 << 20;
@@ -14,14 +16,16 @@ const MAX_PAYLOAD: usize = 1 << 20;
 /// An event of one account and one environment, as it is signed and delivered.
 ///
 /// ```
-/// use keyward::{AccountId, Environment, WebhookId, WebhookMessage};
+/// use keyward::{AccountId, Environment};
+/// use keyward::outbox::WebhookMessage;
+/// use keyward::webhook::WebhookId;
 ///
 /// let acme = AccountId::parse("acme")?;
 /// let id = WebhookId::parse("report-17-done")?; // or WebhookId::random()
 /// let message = WebhookMessage::new(acme, Environment::LIVE, id, r#"{"type":"report.done"}"#)?;
 /// assert_eq!(message.content_type(), "application/json");
 /// assert!(!format!("{message:?}").contains("report.done"));
-/// # Ok::<(), keyward::ParseError>(())
+/// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct WebhookMessage {
@@ -100,7 +104,9 @@ impl WebhookMessage {
     ///
     /// ```
     /// # use std::time::SystemTime;
-    /// # use keyward::*;
+    /// # use keyward::{AccountId, Environment};
+    /// # use keyward::outbox::{EndpointUrl, WebhookEndpoint, WebhookMessage, WebhookStore};
+    /// # use keyward::webhook::{SealingKey, SealingKeys, WebhookId, WebhookSecret};
     /// # let keys = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
     /// # let acme = AccountId::parse("acme")?;
     /// let endpoint = |environment| {

@@ -4,7 +4,7 @@ pub(crate) mod address;
 pub(crate) mod attempt;
 pub(crate) mod challenge;
 #[cfg(any(test, feature = "conformance"))]
-pub(crate) mod conformance;
+pub mod conformance;
 pub(crate) mod delivery;
 pub(crate) mod endpoint;
 pub(crate) mod health;
@@ -17,3 +17,17 @@ pub(crate) mod store;
 #[cfg(test)]
 mod tests;
 pub(crate) mod url;
+
+pub use self::attempt::{AttemptOutcome, DeliveryAttempt};
+pub use self::challenge::{AnsweredChallenge, EndpointChallenge};
+pub use self::delivery::{Conclusion, DueDelivery, NextStep};
+pub use self::endpoint::{EndpointId, EndpointStatus, WebhookEndpoint};
+pub use self::health::{CircuitState, EndpointHealth};
+pub use self::message::WebhookMessage;
+pub use self::rules::EndpointRules;
+pub use self::schedule::RetrySchedule;
+pub use self::signal::OutboxSignal;
+pub use self::store::{
+    DeliveryClaim, EndpointsAtMost, ProvenEndpoints, Redelivery, WebhookCommit, WebhookStore,
+};
+pub use self::url::EndpointUrl;

@@ -4,8 +4,10 @@ use std::net::IpAddr;
 
 use url::Host;
 
+use crate::environment::Environment;
+use crate::error::{ParseError, ParseErrorKind};
+use crate::outbox::EndpointUrl;
 use crate::outbox::address::is_public;
-use crate::{EndpointUrl, Environment, ParseError, ParseErrorKind};
 
 /// Where endpoints may be: `https` for `live`, and on the public Internet.
 ///
@@ -17,12 +19,14 @@ use crate::{EndpointUrl, Environment, ParseError, ParseErrorKind};
 /// resolves to when a connection is made.
 ///
 /// ```
-/// use keyward::{EndpointRules, EndpointUrl, Environment, ParseErrorKind};
+/// use keyward::Environment;
+/// use keyward::error::ParseErrorKind;
+/// use keyward::outbox::{EndpointRules, EndpointUrl};
 ///
 /// let rules = EndpointRules::new();
 /// let kind = |text: &str| {
 ///     let url = EndpointUrl::parse(text)?;
-///     Ok::<_, keyward::ParseError>(rules.check(Environment::LIVE, &url).map_err(|error| error.kind()))
+///     Ok::<_, keyward::error::ParseError>(rules.check(Environment::LIVE, &url).map_err(|error| error.kind()))
 /// };
 /// assert_eq!(kind("https://acme.example/hook")?, Ok(()));
 /// assert_eq!(kind("http://acme.example/hook")?, Err(ParseErrorKind::Scheme));

@@ -11,7 +11,7 @@ const LONGEST: Duration = Duration::from_secs(24 * HOUR);
 ///
 /// ```
 /// use std::time::Duration;
-/// use keyward::RetrySchedule;
+/// use keyward::outbox::RetrySchedule;
 ///
 /// let schedule = RetrySchedule::new([Duration::from_secs(5), Duration::from_secs(300)]);
 /// let first = schedule.delay(1, None).expect("there are two retries");

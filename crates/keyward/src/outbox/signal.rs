@@ -10,10 +10,10 @@ use crate::sync::{Mutex, MutexGuard};
 /// Tells the senders of this process that something has become due.
 ///
 /// A store raises it when it has accepted a message; see
-/// [`WebhookStore::outbox_signal`](crate::WebhookStore::outbox_signal).
+/// [`WebhookStore::outbox_signal`](crate::outbox::WebhookStore::outbox_signal).
 ///
 /// ```
-/// use keyward::OutboxSignal;
+/// use keyward::outbox::OutboxSignal;
 /// # use std::task::{Context, Poll, Waker};
 /// # let mut context = Context::from_waker(Waker::noop());
 ///

@@ -4,10 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::{
-    AccountId, Commit, Conclusion, DeliveryAttempt, DueDelivery, EndpointId, Environment,
-    OutboxSignal, Store, StoreFuture, WebhookEndpoint, WebhookId, WebhookMessage,
+use crate::environment::Environment;
+use crate::ids::AccountId;
+use crate::outbox::{
+    Conclusion, DeliveryAttempt, DueDelivery, EndpointId, OutboxSignal, WebhookEndpoint,
+    WebhookMessage,
 };
+use crate::store::{Commit, Store, StoreFuture};
+use crate::webhook::WebhookId;
 
 /// Where endpoints, messages and deliveries are kept for good. A [`Store`] need not be one.
 ///
@@ -18,7 +22,13 @@ use crate::{
 ///
 /// ```
 /// # use std::time::{Duration, SystemTime};
-/// # use keyward::*;
+/// # use keyward::{AccountId, Environment, MemoryStore};
+/// # use keyward::outbox::{
+/// #     DeliveryClaim, EndpointUrl, WebhookCommit, WebhookEndpoint, WebhookMessage, WebhookStore,
+/// # };
+/// # use keyward::record::Account;
+/// # use keyward::store::Commit;
+/// # use keyward::webhook::{SealingKey, SealingKeys, WebhookId, WebhookSecret};
 /// # let mut example = std::pin::pin!(async {
 /// # let keys = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
 /// # let url = EndpointUrl::parse("https://acme.example/hook")?;
@@ -46,10 +56,10 @@ pub trait WebhookStore: Store {
     /// Writes all of it, durably and at once, or nothing.
     ///
     /// # Errors
-    /// As [`commit`](Store::commit), and [`Conflict`](crate::StoreErrorKind::Conflict) when the revision
+    /// As [`commit`](Store::commit), and [`Conflict`](crate::store::StoreErrorKind::Conflict) when the revision
     /// of an endpoint is not the stored one (zero: not stored yet), its account is not stored, it would
     /// change account or environment, a message of the same id is there in its account and environment,
-    /// or what is to be delivered again is not there. [`TooManyEndpoints`](crate::StoreErrorKind::TooManyEndpoints) when there would be
+    /// or what is to be delivered again is not there. [`TooManyEndpoints`](crate::store::StoreErrorKind::TooManyEndpoints) when there would be
     /// more than there may be.
     fn commit_webhooks(&self, commit: WebhookCommit) -> StoreFuture<'_, ()>;
 
@@ -173,7 +183,7 @@ impl From<Commit> for WebhookCommit {
     }
 }
 
-/// What is to be delivered again. See [`WebhookAdmin::redeliver`](crate::WebhookAdmin::redeliver).
+/// What is to be delivered again. See [`WebhookAdmin::redeliver`](crate::admin::WebhookAdmin::redeliver).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "a store must carry out each")]
 pub enum Redelivery {

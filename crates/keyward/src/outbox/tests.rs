@@ -1,6 +1,6 @@
 //! What the outbox promises, beside what every store of it does.
 
-use crate::MemoryStore;
+use crate::store::MemoryStore;
 
 #[test]
 fn memory_keeps_the_promises_of_a_store_of_webhooks() {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use url::{Host, Url};
 
-use crate::{ParseError, ParseErrorKind};
+use crate::error::{ParseError, ParseErrorKind};
 
 /// The longest text.
 const MAX_LEN: usize = 2048;
@@ -15,14 +15,14 @@ const MAX_LEN: usize = 2048;
 /// shows no more than scheme and host: people put tokens into paths and queries.
 ///
 /// ```
-/// use keyward::EndpointUrl;
+/// use keyward::outbox::EndpointUrl;
 ///
 /// let url = EndpointUrl::parse("https://HOOKS.acme.example/kyc?token=123")?;
 /// assert_eq!(url.as_str(), "https://hooks.acme.example/kyc?token=123");
 /// assert_eq!(format!("{url:?}"), "EndpointUrl(https://hooks.acme.example/…)");
 /// assert_eq!(EndpointUrl::parse("http://0x7f.1/")?.host(), "127.0.0.1");
 /// assert!(EndpointUrl::parse("https://user:password@acme.example/").is_err());
-/// # Ok::<(), keyward::ParseError>(())
+/// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct EndpointUrl(Url);
@@ -30,7 +30,7 @@ pub struct EndpointUrl(Url);
 impl EndpointUrl {
     /// Parses an absolute URL of at most 2048 characters, without userinfo and fragment.
     ///
-    /// Whether an endpoint may be there is for [`EndpointRules`](crate::EndpointRules) to say.
+    /// Whether an endpoint may be there is for [`EndpointRules`](crate::outbox::EndpointRules) to say.
     ///
     /// # Errors
     /// When it is not one.

@@ -1,64 +1,23 @@
 //! Who owns keys.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::Arc;
 
+use crate::environment::Environment;
 use crate::error::named;
-use crate::{Environment, ParseError, ParseErrorKind, RateLimits};
+use crate::ids::AccountId;
 
-/// The service's own name for an account: 1 to 128 printable ASCII characters, no spaces.
-///
-/// ```
-/// assert_eq!(keyward::AccountId::parse("acct_42")?.as_str(), "acct_42");
-/// # Ok::<(), keyward::ParseError>(())
-/// ```
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AccountId(Arc<str>);
-
-impl AccountId {
-    /// Parses a name.
-    ///
-    /// # Errors
-    /// When it is empty, longer than 128 bytes or holds a space, a control or a non-ASCII character.
-    pub fn parse(text: &str) -> Result<Self, ParseError> {
-        let kind = match text.len() {
-            0 => ParseErrorKind::Empty,
-            1..=128 if text.bytes().all(|b| b.is_ascii_graphic()) => return Ok(Self(text.into())),
-            1..=128 => ParseErrorKind::Character,
-            _ => ParseErrorKind::TooLong,
-        };
-        Err(ParseError::new("account id", kind))
-    }
-
-    /// The name.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for AccountId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl fmt::Debug for AccountId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "AccountId({})", self.as_str())
-    }
-}
+use crate::limit::RateLimits;
 
 /// Who owns keys, as far as a decision needs to know.
 ///
 /// ```
-/// use keyward::{Account, AccountId, AccountStatus};
+/// use keyward::AccountId;
+/// use keyward::record::{Account, AccountStatus};
 ///
 /// let mut account = Account::new(AccountId::parse("acct_42")?);
 /// assert_eq!(account.status, AccountStatus::Active);
 /// account.status = AccountStatus::Suspended; // every key now gets 403 `account_inactive`
-/// # Ok::<(), keyward::ParseError>(())
+/// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -77,7 +36,7 @@ pub struct Account {
     pub rate_limits: RateLimits,
     /// How often all its keys of an environment together may be used.
     pub shared_rate_limits: RateLimits,
-    /// The epoch of its balance of [`Credits`](crate::Credits), from one on; `None`: it has none.
+    /// The epoch of its balance of [`Credits`](crate::credits::Credits), from one on; `None`: it has none.
     pub credits: Option<u32>,
     /// How often all its keys were revoked. A counter, never a time.
     pub revoked_all: u32,

@@ -2,15 +2,20 @@
 
 use std::time::SystemTime;
 
+use crate::environment::Environment;
 use crate::error::named;
-use crate::{AccountId, AdminErrorKind, Environment, KeyId};
+use crate::ids::{AccountId, KeyId};
+use crate::record::AdminErrorKind;
 
 /// One line of the audit log. A refused call leaves one too, unless that happens
-/// [too often](crate::KeyAdmin::unlisted_refusals).
+/// [too often](crate::admin::KeyAdmin::unlisted_refusals).
 ///
 /// ```
 /// # use std::sync::Arc;
-/// # use keyward::*;
+/// # use keyward::{
+/// #     AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, NewKey, Permission, Store,
+/// # };
+/// # use keyward::record::{AdminErrorKind, AuditAction};
 /// # let mut example = std::pin::pin!(async {
 /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
 /// # let operator = Actor::operator("docs");
@@ -80,11 +85,11 @@ impl AuditEntry {
 /// What was done or refused.
 ///
 /// ```
-/// use keyward::AuditAction;
+/// use keyward::record::AuditAction;
 ///
 /// assert_eq!(AuditAction::RevokeAll.as_str(), "revoke_all");
 /// assert_eq!(AuditAction::parse("revoke_all")?, AuditAction::RevokeAll);
-/// # Ok::<(), keyward::ParseError>(())
+/// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

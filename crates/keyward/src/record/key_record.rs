@@ -2,17 +2,22 @@
 
 use std::time::SystemTime;
 
+use crate::environment::Environment;
 use crate::error::named;
-use crate::{
-    Account, AccountId, Environment, Hint, KeyDigest, KeyId, Metadata, OriginPolicy, RateLimits,
-    Scopes,
-};
+use crate::ids::{AccountId, KeyId};
+use crate::key::KeyKind;
+use crate::key::{Hint, KeyDigest};
+use crate::limit::RateLimits;
+use crate::origin::OriginPolicy;
+use crate::record::{Account, Metadata};
+use crate::scope::Scopes;
 
 /// What is kept of a key: never the secret.
 ///
 /// ```
 /// # use std::time::{Duration, SystemTime};
-/// # use keyward::*;
+/// # use keyward::{AccountId, Environment, KeyFormat, KeyId, Peppers};
+/// # use keyward::record::{Account, KeyRecord, KeyState};
 /// # let acme = AccountId::parse("acme")?;
 /// # let account = Account::new(acme.clone());
 /// let key = KeyFormat::new("vhk_{env}_")?.generate(Environment::LIVE)?;
@@ -52,7 +57,7 @@ pub struct KeyRecord {
     pub origins: OriginPolicy,
     /// How often it may be used; none: as its account's plan or the service says.
     pub rate_limits: RateLimits,
-    /// The epoch of its own balance of [`Credits`](crate::Credits), from one on; `None`: it has none, and
+    /// The epoch of its own balance of [`Credits`](crate::credits::Credits), from one on; `None`: it has none, and
     /// spends those of its account.
     pub credits: Option<u32>,
     /// What the service wants to remember of it.
@@ -188,20 +193,6 @@ named! {
     Active = "active", Disabled = "disabled", Revoked = "revoked", Expired = "expired",
 }
 
-/// Where a key may live. See [`Requirement::kinds`](crate::Requirement::kinds).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum KeyKind {
-    /// On a server, and nowhere else.
-    Secret,
-    /// In a page or an app, where anyone can read it.
-    ///
-    /// Accepted only on routes that say so, and only from locations meant for it.
-    Publishable,
-}
-
-named!(KeyKind, "key kind": Secret = "secret", Publishable = "publishable");
-
 /// Whether a key works, as it is kept. [`KeyState`] also knows of expiry and of the account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -216,13 +207,13 @@ pub enum KeyStatus {
 
 /// Who disabled a key or an endpoint of webhooks.
 ///
-/// See [`KeyRecord::disabled_by`] and [`WebhookEndpoint::disabled_by`](crate::WebhookEndpoint::disabled_by).
+/// See [`KeyRecord::disabled_by`] and [`WebhookEndpoint::disabled_by`](crate::outbox::WebhookEndpoint::disabled_by).
 ///
 /// ```
-/// use keyward::DisabledBy;
+/// use keyward::record::DisabledBy;
 ///
 /// assert_eq!(DisabledBy::parse("operator")?, DisabledBy::Operator);
-/// # Ok::<(), keyward::ParseError>(())
+/// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -6,7 +6,7 @@ use std::fmt;
 use serde_core::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::{ParseError, ParseErrorKind};
+use crate::error::{ParseError, ParseErrorKind};
 
 const MAX_LEN: usize = 4096;
 
@@ -16,14 +16,14 @@ const MAX_LEN: usize = 4096;
 /// about which of them counts.
 ///
 /// ```
-/// use keyward::Metadata;
+/// use keyward::record::Metadata;
 ///
 /// let metadata = Metadata::parse(r#"{"powered_by":true}"#)?;
 /// assert_eq!(metadata.as_str(), r#"{"powered_by":true}"#);
 /// assert!(Metadata::parse("[1]").is_err());
 /// assert!(Metadata::parse(r#"{"a":1,"a":2}"#).is_err());
 /// assert_eq!(Metadata::default().as_str(), "{}");
-/// # Ok::<(), keyward::ParseError>(())
+/// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Metadata(Box<str>);
@@ -44,12 +44,12 @@ impl Metadata {
     /// Takes metadata as a store has kept it: 0.1.0 let two members of one name pass.
     ///
     /// ```
-    /// use keyward::Metadata;
+    /// use keyward::record::Metadata;
     ///
     /// let kept = r#"{"a":1,"a":2}"#;
     /// assert_eq!(Metadata::stored(kept)?.as_str(), kept);
     /// assert!(Metadata::parse(kept).is_err());
-    /// # Ok::<(), keyward::ParseError>(())
+    /// # Ok::<(), keyward::error::ParseError>(())
     /// ```
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use crate::ErrorCode;
+use crate::denial::ErrorCode;
 
 /// How a service writes its errors.
 ///
@@ -12,9 +12,12 @@ use crate::ErrorCode;
 /// what HTTP demands of them.
 ///
 /// ```
-/// use keyward::{ErrorBody, ErrorText, Replies};
+/// use keyward::Replies;
+/// use keyward::reply::{ErrorBody, ErrorText};
 /// # use std::sync::Arc;
-/// # use keyward::*;
+/// # use keyward::{Gate, KeyFormat, MemoryStore, Store};
+/// # use keyward::gate::{Decision, Verdict};
+/// # use keyward::request::RequestHead;
 /// # struct Get<'a>(Option<&'a str>);
 /// # impl RequestHead for Get<'_> {
 /// #     fn method(&self) -> &str { "GET" }
@@ -73,7 +76,7 @@ pub struct ErrorText<'a> {
 /// {"type":"about:blank","title":"Unauthorized","status":401,"detail":"…","code":"invalid_api_key"}
 /// ```
 ///
-/// See [`Reply`](crate::Reply) for a whole one.
+/// See [`Reply`](crate::reply::Reply) for a whole one.
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(clippy::exhaustive_structs, reason = "written by its name")]
 pub struct ProblemJson;
@@ -93,7 +96,7 @@ impl ErrorBody for ProblemJson {
     }
 }
 
-/// `{"error":"…"}`, the detail alone. See [`Replies`](crate::Replies).
+/// `{"error":"…"}`, the detail alone. See [`Replies`](crate::reply::Replies).
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(clippy::exhaustive_structs, reason = "written by its name")]
 pub struct ErrorJson;
@@ -110,7 +113,7 @@ impl ErrorBody for ErrorJson {
 
 /// `{"error":"Unauthorized","message":"…"}`, the status in words and the detail.
 ///
-/// See [`Replies`](crate::Replies).
+/// See [`Replies`](crate::reply::Replies).
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(clippy::exhaustive_structs, reason = "written by its name")]
 pub struct ErrorMessageJson;
@@ -126,7 +129,7 @@ impl ErrorBody for ErrorMessageJson {
     }
 }
 
-/// `{"detail":"…"}`, the detail alone. See [`Replies`](crate::Replies).
+/// `{"detail":"…"}`, the detail alone. See [`Replies`](crate::reply::Replies).
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(clippy::exhaustive_structs, reason = "written by its name")]
 pub struct DetailJson;

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::limit::quota::{FIELDS, LEGACY_FIELDS};
-use crate::{Reply, RequestHead};
+use crate::reply::Reply;
+use crate::request::RequestHead;
 
 /// Whether a field of a refusal is of use to a gRPC client too, as metadata.
 fn is_kept(field: &str) -> bool {

@@ -2,7 +2,6 @@
 
 pub(crate) mod body;
 pub(crate) mod cache;
-pub(crate) mod code;
 pub(crate) mod grpc;
 pub(crate) mod replies;
 #[expect(
@@ -10,3 +9,7 @@ pub(crate) mod replies;
     reason = "the room is named after its main type"
 )]
 pub(crate) mod reply;
+
+pub use self::body::{DetailJson, ErrorBody, ErrorJson, ErrorMessageJson, ErrorText, ProblemJson};
+pub use self::replies::Replies;
+pub use self::reply::Reply;

@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use crate::denial::{DenialKind, ErrorCode};
+use crate::gate::Requirement;
 use crate::gate::requirement::join;
-use crate::{
-    DenialKind, ErrorBody, ErrorCode, ErrorText, KeyKind, KeyLocation, ProblemJson, Reply,
-    Requirement,
-};
+use crate::key::KeyKind;
+use crate::reply::{ErrorBody, ErrorText, ProblemJson, Reply};
+use crate::request::KeyLocation;
 
 /// How a service words its refusals.
 ///
@@ -15,9 +16,13 @@ use crate::{
 /// always carries a challenge, nothing is cached.
 ///
 /// ```
-/// use keyward::{ErrorCode, ErrorJson, Replies};
+/// use keyward::Replies;
+/// use keyward::denial::ErrorCode;
+/// use keyward::reply::ErrorJson;
 /// # use std::sync::Arc;
-/// # use keyward::*;
+/// # use keyward::{Gate, KeyFormat, MemoryStore, Store};
+/// # use keyward::gate::{Decision, Verdict};
+/// # use keyward::request::RequestHead;
 /// # struct Get<'a>(Option<&'a str>);
 /// # impl RequestHead for Get<'_> {
 /// #     fn method(&self) -> &str { "GET" }

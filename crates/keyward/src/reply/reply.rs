@@ -5,7 +5,7 @@ use std::fmt;
 use std::mem;
 use std::sync::{Arc, OnceLock};
 
-use crate::ErrorCode;
+use crate::denial::ErrorCode;
 
 /// What the layer answers itself: a refusal or a preflight.
 ///
@@ -23,7 +23,9 @@ use crate::ErrorCode;
 ///
 /// ```
 /// # use std::sync::Arc;
-/// # use keyward::*;
+/// # use keyward::{ApiKey, Gate, KeyFormat, MemoryStore, Store};
+/// # use keyward::gate::{Decision, Verdict};
+/// # use keyward::request::RequestHead;
 /// # struct Get<'a>(Option<&'a str>);
 /// # impl RequestHead for Get<'_> {
 /// #     fn method(&self) -> &str { "GET" }
@@ -147,7 +149,10 @@ impl Reply {
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use keyward::*;
+    /// # use keyward::{Gate, KeyFormat, MemoryStore, Store};
+    /// # use keyward::gate::{Decision, Verdict};
+    /// # use keyward::reply::Reply;
+    /// # use keyward::request::RequestHead;
     /// # struct Get<'a>(Option<&'a str>);
     /// # impl RequestHead for Get<'_> {
     /// #     fn method(&self) -> &str { "GET" }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str;
 
-use crate::RequestHead;
+use crate::request::RequestHead;
 use crate::request::network::{Network, bits};
 
 /// A client's address, as far as one client is told from another by it.

@@ -1,7 +1,7 @@
 //! Finds exactly one key in a request.
 
 use crate::request::location::names_a_scheme;
-use crate::{KeyLocation, RequestHead};
+use crate::request::{KeyLocation, RequestHead};
 
 /// What a request holds in the configured locations.
 #[derive(Debug, PartialEq, Eq)]

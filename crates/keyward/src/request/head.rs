@@ -8,7 +8,7 @@ use std::net::IpAddr;
 ///
 /// ```
 /// use std::net::{IpAddr, SocketAddr};
-/// use keyward::RequestHead;
+/// use keyward::request::RequestHead;
 ///
 /// struct Head(Vec<(String, Vec<u8>)>, SocketAddr);
 ///
@@ -39,7 +39,7 @@ pub trait RequestHead {
     /// The address at the other end of the connection, which may be a proxy's.
     ///
     /// Never one that a field of the request names. A gate with a
-    /// [`FailureThrottle`](crate::FailureThrottle) asks for it; there `None` is refused with 500.
+    /// [`FailureThrottle`](crate::throttle::FailureThrottle) asks for it; there `None` is refused with 500.
     fn peer(&self) -> Option<IpAddr>;
 
     /// Whether the request came over HTTP/1, where its body stands in the way of the next request.
@@ -56,7 +56,7 @@ pub trait RequestHead {
     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]>;
 
     /// The [`values`](Self::values) of the field of a location, by its place among
-    /// [`Gate::locations`](crate::Gate::locations).
+    /// [`Gate::locations`](crate::gate::Gate::locations).
     ///
     /// Every request is asked for these: an adapter that has their names ready need not read them.
     fn values_at<'a>(&'a self, location: usize, field: &'a str) -> impl Iterator<Item = &'a [u8]> {

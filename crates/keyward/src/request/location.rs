@@ -1,7 +1,8 @@
 //! Where in a request a key may travel.
 
+use crate::error::{ParseError, ParseErrorKind};
+use crate::key::KeyKind;
 use crate::request::list::elements;
-use crate::{KeyKind, ParseError, ParseErrorKind};
 
 /// Headers that browsers, proxies, caches, servers or tracing read or write themselves (RFC 9110 §16.3.1 and
 /// common practice): a key there would be sent on, logged or replaced, and to remove it would break the
@@ -50,7 +51,7 @@ const RESERVED_PREFIXES: [&str; 37] = [
 /// assert_eq!(own.field(), "x-acme-key");
 /// assert_eq!(KeyLocation::bearer().field(), "authorization");
 /// assert_eq!(KeyLocation::client_key().accepts(), KeyKind::Publishable);
-/// # Ok::<(), keyward::ParseError>(())
+/// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyLocation {
@@ -75,7 +76,8 @@ impl KeyLocation {
     /// [`scheme`](Self::scheme) and [`raw_authorization`](Self::raw_authorization).
     ///
     /// ```
-    /// use keyward::{KeyLocation, ParseErrorKind};
+    /// use keyward::KeyLocation;
+    /// use keyward::error::ParseErrorKind;
     ///
     /// let error = KeyLocation::header("X-Forwarded-For").unwrap_err();
     /// assert_eq!(error.kind(), ParseErrorKind::Reserved);

@@ -6,3 +6,6 @@ pub(crate) mod head;
 pub(crate) mod list;
 pub(crate) mod location;
 pub(crate) mod network;
+
+pub use self::head::RequestHead;
+pub use self::location::KeyLocation;

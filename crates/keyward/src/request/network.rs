@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::{ParseError, ParseErrorKind};
+use crate::error::{ParseError, ParseErrorKind};
 
 /// A range of addresses.
 #[derive(Clone, Copy, Debug)]

@@ -2,12 +2,16 @@
 
 use std::time::SystemTime;
 
-use crate::{Account, AccountId, AuditEntry, CreditOwner, Credits, KeyId, KeyRecord};
+use crate::credits::{CreditOwner, Credits};
+use crate::ids::{AccountId, KeyId};
+use crate::record::{Account, AuditEntry, KeyRecord};
 
 /// What is written together. Each row replaces the stored one of its revision.
 ///
 /// ```
-/// # use keyward::*;
+/// # use keyward::{AccountId, MemoryStore, Store};
+/// # use keyward::record::Account;
+/// # use keyward::store::{Commit, StoreErrorKind};
 /// # let mut example = std::pin::pin!(async {
 /// # let store = MemoryStore::new();
 /// # let acme = AccountId::parse("acme")?;

@@ -21,13 +21,24 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::{
-    Account, AccountId, AccountStatus, ActiveKeys, AdminErrorKind, ApiKey, AuditAction, AuditEntry,
-    AuditQuery, Commit, CreateToken, CreditChange, CreditOwner, Credits, Decision, DenialKind,
-    DigestScheme, DisabledBy, Environment, Gate, Hint, KeyCursor, KeyDigest, KeyFormat, KeyId,
-    KeyKind, KeyQuery, KeyRecord, KeyState, KeyStatus, Metadata, OriginPolicy, Pepper, Peppers,
-    RateLimit, RateLimits, Refill, RequestHead, Requirement, Scopes, Store, StoreErrorKind,
-    UsageQuery, Verdict,
+use crate::credits::{CreditOwner, Credits, Refill};
+use crate::denial::DenialKind;
+use crate::environment::Environment;
+use crate::gate::{Decision, Gate, Requirement, Verdict};
+use crate::ids::{AccountId, KeyId};
+use crate::key::{ApiKey, DigestScheme, Hint, KeyDigest, KeyFormat, KeyKind, Pepper, Peppers};
+use crate::limit::{RateLimit, RateLimits};
+use crate::origin::OriginPolicy;
+use crate::record::{
+    Account, AccountStatus, AdminErrorKind, AuditAction, AuditEntry, DisabledBy, KeyRecord,
+    KeyState, KeyStatus, Metadata,
+};
+use crate::replica::UsageQuery;
+use crate::request::RequestHead;
+use crate::scope::Scopes;
+use crate::store::{
+    ActiveKeys, AuditQuery, Commit, CreateToken, CreditChange, KeyCursor, KeyQuery, Store,
+    StoreErrorKind,
 };
 
 pub use crate::outbox::conformance::check_webhooks;

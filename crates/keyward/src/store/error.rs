@@ -3,12 +3,12 @@
 use std::error::Error;
 use std::fmt;
 
-use crate::ReplicaError;
+use crate::replica::ReplicaError;
 
 /// The store could not do what it was asked.
 ///
 /// ```
-/// use keyward::{StoreError, StoreErrorKind};
+/// use keyward::store::{StoreError, StoreErrorKind};
 ///
 /// let full = std::io::Error::other("no space left on device");
 /// let error = StoreError::new(StoreErrorKind::Unavailable).because(full);

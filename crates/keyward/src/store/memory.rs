@@ -7,14 +7,22 @@ use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use crate::clock::Clock;
+use crate::credits::{CreditOwner, Credits, Unspent};
+use crate::environment::Environment;
+use crate::ids::{AccountId, KeyId};
+use crate::key::DigestScheme;
 use crate::outbox::memory::Outbox;
-use crate::{
-    Account, AccountId, AuditEntry, AuditQuery, Clock, Commit, Conclusion, CreditOwner, Credits,
-    DeliveryAttempt, DeliveryClaim, DigestScheme, DueDelivery, EndpointId, Environment, KeyCursor,
-    KeyId, KeyQuery, KeyRecord, KeyState, OutboxSignal, Replica, Revision, Store, StoreError,
-    StoreErrorKind, StoreFuture, Unspent, UsageCount, UsageHour, UsageQuery, WebhookCommit,
-    WebhookEndpoint, WebhookId, WebhookMessage, WebhookStore,
+use crate::outbox::{
+    Conclusion, DeliveryAttempt, DeliveryClaim, DueDelivery, EndpointId, OutboxSignal,
+    WebhookCommit, WebhookEndpoint, WebhookMessage, WebhookStore,
 };
+use crate::record::{Account, AuditEntry, KeyRecord, KeyState};
+use crate::replica::{Replica, Revision, UsageCount, UsageHour, UsageQuery};
+use crate::store::{
+    AuditQuery, Commit, KeyCursor, KeyQuery, Store, StoreError, StoreErrorKind, StoreFuture,
+};
+use crate::webhook::WebhookId;
 
 /// Keeps everything in memory, for tests.
 ///

@@ -3,19 +3,19 @@
 pub(crate) mod commit;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
-pub(crate) mod entry;
+pub(crate) mod cursor;
 pub(crate) mod error;
-pub(crate) mod feed;
-pub(crate) mod freshness;
 pub(crate) mod memory;
-pub(crate) mod poll;
 pub(crate) mod query;
-pub(crate) mod refresh;
-pub(crate) mod replica;
 #[expect(
     clippy::module_inception,
     reason = "the room is named after its main type"
 )]
 pub(crate) mod store;
-pub(crate) mod table;
-pub(crate) mod usage;
+
+pub use self::commit::{ActiveKeys, Commit, CreateToken, CreditChange};
+pub use self::cursor::KeyCursor;
+pub use self::error::{StoreError, StoreErrorKind};
+pub use self::memory::MemoryStore;
+pub use self::query::{AuditQuery, KeyQuery};
+pub use self::store::{Store, StoreFuture};

@@ -2,9 +2,12 @@
 
 use std::time::SystemTime;
 
-use crate::{Account, AccountId, AuditEntry, Environment, KeyCursor, KeyRecord, KeyState};
+use crate::environment::Environment;
+use crate::ids::AccountId;
+use crate::record::{Account, AuditEntry, KeyRecord, KeyState};
+use crate::store::KeyCursor;
 
-/// Which keys of an account are wanted. See [`Store::keys`](crate::Store::keys).
+/// Which keys of an account are wanted. See [`Store::keys`](crate::store::Store::keys).
 #[derive(Clone, Debug)]
 #[expect(
     clippy::exhaustive_structs,
@@ -25,11 +28,13 @@ pub struct KeyQuery {
     pub limit: usize,
 }
 
-/// Which lines of the audit log are wanted. See [`Store::audit`](crate::Store::audit).
+/// Which lines of the audit log are wanted. See [`Store::audit`](crate::store::Store::audit).
 ///
 /// ```
 /// # use std::time::SystemTime;
-/// use keyward::{AuditAction, AuditEntry, AuditQuery, Environment};
+/// use keyward::Environment;
+/// use keyward::record::{AuditAction, AuditEntry};
+/// use keyward::store::AuditQuery;
 ///
 /// let mut line = AuditEntry::new(SystemTime::now(), "operator:ops", AuditAction::Create);
 /// line.environment = Some(Environment::LIVE);

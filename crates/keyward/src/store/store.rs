@@ -4,10 +4,12 @@ use std::fmt;
 use std::pin::Pin;
 use std::time::SystemTime;
 
-use crate::{
-    Account, AccountId, AuditEntry, AuditQuery, Commit, CreditOwner, Credits, DigestScheme, KeyId,
-    KeyQuery, KeyRecord, Replica, StoreError, UsageHour, UsageQuery,
-};
+use crate::credits::{CreditOwner, Credits};
+use crate::ids::{AccountId, KeyId};
+use crate::key::DigestScheme;
+use crate::record::{Account, AuditEntry, KeyRecord};
+use crate::replica::{Replica, UsageHour, UsageQuery};
+use crate::store::{AuditQuery, Commit, KeyQuery, StoreError};
 
 /// What a store gives back: an outage is an error, never "not found". See [`Store`].
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -23,10 +25,13 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 /// use std::collections::HashMap;
 /// use std::sync::{Arc, Mutex};
 /// use std::time::SystemTime;
-/// use keyward::{
-///     Account, AccountId, AuditEntry, AuditQuery, Commit, CreateToken, CreditOwner, Credits, DigestScheme, KeyCursor,
-///     KeyId, KeyQuery, KeyRecord, KeyState, Replica, Revision, Store, StoreError, StoreErrorKind, StoreFuture, UsageHour,
-///     UsageQuery,
+/// use keyward::{AccountId, KeyId, Store};
+/// use keyward::credits::{CreditOwner, Credits};
+/// use keyward::key::DigestScheme;
+/// use keyward::record::{Account, AuditEntry, KeyRecord, KeyState};
+/// use keyward::replica::{Replica, Revision, UsageHour, UsageQuery};
+/// use keyward::store::{
+///     AuditQuery, Commit, CreateToken, KeyCursor, KeyQuery, StoreError, StoreErrorKind, StoreFuture,
 /// };
 ///
 /// #[derive(Debug)]
@@ -281,11 +286,11 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// [changed](Replica::credits_changed).
     ///
     /// # Errors
-    /// [`Conflict`](crate::StoreErrorKind::Conflict) when a row's revision is not the stored one
+    /// [`Conflict`](crate::store::StoreErrorKind::Conflict) when a row's revision is not the stored one
     /// (zero: not stored yet), a key's account is not stored, its digest is taken or would change
     /// without `redigested` growing by one, something is not unchanged, the token is taken, or a balance
-    /// [cannot change](crate::CreditChange::apply) in this way.
-    /// [`TooManyKeys`](crate::StoreErrorKind::TooManyKeys) when an account would have more active
+    /// [cannot change](crate::store::CreditChange::apply) in this way.
+    /// [`TooManyKeys`](crate::store::StoreErrorKind::TooManyKeys) when an account would have more active
     /// keys than it may.
     fn commit(&self, commit: Commit) -> StoreFuture<'_, ()>;
 
@@ -304,7 +309,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// The keys of an account, newest first, as the query wants them.
     ///
     /// Of those created in one millisecond the highest id comes first: the order of
-    /// [`KeyCursor`](crate::KeyCursor), backwards.
+    /// [`KeyCursor`](crate::store::KeyCursor), backwards.
     ///
     /// # Errors
     /// When the store cannot answer.

@@ -7,15 +7,18 @@ use std::time::Duration;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use crate::clock::{Clock, SystemClock};
+use crate::error::{ParseError, ParseErrorKind};
+use crate::gate::{GateError, GateErrorKind, KeyField};
 use crate::reply::reply::EveryReply;
+use crate::reply::{Replies, Reply};
 use crate::request::credential::Credential;
+use crate::request::{KeyLocation, RequestHead};
 use crate::secret_text::check_text;
 use crate::sync::atomic::{AtomicU64, AtomicUsize};
 use crate::webhook::receiver::Inner;
-use crate::{
-    Clock, GateError, GateErrorKind, KeyField, KeyLocation, ParseError, ParseErrorKind,
-    RecentWebhooks, ReplayMemory, Replies, Reply, RequestHead, SystemClock, WebhookError,
-    WebhookErrorKind, WebhookReceiver, WebhookVerifier,
+use crate::webhook::{
+    RecentWebhooks, ReplayMemory, WebhookError, WebhookErrorKind, WebhookReceiver, WebhookVerifier,
 };
 
 /// The realm of the challenges (RFC 9110 §11.5).
@@ -25,7 +28,9 @@ const REALM: &str = "webhook";
 ///
 /// ```
 /// use std::time::Duration;
-/// use keyward::{ErrorJson, KeyLocation, RecentWebhooks, Replies, WebhookReceiver, WebhookVerifier};
+/// use keyward::{KeyLocation, Replies};
+/// use keyward::reply::ErrorJson;
+/// use keyward::webhook::{RecentWebhooks, WebhookReceiver, WebhookVerifier};
 ///
 /// let verifier = WebhookVerifier::standard("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")?;
 /// let receiver = WebhookReceiver::builder(verifier)
@@ -85,7 +90,7 @@ impl WebhookReceiverBuilder {
     /// sized by the rate:
     ///
     /// ```
-    /// use keyward::{RecentWebhooks, WebhookReceiver, WebhookVerifier};
+    /// use keyward::webhook::{RecentWebhooks, WebhookReceiver, WebhookVerifier};
     ///
     /// let verifier = WebhookVerifier::standard("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")?;
     /// let memory = RecentWebhooks::per_second(1_000);

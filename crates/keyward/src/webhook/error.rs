@@ -3,14 +3,14 @@
 use std::error::Error;
 use std::fmt;
 
-use crate::ErrorCode;
+use crate::denial::ErrorCode;
 
 /// Why a delivery was not accepted. An adapter puts it into the response's extensions.
 ///
 /// ```
 /// use std::time::SystemTime;
-/// use keyward::{WebhookErrorKind, WebhookVerifier};
-/// # use keyward::RequestHead;
+/// use keyward::webhook::{WebhookErrorKind, WebhookVerifier};
+/// # use keyward::request::RequestHead;
 /// # struct NoFields;
 /// # impl RequestHead for NoFields {
 /// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
@@ -22,7 +22,7 @@ use crate::ErrorCode;
 /// let error = verifier.verify(&NoFields, b"{}", SystemTime::now()).unwrap_err();
 /// assert_eq!(error.kind(), WebhookErrorKind::Missing);
 /// assert_eq!(error.to_string(), "no signature, or no id or timestamp with it");
-/// # Ok::<(), keyward::ParseError>(())
+/// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WebhookError {
@@ -52,7 +52,8 @@ impl Error for WebhookError {}
 /// The reason, finer than the [`ErrorCode`] that the sender reads.
 ///
 /// ```
-/// use keyward::{ErrorCode, WebhookErrorKind};
+/// use keyward::denial::ErrorCode;
+/// use keyward::webhook::WebhookErrorKind;
 ///
 /// assert_eq!(WebhookErrorKind::TooOld.code(), ErrorCode::StaleWebhook);
 /// assert_eq!(WebhookErrorKind::TooNew.code(), ErrorCode::StaleWebhook);

@@ -6,7 +6,8 @@ use std::time::SystemTime;
 
 use serde_core::de::DeserializeOwned;
 
-use crate::{Reply, SignedWebhook, WebhookError, WebhookErrorKind, WebhookId};
+use crate::reply::Reply;
+use crate::webhook::{SignedWebhook, WebhookError, WebhookErrorKind, WebhookId};
 
 /// A delivery that has been verified, with its body; in the request's extensions.
 ///
@@ -15,7 +16,11 @@ use crate::{Reply, SignedWebhook, WebhookError, WebhookErrorKind, WebhookId};
 /// ```
 /// # use std::sync::Arc;
 /// # use std::time::{Duration, SystemTime};
-/// # use keyward::*;
+/// # use keyward::request::RequestHead;
+/// # use keyward::webhook::{
+/// #     WebhookErrorKind, WebhookEvent, WebhookId, WebhookReceiver, WebhookSecret, WebhookSigner,
+/// #     WebhookVerdict, WebhookVerifier,
+/// # };
 /// # struct Head<'a>(&'a [(&'static str, String)]);
 /// # impl RequestHead for Head<'_> {
 /// #     fn peer(&self) -> Option<std::net::IpAddr> { None }

@@ -2,9 +2,10 @@
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 
+use crate::request::RequestHead;
 use crate::request::location::trim;
 use crate::webhook::secret::MacKey;
-use crate::{RequestHead, WebhookError, WebhookErrorKind, WebhookId};
+use crate::webhook::{WebhookError, WebhookErrorKind, WebhookId};
 
 /// How long a field may be. Two signatures need 100 bytes.
 const MAX_FIELD: usize = 4096;

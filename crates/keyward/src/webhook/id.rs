@@ -2,14 +2,15 @@
 
 use std::fmt;
 
-use crate::{Alphabet, ParseError, ParseErrorKind, RandomError};
+use crate::error::{ParseError, ParseErrorKind};
+use crate::key::{Alphabet, RandomError};
 
 /// The name of a message, the same in every attempt to deliver it.
 ///
 /// A receiver knows by it what it has handled already.
 ///
 /// ```
-/// use keyward::WebhookId;
+/// use keyward::webhook::WebhookId;
 ///
 /// let id = WebhookId::random()?;
 /// assert!(id.as_str().starts_with("msg_"));

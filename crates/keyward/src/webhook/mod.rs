@@ -14,3 +14,15 @@ pub(crate) mod signer;
 mod tests;
 pub(crate) mod verdict;
 pub(crate) mod verifier;
+
+pub use self::builder::WebhookReceiverBuilder;
+pub use self::error::{WebhookError, WebhookErrorKind};
+pub use self::event::WebhookEvent;
+pub use self::id::WebhookId;
+pub use self::receiver::{AwaitedBody, WebhookReceiver};
+pub use self::replay::{RecentWebhooks, Recollection, ReplayMemory, WebhookAttempt};
+pub use self::sealing::{SealError, SealErrorKind, SealedSecret, SealingKey, SealingKeys};
+pub use self::secret::{WebhookSecret, WebhookSecrets};
+pub use self::signer::WebhookSigner;
+pub use self::verdict::{Receipt, WebhookAnswer, WebhookDelivery, WebhookVerdict};
+pub use self::verifier::{SignedWebhook, WebhookVerifier};

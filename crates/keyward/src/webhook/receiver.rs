@@ -5,17 +5,22 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::clock::Clock;
+use crate::denial::ErrorCode;
+use crate::gate::KeyField;
 use crate::gate::drain::UnreadBody;
 use crate::outbox::challenge::answer_to;
+use crate::reply::Reply;
 use crate::reply::reply::EveryReply;
 use crate::request::location::trim;
+use crate::request::{KeyLocation, RequestHead};
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::webhook::builder::ExpectedKeys;
 use crate::webhook::form::Claim;
-use crate::{
-    Clock, ErrorCode, KeyField, KeyLocation, Receipt, Recollection, ReplayMemory, Reply,
-    RequestHead, WebhookAnswer, WebhookAttempt, WebhookDelivery, WebhookError, WebhookErrorKind,
-    WebhookEvent, WebhookReceiverBuilder, WebhookVerdict, WebhookVerifier,
+use crate::webhook::{
+    Receipt, Recollection, ReplayMemory, WebhookAnswer, WebhookAttempt, WebhookDelivery,
+    WebhookError, WebhookErrorKind, WebhookEvent, WebhookReceiverBuilder, WebhookVerdict,
+    WebhookVerifier,
 };
 
 /// Decides about the deliveries of one sender, in front of a handler.
@@ -31,7 +36,7 @@ use crate::{
 /// 6. it is not being handled at this moment and has not been handled before (409).
 ///
 /// A refusal looks like this, with `connection: close` where it is told over HTTP/1 before the body was
-/// read to its end, unless [`Replies`](crate::Replies) word it otherwise:
+/// read to its end, unless [`Replies`](crate::reply::Replies) word it otherwise:
 ///
 /// ```text
 /// HTTP/1.1 401 Unauthorized
@@ -45,7 +50,7 @@ use crate::{
 /// # Challenges
 ///
 /// A sender with keyward asks a new endpoint to show that it works: see
-/// [`EndpointChallenge`](crate::EndpointChallenge). The receiver answers that by itself, once the signature
+/// [`EndpointChallenge`](crate::outbox::EndpointChallenge). The receiver answers that by itself, once the signature
 /// has been verified: 200, and the challenge as the body. The handler never sees it.
 ///
 /// # What comes twice
@@ -62,7 +67,12 @@ use crate::{
 ///
 /// ```
 /// # use std::time::SystemTime;
-/// # use keyward::*;
+/// # use keyward::gate::Check;
+/// # use keyward::outbox::WebhookStore;
+/// # use keyward::request::RequestHead;
+/// # use keyward::webhook::{
+/// #     WebhookId, WebhookReceiver, WebhookSecret, WebhookSigner, WebhookVerdict, WebhookVerifier,
+/// # };
 /// # struct Head<'a>(&'a [(&'static str, String)]);
 /// # impl RequestHead for Head<'_> {
 /// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
@@ -141,7 +151,8 @@ impl WebhookReceiver {
     /// [`KeyField`] tells one by its place.
     ///
     /// ```
-    /// use keyward::{KeyLocation, WebhookReceiver, WebhookVerifier};
+    /// use keyward::KeyLocation;
+    /// use keyward::webhook::{WebhookReceiver, WebhookVerifier};
     ///
     /// let verifier = WebhookVerifier::standard("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")?;
     /// let receiver = WebhookReceiver::builder(verifier);

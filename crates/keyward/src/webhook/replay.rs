@@ -6,7 +6,7 @@ use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use crate::{StoreError, StoreErrorKind, StoreFuture};
+use crate::store::{StoreError, StoreErrorKind, StoreFuture};
 
 /// For how many seconds a delivery is kept: its timestamp may be off by 300 either way.
 const KEPT_FOR: usize = 601;
@@ -20,10 +20,11 @@ const KEPT_FOR: usize = 601;
 ///
 /// ```
 /// use std::time::SystemTime;
-/// use keyward::{Recollection, ReplayMemory, StoreFuture, WebhookAttempt};
+/// use keyward::store::StoreFuture;
+/// use keyward::webhook::{Recollection, ReplayMemory, WebhookAttempt};
 /// # #[derive(Debug)] struct Pool;
 /// # impl Pool {
-/// #     async fn insert_or_get(&self, _: &str, _: Option<SystemTime>, _: SystemTime) -> Result<Option<(bool, Option<SystemTime>)>, keyward::StoreError> { Ok(None) }
+/// #     async fn insert_or_get(&self, _: &str, _: Option<SystemTime>, _: SystemTime) -> Result<Option<(bool, Option<SystemTime>)>, keyward::store::StoreError> { Ok(None) }
 /// #     fn spawn(&self, _: &'static str, _: &str) {}
 /// # }
 ///
@@ -60,7 +61,7 @@ const KEPT_FOR: usize = 601;
 /// # let std::task::Poll::Ready(first) = table.begin(&attempt, now, now).as_mut().poll(&mut context) else { unreachable!() };
 /// # assert_eq!(first?, Recollection::New);
 /// # table.conclude(&attempt, true);
-/// # Ok::<(), keyward::StoreError>(())
+/// # Ok::<(), keyward::store::StoreError>(())
 /// ```
 pub trait ReplayMemory: fmt::Debug + Send + Sync + 'static {
     /// Notes a delivery until a moment, unless it is noted already; in one step.
@@ -84,7 +85,7 @@ pub trait ReplayMemory: fmt::Debug + Send + Sync + 'static {
 /// One attempt to deliver a message. See [`ReplayMemory`].
 ///
 /// ```
-/// let attempt = keyward::WebhookAttempt::new("msg_1", None);
+/// let attempt = keyward::webhook::WebhookAttempt::new("msg_1", None);
 /// assert_eq!((attempt.key(), attempt.timestamp()), ("msg_1", None));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,8 +142,8 @@ pub enum Recollection {
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
-/// use keyward::{Recollection, RecentWebhooks, ReplayMemory, WebhookAttempt};
-/// # fn now_or_never<T>(mut future: keyward::StoreFuture<'_, T>) -> Result<T, keyward::StoreError> {
+/// use keyward::webhook::{RecentWebhooks, Recollection, ReplayMemory, WebhookAttempt};
+/// # fn now_or_never<T>(mut future: keyward::store::StoreFuture<'_, T>) -> Result<T, keyward::store::StoreError> {
 /// #     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
 /// #     let std::task::Poll::Ready(ready) = future.as_mut().poll(&mut context) else { unreachable!() };
 /// #     ready
@@ -159,7 +160,7 @@ pub enum Recollection {
 /// let other = WebhookAttempt::new("msg_2", None);
 /// assert!(now_or_never(memory.begin(&other, now, until)).is_err()); // full
 /// assert_eq!(now_or_never(memory.begin(&other, until, until))?, Recollection::New);
-/// # Ok::<(), keyward::StoreError>(())
+/// # Ok::<(), keyward::store::StoreError>(())
 /// ```
 #[derive(Debug)]
 pub struct RecentWebhooks {
@@ -192,7 +193,7 @@ impl RecentWebhooks {
     /// A memory that lasts for so many deliveries a second.
     ///
     /// ```
-    /// use keyward::RecentWebhooks;
+    /// use keyward::webhook::RecentWebhooks;
     ///
     /// let memory = RecentWebhooks::per_second(1_000); // 120 MB when it is full
     /// assert_eq!(memory.capacity(), 601_000);
@@ -206,7 +207,7 @@ impl RecentWebhooks {
     /// How many deliveries it remembers at most.
     ///
     /// ```
-    /// assert_eq!(keyward::RecentWebhooks::default().capacity(), 100_000);
+    /// assert_eq!(keyward::webhook::RecentWebhooks::default().capacity(), 100_000);
     /// ```
     #[must_use]
     pub fn capacity(&self) -> usize {

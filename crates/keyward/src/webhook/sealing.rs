@@ -8,9 +8,11 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 use chacha20poly1305::{AeadInOut, KeyInit, Tag, XChaCha20Poly1305, XNonce};
 use zeroize::Zeroizing;
 
+use crate::error::{ParseError, ParseErrorKind};
+use crate::key::RandomError;
 use crate::key::pepper::check_id;
 use crate::secret_text::{as_text, check_bytes};
-use crate::{ParseError, ParseErrorKind, RandomError, WebhookSecret};
+use crate::webhook::WebhookSecret;
 
 const NONCE: usize = 24;
 const TAG: usize = 16;
@@ -21,9 +23,9 @@ const MAX_SEALED: usize = NONCE_AND_TAG + 94;
 /// A key of the service, kept outside the database, that encrypts secrets; and its public name.
 ///
 /// ```
-/// let key = keyward::SealingKey::new("2026", &[7; 32])?; // read it from a secret store
+/// let key = keyward::webhook::SealingKey::new("2026", &[7; 32])?; // read it from a secret store
 /// assert_eq!(format!("{key:?}"), "SealingKey(2026, ..)");
-/// # Ok::<(), keyward::ParseError>(())
+/// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone)]
 pub struct SealingKey {
@@ -41,7 +43,8 @@ impl SealingKey {
     /// in quotation marks, or begins with a byte order mark or white space.
     ///
     /// ```
-    /// use keyward::{ParseErrorKind, SealingKey};
+    /// use keyward::error::ParseErrorKind;
+    /// use keyward::webhook::SealingKey;
     ///
     /// let file = b"MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n";
     /// let error = SealingKey::new("2026", file).unwrap_err();
@@ -64,12 +67,12 @@ impl SealingKey {
     /// When the id is not one, or the key is not of 32 bytes.
     ///
     /// ```
-    /// use keyward::{SealingKey, SealingKeys};
+    /// use keyward::webhook::{SealingKey, SealingKeys};
     ///
     /// let old = SealingKey::verbatim("2025", b"fKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n")?;
     /// let keys = SealingKeys::new(SealingKey::new("2026", &[7; 32])?).retired(old);
     /// assert!(keys.is_ok());
-    /// # Ok::<(), keyward::ParseError>(())
+    /// # Ok::<(), keyward::error::ParseError>(())
     /// ```
     pub fn verbatim(id: &str, key: &[u8]) -> Result<Self, ParseError> {
         check_id("sealing key id", id)?;
@@ -103,7 +106,7 @@ impl fmt::Debug for SealingKey {
 /// once no row names the old one it goes.
 ///
 /// ```
-/// use keyward::{SealErrorKind, SealedSecret, SealingKey, SealingKeys, WebhookSecret};
+/// use keyward::webhook::{SealErrorKind, SealedSecret, SealingKey, SealingKeys, WebhookSecret};
 ///
 /// let old = SealingKeys::new(SealingKey::new("2025", &[5; 32])?);
 /// let secret = WebhookSecret::random()?;

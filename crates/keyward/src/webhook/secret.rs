@@ -11,8 +11,11 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use crate::admin::Grace;
+use crate::error::{ParseError, ParseErrorKind};
+use crate::key::RandomError;
 use crate::secret_text::{WrongPrefix, check_text};
-use crate::{Grace, ParseError, ParseErrorKind, RandomError, WebhookSigner};
+use crate::webhook::WebhookSigner;
 
 const SUBJECT: &str = "webhook secret";
 const PREFIX: &str = "whsec_";
@@ -33,10 +36,10 @@ const READER: GeneralPurpose = GeneralPurpose::new(
 /// The secret of an endpoint: `whsec_` and the base64 of 24 to 64 random bytes.
 ///
 /// Show it to the receiver once. It has no `Display`, its `Debug` shows nothing of it, it is compared
-/// in constant time and its memory is zeroed on drop. To store it, [seal](crate::SealingKeys) it.
+/// in constant time and its memory is zeroed on drop. To store it, [seal](crate::webhook::SealingKeys) it.
 ///
 /// ```
-/// use keyward::WebhookSecret;
+/// use keyward::webhook::WebhookSecret;
 ///
 /// let secret = WebhookSecret::random()?;
 /// assert!(secret.expose_secret().starts_with("whsec_"));
@@ -69,7 +72,8 @@ impl WebhookSecret {
     /// around it that is no part of it, such as a newline, quotation marks or `v1,`.
     ///
     /// ```
-    /// use keyward::{ParseErrorKind, WebhookSecret};
+    /// use keyward::error::ParseErrorKind;
+    /// use keyward::webhook::WebhookSecret;
     ///
     /// let secret = WebhookSecret::parse("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")?;
     /// assert_eq!(secret.expose_secret(), "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
@@ -77,7 +81,7 @@ impl WebhookSecret {
     /// let unset = String::new(); // a missing environment variable must not pass for a secret
     /// let error = WebhookSecret::parse(&unset).unwrap_err();
     /// assert_eq!(error.kind(), ParseErrorKind::Empty);
-    /// # Ok::<(), keyward::ParseError>(())
+    /// # Ok::<(), keyward::error::ParseError>(())
     /// ```
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let error = |kind| ParseError::new(SUBJECT, kind);
@@ -134,7 +138,8 @@ impl fmt::Debug for WebhookSecret {
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
-/// use keyward::{Grace, WebhookSecret, WebhookSecrets};
+/// use keyward::Grace;
+/// use keyward::webhook::{WebhookSecret, WebhookSecrets};
 ///
 /// let now = SystemTime::now();
 /// let mut secrets = WebhookSecrets::new(WebhookSecret::random()?);
@@ -144,7 +149,7 @@ impl fmt::Debug for WebhookSecret {
 ///
 /// secrets.regenerate(Grace::None, now)?; // it has leaked
 /// assert!(secrets.previous(now).is_none());
-/// # Ok::<(), keyward::RandomError>(())
+/// # Ok::<(), keyward::key::RandomError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct WebhookSecrets {

@@ -7,13 +7,13 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 
 use crate::clock::unix_time;
 use crate::webhook::secret::MacKey;
-use crate::{WebhookId, WebhookSecret};
+use crate::webhook::{WebhookId, WebhookSecret};
 
 /// Signs messages as [Standard Webhooks] demands, with one secret or two.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
-/// use keyward::{WebhookId, WebhookSecret, WebhookSigner};
+/// use keyward::webhook::{WebhookId, WebhookSecret, WebhookSigner};
 ///
 /// let secret = WebhookSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")?;
 /// let id = WebhookId::parse("msg_p5jXN8AQM9LWM0D4loKWxJek")?;
@@ -27,7 +27,7 @@ use crate::{WebhookId, WebhookSecret};
 ///         ("webhook-signature", "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=".to_owned()),
 ///     ]
 /// );
-/// # Ok::<(), keyward::ParseError>(())
+/// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 ///
 /// [Standard Webhooks]: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md

@@ -7,8 +7,15 @@ use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 
+use crate::clock::ManualClock;
+use crate::error::ParseErrorKind;
+use crate::gate::KeyField;
+use crate::request::{KeyLocation, RequestHead};
 use crate::webhook::secret::MacKey;
-use crate::*;
+use crate::webhook::{
+    Receipt, RecentWebhooks, WebhookAnswer, WebhookErrorKind, WebhookId, WebhookReceiver,
+    WebhookReceiverBuilder, WebhookSecret, WebhookSigner, WebhookVerdict, WebhookVerifier,
+};
 
 /// The vector of the Standard Webhooks libraries.
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";

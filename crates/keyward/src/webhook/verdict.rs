@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use crate::gate::drain::UnreadBody;
-use crate::{BodyDrain, KeyField, ReplayMemory, Reply, WebhookAttempt, WebhookError, WebhookEvent};
+use crate::gate::{BodyDrain, KeyField};
+use crate::reply::Reply;
+use crate::webhook::{ReplayMemory, WebhookAttempt, WebhookError, WebhookEvent};
 
-/// What to do with a delivery. See [`WebhookReceiver`](crate::WebhookReceiver).
+/// What to do with a delivery. See [`WebhookReceiver`](crate::webhook::WebhookReceiver).
 #[derive(Debug)]
 #[expect(clippy::exhaustive_enums, reason = "an adapter must handle both")]
 pub enum WebhookVerdict {
@@ -15,7 +17,7 @@ pub enum WebhookVerdict {
     Answer(WebhookAnswer),
 }
 
-/// How to hand a delivery on. See [`WebhookReceiver`](crate::WebhookReceiver).
+/// How to hand a delivery on. See [`WebhookReceiver`](crate::webhook::WebhookReceiver).
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct WebhookDelivery {
@@ -27,7 +29,7 @@ pub struct WebhookDelivery {
     pub receipt: Receipt,
 }
 
-/// How to answer a delivery that is not handed on. See [`WebhookReceiver`](crate::WebhookReceiver).
+/// How to answer a delivery that is not handed on. See [`WebhookReceiver`](crate::webhook::WebhookReceiver).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct WebhookAnswer {
@@ -50,7 +52,7 @@ impl WebhookAnswer {
     }
 }
 
-/// The note that a delivery is in hand. See [`WebhookReceiver`](crate::WebhookReceiver).
+/// The note that a delivery is in hand. See [`WebhookReceiver`](crate::webhook::WebhookReceiver).
 ///
 /// Dropped without a conclusion, as when the request is given up, the delivery is forgotten and may
 /// come again.

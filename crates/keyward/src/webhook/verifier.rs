@@ -6,13 +6,12 @@ use std::time::{Duration, SystemTime};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 
 use crate::clock::unix_time;
+use crate::error::{ParseError, ParseErrorKind};
+use crate::request::RequestHead;
 use crate::secret_text::WrongPrefix;
 use crate::webhook::form::{Claim, Form};
 use crate::webhook::secret::MacKey;
-use crate::{
-    ParseError, ParseErrorKind, RequestHead, WebhookError, WebhookErrorKind, WebhookId,
-    WebhookSecret,
-};
+use crate::webhook::{WebhookError, WebhookErrorKind, WebhookId, WebhookSecret};
 
 /// How many secrets are tried at most.
 const MAX_SECRETS: usize = 4;
@@ -57,11 +56,12 @@ const GITHUB_TOKEN: &str = "that is an access token, use the secret of the webho
 /// that are not known are skipped. A timestamp may be 300 seconds off, either way. A field that is
 /// there twice is refused.
 ///
-/// To put it in front of a handler, see [`WebhookReceiver`](crate::WebhookReceiver).
+/// To put it in front of a handler, see [`WebhookReceiver`](crate::webhook::WebhookReceiver).
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
-/// use keyward::{RequestHead, WebhookVerifier};
+/// use keyward::request::RequestHead;
+/// use keyward::webhook::WebhookVerifier;
 ///
 /// struct Head([(&'static str, &'static str); 3]);
 ///
@@ -107,7 +107,8 @@ impl WebhookVerifier {
     /// When the text is not a [`WebhookSecret`].
     ///
     /// ```
-    /// use keyward::{ParseErrorKind, WebhookVerifier};
+    /// use keyward::error::ParseErrorKind;
+    /// use keyward::webhook::WebhookVerifier;
     ///
     /// let error = WebhookVerifier::standard("v1,whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap_err();
     /// assert_eq!(error.kind(), ParseErrorKind::WrongPrefix);
@@ -126,7 +127,7 @@ impl WebhookVerifier {
     /// part of it, or is an API key.
     ///
     /// ```
-    /// let error = keyward::WebhookVerifier::stripe("\"whsec_of_an_endpoint\"").unwrap_err();
+    /// let error = keyward::webhook::WebhookVerifier::stripe("\"whsec_of_an_endpoint\"").unwrap_err();
     /// assert_eq!(error.to_string(), "invalid webhook secret: stands in quotation marks");
     /// ```
     pub fn stripe(secret: &str) -> Result<Self, ParseError> {
@@ -143,7 +144,8 @@ impl WebhookVerifier {
     /// part of it, or is the secret of another sender or an access token.
     ///
     /// ```
-    /// use keyward::{ParseErrorKind, WebhookVerifier};
+    /// use keyward::error::ParseErrorKind;
+    /// use keyward::webhook::WebhookVerifier;
     ///
     /// let file = "It's a Secret to Everybody\n"; // as `echo` writes it
     /// assert_eq!(WebhookVerifier::github(file).unwrap_err().kind(), ParseErrorKind::Newline);
@@ -159,7 +161,7 @@ impl WebhookVerifier {
     /// When it is not a secret of this form, or a fifth one.
     ///
     /// ```
-    /// use keyward::{WebhookSecret, WebhookVerifier};
+    /// use keyward::webhook::{WebhookSecret, WebhookVerifier};
     ///
     /// let [new, old] = [WebhookSecret::random()?, WebhookSecret::random()?];
     /// let verifier = WebhookVerifier::standard(new.expose_secret())?.or(old.expose_secret())?;

@@ -6,12 +6,16 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use crate::limit::meter::Meter;
-use crate::limit::purse::Purse;
-use crate::store::entry::{Budget, Entry, Grant, Group};
-use crate::{
-    Account, AccountId, BucketOwner, Clock, CreditOwner, Environment, KeyId, KeyRecord, Revision,
-};
+use crate::clock::Clock;
+use crate::credits::CreditOwner;
+use crate::environment::Environment;
+use crate::ids::{AccountId, KeyId};
+use crate::limit::BucketOwner;
+use crate::record::{Account, KeyRecord};
+use crate::replica::Revision;
+use crate::replica::cached_key::{Budget, Entry, Grant, Group};
+use crate::replica::credit_cache::Purse;
+use crate::replica::key_buckets::Meter;
 
 /// What only the feed touches.
 #[derive(Default)]

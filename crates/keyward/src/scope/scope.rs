@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::{ParseError, ParseErrorKind};
+use crate::error::{ParseError, ParseErrorKind};
 
 const MAX_LEN: usize = 128;
 const MAX_GRANTS: usize = 100;
@@ -14,12 +14,12 @@ const MAX_GRANTS: usize = 100;
 /// never does.
 ///
 /// ```
-/// use keyward::Scope;
+/// use keyward::scope::Scope;
 ///
 /// assert_eq!(Scope::parse("reports.read")?.as_str(), "reports.read");
 /// assert!(Scope::parse("reports.*").is_err());
 /// assert!(Scope::parse("two words").is_err());
-/// # Ok::<(), keyward::ParseError>(())
+/// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Scope(Arc<str>);
@@ -62,14 +62,15 @@ impl fmt::Debug for Scope {
 /// not grant `reports` itself. An empty set grants nothing.
 ///
 /// ```
-/// use keyward::{Scope, Scopes};
+/// use keyward::Scopes;
+/// use keyward::scope::Scope;
 ///
 /// let held = Scopes::parse(["kyc", "reports.*"])?;
 /// assert!(held.allow(&Scope::parse("kyc")?));
 /// assert!(held.allow(&Scope::parse("reports.read")?));
 /// assert!(!held.allow(&Scope::parse("reports")?));
 /// assert!(!Scopes::none().allow(&Scope::parse("kyc")?));
-/// # Ok::<(), keyward::ParseError>(())
+/// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Scopes(Box<[Box<str>]>);

@@ -8,10 +8,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::clock::unix_time;
+use crate::credits::{CreditGrant, CreditOwner, CreditWant, Unspent};
 use crate::limit::bucket::nanos;
+use crate::replica::Replica;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
-use crate::{CreditGrant, CreditOwner, CreditWant, Replica, Unspent};
 
 /// How long it is believed that a balance is empty: others may give back, or an operator add some.
 const BELIEF: Duration = Duration::from_secs(1);
@@ -353,7 +354,7 @@ fn joined(epoch: u32, left: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::AccountId;
+    use crate::ids::AccountId;
 
     pub(super) fn purse(amount: u32) -> Arc<Purse> {
         let purse = Arc::new(Purse::new(AccountId::parse("acme").unwrap().into()));
@@ -393,7 +394,7 @@ mod tests {
     fn what_is_taken_ahead_follows_what_was_spent_in_the_last_second() {
         let (replica, purse) = (replica(), purse(0));
         let millis = Duration::from_millis;
-        let mut credits = crate::Credits::new(1_000_000);
+        let mut credits = crate::credits::Credits::new(1_000_000);
         credits.epoch = 1;
         let mut at = Duration::from_secs(100);
         // As many requests as are held and one more: how many are taken then.

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::{Environment, Principal};
+use crate::environment::Environment;
+use crate::gate::Principal;
 
 /// One `T` for each environment, such as a database: who calls reaches its own and no other.
 ///
@@ -10,12 +11,17 @@ use crate::{Environment, Principal};
 /// mistake. In an environment that none was given for there is none, and no other takes its place.
 ///
 /// ```
-/// use keyward::{Environment, PerEnvironment};
+/// use keyward::Environment;
+/// use keyward::gate::PerEnvironment;
 ///
 /// let urls = PerEnvironment::new("https://bank.example", "https://sandbox.bank.example")
 ///     .and(Environment::parse("staging")?, "https://sandbox.bank.example");
 /// # use std::sync::Arc;
-/// # use keyward::*;
+/// # use keyward::{AccountId, Gate, KeyFormat, KeyId, Peppers, Principal, Requirement, Store};
+/// # use keyward::gate::{Access, Decision, Verdict};
+/// # use keyward::record::{Account, KeyRecord};
+/// # use keyward::replica::{Replica, Revision};
+/// # use keyward::request::RequestHead;
 /// # struct Get<'a>(Option<&'a str>);
 /// # impl RequestHead for Get<'_> {
 /// #     fn method(&self) -> &str { "GET" }

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::SystemTime;
 
-use crate::{AccountId, KeyId, ParseError, ParseErrorKind};
+use crate::error::{ParseError, ParseErrorKind};
+use crate::ids::{AccountId, KeyId};
 
 /// The part of a balance that a process takes ahead of its requests, at most: a hundredth.
 const PART_AHEAD: u64 = 100;
@@ -15,7 +16,7 @@ const PART_AHEAD: u64 = 100;
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
-/// use keyward::{Credits, Refill};
+/// use keyward::credits::{Credits, Refill};
 ///
 /// let next_month = SystemTime::now() + Duration::from_secs(30 * 86_400);
 /// let credits = Credits::new(250).refill(Refill::new(next_month, 1000));
@@ -102,7 +103,9 @@ impl Credits {
     ///
     /// ```
     /// # use std::time::SystemTime;
-    /// # use keyward::*;
+    /// # use keyward::AccountId;
+    /// # use keyward::credits::{CreditOwner, CreditWant, Credits};
+    /// # use keyward::error::ParseError;
     /// # let owner = CreditOwner::Account(AccountId::parse("acme")?);
     /// let mut credits = Credits::new(1000);
     /// let want = CreditWant { owner, at_least: 1, spent: 500, held: 2, epoch: 0 };
@@ -130,7 +133,9 @@ impl Credits {
     /// Adds what was taken out and not spent, unless the balance was replaced since. For a store.
     ///
     /// ```
-    /// # use keyward::*;
+    /// # use keyward::AccountId;
+    /// # use keyward::credits::{CreditOwner, Credits, Unspent};
+    /// # use keyward::error::ParseError;
     /// # let owner = CreditOwner::Account(AccountId::parse("acme")?);
     /// let mut credits = Credits::new(991);
     /// credits.put_back(&Unspent { owner, amount: 9, epoch: credits.epoch });
@@ -189,7 +194,7 @@ impl From<AccountId> for CreditOwner {
     }
 }
 
-/// That a process wants credits of a balance. See [`Replica::take_wanted`](crate::Replica::take_wanted).
+/// That a process wants credits of a balance. See [`Replica::take_wanted`](crate::replica::Replica::take_wanted).
 #[derive(Clone, Debug)]
 #[expect(clippy::exhaustive_structs, reason = "a store takes it apart")]
 pub struct CreditWant {
@@ -211,7 +216,9 @@ impl CreditWant {
     ///
     /// ```
     /// # use std::time::SystemTime;
-    /// # use keyward::*;
+    /// # use keyward::AccountId;
+    /// # use keyward::credits::{CreditOwner, CreditWant, Credits};
+    /// # use keyward::error::ParseError;
     /// # let owner = CreditOwner::Account(AccountId::parse("acme")?);
     /// let want = CreditWant { owner, at_least: 1, spent: 500, held: 2, epoch: 0 };
     /// let grant = Credits::new(1000).draw(&want, SystemTime::now());
@@ -247,7 +254,7 @@ pub struct CreditGrant {
 }
 
 /// Credits that were taken from a balance and not spent. See
-/// [`Replica::take_unspent`](crate::Replica::take_unspent).
+/// [`Replica::take_unspent`](crate::replica::Replica::take_unspent).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "a store takes it apart")]
 pub struct Unspent {

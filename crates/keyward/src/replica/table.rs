@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use crate::KeyId;
+use crate::ids::KeyId;
 use crate::key::digest::DigestBytes;
-use crate::store::entry::Entry;
+use crate::replica::cached_key::Entry;
 
 /// A change replaces one of these tables whole. Three times a power of two, so that a round number
 /// of keys does not fall just past the size at which a table doubles.

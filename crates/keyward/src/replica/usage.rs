@@ -7,17 +7,22 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
+use crate::clock::Clock;
+use crate::environment::Environment;
+use crate::ids::{AccountId, KeyId};
+use crate::key::KeyDigest;
 use crate::key::digest::DigestBytes;
-use crate::limit::meter::Meter;
-use crate::limit::purse::Purse;
-use crate::store::feed::Doubling;
+use crate::limit::BucketOwner;
+use crate::replica::credit_cache::Purse;
+use crate::replica::feed::Doubling;
+use crate::replica::key_buckets::Meter;
+use crate::sync;
+use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::sync::{self, Mutex};
-use crate::{AccountId, BucketOwner, Clock, Environment, KeyDigest, KeyId};
 
 /// What was counted of a key since it was last taken.
 ///
-/// See [`Replica::take_usage`](crate::Replica::take_usage).
+/// See [`Replica::take_usage`](crate::replica::Replica::take_usage).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "a store takes it apart")]
 pub struct UsageCount {
@@ -27,7 +32,7 @@ pub struct UsageCount {
     pub admitted: u64,
     /// Requests that were refused although the key was proved, such as an expired one.
     pub refused: u64,
-    /// What the service has recorded: [`Principal::record`](crate::Principal::record).
+    /// What the service has recorded: [`Principal::record`](crate::gate::Principal::record).
     pub units: u64,
     /// When a request passed last, to the second.
     pub last_used_at: Option<SystemTime>,
@@ -46,12 +51,13 @@ impl UsageCount {
 /// How often a key was used in an hour.
 ///
 /// ```
-/// use keyward::{Environment, KeyId, UsageHour};
+/// use keyward::{Environment, KeyId};
+/// use keyward::replica::UsageHour;
 ///
 /// let mut hour = UsageHour::new(KeyId::random()?, Environment::TEST, 472_222);
 /// (hour.admitted, hour.units) = (10, 25);
 /// assert_eq!((hour.billable(), hour.billable_units()), (0, 0)); // what is done in `test` is free
-/// # Ok::<(), keyward::RandomError>(())
+/// # Ok::<(), keyward::key::RandomError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -66,7 +72,7 @@ pub struct UsageHour {
     pub admitted: u64,
     /// Requests that were refused although the key was proved.
     pub refused: u64,
-    /// What the service has recorded: [`Principal::record`](crate::Principal::record).
+    /// What the service has recorded: [`Principal::record`](crate::gate::Principal::record).
     pub units: u64,
 }
 
@@ -124,7 +130,7 @@ impl fmt::Debug for Redigest {
     }
 }
 
-/// Which usage is wanted. See [`Store::usage`](crate::Store::usage).
+/// Which usage is wanted. See [`Store::usage`](crate::store::Store::usage).
 #[derive(Clone, Debug)]
 #[expect(clippy::exhaustive_structs, reason = "a store takes it apart")]
 pub struct UsageQuery {

@@ -1,6 +1,9 @@
 //! The scopes of a service.
 
-use crate::{KeyKind, ParseError, ParseErrorKind, Permission, Scope, Scopes};
+use crate::admin::Permission;
+use crate::error::{ParseError, ParseErrorKind};
+use crate::key::KeyKind;
+use crate::scope::{Scope, Scopes};
 
 /// The scopes a service has, and which of them imply others.
 ///
@@ -8,13 +11,14 @@ use crate::{KeyKind, ParseError, ParseErrorKind, Permission, Scope, Scopes};
 /// when the layer is built, not a 403 for everyone.
 ///
 /// ```
-/// use keyward::{Scope, ScopeCatalog, Scopes};
+/// use keyward::{ScopeCatalog, Scopes};
+/// use keyward::scope::Scope;
 ///
 /// let catalog = ScopeCatalog::new(["verifyage", "kyc"])?.implying("hybrid", ["verifyage", "kyc"])?;
 /// let held = Scopes::parse(["hybrid"])?;
 /// assert!(catalog.allows(&held, &Scope::parse("kyc")?));
 /// assert!(!catalog.allows(&Scopes::parse(["kyc"])?, &Scope::parse("hybrid")?));
-/// # Ok::<(), keyward::ParseError>(())
+/// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct ScopeCatalog {
@@ -42,7 +46,7 @@ impl ScopeCatalog {
     /// let catalog = ScopeCatalog::new(["kyc"].into_iter().chain(managing))?;
     /// assert!(catalog.permits(&manager, KeyKind::Secret));
     /// assert!(!catalog.permits(&Scopes::parse(["api_keys.*"])?, KeyKind::Secret)); // that is more
-    /// # Ok::<(), keyward::ParseError>(())
+    /// # Ok::<(), keyward::error::ParseError>(())
     /// ```
     ///
     /// # Errors
@@ -115,7 +119,7 @@ impl ScopeCatalog {
     /// assert!(catalog.permits(&Scopes::parse(["kyc"])?, KeyKind::Secret));
     /// assert!(!catalog.permits(&Scopes::parse(["kyc"])?, KeyKind::Publishable));
     /// assert!(!catalog.permits(&Scopes::parse(["kyc", "verifyage"])?, KeyKind::Secret));
-    /// # Ok::<(), keyward::ParseError>(())
+    /// # Ok::<(), keyward::error::ParseError>(())
     /// ```
     #[must_use]
     pub fn permits(&self, grants: &Scopes, kind: KeyKind) -> bool {

@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::gate::failures::Failures;
+use crate::clock::Clock;
+use crate::denial::{DenialKind, ErrorCode};
+use crate::error::ParseError;
+use crate::limit::RateLimit;
+use crate::request::RequestHead;
 use crate::request::client::Client;
 use crate::request::network::Network;
-use crate::{Clock, DenialKind, ErrorCode, ParseError, RateLimit, RequestHead};
+use crate::throttle::failures::Failures;
 
 /// A limit on the failed authentications of each client address.
 ///
@@ -36,7 +40,11 @@ use crate::{Clock, DenialKind, ErrorCode, ParseError, RateLimit, RequestHead};
 ///
 /// ```
 /// # use std::{net::IpAddr, sync::Arc, time::Duration};
-/// # use keyward::*;
+/// # use keyward::{Environment, Gate, KeyFormat, MemoryStore, RateLimit, Store};
+/// # use keyward::clock::ManualClock;
+/// # use keyward::gate::{Check, Decision, Verdict};
+/// # use keyward::request::RequestHead;
+/// # use keyward::throttle::FailureThrottle;
 /// # struct Get<'a>(&'a str, &'a str);
 /// # impl RequestHead for Get<'_> {
 /// #     fn method(&self) -> &str { "GET" }
@@ -97,13 +105,15 @@ impl FailureThrottle {
     /// connect: they could speak for any address, and have it refused.
     ///
     /// ```
-    /// # use keyward::{FailureThrottle, ParseErrorKind, RateLimit};
+    /// # use keyward::RateLimit;
+    /// # use keyward::error::ParseErrorKind;
+    /// # use keyward::throttle::FailureThrottle;
     /// let throttle = FailureThrottle::new(RateLimit::per_minute(10));
     /// let behind_two = throttle.clone().trusted_proxies(["10.0.0.0/8", "2001:db8::17"])?;
     ///
     /// let everybody = throttle.trusted_proxies(["0.0.0.0/0"]);
     /// assert_eq!(everybody.unwrap_err().kind(), ParseErrorKind::Network);
-    /// # Ok::<(), keyward::ParseError>(())
+    /// # Ok::<(), keyward::error::ParseError>(())
     /// ```
     ///
     /// # Errors
@@ -171,11 +181,12 @@ mod tests {
 
     use super::*;
     use crate::conformance::decided;
+    use crate::environment::Environment;
     use crate::gate::tests::{World, format, principal, reason};
-    use crate::{
-        AccountId, AccountStatus, Decision, Environment, Gate, GateBuilder, KeyStatus, Replies,
-        Requirement, Verdict,
-    };
+    use crate::gate::{Decision, Gate, GateBuilder, Requirement, Verdict};
+    use crate::ids::AccountId;
+    use crate::record::{AccountStatus, KeyStatus};
+    use crate::reply::Replies;
 
     const HERE: [u8; 4] = [192, 0, 2, 1];
     const ELSEWHERE: [u8; 4] = [192, 0, 2, 2];
@@ -314,7 +325,7 @@ mod tests {
     fn the_answer_says_how_long_to_wait_whatever_its_shape() {
         let world = World::new();
         world.feed();
-        let replies = Replies::new(crate::ErrorJson)
+        let replies = Replies::new(crate::reply::ErrorJson)
             .text(ErrorCode::TooManyFailures, "slow down")
             .status(ErrorCode::TooManyFailures, 420);
         let gate = throttled(&world, "1/60;1")
@@ -350,7 +361,7 @@ mod tests {
             thread::spawn(move || {
                 let poll = feed.poll();
                 let number = poll.since().map_or(1, |revision| revision.number + 1);
-                let revision = crate::Revision { number, nonce: 0 };
+                let revision = crate::replica::Revision { number, nonce: 0 };
                 poll.finish(revision).unwrap();
             });
             true

@@ -8,12 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
+use crate::credits::CreditOwner;
+use crate::ids::KeyId;
 use crate::key::digest::DigestBytes;
-use crate::store::entry::{Entry, died};
-use crate::store::feed::Feed;
-use crate::store::freshness::Moment;
-use crate::store::replica::Inner;
-use crate::{Account, CreditOwner, KeyId, KeyRecord, KeyStatus, Replica};
+use crate::record::{Account, KeyRecord, KeyStatus};
+use crate::replica::Replica;
+use crate::replica::cached_key::{Entry, died};
+use crate::replica::feed::Feed;
+use crate::replica::freshness::Moment;
+use crate::replica::replica::Inner;
 
 /// Which of a store's changes was the last. See [`Replica`].
 ///
@@ -108,7 +111,7 @@ impl<'a> Poll<'a> {
     /// all that is new was given.
     ///
     /// ```
-    /// use keyward::Replica;
+    /// use keyward::replica::Replica;
     ///
     /// assert!(!Replica::new().poll().must_restart());
     /// ```
@@ -124,7 +127,7 @@ impl<'a> Poll<'a> {
     ///
     /// ```
     /// use std::time::{Duration, SystemTime};
-    /// use keyward::Replica;
+    /// use keyward::replica::Replica;
     ///
     /// let month = Duration::from_secs(30 * 24 * 3600);
     /// assert!(Replica::new().poll().remembers_since() <= SystemTime::now() - month);
@@ -431,14 +434,14 @@ impl fmt::Debug for Poll<'_> {
 /// Why the store's news could not be applied.
 ///
 /// ```
-/// use keyward::{Replica, ReplicaErrorKind, Revision};
+/// use keyward::replica::{Replica, ReplicaErrorKind, Revision};
 ///
 /// let replica = Replica::new();
 /// let slow = replica.poll();
 /// replica.poll().finish(Revision { number: 2, nonce: 7 })?;
 /// let error = slow.finish(Revision { number: 1, nonce: 7 }).unwrap_err();
 /// assert_eq!(error.kind(), ReplicaErrorKind::Overtaken);
-/// # Ok::<(), keyward::ReplicaError>(())
+/// # Ok::<(), keyward::replica::ReplicaError>(())
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct ReplicaError {
@@ -483,7 +486,10 @@ pub(crate) mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::{AccountId, Clock, Environment, Hint, KeyDigest, ManualClock};
+    use crate::clock::{Clock, ManualClock};
+    use crate::environment::Environment;
+    use crate::ids::AccountId;
+    use crate::key::{Hint, KeyDigest};
 
     const FIRST: Revision = Revision {
         number: 1,
@@ -495,7 +501,7 @@ pub(crate) mod tests {
     };
 
     fn record(n: u8) -> KeyRecord {
-        let digest = KeyDigest::new(crate::DigestScheme::Sha256, [n; 32]);
+        let digest = KeyDigest::new(crate::key::DigestScheme::Sha256, [n; 32]);
         let account = AccountId::parse("acme").unwrap();
         let hint = Hint::parse("x_…0000").unwrap();
         let id = KeyId::random().unwrap();
@@ -721,7 +727,7 @@ pub(crate) mod tests {
                 let mut one = revoked(0, now - Duration::from_secs(1000 + u64::from(n)));
                 let mut digest = [0xff; 32];
                 digest[..4].copy_from_slice(&n.to_be_bytes());
-                one.digest = KeyDigest::new(crate::DigestScheme::Sha256, digest);
+                one.digest = KeyDigest::new(crate::key::DigestScheme::Sha256, digest);
                 one
             })
             .collect();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::Clock;
+use crate::clock::Clock;
 use crate::limit::bucket::nanos;
 use crate::sync::atomic::{AtomicU64, Ordering};
 

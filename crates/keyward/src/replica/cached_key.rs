@@ -9,14 +9,18 @@ use arc_swap::{ArcSwapOption, Guard};
 use once_cell::race::OnceBox;
 
 use crate::clock::unix_time;
+use crate::denial::DenialKind;
+use crate::environment::Environment;
+use crate::ids::{AccountId, KeyId};
 use crate::key::digest::DigestBytes;
-use crate::limit::meter::Meter;
-use crate::limit::purse::Purse;
-use crate::store::usage::SharedTally;
-use crate::{
-    Account, AccountId, AccountStatus, Bucket, DenialKind, Environment, Hint, KeyId, KeyKind,
-    KeyRecord, KeyStatus, OriginPolicy, RateLimits, Scopes,
-};
+use crate::key::{Hint, KeyKind};
+use crate::limit::{Bucket, RateLimits};
+use crate::origin::OriginPolicy;
+use crate::record::{Account, AccountStatus, KeyRecord, KeyStatus};
+use crate::replica::credit_cache::Purse;
+use crate::replica::key_buckets::Meter;
+use crate::replica::usage::SharedTally;
+use crate::scope::Scopes;
 
 /// What the replica keeps of a key. A million of them are held, so every byte counts.
 pub(crate) struct Entry {

@@ -19,10 +19,10 @@
 /// `invalid_request` in the 400; `insufficient_scope` where a scope is missing, which `scope` then
 /// names; none where no key was sent. A 503 also has `retry-after: 1`, a 429 for failures or a rate limit
 /// the seconds to wait, the two about origins `vary: Origin`. The codes about webhooks are those of a
-/// [`WebhookReceiver`](crate::WebhookReceiver); their challenge is `WebhookSignature`.
+/// [`WebhookReceiver`](crate::webhook::WebhookReceiver); their challenge is `WebhookSignature`.
 ///
 /// A gRPC call (a `POST` with the content type `application/grpc`, or one of gRPC-Web) to a route that is
-/// [told to be of gRPC](crate::Requirement::grpc) gets the same refusal in the form of gRPC: a response of
+/// [told to be of gRPC](crate::gate::Requirement::grpc) gets the same refusal in the form of gRPC: a response of
 /// trailers only, with the text as its message. 400 is `INVALID_ARGUMENT` there, 401
 /// `UNAUTHENTICATED`, 403 `PERMISSION_DENIED`, 429 `RESOURCE_EXHAUSTED`, 503 `UNAVAILABLE`, 500
 /// `INTERNAL`. `retry-after` and the fields of limits are among its metadata:
@@ -36,7 +36,9 @@
 /// ```
 ///
 /// ```
-/// # use keyward::{Decision, Gate, KeyFormat, MemoryStore, RequestHead, Store, Verdict};
+/// # use keyward::{Gate, KeyFormat, MemoryStore, Store};
+/// # use keyward::gate::{Decision, Verdict};
+/// # use keyward::request::RequestHead;
 /// # struct Get<'a>(Option<&'a str>);
 /// # impl RequestHead for Get<'_> {
 /// #     fn method(&self) -> &str { "GET" }
@@ -56,7 +58,7 @@
 /// # assert_eq!(shown.next().as_deref(), Some(r#"www-authenticate: Bearer realm="api", error="invalid_token""#));
 /// # assert_eq!((refusal.reply.status(), shown.next()), (401, None));
 /// # assert_eq!(refusal.reply.body(), br#"{"type":"about:blank","title":"Unauthorized","status":401,"detail":"The API key is not valid. Check that it is complete; if it has been revoked or has expired, create a new one.","code":"invalid_api_key"}"#);
-/// use keyward::ErrorCode;
+/// use keyward::denial::ErrorCode;
 ///
 /// assert_eq!(ErrorCode::InvalidApiKey.as_str(), "invalid_api_key");
 /// assert_eq!(ErrorCode::InvalidApiKey.status(), 401);

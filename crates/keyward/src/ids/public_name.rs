@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::{Alphabet, ParseError, ParseErrorKind, RandomError};
+use crate::error::{ParseError, ParseErrorKind};
+use crate::key::{Alphabet, RandomError};
 
 const LEN: usize = 12;
 

@@ -6,19 +6,22 @@ use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use crate::admin::refusals::Refusals;
+use crate::clock::{Clock, SystemClock};
+use crate::credits::{CreditGrant, CreditOwner, CreditWant, Unspent};
+use crate::key::KeyDigest;
 use crate::key::digest::DigestBytes;
-use crate::limit::purse::Purse;
-use crate::store::entry::Entry;
-use crate::store::feed::Feed;
-use crate::store::freshness::{Freshness, Moment};
-use crate::store::refresh::Refresh;
-use crate::store::table::Table;
-use crate::store::usage::{Redigest, SharedTally, Tallies, Tally, UsageCount};
+use crate::record::KeyRecord;
+use crate::replica::Poll;
+use crate::replica::cached_key::Entry;
+use crate::replica::credit_cache::Purse;
+use crate::replica::feed::Feed;
+use crate::replica::freshness::{Freshness, Moment};
+use crate::replica::refresh::Refresh;
+use crate::replica::table::Table;
+use crate::replica::usage::{SharedTally, Tallies, Tally};
+use crate::replica::{Redigest, UsageCount};
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
-use crate::{
-    Clock, CreditGrant, CreditOwner, CreditWant, KeyDigest, KeyRecord, Poll, SystemClock, Unspent,
-};
 
 const DEFAULT_CEILING: usize = 1_000_000;
 
@@ -28,7 +31,9 @@ const DEFAULT_CEILING: usize = 1_000_000;
 /// [`poll`](Self::poll). A clone is another handle to the same memory.
 ///
 /// ```
-/// # use keyward::*;
+/// # use keyward::{AccountId, Environment, KeyFormat, KeyId, Peppers, Store};
+/// # use keyward::record::{Account, KeyRecord};
+/// # use keyward::replica::{Replica, Revision};
 /// # let (acme, live) = (AccountId::parse("acme")?, Environment::LIVE);
 /// # let key = KeyFormat::new("vhk_{env}_")?.generate(live)?;
 /// # let (digest, hint) = (Peppers::none().digest(&key), key.hint().clone());
@@ -173,7 +178,7 @@ impl Replica {
     /// The number of living keys above the ceiling; each takes some 130 bytes of memory.
     ///
     /// ```
-    /// use keyward::Replica;
+    /// use keyward::replica::Replica;
     ///
     /// let replica = Replica::new(); // for up to a million keys
     /// assert_eq!(replica.above_ceiling(), 0);
@@ -208,7 +213,11 @@ impl Replica {
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use keyward::*;
+    /// # use keyward::{AccountId, Environment, Gate, KeyFormat, KeyId, Peppers, Scopes, Store};
+    /// # use keyward::gate::{Decision, Verdict};
+    /// # use keyward::record::{Account, KeyRecord};
+    /// # use keyward::replica::{Replica, Revision};
+    /// # use keyward::request::RequestHead;
     /// # struct Get<'a>(Option<&'a str>);
     /// # impl RequestHead for Get<'_> {
     /// #     fn method(&self) -> &str { "GET" }
@@ -260,7 +269,7 @@ impl Replica {
 
     /// Takes what is wanted of balances.
     ///
-    /// The store [draws](crate::Credits::draw) it from them, keeps what that leaves, and then answers
+    /// The store [draws](crate::credits::Credits::draw) it from them, keeps what that leaves, and then answers
     /// each with [`grant`](Self::grant), or with [`no_grant`](Self::no_grant) when it cannot.
     #[must_use]
     pub fn take_wanted(&self) -> Vec<CreditWant> {
@@ -304,7 +313,7 @@ impl Replica {
     ///
     /// Unless `all`, only what is more than was spent in the last second. What is taken and not kept is
     /// lost. Those of another epoch than the stored balance are void: see
-    /// [`Credits::put_back`](crate::Credits::put_back).
+    /// [`Credits::put_back`](crate::credits::Credits::put_back).
     #[must_use]
     pub fn take_unspent(&self, all: bool) -> Vec<Unspent> {
         let now = self.inner.clock.boot();

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
+use crate::clock::Clock;
 use crate::limit::bucket::nanos;
-use crate::{Bucket, BucketOwner, Clock, RateLimit};
+use crate::limit::{Bucket, BucketOwner, RateLimit};
 
 /// The buckets of one owner, each made when its limit is first asked for.
 ///
@@ -87,7 +88,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{KeyId, ManualClock};
+    use crate::clock::ManualClock;
+    use crate::ids::KeyId;
 
     #[test]
     fn limits_that_are_changed_again_and_again_take_no_more_room() {

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use crate::record::public_name::PublicName;
-use crate::{ParseError, RandomError};
+use crate::error::ParseError;
+use crate::ids::public_name::PublicName;
+use crate::key::RandomError;
 
 const PREFIX: &str = "key_";
 

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::clock::Clock;
+use crate::limit::RateLimit;
 use crate::request::client::Client;
-use crate::{Clock, RateLimit};
 
 /// Together 256 KiB, for 32,768 clients.
 const SETS: usize = 4096;
@@ -137,7 +138,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::ManualClock;
+    use crate::clock::ManualClock;
 
     fn failures(limit: &str) -> (Arc<ManualClock>, Failures) {
         let clock = Arc::new(ManualClock::at(Duration::from_secs(1_700_000_000)));

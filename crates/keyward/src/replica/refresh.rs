@@ -6,8 +6,8 @@ use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::Replica;
-use crate::store::freshness::Moment;
+use crate::replica::Replica;
+use crate::replica::freshness::Moment;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
@@ -185,7 +185,7 @@ impl Drop for Refreshed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Revision;
+    use crate::replica::Revision;
 
     #[test]
     fn who_waits_and_gives_up_leaves_nothing_behind() {
@@ -228,7 +228,8 @@ mod every_order {
     use loom::thread;
 
     use super::*;
-    use crate::{ManualClock, Revision};
+    use crate::clock::ManualClock;
+    use crate::replica::Revision;
 
     /// A replica that is an hour old, and polls in the thread that asks for it.
     fn stale(poll: impl Fn(&Replica, u64) -> bool + Send + Sync + 'static) -> Replica {

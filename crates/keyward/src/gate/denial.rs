@@ -1,0 +1,143 @@
+//! Why a request was refused: for logs, metrics and audit, not for the client.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+use tracing::Level;
+
+use crate::clock::Clock;
+use crate::denial::DenialKind;
+use crate::denial::ErrorCode;
+use crate::ids::{AccountId, KeyId};
+use crate::key::Hint;
+use crate::log_limit::{LogLimit, Unlogged};
+use crate::replica::cached_key::Entry;
+
+/// Why a request was refused. An adapter puts it into the response's extensions.
+///
+/// It tells more than the client is told, and never the key.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use keyward::{Environment, Gate, KeyFormat, MemoryStore, Store};
+/// # use keyward::denial::DenialKind;
+/// # use keyward::gate::{Decision, Verdict};
+/// # use keyward::request::RequestHead;
+/// # struct Get<'a>(Option<&'a str>);
+/// # impl RequestHead for Get<'_> {
+/// #     fn method(&self) -> &str { "GET" }
+/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
+/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+/// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
+/// #     }
+/// # }
+/// # let store = MemoryStore::new();
+/// # let gate = Gate::builder(store.replica()).format(KeyFormat::new("vhk_{env}_")?).build()?;
+/// let unknown = KeyFormat::new("vhk_{env}_")?.generate(Environment::LIVE)?;
+/// let decision = gate.check(&Get(Some(unknown.expose_secret())), &Arc::default(), None);
+/// let Decision::Ready(Verdict::Refuse(refusal)) = decision else { panic!("{decision:?}") };
+/// let denial = refusal.denial.expect("only a preflight has none");
+/// assert_eq!((denial.kind(), denial.key_id()), (DenialKind::Unknown, None));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Denial {
+    kind: DenialKind,
+    entry: Option<Arc<Entry>>,
+}
+
+impl Denial {
+    pub(crate) fn new(kind: DenialKind, entry: Option<Arc<Entry>>) -> Self {
+        Self { kind, entry }
+    }
+
+    /// The reason.
+    #[must_use]
+    pub fn kind(&self) -> DenialKind {
+        self.kind
+    }
+
+    /// The key that was refused, when the caller proved to have it.
+    #[must_use]
+    pub fn key_id(&self) -> Option<KeyId> {
+        self.entry.as_ref().map(|entry| entry.id)
+    }
+
+    /// What may be shown of that key.
+    #[must_use]
+    pub fn hint(&self) -> Option<Hint> {
+        self.entry.as_ref().map(|entry| entry.hint())
+    }
+
+    /// Who owns that key.
+    #[must_use]
+    pub fn account(&self) -> Option<&AccountId> {
+        self.entry.as_ref().map(|entry| &entry.group.account)
+    }
+
+    /// One line for the operator about a request that would have been refused.
+    pub(crate) fn log_report(
+        &self,
+        code: ErrorCode,
+        status: u16,
+        limit: &LogLimit,
+        clock: &dyn Clock,
+    ) {
+        let (reason, code) = (self.kind.reason(), code.as_str());
+        if let Some(entry) = &self.entry
+            && tracing::enabled!(Level::INFO)
+            && let Some(Unlogged(unlogged)) = limit.admit((entry.id, code), clock.boot())
+        {
+            let (id, hint, account) = (entry.id, entry.hint(), &entry.group.account);
+            tracing::info!(status, code, reason, unlogged, key.id = %id, key.hint = %hint, %account, "request would be refused");
+        }
+        tracing::Span::current().record("keyward.would_refuse", code);
+    }
+
+    /// One line for the operator; `key.id` and `key.hint` where a key was proved.
+    ///
+    /// Of each key and reason ten a minute: a client that goes on and on, as one whose key has expired,
+    /// fills no disk. Where there were more, the next says how many in `unlogged`.
+    pub(crate) fn log(&self, limit: &LogLimit, clock: &dyn Clock) {
+        let reason = self.kind.reason();
+        let code = self.kind.code().as_str();
+        match &self.entry {
+            None if self.kind == DenialKind::PeerUnknown => {
+                tracing::error!(code, reason, "request refused");
+            }
+            // Anybody can cause these, as often as they like.
+            None => tracing::debug!(code, reason, "request refused"),
+            Some(_) if !tracing::enabled!(Level::WARN) => {}
+            Some(entry) => {
+                let about = (entry.id, self.kind);
+                let Some(Unlogged(unlogged)) = limit.admit(about, clock.boot()) else {
+                    return;
+                };
+                let (id, account) = (entry.id, &entry.group.account);
+                if self.kind == DenialKind::SecretExposed {
+                    tracing::warn!(code, reason, unlogged, key.id = %id, key.hint = %entry.hint(), %account, "request refused");
+                } else {
+                    tracing::info!(code, reason, unlogged, key.id = %id, key.hint = %entry.hint(), %account, "request refused");
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Denial")
+            .field("kind", &self.kind)
+            .field("key_id", &self.key_id())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind.reason())
+    }
+}
+
+impl Error for Denial {}

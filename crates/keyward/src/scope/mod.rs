@@ -1,0 +1,11 @@
+//! Scopes: what a key may do, and the catalog of a service.
+
+pub(crate) mod catalog;
+#[expect(
+    clippy::module_inception,
+    reason = "the room is named after its main type"
+)]
+pub(crate) mod scope;
+
+pub use self::catalog::ScopeCatalog;
+pub use self::scope::{Scope, Scopes};
