@@ -30,7 +30,7 @@ use keyward::outbox::{EndpointRules, EndpointUrl, RetrySchedule, WebhookMessage}
 use keyward::webhook::{SealingKey, SealingKeys, WebhookId, WebhookReceiver, WebhookVerifier};
 use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat};
 use keyward_sqlite::SqliteStore;
-use keyward_tower::{PublicAddresses, ReceiveWebhookLayer, VerifiedJson, WebhookSender};
+use keyward_tower::{PublicOnlyResolver, ReceiveWebhookLayer, VerifiedJson, WebhookSender};
 use serde_json::{Value, json};
 
 /// Tells a child what it is: `send` or `receive`.
@@ -82,7 +82,7 @@ async fn send(database: &Path, port: u16) -> Result<(), Failure> {
         .insecure_http_for_live()
         .insecure_private_host("localhost");
 
-    let resolver = PublicAddresses::new(GaiResolver::new(), rules.clone());
+    let resolver = PublicOnlyResolver::new(GaiResolver::new(), rules.clone());
     let connector = HttpConnector::new_with_resolver(resolver);
     let client: Client<_, Body> = Client::builder(TokioExecutor::new()).build(connector);
     let sender = WebhookSender::new(client, store.clone(), sealing.clone(), tokio::time::sleep)

@@ -19,7 +19,7 @@ use keyward::record::AdminErrorKind;
 use keyward::webhook::{SealingKey, SealingKeys, WebhookId, WebhookSecret};
 use keyward::{AccountId, Actor, Environment, KeyFormat};
 use keyward_sqlite::SqliteStore;
-use keyward_tower::{PublicAddresses, WebhookSender};
+use keyward_tower::{PublicOnlyResolver, WebhookSender};
 use serde_json::{Value, json};
 use tokio::time::Sleep;
 use tower::util::BoxCloneSyncService;
@@ -235,7 +235,7 @@ pub async fn post(url: &str, fields: &[(&str, String)], json: &str) -> Option<(u
 
 /// Calls what these rules allow.
 fn client(rules: &EndpointRules) -> HttpClient {
-    let resolver = PublicAddresses::new(GaiResolver::new(), rules.clone());
+    let resolver = PublicOnlyResolver::new(GaiResolver::new(), rules.clone());
     let connector = HttpConnector::new_with_resolver(resolver);
     let client = Client::builder(TokioExecutor::new()).build::<_, Body>(connector);
     let client = ServiceBuilder::new()

@@ -10,7 +10,7 @@ use keyward::{Environment, Gate, RateLimit, Requirement};
 use keyward::clock::ManualClock;
 use keyward::denial::DenialKind;
 use keyward::replica::Replica;
-use keyward::throttle::FailureThrottle;
+use keyward::throttle::AuthFailureLimiter;
 use keyward_fuzz::{Head, LIVE, NOW, REVOKED, fill, format, record};
 use libfuzzer_sys::fuzz_target;
 
@@ -34,7 +34,7 @@ fn head(peer: Ipv4Addr, key: &str, lines: Vec<Vec<u8>>) -> Head {
 static GATE: LazyLock<Gate> = LazyLock::new(|| {
     let replica = Replica::with(Arc::new(ManualClock::at(NOW)), 1000);
     fill(&replica, 1, &[record(LIVE, Environment::LIVE, "aa")]);
-    let throttle = FailureThrottle::new(RateLimit::per_minute(1));
+    let throttle = AuthFailureLimiter::new(RateLimit::per_minute(1));
     let gate = Gate::builder(&replica)
         .format(format())
         .max_staleness(Duration::MAX)

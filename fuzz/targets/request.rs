@@ -11,7 +11,7 @@ use keyward::gate::{Access, Decision, Verdict};
 use keyward::key::ForeignFormat;
 use keyward::record::KeyStatus;
 use keyward::replica::Replica;
-use keyward::throttle::FailureThrottle;
+use keyward::throttle::AuthFailureLimiter;
 use keyward_fuzz::{Head, LIVE, NOW, REVOKED, TEST, denial, fill, format, holds, record};
 use libfuzzer_sys::fuzz_target;
 
@@ -38,7 +38,7 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
             .format(format())
             .max_staleness(Duration::MAX)
     };
-    let throttle = FailureThrottle::new(RateLimit::per_minute(60).burst(1000));
+    let throttle = AuthFailureLimiter::new(RateLimit::per_minute(60).burst(1000));
     let throttle = throttle.trusted_proxies(["10.0.0.0/8"]).unwrap();
     let all = builder()
         .location(KeyLocation::x_api_key())

@@ -14,7 +14,7 @@ use keyward::key::{Alphabet, DigestScheme, Hint, KeyDigest, PepperId};
 use keyward::record::{AccountStatus, KeyStatus, Metadata};
 use keyward::scope::Scope;
 use keyward::store::KeyCursor;
-use keyward::throttle::FailureThrottle;
+use keyward::throttle::AuthFailureLimiter;
 use keyward::webhook::{
     SealedSecret, SealingKey, SealingKeys, WebhookId, WebhookSecret, WebhookVerifier,
 };
@@ -80,7 +80,7 @@ fuzz_target!(|text: &[u8]| {
     for scheme in [DigestScheme::Sha256, DigestScheme::Sha512] {
         let _ = KeyDigest::import(scheme, text);
     }
-    let throttle = FailureThrottle::new(RateLimit::per_minute(1));
+    let throttle = AuthFailureLimiter::new(RateLimit::per_minute(1));
     let _ = throttle.trusted_proxies(words());
     let _ = KeyLocation::header(text);
     let _ = KeyLocation::scheme(text);

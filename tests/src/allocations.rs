@@ -13,7 +13,7 @@ use http_body_util::Empty;
 use keyward::credits::{CreditGrant, CreditWant};
 use keyward::record::{Account, KeyRecord};
 use keyward::replica::{Poll, Replica, Revision};
-use keyward::throttle::FailureThrottle;
+use keyward::throttle::AuthFailureLimiter;
 use keyward::{
     AccountId, Environment, Gate, KeyFormat, KeyId, Peppers, Principal, RateLimit, RateLimits,
     Requirement, Store,
@@ -70,7 +70,7 @@ async fn an_allowed_request_allocates_what_an_insert_into_the_extensions_does() 
     let _quiet = tracing::subscriber::set_default(NoSubscriber::default());
     let mut service = service::Service::new();
     let limit = RateLimit::parse("10/60;10").unwrap();
-    let throttle = FailureThrottle::new(limit).trusted_proxies(["10.0.0.0/8"]);
+    let throttle = AuthFailureLimiter::new(limit).trusted_proxies(["10.0.0.0/8"]);
     let gate = Gate::builder(service.store.replica())
         .format(KeyFormat::new("vhk_{env}_").unwrap())
         .failure_throttle(throttle.unwrap())

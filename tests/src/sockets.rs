@@ -29,13 +29,13 @@ use keyward::outbox::{
 use keyward::webhook::{WebhookEvent, WebhookId, WebhookReceiver, WebhookSecret, WebhookVerifier};
 use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat};
 use keyward_sqlite::SqliteStore;
-use keyward_tower::{PublicAddresses, ReceiveWebhookLayer, WebhookSender};
+use keyward_tower::{PublicOnlyResolver, ReceiveWebhookLayer, WebhookSender};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::outbox::{LIVE, TEST, sealing, url};
 
-type Service<R> = Client<HttpConnector<PublicAddresses<R>>, Full<Bytes>>;
+type Service<R> = Client<HttpConnector<PublicOnlyResolver<R>>, Full<Bytes>>;
 type Wait = fn(Duration) -> tokio::time::Sleep;
 
 /// A sender in a file, with retries that come soon.
@@ -65,7 +65,7 @@ impl Sending {
     }
 
     fn sender(&self) -> WebhookSender<Service<GaiResolver>, Wait> {
-        let resolver = PublicAddresses::new(GaiResolver::new(), self.rules.clone());
+        let resolver = PublicOnlyResolver::new(GaiResolver::new(), self.rules.clone());
         let connector = HttpConnector::new_with_resolver(resolver);
         self.sender_over(Client::builder(TokioExecutor::new()).build(connector))
     }
@@ -259,7 +259,7 @@ async fn no_connection_is_made_to_what_is_not_public() {
         let addresses = addresses.map(|address| address.parse::<SocketAddr>().unwrap());
         Ok::<_, std::convert::Infallible>(addresses.into_iter())
     });
-    let guarded = PublicAddresses::new(resolver, EndpointRules::new());
+    let guarded = PublicOnlyResolver::new(resolver, EndpointRules::new());
     let connector = HttpConnector::new_with_resolver(guarded);
     let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build(connector);
     let sender = sending.sender_over(client);
@@ -280,7 +280,7 @@ async fn no_connection_is_made_to_what_is_not_public() {
     );
 
     // A resolver that is not guarded shows that it is this one that held them back.
-    let connector = HttpConnector::new_with_resolver(PublicAddresses::new(
+    let connector = HttpConnector::new_with_resolver(PublicOnlyResolver::new(
         resolver,
         EndpointRules::new().insecure_private_host("rebound.example"),
     ));

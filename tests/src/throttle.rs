@@ -15,7 +15,7 @@ use http::{Request, Response};
 use http_body_util::{Empty, Full};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use keyward::throttle::FailureThrottle;
+use keyward::throttle::AuthFailureLimiter;
 use keyward::{Gate, KeyFormat, RateLimit, Requirement, Store};
 use keyward_actix::RequireKey;
 use keyward_tower::RequireKeyLayer;
@@ -30,7 +30,7 @@ type Call<'a> = (u8, &'a [(&'a str, &'a str)], u16);
 
 /// A gate that allows three failures at once, behind the proxy 127.0.0.9.
 fn gate(service: &Service) -> Gate {
-    let throttle = FailureThrottle::new(RateLimit::parse("10/60;3").unwrap());
+    let throttle = AuthFailureLimiter::new(RateLimit::parse("10/60;3").unwrap());
     Gate::builder(service.store.replica())
         .format(KeyFormat::new("vhk_{env}_").unwrap())
         .failure_throttle(throttle.trusted_proxies(["127.0.0.9"]).unwrap())
@@ -206,7 +206,7 @@ async fn status_over_unix(socket: &Path, key: &str, client: &str) -> u16 {
 #[tokio::test]
 async fn over_a_unix_socket_the_proxy_is_given_an_address_or_all_is_refused() {
     let service = Service::new();
-    let throttle = FailureThrottle::new(RateLimit::parse("10/60;2").unwrap());
+    let throttle = AuthFailureLimiter::new(RateLimit::parse("10/60;2").unwrap());
     let gate = Gate::builder(service.store.replica())
         .format(KeyFormat::new("vhk_{env}_").unwrap())
         .failure_throttle(throttle.trusted_proxies(["127.0.0.1"]).unwrap())

@@ -20,7 +20,7 @@ use keyward::clock::ManualClock;
 use keyward::reply::ErrorJson;
 use keyward::store::{StoreError, StoreErrorKind, StoreFuture};
 use keyward::webhook::{
-    RecentWebhooks, Recollection, ReplayMemory, WebhookAttempt, WebhookErrorKind, WebhookEvent,
+    RecentWebhooks, ReplayMemory, ReplayStatus, WebhookAttempt, WebhookErrorKind, WebhookEvent,
     WebhookId, WebhookReceiver, WebhookReceiverBuilder, WebhookSecret, WebhookSigner,
     WebhookVerifier,
 };
@@ -731,7 +731,7 @@ impl ReplayMemory for Remote {
         attempt: &'a WebhookAttempt,
         now: SystemTime,
         until: SystemTime,
-    ) -> StoreFuture<'a, Recollection> {
+    ) -> StoreFuture<'a, ReplayStatus> {
         Box::pin(async move {
             tokio::task::yield_now().await;
             if self.1 {

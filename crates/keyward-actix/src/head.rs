@@ -14,7 +14,9 @@ use actix_web::http::header::{
 use actix_web::http::{ConnectionType, StatusCode, Version};
 use actix_web::web::Bytes;
 use actix_web::{Error, HttpMessage, HttpResponse};
-use keyward::gate::{Access, Admitted, Anonymous, Denial, Finish, KeyField, Refusal, ResponseHead};
+use keyward::gate::{
+    Access, Admitted, Anonymous, Denial, Finish, KeyHeaderAction, Refusal, ResponseHead,
+};
 use keyward::reply::Reply;
 use keyward::request::RequestHead;
 use keyward::{KeyLocation, Principal};
@@ -113,19 +115,19 @@ pub(crate) fn admit(
 ///
 /// Returns `None` if the request is shared.
 pub(crate) fn apply(
-    key_field: KeyField,
+    key_field: KeyHeaderAction,
     names: &FieldNames,
     request: &mut ServiceRequest,
 ) -> Option<()> {
     match key_field {
-        KeyField::None => {}
-        KeyField::Remove(location) => {
+        KeyHeaderAction::None => {}
+        KeyHeaderAction::Remove(location) => {
             let fields = headers_mut(request)?;
             if let Some(name) = names.at(location) {
                 fields.remove(name);
             }
         }
-        KeyField::MarkSensitive(location) => {
+        KeyHeaderAction::MarkSensitive(location) => {
             let fields = headers_mut(request)?;
             if let Some(value) = names.at(location).and_then(|name| fields.get_mut(name)) {
                 value.set_sensitive(true);

@@ -205,10 +205,10 @@ impl RequireKey {
 
     /// Sets the function that returns the client's IP address for a request.
     ///
-    /// A gate with a [`FailureThrottle`](keyward::throttle::FailureThrottle), the brute-force protection, needs the
+    /// A gate with a [`AuthFailureLimiter`](keyward::throttle::AuthFailureLimiter), the brute-force protection, needs the
     /// address and rejects a request without one with 500. The default is [`ServiceRequest::peer_addr`]. Never
     /// take the address from a header: the throttle itself reads `X-Forwarded-For` of
-    /// [trusted proxies](keyward::throttle::FailureThrottle::trusted_proxies).
+    /// [trusted proxies](keyward::throttle::AuthFailureLimiter::trusted_proxies).
     ///
     /// A connection over a Unix socket has no address. If only a proxy on the same machine connects to the
     /// socket, assign it an address and trust it:
@@ -220,10 +220,10 @@ impl RequireKey {
     /// # #[actix_web::main]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # use keyward::{Environment, Gate, KeyFormat, MemoryStore, RateLimit, Store};
-    /// # use keyward::throttle::FailureThrottle;
+    /// # use keyward::throttle::AuthFailureLimiter;
     /// # let (store, format) = (MemoryStore::new(), KeyFormat::new("vhk_{env}_")?);
     /// # let unknown = format.generate(Environment::LIVE)?;
-    /// let throttle = FailureThrottle::new(RateLimit::per_minute(10)).trusted_proxies(["127.0.0.1"])?;
+    /// let throttle = AuthFailureLimiter::new(RateLimit::per_minute(10)).trusted_proxies(["127.0.0.1"])?;
     /// let gate = Gate::builder(store.replica()).format(format).failure_throttle(throttle).build()?;
     /// # let closed = RequireKey::new(gate.clone());
     /// let over_unix = RequireKey::new(gate).peer(|_| Some(IpAddr::V4(Ipv4Addr::LOCALHOST)));

@@ -5,7 +5,7 @@ use std::mem;
 use std::time::SystemTime;
 
 use keyward::credits::{CreditOwner, Unspent};
-use keyward::replica::{Redigest, Replica, UsageCount};
+use keyward::replica::{Rehash, Replica, UsageCount};
 use rusqlite::{Connection, TransactionBehavior, params};
 
 use crate::{credit, row};
@@ -19,7 +19,7 @@ const BATCH: usize = 4096;
 /// same number, and the file counts each number once. Until then no more is taken: the replica adds up
 /// what comes meanwhile, so that however long it lasts, memory holds each key twice at most.
 #[derive(Debug)]
-pub(crate) struct Taken {
+pub(crate) struct LimitOutcome {
     node: i64,
     sequence: i64,
     batches: VecDeque<Batch>,
@@ -29,7 +29,7 @@ pub(crate) struct Taken {
     all: bool,
 }
 
-impl Taken {
+impl LimitOutcome {
     /// For a store that was just opened: a node of its own, whatever ran here before.
     pub(crate) fn new(connection: &Connection) -> rusqlite::Result<Self> {
         Ok(Self {
@@ -149,7 +149,7 @@ pub(crate) struct Batch {
     hour: i64,
     /// In the order of their keys, which is that of the tables.
     counts: Vec<UsageCount>,
-    digests: Vec<Redigest>,
+    digests: Vec<Rehash>,
     unspent: Vec<Unspent>,
     /// What is held after that.
     held: Vec<Unspent>,
@@ -248,7 +248,7 @@ pub(crate) fn forget(connection: &Connection, node: i64) -> rusqlite::Result<()>
 
 /// Another process may have been faster. A digest that another key has stays where it is, and holds
 /// up nobody.
-fn redigest(connection: &Connection, moved: &Redigest) -> rusqlite::Result<()> {
+fn redigest(connection: &Connection, moved: &Rehash) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
             "UPDATE OR IGNORE keyward_key \
@@ -290,7 +290,7 @@ mod tests {
         let store = fixture.open_slow();
         let (secret, _) = add(&store, "acme");
         let mut file = Connection::open(fixture.path()).unwrap();
-        let mut taken = Taken::new(&file).unwrap();
+        let mut taken = LimitOutcome::new(&file).unwrap();
         ask_often(&store, &secret, 3);
         taken
             .next(store.replica())
@@ -315,7 +315,7 @@ mod tests {
         taken.written();
         assert!(taken.next(store.replica()).is_none());
 
-        let mut another = Taken::new(&file).unwrap();
+        let mut another = LimitOutcome::new(&file).unwrap();
         ask_often(&store, &secret, 1);
         another
             .next(store.replica())

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use keyward::outbox::{
     AttemptOutcome, Conclusion, DeliveryAttempt, DeliveryClaim, DueDelivery, EndpointId,
-    EndpointStatus, EndpointUrl, EndpointsAtMost, NextStep, Redelivery, WebhookCommit,
+    EndpointLimit, EndpointStatus, EndpointUrl, NextStep, Redelivery, WebhookCommit,
     WebhookEndpoint, WebhookMessage,
 };
 use keyward::record::DisabledBy;
@@ -111,7 +111,7 @@ fn put_endpoint(connection: &Connection, endpoint: &WebhookEndpoint) -> rusqlite
     ])?)
 }
 
-fn count(connection: &Connection, bound: &EndpointsAtMost) -> rusqlite::Result<i64> {
+fn count(connection: &Connection, bound: &EndpointLimit) -> rusqlite::Result<i64> {
     connection
         .prepare_cached(
             "SELECT count(*) FROM keyward_endpoint_kept WHERE account = ?1 AND environment = ?2",

@@ -18,7 +18,7 @@ use crate::credit;
 use crate::error::{failed, is_busy};
 use crate::feed::feed;
 use crate::file::{KeyFile, PATIENCE};
-use crate::flush::{Taken, forget};
+use crate::flush::{LimitOutcome, forget};
 use crate::group::{Change, Changes, SLICE};
 
 /// How long the file stays unlocked, now and then, for other processes that wait to write.
@@ -60,7 +60,7 @@ pub(crate) struct Worker {
     poll_interval: Duration,
     polled: Instant,
     failing: bool,
-    taken: Taken,
+    taken: LimitOutcome,
     flush_interval: Duration,
     flushed: Instant,
     settled: Instant,
@@ -85,7 +85,7 @@ impl Worker {
         flush_interval: Duration,
         tasks: Sender<Task>,
     ) -> Result<Self, StoreError> {
-        let taken = Taken::new(file.connection()?).map_err(failed)?;
+        let taken = LimitOutcome::new(file.connection()?).map_err(failed)?;
         Ok(Self {
             file,
             replica,

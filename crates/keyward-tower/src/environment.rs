@@ -70,7 +70,7 @@ where
 {
     type Response = Response<ResponseBody<ResBody>>;
     type Error = S::Error;
-    type Future = SteeredFuture<S, B>;
+    type Future = ByEnvironmentFuture<S, B>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         Poll::Ready(Ok(()))
@@ -93,13 +93,13 @@ where
             },
             None => State::Nowhere,
         };
-        SteeredFuture { state }
+        ByEnvironmentFuture { state }
     }
 }
 
 pin_project! {
     /// The response future of [`ByEnvironment`].
-    pub struct SteeredFuture<S, B>
+    pub struct ByEnvironmentFuture<S, B>
     where
         S: Service<Request<B>>,
     {
@@ -127,7 +127,7 @@ pin_project! {
     }
 }
 
-impl<S, B, ResBody> Future for SteeredFuture<S, B>
+impl<S, B, ResBody> Future for ByEnvironmentFuture<S, B>
 where
     S: Service<Request<B>, Response = Response<ResBody>>,
 {
@@ -160,11 +160,12 @@ where
     }
 }
 
-impl<S, B> fmt::Debug for SteeredFuture<S, B>
+impl<S, B> fmt::Debug for ByEnvironmentFuture<S, B>
 where
     S: Service<Request<B>>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SteeredFuture").finish_non_exhaustive()
+        f.debug_struct("ByEnvironmentFuture")
+            .finish_non_exhaustive()
     }
 }

@@ -9,7 +9,7 @@ use http::header::{
     CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use http::{Extensions, Request, Response, StatusCode, Version};
-use keyward::gate::{Access, Anonymous, Denial, Finish, KeyField, Refusal, ResponseHead};
+use keyward::gate::{Access, Anonymous, Denial, Finish, KeyHeaderAction, Refusal, ResponseHead};
 use keyward::reply::Reply;
 use keyward::request::RequestHead;
 use keyward::{KeyLocation, Principal};
@@ -87,7 +87,7 @@ impl<B> RequestHead for Head<'_, B> {
 /// Prepares an admitted request for the inner service.
 pub(crate) fn admit<B>(
     access: Option<Access>,
-    key_field: KeyField,
+    key_field: KeyHeaderAction,
     names: &FieldNames,
     request: &mut Request<B>,
 ) {
@@ -106,15 +106,15 @@ pub(crate) fn admit<B>(
 }
 
 /// Removes the header of the key or marks it as sensitive, as the gate says.
-pub(crate) fn apply<B>(key_field: KeyField, names: &FieldNames, request: &mut Request<B>) {
+pub(crate) fn apply<B>(key_field: KeyHeaderAction, names: &FieldNames, request: &mut Request<B>) {
     match key_field {
-        KeyField::None => {}
-        KeyField::Remove(location) => {
+        KeyHeaderAction::None => {}
+        KeyHeaderAction::Remove(location) => {
             if let Some(name) = names.at(location) {
                 request.headers_mut().remove(name);
             }
         }
-        KeyField::MarkSensitive(location) => {
+        KeyHeaderAction::MarkSensitive(location) => {
             let name = names.at(location);
             if let Some(value) = name.and_then(|name| request.headers_mut().get_mut(name)) {
                 value.set_sensitive(true);

@@ -187,12 +187,12 @@ impl RequireKeyLayer {
 
     /// Sets the function that returns the client's IP address for a request.
     ///
-    /// A gate with a [`FailureThrottle`](keyward::throttle::FailureThrottle), the brute-force protection, needs the
+    /// A gate with a [`AuthFailureLimiter`](keyward::throttle::AuthFailureLimiter), the brute-force protection, needs the
     /// address and rejects a request without one with 500. The default is a
     /// [`SocketAddr`](std::net::SocketAddr) in the extensions of the request, which a server on plain hyper
     /// has to insert. axum uses a type of its own, as shown below, and so does tonic: there it is the
     /// `remote_addr()` of `TcpConnectInfo`. Never take the address from a header: the throttle itself reads
-    /// the headers of [trusted proxies](keyward::throttle::FailureThrottle::trusted_proxies).
+    /// the headers of [trusted proxies](keyward::throttle::AuthFailureLimiter::trusted_proxies).
     ///
     /// A connection over a Unix socket has no address. If only a proxy on the same machine connects to the
     /// socket, assign it an address with `.peer(|_| Some(Ipv4Addr::LOCALHOST.into()))`, and trust it with
@@ -207,9 +207,9 @@ impl RequireKeyLayer {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # use keyward::{Environment, Gate, KeyFormat, MemoryStore, RateLimit, Store};
-    /// # use keyward::throttle::FailureThrottle;
+    /// # use keyward::throttle::AuthFailureLimiter;
     /// # let (store, format) = (MemoryStore::new(), KeyFormat::new("vhk_{env}_")?);
-    /// # let throttle = FailureThrottle::new(RateLimit::per_minute(10));
+    /// # let throttle = AuthFailureLimiter::new(RateLimit::per_minute(10));
     /// # let unknown = format.generate(Environment::LIVE)?;
     /// # let gate = Gate::builder(store.replica()).format(format).failure_throttle(throttle).build()?;
     ///

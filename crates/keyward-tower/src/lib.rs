@@ -130,7 +130,7 @@ mod webhook;
 
 pub use crate::alive::WhileAlive;
 pub use crate::body::ResponseBody;
-pub use crate::environment::{ByEnvironment, SteeredFuture};
+pub use crate::environment::{ByEnvironment, ByEnvironmentFuture};
 #[cfg(feature = "axum")]
 pub use crate::extract::{InEnvironment, Principal, PrincipalRejection};
 pub use crate::future::ResponseFuture;
@@ -141,7 +141,7 @@ pub use crate::webhook::extract::{VerifiedJson, VerifiedJsonRejection};
 pub use crate::webhook::future::ReceiveFuture;
 pub use crate::webhook::layer::ReceiveWebhookLayer;
 pub use crate::webhook::resolver::{
-    PublicAddresses, ResolveError, ResolveErrorKind, ResolveFuture,
+    PublicOnlyResolver, ResolveError, ResolveErrorKind, ResolveFuture,
 };
 pub use crate::webhook::sender::WebhookSender;
 pub use crate::webhook::service::ReceiveWebhook;

@@ -24,11 +24,11 @@ use tower_service::Service;
 /// # use hyper_util::rt::TokioExecutor;
 /// # use tower::{Service, ServiceExt};
 /// use keyward::outbox::EndpointRules;
-/// use keyward_tower::{PublicAddresses, ResolveErrorKind};
+/// use keyward_tower::{PublicOnlyResolver, ResolveErrorKind};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let resolver = PublicAddresses::new(GaiResolver::new(), EndpointRules::new());
+/// let resolver = PublicOnlyResolver::new(GaiResolver::new(), EndpointRules::new());
 /// let error = resolver.clone().oneshot("localhost".parse::<Name>()?).await.unwrap_err();
 /// assert_eq!(error.kind(), ResolveErrorKind::NotPublic);
 ///
@@ -44,19 +44,19 @@ use tower_service::Service;
 /// sender checks those itself. A connector that uses a proxy does not resolve names either: in that case, the
 /// proxy must block private addresses.
 #[derive(Clone, Debug)]
-pub struct PublicAddresses<R> {
+pub struct PublicOnlyResolver<R> {
     resolver: R,
     rules: EndpointRules,
 }
 
-impl<R> PublicAddresses<R> {
+impl<R> PublicOnlyResolver<R> {
     /// Wraps a resolver, and filters its addresses by these rules.
     pub fn new(resolver: R, rules: EndpointRules) -> Self {
         Self { resolver, rules }
     }
 }
 
-impl<R, N> Service<N> for PublicAddresses<R>
+impl<R, N> Service<N> for PublicOnlyResolver<R>
 where
     R: Service<N>,
     R::Response: IntoIterator<Item = SocketAddr>,
@@ -83,7 +83,7 @@ where
 }
 
 pin_project! {
-    /// The response future of [`PublicAddresses`].
+    /// The response future of [`PublicOnlyResolver`].
     #[derive(Debug)]
     pub struct ResolveFuture<F> {
         host: String,
@@ -114,7 +114,7 @@ where
     }
 }
 
-/// An error of [`PublicAddresses`].
+/// An error of [`PublicOnlyResolver`].
 #[derive(Debug)]
 pub struct ResolveError {
     kind: ResolveErrorKind,
@@ -186,7 +186,7 @@ mod tests {
             let answer = answer.clone();
             async { Ok::<_, Infallible>(answer) }
         });
-        let found = PublicAddresses::new(resolver, rules).oneshot(host).await;
+        let found = PublicOnlyResolver::new(resolver, rules).oneshot(host).await;
         let found = found.map_err(|error| error.kind())?;
         Ok(found.map(|address| address.ip().to_string()).collect())
     }
@@ -219,7 +219,7 @@ mod tests {
     #[tokio::test]
     async fn a_name_that_changes_its_address_is_judged_each_time() {
         let mut answers = ["1.1.1.1:0", "127.0.0.1:0"].into_iter().cycle();
-        let mut rebound = PublicAddresses::new(
+        let mut rebound = PublicOnlyResolver::new(
             service_fn(move |_: &'static str| {
                 let address: SocketAddr = answers.next().unwrap().parse().unwrap();
                 async move { Ok::<_, Infallible>([address]) }
@@ -237,7 +237,7 @@ mod tests {
     #[tokio::test]
     async fn a_resolver_that_fails_is_the_source_of_the_error() {
         let fails = service_fn(async |_: &'static str| Err::<Vec<SocketAddr>, _>("no such name"));
-        let error = PublicAddresses::new(fails, EndpointRules::new()).oneshot("acme.example");
+        let error = PublicOnlyResolver::new(fails, EndpointRules::new()).oneshot("acme.example");
         let error = error.await.unwrap_err();
         assert_eq!(error.kind(), ResolveErrorKind::Unresolved);
         assert_eq!(error.source().unwrap().to_string(), "no such name");

@@ -89,7 +89,7 @@ const ANSWER: usize = 1024;
 /// # The client
 ///
 /// The client is any tower service of HTTP requests. It must not follow redirects, and it must resolve names
-/// through [`PublicAddresses`](crate::PublicAddresses). Otherwise, anyone who can register an endpoint can make
+/// through [`PublicOnlyResolver`](crate::PublicOnlyResolver). Otherwise, anyone who can register an endpoint can make
 /// the service send requests within its own network (SSRF). `hyper_util`'s client does not follow redirects,
 /// and its connector accepts the resolver. The client needs TLS, because live endpoints are `https`.
 ///

@@ -7,8 +7,8 @@ use crate::admin::{Actor, AdminError, Permission, WebhookAdmin};
 use crate::environment::Environment;
 use crate::ids::AccountId;
 use crate::outbox::{
-    AnsweredChallenge, AttemptOutcome, EndpointChallenge, EndpointId, EndpointStatus, EndpointUrl,
-    EndpointsAtMost, WebhookCommit, WebhookEndpoint,
+    AnsweredChallenge, AttemptOutcome, EndpointChallenge, EndpointId, EndpointLimit,
+    EndpointStatus, EndpointUrl, WebhookCommit, WebhookEndpoint,
 };
 use crate::record::{Account, AdminErrorKind, AuditAction, DisabledBy};
 use crate::webhook::WebhookSecret;
@@ -41,7 +41,7 @@ impl WebhookAdmin {
             );
             let commit = WebhookCommit {
                 endpoints: vec![created.endpoint],
-                at_most: Some(EndpointsAtMost {
+                at_most: Some(EndpointLimit {
                     account: account.clone(),
                     environment,
                     at_most: self.max_endpoints,

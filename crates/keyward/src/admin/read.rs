@@ -16,7 +16,7 @@ use crate::environment::Environment;
 use crate::ids::{AccountId, KeyId};
 use crate::key::DigestScheme;
 use crate::record::AuditAction;
-use crate::replica::cached_key::Entry;
+use crate::replica::cached_key::CachedKey;
 use crate::replica::{UsageHour, UsageQuery};
 use crate::store::{AuditQuery, KeyCursor, KeyQuery};
 
@@ -229,7 +229,7 @@ impl KeyAdmin {
         &self,
         actor: &Actor,
         permitted: &Permitted,
-        entry: &Entry,
+        entry: &CachedKey,
     ) -> Result<Option<Box<KeyView>>, AdminError> {
         if !actor.acts_in(&entry.group.account) || !permitted.sees(entry.group.environment) {
             return Ok(None);

@@ -7,7 +7,7 @@ use crate::admin::threads::THREADS;
 use crate::admin::{AdminError, Leak};
 use crate::key::{Hint, KeyFormat, Peppers};
 use crate::replica::Replica;
-use crate::replica::cached_key::Entry;
+use crate::replica::cached_key::CachedKey;
 
 /// The longest text that is searched where its caller is: a fraction of a millisecond.
 const SHORT: usize = 32 * 1024;
@@ -31,7 +31,7 @@ pub(super) struct Found {
     /// Each key once, in the order in which they come.
     pub(super) leaks: Vec<Leak>,
     /// Those of them, by their place, that are in memory.
-    pub(super) known: Vec<(usize, Arc<Entry>)>,
+    pub(super) known: Vec<(usize, Arc<CachedKey>)>,
 }
 
 impl Search {
@@ -77,7 +77,7 @@ impl Search {
         found
     }
 
-    fn entry(&self, key: &str, secret: usize) -> Option<Arc<Entry>> {
+    fn entry(&self, key: &str, secret: usize) -> Option<Arc<CachedKey>> {
         let clock = &**self.replica.clock();
         let mut digests = self
             .peppers

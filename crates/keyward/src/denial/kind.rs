@@ -17,7 +17,7 @@ pub enum DenialKind {
     /// No configured location holds a key.
     Missing,
     /// More than one key, or one key more than once.
-    Several,
+    MultipleKeys,
     /// What stands in the key's place is not of any accepted format.
     Malformed,
     /// The name of an authentication scheme stands before the key, where the key must stand alone.
@@ -76,7 +76,7 @@ impl DenialKind {
     pub const fn code(self) -> ErrorCode {
         match self {
             Self::Missing => ErrorCode::MissingApiKey,
-            Self::Several => ErrorCode::MultipleApiKeys,
+            Self::MultipleKeys => ErrorCode::MultipleApiKeys,
             Self::Malformed
             | Self::SchemeInKey
             | Self::QuotedKey
@@ -123,7 +123,7 @@ impl DenialKind {
     pub(crate) const fn reason(self) -> &'static str {
         match self {
             Self::Missing => "no key",
-            Self::Several => "more than one key",
+            Self::MultipleKeys => "more than one key",
             Self::Malformed => "malformed key",
             Self::SchemeInKey => "a scheme before the key, where the key must stand alone",
             Self::QuotedKey => "a key in quotation marks or brackets",

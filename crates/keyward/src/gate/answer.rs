@@ -4,25 +4,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::denial::{DenialKind, ErrorCode};
-use crate::gate::charging::{Due, Short};
-use crate::gate::cors::Readable;
+use crate::gate::charging::{Cost, Insufficient};
+use crate::gate::cors::CorsHeaders;
 use crate::gate::drain::UnreadBody;
 use crate::gate::gate::Inner;
 use crate::gate::prove::Presented;
 use crate::gate::{
-    Access, Admitted, Anonymous, Denial, Finish, Gate, KeyField, Principal, Refusal, Requirement,
-    Verdict,
+    Access, Admitted, Anonymous, Denial, Finish, Gate, KeyHeaderAction, Principal, Refusal,
+    Requirement, Verdict,
 };
 use crate::limit::quota::seconds;
 use crate::origin::OriginPolicy;
-use crate::replica::cached_key::Entry;
+use crate::replica::cached_key::CachedKey;
 
 impl Gate {
     /// Tells that a demand which is only to be reported is not met.
     pub(super) fn report(
         &self,
         reported: Option<DenialKind>,
-        entry: &Arc<Entry>,
+        entry: &Arc<CachedKey>,
         requirement: &Requirement,
     ) {
         let Some(kind) = reported else { return };
@@ -40,7 +40,7 @@ impl Gate {
         self.inner.reports.of(kind)
     }
 
-    pub(super) fn count(&self, entry: &Entry, admitted: bool, now: Duration) {
+    pub(super) fn count(&self, entry: &CachedKey, admitted: bool, now: Duration) {
         // Also where nothing is counted: the service may record units of its own.
         if let Some(tally) = self.inner.replica.tally(entry)
             && self.inner.counts_usage
@@ -50,7 +50,7 @@ impl Gate {
     }
 
     /// What was counted as let in is refused after all.
-    pub(super) fn uncount(&self, entry: &Entry) {
+    pub(super) fn uncount(&self, entry: &CachedKey) {
         if self.inner.counts_usage
             && let Some(tally) = entry.tally()
         {
@@ -66,17 +66,17 @@ impl Gate {
 
     pub(super) fn admit(
         &self,
-        entry: Arc<Entry>,
+        entry: Arc<CachedKey>,
         location: usize,
-        paid: Due,
+        paid: Cost,
         requirement: &Requirement,
     ) -> Admitted {
         note(&entry);
         let is_listed = entry.grant.origins != OriginPolicy::Any;
         let key_field = if self.inner.forwards_key {
-            KeyField::MarkSensitive(location)
+            KeyHeaderAction::MarkSensitive(location)
         } else {
-            KeyField::Remove(location)
+            KeyHeaderAction::Remove(location)
         };
         Admitted {
             access: Some(Access::Principal(Principal {
@@ -89,7 +89,7 @@ impl Gate {
             key_field,
             finish: Finish {
                 private: true,
-                bill: None,
+                charged: None,
                 readable: self.readable(requirement),
                 by_origin: is_listed && self.inner.readable.is_some(),
                 by_key: requirement
@@ -100,7 +100,7 @@ impl Gate {
     }
 
     /// What a page may read of a passed answer.
-    fn readable(&self, requirement: &Requirement) -> Option<Readable> {
+    fn readable(&self, requirement: &Requirement) -> Option<CorsHeaders> {
         let own = &self.inner;
         if requirement.is_grpc() {
             own.grpc_readable.clone()
@@ -115,7 +115,7 @@ impl Gate {
             access: Some(Access::Anonymous(Anonymous(
                 replies.to(DenialKind::Missing, ErrorCode::MissingApiKey),
             ))),
-            key_field: KeyField::None,
+            key_field: KeyHeaderAction::None,
             finish: Finish {
                 readable: self.readable(requirement),
                 by_key: Some(Arc::clone(&self.inner.headers)),
@@ -127,7 +127,7 @@ impl Gate {
     pub(super) fn refuse(
         &self,
         kind: DenialKind,
-        entry: Option<Arc<Entry>>,
+        entry: Option<Arc<CachedKey>>,
         requirement: &Requirement,
     ) -> Verdict {
         Verdict::Refuse(self.refusal(kind, entry, requirement))
@@ -136,7 +136,7 @@ impl Gate {
     pub(super) fn refusal(
         &self,
         kind: DenialKind,
-        entry: Option<Arc<Entry>>,
+        entry: Option<Arc<CachedKey>>,
         requirement: &Requirement,
     ) -> Refusal {
         let denial = Denial::new(kind, entry);
@@ -166,8 +166,8 @@ impl Gate {
     /// Rows 90 and 91: the key could pass, and its limits do not let it.
     pub(super) fn refuse_short(
         &self,
-        short: &Short,
-        entry: Arc<Entry>,
+        short: &Insufficient,
+        entry: Arc<CachedKey>,
         requirement: &Requirement,
         now: Duration,
     ) -> Verdict {
@@ -184,7 +184,7 @@ impl Gate {
 }
 
 /// Tells who calls: to the log, and to the span of the request if it has room for it.
-fn note(entry: &Entry) {
+fn note(entry: &CachedKey) {
     // Where nobody listens there is no span, and to ask for it would cost more than this.
     if !tracing::dispatcher::has_been_set() {
         return;

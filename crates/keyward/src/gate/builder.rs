@@ -18,7 +18,7 @@ use crate::replica::Replica;
 use crate::reply::{Replies, Reply};
 use crate::request::KeyLocation;
 use crate::scope::ScopeCatalog;
-use crate::throttle::FailureThrottle;
+use crate::throttle::AuthFailureLimiter;
 
 /// Puts a gate together; made by [`Gate::builder`].
 ///
@@ -68,7 +68,7 @@ pub struct GateBuilder {
     limiter: Option<Arc<dyn Limiter>>,
     legacy_fields: Option<ResetUnit>,
     refunds_from: u16,
-    throttle: Option<FailureThrottle>,
+    throttle: Option<AuthFailureLimiter>,
 }
 
 impl GateBuilder {
@@ -253,7 +253,7 @@ impl GateBuilder {
     }
 
     /// Refuses an address from which too many requests have failed. Without one, none is refused.
-    pub fn failure_throttle(mut self, throttle: FailureThrottle) -> Self {
+    pub fn failure_throttle(mut self, throttle: AuthFailureLimiter) -> Self {
         self.throttle = Some(throttle);
         self
     }

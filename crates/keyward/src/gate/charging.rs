@@ -7,23 +7,23 @@ use std::time::Duration;
 
 use crate::denial::DenialKind;
 use crate::environment::Environment;
-use crate::gate::judge::{Judged, See};
+use crate::gate::judge::{CheckFlow, OnCheck};
 use crate::gate::{Check, Gate, Requirement, ResponseHead};
 use crate::limit::bucket::nanos;
-use crate::limit::{Charge, Limiter, Quota, RateLimits, ResetUnit, Taken, Taking};
-use crate::replica::cached_key::Entry;
-use crate::replica::credit_cache::{NotSpent, Purse, Spent};
+use crate::limit::{Charge, LimitFuture, LimitOutcome, Limiter, Quota, RateLimits, ResetUnit};
+use crate::replica::cached_key::CachedKey;
+use crate::replica::credit_cache::{CreditCache, NotSpent, Spent};
 use crate::replica::freshness::Moment;
 
 /// What a request shall pay.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Due {
+pub(crate) struct Cost {
     /// In requests.
     cost: u32,
     credits: u32,
 }
 
-impl Due {
+impl Cost {
     /// What the first layer asks for.
     pub(crate) fn first(requirement: &Requirement) -> Self {
         Self {
@@ -55,7 +55,7 @@ impl Due {
 
 /// What a request has paid, to be given back should it be refused after all.
 #[derive(Debug)]
-pub(crate) struct Bill {
+pub(crate) struct Charged {
     pub(crate) quota: Option<Quota>,
     charge: Option<Charge>,
     limiter: Option<Arc<dyn Limiter>>,
@@ -66,7 +66,7 @@ pub(crate) struct Bill {
     legacy: Option<ResetUnit>,
 }
 
-impl Bill {
+impl Charged {
     /// Gives back all of it.
     pub(crate) fn give_back(&mut self) {
         if let Some(spent) = self.spent.take() {
@@ -102,19 +102,19 @@ impl Bill {
 
 /// Why a request cannot pay.
 #[derive(Debug)]
-pub(crate) struct Short {
+pub(crate) struct Insufficient {
     pub(crate) kind: DenialKind,
     pub(crate) quota: Option<Quota>,
 }
 
-impl From<DenialKind> for Short {
+impl From<DenialKind> for Insufficient {
     fn from(kind: DenialKind) -> Self {
         Self { kind, quota: None }
     }
 }
 
 /// `None` where nothing was due.
-pub(crate) type Paid = Result<Option<Bill>, Short>;
+pub(crate) type Paid = Result<Option<Charged>, Insufficient>;
 
 /// Whether a request can pay: known now, or when somebody else was asked.
 pub(crate) enum Charging {
@@ -124,7 +124,7 @@ pub(crate) enum Charging {
 
 impl Gate {
     /// Whether a key has neither limits nor credits, as most have none.
-    pub(crate) fn never_charges(&self, entry: &Entry) -> bool {
+    pub(crate) fn never_charges(&self, entry: &CachedKey) -> bool {
         entry.grant.rate_limits.is_empty()
             && entry.own_credits().is_none()
             && !entry.group.has_plan()
@@ -133,28 +133,28 @@ impl Gate {
     }
 
     /// Takes what is due, all of it or nothing.
-    pub(crate) fn charge(&self, entry: &Arc<Entry>, due: Due, now: Moment) -> Charging {
-        let charge = match self.charge_of(entry, due.cost) {
+    pub(crate) fn charge(&self, entry: &Arc<CachedKey>, cost: Cost, now: Moment) -> Charging {
+        let charge = match self.charge_of(entry, cost.cost) {
             Ok(Some(charge)) => charge,
-            Ok(None) => return self.spend(entry, due.credits, now, None),
+            Ok(None) => return self.spend(entry, cost.credits, now, None),
             Err(kind) => return Charging::Ready(Err(kind.into())),
         };
         let taking = match &self.inner.limiter {
             Some(limiter) => limiter.take(charge, now.boot()),
-            None => Taking::Ready(charge.take_here(now.boot())),
+            None => LimitFuture::Ready(charge.take_here(now.boot())),
         };
         match taking {
-            Taking::Ready(taken) => match self.bill(now).with(taken) {
-                Ok(bill) => self.spend(entry, due.credits, now, Some(bill)),
+            LimitFuture::Ready(taken) => match self.charged(now).with(taken) {
+                Ok(charged) => self.spend(entry, cost.credits, now, Some(charged)),
                 Err(short) => Charging::Ready(Err(short)),
             },
-            Taking::Pending(taken) => {
+            LimitFuture::Pending(taken) => {
                 let (gate, entry) = (self.clone(), Arc::clone(entry));
                 Charging::Pending(Box::pin(async move {
                     match taken.await {
                         Ok(taken) => {
-                            let bill = gate.bill(now).with(taken)?;
-                            let spent = gate.spend(&entry, due.credits, now, Some(bill));
+                            let charged = gate.charged(now).with(taken)?;
+                            let spent = gate.spend(&entry, cost.credits, now, Some(charged));
                             spent.known().await
                         }
                         Err(error) => {
@@ -169,8 +169,8 @@ impl Gate {
     }
 
     /// A bill on which nothing is paid yet.
-    fn bill(&self, now: Moment) -> Bill {
-        Bill {
+    fn charged(&self, now: Moment) -> Charged {
+        Charged {
             quota: None,
             charge: None,
             limiter: self.inner.limiter.clone(),
@@ -183,55 +183,61 @@ impl Gate {
 
     /// Row 92: spends credits, where there is a balance. What the request has paid otherwise is given
     /// back where there are none left.
-    fn spend(&self, entry: &Entry, amount: u32, now: Moment, bill: Option<Bill>) -> Charging {
+    fn spend(
+        &self,
+        entry: &CachedKey,
+        amount: u32,
+        now: Moment,
+        charged: Option<Charged>,
+    ) -> Charging {
         let Some((epoch, purse)) = budget_of(entry).filter(|_| amount > 0) else {
-            return Charging::Ready(Ok(bill));
+            return Charging::Ready(Ok(charged));
         };
-        let bill = bill.unwrap_or_else(|| self.bill(now));
+        let charged = charged.unwrap_or_else(|| self.charged(now));
         let Some(purse) = purse else {
-            return Charging::Ready(bill.and(Err(NotSpent::Ask)));
+            return Charging::Ready(charged.and(Err(NotSpent::Ask)));
         };
         let replica = &self.inner.replica;
         match purse.spend(amount, epoch, replica) {
             Err(NotSpent::Ask) => {
                 let fetched = purse.fetch(amount, epoch, replica.clone());
-                Charging::Pending(Box::pin(async { bill.and(fetched.await) }))
+                Charging::Pending(Box::pin(async { charged.and(fetched.await) }))
             }
-            spent => Charging::Ready(bill.and(spent)),
+            spent => Charging::Ready(charged.and(spent)),
         }
     }
 
     /// Rows 90 to 92, as far as memory knows; nothing is taken.
     pub(super) fn explain_charge(
         &self,
-        entry: &Entry,
+        entry: &CachedKey,
         requirement: &Requirement,
         now: Duration,
-        see: &mut impl See,
-    ) -> Judged {
-        let due = Due::first(requirement);
-        match self.charge_of(entry, due.cost) {
-            Err(kind) => see(Check::RateLimit, Err(kind))?,
+        on_check: &mut impl OnCheck,
+    ) -> CheckFlow {
+        let cost = Cost::first(requirement);
+        match self.charge_of(entry, cost.cost) {
+            Err(kind) => on_check(Check::RateLimit, Err(kind))?,
             Ok(Some(charge)) if self.inner.limiter.is_none() => {
                 let refused = charge.refusal(now).map(|_| DenialKind::RateLimited);
-                see(Check::RateLimit, refused.map_or(Ok(()), Err))?;
+                on_check(Check::RateLimit, refused.map_or(Ok(()), Err))?;
             }
             Ok(_) => {}
         }
-        match budget_of(entry).filter(|_| due.credits > 0) {
-            None => Judged::Continue(()),
+        match budget_of(entry).filter(|_| cost.credits > 0) {
+            None => CheckFlow::Continue(()),
             Some((epoch, purse)) => {
                 let replica = &self.inner.replica;
                 let empty =
-                    purse.is_some_and(|purse| purse.would_refuse(due.credits, epoch, replica));
+                    purse.is_some_and(|purse| purse.would_refuse(cost.credits, epoch, replica));
                 let exhausted = empty.then_some(DenialKind::CreditsExhausted);
-                see(Check::Credits, exhausted.map_or(Ok(()), Err))
+                on_check(Check::Credits, exhausted.map_or(Ok(()), Err))
             }
         }
     }
 
     /// The buckets that a request is taken from, if there are any.
-    fn charge_of(&self, entry: &Entry, cost: u32) -> Result<Option<Charge>, DenialKind> {
+    fn charge_of(&self, entry: &CachedKey, cost: u32) -> Result<Option<Charge>, DenialKind> {
         if cost == 0 {
             return Ok(None);
         }
@@ -270,15 +276,15 @@ impl Gate {
     }
 }
 
-impl Bill {
-    fn with(self, taken: Taken) -> Result<Self, Short> {
+impl Charged {
+    fn with(self, taken: LimitOutcome) -> Result<Self, Insufficient> {
         match taken {
-            Taken::All(charge, quota) => Ok(Self {
+            LimitOutcome::All(charge, quota) => Ok(Self {
                 charge: Some(charge),
                 quota: Some(quota),
                 ..self
             }),
-            Taken::Nothing(quota) => Err(Short {
+            LimitOutcome::Nothing(quota) => Err(Insufficient {
                 kind: DenialKind::RateLimited,
                 quota: Some(quota),
             }),
@@ -300,7 +306,7 @@ impl Bill {
 }
 
 /// The credits that a key spends: its own, else its account's, and those of live keys only.
-fn budget_of(entry: &Entry) -> Option<(u32, Option<Arc<Purse>>)> {
+fn budget_of(entry: &CachedKey) -> Option<(u32, Option<Arc<CreditCache>>)> {
     if entry.group.environment != Environment::LIVE {
         return None;
     }

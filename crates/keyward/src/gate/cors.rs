@@ -163,13 +163,13 @@ impl Cors {
     }
 
     /// What every other answer says: what of it a page may read.
-    pub(crate) fn readable(&self, legacy_fields: bool, grpc: bool) -> Readable {
+    pub(crate) fn readable(&self, legacy_fields: bool, grpc: bool) -> CorsHeaders {
         let legacy = LEGACY_FIELDS.into_iter().filter(|_| legacy_fields);
         let sent = ["retry-after"].into_iter().chain(FIELDS);
         let sent = sent.chain(["www-authenticate"]).chain(legacy);
         let sent = sent.chain(GRPC_RESPONSE.into_iter().filter(|_| grpc));
         let named = self.response_fields.iter().map(String::as_str);
-        Readable(once_each(sent.chain(named)).into())
+        CorsHeaders(once_each(sent.chain(named)).into())
     }
 }
 
@@ -181,9 +181,9 @@ impl Default for Cors {
 
 /// Lets any page read an answer; holds the names of the fields it may read.
 #[derive(Clone, Debug)]
-pub(crate) struct Readable(Arc<str>);
+pub(crate) struct CorsHeaders(Arc<str>);
 
-impl Readable {
+impl CorsHeaders {
     /// Marks an answer of ours.
     pub(crate) fn mark(&self, reply: &mut Reply) {
         for (name, value) in self.fields() {

@@ -12,7 +12,7 @@ use crate::denial::ErrorCode;
 use crate::ids::{AccountId, KeyId};
 use crate::key::Hint;
 use crate::log_limit::{LogLimit, Unlogged};
-use crate::replica::cached_key::Entry;
+use crate::replica::cached_key::CachedKey;
 
 /// Why a request was refused. An adapter puts it into the response's extensions.
 ///
@@ -44,11 +44,11 @@ use crate::replica::cached_key::Entry;
 #[derive(Clone)]
 pub struct Denial {
     kind: DenialKind,
-    entry: Option<Arc<Entry>>,
+    entry: Option<Arc<CachedKey>>,
 }
 
 impl Denial {
-    pub(crate) fn new(kind: DenialKind, entry: Option<Arc<Entry>>) -> Self {
+    pub(crate) fn new(kind: DenialKind, entry: Option<Arc<CachedKey>>) -> Self {
         Self { kind, entry }
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::denial::DenialKind;
-use crate::gate::judge::{Judged, judge_key};
+use crate::gate::judge::{CheckFlow, judge_key};
 use crate::gate::{Gate, Requirement};
 use crate::ids::KeyId;
 use crate::key::Hint;
@@ -191,7 +191,7 @@ impl Gate {
             is_report_only: requirement.is_report_only(),
         };
         // The list ends where there is nothing more to check.
-        let _: Judged = self.explain_into(&mut explanation, request, requirement);
+        let _: CheckFlow = self.explain_into(&mut explanation, request, requirement);
         explanation
     }
 
@@ -200,26 +200,26 @@ impl Gate {
         explanation: &mut Explanation,
         request: &R,
         requirement: &Requirement,
-    ) -> Judged {
+    ) -> CheckFlow {
         let Explanation { key, checks, .. } = explanation;
-        let mut see = |check, outcome: Result<(), DenialKind>| {
+        let mut on_check = |check, outcome: Result<(), DenialKind>| {
             checks.push((check, outcome.err()));
-            Judged::Continue(())
+            CheckFlow::Continue(())
         };
         let presented = match self.present(request, requirement) {
             Ok(Some(presented)) => presented,
-            Ok(None) => return see(Check::Credential, Ok(())),
+            Ok(None) => return on_check(Check::Credential, Ok(())),
             Err(kind) if kind.is_of_form() => {
-                see(Check::Credential, Ok(()))?;
-                return see(Check::Form, Err(kind));
+                on_check(Check::Credential, Ok(()))?;
+                return on_check(Check::Form, Err(kind));
             }
-            Err(kind) => return see(Check::Credential, Err(kind)),
+            Err(kind) => return on_check(Check::Credential, Err(kind)),
         };
-        see(Check::Credential, Ok(()))?;
-        see(Check::Form, Ok(()))?;
+        on_check(Check::Credential, Ok(()))?;
+        on_check(Check::Form, Ok(()))?;
         if let Some(throttle) = &self.inner.throttle {
             let admitted = throttle.admit(request).map(drop);
-            see(Check::Throttle, admitted.map_err(|(kind, _)| kind))?;
+            on_check(Check::Throttle, admitted.map_err(|(kind, _)| kind))?;
         }
         let strict = self.inner.max_staleness.is_zero();
         let max_staleness = if strict {
@@ -231,16 +231,22 @@ impl Gate {
             Err(DenialKind::Unavailable) => Err(DenialKind::Unavailable),
             _ => Ok(()),
         };
-        see(Check::Freshness, fresh)?;
+        on_check(Check::Freshness, fresh)?;
         let found = self.look(&presented, Duration::MAX);
         let (entry, now) = match found {
             Ok((_, entry, now)) => (entry, now),
-            Err(kind) => return see(Check::Known, Err(kind)),
+            Err(kind) => return on_check(Check::Known, Err(kind)),
         };
-        see(Check::Known, Ok(()))?;
+        on_check(Check::Known, Ok(()))?;
         *key = Some((entry.id, entry.hint()));
-        judge_key(&entry, now.unix(), &presented, requirement, &mut see)?;
-        self.judge_use(&entry, presented.location, request, requirement, &mut see)?;
-        self.explain_charge(&entry, requirement, now.boot(), &mut see)
+        judge_key(&entry, now.unix(), &presented, requirement, &mut on_check)?;
+        self.judge_use(
+            &entry,
+            presented.location,
+            request,
+            requirement,
+            &mut on_check,
+        )?;
+        self.explain_charge(&entry, requirement, now.boot(), &mut on_check)
     }
 }

@@ -11,8 +11,8 @@ use zeroize::Zeroizing;
 use crate::denial::DenialKind;
 use crate::environment::Environment;
 use crate::gate::GateBuilder;
-use crate::gate::charging::{Charging, Due, Paid};
-use crate::gate::cors::Readable;
+use crate::gate::charging::{Charging, Cost, Paid};
+use crate::gate::cors::CorsHeaders;
 use crate::gate::drain::UnreadBody;
 use crate::gate::judge::{enforce, judge_key};
 use crate::gate::prove::{Presented, Proved};
@@ -38,7 +38,7 @@ use crate::throttle::throttle::Throttle;
 /// 1. a CORS preflight is answered here, 204, with `cache-control: no-store` and what
 ///    [`Cors`](crate::gate::Cors) says, if the gate has any;
 /// 2. exactly one key, of an accepted format, in an accepted location (401, 400);
-/// 3. where there is a [`FailureThrottle`](crate::throttle::FailureThrottle): not too many requests from the
+/// 3. where there is a [`AuthFailureLimiter`](crate::throttle::AuthFailureLimiter): not too many requests from the
 ///    client's address have failed (429);
 /// 4. the replica is fresh enough (503), the key is in it, and is of the route's account (401);
 /// 5. the key is not revoked, disabled or expired (401);
@@ -101,8 +101,8 @@ pub(crate) struct Inner {
     /// Where calls of gRPC-Web are expected.
     pub(crate) grpc_preflight: Reply,
     /// Where pages of other origins may read the answers.
-    pub(crate) readable: Option<Readable>,
-    pub(crate) grpc_readable: Option<Readable>,
+    pub(crate) readable: Option<CorsHeaders>,
+    pub(crate) grpc_readable: Option<CorsHeaders>,
     pub(crate) peppers: Peppers,
     pub(crate) catalog: Option<ScopeCatalog>,
     pub(crate) max_staleness: Duration,
@@ -318,10 +318,10 @@ impl Gate {
         };
         let mut reported = None;
         let judged = {
-            let see = &mut enforce(requirement, &mut reported);
-            match judge_key(&entry, now.unix(), presented, requirement, see) {
+            let on_check = &mut enforce(requirement, &mut reported);
+            match judge_key(&entry, now.unix(), presented, requirement, on_check) {
                 ControlFlow::Continue(()) => {
-                    self.judge_use(&entry, presented.location, request, requirement, see)
+                    self.judge_use(&entry, presented.location, request, requirement, on_check)
                 }
                 refused @ ControlFlow::Break(_) => refused,
             }
@@ -338,23 +338,23 @@ impl Gate {
             return Decision::Ready(self.refuse(kind, Some(entry), requirement));
         }
         self.report(reported, &entry, requirement);
-        let (location, due) = (presented.location, Due::first(requirement));
+        let (location, cost) = (presented.location, Cost::first(requirement));
         if self.never_charges(&entry) {
             self.count(&entry, true, now.unix());
             return Decision::Ready(Verdict::Admit(self.admit(
                 entry,
                 location,
-                due,
+                cost,
                 requirement,
             )));
         }
-        let charging = self.charge(&entry, due, now);
+        let charging = self.charge(&entry, cost, now);
         self.after(charging, requirement, move |gate, paid, requirement| {
             gate.count(&entry, paid.is_ok(), now.unix());
             match paid {
-                Ok(bill) => {
-                    let admitted = gate.admit(entry, location, due, requirement);
-                    Verdict::Admit(admitted.with(bill))
+                Ok(charged) => {
+                    let admitted = gate.admit(entry, location, cost, requirement);
+                    Verdict::Admit(admitted.with(charged))
                 }
                 Err(short) => gate.refuse_short(&short, entry, requirement, now.unix()),
             }
@@ -390,8 +390,8 @@ impl Gate {
         let entry = &principal.entry;
         let mut reported = None;
         let judged = if requirement.is_for(&entry.group.account) {
-            let see = &mut enforce(requirement, &mut reported);
-            self.judge_use(entry, principal.location, request, requirement, see)
+            let on_check = &mut enforce(requirement, &mut reported);
+            self.judge_use(entry, principal.location, request, requirement, on_check)
         } else {
             ControlFlow::Break(DenialKind::ForeignAccount)
         };
@@ -411,11 +411,11 @@ impl Gate {
             charging,
             requirement,
             move |gate, paid, requirement| match paid {
-                Ok(bill) => {
+                Ok(charged) => {
                     principal.paid = principal.paid.and(more);
-                    let quota = bill.as_ref().and_then(|bill| bill.quota);
+                    let quota = charged.as_ref().and_then(|charged| charged.quota);
                     principal.quota = quota.or(principal.quota);
-                    Verdict::Admit(Admitted::again(Some(principal), bill))
+                    Verdict::Admit(Admitted::again(Some(principal), charged))
                 }
                 Err(short) => {
                     gate.uncount(&principal.entry);

@@ -9,48 +9,48 @@ use crate::gate::{Check, Gate, Requirement};
 use crate::key::KeyKind;
 use crate::origin::OriginPolicy;
 use crate::origin::OriginRefusal;
-use crate::replica::cached_key::Entry;
+use crate::replica::cached_key::CachedKey;
 use crate::request::RequestHead;
 
 /// What comes of a check: go on, or refuse.
-pub(super) type Judged = ControlFlow<DenialKind>;
+pub(super) type CheckFlow = ControlFlow<DenialKind>;
 
 /// The outcome of a check: it goes on when it is good, and may when it is not.
-pub(super) trait See: FnMut(Check, Result<(), DenialKind>) -> Judged {}
+pub(super) trait OnCheck: FnMut(Check, Result<(), DenialKind>) -> CheckFlow {}
 
-impl<F: FnMut(Check, Result<(), DenialKind>) -> Judged> See for F {}
+impl<F: FnMut(Check, Result<(), DenialKind>) -> CheckFlow> OnCheck for F {}
 
 /// Refuses at the first check that fails, unless that is only to be reported.
 pub(super) fn enforce<'a>(
     requirement: &'a Requirement,
     reported: &'a mut Option<DenialKind>,
-) -> impl See + 'a {
+) -> impl OnCheck + 'a {
     |check, outcome| match outcome {
-        Ok(()) => Judged::Continue(()),
+        Ok(()) => CheckFlow::Continue(()),
         Err(kind) if requirement.is_report_only() && check.is_demanded() => {
             reported.get_or_insert(kind);
-            Judged::Continue(())
+            CheckFlow::Continue(())
         }
-        Err(kind) => Judged::Break(kind),
+        Err(kind) => CheckFlow::Break(kind),
     }
 }
 
 /// Rows 42 to 61, in that order: the key itself, and what its own text says.
 pub(super) fn judge_key(
-    entry: &Entry,
+    entry: &CachedKey,
     now: Duration,
     presented: &Presented<'_>,
     requirement: &Requirement,
-    see: &mut impl See,
-) -> Judged {
+    on_check: &mut impl OnCheck,
+) -> CheckFlow {
     let own = requirement.is_for(&entry.group.account);
-    see(Check::Account, own.or(DenialKind::ForeignAccount))?;
-    see(Check::Alive, entry.dead(now).map_or(Ok(()), Err))?;
+    on_check(Check::Account, own.or(DenialKind::ForeignAccount))?;
+    on_check(Check::Alive, entry.dead(now).map_or(Ok(()), Err))?;
     let active = entry.group.is_active();
-    see(Check::AccountActive, active.or(DenialKind::AccountInactive))?;
+    on_check(Check::AccountActive, active.or(DenialKind::AccountInactive))?;
     let in_text = presented.environment;
     let agrees = in_text.is_none_or(|in_text| entry.group.environment.is(in_text));
-    see(
+    on_check(
         Check::KeyEnvironment,
         agrees.or(DenialKind::EnvironmentMismatch),
     )
@@ -60,14 +60,14 @@ impl Gate {
     /// Rows 61 to 80, in that order: what the route asks for.
     pub(super) fn judge_use<R: RequestHead>(
         &self,
-        entry: &Entry,
+        entry: &CachedKey,
         location: usize,
         request: &R,
         requirement: &Requirement,
-        see: &mut impl See,
-    ) -> Judged {
+        on_check: &mut impl OnCheck,
+    ) -> CheckFlow {
         let serves = requirement.serves(entry.group.environment);
-        see(
+        on_check(
             Check::Environment,
             serves.or(DenialKind::EnvironmentMismatch),
         )?;
@@ -77,11 +77,11 @@ impl Gate {
             KeyKind::Secret => DenialKind::SecretExposed,
             KeyKind::Publishable => DenialKind::KindMisplaced,
         };
-        see(Check::Place, placed.or(misplaced))?;
+        on_check(Check::Place, placed.or(misplaced))?;
         let accepts = requirement.accepts(entry.kind);
-        see(Check::Kind, accepts.or(DenialKind::KindNotAccepted))?;
+        on_check(Check::Kind, accepts.or(DenialKind::KindNotAccepted))?;
         let access = entry.group.has_api_access();
-        see(Check::Plan, access.or(DenialKind::NoApiAccess))?;
+        on_check(Check::Plan, access.or(DenialKind::NoApiAccess))?;
         let origins = &entry.grant.origins;
         let listed = match origins {
             OriginPolicy::Any => Ok(()),
@@ -91,9 +91,9 @@ impl Gate {
             OriginRefusal::Missing => DenialKind::OriginMissing,
             OriginRefusal::NotAllowed => DenialKind::OriginNotAllowed,
         });
-        see(Check::Origin, listed)?;
+        on_check(Check::Origin, listed)?;
         let met = requirement.is_met_by(&entry.grant.scopes, self.inner.catalog.as_ref());
-        see(Check::Scopes, met.or(DenialKind::ScopeMissing))
+        on_check(Check::Scopes, met.or(DenialKind::ScopeMissing))
     }
 }
 

@@ -4,11 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::environment::Environment;
-use crate::gate::charging::Due;
+use crate::gate::charging::Cost;
 use crate::ids::{AccountId, KeyId};
 use crate::key::{Hint, KeyKind};
 use crate::limit::Quota;
-use crate::replica::cached_key::Entry;
+use crate::replica::cached_key::CachedKey;
 use crate::scope::{Scope, Scopes};
 
 /// Who calls: what a handler gets of a key that has passed.
@@ -54,12 +54,12 @@ use crate::scope::{Scope, Scopes};
 /// ```
 #[derive(Clone)]
 pub struct Principal {
-    pub(crate) entry: Arc<Entry>,
+    pub(crate) entry: Arc<CachedKey>,
     /// Which gate let it pass.
     pub(crate) gate: u64,
     /// Where the key stood, as an index into the gate's locations.
     pub(crate) location: usize,
-    pub(crate) paid: Due,
+    pub(crate) paid: Cost,
     pub(crate) quota: Option<Quota>,
 }
 

@@ -7,7 +7,7 @@ use crate::denial::DenialKind;
 use crate::gate::gate::Inner;
 use crate::gate::{Gate, Requirement};
 use crate::key::format::MAX_KEY_LEN;
-use crate::replica::cached_key::Entry;
+use crate::replica::cached_key::CachedKey;
 use crate::replica::freshness::Moment;
 use crate::request::client::Client;
 use crate::request::credential::Credential;
@@ -29,7 +29,7 @@ pub(super) struct Presented<'a> {
 
 /// The caller has shown the whole key.
 pub(super) struct Proved {
-    pub(super) entry: Arc<Entry>,
+    pub(super) entry: Arc<CachedKey>,
     pub(super) now: Moment,
 }
 
@@ -43,14 +43,14 @@ impl Gate {
         let (key, location) = match Credential::find(request, &self.inner.locations) {
             Credential::Absent if requirement.is_optional() => return Ok(None),
             Credential::Absent | Credential::Empty => return Err(DenialKind::Missing),
-            Credential::Several => return Err(DenialKind::Several),
+            Credential::Several => return Err(DenialKind::MultipleKeys),
             Credential::One(key, location) => (key, location),
         };
         let mut formats = self.inner.formats.iter();
         let (recognised, is_foreign) = match formats.find_map(|format| format.parse(key)) {
             Some(recognised) => (recognised, false),
             // No format has a comma: it joins what were two lines (RFC 9110 §5.3).
-            None if key.contains(&b',') => return Err(DenialKind::Several),
+            None if key.contains(&b',') => return Err(DenialKind::MultipleKeys),
             None if key.len() > MAX_KEY_LEN => return Err(DenialKind::Malformed),
             None => {
                 let mut foreign = self.inner.foreign.iter();
@@ -98,7 +98,7 @@ impl Gate {
         &self,
         presented: &Presented<'_>,
         max_staleness: Duration,
-    ) -> Result<(usize, Arc<Entry>, Moment), DenialKind> {
+    ) -> Result<(usize, Arc<CachedKey>, Moment), DenialKind> {
         let replica = &self.inner.replica;
         let fresh_as_of = replica.fresh_as_of();
         let Presented {

@@ -2,7 +2,7 @@
 
 use crate::denial::{DenialKind, ErrorCode};
 use crate::gate::Requirement;
-use crate::gate::cors::Readable;
+use crate::gate::cors::CorsHeaders;
 use crate::key::KeyKind;
 use crate::reply::reply::EveryReply;
 use crate::reply::{Replies, Reply};
@@ -30,7 +30,7 @@ impl GateReplies {
         replies: &Replies,
         realm: &str,
         locations: &[KeyLocation],
-        readable: Option<&Readable>,
+        readable: Option<&CorsHeaders>,
     ) -> Self {
         let route =
             |kinds: &[KeyKind]| RouteReplies::made(replies, realm, locations, kinds, readable);
@@ -56,7 +56,7 @@ impl RouteReplies {
         realm: &str,
         locations: &[KeyLocation],
         kinds: &[KeyKind],
-        readable: Option<&Readable>,
+        readable: Option<&CorsHeaders>,
     ) -> Self {
         let accepted = locations
             .iter()

@@ -16,7 +16,8 @@ use crate::conformance::decided;
 use crate::denial::DenialKind;
 use crate::environment::Environment;
 use crate::gate::{
-    Access, Admitted, Check, Decision, Gate, GateBuilder, KeyField, Principal, Requirement, Verdict,
+    Access, Admitted, Check, Decision, Gate, GateBuilder, KeyHeaderAction, Principal, Requirement,
+    Verdict,
 };
 use crate::ids::{AccountId, KeyId};
 use crate::key::{
@@ -30,7 +31,7 @@ use crate::replica::{Replica, Revision};
 use crate::reply::Replies;
 use crate::request::{KeyLocation, RequestHead};
 use crate::scope::{ScopeCatalog, Scopes};
-use crate::throttle::FailureThrottle;
+use crate::throttle::AuthFailureLimiter;
 
 const NOW: Duration = Duration::from_secs(1_700_000_000);
 
@@ -119,7 +120,7 @@ impl World {
         if !self.throttled {
             return self.builder().build().unwrap();
         }
-        let throttle = FailureThrottle::new(RateLimit::parse("1/60;1").unwrap());
+        let throttle = AuthFailureLimiter::new(RateLimit::parse("1/60;1").unwrap());
         let gate = self.builder().failure_throttle(throttle).build().unwrap();
         let failing = Self {
             fields: vec![("x-api-key", b"malformed".into())],
@@ -240,7 +241,7 @@ fn the_lowest_row_that_applies_answers() {
         world.fields[0].1[12] ^= 1;
         assert_eq!(world.ask(), Err(Kind::Malformed), "{subset:b}");
         world.fields.push(("authorization", b"Bearer x".into()));
-        assert_eq!(world.ask(), Err(Kind::Several), "{subset:b}");
+        assert_eq!(world.ask(), Err(Kind::MultipleKeys), "{subset:b}");
         world.fields.retain(|(name, _)| *name == "origin");
         assert_eq!(world.ask(), Err(Kind::Missing), "{subset:b}");
     }
@@ -632,7 +633,7 @@ fn where_a_key_is_optional_only_its_absence_passes() {
     for (value, kind) in [
         (&b""[..], DenialKind::Missing),
         (b"vhk_live_wrong", DenialKind::Malformed),
-        (b"a,b", DenialKind::Several),
+        (b"a,b", DenialKind::MultipleKeys),
     ] {
         world.fields = vec![("x-api-key", value.into())];
         assert_eq!(world.ask(), Err(kind));
@@ -660,7 +661,7 @@ fn the_field_to_remove_is_named_by_its_place_among_the_locations() {
     let Verdict::Admit(admitted) = world.verdict(&gate) else {
         panic!()
     };
-    assert_eq!(admitted.key_field, KeyField::Remove(1));
+    assert_eq!(admitted.key_field, KeyHeaderAction::Remove(1));
     assert_eq!(gate.locations().get(1), Some(&KeyLocation::bearer()));
 }
 

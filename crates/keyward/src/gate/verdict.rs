@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::gate::charging::Bill;
-use crate::gate::cors::Readable;
+use crate::gate::charging::Charged;
+use crate::gate::cors::CorsHeaders;
 use crate::gate::drain::UnreadBody;
 use crate::gate::{BodyDrain, Denial, Pending, Principal};
 use crate::reply::Reply;
@@ -18,7 +18,7 @@ use crate::reply::cache::{keep_private, vary_by};
 /// ```
 /// # use std::{borrow::Cow, sync::Arc};
 /// # use keyward::{AccountId, Environment, Gate, KeyFormat, KeyId, Peppers, Scopes, Store};
-/// # use keyward::gate::{Access, Decision, KeyField, ResponseHead, Verdict};
+/// # use keyward::gate::{Access, Decision, KeyHeaderAction, ResponseHead, Verdict};
 /// # use keyward::record::{Account, KeyRecord};
 /// # use keyward::replica::{Replica, Revision};
 /// # use keyward::request::RequestHead;
@@ -59,7 +59,7 @@ use crate::reply::cache::{keep_private, vary_by};
 /// match gate.check(&request, &Arc::default(), None) {
 ///     Decision::Ready(Verdict::Admit(mut admitted)) => {
 ///         assert!(matches!(admitted.access, Some(Access::Principal(_)))); // into the extensions
-///         assert_eq!(admitted.key_field, KeyField::Remove(0));
+///         assert_eq!(admitted.key_field, KeyHeaderAction::Remove(0));
 ///         assert_eq!(gate.locations()[0].field(), "x-api-key");
 ///         // The inner service is called here.
 ///         admitted.finish.apply(&mut response);
@@ -133,28 +133,28 @@ pub struct Admitted {
     /// What to put into the request's extensions; `None` leaves them as they are.
     pub access: Option<Access>,
     /// What to do with the field that held the key.
-    pub key_field: KeyField,
+    pub key_field: KeyHeaderAction,
     /// What to do with the response.
     pub finish: Finish,
 }
 
 impl Admitted {
     /// After it has paid.
-    pub(crate) fn with(mut self, bill: Option<Bill>) -> Self {
-        if let (Some(Access::Principal(principal)), Some(bill)) = (&mut self.access, &bill) {
-            principal.quota = bill.quota;
+    pub(crate) fn with(mut self, charged: Option<Charged>) -> Self {
+        if let (Some(Access::Principal(principal)), Some(charged)) = (&mut self.access, &charged) {
+            principal.quota = charged.quota;
         }
-        self.finish.bill = bill;
+        self.finish.charged = charged;
         self
     }
 
     /// An inner layer has nothing to do with the key itself.
-    pub(crate) fn again(principal: Option<Principal>, bill: Option<Bill>) -> Self {
+    pub(crate) fn again(principal: Option<Principal>, charged: Option<Charged>) -> Self {
         Self {
             access: principal.map(Access::Principal),
-            key_field: KeyField::None,
+            key_field: KeyHeaderAction::None,
             finish: Finish {
-                bill,
+                charged,
                 ..Finish::default()
             },
         }
@@ -216,7 +216,7 @@ impl fmt::Debug for Anonymous {
 /// See [`Decision`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "an adapter must handle all three")]
-pub enum KeyField {
+pub enum KeyHeaderAction {
     /// There was none, or an outer layer has dealt with it.
     None,
     /// Remove the field of this location, by its place among [`Gate::locations`](crate::gate::Gate::locations).
@@ -234,8 +234,8 @@ pub enum KeyField {
 pub struct Finish {
     /// Whether it is the answer to a key.
     pub(crate) private: bool,
-    pub(crate) bill: Option<Bill>,
-    pub(crate) readable: Option<Readable>,
+    pub(crate) charged: Option<Charged>,
+    pub(crate) readable: Option<CorsHeaders>,
     /// Whether another origin might have got another answer.
     pub(crate) by_origin: bool,
     /// The headers of the locations, where whoever has no key might have got another answer.
@@ -250,8 +250,8 @@ impl Finish {
             keep_private(response);
         }
         // In place: it is large, and most requests have none.
-        if let Some(bill) = &mut self.bill {
-            bill.settle(response);
+        if let Some(charged) = &mut self.charged {
+            charged.settle(response);
         }
         if let Some(readable) = &self.readable {
             readable.apply(response);
@@ -267,8 +267,8 @@ impl Finish {
 
     /// Gives back what the request has paid: it cannot be handed on.
     pub fn give_back(self) {
-        if let Some(mut bill) = self.bill {
-            bill.give_back();
+        if let Some(mut charged) = self.charged {
+            charged.give_back();
         }
     }
 }
@@ -378,8 +378,8 @@ impl Refusal {
     }
 
     /// As gRPC has it: it has its own place for a status.
-    pub(crate) fn in_grpc(mut self, content_type: &str, readable: Option<&Readable>) -> Self {
-        let exposed = readable.map(Readable::names);
+    pub(crate) fn in_grpc(mut self, content_type: &str, readable: Option<&CorsHeaders>) -> Self {
+        let exposed = readable.map(CorsHeaders::names);
         self.reply = self.reply.in_grpc(content_type, exposed);
         self
     }

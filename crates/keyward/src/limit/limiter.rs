@@ -20,15 +20,15 @@ use crate::limit::{Bucket, Quota};
 ///
 /// ```
 /// use std::time::Duration;
-/// use keyward::limit::{Charge, Limiter, Taken, Taking};
+/// use keyward::limit::{Charge, Limiter, LimitOutcome, LimitFuture};
 ///
 /// /// Counts here, and could as well ask another.
 /// #[derive(Debug)]
 /// struct Here;
 ///
 /// impl Limiter for Here {
-///     fn take(&self, charge: Charge, now: Duration) -> Taking {
-///         Taking::Pending(Box::pin(async move { Ok(charge.take_here(now)) }))
+///     fn take(&self, charge: Charge, now: Duration) -> LimitFuture {
+///         LimitFuture::Pending(Box::pin(async move { Ok(charge.take_here(now)) }))
 ///     }
 ///
 ///     fn give_back(&self, charge: Charge) {
@@ -83,7 +83,7 @@ pub trait Limiter: fmt::Debug + Send + Sync + 'static {
     /// Takes the cost from every bucket of the charge, or from none.
     ///
     /// `now` is the time of [`Clock::boot`](crate::clock::Clock::boot), as [`Charge::take_here`] needs it.
-    fn take(&self, charge: Charge, now: Duration) -> Taking;
+    fn take(&self, charge: Charge, now: Duration) -> LimitFuture;
 
     /// Gives back what was taken, as far as time has not: the request was refused after all.
     fn give_back(&self, charge: Charge);
@@ -91,14 +91,14 @@ pub trait Limiter: fmt::Debug + Send + Sync + 'static {
 
 /// What a limiter answers: at once, or when it has asked. See [`Limiter`].
 #[expect(clippy::exhaustive_enums, reason = "now or later, there is no third")]
-pub enum Taking {
+pub enum LimitFuture {
     /// Decided.
-    Ready(Taken),
+    Ready(LimitOutcome),
     /// Decided when this ends.
-    Pending(Pin<Box<dyn Future<Output = Result<Taken, LimiterError>> + Send>>),
+    Pending(Pin<Box<dyn Future<Output = Result<LimitOutcome, LimiterError>> + Send>>),
 }
 
-impl fmt::Debug for Taking {
+impl fmt::Debug for LimitFuture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ready(taken) => f.debug_tuple("Ready").field(taken).finish(),
@@ -110,7 +110,7 @@ impl fmt::Debug for Taking {
 /// Whether a charge was taken. See [`Limiter`].
 #[derive(Debug)]
 #[expect(clippy::exhaustive_enums, reason = "yes or no, there is no third")]
-pub enum Taken {
+pub enum LimitOutcome {
     /// It was; the bucket that binds most, and what to give back should the request be refused.
     All(Charge, Quota),
     /// Nothing was; the bucket that binds most.
@@ -205,16 +205,16 @@ impl Charge {
     ///
     /// `now` is the time of [`Clock::boot`](crate::clock::Clock::boot).
     #[must_use]
-    pub fn take_here(mut self, now: Duration) -> Taken {
+    pub fn take_here(mut self, now: Duration) -> LimitOutcome {
         let cost = self.cost;
         // A look first, so that a bucket that refuses costs the others nothing.
         if let Some(quota) = self.refusal(now) {
-            return Taken::Nothing(quota);
+            return LimitOutcome::Nothing(quota);
         }
         let now = nanos(now);
         let mut tightest = match self.first.take(cost, now) {
             Ok(quota) => quota,
-            Err(quota) => return Taken::Nothing(quota),
+            Err(quota) => return LimitOutcome::Nothing(quota),
         };
         let mut refused = None;
         for drawn in &mut self.others {
@@ -227,11 +227,11 @@ impl Charge {
             }
         }
         match refused {
-            None => Taken::All(self, tightest),
+            None => LimitOutcome::All(self, tightest),
             // Somebody was faster. For an instant others may have been refused for nothing.
             Some(quota) => {
                 self.give_back_here();
-                Taken::Nothing(quota)
+                LimitOutcome::Nothing(quota)
             }
         }
     }
@@ -301,7 +301,7 @@ mod tests {
         // There is enough when it looks, and not any more when it takes.
         let twice = [Arc::clone(&narrow), Arc::clone(&narrow)];
         charge.others.extend(twice.map(Drawn::new));
-        assert!(matches!(charge.take_here(NOW), Taken::Nothing(_)));
+        assert!(matches!(charge.take_here(NOW), LimitOutcome::Nothing(_)));
         assert_eq!((remaining(&wide), remaining(&narrow)), (9, 3));
     }
 
@@ -316,8 +316,8 @@ mod tests {
             }
             charge
         };
-        assert!(matches!(charge().take_here(NOW), Taken::All(..)));
-        let Taken::Nothing(quota) = charge().take_here(NOW) else {
+        assert!(matches!(charge().take_here(NOW), LimitOutcome::All(..)));
+        let LimitOutcome::Nothing(quota) = charge().take_here(NOW) else {
             panic!()
         };
         assert_eq!(quota.wait(), Duration::from_secs(3600));

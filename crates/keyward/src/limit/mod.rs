@@ -9,7 +9,7 @@ pub(crate) mod rate_limits;
 mod tests;
 
 pub use self::bucket::{Bucket, BucketOwner};
-pub use self::limiter::{Charge, Limiter, LimiterError, Taken, Taking};
+pub use self::limiter::{Charge, LimitFuture, LimitOutcome, Limiter, LimiterError};
 pub use self::quota::{Quota, ResetUnit};
 pub use self::rate_limit::RateLimit;
 pub use self::rate_limits::RateLimits;

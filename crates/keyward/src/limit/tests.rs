@@ -19,7 +19,7 @@ use crate::gate::{
 };
 use crate::ids::{AccountId, KeyId};
 use crate::key::{ApiKey, DigestScheme, KeyFormat, Pepper, Peppers};
-use crate::limit::{Charge, Limiter, LimiterError, RateLimit, RateLimits, ResetUnit, Taking};
+use crate::limit::{Charge, LimitFuture, Limiter, LimiterError, RateLimit, RateLimits, ResetUnit};
 use crate::record::{Account, AdminErrorKind, AuditAction, KeyRecord, Metadata};
 use crate::replica::{Replica, Revision};
 use crate::request::RequestHead;
@@ -633,10 +633,10 @@ fn the_most_restrictive_limit_is_described() {
 struct Remote(bool);
 
 impl Limiter for Remote {
-    fn take(&self, charge: Charge, now: Duration) -> Taking {
+    fn take(&self, charge: Charge, now: Duration) -> LimitFuture {
         let answers = self.0;
         assert_eq!(charge.buckets().count(), 1);
-        Taking::Pending(Box::pin(async move {
+        LimitFuture::Pending(Box::pin(async move {
             if answers {
                 Ok(charge.take_here(now))
             } else {

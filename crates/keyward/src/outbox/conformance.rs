@@ -16,8 +16,8 @@ use crate::conformance::block_on;
 use crate::environment::Environment;
 use crate::ids::AccountId;
 use crate::outbox::{
-    AttemptOutcome, Conclusion, DeliveryClaim, DueDelivery, EndpointId, EndpointStatus,
-    EndpointUrl, EndpointsAtMost, ProvenEndpoints, Redelivery, RetrySchedule, WebhookCommit,
+    AttemptOutcome, Conclusion, DeliveryClaim, DueDelivery, EndpointId, EndpointLimit,
+    EndpointStatus, EndpointUrl, ProvenEndpoints, Redelivery, RetrySchedule, WebhookCommit,
     WebhookEndpoint, WebhookMessage, WebhookStore,
 };
 use crate::record::{Account, AuditAction, AuditEntry, DisabledBy};
@@ -184,7 +184,7 @@ fn keeps_the_bound_of_endpoints<S: WebhookStore>(store: &S) {
     open_accounts(store);
     let bounded = |account: &str, environment| {
         let endpoint = endpoint(account, environment);
-        let at_most = Some(EndpointsAtMost {
+        let at_most = Some(EndpointLimit {
             account: self::account(account),
             environment,
             at_most: 2,

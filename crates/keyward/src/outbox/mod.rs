@@ -28,6 +28,6 @@ pub use self::rules::EndpointRules;
 pub use self::schedule::RetrySchedule;
 pub use self::signal::OutboxSignal;
 pub use self::store::{
-    DeliveryClaim, EndpointsAtMost, ProvenEndpoints, Redelivery, WebhookCommit, WebhookStore,
+    DeliveryClaim, EndpointLimit, ProvenEndpoints, Redelivery, WebhookCommit, WebhookStore,
 };
 pub use self::url::EndpointUrl;

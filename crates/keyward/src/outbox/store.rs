@@ -147,7 +147,7 @@ pub struct WebhookCommit {
     /// An endpoint that is deleted, with its deliveries; and its revision.
     pub deleted: Option<(EndpointId, u64)>,
     /// How many endpoints there may be after this.
-    pub at_most: Option<EndpointsAtMost>,
+    pub at_most: Option<EndpointLimit>,
     /// A message that is accepted, with a delivery for each endpoint.
     pub message: Option<WebhookMessage>,
     /// What is to be delivered to an endpoint again, as if nothing had failed; where it is switched off,
@@ -199,7 +199,7 @@ pub enum Redelivery {
     clippy::exhaustive_structs,
     reason = "a store takes it apart, a new part must not be missed"
 )]
-pub struct EndpointsAtMost {
+pub struct EndpointLimit {
     /// Of which account.
     pub account: AccountId,
     /// Of which environment.

@@ -17,17 +17,17 @@ use crate::key::{Hint, KeyKind};
 use crate::limit::{Bucket, RateLimits};
 use crate::origin::OriginPolicy;
 use crate::record::{Account, AccountStatus, KeyRecord, KeyStatus};
-use crate::replica::credit_cache::Purse;
-use crate::replica::key_buckets::Meter;
+use crate::replica::credit_cache::CreditCache;
+use crate::replica::key_buckets::KeyBuckets;
 use crate::replica::usage::SharedTally;
 use crate::scope::Scopes;
 
 /// What the replica keeps of a key. A million of them are held, so every byte counts.
-pub(crate) struct Entry {
+pub(crate) struct CachedKey {
     pub(crate) digest: DigestBytes,
     pub(crate) id: KeyId,
     last: [u8; 4],
-    pub(crate) group: Arc<Group>,
+    pub(crate) group: Arc<AccountState>,
     pub(crate) grant: Arc<Grant>,
     /// None before its first use.
     tally: OnceBox<SharedTally>,
@@ -42,10 +42,10 @@ pub(crate) struct Entry {
     status: KeyStatus,
 }
 
-impl Entry {
+impl CachedKey {
     pub(crate) fn new(
         record: &KeyRecord,
-        group: Arc<Group>,
+        group: Arc<AccountState>,
         grant: Arc<Grant>,
         now: Duration,
     ) -> Self {
@@ -130,9 +130,9 @@ impl Entry {
     }
 }
 
-impl fmt::Debug for Entry {
+impl fmt::Debug for CachedKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Entry")
+        f.debug_struct("CachedKey")
             .field("id", &self.id)
             .finish_non_exhaustive()
     }
@@ -187,7 +187,7 @@ const GONE: u32 = u32::MAX;
 
 /// What all keys of one account and environment share, changed in place when the account changes.
 #[derive(Debug)]
-pub(crate) struct Group {
+pub(crate) struct AccountState {
     pub(crate) account: AccountId,
     pub(crate) environment: Environment,
     pub(crate) prefix: Box<str>,
@@ -198,7 +198,7 @@ pub(crate) struct Group {
     followed: AtomicU32,
     revoked_at: AtomicU32,
     /// The buckets that all keys of the account and environment share.
-    pub(crate) meter: Arc<Meter>,
+    pub(crate) meter: Arc<KeyBuckets>,
     plan: ArcSwapOption<Plan>,
     /// Whether there is one: most have none, and this costs less to look at.
     has_plan: AtomicBool,
@@ -220,11 +220,11 @@ pub(crate) struct Plan {
 pub(crate) struct Budget {
     /// Of the balance; what was taken from an earlier one is void.
     pub(crate) epoch: u32,
-    pub(crate) purse: Arc<Purse>,
+    pub(crate) purse: Arc<CreditCache>,
 }
 
 impl Plan {
-    fn of(account: &Account, meter: &Meter, budget: Option<Budget>) -> Option<Self> {
+    fn of(account: &Account, meter: &KeyBuckets, budget: Option<Budget>) -> Option<Self> {
         let shared = account.shared_rate_limits.iter();
         let plan = Self {
             rate_limits: account.rate_limits.clone(),
@@ -237,13 +237,13 @@ impl Plan {
     }
 }
 
-impl Group {
+impl AccountState {
     /// A group whose account is not known yet: closed until [`follow`](Self::follow) opens it.
     pub(crate) fn closed(
         account: AccountId,
         environment: Environment,
         prefix: Box<str>,
-        meter: Arc<Meter>,
+        meter: Arc<KeyBuckets>,
     ) -> Self {
         Self {
             account,
@@ -320,6 +320,6 @@ mod tests {
     #[test]
     fn a_key_takes_no_more_than_its_share_of_memory() {
         // With the two counters of an `Arc` and the allocator's word: 112 bytes.
-        assert!(size_of::<Entry>() <= 88, "{}", size_of::<Entry>());
+        assert!(size_of::<CachedKey>() <= 88, "{}", size_of::<CachedKey>());
     }
 }

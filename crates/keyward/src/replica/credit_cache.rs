@@ -21,7 +21,7 @@ const BELIEF: Duration = Duration::from_secs(1);
 const LATELY: Duration = Duration::from_secs(1);
 
 /// Credits of one owner that this process has taken from the store and not spent yet.
-pub(crate) struct Purse {
+pub(crate) struct CreditCache {
     owner: CreditOwner,
     /// The balance's epoch in the upper half, how many there are in the lower.
     held: AtomicU64,
@@ -54,7 +54,7 @@ struct Pace {
 /// Credits that were spent, to be given back should the request be refused after all.
 #[derive(Debug)]
 pub(crate) struct Spent {
-    purse: Arc<Purse>,
+    purse: Arc<CreditCache>,
     epoch: u32,
     amount: u32,
 }
@@ -74,7 +74,7 @@ pub(crate) enum NotSpent {
     Ask,
 }
 
-impl Purse {
+impl CreditCache {
     pub(crate) fn new(owner: CreditOwner) -> Self {
         Self {
             owner,
@@ -311,9 +311,9 @@ impl Purse {
     }
 }
 
-impl fmt::Debug for Purse {
+impl fmt::Debug for CreditCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Purse")
+        f.debug_struct("CreditCache")
             .field("owner", &self.owner)
             .finish_non_exhaustive()
     }
@@ -321,7 +321,7 @@ impl fmt::Debug for Purse {
 
 /// Ends when the store has answered (`true`) or has failed (`false`).
 struct Answer<'a> {
-    purse: &'a Purse,
+    purse: &'a CreditCache,
     answers: u32,
     failures: u32,
 }
@@ -356,8 +356,8 @@ mod tests {
     use super::*;
     use crate::ids::AccountId;
 
-    pub(super) fn purse(amount: u32) -> Arc<Purse> {
-        let purse = Arc::new(Purse::new(AccountId::parse("acme").unwrap().into()));
+    pub(super) fn purse(amount: u32) -> Arc<CreditCache> {
+        let purse = Arc::new(CreditCache::new(AccountId::parse("acme").unwrap().into()));
         purse.take_in(&grant(amount, true), Duration::ZERO);
         purse
     }

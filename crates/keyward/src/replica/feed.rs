@@ -13,9 +13,9 @@ use crate::ids::{AccountId, KeyId};
 use crate::limit::BucketOwner;
 use crate::record::{Account, KeyRecord};
 use crate::replica::Revision;
-use crate::replica::cached_key::{Budget, Entry, Grant, Group};
-use crate::replica::credit_cache::Purse;
-use crate::replica::key_buckets::Meter;
+use crate::replica::cached_key::{AccountState, Budget, CachedKey, Grant};
+use crate::replica::credit_cache::CreditCache;
+use crate::replica::key_buckets::KeyBuckets;
 
 /// What only the feed touches.
 #[derive(Default)]
@@ -25,7 +25,7 @@ pub(crate) struct Feed {
     accounts: HashMap<AccountId, Box<Known>>,
     grants: HashSet<Arc<Grant>>,
     /// The dead that still answer, by when they died.
-    pub(crate) dead: BTreeMap<(u32, KeyId), Arc<Entry>>,
+    pub(crate) dead: BTreeMap<(u32, KeyId), Arc<CachedKey>>,
     /// When they died, as it was noted.
     pub(crate) buried: HashMap<KeyId, u32>,
     /// When the last of those died that memory has forgotten, if it has forgotten any.
@@ -34,8 +34,8 @@ pub(crate) struct Feed {
     pub(crate) swept: (usize, Duration),
     pub(crate) warned: Option<Duration>,
     /// The buckets of every chain of rotations, by its first key.
-    meters: HashMap<KeyId, Arc<Meter>>,
-    purses: HashMap<CreditOwner, Arc<Purse>>,
+    meters: HashMap<KeyId, Arc<KeyBuckets>>,
+    purses: HashMap<CreditOwner, Arc<CreditCache>>,
     groups_made: usize,
     grants_doubling: Doubling,
     meters_doubling: Doubling,
@@ -63,7 +63,7 @@ impl Doubling {
 struct Known {
     /// None where it is gone, or has not come yet.
     account: Option<Account>,
-    groups: SmallVec<[Arc<Group>; 1]>,
+    groups: SmallVec<[Arc<AccountState>; 1]>,
 }
 
 impl Feed {
@@ -72,11 +72,11 @@ impl Feed {
         record: &KeyRecord,
         clock: &Arc<dyn Clock>,
         now: Duration,
-    ) -> Arc<Group> {
+    ) -> Arc<AccountState> {
         let (environment, prefix) = (record.environment, &record.hint.prefix);
         let known = self.accounts.entry(record.account.clone()).or_default();
         let Known { account, groups } = &mut **known;
-        let same = |group: &&Arc<Group>| is_of(group, environment, prefix);
+        let same = |group: &&Arc<AccountState>| is_of(group, environment, prefix);
         if let Some(group) = groups.iter().find(same) {
             return Arc::clone(group);
         }
@@ -87,11 +87,11 @@ impl Feed {
         let meter = sibling.map_or_else(
             || {
                 let owner = BucketOwner::Account(id.clone(), environment);
-                Arc::new(Meter::new(owner, Arc::clone(clock)))
+                Arc::new(KeyBuckets::new(owner, Arc::clone(clock)))
             },
             |sibling| Arc::clone(&sibling.meter),
         );
-        let group = Group::closed(id.clone(), environment, prefix.clone(), meter);
+        let group = AccountState::closed(id.clone(), environment, prefix.clone(), meter);
         let account = account.as_ref();
         group.follow(account, budget(&mut self.purses, account), now);
         self.groups_made += 1;
@@ -115,21 +115,21 @@ impl Feed {
     pub(crate) fn meter(
         &mut self,
         lineage: KeyId,
-        make: impl FnOnce() -> Arc<Meter>,
-    ) -> Arc<Meter> {
+        make: impl FnOnce() -> Arc<KeyBuckets>,
+    ) -> Arc<KeyBuckets> {
         Arc::clone(self.meters.entry(lineage).or_insert_with(make))
     }
 
     /// The credits that this process has taken from a balance.
-    pub(crate) fn purse(&mut self, owner: CreditOwner) -> Arc<Purse> {
+    pub(crate) fn purse(&mut self, owner: CreditOwner) -> Arc<CreditCache> {
         purse(&mut self.purses, owner)
     }
 
-    pub(crate) fn known_purse(&self, owner: &CreditOwner) -> Option<Arc<Purse>> {
+    pub(crate) fn known_purse(&self, owner: &CreditOwner) -> Option<Arc<CreditCache>> {
         self.purses.get(owner).cloned()
     }
 
-    pub(crate) fn purses(&self) -> Vec<Arc<Purse>> {
+    pub(crate) fn purses(&self) -> Vec<Arc<CreditCache>> {
         self.purses.values().cloned().collect()
     }
 
@@ -180,7 +180,7 @@ impl Feed {
 
     /// Notes the dead, with when they died. A key that was noted stays where it is: it does not die again
     /// with all others of its account.
-    pub(crate) fn bury(&mut self, dead: impl Iterator<Item = (u32, Arc<Entry>)>) {
+    pub(crate) fn bury(&mut self, dead: impl Iterator<Item = (u32, Arc<CachedKey>)>) {
         for (died, entry) in dead {
             let id = entry.id;
             if let Some(before) = self.buried.get(&id) {
@@ -206,7 +206,7 @@ impl Feed {
     pub(crate) fn first_dead(
         &mut self,
         is_so: impl FnOnce(u32) -> bool,
-    ) -> Option<(u32, Arc<Entry>)> {
+    ) -> Option<(u32, Arc<CachedKey>)> {
         let first = self.dead.first_entry()?;
         is_so(first.key().0).then(|| {
             let ((died, id), entry) = first.remove_entry();
@@ -252,7 +252,7 @@ impl Feed {
 
 /// The credits of all keys of an account that have none of their own.
 fn budget(
-    purses: &mut HashMap<CreditOwner, Arc<Purse>>,
+    purses: &mut HashMap<CreditOwner, Arc<CreditCache>>,
     account: Option<&Account>,
 ) -> Option<Budget> {
     let account = account?;
@@ -262,11 +262,14 @@ fn budget(
     })
 }
 
-fn purse(purses: &mut HashMap<CreditOwner, Arc<Purse>>, owner: CreditOwner) -> Arc<Purse> {
+fn purse(
+    purses: &mut HashMap<CreditOwner, Arc<CreditCache>>,
+    owner: CreditOwner,
+) -> Arc<CreditCache> {
     let known = purses.entry(owner.clone());
-    Arc::clone(known.or_insert_with(|| Arc::new(Purse::new(owner))))
+    Arc::clone(known.or_insert_with(|| Arc::new(CreditCache::new(owner))))
 }
 
-fn is_of(group: &Group, environment: Environment, prefix: &str) -> bool {
+fn is_of(group: &AccountState, environment: Environment, prefix: &str) -> bool {
     group.environment == environment && *group.prefix == *prefix
 }

@@ -13,13 +13,13 @@ use crate::limit::{Bucket, BucketOwner, RateLimit};
 ///
 /// A limit that changes gets a new bucket, which is full; one that stays keeps what was taken,
 /// whatever else changes.
-pub(crate) struct Meter {
+pub(crate) struct KeyBuckets {
     owner: BucketOwner,
     clock: Arc<dyn Clock>,
     buckets: ArcSwapOption<Vec<Arc<Bucket>>>,
 }
 
-impl Meter {
+impl KeyBuckets {
     pub(crate) fn new(owner: BucketOwner, clock: Arc<dyn Clock>) -> Self {
         Self {
             owner,
@@ -57,7 +57,7 @@ impl Meter {
     }
 }
 
-impl Meter {
+impl KeyBuckets {
     /// Whether nothing is taken of any bucket, so that new ones would be the same.
     pub(crate) fn is_full(&self) -> bool {
         let now = nanos(self.clock.boot());
@@ -75,9 +75,9 @@ fn find(buckets: &[Arc<Bucket>], limit: RateLimit) -> Option<Arc<Bucket>> {
     found.cloned()
 }
 
-impl fmt::Debug for Meter {
+impl fmt::Debug for KeyBuckets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Meter")
+        f.debug_struct("KeyBuckets")
             .field("owner", &self.owner)
             .finish_non_exhaustive()
     }
@@ -96,7 +96,7 @@ mod tests {
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(Duration::from_secs(100)));
         let now = nanos(clock.boot());
         let owner = BucketOwner::Key(KeyId::random().unwrap());
-        let meter = Meter::new(owner, Arc::clone(&clock));
+        let meter = KeyBuckets::new(owner, Arc::clone(&clock));
         let held = || meter.buckets.load().as_ref().map_or(0, |all| all.len());
         let used = meter.bucket(RateLimit::per_day(1));
         used.take(1, now).unwrap();

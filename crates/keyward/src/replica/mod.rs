@@ -17,4 +17,4 @@ pub(crate) mod usage;
 
 pub use self::poll::{Poll, ReplicaError, ReplicaErrorKind, Revision};
 pub use self::replica::Replica;
-pub use self::usage::{Redigest, UsageCount, UsageHour, UsageQuery};
+pub use self::usage::{Rehash, UsageCount, UsageHour, UsageQuery};

@@ -13,7 +13,7 @@ use crate::ids::KeyId;
 use crate::key::digest::DigestBytes;
 use crate::record::{Account, KeyRecord, KeyStatus};
 use crate::replica::Replica;
-use crate::replica::cached_key::{Entry, died};
+use crate::replica::cached_key::{CachedKey, died};
 use crate::replica::feed::Feed;
 use crate::replica::freshness::Moment;
 use crate::replica::replica::Inner;
@@ -35,7 +35,7 @@ pub struct Revision {
 
 /// A key in a chain of rotations, or with credits of its own.
 struct Chained {
-    entry: Arc<Entry>,
+    entry: Arc<CachedKey>,
     /// The first of the chain.
     lineage: KeyId,
     is_revoked: bool,
@@ -49,7 +49,7 @@ pub struct Poll<'a> {
     since: Option<Revision>,
     restarted: bool,
     accounts: Vec<Account>,
-    entries: Vec<Arc<Entry>>,
+    entries: Vec<Arc<CachedKey>>,
     /// Keys that may still be there under an old digest.
     moved: HashMap<KeyId, DigestBytes>,
     /// Keys that share what is counted of them.
@@ -167,7 +167,7 @@ impl<'a> Poll<'a> {
             self.moved.insert(record.id, digest);
         }
         drop(feed);
-        let entry = Arc::new(Entry::new(record, group, grant, now));
+        let entry = Arc::new(CachedKey::new(record, group, grant, now));
         let is_chained = record.lineage != record.id || record.successor.is_some();
         if died.is_none() && (is_chained || record.credits.is_some()) {
             self.chained.push(Chained {
@@ -288,7 +288,7 @@ impl<'a> Poll<'a> {
         if !self.restarted || self.since.is_none() {
             return HashSet::new();
         }
-        let revoked = self.replica.inner.table.matching(Entry::is_revoked);
+        let revoked = self.replica.inner.table.matching(CachedKey::is_revoked);
         revoked.iter().map(|entry| entry.id).collect()
     }
 }
@@ -299,14 +299,14 @@ impl Inner {
         if revoked.is_empty() {
             return 0;
         }
-        let revived = |entry: &Entry| revoked.contains(&entry.id) && !entry.is_revoked();
+        let revived = |entry: &CachedKey| revoked.contains(&entry.id) && !entry.is_revoked();
         self.table.matching(revived).len()
     }
 }
 
 impl Poll<'_> {
     /// Notes which keys are dead, and forgets the first that died where it is time or they are too many.
-    fn bury(&self, feed: &mut Feed, given: Vec<Arc<Entry>>) {
+    fn bury(&self, feed: &mut Feed, given: Vec<Arc<CachedKey>>) {
         let inner = &self.replica.inner;
         let (now, boot) = (self.asked.unix(), self.asked.boot());
         if self.restarted {
@@ -316,7 +316,7 @@ impl Poll<'_> {
             let parts = (0..).map_while(|part| inner.table.dead(part, now));
             feed.bury(parts.flatten());
         } else {
-            let died = |entry: Arc<Entry>| Some((entry.died_at(now)?, entry));
+            let died = |entry: Arc<CachedKey>| Some((entry.died_at(now)?, entry));
             feed.bury(given.into_iter().filter_map(died));
         }
         let (part, swept) = feed.swept;
@@ -365,7 +365,7 @@ impl Poll<'_> {
     }
 
     /// Lets every key go on with its counters, and the keys of a chain share their buckets.
-    fn hand_on_tallies(&self, feed: &mut Feed, moved: &[Arc<Entry>]) {
+    fn hand_on_tallies(&self, feed: &mut Feed, moved: &[Arc<CachedKey>]) {
         let Self { replica, .. } = self;
         let moved: HashMap<_, _> = moved.iter().map(|old| (old.id, old)).collect();
         for entry in &self.entries {

@@ -12,14 +12,14 @@ use crate::key::KeyDigest;
 use crate::key::digest::DigestBytes;
 use crate::record::KeyRecord;
 use crate::replica::Poll;
-use crate::replica::cached_key::Entry;
-use crate::replica::credit_cache::Purse;
+use crate::replica::cached_key::CachedKey;
+use crate::replica::credit_cache::CreditCache;
 use crate::replica::feed::Feed;
 use crate::replica::freshness::{Freshness, Moment};
 use crate::replica::refresh::Refresh;
 use crate::replica::table::Table;
-use crate::replica::usage::{SharedTally, Tallies, Tally};
-use crate::replica::{Redigest, UsageCount};
+use crate::replica::usage::{SharedTally, Tallies, UsageCounter};
+use crate::replica::{Rehash, UsageCount};
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
@@ -67,9 +67,9 @@ pub(super) struct Inner {
     /// How many of the keys are dead.
     pub(super) dead: AtomicUsize,
     pub(super) moves: AtomicU64,
-    redigested: Mutex<Vec<Redigest>>,
+    redigested: Mutex<Vec<Rehash>>,
     /// Those for which the store shall be asked.
-    wanting: Mutex<Vec<Arc<Purse>>>,
+    wanting: Mutex<Vec<Arc<CreditCache>>>,
     nudge: OnceLock<Nudge>,
     /// Here, as it is the one thing that all admins over a store share.
     refusals: Refusals,
@@ -257,7 +257,7 @@ impl Replica {
     /// The store keeps them instead of the old. What is taken and not kept is asked for again after
     /// a restart.
     #[must_use]
-    pub fn take_redigested(&self) -> Vec<Redigest> {
+    pub fn take_redigested(&self) -> Vec<Rehash> {
         mem::take(
             &mut *self
                 .inner
@@ -340,13 +340,13 @@ impl Replica {
         (held.amount > 0).then_some(held)
     }
 
-    fn purse(&self, owner: &CreditOwner) -> Option<Arc<Purse>> {
+    fn purse(&self, owner: &CreditOwner) -> Option<Arc<CreditCache>> {
         self.feed().known_purse(owner)
     }
 
     /// Has the store asked for credits, once; `false` when it will not answer. Unless it must be, it is
     /// not where the list is in use.
-    pub(crate) fn want(&self, purse: &Arc<Purse>, must: bool) -> bool {
+    pub(crate) fn want(&self, purse: &Arc<CreditCache>, must: bool) -> bool {
         let list = if must {
             Some(self.wanting())
         } else {
@@ -366,7 +366,7 @@ impl Replica {
         self.inner.nudge.get().is_some_and(|nudge| nudge(self))
     }
 
-    fn wanting(&self) -> MutexGuard<'_, Vec<Arc<Purse>>> {
+    fn wanting(&self) -> MutexGuard<'_, Vec<Arc<CreditCache>>> {
         self.inner
             .wanting
             .lock()
@@ -374,12 +374,12 @@ impl Replica {
     }
 
     /// Notes the digest that a key shall have from now on, once.
-    pub(crate) fn redigest(&self, entry: &Entry, digest: impl FnOnce() -> KeyDigest) {
+    pub(crate) fn redigest(&self, entry: &CachedKey, digest: impl FnOnce() -> KeyDigest) {
         // A request does not wait: if the list is in use, the next request with an old key tries.
         if let Ok(mut list) = self.inner.redigested.try_lock()
             && entry.first_to_redigest()
         {
-            list.push(Redigest {
+            list.push(Rehash {
                 key: entry.id,
                 from: entry.digest.0,
                 to: digest(),
@@ -388,9 +388,9 @@ impl Replica {
     }
 
     /// The counters of a key, made now if it has none.
-    pub(crate) fn tally<'a>(&self, entry: &'a Entry) -> Option<&'a SharedTally> {
+    pub(crate) fn tally<'a>(&self, entry: &'a CachedKey) -> Option<&'a SharedTally> {
         if entry.tally().is_none() {
-            let tally = SharedTally::new(Tally::new(entry.id));
+            let tally = SharedTally::new(UsageCounter::new(entry.id));
             if entry.set_tally(&tally) {
                 self.inner.tallies.add(tally);
             }
@@ -403,12 +403,12 @@ impl Replica {
         self.inner.moves.load(Ordering::Acquire)
     }
 
-    pub(crate) fn find(&self, digest: &DigestBytes) -> Option<Arc<Entry>> {
+    pub(crate) fn find(&self, digest: &DigestBytes) -> Option<Arc<CachedKey>> {
         self.inner.table.find(digest)
     }
 
     /// The entry of a key that has been used, as it is now; `None` where the key is gone.
-    pub(crate) fn current(&self, entry: &Entry) -> Option<Arc<Entry>> {
+    pub(crate) fn current(&self, entry: &CachedKey) -> Option<Arc<CachedKey>> {
         let moved = || self.find(&entry.tally()?.moved_to()?);
         // It is in its new place before it is gone from the old one.
         let found = self.find(&entry.digest).or_else(moved);

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 
 use crate::ids::KeyId;
 use crate::key::digest::DigestBytes;
-use crate::replica::cached_key::Entry;
+use crate::replica::cached_key::CachedKey;
 
 /// A change replaces one of these tables whole. Three times a power of two, so that a round number
 /// of keys does not fall just past the size at which a table doubles.
@@ -23,7 +23,7 @@ pub(crate) struct Table {
 type Shard = HashSet<ByDigest, BuildHasherDefault<Identity>>;
 
 impl Table {
-    pub(crate) fn find(&self, digest: &DigestBytes) -> Option<Arc<Entry>> {
+    pub(crate) fn find(&self, digest: &DigestBytes) -> Option<Arc<CachedKey>> {
         let shard = self.shards.get(shard_of(digest))?.load();
         shard.get(digest).map(|found| Arc::clone(&found.0))
     }
@@ -37,8 +37,9 @@ impl Table {
         clippy::mutable_key_type,
         reason = "only counters change, never the digest"
     )]
-    pub(crate) fn replace(&self, entries: Vec<Arc<Entry>>, all: bool) {
-        let mut by_shard: Vec<Vec<Arc<Entry>>> = self.shards.iter().map(|_| Vec::new()).collect();
+    pub(crate) fn replace(&self, entries: Vec<Arc<CachedKey>>, all: bool) {
+        let mut by_shard: Vec<Vec<Arc<CachedKey>>> =
+            self.shards.iter().map(|_| Vec::new()).collect();
         for entry in entries {
             if let Some(shard) = by_shard.get_mut(shard_of(&entry.digest)) {
                 shard.push(entry);
@@ -74,14 +75,14 @@ impl Table {
     }
 
     /// The dead of one part of the table, with when they died; `None` behind the last part.
-    pub(crate) fn dead(&self, part: usize, now: Duration) -> Option<Vec<(u32, Arc<Entry>)>> {
+    pub(crate) fn dead(&self, part: usize, now: Duration) -> Option<Vec<(u32, Arc<CachedKey>)>> {
         let shard = self.shards.get(part)?.load();
         let died = |found: &ByDigest| Some((found.0.died_at(now)?, Arc::clone(&found.0)));
         Some(shard.iter().filter_map(died).collect())
     }
 
     /// Calls this with each entry of one part of the table.
-    pub(crate) fn each(&self, part: usize, call: impl FnMut(&Arc<Entry>)) {
+    pub(crate) fn each(&self, part: usize, call: impl FnMut(&Arc<CachedKey>)) {
         if let Some(shard) = self.shards.get(part) {
             shard.load().iter().map(|found| &found.0).for_each(call);
         }
@@ -89,12 +90,12 @@ impl Table {
 
     /// The keys that were digested anew, where they were before. A search through all keys, as only
     /// their digest says where that is.
-    pub(crate) fn moved(&self, moved: &HashMap<KeyId, DigestBytes>) -> Vec<Arc<Entry>> {
+    pub(crate) fn moved(&self, moved: &HashMap<KeyId, DigestBytes>) -> Vec<Arc<CachedKey>> {
         self.matching(|entry| moved.get(&entry.id).is_some_and(|new| *new != entry.digest))
     }
 
     /// All entries of which this is so. It looks at each.
-    pub(crate) fn matching(&self, is_so: impl Fn(&Entry) -> bool) -> Vec<Arc<Entry>> {
+    pub(crate) fn matching(&self, is_so: impl Fn(&CachedKey) -> bool) -> Vec<Arc<CachedKey>> {
         let shards = self.shards.iter().map(ArcSwap::load);
         let found = shards.flat_map(|shard| {
             let found = shard.iter().filter(|found| is_so(&found.0));
@@ -108,8 +109,8 @@ impl Table {
         clippy::mutable_key_type,
         reason = "only counters change, never the digest"
     )]
-    pub(crate) fn remove(&self, entries: Vec<Arc<Entry>>) {
-        let mut by_shard: HashMap<usize, Vec<Arc<Entry>>> = HashMap::new();
+    pub(crate) fn remove(&self, entries: Vec<Arc<CachedKey>>) {
+        let mut by_shard: HashMap<usize, Vec<Arc<CachedKey>>> = HashMap::new();
         for entry in entries {
             by_shard
                 .entry(shard_of(&entry.digest))
@@ -148,7 +149,7 @@ fn shard_of(digest: &DigestBytes) -> usize {
 
 /// An entry that is found by its digest.
 #[derive(Clone)]
-struct ByDigest(Arc<Entry>);
+struct ByDigest(Arc<CachedKey>);
 
 impl std::borrow::Borrow<DigestBytes> for ByDigest {
     fn borrow(&self) -> &DigestBytes {

@@ -13,9 +13,9 @@ use crate::ids::{AccountId, KeyId};
 use crate::key::KeyDigest;
 use crate::key::digest::DigestBytes;
 use crate::limit::BucketOwner;
-use crate::replica::credit_cache::Purse;
+use crate::replica::credit_cache::CreditCache;
 use crate::replica::feed::Doubling;
-use crate::replica::key_buckets::Meter;
+use crate::replica::key_buckets::KeyBuckets;
 use crate::sync;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -114,7 +114,7 @@ impl UsageHour {
 /// A key that shall have another digest, because it was used and is kept under an old scheme.
 #[derive(Clone, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "a store takes it apart")]
-pub struct Redigest {
+pub struct Rehash {
     /// Which key.
     pub key: KeyId,
     /// The bytes it is kept under. If they are others by now, it stays as it is.
@@ -123,10 +123,10 @@ pub struct Redigest {
     pub to: KeyDigest,
 }
 
-impl fmt::Debug for Redigest {
+impl fmt::Debug for Rehash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let to = self.to.scheme();
-        write!(f, "Redigest({}, {to})", self.key)
+        write!(f, "Rehash({}, {to})", self.key)
     }
 }
 
@@ -145,20 +145,20 @@ pub struct UsageQuery {
 }
 
 /// The counters of a key that is in use, and the buckets of its chain of rotations.
-pub(crate) struct Tally {
+pub(crate) struct UsageCounter {
     key: KeyId,
     /// Seconds since the Unix epoch; zero stands for never.
     last_used: AtomicU32,
     admitted: AtomicU32,
     refused: AtomicU32,
     units: AtomicU64,
-    meter: OnceLock<Arc<Meter>>,
-    purse: OnceLock<Arc<Purse>>,
+    meter: OnceLock<Arc<KeyBuckets>>,
+    purse: OnceLock<Arc<CreditCache>>,
     /// Where the key is now, if its digest has changed since it was used first.
     moved_to: ArcSwapOption<DigestBytes>,
 }
 
-impl Tally {
+impl UsageCounter {
     pub(crate) fn new(key: KeyId) -> Self {
         Self {
             key,
@@ -195,10 +195,10 @@ impl Tally {
 
     /// The buckets of the key, made now if there are none. One that came out of a rotation has been
     /// given those of the key before it.
-    pub(crate) fn meter(&self, lineage: KeyId, clock: &Arc<dyn Clock>) -> &Arc<Meter> {
+    pub(crate) fn meter(&self, lineage: KeyId, clock: &Arc<dyn Clock>) -> &Arc<KeyBuckets> {
         self.meter.get_or_init(|| {
             let owner = BucketOwner::Key(lineage);
-            Arc::new(Meter::new(owner, Arc::clone(clock)))
+            Arc::new(KeyBuckets::new(owner, Arc::clone(clock)))
         })
     }
 
@@ -212,17 +212,17 @@ impl Tally {
     }
 
     /// The credits of the key, where it has a balance of its own.
-    pub(crate) fn purse(&self) -> Option<&Arc<Purse>> {
+    pub(crate) fn purse(&self) -> Option<&Arc<CreditCache>> {
         self.purse.get()
     }
 
-    pub(crate) fn give_purse(&self, purse: Arc<Purse>) {
+    pub(crate) fn give_purse(&self, purse: Arc<CreditCache>) {
         // There is one for each chain of rotations, so it is the same where it has one.
         _ = self.purse.set(purse);
     }
 
     /// Gives it buckets, if it has none yet.
-    pub(crate) fn share(&self, meter: Arc<Meter>) {
+    pub(crate) fn share(&self, meter: Arc<KeyBuckets>) {
         // Whoever was first has given it some.
         _ = self.meter.set(meter);
     }
@@ -272,9 +272,9 @@ impl Tally {
     }
 }
 
-impl fmt::Debug for Tally {
+impl fmt::Debug for UsageCounter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut tally = f.debug_struct("Tally");
+        let mut tally = f.debug_struct("UsageCounter");
         tally.field("key", &self.key).finish_non_exhaustive()
     }
 }
@@ -284,7 +284,7 @@ impl fmt::Debug for Tally {
     not(keyward_loom),
     expect(unused_qualifications, reason = "loom has an `Arc` of its own")
 )]
-pub(crate) type SharedTally = sync::Arc<Tally>;
+pub(crate) type SharedTally = sync::Arc<UsageCounter>;
 
 /// The counters of all keys that were used.
 ///
@@ -363,7 +363,7 @@ fn take_from(all: &mut Vec<SharedTally>, counts: &mut Vec<UsageCount>) {
 }
 
 /// The counters, where nobody else holds them: all that was ever counted is seen.
-fn last_of(tally: &mut SharedTally) -> Option<&mut Tally> {
+fn last_of(tally: &mut SharedTally) -> Option<&mut UsageCounter> {
     // A look first: `get_mut` writes, and most are held.
     if SharedTally::strong_count(tally) > 1 {
         return None;
@@ -380,7 +380,7 @@ mod every_order {
     #[test]
     fn what_is_counted_while_a_key_leaves_is_taken_once() {
         loom::model(|| {
-            let own = SharedTally::new(Tally::new(KeyId::random().unwrap()));
+            let own = SharedTally::new(UsageCounter::new(KeyId::random().unwrap()));
             let mut all = vec![SharedTally::clone(&own)];
             let request = thread::spawn(move || {
                 own.count(true, Duration::from_secs(1));

@@ -39,7 +39,7 @@ pub trait RequestHead {
     /// The address at the other end of the connection, which may be a proxy's.
     ///
     /// Never one that a field of the request names. A gate with a
-    /// [`FailureThrottle`](crate::throttle::FailureThrottle) asks for it; there `None` is refused with 500.
+    /// [`AuthFailureLimiter`](crate::throttle::AuthFailureLimiter) asks for it; there `None` is refused with 500.
     fn peer(&self) -> Option<IpAddr>;
 
     /// Whether the request came over HTTP/1, where its body stands in the way of the next request.

@@ -7,4 +7,4 @@ pub(crate) mod failures;
 )]
 pub(crate) mod throttle;
 
-pub use self::throttle::FailureThrottle;
+pub use self::throttle::AuthFailureLimiter;

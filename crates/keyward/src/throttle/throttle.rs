@@ -44,7 +44,7 @@ use crate::throttle::failures::Failures;
 /// # use keyward::clock::ManualClock;
 /// # use keyward::gate::{Check, Decision, Verdict};
 /// # use keyward::request::RequestHead;
-/// # use keyward::throttle::FailureThrottle;
+/// # use keyward::throttle::AuthFailureLimiter;
 /// # struct Get<'a>(&'a str, &'a str);
 /// # impl RequestHead for Get<'_> {
 /// #     fn method(&self) -> &str { "GET" }
@@ -58,7 +58,7 @@ use crate::throttle::failures::Failures;
 /// # let unknown = format.generate(Environment::LIVE)?;
 /// let gate = Gate::builder(store.replica())
 ///     .format(format)
-///     .failure_throttle(FailureThrottle::new(RateLimit::per_minute(10)))
+///     .failure_throttle(AuthFailureLimiter::new(RateLimit::per_minute(10)))
 ///     .build()?;
 ///
 /// let answer = |address| {
@@ -80,12 +80,12 @@ use crate::throttle::failures::Failures;
 /// ```
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct FailureThrottle {
+pub struct AuthFailureLimiter {
     limit: RateLimit,
     trusted: Vec<Network>,
 }
 
-impl FailureThrottle {
+impl AuthFailureLimiter {
     /// Allows so many failures, and trusts no proxy.
     pub fn new(limit: RateLimit) -> Self {
         Self {
@@ -107,8 +107,8 @@ impl FailureThrottle {
     /// ```
     /// # use keyward::RateLimit;
     /// # use keyward::error::ParseErrorKind;
-    /// # use keyward::throttle::FailureThrottle;
-    /// let throttle = FailureThrottle::new(RateLimit::per_minute(10));
+    /// # use keyward::throttle::AuthFailureLimiter;
+    /// let throttle = AuthFailureLimiter::new(RateLimit::per_minute(10));
     /// let behind_two = throttle.clone().trusted_proxies(["10.0.0.0/8", "2001:db8::17"])?;
     ///
     /// let everybody = throttle.trusted_proxies(["0.0.0.0/0"]);
@@ -195,7 +195,7 @@ mod tests {
         let limit = RateLimit::parse(limit).unwrap();
         world
             .builder()
-            .failure_throttle(FailureThrottle::new(limit))
+            .failure_throttle(AuthFailureLimiter::new(limit))
     }
 
     fn gate(world: &World, limit: &str) -> Gate {
@@ -253,7 +253,7 @@ mod tests {
         type Break = fn(&mut World);
         let rows: [(Kind, bool, Break); 11] = [
             (Kind::Missing, false, |world| world.fields.clear()),
-            (Kind::Several, false, |world| {
+            (Kind::MultipleKeys, false, |world| {
                 world.fields.push(("authorization", b"Bearer x".into()));
             }),
             (Kind::Malformed, true, |world| world.fields[0].1[12] ^= 1),
@@ -433,7 +433,7 @@ mod tests {
         let world = World::new();
         world.feed();
         let limit = RateLimit::parse("1/60;1").unwrap();
-        let throttle = FailureThrottle::new(limit).trusted_proxies(["10.0.0.0/8"]);
+        let throttle = AuthFailureLimiter::new(limit).trusted_proxies(["10.0.0.0/8"]);
         let builder = world.builder().failure_throttle(throttle.unwrap());
         let gate = builder.build().unwrap();
         let through = |peer: [u8; 4], client: &str| {

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::{ParseError, ParseErrorKind};
-use crate::gate::{GateError, GateErrorKind, KeyField};
+use crate::gate::{GateError, GateErrorKind, KeyHeaderAction};
 use crate::reply::reply::EveryReply;
 use crate::reply::{Replies, Reply};
 use crate::request::credential::Credential;
@@ -237,9 +237,9 @@ impl ExpectedKeys {
     }
 
     /// What to do with the field of the key that was expected, and is there.
-    pub(crate) fn check<R: RequestHead>(&self, head: &R) -> Result<KeyField, WebhookError> {
+    pub(crate) fn check<R: RequestHead>(&self, head: &R) -> Result<KeyHeaderAction, WebhookError> {
         if self.keys.is_empty() {
-            return Ok(KeyField::None);
+            return Ok(KeyHeaderAction::None);
         }
         let (key, location) = match Credential::find(head, &self.locations) {
             Credential::One(key, location) => (key, location),
@@ -252,7 +252,7 @@ impl ExpectedKeys {
             good | (*at == location && bool::from(expected.as_bytes().ct_eq(key)))
         });
         if good {
-            Ok(KeyField::Remove(location))
+            Ok(KeyHeaderAction::Remove(location))
         } else {
             Err(WebhookError::new(WebhookErrorKind::KeyWrong))
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::clock::Clock;
 use crate::denial::ErrorCode;
-use crate::gate::KeyField;
+use crate::gate::KeyHeaderAction;
 use crate::gate::drain::UnreadBody;
 use crate::outbox::challenge::answer_to;
 use crate::reply::Reply;
@@ -16,9 +16,9 @@ use crate::request::location::trim;
 use crate::request::{KeyLocation, RequestHead};
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::webhook::builder::ExpectedKeys;
-use crate::webhook::form::Claim;
+use crate::webhook::scheme::Claim;
 use crate::webhook::{
-    Receipt, Recollection, ReplayMemory, WebhookAnswer, WebhookAttempt, WebhookDelivery,
+    Receipt, ReplayMemory, ReplayStatus, WebhookAnswer, WebhookAttempt, WebhookDelivery,
     WebhookError, WebhookErrorKind, WebhookEvent, WebhookReceiverBuilder, WebhookVerdict,
     WebhookVerifier,
 };
@@ -148,7 +148,7 @@ impl WebhookReceiver {
     }
 
     /// Where the key may be that the sender is expected to have; none, where it need not have one.
-    /// [`KeyField`] tells one by its place.
+    /// [`KeyHeaderAction`] tells one by its place.
     ///
     /// ```
     /// use keyward::KeyLocation;
@@ -261,7 +261,7 @@ pub struct AwaitedBody {
     /// By the clock's `boot`.
     until: Duration,
     unread: UnreadBody,
-    key_field: KeyField,
+    key_field: KeyHeaderAction,
     claim: Claim,
 }
 
@@ -387,12 +387,12 @@ impl AwaitedBody {
             // What is signed for a tolerance ahead of now stays good for another one.
             let until = now.checked_add(inner.verifier.tolerance() * 2 + Duration::from_secs(1));
             match memory.begin(&attempt, now, until.unwrap_or(now)).await {
-                Ok(Recollection::New) => receipt = Receipt::new(memory, attempt),
-                Ok(Recollection::InHand) => return refuse(WebhookErrorKind::InHand),
-                Ok(Recollection::Handled(at)) if at >= signed.timestamp() => {
+                Ok(ReplayStatus::New) => receipt = Receipt::new(memory, attempt),
+                Ok(ReplayStatus::InHand) => return refuse(WebhookErrorKind::InHand),
+                Ok(ReplayStatus::Handled(at)) if at >= signed.timestamp() => {
                     return refuse(WebhookErrorKind::Replayed);
                 }
-                Ok(Recollection::Handled(_)) => {
+                Ok(ReplayStatus::Handled(_)) => {
                     tracing::debug!("a webhook that was handled before, delivered again");
                     return WebhookVerdict::Answer(WebhookAnswer {
                         reply: inner.known.clone(),

@@ -21,7 +21,7 @@ const KEPT_FOR: usize = 601;
 /// ```
 /// use std::time::SystemTime;
 /// use keyward::store::StoreFuture;
-/// use keyward::webhook::{Recollection, ReplayMemory, WebhookAttempt};
+/// use keyward::webhook::{ReplayStatus, ReplayMemory, WebhookAttempt};
 /// # #[derive(Debug)] struct Pool;
 /// # impl Pool {
 /// #     async fn insert_or_get(&self, _: &str, _: Option<SystemTime>, _: SystemTime) -> Result<Option<(bool, Option<SystemTime>)>, keyward::store::StoreError> { Ok(None) }
@@ -37,14 +37,14 @@ const KEPT_FOR: usize = 601;
 ///         attempt: &'a WebhookAttempt,
 ///         _now: SystemTime,
 ///         until: SystemTime,
-///     ) -> StoreFuture<'a, Recollection> {
+///     ) -> StoreFuture<'a, ReplayStatus> {
 ///         Box::pin(async move {
 ///             // insert … on conflict (key) do update … where until <= now, else select
 ///             let row = self.0.insert_or_get(attempt.key(), attempt.timestamp(), until).await?;
 ///             Ok(match row {
-///                 None => Recollection::New,
-///                 Some((true, at)) => Recollection::Handled(at),
-///                 Some((false, _)) => Recollection::InHand,
+///                 None => ReplayStatus::New,
+///                 Some((true, at)) => ReplayStatus::Handled(at),
+///                 Some((false, _)) => ReplayStatus::InHand,
 ///             })
 ///         })
 ///     }
@@ -59,7 +59,7 @@ const KEPT_FOR: usize = 601;
 /// # let now = SystemTime::now();
 /// # let mut context = std::task::Context::from_waker(std::task::Waker::noop());
 /// # let std::task::Poll::Ready(first) = table.begin(&attempt, now, now).as_mut().poll(&mut context) else { unreachable!() };
-/// # assert_eq!(first?, Recollection::New);
+/// # assert_eq!(first?, ReplayStatus::New);
 /// # table.conclude(&attempt, true);
 /// # Ok::<(), keyward::store::StoreError>(())
 /// ```
@@ -73,7 +73,7 @@ pub trait ReplayMemory: fmt::Debug + Send + Sync + 'static {
         attempt: &'a WebhookAttempt,
         now: SystemTime,
         until: SystemTime,
-    ) -> StoreFuture<'a, Recollection>;
+    ) -> StoreFuture<'a, ReplayStatus>;
 
     /// Marks a noted delivery as handled, or forgets it.
     ///
@@ -120,7 +120,7 @@ impl WebhookAttempt {
 /// What a memory knows of a delivery. See [`ReplayMemory`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "there is no fourth answer")]
-pub enum Recollection {
+pub enum ReplayStatus {
     /// Nothing; now it is noted.
     New,
     /// It is being handled.
@@ -142,7 +142,7 @@ pub enum Recollection {
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
-/// use keyward::webhook::{RecentWebhooks, Recollection, ReplayMemory, WebhookAttempt};
+/// use keyward::webhook::{RecentWebhooks, ReplayStatus, ReplayMemory, WebhookAttempt};
 /// # fn now_or_never<T>(mut future: keyward::store::StoreFuture<'_, T>) -> Result<T, keyward::store::StoreError> {
 /// #     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
 /// #     let std::task::Poll::Ready(ready) = future.as_mut().poll(&mut context) else { unreachable!() };
@@ -152,14 +152,14 @@ pub enum Recollection {
 /// let memory = RecentWebhooks::new(1);
 /// let (now, message) = (SystemTime::now(), WebhookAttempt::new("msg_1", None));
 /// let until = now + Duration::from_secs(600);
-/// assert_eq!(now_or_never(memory.begin(&message, now, until))?, Recollection::New);
-/// assert_eq!(now_or_never(memory.begin(&message, now, until))?, Recollection::InHand);
+/// assert_eq!(now_or_never(memory.begin(&message, now, until))?, ReplayStatus::New);
+/// assert_eq!(now_or_never(memory.begin(&message, now, until))?, ReplayStatus::InHand);
 /// memory.conclude(&message, true);
-/// assert_eq!(now_or_never(memory.begin(&message, now, until))?, Recollection::Handled(None));
+/// assert_eq!(now_or_never(memory.begin(&message, now, until))?, ReplayStatus::Handled(None));
 ///
 /// let other = WebhookAttempt::new("msg_2", None);
 /// assert!(now_or_never(memory.begin(&other, now, until)).is_err()); // full
-/// assert_eq!(now_or_never(memory.begin(&other, until, until))?, Recollection::New);
+/// assert_eq!(now_or_never(memory.begin(&other, until, until))?, ReplayStatus::New);
 /// # Ok::<(), keyward::store::StoreError>(())
 /// ```
 #[derive(Debug)]
@@ -219,14 +219,14 @@ impl RecentWebhooks {
         attempt: &WebhookAttempt,
         now: SystemTime,
         until: SystemTime,
-    ) -> Result<Recollection, StoreError> {
+    ) -> Result<ReplayStatus, StoreError> {
         let mut noted = self.lock();
         noted.forget_before(now);
         if let Some(note) = noted.by_key.get(&*attempt.key) {
             return Ok(if note.handled {
-                Recollection::Handled(note.timestamp)
+                ReplayStatus::Handled(note.timestamp)
             } else {
-                Recollection::InHand
+                ReplayStatus::InHand
             });
         }
         noted.tell(self.capacity);
@@ -241,7 +241,7 @@ impl RecentWebhooks {
             handled: false,
         };
         noted.by_key.insert(key, note);
-        Ok(Recollection::New)
+        Ok(ReplayStatus::New)
     }
 
     fn lock(&self) -> MutexGuard<'_, Noted> {
@@ -261,7 +261,7 @@ impl ReplayMemory for RecentWebhooks {
         attempt: &'a WebhookAttempt,
         now: SystemTime,
         until: SystemTime,
-    ) -> StoreFuture<'a, Recollection> {
+    ) -> StoreFuture<'a, ReplayStatus> {
         Box::pin(ready(self.note(attempt, now, until)))
     }
 
@@ -346,7 +346,7 @@ mod tests {
         let memory = RecentWebhooks::default();
         for _ in 0..2 {
             let begun = memory.note(&attempt("a"), at(0), at(600)).unwrap();
-            assert_eq!(begun, Recollection::New);
+            assert_eq!(begun, ReplayStatus::New);
             memory.conclude(&attempt("a"), false);
         }
         assert!(memory.lock().by_key.is_empty());
@@ -361,9 +361,9 @@ mod tests {
         }
         assert!(memory.note(&attempt("c"), at(599), at(1200)).is_err());
         let known = memory.note(&attempt("a"), at(599), at(1200)).unwrap();
-        assert_eq!(known, Recollection::InHand);
+        assert_eq!(known, ReplayStatus::InHand);
         let begun = memory.note(&attempt("c"), at(600), at(1200)).unwrap();
-        assert_eq!(begun, Recollection::New);
+        assert_eq!(begun, ReplayStatus::New);
         assert_eq!(memory.lock().by_key.len(), 2);
         assert_eq!(memory.lock().by_end.len(), 2);
     }
@@ -396,6 +396,6 @@ mod tests {
         memory.conclude(&attempt("a"), false);
         memory.note(&attempt("a"), at(100), at(700)).unwrap();
         let known = memory.note(&attempt("a"), at(600), at(1200)).unwrap();
-        assert_eq!(known, Recollection::InHand);
+        assert_eq!(known, ReplayStatus::InHand);
     }
 }

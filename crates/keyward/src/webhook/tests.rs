@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use crate::clock::ManualClock;
 use crate::error::ParseErrorKind;
-use crate::gate::KeyField;
+use crate::gate::KeyHeaderAction;
 use crate::request::{KeyLocation, RequestHead};
 use crate::webhook::secret::MacKey;
 use crate::webhook::{
@@ -607,9 +607,9 @@ fn demands_the_api_key_that_is_expected() {
         WebhookVerdict::Deliver(delivery) => delivery.key_field,
         WebhookVerdict::Answer(answer) => panic!("{answer:?}"),
     };
-    assert_eq!(removes(&signed().with(x, key)), KeyField::Remove(0));
+    assert_eq!(removes(&signed().with(x, key)), KeyHeaderAction::Remove(0));
     let other = signed().with("authorization", bearer(next));
-    assert_eq!(removes(&other), KeyField::Remove(1));
+    assert_eq!(removes(&other), KeyHeaderAction::Remove(1));
     let unset = WebhookReceiver::builder(standard()).api_key(KeyLocation::bearer(), "");
     assert_eq!(unset.unwrap_err().kind(), ParseErrorKind::Empty);
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::gate::drain::UnreadBody;
-use crate::gate::{BodyDrain, KeyField};
+use crate::gate::{BodyDrain, KeyHeaderAction};
 use crate::reply::Reply;
 use crate::webhook::{ReplayMemory, WebhookAttempt, WebhookError, WebhookEvent};
 
@@ -24,7 +24,7 @@ pub struct WebhookDelivery {
     /// What to put into the request's extensions.
     pub event: WebhookEvent,
     /// What to do with the field that held an API key.
-    pub key_field: KeyField,
+    pub key_field: KeyHeaderAction,
     /// What to tell the status of the response.
     pub receipt: Receipt,
 }

@@ -9,7 +9,7 @@ use crate::clock::unix_time;
 use crate::error::{ParseError, ParseErrorKind};
 use crate::request::RequestHead;
 use crate::secret_text::WrongPrefix;
-use crate::webhook::form::{Claim, Form};
+use crate::webhook::scheme::{Claim, Scheme};
 use crate::webhook::secret::MacKey;
 use crate::webhook::{WebhookError, WebhookErrorKind, WebhookId, WebhookSecret};
 
@@ -92,7 +92,7 @@ const GITHUB_TOKEN: &str = "that is an access token, use the secret of the webho
 #[derive(Clone)]
 #[must_use]
 pub struct WebhookVerifier {
-    form: Form,
+    scheme: Scheme,
     keys: Vec<MacKey>,
     tolerance: Duration,
 }
@@ -117,7 +117,7 @@ impl WebhookVerifier {
     ///
     /// [Standard Webhooks]: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
     pub fn standard(secret: &str) -> Result<Self, ParseError> {
-        Self::new(Form::Standard, secret)
+        Self::new(Scheme::Standard, secret)
     }
 
     /// Verifies Stripe's `Stripe-Signature: t=<seconds>,v1=<hex>`, signed with the secret's text.
@@ -131,7 +131,7 @@ impl WebhookVerifier {
     /// assert_eq!(error.to_string(), "invalid webhook secret: stands in quotation marks");
     /// ```
     pub fn stripe(secret: &str) -> Result<Self, ParseError> {
-        Self::new(Form::Stripe, secret)
+        Self::new(Scheme::Stripe, secret)
     }
 
     /// Verifies GitHub's `X-Hub-Signature-256: sha256=<hex>`, signed with the secret's text.
@@ -152,7 +152,7 @@ impl WebhookVerifier {
     /// assert!(WebhookVerifier::github(file.trim_end()).is_ok());
     /// ```
     pub fn github(secret: &str) -> Result<Self, ParseError> {
-        Self::new(Form::GitHub, secret)
+        Self::new(Scheme::GitHub, secret)
     }
 
     /// Also accepts this secret, while a sender goes over from one to the other.
@@ -172,10 +172,10 @@ impl WebhookVerifier {
         if self.keys.len() == MAX_SECRETS {
             return Err(ParseError::new("webhook secrets", ParseErrorKind::TooMany));
         }
-        self.keys.push(match self.form {
-            Form::Standard => WebhookSecret::parse(secret)?.key().clone(),
-            Form::Stripe => MacKey::of_text(secret, &NOT_STRIPE)?,
-            Form::GitHub => MacKey::of_text(secret, &NOT_GITHUB)?,
+        self.keys.push(match self.scheme {
+            Scheme::Standard => WebhookSecret::parse(secret)?.key().clone(),
+            Scheme::Stripe => MacKey::of_text(secret, &NOT_STRIPE)?,
+            Scheme::GitHub => MacKey::of_text(secret, &NOT_GITHUB)?,
         });
         Ok(self)
     }
@@ -199,7 +199,7 @@ impl WebhookVerifier {
         head: &R,
         now: SystemTime,
     ) -> Result<Claim, WebhookError> {
-        let claim = Claim::read(self.form, head)?;
+        let claim = Claim::read(self.scheme, head)?;
         let (now, tolerance) = (unix_time(now).as_secs(), self.tolerance.as_secs());
         match &claim.timestamp {
             Some(at) if at.seconds < now.saturating_sub(tolerance) => {
@@ -217,7 +217,7 @@ impl WebhookVerifier {
         let at = claim.timestamp.as_ref().map(|at| at.seconds);
         let at = at.and_then(|at| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(at)));
         Ok(SignedWebhook {
-            form: claim.form,
+            scheme: claim.scheme,
             id: claim.id,
             timestamp: at,
             code,
@@ -229,9 +229,9 @@ impl WebhookVerifier {
         self.tolerance
     }
 
-    fn new(form: Form, secret: &str) -> Result<Self, ParseError> {
+    fn new(scheme: Scheme, secret: &str) -> Result<Self, ParseError> {
         let verifier = Self {
-            form,
+            scheme,
             keys: Vec::new(),
             tolerance: Duration::from_secs(300),
         };
@@ -241,14 +241,14 @@ impl WebhookVerifier {
 
 impl fmt::Debug for WebhookVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "WebhookVerifier({:?}, ..)", self.form)
+        write!(f, "WebhookVerifier({:?}, ..)", self.scheme)
     }
 }
 
 /// A message whose signature is good; made by [`WebhookVerifier::verify`]. See there.
 #[derive(Clone, Debug)]
 pub struct SignedWebhook {
-    form: Form,
+    scheme: Scheme,
     id: Option<WebhookId>,
     timestamp: Option<SystemTime>,
     code: [u8; 32],
@@ -272,8 +272,8 @@ impl SignedWebhook {
     /// By what it is known again. The name, where it is signed; otherwise the signature, which nobody
     /// can change, while the name could be made up anew for each replay.
     pub(crate) fn replay_key(&self) -> String {
-        match (self.form, &self.id) {
-            (Form::Standard, Some(id)) => id.to_string(),
+        match (self.scheme, &self.id) {
+            (Scheme::Standard, Some(id)) => id.to_string(),
             _ => BASE64_STANDARD.encode(self.code),
         }
     }

@@ -20,7 +20,7 @@ const SVIX: [&str; 3] = ["svix-id", "svix-timestamp", "svix-signature"];
 type Result<T> = std::result::Result<T, WebhookError>;
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Form {
+pub(crate) enum Scheme {
     Standard,
     Stripe,
     GitHub,
@@ -29,7 +29,7 @@ pub(crate) enum Form {
 /// What the fields of a request claim, each in its form and within its bound.
 #[derive(Debug)]
 pub(crate) struct Claim {
-    pub(crate) form: Form,
+    pub(crate) scheme: Scheme,
     pub(crate) id: Option<WebhookId>,
     pub(crate) timestamp: Option<Timestamp>,
     signatures: Vec<[u8; 32]>,
@@ -43,11 +43,11 @@ pub(crate) struct Timestamp {
 }
 
 impl Claim {
-    pub(crate) fn read<R: RequestHead>(form: Form, head: &R) -> Result<Self> {
-        match form {
-            Form::Standard => Self::standard(head),
-            Form::Stripe => Self::stripe(head),
-            Form::GitHub => Self::github(head),
+    pub(crate) fn read<R: RequestHead>(scheme: Scheme, head: &R) -> Result<Self> {
+        match scheme {
+            Scheme::Standard => Self::standard(head),
+            Scheme::Stripe => Self::stripe(head),
+            Scheme::GitHub => Self::github(head),
         }
     }
 
@@ -71,10 +71,10 @@ impl Claim {
     fn code(&self, key: &MacKey, body: &[u8]) -> [u8; 32] {
         let id = self.id.as_ref().map_or("", WebhookId::as_str).as_bytes();
         let at = self.timestamp.as_ref().map_or("", |at| &at.text).as_bytes();
-        match self.form {
-            Form::Standard => key.sign(&[id, b".", at, b".", body]),
-            Form::Stripe => key.sign(&[at, b".", body]),
-            Form::GitHub => key.sign(&[body]),
+        match self.scheme {
+            Scheme::Standard => key.sign(&[id, b".", at, b".", body]),
+            Scheme::Stripe => key.sign(&[at, b".", body]),
+            Scheme::GitHub => key.sign(&[body]),
         }
     }
 
@@ -100,7 +100,7 @@ impl Claim {
             BASE64_STANDARD.decode(signature).ok()?.try_into().ok()
         };
         Ok(Self {
-            form: Form::Standard,
+            scheme: Scheme::Standard,
             id: Some(parse_id(id)?),
             timestamp: Some(Timestamp::parse(at)?),
             signatures: bounded(list.split(' '))?.filter_map(own).collect(),
@@ -127,7 +127,7 @@ impl Claim {
             return Err(WebhookError::new(WebhookErrorKind::Missing));
         }
         Ok(Self {
-            form: Form::Stripe,
+            scheme: Scheme::Stripe,
             id: None,
             timestamp,
             signatures,
@@ -141,7 +141,7 @@ impl Claim {
         let own = signature.strip_prefix("sha256=").and_then(decode_hex);
         let id = one(head, "x-github-delivery")?.map(parse_id);
         Ok(Self {
-            form: Form::GitHub,
+            scheme: Scheme::GitHub,
             id: id.transpose()?,
             timestamp: None,
             signatures: own.into_iter().collect(),
