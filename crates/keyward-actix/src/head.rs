@@ -14,10 +14,8 @@ use actix_web::http::header::{
 use actix_web::http::{ConnectionType, StatusCode, Version};
 use actix_web::web::Bytes;
 use actix_web::{Error, HttpMessage, HttpResponse};
-use keyward::gate::{
-    Access, Admitted, Anonymous, Denial, Finish, KeyHeaderAction, Refusal, ResponseHead,
-};
-use keyward::reply::Reply;
+use keyward::gate::{Access, Admitted, Anonymous, Denial, Finish, KeyHeaderAction, Refusal};
+use keyward::reply::{Reply, ResponseHead};
 use keyward::request::RequestHead;
 use keyward::{KeyLocation, Principal};
 

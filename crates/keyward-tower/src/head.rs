@@ -9,8 +9,8 @@ use http::header::{
     CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use http::{Extensions, Request, Response, StatusCode, Version};
-use keyward::gate::{Access, Anonymous, Denial, Finish, KeyHeaderAction, Refusal, ResponseHead};
-use keyward::reply::Reply;
+use keyward::gate::{Access, Anonymous, Denial, Finish, KeyHeaderAction, Refusal};
+use keyward::reply::{Reply, ResponseHead};
 use keyward::request::RequestHead;
 use keyward::{KeyLocation, Principal};
 

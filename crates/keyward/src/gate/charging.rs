@@ -8,12 +8,13 @@ use std::time::Duration;
 use crate::denial::DenialKind;
 use crate::environment::Environment;
 use crate::gate::judge::{CheckFlow, OnCheck};
-use crate::gate::{Check, Gate, Requirement, ResponseHead};
+use crate::gate::{Check, Gate, Requirement};
 use crate::limit::bucket::nanos;
 use crate::limit::{Charge, LimitFuture, LimitOutcome, Limiter, Quota, RateLimits, ResetUnit};
 use crate::replica::cached_key::CachedKey;
 use crate::replica::credit_cache::{CreditCache, NotSpent, Spent};
 use crate::replica::freshness::Moment;
+use crate::reply::ResponseHead;
 
 /// What a request shall pay.
 #[derive(Clone, Copy, Debug, Default)]

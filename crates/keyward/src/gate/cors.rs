@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::gate::ResponseHead;
 use crate::limit::quota::{FIELDS, LEGACY_FIELDS};
-use crate::reply::Reply;
+use crate::reply::{Reply, ResponseHead};
 use crate::request::KeyLocation;
 use crate::request::location::check_token;
 

@@ -37,5 +37,5 @@ pub use self::per_environment::PerEnvironment;
 pub use self::principal::Principal;
 pub use self::requirement::Requirement;
 pub use self::verdict::{
-    Access, Admitted, Anonymous, Decision, Finish, KeyHeaderAction, Refusal, ResponseHead, Verdict,
+    Access, Admitted, Anonymous, Decision, Finish, KeyHeaderAction, Refusal, Verdict,
 };

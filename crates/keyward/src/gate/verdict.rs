@@ -1,6 +1,5 @@
 //! What the gate has decided, for an adapter to carry out.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -8,8 +7,8 @@ use crate::gate::charging::Charged;
 use crate::gate::cors::CorsHeaders;
 use crate::gate::drain::UnreadBody;
 use crate::gate::{BodyDrain, Denial, Pending, Principal};
-use crate::reply::Reply;
 use crate::reply::cache::{keep_private, vary_by};
+use crate::reply::{Reply, ResponseHead};
 
 /// The gate's answer: at once from memory, or after something had to be fetched.
 ///
@@ -18,7 +17,8 @@ use crate::reply::cache::{keep_private, vary_by};
 /// ```
 /// # use std::{borrow::Cow, sync::Arc};
 /// # use keyward::{AccountId, Environment, Gate, KeyFormat, KeyId, Peppers, Scopes, Store};
-/// # use keyward::gate::{Access, Decision, KeyHeaderAction, ResponseHead, Verdict};
+/// # use keyward::gate::{Access, Decision, KeyHeaderAction, Verdict};
+/// # use keyward::reply::ResponseHead;
 /// # use keyward::record::{Account, KeyRecord};
 /// # use keyward::replica::{Replica, Revision};
 /// # use keyward::request::RequestHead;
@@ -271,66 +271,6 @@ impl Finish {
             charged.give_back();
         }
     }
-}
-
-/// The head of a response, as far as core touches it.
-///
-/// Names are in lower case.
-///
-/// ```
-/// use std::borrow::Cow;
-/// use keyward::gate::{Finish, ResponseHead};
-///
-/// struct Head(Vec<(&'static str, String)>);
-///
-/// impl ResponseHead for Head {
-///     fn status(&self) -> u16 {
-///         200
-///     }
-///
-///     fn is_denied(&self) -> bool {
-///         false // no `Denial` among its extensions
-///     }
-///
-///     fn values<'a>(&'a self, field: &'static str) -> impl Iterator<Item = &'a [u8]> {
-///         let lines = self.0.iter().filter(move |(name, _)| *name == field);
-///         lines.map(|(_, value)| value.as_bytes())
-///     }
-///
-///     fn append(&mut self, field: &'static str, value: Cow<'static, str>) {
-///         self.0.push((field, value.into_owned()));
-///     }
-///
-///     fn replace(&mut self, field: &'static str, value: Cow<'static, str>) {
-///         self.0.retain(|(name, _)| *name != field);
-///         self.append(field, value);
-///     }
-/// }
-///
-/// let mut head = Head(vec![("cache-control", "max-age=60".to_owned())]);
-/// Finish::default().apply(&mut head);
-/// assert_eq!(head.0.len(), 1); // the finish of an anonymous request adds nothing
-/// ```
-pub trait ResponseHead {
-    /// The status.
-    fn status(&self) -> u16;
-
-    /// Whether a layer further inside has refused: its [`Denial`] is among the extensions.
-    fn is_denied(&self) -> bool;
-
-    /// The value of every line of a field, in order.
-    fn values<'a>(&'a self, field: &'static str) -> impl Iterator<Item = &'a [u8]>;
-
-    /// Whether there is such a field.
-    fn has(&self, field: &'static str) -> bool {
-        self.values(field).next().is_some()
-    }
-
-    /// Adds a line. The value is of visible ASCII characters and spaces.
-    fn append(&mut self, field: &'static str, value: Cow<'static, str>);
-
-    /// Puts one line in the place of all lines of a header, if any.
-    fn replace(&mut self, field: &'static str, value: Cow<'static, str>);
 }
 
 /// How to refuse a request.

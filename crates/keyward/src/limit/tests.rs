@@ -14,14 +14,14 @@ use crate::credits::{CreditOwner, Credits, Refill};
 use crate::denial::DenialKind;
 use crate::environment::Environment;
 use crate::gate::{
-    Access, Admitted, Check, Decision, Finish, Gate, GateBuilder, Principal, Requirement,
-    ResponseHead, Verdict,
+    Access, Admitted, Check, Decision, Finish, Gate, GateBuilder, Principal, Requirement, Verdict,
 };
 use crate::ids::{AccountId, KeyId};
 use crate::key::{ApiKey, DigestScheme, KeyFormat, Pepper, Peppers};
 use crate::limit::{Charge, LimitFuture, Limiter, LimiterError, RateLimit, RateLimits, ResetUnit};
 use crate::record::{Account, AdminErrorKind, AuditAction, KeyRecord, Metadata};
 use crate::replica::{Replica, Revision};
+use crate::reply::ResponseHead;
 use crate::request::RequestHead;
 use crate::scope::Scopes;
 use crate::store::{AuditQuery, Store};

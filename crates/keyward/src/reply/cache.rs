@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::str;
 
-use crate::gate::ResponseHead;
+use crate::reply::ResponseHead;
 use crate::request::list::elements;
 
 /// Keeps shared caches from storing the answer to a key.

@@ -9,7 +9,9 @@ pub(crate) mod replies;
     reason = "the room is named after its main type"
 )]
 pub(crate) mod reply;
+pub(crate) mod response_head;
 
 pub use self::body::{DetailJson, ErrorBody, ErrorJson, ErrorMessageJson, ErrorText, ProblemJson};
 pub use self::replies::Replies;
 pub use self::reply::Reply;
+pub use self::response_head::ResponseHead;
