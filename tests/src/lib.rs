@@ -87,5 +87,5 @@ mod years;
 #[cfg(test)]
 use keyward::{
     admin, clock, conformance, credits, denial, environment, error, gate, ids, key, limit, origin,
-    record, replica, request, scope, store,
+    record, replica, reply, request, scope, store,
 };

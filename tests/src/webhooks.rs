@@ -151,8 +151,10 @@ fn builder() -> WebhookReceiverBuilder {
 /// A receiver for each path.
 fn receivers() -> [(&'static str, WebhookReceiver); 6] {
     let plain = || builder().build().unwrap();
-    let own =
-        Replies::new(ErrorJson).status(keyward::denial::ErrorCode::InvalidWebhookSignature, 403);
+    let own = Replies::new(ErrorJson).status(
+        keyward::webhook::WebhookErrorCode::InvalidWebhookSignature,
+        403,
+    );
     [
         ("/json", plain()),
         ("/raw", plain()),

@@ -18,8 +18,7 @@
 /// `insufficient_scope` (RFC 9110 §11.6.1, RFC 6750 §3). Its `error` is `invalid_token`;
 /// `invalid_request` in the 400; `insufficient_scope` where a scope is missing, which `scope` then
 /// names; none where no key was sent. A 503 also has `retry-after: 1`, a 429 for failures or a rate limit
-/// the seconds to wait, the two about origins `vary: Origin`. The codes about webhooks are those of a
-/// [`WebhookReceiver`](crate::webhook::WebhookReceiver); their challenge is `WebhookSignature`.
+/// the seconds to wait, the two about origins `vary: Origin`.
 ///
 /// A gRPC call (a `POST` with the content type `application/grpc`, or one of gRPC-Web) to a route that is
 /// [told to be of gRPC](crate::gate::Requirement::grpc) gets the same refusal in the form of gRPC: a response of
@@ -103,28 +102,10 @@ pub enum ErrorCode {
     CreditsExhausted,
     /// 500 `internal_error`: the service is set up wrongly; its log tells how
     InternalError,
-    /// 401 `missing_webhook_signature`
-    MissingWebhookSignature,
-    /// 401 `invalid_webhook_signature`: wrong secret, changed body
-    InvalidWebhookSignature,
-    /// 401 `stale_webhook`: too old, or too far ahead
-    StaleWebhook,
-    /// 400 `malformed_webhook`
-    MalformedWebhook,
-    /// 400 `invalid_webhook_json`
-    InvalidWebhookJson,
-    /// 413 `webhook_too_large`
-    WebhookTooLarge,
-    /// 408 `webhook_timeout`
-    WebhookTimeout,
-    /// 409 `replayed_webhook`: handled already, or in hand
-    ReplayedWebhook,
-    /// 503 `webhook_unavailable`
-    WebhookUnavailable,
 }
 
 impl ErrorCode {
-    pub(crate) const ALL: [Self; 27] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::MissingApiKey,
         Self::MultipleApiKeys,
         Self::InvalidApiKey,
@@ -143,15 +124,6 @@ impl ErrorCode {
         Self::RateLimited,
         Self::CreditsExhausted,
         Self::InternalError,
-        Self::MissingWebhookSignature,
-        Self::InvalidWebhookSignature,
-        Self::StaleWebhook,
-        Self::MalformedWebhook,
-        Self::InvalidWebhookJson,
-        Self::WebhookTooLarge,
-        Self::WebhookTimeout,
-        Self::ReplayedWebhook,
-        Self::WebhookUnavailable,
     ];
 
     /// As it stands in the body.
@@ -176,15 +148,6 @@ impl ErrorCode {
             Self::RateLimited => "rate_limited",
             Self::CreditsExhausted => "credits_exhausted",
             Self::InternalError => "internal_error",
-            Self::MissingWebhookSignature => "missing_webhook_signature",
-            Self::InvalidWebhookSignature => "invalid_webhook_signature",
-            Self::StaleWebhook => "stale_webhook",
-            Self::MalformedWebhook => "malformed_webhook",
-            Self::InvalidWebhookJson => "invalid_webhook_json",
-            Self::WebhookTooLarge => "webhook_too_large",
-            Self::WebhookTimeout => "webhook_timeout",
-            Self::ReplayedWebhook => "replayed_webhook",
-            Self::WebhookUnavailable => "webhook_unavailable",
         }
     }
 
@@ -192,27 +155,21 @@ impl ErrorCode {
     #[must_use]
     pub const fn status(self) -> u16 {
         match self {
-            Self::MultipleApiKeys | Self::MalformedWebhook | Self::InvalidWebhookJson => 400,
+            Self::MultipleApiKeys => 400,
             Self::MissingApiKey
             | Self::InvalidApiKey
             | Self::RevokedApiKey
             | Self::DisabledApiKey
             | Self::ExpiredApiKey
-            | Self::EnvironmentMismatch
-            | Self::MissingWebhookSignature
-            | Self::InvalidWebhookSignature
-            | Self::StaleWebhook => 401,
+            | Self::EnvironmentMismatch => 401,
             Self::AccountInactive
             | Self::KeyNotAllowed
             | Self::OriginRequired
             | Self::OriginNotAllowed
             | Self::InsufficientScope => 403,
             Self::TooManyFailures | Self::RateLimited | Self::CreditsExhausted => 429,
-            Self::WebhookTooLarge => 413,
-            Self::WebhookTimeout => 408,
-            Self::ReplayedWebhook => 409,
             Self::InternalError => 500,
-            Self::AuthUnavailable | Self::RateLimitUnavailable | Self::WebhookUnavailable => 503,
+            Self::AuthUnavailable | Self::RateLimitUnavailable => 503,
         }
     }
 
@@ -229,22 +186,6 @@ impl ErrorCode {
     /// Whether the answer carries a challenge even where its status is not 401.
     pub(crate) const fn always_challenges(self) -> bool {
         matches!(self, Self::MultipleApiKeys | Self::InsufficientScope)
-    }
-
-    /// Whether it is about a webhook's signature and not about a key.
-    pub(crate) const fn is_of_webhook(self) -> bool {
-        matches!(
-            self,
-            Self::MissingWebhookSignature
-                | Self::InvalidWebhookSignature
-                | Self::StaleWebhook
-                | Self::MalformedWebhook
-                | Self::InvalidWebhookJson
-                | Self::WebhookTooLarge
-                | Self::WebhookTimeout
-                | Self::ReplayedWebhook
-                | Self::WebhookUnavailable
-        )
     }
 
     pub(crate) const fn depends_on_origin(self) -> bool {
@@ -290,25 +231,6 @@ impl ErrorCode {
             }
             Self::CreditsExhausted => "The API key has no credits left. Add some to go on.",
             Self::InternalError => "The service cannot check API keys as it is set up.",
-            Self::MissingWebhookSignature => {
-                "Sign the delivery: it needs its id, its timestamp and its signature, as the docs say."
-            }
-            Self::InvalidWebhookSignature => {
-                "The signature does not match the body. Check the secret, and sign the bytes that are sent."
-            }
-            Self::StaleWebhook => {
-                "The timestamp is more than five minutes off. Check the clock, and sign each attempt anew."
-            }
-            Self::MalformedWebhook => {
-                "A field of the delivery is malformed or there twice, or its body broke off."
-            }
-            Self::InvalidWebhookJson => "The body is not the JSON that is expected here.",
-            Self::WebhookTooLarge => "The body is larger than is accepted here.",
-            Self::WebhookTimeout => "The body took too long to arrive. Send the delivery again.",
-            Self::ReplayedWebhook => {
-                "This delivery has been received before, or is being handled at this moment."
-            }
-            Self::WebhookUnavailable => "Deliveries cannot be taken at the moment: try again.",
         }
     }
 }
@@ -322,9 +244,6 @@ mod tests {
         for (at, code) in ErrorCode::ALL.into_iter().enumerate() {
             assert_eq!(code as usize, at);
         }
-        assert_eq!(
-            ErrorCode::WebhookUnavailable as usize + 1,
-            ErrorCode::ALL.len()
-        );
+        assert_eq!(ErrorCode::InternalError as usize + 1, ErrorCode::ALL.len());
     }
 }

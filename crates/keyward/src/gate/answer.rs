@@ -147,7 +147,8 @@ impl Gate {
             let Inner { realm, replies, .. } = &*self.inner;
             let locations = &rendered.locations;
             requirement.scope_missing(self.inner.id, || {
-                let mut reply = replies.render(code, realm, locations, Some(requirement));
+                let missing = requirement.missing_scopes();
+                let mut reply = replies.render_missing_scopes(&missing, realm, locations);
                 if let Some(readable) = &self.inner.readable {
                     readable.mark(&mut reply);
                 }

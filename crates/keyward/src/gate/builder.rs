@@ -329,7 +329,7 @@ impl GateBuilder {
             GateErrorKind::Locations
         } else if !self.realm.bytes().all(is_quotable) {
             GateErrorKind::Realm
-        } else if !self.replies.are_valid() {
+        } else if !self.replies.is_valid() {
             GateErrorKind::Replies
         } else if self.cors.as_ref().is_some_and(|cors| !cors.is_valid()) {
             GateErrorKind::Cors
@@ -351,7 +351,7 @@ fn headers(locations: &[KeyLocation]) -> Arc<[Box<str>]> {
     headers.into()
 }
 
-/// A gate that cannot be built, or a [`WebhookReceiver`](crate::webhook::WebhookReceiver).
+/// The error of a gate that cannot be built.
 ///
 /// ```
 /// use keyward::{Gate, MemoryStore, Store};
@@ -370,7 +370,7 @@ impl GateError {
         Self { kind }
     }
 
-    /// Which it is.
+    /// Returns the kind of error.
     #[must_use]
     pub const fn kind(&self) -> GateErrorKind {
         self.kind

@@ -4,7 +4,6 @@ use crate::denial::{DenialKind, ErrorCode};
 use crate::gate::Requirement;
 use crate::gate::cors::CorsHeaders;
 use crate::key::KeyKind;
-use crate::reply::reply::EveryReply;
 use crate::reply::{Replies, Reply};
 use crate::request::KeyLocation;
 
@@ -20,7 +19,8 @@ pub(crate) struct GateReplies {
 pub(crate) struct RouteReplies {
     /// Where these routes accept keys.
     pub(crate) locations: Vec<KeyLocation>,
-    of_code: EveryReply,
+    /// In the order of [`ErrorCode::ALL`].
+    of_code: Vec<Reply>,
     /// In the order of [`DenialKind::WITH_OWN_TEXT`].
     of_kind: Vec<Reply>,
 }
@@ -75,7 +75,9 @@ impl RouteReplies {
         let of_kind = DenialKind::WITH_OWN_TEXT
             .map(|kind| mark(replies.render_denial(kind, realm, &accepted, kinds)));
         Self {
-            of_code: EveryReply::made(|code| mark(replies.render(code, realm, &accepted, None))),
+            of_code: ErrorCode::ALL
+                .map(|code| mark(replies.render_key_error(code, realm, &accepted)))
+                .into(),
             of_kind: of_kind.into(),
             locations: accepted,
         }
@@ -86,7 +88,10 @@ impl RouteReplies {
         let mut own = DenialKind::WITH_OWN_TEXT.iter().zip(&self.of_kind);
         match own.find(|(own, _)| **own == kind) {
             Some((_, reply)) => reply.clone(),
-            None => self.of_code.of(code),
+            None => match self.of_code.get(code as usize) {
+                Some(reply) => reply.clone(),
+                None => Reply::new(500, Vec::new()),
+            },
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::environment::Environment;
 use crate::ids::AccountId;
 use crate::key::KeyKind;
 use crate::reply::Reply;
+use crate::reply::replies::MissingScopes;
 use crate::scope::{Scope, ScopeCatalog, Scopes};
 
 /// What a route demands of a key.
@@ -280,18 +281,21 @@ impl Requirement {
         groups.all(|group| group.iter().any(allows))
     }
 
-    /// All scopes that are asked for, for the challenge.
+    /// All scopes that are asked for.
     pub(crate) fn asked(&self) -> impl Iterator<Item = &Scope> {
         self.scopes.iter().flatten()
     }
 
-    /// The scopes in words: `a and (b or c)`.
-    pub(crate) fn in_words(&self) -> impl fmt::Display {
+    /// The scopes that are asked for, as they are told to a request that lacks some.
+    pub(crate) fn missing_scopes(&self) -> MissingScopes {
         let groups = self.scopes.iter().map(|group| match &group[..] {
             [one] => one.to_string(),
             some => format!("({})", join(some, " or ")),
         });
-        groups.collect::<Vec<_>>().join(" and ")
+        MissingScopes {
+            words: groups.collect::<Vec<_>>().join(" and "),
+            list: join(self.asked(), " "),
+        }
     }
 }
 
@@ -322,7 +326,7 @@ impl Default for Requirement {
     }
 }
 
-pub(crate) fn join<'a>(scopes: impl IntoIterator<Item = &'a Scope>, with: &str) -> String {
+fn join<'a>(scopes: impl IntoIterator<Item = &'a Scope>, with: &str) -> String {
     let scopes: Vec<_> = scopes.into_iter().map(Scope::as_str).collect();
     scopes.join(with)
 }
@@ -340,7 +344,7 @@ mod tests {
         assert!(!met(&["a"]));
         assert!(!met(&["b", "c"]));
         assert!(!met(&[]));
-        assert_eq!(asked.in_words().to_string(), "a and (b or c)");
+        assert_eq!(asked.missing_scopes().words, "a and (b or c)");
         assert!(Requirement::new().is_met_by(&Scopes::none(), None));
     }
 

@@ -4,8 +4,6 @@ use std::fmt;
 
 use serde_json::Value;
 
-use crate::denial::ErrorCode;
-
 /// How a service writes its errors.
 ///
 /// It has a say in the body alone; status and fields stay with the gate, so that no body can break
@@ -13,7 +11,7 @@ use crate::denial::ErrorCode;
 ///
 /// ```
 /// use keyward::Replies;
-/// use keyward::reply::{ErrorBody, ErrorText};
+/// use keyward::reply::{ErrorBody, Problem};
 /// # use std::sync::Arc;
 /// # use keyward::{Gate, KeyFormat, MemoryStore, Store};
 /// # use keyward::gate::{Decision, Verdict};
@@ -36,8 +34,8 @@ use crate::denial::ErrorCode;
 ///         "text/plain; charset=utf-8"
 ///     }
 ///
-///     fn render(&self, error: &ErrorText<'_>) -> Vec<u8> {
-///         format!("{}: {}\n", error.code.as_str(), error.detail).into_bytes()
+///     fn render(&self, error: &Problem<'_>) -> Vec<u8> {
+///         format!("{}: {}\n", error.code, error.detail).into_bytes()
 ///     }
 /// }
 ///
@@ -53,19 +51,19 @@ pub trait ErrorBody: fmt::Debug + Send + Sync + 'static {
     fn content_type(&self) -> &'static str;
 
     /// The body. Called when the gate is built and when a scope is missing.
-    fn render(&self, error: &ErrorText<'_>) -> Vec<u8>;
+    fn render(&self, error: &Problem<'_>) -> Vec<u8>;
 }
 
-/// What an error body has to say. See [`ErrorBody`].
+/// The content of an error body. See [`ErrorBody`].
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
-pub struct ErrorText<'a> {
+pub struct Problem<'a> {
     /// The status of the answer.
     pub status: u16,
     /// The status in words, such as `Forbidden`.
     pub title: &'a str,
-    /// For programs.
-    pub code: ErrorCode,
+    /// For programs, such as `invalid_api_key`.
+    pub code: &'a str,
     /// For people: what to do.
     pub detail: &'a str,
 }
@@ -86,9 +84,9 @@ impl ErrorBody for ProblemJson {
         "application/problem+json"
     }
 
-    fn render(&self, error: &ErrorText<'_>) -> Vec<u8> {
+    fn render(&self, error: &Problem<'_>) -> Vec<u8> {
         let (title, detail) = (quoted(error.title), quoted(error.detail));
-        let (status, code) = (error.status, error.code.as_str());
+        let (status, code) = (error.status, error.code);
         format!(
             r#"{{"type":"about:blank","title":{title},"status":{status},"detail":{detail},"code":"{code}"}}"#
         )
@@ -106,7 +104,7 @@ impl ErrorBody for ErrorJson {
         "application/json"
     }
 
-    fn render(&self, error: &ErrorText<'_>) -> Vec<u8> {
+    fn render(&self, error: &Problem<'_>) -> Vec<u8> {
         format!(r#"{{"error":{}}}"#, quoted(error.detail)).into_bytes()
     }
 }
@@ -123,7 +121,7 @@ impl ErrorBody for ErrorMessageJson {
         "application/json"
     }
 
-    fn render(&self, error: &ErrorText<'_>) -> Vec<u8> {
+    fn render(&self, error: &Problem<'_>) -> Vec<u8> {
         let (title, detail) = (quoted(error.title), quoted(error.detail));
         format!(r#"{{"error":{title},"message":{detail}}}"#).into_bytes()
     }
@@ -139,7 +137,7 @@ impl ErrorBody for DetailJson {
         "application/json"
     }
 
-    fn render(&self, error: &ErrorText<'_>) -> Vec<u8> {
+    fn render(&self, error: &Problem<'_>) -> Vec<u8> {
         format!(r#"{{"detail":{}}}"#, quoted(error.detail)).into_bytes()
     }
 }
@@ -155,10 +153,10 @@ mod tests {
 
     #[test]
     fn the_shapes_are_json_whatever_the_text() {
-        let error = ErrorText {
+        let error = Problem {
             status: 403,
             title: "Forbidden",
-            code: ErrorCode::OriginNotAllowed,
+            code: "origin_not_allowed",
             detail: "a \"quoted\"\nline \u{7}",
         };
         let shapes: [(&dyn ErrorBody, &[&str]); 4] = [

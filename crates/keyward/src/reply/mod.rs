@@ -2,6 +2,7 @@
 
 pub(crate) mod body;
 pub(crate) mod cache;
+pub(crate) mod code;
 pub(crate) mod grpc;
 pub(crate) mod replies;
 #[expect(
@@ -11,7 +12,8 @@ pub(crate) mod replies;
 pub(crate) mod reply;
 pub(crate) mod response_head;
 
-pub use self::body::{DetailJson, ErrorBody, ErrorJson, ErrorMessageJson, ErrorText, ProblemJson};
+pub use self::body::{DetailJson, ErrorBody, ErrorJson, ErrorMessageJson, Problem, ProblemJson};
+pub use self::code::ReplyCode;
 pub use self::replies::Replies;
 pub use self::reply::Reply;
 pub use self::response_head::ResponseHead;

@@ -4,10 +4,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::denial::{DenialKind, ErrorCode};
-use crate::gate::Requirement;
-use crate::gate::requirement::join;
 use crate::key::KeyKind;
-use crate::reply::{ErrorBody, ErrorText, ProblemJson, Reply};
+use crate::reply::{ErrorBody, Problem, ProblemJson, Reply, ReplyCode};
 use crate::request::KeyLocation;
 
 /// How a service words its refusals.
@@ -49,13 +47,29 @@ use crate::request::KeyLocation;
 #[must_use]
 pub struct Replies {
     body: Arc<dyn ErrorBody>,
-    texts: Vec<(ErrorCode, Cow<'static, str>)>,
-    statuses: Vec<(ErrorCode, u16)>,
+    texts: Vec<(&'static str, Cow<'static, str>)>,
+    statuses: Vec<MappedStatus>,
     tells_dead_keys_apart: bool,
 }
 
+/// The status that a service answers instead of the default one.
+#[derive(Clone, Copy, Debug)]
+struct MappedStatus {
+    code: &'static str,
+    default: u16,
+    status: u16,
+}
+
+/// The scopes that a request lacks.
+pub(crate) struct MissingScopes {
+    /// For people: `a and (b or c)`.
+    pub(crate) words: String,
+    /// For the challenge: `a b c` (RFC 6750 §3).
+    pub(crate) list: String,
+}
+
 impl Replies {
-    /// Replies of this shape, with our texts.
+    /// Creates replies whose body has this shape, with the default texts and statuses.
     pub fn new(body: impl ErrorBody) -> Self {
         Self {
             body: Arc::new(body),
@@ -65,15 +79,22 @@ impl Replies {
         }
     }
 
-    /// Says this instead of our text.
-    pub fn text(mut self, code: ErrorCode, text: impl Into<Cow<'static, str>>) -> Self {
-        self.texts.push((code, text.into()));
+    /// Replaces the default text of a code.
+    pub fn text(mut self, code: impl ReplyCode, text: impl Into<Cow<'static, str>>) -> Self {
+        self.texts.push((code.as_str(), text.into()));
         self
     }
 
-    /// Answers with this status instead. A 4xx for a 4xx; a 503 stays a 5xx.
-    pub fn status(mut self, code: ErrorCode, status: u16) -> Self {
-        self.statuses.push((code, status));
+    /// Replaces the default status of a code.
+    ///
+    /// A 4xx takes the place of a 4xx, and a 5xx that of a 5xx; see [`is_valid`](Self::is_valid).
+    pub fn status(mut self, code: impl ReplyCode, status: u16) -> Self {
+        let (code, default) = (code.as_str(), code.status());
+        self.statuses.push(MappedStatus {
+            code,
+            default,
+            status,
+        });
         self
     }
 
@@ -95,16 +116,77 @@ impl Replies {
         }
     }
 
-    /// Whether every status is of the class it must be, and the content type can stand in a field.
-    pub(crate) fn are_valid(&self) -> bool {
-        let class = |status: u16| status / 100;
-        let mut statuses = self.statuses.iter();
+    /// Returns whether every status is of its default's class and the content type can be sent.
+    ///
+    /// Building a gate fails otherwise.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
         let is_text = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
-        statuses.all(|(code, status)| class(*status) == class(code.status()))
-            && self.body.content_type().bytes().all(is_text)
+        let keeps_class = |own: &MappedStatus| own.status / 100 == own.default / 100;
+        self.statuses.iter().all(keeps_class) && self.body.content_type().bytes().all(is_text)
     }
 
-    /// The answer to a denial that has a text of its own beside that of its code, on a route that accepts
+    /// Renders the reply to a request that is refused with a code of another crate.
+    ///
+    /// A 401 carries the `challenges` (RFC 9110 §11.6.1), a 503 `retry-after: 1`.
+    ///
+    /// ```
+    /// use keyward::Replies;
+    /// use keyward::reply::{ErrorJson, ReplyCode};
+    ///
+    /// #[derive(Clone, Copy)]
+    /// struct Unsigned;
+    ///
+    /// impl ReplyCode for Unsigned {
+    ///     fn as_str(self) -> &'static str { "unsigned" }
+    ///     fn status(self) -> u16 { 401 }
+    ///     fn detail(self) -> &'static str { "Sign the request." }
+    /// }
+    ///
+    /// let reply = Replies::new(ErrorJson).render(Unsigned, &[r#"Signature realm="api""#]);
+    /// assert_eq!(reply.status(), 401);
+    /// assert_eq!(reply.body(), br#"{"error":"Sign the request."}"#);
+    /// assert!(reply.fields().any(|header| header == ("www-authenticate", r#"Signature realm="api""#)));
+    /// ```
+    #[must_use]
+    pub fn render(&self, code: impl ReplyCode, challenges: &[&str]) -> Reply {
+        let mut reply = self.without_challenge(code, code.detail().into());
+        if reply.status() == 401 {
+            for challenge in challenges {
+                reply.field("www-authenticate", (*challenge).to_owned());
+            }
+        }
+        finish(reply, code)
+    }
+
+    /// Renders the reply to a request that is refused for its key, with a challenge for each scheme in
+    /// which a key may be sent.
+    ///
+    /// ```
+    /// use keyward::denial::ErrorCode;
+    /// use keyward::{KeyLocation, Replies};
+    ///
+    /// let locations = [KeyLocation::x_api_key()];
+    /// let reply = Replies::default().render_key_error(ErrorCode::MissingApiKey, "api", &locations);
+    /// assert!(reply.fields().any(|header| header == ("www-authenticate", r#"ApiKey realm="api""#)));
+    /// ```
+    #[must_use]
+    pub fn render_key_error(
+        &self,
+        code: ErrorCode,
+        realm: &str,
+        locations: &[KeyLocation],
+    ) -> Reply {
+        self.render_detail(
+            code,
+            default_detail(code, locations),
+            realm,
+            locations,
+            None,
+        )
+    }
+
+    /// The reply to a denial that has a text of its own beside that of its code, on a route that accepts
     /// keys of these kinds at these locations.
     pub(crate) fn render_denial(
         &self,
@@ -117,69 +199,68 @@ impl Replies {
         self.render_detail(self.code(kind), detail, realm, locations, None)
     }
 
-    /// The answer to a denial. `requirement` where it says what was missing.
-    pub(crate) fn render(
+    /// The reply that names the scopes that are missing.
+    pub(crate) fn render_missing_scopes(
         &self,
-        code: ErrorCode,
+        missing: &MissingScopes,
         realm: &str,
         locations: &[KeyLocation],
-        requirement: Option<&Requirement>,
     ) -> Reply {
-        let detail = default_detail(code, locations, requirement);
-        self.render_detail(code, detail, realm, locations, requirement)
+        let code = ErrorCode::InsufficientScope;
+        let detail = format!("{}{}.", code.detail(), missing.words).into();
+        self.render_detail(code, detail, realm, locations, Some(missing))
     }
 
-    /// The answer with this text, unless the service has its own for the code.
     fn render_detail(
         &self,
         code: ErrorCode,
         detail: Cow<'static, str>,
         realm: &str,
         locations: &[KeyLocation],
-        requirement: Option<&Requirement>,
+        missing: Option<&MissingScopes>,
     ) -> Reply {
-        let own = self.statuses.iter().rev().find(|(of, _)| *of == code);
-        let status = own.map_or(code.status(), |(_, status)| *status);
-        let own = self.texts.iter().rev().find(|(of, _)| *of == code);
+        let mut reply = self.without_challenge(code, detail);
+        if reply.status() == 401 || code.always_challenges() {
+            for scheme in schemes(locations) {
+                let challenge = challenge(scheme, realm, code, missing);
+                reply.field("www-authenticate", challenge);
+            }
+        }
+        finish(reply, code)
+    }
+
+    /// The reply with this text, unless the service has its own for the code.
+    fn without_challenge(&self, code: impl ReplyCode, detail: Cow<'static, str>) -> Reply {
+        let name = code.as_str();
+        let own = self.statuses.iter().rev().find(|own| own.code == name);
+        let status = own.map_or(code.status(), |own| own.status);
+        let own = self.texts.iter().rev().find(|(of, _)| *of == name);
         let detail = match own {
             Some((_, text)) => Cow::clone(text),
             None => detail,
         };
-        let error = ErrorText {
+        let problem = Problem {
             status,
             title: title(status),
-            code,
+            code: name,
             detail: &detail,
         };
-        let mut reply = Reply::new(status, self.body.render(&error));
+        let mut reply = Reply::new(status, self.body.render(&problem));
         reply.says(&detail);
         reply.field("content-type", self.body.content_type().to_owned());
-        if status == 401 || code.always_challenges() {
-            if code.is_of_webhook() {
-                // RFC 9110 §11.6.1 wants one in every 401, and there is none registered.
-                let challenge = format!("WebhookSignature realm=\"{realm}\"");
-                reply.field("www-authenticate", challenge);
-            }
-            let of_keys = if code.is_of_webhook() {
-                &[][..]
-            } else {
-                locations
-            };
-            for scheme in schemes(of_keys) {
-                reply.field(
-                    "www-authenticate",
-                    challenge(scheme, realm, code, requirement),
-                );
-            }
-        }
-        if code.status() == 503 {
-            reply.field("retry-after", "1".to_owned());
-        }
-        if code.depends_on_origin() {
-            reply.field("vary", "Origin".to_owned());
-        }
         reply
     }
+}
+
+/// Adds the headers that stand behind the challenges.
+fn finish(mut reply: Reply, code: impl ReplyCode) -> Reply {
+    if code.status() == 503 {
+        reply.field("retry-after", "1".to_owned());
+    }
+    if code.depends_on_origin() {
+        reply.field("vary", "Origin".to_owned());
+    }
+    reply
 }
 
 impl Default for Replies {
@@ -188,17 +269,10 @@ impl Default for Replies {
     }
 }
 
-fn default_detail(
-    code: ErrorCode,
-    locations: &[KeyLocation],
-    requirement: Option<&Requirement>,
-) -> Cow<'static, str> {
+fn default_detail(code: ErrorCode, locations: &[KeyLocation]) -> Cow<'static, str> {
     let text = code.detail();
-    match (code, requirement) {
-        (ErrorCode::MissingApiKey, _) => format!("{text}{}.", ways(locations)).into(),
-        (ErrorCode::InsufficientScope, Some(requirement)) => {
-            format!("{text}{}.", requirement.in_words()).into()
-        }
+    match code {
+        ErrorCode::MissingApiKey => format!("{text}{}.", ways(locations)).into(),
         _ => text.into(),
     }
 }
@@ -251,7 +325,7 @@ fn challenge(
     scheme: &str,
     realm: &str,
     code: ErrorCode,
-    requirement: Option<&Requirement>,
+    missing: Option<&MissingScopes>,
 ) -> String {
     let mut text = format!("{scheme} realm=\"{realm}\"");
     if let Some(error) = code.challenge_error() {
@@ -259,9 +333,9 @@ fn challenge(
         text.push_str(error);
         text.push('"');
     }
-    if let (ErrorCode::InsufficientScope, Some(requirement)) = (code, requirement) {
+    if let Some(missing) = missing {
         text.push_str(", scope=\"");
-        text.push_str(&join(requirement.asked(), " "));
+        text.push_str(&missing.list);
         text.push('"');
     }
     text
@@ -321,7 +395,8 @@ mod tests {
 
     #[test]
     fn a_401_has_one_challenge_line_for_every_scheme() {
-        let reply = Replies::default().render(ErrorCode::InvalidApiKey, "api", &locations(), None);
+        let reply =
+            Replies::default().render_key_error(ErrorCode::InvalidApiKey, "api", &locations());
         let lines: Vec<_> = reply
             .fields()
             .filter(|(name, _)| *name == "www-authenticate")
@@ -351,7 +426,7 @@ mod tests {
             .status(ErrorCode::OriginNotAllowed, 401)
             .status(ErrorCode::InvalidApiKey, 403);
         let has_challenge = |code| {
-            let reply = replies.render(code, "api", &locations(), None);
+            let reply = replies.render_key_error(code, "api", &locations());
             reply.fields().any(|(name, _)| name == "www-authenticate")
         };
         assert!(has_challenge(ErrorCode::OriginNotAllowed));
@@ -360,7 +435,7 @@ mod tests {
 
     #[test]
     fn a_status_keeps_its_class() {
-        let maps = |code, status| Replies::default().status(code, status).are_valid();
+        let maps = |code, status| Replies::default().status(code, status).is_valid();
         assert!(maps(ErrorCode::InvalidApiKey, 404));
         assert!(!maps(ErrorCode::InvalidApiKey, 200));
         assert!(!maps(ErrorCode::InvalidApiKey, 500));

@@ -5,8 +5,6 @@ use std::fmt;
 use std::mem;
 use std::sync::{Arc, OnceLock};
 
-use crate::denial::ErrorCode;
-
 /// What the layer answers itself: a refusal or a preflight.
 ///
 /// The same for every adapter: each field on a line of its own, lines of one name in this order.
@@ -57,22 +55,6 @@ pub struct Reply {
     own: Vec<(&'static str, String)>,
 }
 
-/// An answer for every code, made once.
-pub(crate) struct EveryReply(Vec<Reply>);
-
-impl EveryReply {
-    pub(crate) fn made(make: impl FnMut(ErrorCode) -> Reply) -> Self {
-        Self(ErrorCode::ALL.map(make).into())
-    }
-
-    pub(crate) fn of(&self, code: ErrorCode) -> Reply {
-        match self.0.get(code as usize) {
-            Some(reply) => reply.clone(),
-            None => Reply::new(500, Vec::new()),
-        }
-    }
-}
-
 /// What all answers of a kind share.
 struct Rendered {
     status: u16,
@@ -84,7 +66,16 @@ struct Rendered {
 }
 
 impl Reply {
-    pub(crate) fn new(status: u16, body: Vec<u8>) -> Self {
+    /// Creates a reply with this status and body, and `cache-control: no-store`.
+    ///
+    /// ```
+    /// use keyward::reply::Reply;
+    ///
+    /// let reply = Reply::new(204, Vec::new());
+    /// assert!(reply.fields().eq([("cache-control", "no-store")]));
+    /// ```
+    #[must_use]
+    pub fn new(status: u16, body: Vec<u8>) -> Self {
         let rendered = Rendered {
             status,
             fields: vec![("cache-control", "no-store".to_owned())],
@@ -98,16 +89,20 @@ impl Reply {
         }
     }
 
-    /// Adds a field to an answer that nobody shares yet.
-    pub(crate) fn field(&mut self, name: &'static str, value: String) {
+    /// Adds a header to all clones that will be made of this reply.
+    ///
+    /// The value is of visible ASCII characters and spaces.
+    pub fn field(&mut self, name: &'static str, value: String) {
         match Arc::get_mut(&mut self.rendered) {
             Some(rendered) => rendered.fields.push((name, value)),
             None => self.own_field(name, value),
         }
     }
 
-    /// Adds a field to this answer alone.
-    pub(crate) fn own_field(&mut self, name: &'static str, value: String) {
+    /// Adds a header to this clone of a reply alone, such as when to try again.
+    ///
+    /// The value is of visible ASCII characters and spaces.
+    pub fn own_field(&mut self, name: &'static str, value: String) {
         self.own.push((name, value));
     }
 

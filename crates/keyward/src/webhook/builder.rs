@@ -9,20 +9,18 @@ use zeroize::Zeroizing;
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::{ParseError, ParseErrorKind};
-use crate::gate::{GateError, GateErrorKind, KeyHeaderAction};
-use crate::reply::reply::EveryReply;
+use crate::gate::KeyHeaderAction;
 use crate::reply::{Replies, Reply};
 use crate::request::credential::Credential;
 use crate::request::{KeyLocation, RequestHead};
 use crate::secret_text::check_text;
 use crate::sync::atomic::{AtomicU64, AtomicUsize};
+use crate::webhook::code::ReceiverReplies;
 use crate::webhook::receiver::Inner;
 use crate::webhook::{
-    RecentWebhooks, ReplayMemory, WebhookError, WebhookErrorKind, WebhookReceiver, WebhookVerifier,
+    ReceiverError, ReceiverErrorKind, RecentWebhooks, ReplayMemory, WebhookError, WebhookErrorKind,
+    WebhookReceiver, WebhookVerifier,
 };
-
-/// The realm of the challenges (RFC 9110 §11.5).
-const REALM: &str = "webhook";
 
 /// Puts a receiver together; made by [`WebhookReceiver::builder`].
 ///
@@ -167,22 +165,20 @@ impl WebhookReceiverBuilder {
         self
     }
 
-    /// The receiver.
+    /// Builds the receiver.
     ///
     /// # Errors
-    /// When a status is mapped out of its class, or the body's content type cannot stand in a field
-    /// ([`GateErrorKind::Replies`]), or two locations could claim the same text
-    /// ([`GateErrorKind::Locations`]).
-    pub fn build(self) -> Result<WebhookReceiver, GateError> {
-        if !self.replies.are_valid() {
-            return Err(GateError::new(GateErrorKind::Replies));
+    /// When a status is mapped to another class, the content type of the body cannot be sent in a
+    /// header, or two locations claim the same API key.
+    pub fn build(self) -> Result<WebhookReceiver, ReceiverError> {
+        if !self.replies.is_valid() {
+            return Err(ReceiverError::new(ReceiverErrorKind::Replies));
         }
         let locations = &self.keys.locations;
         if KeyLocation::any_overlap(locations) {
-            return Err(GateError::new(GateErrorKind::Locations));
+            return Err(ReceiverError::new(ReceiverErrorKind::Locations));
         }
-        let render = |code| self.replies.render(code, REALM, locations, None);
-        let rendered = EveryReply::made(render);
+        let rendered = ReceiverReplies::rendered(&self.replies, locations);
         Ok(WebhookReceiver {
             inner: Arc::new(Inner {
                 verifier: self.verifier,

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-use crate::denial::ErrorCode;
+use crate::webhook::WebhookErrorCode;
 
 /// Why a delivery was not accepted. An adapter puts it into the response's extensions.
 ///
@@ -49,14 +49,13 @@ impl fmt::Display for WebhookError {
 
 impl Error for WebhookError {}
 
-/// The reason, finer than the [`ErrorCode`] that the sender reads.
+/// The reason, finer than the [`WebhookErrorCode`] that the sender reads.
 ///
 /// ```
-/// use keyward::denial::ErrorCode;
-/// use keyward::webhook::WebhookErrorKind;
+/// use keyward::webhook::{WebhookErrorCode, WebhookErrorKind};
 ///
-/// assert_eq!(WebhookErrorKind::TooOld.code(), ErrorCode::StaleWebhook);
-/// assert_eq!(WebhookErrorKind::TooNew.code(), ErrorCode::StaleWebhook);
+/// assert_eq!(WebhookErrorKind::TooOld.code(), WebhookErrorCode::StaleWebhook);
+/// assert_eq!(WebhookErrorKind::TooNew.code(), WebhookErrorCode::StaleWebhook);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -102,20 +101,24 @@ pub enum WebhookErrorKind {
 impl WebhookErrorKind {
     /// What the sender is told.
     #[must_use]
-    pub const fn code(self) -> ErrorCode {
+    pub const fn code(self) -> WebhookErrorCode {
         match self {
-            Self::KeyMissing => ErrorCode::MissingApiKey,
-            Self::KeySeveral => ErrorCode::MultipleApiKeys,
-            Self::KeyWrong => ErrorCode::InvalidApiKey,
-            Self::Missing => ErrorCode::MissingWebhookSignature,
-            Self::Doubled | Self::Malformed | Self::Unreadable => ErrorCode::MalformedWebhook,
-            Self::TooOld | Self::TooNew => ErrorCode::StaleWebhook,
-            Self::BadSignature => ErrorCode::InvalidWebhookSignature,
-            Self::Replayed | Self::InHand => ErrorCode::ReplayedWebhook,
-            Self::TooLarge => ErrorCode::WebhookTooLarge,
-            Self::TooSlow => ErrorCode::WebhookTimeout,
-            Self::InvalidJson => ErrorCode::InvalidWebhookJson,
-            Self::Crowded | Self::Unavailable | Self::NoTimer => ErrorCode::WebhookUnavailable,
+            Self::KeyMissing => WebhookErrorCode::MissingApiKey,
+            Self::KeySeveral => WebhookErrorCode::MultipleApiKeys,
+            Self::KeyWrong => WebhookErrorCode::InvalidApiKey,
+            Self::Missing => WebhookErrorCode::MissingWebhookSignature,
+            Self::Doubled | Self::Malformed | Self::Unreadable => {
+                WebhookErrorCode::MalformedWebhook
+            }
+            Self::TooOld | Self::TooNew => WebhookErrorCode::StaleWebhook,
+            Self::BadSignature => WebhookErrorCode::InvalidWebhookSignature,
+            Self::Replayed | Self::InHand => WebhookErrorCode::ReplayedWebhook,
+            Self::TooLarge => WebhookErrorCode::WebhookTooLarge,
+            Self::TooSlow => WebhookErrorCode::WebhookTimeout,
+            Self::InvalidJson => WebhookErrorCode::InvalidWebhookJson,
+            Self::Crowded | Self::Unavailable | Self::NoTimer => {
+                WebhookErrorCode::WebhookUnavailable
+            }
         }
     }
 
@@ -141,4 +144,57 @@ impl WebhookErrorKind {
             Self::NoTimer => "the async runtime has no timer for the deadline of the body",
         }
     }
+}
+
+/// The error of a [`WebhookReceiver`](crate::webhook::WebhookReceiver) that cannot be built.
+///
+/// ```
+/// use keyward::Replies;
+/// use keyward::reply::ErrorJson;
+/// use keyward::webhook::{ReceiverErrorKind, WebhookErrorCode, WebhookReceiver, WebhookVerifier};
+///
+/// let verifier = WebhookVerifier::standard("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")?;
+/// let replies = Replies::new(ErrorJson).status(WebhookErrorCode::StaleWebhook, 200);
+/// let error = WebhookReceiver::builder(verifier).replies(replies).build().unwrap_err();
+/// assert_eq!(error.kind(), ReceiverErrorKind::Replies);
+/// # Ok::<(), keyward::error::ParseError>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct ReceiverError {
+    kind: ReceiverErrorKind,
+}
+
+impl ReceiverError {
+    pub(crate) const fn new(kind: ReceiverErrorKind) -> Self {
+        Self { kind }
+    }
+
+    /// Returns the kind of error.
+    #[must_use]
+    pub const fn kind(&self) -> ReceiverErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for ReceiverError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            ReceiverErrorKind::Locations => "two locations claim the same API key",
+            ReceiverErrorKind::Replies => {
+                "a status is mapped to another class, or the content type cannot be sent in a header"
+            }
+        })
+    }
+}
+
+impl Error for ReceiverError {}
+
+/// The kind of a [`ReceiverError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReceiverErrorKind {
+    /// Two locations claim the same API key.
+    Locations,
+    /// A status is mapped to another class, or the content type cannot be sent in a header.
+    Replies,
 }

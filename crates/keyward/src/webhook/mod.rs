@@ -1,6 +1,7 @@
 //! Webhooks: the secret, the signature, and the decision about a delivery that has come in.
 
 pub(crate) mod builder;
+pub(crate) mod code;
 pub(crate) mod error;
 pub(crate) mod event;
 pub(crate) mod id;
@@ -16,7 +17,8 @@ pub(crate) mod verdict;
 pub(crate) mod verifier;
 
 pub use self::builder::WebhookReceiverBuilder;
-pub use self::error::{WebhookError, WebhookErrorKind};
+pub use self::code::WebhookErrorCode;
+pub use self::error::{ReceiverError, ReceiverErrorKind, WebhookError, WebhookErrorKind};
 pub use self::event::WebhookEvent;
 pub use self::id::WebhookId;
 pub use self::receiver::{AwaitedBody, WebhookReceiver};

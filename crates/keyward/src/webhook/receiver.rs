@@ -6,21 +6,20 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::clock::Clock;
-use crate::denial::ErrorCode;
 use crate::gate::KeyHeaderAction;
 use crate::gate::drain::UnreadBody;
 use crate::outbox::challenge::answer_to;
 use crate::reply::Reply;
-use crate::reply::reply::EveryReply;
 use crate::request::location::trim;
 use crate::request::{KeyLocation, RequestHead};
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::webhook::builder::ExpectedKeys;
+use crate::webhook::code::ReceiverReplies;
 use crate::webhook::scheme::Claim;
 use crate::webhook::{
     Receipt, ReplayMemory, ReplayStatus, WebhookAnswer, WebhookAttempt, WebhookDelivery,
-    WebhookError, WebhookErrorKind, WebhookEvent, WebhookReceiverBuilder, WebhookVerdict,
-    WebhookVerifier,
+    WebhookError, WebhookErrorCode, WebhookErrorKind, WebhookEvent, WebhookReceiverBuilder,
+    WebhookVerdict, WebhookVerifier,
 };
 
 /// Decides about the deliveries of one sender, in front of a handler.
@@ -137,7 +136,7 @@ pub(crate) struct Inner {
     pub(crate) warn_again: AtomicU64,
     pub(crate) timeout: Duration,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) rendered: EveryReply,
+    pub(crate) rendered: ReceiverReplies,
     pub(crate) known: Reply,
 }
 
@@ -406,7 +405,7 @@ impl AwaitedBody {
                 }
             }
         }
-        let invalid_json = inner.rendered.of(ErrorCode::InvalidWebhookJson);
+        let invalid_json = inner.rendered.of(WebhookErrorCode::InvalidWebhookJson);
         WebhookVerdict::Deliver(WebhookDelivery {
             event: WebhookEvent::new(signed, body, invalid_json),
             key_field,
