@@ -1,7 +1,5 @@
 //! Opens and changes accounts.
 
-use crate::admin::admin::ATTEMPTS;
-use crate::admin::authority::operator_only;
 use crate::admin::create::first_credits;
 use crate::admin::{AccountChange, Actor, AdminError, CreatedKey, KeyAdmin, NewKey};
 use crate::ids::AccountId;
@@ -38,30 +36,33 @@ impl KeyAdmin {
     /// [`create`](Self::create).
     pub async fn bootstrap(&self, actor: &Actor, new: NewKey) -> Result<CreatedKey, AdminError> {
         let account = Account::new(new.account.clone());
-        let mut line = self.line(actor, AuditAction::Bootstrap);
-        line.account = Some(new.account.clone());
-        line.environment.get_or_insert(new.environment);
-        self.or_note(actor, line.clone(), operator_only(actor))
-            .await?;
-        let fits = self.check_new(&new).map_err(AdminError::from);
-        self.or_note(actor, line.clone(), fits).await?;
-        let made = self.make(&new, &account, None);
-        let (key, record) = self.or_note(actor, line.clone(), made).await?;
-        line.key = Some(record.id);
-        let commit = Commit {
-            accounts: vec![account],
-            keys: vec![record.clone()],
-            credits: first_credits(&new, record.id),
-            first: true,
-            audit: vec![line.clone()],
-            ..Commit::default()
+        let call = self.audited(actor, AuditAction::Bootstrap);
+        call.amend(|line| {
+            line.account = Some(new.account.clone());
+            line.environment.get_or_insert(new.environment);
+        });
+        let done = async {
+            actor.must_be_operator()?;
+            self.check_new(&new)?;
+            let (key, record) = self.make(&new, &account, None)?;
+            let id = record.id;
+            let mut line = call.line();
+            line.key = Some(id);
+            let commit = Commit {
+                accounts: vec![account],
+                keys: vec![record],
+                credits: first_credits(&new, id),
+                first: true,
+                audit: vec![line],
+                ..Commit::default()
+            };
+            self.store.commit(commit).await?;
+            Ok((key, id))
         };
-        let done = self.store.commit(commit).await.map_err(AdminError::from);
-        self.or_note(actor, line, done).await?;
-        let record = self.stored(record.id).await?;
+        let (key, id) = call.check(done.await).await?;
         Ok(CreatedKey {
             key: Some(key),
-            record,
+            record: self.stored(id).await?,
         })
     }
 
@@ -70,22 +71,22 @@ impl KeyAdmin {
     /// # Errors
     /// When the actor is no operator or the store fails.
     pub async fn open_account(&self, actor: &Actor, id: &AccountId) -> Result<Account, AdminError> {
-        let mut line = self.line(actor, AuditAction::OpenAccount);
-        line.account = Some(id.clone());
-        self.or_note(actor, line.clone(), operator_only(actor))
-            .await?;
-        for _ in 0..ATTEMPTS {
-            if let Some(account) = self.store.account(id.clone()).await? {
-                return Ok(account);
+        let call = self.audited(actor, AuditAction::OpenAccount);
+        call.amend(|line| line.account = Some(id.clone()));
+        call.run(|| async {
+            actor.must_be_operator()?;
+            if self.store.account(id.clone()).await?.is_some() {
+                return Ok(());
             }
             let commit = Commit {
                 accounts: vec![Account::new(id.clone())],
-                audit: vec![line.clone()],
+                audit: vec![call.line()],
                 ..Commit::default()
             };
-            self.try_commit(commit).await?;
-        }
-        self.give_up(actor, line).await
+            Ok(self.store.commit(commit).await?)
+        })
+        .await?;
+        self.account_of(actor, id).await
     }
 
     /// Changes an account's status, plan or bound. For an operator. In force when it returns.
@@ -98,13 +99,11 @@ impl KeyAdmin {
         id: &AccountId,
         change: AccountChange,
     ) -> Result<Account, AdminError> {
-        let mut line = self.line(actor, AuditAction::UpdateAccount);
-        line.account = Some(id.clone());
-        self.or_note(actor, line.clone(), operator_only(actor))
-            .await?;
-        for _ in 0..ATTEMPTS {
-            let found = self.account_of(actor, id).await;
-            let mut account = self.or_note(actor, line.clone(), found).await?;
+        let call = self.audited(actor, AuditAction::UpdateAccount);
+        call.amend(|line| line.account = Some(id.clone()));
+        call.run(|| async {
+            actor.must_be_operator()?;
+            let mut account = self.account_of(actor, id).await?;
             account.status = change.status.unwrap_or(account.status);
             account.api_access = change.api_access.unwrap_or(account.api_access);
             account.max_active_keys = change.max_active_keys.unwrap_or(account.max_active_keys);
@@ -114,6 +113,7 @@ impl KeyAdmin {
             if let Some(limits) = &change.shared_rate_limits {
                 account.shared_rate_limits = limits.clone();
             }
+            let mut line = call.line();
             line.detail = format!(
                 "status={} api_access={} max_active_keys={:?} rate_limits={:?} shared_rate_limits={:?}",
                 account.status.as_str(),
@@ -124,13 +124,12 @@ impl KeyAdmin {
             );
             let commit = Commit {
                 accounts: vec![account],
-                audit: vec![line.clone()],
+                audit: vec![line],
                 ..Commit::default()
             };
-            if self.try_commit(commit).await? {
-                return self.account_of(actor, id).await;
-            }
-        }
-        self.give_up(actor, line).await
+            Ok(self.store.commit(commit).await?)
+        })
+        .await?;
+        self.account_of(actor, id).await
     }
 }

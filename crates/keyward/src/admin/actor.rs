@@ -1,9 +1,10 @@
 //! Who asks for a change.
 
+use crate::admin::AdminError;
 use crate::environment::Environment;
 use crate::gate::Principal;
 use crate::ids::{AccountId, KeyId};
-use crate::record::DisabledBy;
+use crate::record::{AdminErrorKind, DisabledBy};
 use crate::scope::Scopes;
 
 /// Who asks for a change. There is no call without one, and none that trusts a missing one.
@@ -73,8 +74,9 @@ impl Actor {
         &self.name
     }
 
-    /// What it is, as a key that it disables keeps it.
-    pub(crate) fn class(&self) -> DisabledBy {
+    /// Returns the class of the actor, as it is kept with a key or an endpoint that the actor disables.
+    #[must_use]
+    pub fn class(&self) -> DisabledBy {
         match self.authority {
             Authority::Operator => DisabledBy::Operator,
             Authority::User(..) => DisabledBy::User,
@@ -82,24 +84,48 @@ impl Actor {
         }
     }
 
-    /// The account it acts in; `None` for an operator, who acts in all.
-    pub(crate) fn account(&self) -> Option<&AccountId> {
+    /// Returns the account it acts in; `None` for an operator, who acts in all.
+    #[must_use]
+    pub fn account(&self) -> Option<&AccountId> {
         match &self.authority {
             Authority::Operator => None,
             Authority::User(account, _) | Authority::Key(account, ..) => Some(account),
         }
     }
 
-    /// The environment it acts in; `None` for who acts in all.
-    pub(crate) fn environment(&self) -> Option<Environment> {
+    /// Returns the environment of a key that acts; `None` for operators and users, who act in all.
+    #[must_use]
+    pub fn environment(&self) -> Option<Environment> {
         match self.authority {
             Authority::Operator | Authority::User(..) => None,
             Authority::Key(_, environment, _) => Some(environment),
         }
     }
 
-    pub(crate) fn acts_in(&self, account: &AccountId) -> bool {
+    /// Returns whether it acts in this account. An operator acts in all.
+    #[must_use]
+    pub fn acts_in(&self, account: &AccountId) -> bool {
         self.account().is_none_or(|own| own == account)
+    }
+
+    /// Checks that it is an operator.
+    ///
+    /// ```
+    /// use keyward::{AccountId, Actor, Permission};
+    ///
+    /// let user = Actor::user("ann@acme.example", AccountId::parse("acme")?, Permission::ALL);
+    /// assert!(user.must_be_operator().is_err());
+    /// assert!(Actor::operator("billing").must_be_operator().is_ok());
+    /// # Ok::<(), keyward::error::ParseError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`NotPermitted`](AdminErrorKind::NotPermitted) when it is a user or a key.
+    pub fn must_be_operator(&self) -> Result<(), AdminError> {
+        match self.authority {
+            Authority::Operator => Ok(()),
+            Authority::User(..) | Authority::Key(..) => Err(AdminErrorKind::NotPermitted.into()),
+        }
     }
 }
 

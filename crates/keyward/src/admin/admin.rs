@@ -11,10 +11,7 @@ use crate::log_limit::Unlogged;
 use crate::outbox::WebhookStore;
 use crate::record::{Account, AdminErrorKind, AuditAction, AuditEntry, KeyRecord};
 use crate::scope::ScopeCatalog;
-use crate::store::{Commit, Store, StoreErrorKind};
-
-/// How often a change that met another is decided anew.
-pub(super) const ATTEMPTS: usize = 64;
+use crate::store::{Commit, Store};
 
 /// Creates, changes and ends the keys of a service, whatever store keeps them.
 ///
@@ -145,7 +142,9 @@ impl KeyAdmin {
         }
     }
 
-    pub(super) fn now(&self) -> SystemTime {
+    /// Returns the time by the store's clock, to the millisecond.
+    #[must_use]
+    pub fn now(&self) -> SystemTime {
         in_whole_millis(SystemTime::UNIX_EPOCH + self.store.replica().clock().unix())
     }
 
@@ -167,26 +166,8 @@ impl KeyAdmin {
         line
     }
 
-    /// Notes a refusal: see [`unlisted_refusals`](Self::unlisted_refusals).
-    pub(super) async fn or_note<T>(
-        &self,
-        actor: &Actor,
-        line: AuditEntry,
-        outcome: Result<T, AdminError>,
-    ) -> Result<T, AdminError> {
-        if let Err(error) = &outcome {
-            self.note(actor, line, error.kind()).await;
-        }
-        outcome
-    }
-
-    async fn note(&self, actor: &Actor, mut line: AuditEntry, refused: AdminErrorKind) {
-        line.refused = Some(refused);
-        line.reason.clear();
-        // What would have been done; but not to which endpoint.
-        if !line.detail.starts_with("endpoint=") {
-            line.detail.clear();
-        }
+    /// Adds a refused call to the audit log: see [`unlisted_refusals`](Self::unlisted_refusals).
+    pub(super) async fn note_refusal(&self, actor: &Actor, line: AuditEntry) {
         let replica = self.store.replica();
         let (refusals, now) = (replica.refusals(), replica.clock().boot());
         if self.may_do_something(actor).await {
@@ -195,7 +176,8 @@ impl KeyAdmin {
         // Who merely has a key or an account could make the audit log grow for good.
         refusals.count();
         if let Some(Unlogged(unlogged)) = refusals.log.admit(&line.actor, now) {
-            let (action, reason) = (line.action.as_str(), refused.as_str());
+            let action = line.action.as_str();
+            let reason = line.refused.map_or("", AdminErrorKind::as_str);
             tracing::info!(
                 actor = line.actor,
                 action,
@@ -272,24 +254,5 @@ impl KeyAdmin {
     #[must_use]
     pub fn unlisted_refusals(&self) -> u64 {
         self.store.replica().refusals().unlisted()
-    }
-
-    /// Gives up after meeting others again and again.
-    pub(super) async fn give_up<T>(
-        &self,
-        actor: &Actor,
-        line: AuditEntry,
-    ) -> Result<T, AdminError> {
-        self.or_note(actor, line, Err(AdminErrorKind::Conflict.into()))
-            .await
-    }
-
-    /// Whether it was written; not, when what was read has changed meanwhile.
-    pub(super) async fn try_commit(&self, commit: Commit) -> Result<bool, AdminError> {
-        match self.store.commit(commit).await {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == StoreErrorKind::Conflict => Ok(false),
-            Err(error) => Err(error.into()),
-        }
     }
 }

@@ -10,15 +10,22 @@ use crate::record::{Account, AccountStatus, AdminErrorKind, KeyRecord, KeyState}
 use crate::scope::Scopes;
 use crate::store::Commit;
 
-/// That an actor may, as of when it was read.
-pub(super) struct Permitted {
+/// What an actor may do, as of when that was read. See [`KeyAdmin::permitted`].
+#[derive(Debug)]
+pub struct Permitted {
     /// The key that acts, if one does, and its account.
     holder: Option<(KeyRecord, Account)>,
     permissions: Vec<Permission>,
-    pub(super) is_operator: bool,
+    is_operator: bool,
 }
 
 impl Permitted {
+    /// Whether the actor is an operator, who may do everything.
+    #[must_use]
+    pub fn is_operator(&self) -> bool {
+        self.is_operator
+    }
+
     /// The key that acts, if one does: what it makes or opens must stay within it.
     pub(super) fn holder(&self) -> Option<&KeyRecord> {
         self.holder.as_ref().map(|(record, _)| record)
@@ -29,8 +36,9 @@ impl Permitted {
         self.holder().map(|holder| holder.environment)
     }
 
-    /// Whether what is of this environment is there for the actor.
-    pub(super) fn sees(&self, environment: Environment) -> bool {
+    /// Returns whether the actor may see resources of this environment: a key sees its own only.
+    #[must_use]
+    pub fn sees(&self, environment: Environment) -> bool {
         self.environment().is_none_or(|own| own == environment)
     }
 
@@ -74,9 +82,12 @@ impl Permitted {
         self.is_operator || limits.is_empty() || bounds.into_iter().flatten().any(covers)
     }
 
-    /// Writes only while what was decided rests on what is: the account may be suspended and the key
-    /// that acts revoked meanwhile. A row that is written is bound by its own revision.
-    pub(super) fn bind(&self, account: &Account, commit: Commit) -> Commit {
+    /// Makes a commit fail with a conflict once this permission is no longer certain.
+    ///
+    /// The account may be suspended and the key that acts may be revoked meanwhile. The commit then
+    /// requires the revisions on which the permission rests. A row that it writes has its own revision.
+    #[must_use]
+    pub fn bind(&self, account: &Account, commit: Commit) -> Commit {
         let written = |id: &AccountId| commit.accounts.iter().any(|account| account.id == *id);
         let own = self.holder.as_ref().map(|(_, own)| own);
         let mut accounts = vec![account];
@@ -118,8 +129,13 @@ impl KeyAdmin {
         Ok((record, account, permitted))
     }
 
-    /// The account, for an actor that has the permission there.
-    pub(super) async fn permit_in(
+    /// Returns the account and what the actor may do in it, if that includes the permission.
+    ///
+    /// See [`audited`](Self::audited) for an example.
+    ///
+    /// # Errors
+    /// As [`permitted`](Self::permitted) and [`account_of`](Self::account_of).
+    pub async fn permit_in(
         &self,
         actor: &Actor,
         permission: Permission,
@@ -129,8 +145,30 @@ impl KeyAdmin {
         Ok((self.account_of(actor, account).await?, permitted))
     }
 
-    /// An actor that has all of the permissions.
-    pub(super) async fn permitted(
+    /// Returns what the actor may do, if that includes all of these permissions.
+    ///
+    /// Check this before anything is read for the actor: an actor without the permission learns nothing.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, Permission};
+    /// # let mut example = std::pin::pin!(async {
+    /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+    /// let user = Actor::user("ann@acme.example", AccountId::parse("acme")?, [Permission::Read]);
+    /// let permitted = admin.permitted(&user, &[Permission::Read]).await?;
+    /// assert!(permitted.sees(Environment::LIVE) && !permitted.is_operator());
+    /// assert!(admin.permitted(&user, &[Permission::Revoke]).await.is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # });
+    /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+    /// # let done = example.as_mut().poll(context);
+    /// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+    /// ```
+    ///
+    /// # Errors
+    /// [`NotPermitted`](AdminErrorKind::NotPermitted) when a permission is missing or the key that acts
+    /// is no longer active; also when the store fails.
+    pub async fn permitted(
         &self,
         actor: &Actor,
         permissions: &[Permission],
@@ -149,7 +187,7 @@ impl KeyAdmin {
         let permitted = Permitted {
             holder,
             permissions: own,
-            is_operator: operator_only(actor).is_ok(),
+            is_operator: actor.must_be_operator().is_ok(),
         };
         if permissions.iter().all(|wanted| permitted.may(*wanted)) {
             Ok(permitted)
@@ -192,22 +230,16 @@ impl KeyAdmin {
         }
     }
 
-    pub(super) async fn account_of(
-        &self,
-        actor: &Actor,
-        id: &AccountId,
-    ) -> Result<Account, AdminError> {
+    /// Returns the account, if the actor acts in it. Permissions are not checked.
+    ///
+    /// # Errors
+    /// [`UnknownAccount`](AdminErrorKind::UnknownAccount) when there is no such account or it is not the
+    /// actor's; also when the store fails.
+    pub async fn account_of(&self, actor: &Actor, id: &AccountId) -> Result<Account, AdminError> {
         if !actor.acts_in(id) {
             return Err(AdminErrorKind::UnknownAccount.into());
         }
         let account = self.store.account(id.clone()).await?;
         account.ok_or(AdminErrorKind::UnknownAccount.into())
-    }
-}
-
-pub(super) fn operator_only(actor: &Actor) -> Result<(), AdminError> {
-    match actor.authority {
-        Authority::Operator => Ok(()),
-        Authority::User(..) | Authority::Key(..) => Err(AdminErrorKind::NotPermitted.into()),
     }
 }

@@ -2,11 +2,10 @@
 
 use std::time::SystemTime;
 
-use crate::admin::admin::ATTEMPTS;
-use crate::admin::authority::{Permitted, operator_only};
+use crate::admin::authority::Permitted;
 use crate::admin::list::in_whole_seconds;
 use crate::admin::rules::earlier;
-use crate::admin::{Actor, AdminError, CreatedKey, KeyAdmin, NewKey, Permission};
+use crate::admin::{Actor, AdminError, AuditedCall, CreatedKey, KeyAdmin, NewKey, Permission};
 use crate::credits::{CreditOwner, Credits};
 use crate::environment::Environment;
 use crate::ids::KeyId;
@@ -23,42 +22,37 @@ impl KeyAdmin {
     /// When the actor may not, the account is unknown or full, or something about the key is not
     /// allowed; see [`AdminErrorKind`]. Nothing is stored then but the line in the audit trail.
     pub async fn create(&self, actor: &Actor, new: NewKey) -> Result<CreatedKey, AdminError> {
-        let mut line = self.line(actor, AuditAction::Create);
-        if actor.acts_in(&new.account) {
-            line.account = Some(new.account.clone());
-            line.environment.get_or_insert(new.environment);
-        }
-        for _ in 0..ATTEMPTS {
-            let prepared = self.prepare(actor, &new).await;
-            let (account, permitted) = self.or_note(actor, line.clone(), prepared).await?;
-            let before = self.made_before(&new).await;
-            if let Some(record) = self.or_note(actor, line.clone(), before).await? {
-                return Ok(CreatedKey { key: None, record });
-            }
-            let made = self.make(&new, &account, Some(&permitted));
-            let (key, record) = self.or_note(actor, line.clone(), made).await?;
-            line.key = Some(record.id);
-            let commit = Commit {
-                keys: vec![record.clone()],
-                credits: first_credits(&new, record.id),
-                active_keys: Some(self.active_keys(&account, 0)),
-                token: new.token.clone().map(|token| CreateToken {
-                    account: new.account.clone(),
-                    token,
-                    key: record.id,
-                }),
-                audit: vec![line.clone()],
-                ..Commit::default()
-            };
-            let done = self.try_commit(permitted.bind(&account, commit)).await;
-            line.key = None;
-            if self.or_note(actor, line.clone(), done).await? {
-                let record = self.stored(record.id).await?;
-                let key = Some(key);
-                return Ok(CreatedKey { key, record });
-            }
-        }
-        self.give_up(actor, line).await
+        let call = self.audited_create(actor, AuditAction::Create, &new);
+        let (key, record) = call
+            .run(|| async {
+                let (account, permitted) = self.prepare(actor, &new).await?;
+                if let Some(record) = self.made_before(&new).await? {
+                    return Ok((None, record));
+                }
+                let (key, record) = self.make(&new, &account, Some(&permitted))?;
+                let mut line = call.line();
+                line.key = Some(record.id);
+                let commit = Commit {
+                    keys: vec![record.clone()],
+                    credits: first_credits(&new, record.id),
+                    active_keys: Some(self.active_keys(&account, 0)),
+                    token: new.token.clone().map(|token| CreateToken {
+                        account: new.account.clone(),
+                        token,
+                        key: record.id,
+                    }),
+                    audit: vec![line],
+                    ..Commit::default()
+                };
+                self.store.commit(permitted.bind(&account, commit)).await?;
+                Ok((Some(key), record))
+            })
+            .await?;
+        let record = match key {
+            Some(_) => self.stored(record.id).await?,
+            None => record,
+        };
+        Ok(CreatedKey { key, record })
     }
 
     /// Takes over a key that was made elsewhere, of which only the digest is known.
@@ -126,28 +120,42 @@ impl KeyAdmin {
         hint: impl Into<Option<Hint>>,
     ) -> Result<KeyRecord, AdminError> {
         let hint = hint.into().unwrap_or_else(Hint::unknown);
-        let mut line = self.line(actor, AuditAction::Import);
-        if actor.acts_in(&new.account) {
-            line.account = Some(new.account.clone());
-            line.environment.get_or_insert(new.environment);
-        }
-        let prepared = self.prepare(actor, &new).await;
-        let (account, permitted) = self.or_note(actor, line.clone(), prepared).await?;
-        let made = self.record_of(&new, &account, Some(&permitted), digest, hint);
-        let record = self.or_note(actor, line.clone(), made).await?;
-        line.key = Some(record.id);
-        let commit = Commit {
-            keys: vec![record.clone()],
-            credits: first_credits(&new, record.id),
-            active_keys: Some(self.active_keys(&account, 0)),
-            audit: vec![line.clone()],
-            ..Commit::default()
+        let call = self.audited_create(actor, AuditAction::Import, &new);
+        let done = async {
+            let (account, permitted) = self.prepare(actor, &new).await?;
+            let record = self.record_of(&new, &account, Some(&permitted), digest, hint)?;
+            let id = record.id;
+            let mut line = call.line();
+            line.key = Some(id);
+            let commit = Commit {
+                keys: vec![record],
+                credits: first_credits(&new, id),
+                active_keys: Some(self.active_keys(&account, 0)),
+                audit: vec![line],
+                ..Commit::default()
+            };
+            self.store.commit(permitted.bind(&account, commit)).await?;
+            Ok(id)
         };
-        let commit = permitted.bind(&account, commit);
-        let done = self.store.commit(commit).await.map_err(AdminError::from);
-        line.key = None;
-        self.or_note(actor, line, done).await?;
-        self.stored(record.id).await
+        // Not again where the digest is there already.
+        let id = call.check(done.await).await?;
+        self.stored(id).await
+    }
+
+    fn audited_create<'a>(
+        &'a self,
+        actor: &'a Actor,
+        action: AuditAction,
+        new: &NewKey,
+    ) -> AuditedCall<'a> {
+        let call = self.audited(actor, action);
+        if actor.acts_in(&new.account) {
+            call.amend(|line| {
+                line.account = Some(new.account.clone());
+                line.environment.get_or_insert(new.environment);
+            });
+        }
+        call
     }
 
     /// The account, for an actor that may create in it what is well formed.
@@ -158,7 +166,7 @@ impl KeyAdmin {
     ) -> Result<(Account, Permitted), AdminError> {
         self.check_new(new)?;
         if new.credits.is_some() {
-            operator_only(actor)?;
+            actor.must_be_operator()?;
         }
         let (account, permitted) = self
             .permit_in(actor, Permission::Create, &new.account)

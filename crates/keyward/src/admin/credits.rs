@@ -2,13 +2,12 @@
 
 use std::collections::HashSet;
 
-use crate::admin::admin::ATTEMPTS;
-use crate::admin::authority::{Permitted, operator_only};
-use crate::admin::{Actor, AdminError, KeyAdmin, Permission};
+use crate::admin::authority::Permitted;
+use crate::admin::{Actor, AdminError, AuditedCall, KeyAdmin, Permission};
 use crate::credits::{CreditOwner, Credits};
 use crate::environment::Environment;
 use crate::ids::KeyId;
-use crate::record::{Account, AdminErrorKind, AuditAction, AuditEntry, KeyRecord, KeyStatus};
+use crate::record::{Account, AdminErrorKind, AuditAction, KeyRecord, KeyStatus};
 use crate::store::{Commit, CreditChange};
 
 impl KeyAdmin {
@@ -25,9 +24,9 @@ impl KeyAdmin {
         actor: &Actor,
         owner: impl Into<CreditOwner>,
     ) -> Result<Option<Credits>, AdminError> {
-        let line = self.line(actor, AuditAction::Read);
+        let call = self.audited(actor, AuditAction::Read);
         let found = self.find_owner(actor, Permission::Read, owner.into()).await;
-        let found = self.or_note(actor, line, found).await?;
+        let found = call.check(found).await?;
         let environment = found.environment.unwrap_or(Environment::LIVE);
         if !found.has_credits || !found.permitted.sees(environment) {
             return Ok(None);
@@ -73,19 +72,20 @@ impl KeyAdmin {
         credits: Option<Credits>,
     ) -> Result<(), AdminError> {
         let owner = owner.into();
-        let mut line = self.line_about(actor, AuditAction::SetCredits, &owner);
-        self.or_note(actor, line.clone(), operator_only(actor))
-            .await?;
-        for _ in 0..ATTEMPTS {
+        let call = self.audited_credits(actor, AuditAction::SetCredits, &owner);
+        call.run(|| async {
+            actor.must_be_operator()?;
             let found = self
                 .find_owner(actor, Permission::Update, owner.clone())
-                .await;
-            let found = self.or_note(actor, line.clone(), found).await?;
-            line.account = Some(found.account.id.clone());
-            line.environment = found.environment;
+                .await?;
+            call.amend(|line| {
+                line.account = Some(found.account.id.clone());
+                line.environment = found.environment;
+            });
             let stored = self.store.credits(found.owner.clone()).await?;
             let since = stored.map_or(0, |stored| stored.epoch);
             let epoch = since.saturating_add(1);
+            let mut line = call.line();
             line.detail = credits.map_or("none".to_owned(), |credits| {
                 format!("left={} refill={}", credits.left, credits.refill.is_some())
             });
@@ -96,7 +96,7 @@ impl KeyAdmin {
                     since,
                     to: Credits { epoch, ..to },
                 }),
-                audit: vec![line.clone()],
+                audit: vec![line],
                 ..Commit::default()
             };
             let marked = credits.map(|_| epoch);
@@ -107,9 +107,7 @@ impl KeyAdmin {
                     commit.accounts = vec![account];
                 }
                 Some(keys) if keys.is_empty() => {
-                    return self
-                        .or_note(actor, line, Err(AdminErrorKind::Revoked.into()))
-                        .await;
+                    return Err(AdminErrorKind::Revoked.into());
                 }
                 Some(keys) => {
                     let credits = marked;
@@ -117,14 +115,10 @@ impl KeyAdmin {
                     commit.keys = keys.into_iter().map(mark).collect();
                 }
             }
-            if self
-                .try_commit(found.permitted.bind(&found.account, commit))
-                .await?
-            {
-                return Ok(());
-            }
-        }
-        self.give_up(actor, line).await
+            let commit = found.permitted.bind(&found.account, commit);
+            Ok(self.store.commit(commit).await?)
+        })
+        .await
     }
 
     /// Adds to a balance. For an operator.
@@ -139,44 +133,41 @@ impl KeyAdmin {
         amount: u64,
     ) -> Result<(), AdminError> {
         let owner = owner.into();
-        let mut line = self.line_about(actor, AuditAction::AddCredits, &owner);
-        let added = self.add_found(actor, owner, amount, &mut line).await;
-        self.or_note(actor, line, added).await
-    }
-
-    async fn add_found(
-        &self,
-        actor: &Actor,
-        owner: CreditOwner,
-        amount: u64,
-        line: &mut AuditEntry,
-    ) -> Result<(), AdminError> {
-        operator_only(actor)?;
-        let found = self.find_owner(actor, Permission::Update, owner).await?;
-        if !found.has_credits {
-            return Err(AdminErrorKind::Conflict.into());
-        }
-        let owner = found.owner;
-        let mut noted = line.clone();
-        noted.account = Some(found.account.id);
-        noted.environment = found.environment;
-        noted.detail = format!("added={amount}");
-        let commit = Commit {
-            credits: Some(CreditChange::Add { owner, amount }),
-            audit: vec![noted],
-            ..Commit::default()
+        let call = self.audited_credits(actor, AuditAction::AddCredits, &owner);
+        let added = async {
+            actor.must_be_operator()?;
+            let found = self.find_owner(actor, Permission::Update, owner).await?;
+            if !found.has_credits {
+                return Err(AdminErrorKind::Conflict.into());
+            }
+            let owner = found.owner;
+            let mut line = call.line();
+            line.account = Some(found.account.id);
+            line.environment = found.environment;
+            line.detail = format!("added={amount}");
+            let commit = Commit {
+                credits: Some(CreditChange::Add { owner, amount }),
+                audit: vec![line],
+                ..Commit::default()
+            };
+            Ok(self.store.commit(commit).await?)
         };
-        Ok(self.store.commit(commit).await?)
+        call.check(added.await).await
     }
 
-    fn line_about(&self, actor: &Actor, action: AuditAction, owner: &CreditOwner) -> AuditEntry {
-        let mut line = self.line(actor, action);
-        match owner {
+    fn audited_credits<'a>(
+        &'a self,
+        actor: &'a Actor,
+        action: AuditAction,
+        owner: &CreditOwner,
+    ) -> AuditedCall<'a> {
+        let call = self.audited(actor, action);
+        call.amend(|line| match owner {
             CreditOwner::Account(id) if actor.acts_in(id) => line.account = Some(id.clone()),
             CreditOwner::Account(_) => {}
             CreditOwner::Key(id) => line.key = Some(*id),
-        }
-        line
+        });
+        call
     }
 
     async fn find_owner(

@@ -2,13 +2,12 @@
 
 use std::time::SystemTime;
 
-use crate::admin::admin::ATTEMPTS;
-use crate::admin::authority::operator_only;
-use crate::admin::webhooks::{about, noting};
+use crate::admin::webhooks::{concerns, noting};
 use crate::admin::{Actor, AdminError, Permission, WebhookAdmin};
 use crate::clock::unix_time;
 use crate::outbox::{DeliveryAttempt, EndpointId, Redelivery, WebhookCommit, WebhookMessage};
 use crate::record::{AdminErrorKind, AuditAction};
+use crate::store::StoreErrorKind;
 
 /// The largest page of attempts.
 const PAGE: usize = 100;
@@ -24,31 +23,33 @@ impl WebhookAdmin {
     /// When the actor is no operator, there is no such account, another message has this id
     /// ([`Conflict`](AdminErrorKind::Conflict)), or the store fails.
     pub async fn publish(&self, actor: &Actor, message: WebhookMessage) -> Result<(), AdminError> {
-        let mut line = self.keys.line(actor, AuditAction::Publish);
-        line.account = Some(message.account().clone());
-        line.environment.get_or_insert(message.environment());
-        self.or_note(actor, line.clone(), operator_only(actor))
-            .await?;
-        let message = message.accepted_at(self.keys.now());
-        let commit = WebhookCommit {
-            message: Some(message.clone()),
-            ..WebhookCommit::default()
+        let call = self.keys.audited(actor, AuditAction::Publish);
+        call.amend(|line| {
+            line.account = Some(message.account().clone());
+            line.environment.get_or_insert(message.environment());
+        });
+        let published = async {
+            actor.must_be_operator()?;
+            let message = message.accepted_at(self.keys.now());
+            let commit = WebhookCommit {
+                message: Some(message.clone()),
+                ..WebhookCommit::default()
+            };
+            match self.store.commit_webhooks(commit).await {
+                Err(error) if error.kind() == StoreErrorKind::Conflict => {}
+                done => return Ok(done?),
+            }
+            self.keys.account_of(actor, message.account()).await?;
+            let (account, id) = (message.account().clone(), message.id().clone());
+            let stored = self.store.message(account, message.environment(), id);
+            let stored = stored.await?;
+            let stored = stored.map(|stored| stored.accepted_at(message.created_at()));
+            if stored == Some(message) {
+                return Ok(());
+            }
+            Err(AdminErrorKind::Conflict.into())
         };
-        if self.try_commit(commit).await? {
-            return Ok(());
-        }
-        let known = self.keys.account_of(actor, message.account()).await;
-        self.or_note(actor, line.clone(), known).await?;
-        let (account, id) = (message.account().clone(), message.id().clone());
-        let stored = self
-            .store
-            .message(account, message.environment(), id)
-            .await?;
-        let stored = stored.map(|stored| stored.accepted_at(message.created_at()));
-        if stored == Some(message) {
-            return Ok(());
-        }
-        self.give_up(actor, line).await
+        call.check(published.await).await
     }
 
     /// Delivers again: a message, whatever came of it, or all that was given up. Each is tried as often as
@@ -97,39 +98,32 @@ impl WebhookAdmin {
         id: EndpointId,
         what: Redelivery,
     ) -> Result<(), AdminError> {
-        let mut line = about(self.keys.line(actor, AuditAction::Redeliver), id);
-        for _ in 0..ATTEMPTS {
-            let found = self.find(actor, Permission::ManageWebhooks, id).await;
-            let (endpoint, owner, permitted) = self.or_note(actor, line.clone(), found).await?;
-            line.account = Some(owner.id.clone());
-            line.environment = Some(endpoint.environment());
-            let mut noted = line.clone();
-            noted.detail = match &what {
+        let call = self.audited(actor, AuditAction::Redeliver, id);
+        call.run(|| async {
+            let (endpoint, owner, permitted) =
+                self.find(actor, Permission::ManageWebhooks, id).await?;
+            concerns(&call, &endpoint);
+            let mut line = call.line();
+            line.detail = match &what {
                 Redelivery::Message(message) => {
                     let (account, environment) = (owner.id.clone(), endpoint.environment());
                     let stored = self.store.message(account, environment, message.clone());
-                    let stored = stored.await?.ok_or(AdminErrorKind::UnknownMessage.into());
-                    self.or_note(actor, line.clone(), stored).await?;
-                    format!("{} message={message}", line.detail)
+                    stored.await?.ok_or(AdminErrorKind::UnknownMessage)?;
+                    format!("endpoint={id} message={message}")
                 }
                 Redelivery::FailedSince(since) => {
-                    format!(
-                        "{} failed_since={}",
-                        line.detail,
-                        unix_time(*since).as_secs()
-                    )
+                    let since = unix_time(*since).as_secs();
+                    format!("endpoint={id} failed_since={since}")
                 }
             };
             let commit = WebhookCommit {
                 again: Some((id, what.clone())),
-                with: permitted.bind(&owner, noting(noted)),
+                with: permitted.bind(&owner, noting(line)),
                 ..WebhookCommit::default()
             };
-            if self.try_commit(commit).await? {
-                return Ok(());
-            }
-        }
-        self.give_up(actor, line).await
+            Ok(self.store.commit_webhooks(commit).await?)
+        })
+        .await
     }
 
     /// The attempts to reach an endpoint, newest first, 100 a page.
@@ -159,8 +153,10 @@ impl WebhookAdmin {
         actor: &Actor,
         before: SystemTime,
     ) -> Result<u64, AdminError> {
-        let line = self.keys.line(actor, AuditAction::Maintain);
-        self.or_note(actor, line, operator_only(actor)).await?;
+        self.keys
+            .audited(actor, AuditAction::Maintain)
+            .check(actor.must_be_operator())
+            .await?;
         Ok(self.store.forget_messages(before).await?)
     }
 }

@@ -2,8 +2,6 @@
 
 use std::mem;
 
-use crate::admin::authority::operator_only;
-use crate::admin::webhooks::about;
 use crate::admin::{Actor, AdminError, CreatedEndpoint, Grace, WebhookAdmin};
 use crate::outbox::{EndpointId, WebhookEndpoint};
 use crate::record::{AdminErrorKind, AuditAction};
@@ -72,8 +70,9 @@ impl WebhookAdmin {
         secret: &WebhookSecret,
         grace: Grace,
     ) -> Result<WebhookEndpoint, AdminError> {
-        let line = about(self.keys.line(actor, AuditAction::RegenerateSecret), id);
-        self.or_note(actor, line, operator_only(actor)).await?;
+        self.audited(actor, AuditAction::RegenerateSecret, id)
+            .check(actor.must_be_operator())
+            .await?;
         self.replace_secret(actor, id, secret, grace).await
     }
 
@@ -85,8 +84,10 @@ impl WebhookAdmin {
     /// When the actor is no operator, a secret cannot be opened, or the store fails. What was sealed anew
     /// until then stays so.
     pub async fn reseal(&self, actor: &Actor) -> Result<u64, AdminError> {
-        let line = self.keys.line(actor, AuditAction::Maintain);
-        self.or_note(actor, line, operator_only(actor)).await?;
+        self.keys
+            .audited(actor, AuditAction::Maintain)
+            .check(actor.must_be_operator())
+            .await?;
         let mut count = 0;
         for endpoint in self.store.endpoints(None, None).await? {
             let previous = endpoint.previous.as_ref().map(|(sealed, _)| sealed);

@@ -1,9 +1,7 @@
 //! Makes endpoints, changes them, and finds out whether they are whose they say.
 
-use crate::admin::admin::ATTEMPTS;
-use crate::admin::authority::Permitted;
-use crate::admin::webhooks::{about, noting};
-use crate::admin::{Actor, AdminError, Permission, WebhookAdmin};
+use crate::admin::webhooks::{concerns, noting};
+use crate::admin::{Actor, AdminError, Permission, Permitted, WebhookAdmin};
 use crate::environment::Environment;
 use crate::ids::AccountId;
 use crate::outbox::{
@@ -26,39 +24,42 @@ impl WebhookAdmin {
         environment: Environment,
         url: EndpointUrl,
     ) -> Result<CreatedEndpoint, AdminError> {
-        let mut line = self.keys.line(actor, AuditAction::CreateEndpoint);
+        let call = self.keys.audited(actor, AuditAction::CreateEndpoint);
         if actor.acts_in(account) {
-            line.account = Some(account.clone());
-            line.environment.get_or_insert(environment);
+            call.amend(|line| {
+                line.account = Some(account.clone());
+                line.environment.get_or_insert(environment);
+            });
         }
-        for _ in 0..ATTEMPTS {
-            let prepared = self.prepare(actor, account, environment, url.clone()).await;
-            let (created, owner, permitted) = self.or_note(actor, line.clone(), prepared).await?;
-            let id = created.endpoint.id();
-            line.detail = format!(
-                "endpoint={id} environment={environment} host={}",
-                url.host()
-            );
-            let commit = WebhookCommit {
-                endpoints: vec![created.endpoint],
-                at_most: Some(EndpointLimit {
-                    account: account.clone(),
-                    environment,
-                    at_most: self.max_endpoints,
-                }),
-                with: permitted.bind(&owner, noting(line.clone())),
-                ..WebhookCommit::default()
-            };
-            let done = self.try_commit(commit).await;
-            line.detail.clear();
-            if self.or_note(actor, line.clone(), done).await? {
-                return Ok(CreatedEndpoint {
-                    secret: created.secret,
-                    endpoint: self.stored(id).await?,
-                });
-            }
-        }
-        self.give_up(actor, line).await
+        let (secret, id) = call
+            .run(|| async {
+                let (created, owner, permitted) = self
+                    .prepare(actor, account, environment, url.clone())
+                    .await?;
+                let id = created.endpoint.id();
+                let mut line = call.line();
+                line.detail = format!(
+                    "endpoint={id} environment={environment} host={}",
+                    url.host()
+                );
+                let commit = WebhookCommit {
+                    endpoints: vec![created.endpoint],
+                    at_most: Some(EndpointLimit {
+                        account: account.clone(),
+                        environment,
+                        at_most: self.max_endpoints,
+                    }),
+                    with: permitted.bind(&owner, noting(line)),
+                    ..WebhookCommit::default()
+                };
+                self.store.commit_webhooks(commit).await?;
+                Ok((created.secret, id))
+            })
+            .await?;
+        Ok(CreatedEndpoint {
+            secret,
+            endpoint: self.stored(id).await?,
+        })
     }
 
     /// The endpoints of an account, in the order of their making; all, or those of an environment.
@@ -71,12 +72,12 @@ impl WebhookAdmin {
         account: &AccountId,
         environment: Option<Environment>,
     ) -> Result<Vec<WebhookEndpoint>, AdminError> {
-        let line = self.keys.line(actor, AuditAction::ReadEndpoints);
+        let call = self.keys.audited(actor, AuditAction::ReadEndpoints);
         let permitted = self
             .keys
             .permit_in(actor, Permission::ReadWebhooks, account)
             .await;
-        let (account, permitted) = self.or_note(actor, line, permitted).await?;
+        let (account, permitted) = call.check(permitted).await?;
         let mut found = self.store.endpoints(Some(account.id), environment).await?;
         found.retain(|endpoint| permitted.sees(endpoint.environment()));
         Ok(found)
@@ -91,9 +92,9 @@ impl WebhookAdmin {
         actor: &Actor,
         id: EndpointId,
     ) -> Result<WebhookEndpoint, AdminError> {
-        let line = about(self.keys.line(actor, AuditAction::ReadEndpoints), id);
+        let call = self.audited(actor, AuditAction::ReadEndpoints, id);
         let found = self.find(actor, Permission::ReadWebhooks, id).await;
-        Ok(self.or_note(actor, line, found).await?.0)
+        Ok(call.check(found).await?.0)
     }
 
     /// Changes an endpoint. What waits for it goes to where it is then, from the next attempt on.
@@ -130,7 +131,7 @@ impl WebhookAdmin {
                     None => {}
                     Some(true) => {
                         let by_operator = DisabledBy::is_operator(endpoint.disabled_by);
-                        if is_disabled && by_operator && !permitted.is_operator {
+                        if is_disabled && by_operator && !permitted.is_operator() {
                             return Err(AdminErrorKind::NotPermitted.into());
                         }
                         endpoint.status = EndpointStatus::Enabled;
@@ -138,7 +139,7 @@ impl WebhookAdmin {
                     }
                     Some(false) => {
                         // Who has disabled it first counts, unless an operator does so too.
-                        if !is_disabled || permitted.is_operator {
+                        if !is_disabled || permitted.is_operator() {
                             endpoint.disabled_by = Some(actor.class());
                         }
                         endpoint.status = EndpointStatus::Disabled;
@@ -156,22 +157,19 @@ impl WebhookAdmin {
     /// # Errors
     /// When the actor may not, there is no such endpoint or the store fails.
     pub async fn delete_endpoint(&self, actor: &Actor, id: EndpointId) -> Result<(), AdminError> {
-        let mut line = about(self.keys.line(actor, AuditAction::DeleteEndpoint), id);
-        for _ in 0..ATTEMPTS {
-            let found = self.find(actor, Permission::ManageWebhooks, id).await;
-            let (endpoint, owner, permitted) = self.or_note(actor, line.clone(), found).await?;
-            line.account = Some(owner.id.clone());
-            line.environment = Some(endpoint.environment());
+        let call = self.audited(actor, AuditAction::DeleteEndpoint, id);
+        call.run(|| async {
+            let (endpoint, owner, permitted) =
+                self.find(actor, Permission::ManageWebhooks, id).await?;
+            concerns(&call, &endpoint);
             let commit = WebhookCommit {
                 deleted: Some((id, endpoint.revision)),
-                with: permitted.bind(&owner, noting(line.clone())),
+                with: permitted.bind(&owner, noting(call.line())),
                 ..WebhookCommit::default()
             };
-            if self.try_commit(commit).await? {
-                return Ok(());
-            }
-        }
-        self.give_up(actor, line).await
+            Ok(self.store.commit_webhooks(commit).await?)
+        })
+        .await
     }
 
     /// A challenge to an endpoint; a sender asks it, and gives the answer to [`verify`](Self::verify).
@@ -219,9 +217,9 @@ impl WebhookAdmin {
         actor: &Actor,
         id: EndpointId,
     ) -> Result<EndpointChallenge, AdminError> {
-        let line = about(self.keys.line(actor, AuditAction::VerifyEndpoint), id);
+        let call = self.audited(actor, AuditAction::VerifyEndpoint, id);
         let found = self.find(actor, Permission::ManageWebhooks, id).await;
-        let (endpoint, ..) = self.or_note(actor, line, found).await?;
+        let (endpoint, ..) = call.check(found).await?;
         Ok(EndpointChallenge::new(endpoint)?)
     }
 

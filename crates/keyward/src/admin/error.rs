@@ -65,6 +65,13 @@ impl Error for AdminError {
 }
 
 impl AdminError {
+    /// Whether a commit failed because what it rests on was changed by someone else.
+    pub(super) fn is_conflicting_commit(&self) -> bool {
+        let source = self.source.as_ref();
+        self.kind == AdminErrorKind::Conflict
+            && source.is_some_and(|source| source.is::<StoreError>())
+    }
+
     /// A key may not have these origins; the source says which and why.
     pub(super) fn origins(source: ParseError) -> Self {
         Self {

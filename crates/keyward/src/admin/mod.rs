@@ -7,6 +7,7 @@ pub(crate) mod actor;
     reason = "the room is named after its main type"
 )]
 pub(crate) mod admin;
+pub(crate) mod audited;
 pub(crate) mod authority;
 #[cfg(test)]
 pub(crate) mod calls;
@@ -33,6 +34,8 @@ pub(crate) mod webhooks;
 
 pub use self::actor::{Actor, Permission};
 pub use self::admin::KeyAdmin;
+pub use self::audited::AuditedCall;
+pub use self::authority::Permitted;
 pub use self::change::{AccountChange, CreatedKey, Grace, KeyChange, NewKey};
 pub use self::endpoints::{CreatedEndpoint, EndpointChange};
 pub use self::error::AdminError;

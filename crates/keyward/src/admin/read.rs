@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::task::Poll;
 use std::time::SystemTime;
 
-use crate::admin::authority::{Permitted, operator_only};
+use crate::admin::authority::Permitted;
 use crate::admin::search::{Found, Search};
 use crate::admin::{
     Actor, AdminError, AuditPage, KeyAdmin, KeyFilter, KeyPage, KeyView, Leak, Permission,
@@ -33,9 +33,9 @@ impl KeyAdmin {
     /// When the actor may not, there is no such key or the store fails.
     pub async fn key(&self, actor: &Actor, id: KeyId) -> Result<KeyView, AdminError> {
         let found = self.find(actor, &[Permission::Read], id).await;
-        let mut line = self.line(actor, AuditAction::Read);
-        line.key = Some(id);
-        let (record, account, _) = self.or_note(actor, line, found).await?;
+        let call = self.audited(actor, AuditAction::Read);
+        call.amend(|line| line.key = Some(id));
+        let (record, account, _) = call.check(found).await?;
         Ok(self.view(record, &account))
     }
 
@@ -50,8 +50,8 @@ impl KeyAdmin {
         filter: KeyFilter,
     ) -> Result<KeyPage, AdminError> {
         let permitted = self.permit_in(actor, Permission::Read, account).await;
-        let line = self.line(actor, AuditAction::Read);
-        let (account, permitted) = self.or_note(actor, line, permitted).await?;
+        let call = self.audited(actor, AuditAction::Read);
+        let (account, permitted) = call.check(permitted).await?;
         let Some(environment) = permitted.seen(filter.environment) else {
             let (keys, next) = (Vec::new(), None);
             return Ok(KeyPage { keys, next });
@@ -95,7 +95,8 @@ impl KeyAdmin {
     ) -> Result<Vec<UsageHour>, AdminError> {
         let permitted = self.permit_in(actor, Permission::Read, account).await;
         let (_, permitted) = self
-            .or_note(actor, self.line(actor, AuditAction::Read), permitted)
+            .audited(actor, AuditAction::Read)
+            .check(permitted)
             .await?;
         let Some(environment) = permitted.seen(environment) else {
             return Ok(Vec::new());
@@ -129,10 +130,11 @@ impl KeyAdmin {
                 .permit_in(actor, Permission::Read, account)
                 .await
                 .map(|(_, permitted)| permitted.environment()),
-            None => operator_only(actor).map(|()| None),
+            None => actor.must_be_operator().map(|()| None),
         };
         let environment = self
-            .or_note(actor, self.line(actor, AuditAction::Read), environment)
+            .audited(actor, AuditAction::Read)
+            .check(environment)
             .await?;
         let query = AuditQuery {
             account: account.cloned(),
@@ -174,12 +176,9 @@ impl KeyAdmin {
     /// # Errors
     /// When the actor is no operator or the store fails.
     pub async fn schemes(&self, actor: &Actor) -> Result<Vec<(DigestScheme, u64)>, AdminError> {
-        self.or_note(
-            actor,
-            self.line(actor, AuditAction::Read),
-            operator_only(actor),
-        )
-        .await?;
+        self.audited(actor, AuditAction::Read)
+            .check(actor.must_be_operator())
+            .await?;
         self.store.flush().await?;
         Ok(self.store.schemes(self.now()).await?)
     }
@@ -205,7 +204,8 @@ impl KeyAdmin {
     ) -> Result<Vec<Leak>, AdminError> {
         let permitted = self.permitted(actor, &[Permission::Read]).await;
         let permitted = self
-            .or_note(actor, self.line(actor, AuditAction::Read), permitted)
+            .audited(actor, AuditAction::Read)
+            .check(permitted)
             .await?;
         let search = Search {
             format: self.format.clone(),

@@ -1,6 +1,5 @@
 //! Ends keys.
 
-use crate::admin::admin::ATTEMPTS;
 use crate::admin::{Actor, AdminError, KeyAdmin, KeyView, Permission};
 use crate::environment::Environment;
 use crate::ids::{AccountId, KeyId};
@@ -80,29 +79,26 @@ impl KeyAdmin {
         environment: Option<Environment>,
         reason: &str,
     ) -> Result<(), AdminError> {
-        let mut line = self.line(actor, AuditAction::RevokeAll);
+        let call = self.audited(actor, AuditAction::RevokeAll);
         if actor.acts_in(account) {
-            line.account = Some(account.clone());
-            line.environment = line.environment.or(environment);
-        }
-        let fits = self.check_reason(reason).map_err(AdminError::from);
-        self.or_note(actor, line.clone(), fits).await?;
-        reason.clone_into(&mut line.reason);
-        line.detail = environment.map_or("environment=*".to_owned(), |own| {
-            format!("environment={own}")
-        });
-        for _ in 0..ATTEMPTS {
-            let permitted = self.permit_in(actor, Permission::Revoke, account).await;
-            // A key that acts does so in its own environment.
-            let permitted = permitted.and_then(|(account, permitted)| {
-                let own = permitted.environment();
-                if own.is_none_or(|own| environment == Some(own)) {
-                    Ok((account, permitted))
-                } else {
-                    Err(AdminErrorKind::NotPermitted.into())
-                }
+            call.amend(|line| {
+                line.account = Some(account.clone());
+                line.environment = line.environment.or(environment);
             });
-            let (before, permitted) = self.or_note(actor, line.clone(), permitted).await?;
+        }
+        call.run(|| async {
+            self.check_reason(reason)?;
+            let (before, permitted) = self.permit_in(actor, Permission::Revoke, account).await?;
+            // A key that acts does so in its own environment.
+            let own = permitted.environment();
+            if own.is_some_and(|own| environment != Some(own)) {
+                return Err(AdminErrorKind::NotPermitted.into());
+            }
+            let mut line = call.line();
+            reason.clone_into(&mut line.reason);
+            line.detail = environment.map_or("environment=*".to_owned(), |own| {
+                format!("environment={own}")
+            });
             let mut account = before.clone();
             let counter = match environment {
                 None => &mut account.revoked_all,
@@ -111,13 +107,11 @@ impl KeyAdmin {
             *counter = counter.saturating_add(1);
             let commit = Commit {
                 accounts: vec![account],
-                audit: vec![line.clone()],
+                audit: vec![line],
                 ..Commit::default()
             };
-            if self.try_commit(permitted.bind(&before, commit)).await? {
-                return Ok(());
-            }
-        }
-        self.give_up(actor, line).await
+            Ok(self.store.commit(permitted.bind(&before, commit)).await?)
+        })
+        .await
     }
 }

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use crate::admin::admin::ATTEMPTS;
 use crate::admin::list::in_whole_seconds;
 use crate::admin::rules::earlier;
 use crate::admin::{Actor, AdminError, CreatedKey, Grace, KeyAdmin, Permission};
 use crate::ids::KeyId;
-use crate::record::{AdminErrorKind, AuditAction, AuditEntry, KeyStatus};
+use crate::record::{AdminErrorKind, AuditAction, KeyStatus};
 use crate::store::Commit;
 
 impl KeyAdmin {
@@ -55,81 +54,72 @@ impl KeyAdmin {
         id: KeyId,
         grace: Grace,
     ) -> Result<CreatedKey, AdminError> {
-        let mut line = self.line(actor, AuditAction::Rotate);
-        line.key = Some(id);
-        let rotated = self.rotate_found(actor, id, grace, &line).await;
-        self.or_note(actor, line, rotated).await
-    }
-
-    async fn rotate_found(
-        &self,
-        actor: &Actor,
-        id: KeyId,
-        grace: Grace,
-        line: &AuditEntry,
-    ) -> Result<CreatedKey, AdminError> {
-        for _ in 0..ATTEMPTS {
-            let permissions = [Permission::Create, Permission::Revoke];
-            let (mut old, account, permitted) = self.find(actor, &permissions, id).await?;
-            self.check_alive(&old, &account)?;
-            if old.successor.is_some() {
-                return Err(AdminErrorKind::Conflict.into());
-            }
-            let holder = permitted.holder();
-            // Whoever rotates a key holds its successor.
-            if !permitted.may_hand_on(&old.scopes)
-                || holder.is_some_and(|holder| !self.is_within(&old, holder))
-            {
-                return Err(AdminErrorKind::TooWide.into());
-            }
-            let now = self.now();
-            let key = self.format.generate(old.environment)?;
-            let (digest, hint) = (self.peppers.digest(&key), key.hint().clone());
-            let mut new = old.succeeded_by(KeyId::random()?, digest, hint, now);
-            new.epoch = account.epoch(old.environment);
-            // As long as the old one was to live, within what the service and a key that acts may give.
-            let lifetime = old.expires_at.map(|at| at.duration_since(old.created_at));
-            let end = lifetime.and_then(|lifetime| now.checked_add(lifetime.unwrap_or_default()));
-            let bound = holder.and_then(|holder| holder.expires_at);
-            let longest = self.longest(old.expires_at.is_some(), now);
-            new.expires_at = earlier(earlier(end, longest), bound).map(in_whole_seconds);
-            self.check_scopes(&new)?;
-            old.successor = Some(new.id);
-            match grace {
-                Grace::None => {
-                    old.status = KeyStatus::Revoked;
-                    old.disabled_by = None;
-                    old.revoked_at = Some(now);
-                    "rotated".clone_into(&mut old.revoked_for);
+        let call = self.audited(actor, AuditAction::Rotate);
+        call.amend(|line| line.key = Some(id));
+        let (key, id) = call
+            .run(|| async {
+                let permissions = [Permission::Create, Permission::Revoke];
+                let (mut old, account, permitted) = self.find(actor, &permissions, id).await?;
+                self.check_alive(&old, &account)?;
+                if old.successor.is_some() {
+                    return Err(AdminErrorKind::Conflict.into());
                 }
-                Grace::For(grace) => {
-                    // Up to the next whole second: a grace is never shorter than promised.
-                    let grace = grace.checked_add(Duration::from_nanos(999_999_999));
-                    let end = grace.and_then(|grace| now.checked_add(grace));
-                    let end = end.map(in_whole_seconds).ok_or(AdminErrorKind::Expiry)?;
-                    old.expires_at = earlier(old.expires_at, Some(end));
+                let holder = permitted.holder();
+                // Whoever rotates a key holds its successor.
+                if !permitted.may_hand_on(&old.scopes)
+                    || holder.is_some_and(|holder| !self.is_within(&old, holder))
+                {
+                    return Err(AdminErrorKind::TooWide.into());
                 }
-            }
-            let id = new.id;
-            let mut line = line.clone();
-            line.account = Some(account.id.clone());
-            line.environment = Some(old.environment);
-            line.detail = format!("successor={id}");
-            // The old key may live beside the new one for a while, once.
-            let beside = matches!(grace, Grace::For(_));
-            let commit = Commit {
-                keys: vec![old, new],
-                active_keys: beside.then(|| self.active_keys(&account, 1)),
-                audit: vec![line],
-                ..Commit::default()
-            };
-            if self.try_commit(permitted.bind(&account, commit)).await? {
-                return Ok(CreatedKey {
-                    key: Some(key),
-                    record: self.stored(id).await?,
-                });
-            }
-        }
-        Err(AdminErrorKind::Conflict.into())
+                let now = self.now();
+                let key = self.format.generate(old.environment)?;
+                let (digest, hint) = (self.peppers.digest(&key), key.hint().clone());
+                let mut new = old.succeeded_by(KeyId::random()?, digest, hint, now);
+                new.epoch = account.epoch(old.environment);
+                // As long as the old one was to live, within what the service and a key that acts may give.
+                let lifetime = old.expires_at.map(|at| at.duration_since(old.created_at));
+                let end =
+                    lifetime.and_then(|lifetime| now.checked_add(lifetime.unwrap_or_default()));
+                let bound = holder.and_then(|holder| holder.expires_at);
+                let longest = self.longest(old.expires_at.is_some(), now);
+                new.expires_at = earlier(earlier(end, longest), bound).map(in_whole_seconds);
+                self.check_scopes(&new)?;
+                old.successor = Some(new.id);
+                match grace {
+                    Grace::None => {
+                        old.status = KeyStatus::Revoked;
+                        old.disabled_by = None;
+                        old.revoked_at = Some(now);
+                        "rotated".clone_into(&mut old.revoked_for);
+                    }
+                    Grace::For(grace) => {
+                        // Up to the next whole second: a grace is never shorter than promised.
+                        let grace = grace.checked_add(Duration::from_nanos(999_999_999));
+                        let end = grace.and_then(|grace| now.checked_add(grace));
+                        let end = end.map(in_whole_seconds).ok_or(AdminErrorKind::Expiry)?;
+                        old.expires_at = earlier(old.expires_at, Some(end));
+                    }
+                }
+                let id = new.id;
+                let mut line = call.line();
+                line.account = Some(account.id.clone());
+                line.environment = Some(old.environment);
+                line.detail = format!("successor={id}");
+                // The old key may live beside the new one for a while, once.
+                let beside = matches!(grace, Grace::For(_));
+                let commit = Commit {
+                    keys: vec![old, new],
+                    active_keys: beside.then(|| self.active_keys(&account, 1)),
+                    audit: vec![line],
+                    ..Commit::default()
+                };
+                self.store.commit(permitted.bind(&account, commit)).await?;
+                Ok((key, id))
+            })
+            .await?;
+        Ok(CreatedKey {
+            key: Some(key),
+            record: self.stored(id).await?,
+        })
     }
 }

@@ -82,8 +82,13 @@ impl KeyAdmin {
         self.check_text(reason)
     }
 
-    /// What is kept must hold no key: people paste them where they say which one has leaked.
-    pub(super) fn check_text(&self, text: &str) -> Result<(), AdminErrorKind> {
+    /// Checks that a text that is to be stored contains no key of this service.
+    ///
+    /// People paste keys into names and reasons, for instance to say which one has leaked.
+    ///
+    /// # Errors
+    /// [`HoldsKey`](AdminErrorKind::HoldsKey) when it contains one.
+    pub fn check_text(&self, text: &str) -> Result<(), AdminErrorKind> {
         match self.format.find_in(text).next() {
             Some(_) => Err(AdminErrorKind::HoldsKey),
             None => Ok(()),

@@ -1,6 +1,5 @@
 //! Changes keys, and switches them off and on.
 
-use crate::admin::admin::ATTEMPTS;
 use crate::admin::authority::Permitted;
 use crate::admin::{Actor, AdminError, KeyAdmin, KeyChange, KeyView, Permission};
 use crate::ids::KeyId;
@@ -138,14 +137,14 @@ impl KeyAdmin {
                 let is_disabled = record.status == KeyStatus::Disabled;
                 if to == KeyStatus::Disabled {
                     // Who has disabled it first counts, unless an operator does so too.
-                    if !is_disabled || permitted.is_operator {
+                    if !is_disabled || permitted.is_operator() {
                         record.disabled_by = Some(actor.class());
                     }
                     record.status = to;
                     return Ok(());
                 }
                 let by_operator = DisabledBy::is_operator(record.disabled_by);
-                if is_disabled && by_operator && !permitted.is_operator {
+                if is_disabled && by_operator && !permitted.is_operator() {
                     return Err(AdminErrorKind::NotPermitted.into());
                 }
                 // To enable a key is to hand on what it can do.
@@ -173,32 +172,34 @@ impl KeyAdmin {
         reason: &str,
         change: impl Fn(&mut KeyRecord, &Account, &Permitted) -> Result<(), AdminError>,
     ) -> Result<KeyView, AdminError> {
-        let mut line = self.line(actor, action);
-        line.key = Some(id);
-        for _ in 0..ATTEMPTS {
-            let found = self.find(actor, &[permission], id).await;
-            let (mut record, account, permitted) = self.or_note(actor, line.clone(), found).await?;
-            line.account = Some(account.id.clone());
-            line.environment = Some(record.environment);
-            let before = record.clone();
-            let changed = change(&mut record, &account, &permitted);
-            self.or_note(actor, line.clone(), changed).await?;
-            reason.clone_into(&mut line.reason);
-            let keys = if record == before {
-                vec![]
-            } else {
-                vec![record]
-            };
-            let audit = vec![line.clone()];
-            let commit = Commit {
-                keys,
-                audit,
-                ..Commit::default()
-            };
-            if self.try_commit(permitted.bind(&account, commit)).await? {
-                return Ok(self.view(self.stored(id).await?, &account));
-            }
-        }
-        self.give_up(actor, line).await
+        let call = self.audited(actor, action);
+        call.amend(|line| line.key = Some(id));
+        let account = call
+            .run(|| async {
+                let (mut record, account, permitted) = self.find(actor, &[permission], id).await?;
+                call.amend(|line| {
+                    line.account = Some(account.id.clone());
+                    line.environment = Some(record.environment);
+                });
+                let before = record.clone();
+                change(&mut record, &account, &permitted)?;
+                let mut line = call.line();
+                reason.clone_into(&mut line.reason);
+                let keys = if record == before {
+                    vec![]
+                } else {
+                    vec![record]
+                };
+                let audit = vec![line];
+                let commit = Commit {
+                    keys,
+                    audit,
+                    ..Commit::default()
+                };
+                self.store.commit(permitted.bind(&account, commit)).await?;
+                Ok(account)
+            })
+            .await?;
+        Ok(self.view(self.stored(id).await?, &account))
     }
 }

@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::admin::admin::ATTEMPTS;
-use crate::admin::authority::Permitted;
-use crate::admin::{Actor, AdminError, KeyAdmin, Permission};
+use crate::admin::{Actor, AdminError, AuditedCall, KeyAdmin, Permission, Permitted};
 use crate::key::KeyFormat;
 use crate::outbox::{EndpointId, EndpointRules, WebhookCommit, WebhookEndpoint, WebhookStore};
 use crate::record::{Account, AdminErrorKind, AuditAction, AuditEntry};
-use crate::store::{Commit, StoreErrorKind};
+use crate::store::Commit;
 use crate::webhook::SealingKeys;
 
 /// Creates, changes and deletes endpoints, and accepts messages for them.
@@ -101,26 +99,35 @@ impl WebhookAdmin {
         id: EndpointId,
         change: impl Fn(&mut WebhookEndpoint, &Permitted) -> Result<String, AdminError>,
     ) -> Result<WebhookEndpoint, AdminError> {
-        let mut line = about(self.keys.line(actor, action), id);
-        for _ in 0..ATTEMPTS {
-            let found = self.find(actor, Permission::ManageWebhooks, id).await;
-            let (mut endpoint, owner, permitted) = self.or_note(actor, line.clone(), found).await?;
-            line.account = Some(owner.id.clone());
-            line.environment = Some(endpoint.environment());
-            let changed = change(&mut endpoint, &permitted);
-            let detail = self.or_note(actor, line.clone(), changed).await?;
-            let mut noted = line.clone();
-            noted.detail = format!("endpoint={id} {detail}");
+        let call = self.audited(actor, action, id);
+        call.run(|| async {
+            let (mut endpoint, owner, permitted) =
+                self.find(actor, Permission::ManageWebhooks, id).await?;
+            concerns(&call, &endpoint);
+            let detail = change(&mut endpoint, &permitted)?;
+            let mut line = call.line();
+            line.detail = format!("endpoint={id} {detail}");
             let commit = WebhookCommit {
                 endpoints: vec![endpoint],
-                with: permitted.bind(&owner, noting(noted)),
+                with: permitted.bind(&owner, noting(line)),
                 ..WebhookCommit::default()
             };
-            if self.try_commit(commit).await? {
-                return self.stored(id).await;
-            }
-        }
-        self.give_up(actor, line).await
+            Ok(self.store.commit_webhooks(commit).await?)
+        })
+        .await?;
+        self.stored(id).await
+    }
+
+    /// A call about this endpoint: the audit log names it, whatever comes of the call.
+    pub(super) fn audited<'a>(
+        &'a self,
+        actor: &'a Actor,
+        action: AuditAction,
+        id: EndpointId,
+    ) -> AuditedCall<'a> {
+        let call = self.keys.audited(actor, action);
+        call.amend(|line| line.detail = format!("endpoint={id}"));
+        call
     }
 
     /// The endpoint and its account, for an actor that has the permission there.
@@ -145,36 +152,13 @@ impl WebhookAdmin {
         let endpoint = self.store.endpoint(id).await?;
         endpoint.ok_or(AdminErrorKind::UnknownEndpoint.into())
     }
-
-    pub(super) async fn try_commit(&self, commit: WebhookCommit) -> Result<bool, AdminError> {
-        match self.store.commit_webhooks(commit).await {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == StoreErrorKind::Conflict => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    pub(super) async fn or_note<T>(
-        &self,
-        actor: &Actor,
-        line: AuditEntry,
-        outcome: Result<T, AdminError>,
-    ) -> Result<T, AdminError> {
-        self.keys.or_note(actor, line, outcome).await
-    }
-
-    pub(super) async fn give_up<T>(
-        &self,
-        actor: &Actor,
-        line: AuditEntry,
-    ) -> Result<T, AdminError> {
-        self.keys.give_up(actor, line).await
-    }
 }
 
-pub(super) fn about(mut line: AuditEntry, id: EndpointId) -> AuditEntry {
-    line.detail = format!("endpoint={id}");
-    line
+pub(super) fn concerns(call: &AuditedCall<'_>, endpoint: &WebhookEndpoint) {
+    call.amend(|line| {
+        line.account = Some(endpoint.account().clone());
+        line.environment = Some(endpoint.environment());
+    });
 }
 
 pub(super) fn noting(line: AuditEntry) -> Commit {

@@ -1,0 +1,136 @@
+//! The audit log line of a call, and its retries.
+
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::admin::{Actor, AdminError, KeyAdmin};
+use crate::record::{AuditAction, AuditEntry};
+
+/// How many times a change is attempted when other commits conflict with it.
+const ATTEMPTS: usize = 64;
+
+impl KeyAdmin {
+    /// Begins a call that leaves a line in the audit log. For admins of other resources.
+    ///
+    /// [`KeyAdmin`] makes its own changes this way. The line names the actor, the action, and the account
+    /// and environment in which the actor acts.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use keyward::{AccountId, Actor, KeyAdmin, KeyFormat, MemoryStore, Permission, Store};
+    /// # use keyward::record::{AdminErrorKind, AuditAction};
+    /// # use keyward::store::Commit;
+    /// # let mut example = std::pin::pin!(async {
+    /// # let store = Arc::new(MemoryStore::new());
+    /// # let admin = KeyAdmin::new(store.clone(), KeyFormat::new("vhk_{env}_")?);
+    /// # let operator = Actor::operator("docs");
+    /// # let acme = AccountId::parse("acme")?;
+    /// # admin.open_account(&operator, &acme).await?;
+    /// // Gives the account its bound back.
+    /// let call = admin.audited(&operator, AuditAction::UpdateAccount);
+    /// call.amend(|line| line.account = Some(acme.clone()));
+    /// call.run(|| async {
+    ///     let (before, permitted) = admin.permit_in(&operator, Permission::Update, &acme).await?;
+    ///     let mut account = before.clone();
+    ///     account.max_active_keys = None;
+    ///     let commit = Commit { accounts: vec![account], audit: vec![call.line()], ..Commit::default() };
+    ///     Ok(store.commit(permitted.bind(&before, commit)).await?)
+    /// })
+    /// .await?;
+    ///
+    /// // A refusal is recorded too.
+    /// let user = Actor::user("ann", acme.clone(), [Permission::Read]);
+    /// let call = admin.audited(&user, AuditAction::UpdateAccount);
+    /// let permitted = admin.permit_in(&user, Permission::Update, &acme).await;
+    /// assert!(call.check(permitted).await.is_err());
+    /// let lines = admin.audit(&operator, Some(&acme), None).await?.entries;
+    /// assert_eq!(lines[0].refused, Some(AdminErrorKind::NotPermitted));
+    /// assert_eq!(lines[1].action, AuditAction::UpdateAccount);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # });
+    /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+    /// # let done = example.as_mut().poll(context);
+    /// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+    /// ```
+    pub fn audited<'a>(&'a self, actor: &'a Actor, action: AuditAction) -> AuditedCall<'a> {
+        AuditedCall {
+            admin: self,
+            actor,
+            line: Mutex::new(self.line(actor, action)),
+        }
+    }
+}
+
+/// A call that leaves a line in the audit log. See [`KeyAdmin::audited`].
+#[must_use]
+pub struct AuditedCall<'a> {
+    admin: &'a KeyAdmin,
+    actor: &'a Actor,
+    line: Mutex<AuditEntry>,
+}
+
+impl AuditedCall<'_> {
+    /// Adds to the line, whether the call succeeds or is refused.
+    ///
+    /// What is true of a success only, such as a key that was created, belongs in the copy that
+    /// [`line`](Self::line) returns.
+    pub fn amend(&self, change: impl FnOnce(&mut AuditEntry)) {
+        change(&mut self.locked());
+    }
+
+    /// Returns the line of a call that succeeds, to be committed together with the change.
+    #[must_use]
+    pub fn line(&self) -> AuditEntry {
+        self.locked().clone()
+    }
+
+    /// Runs an attempt until it succeeds or fails for good, at most 64 times.
+    ///
+    /// An attempt reads, decides and commits. It runs again when its commit fails with
+    /// [`StoreErrorKind::Conflict`](crate::store::StoreErrorKind::Conflict): what it has read was changed
+    /// by someone else.
+    ///
+    /// # Errors
+    /// The error of the last attempt. The audit log then gets a line, as in [`check`](Self::check).
+    pub async fn run<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T, AdminError>
+    where
+        F: Future<Output = Result<T, AdminError>>,
+    {
+        let mut outcome = attempt().await;
+        for _ in 1..ATTEMPTS {
+            match outcome {
+                Err(error) if error.is_conflicting_commit() => outcome = attempt().await,
+                outcome => return self.check(outcome).await,
+            }
+        }
+        self.check(outcome).await
+    }
+
+    /// Returns the outcome. If it is an error, the audit log gets the line with this refusal, unless there
+    /// are [too many](KeyAdmin::unlisted_refusals).
+    ///
+    /// # Errors
+    /// That of the outcome.
+    pub async fn check<T>(&self, outcome: Result<T, AdminError>) -> Result<T, AdminError> {
+        if let Err(error) = &outcome {
+            let mut line = self.line();
+            line.refused = Some(error.kind());
+            self.admin.note_refusal(self.actor, line).await;
+        }
+        outcome
+    }
+
+    fn locked(&self) -> MutexGuard<'_, AuditEntry> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for AuditedCall<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line = self.locked();
+        f.debug_struct("AuditedCall")
+            .field("actor", &line.actor)
+            .field("action", &line.action)
+            .finish_non_exhaustive()
+    }
+}
