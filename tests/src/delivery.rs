@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use keyward::admin::EndpointChange;
+use keyward::admin::{EndpointChange, RequireWorkingEndpoint};
 use keyward::conformance::block_on;
 use keyward::outbox::{
     AttemptOutcome, EndpointRules, EndpointStatus, Redelivery, RetrySchedule, WebhookMessage,
@@ -589,7 +589,7 @@ async fn live_keys_may_wait_for_an_endpoint_that_works() {
         let keys = world
             .keys
             .clone()
-            .require_working_endpoint(Arc::clone(&world.store));
+            .create_policy(RequireWorkingEndpoint::new(Arc::clone(&world.store)));
         let create = async |environment| {
             let new = NewKey::new(world.acme.clone(), environment, "key");
             keys.create(&world.user, new)

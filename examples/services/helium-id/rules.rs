@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::sync::Arc;
 
+use keyward::admin::RequireWorkingEndpoint;
 use keyward::clock::Clock;
 use keyward::outbox::WebhookStore;
 use keyward::reply::ErrorJson;
@@ -21,7 +22,8 @@ pub(crate) fn rules(store: Arc<dyn WebhookStore>) -> Result<(Gate, KeyAdmin), Bo
         .rate_ceiling(Environment::TEST, RateLimit::per_minute(60).burst(20))
         .build()?;
     let admin = KeyAdmin::new(store.clone(), format);
-    Ok((gate, admin.require_working_endpoint(store)))
+    let policy = RequireWorkingEndpoint::new(store);
+    Ok((gate, admin.create_policy(policy)))
 }
 
 /// A session can be of either sort, and is of the sort of its key.

@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::admin::list::in_whole_millis;
-use crate::admin::{Actor, AdminError, KeyView};
+use crate::admin::{Actor, AdminError, CreatePolicy, KeyView};
 use crate::ids::KeyId;
 use crate::key::{KeyFormat, Peppers};
 use crate::log_limit::Unlogged;
-use crate::outbox::WebhookStore;
 use crate::record::{Account, AdminErrorKind, AuditAction, AuditEntry, KeyRecord};
 use crate::scope::ScopeCatalog;
 use crate::store::{Commit, Store};
@@ -56,7 +55,7 @@ pub struct KeyAdmin {
     pub(super) max_active_keys: u32,
     pub(super) default_lifetime: Option<Duration>,
     pub(super) max_lifetime: Option<Duration>,
-    pub(super) endpoints: Option<Arc<dyn WebhookStore>>,
+    pub(super) policies: Vec<Arc<dyn CreatePolicy>>,
 }
 
 impl KeyAdmin {
@@ -71,7 +70,7 @@ impl KeyAdmin {
             max_active_keys: 50,
             default_lifetime: None,
             max_lifetime: None,
-            endpoints: None,
+            policies: Vec::new(),
         }
     }
 
@@ -109,19 +108,6 @@ impl KeyAdmin {
     #[must_use]
     pub fn max_lifetime(mut self, lifetime: Duration) -> Self {
         self.max_lifetime = Some(lifetime);
-        self
-    }
-
-    /// Creates live keys only for accounts that have a working live endpoint among these.
-    ///
-    /// Working is one that is enabled and has answered a signed challenge; see
-    /// [`WebhookAdmin::challenge`](crate::admin::WebhookAdmin::challenge). Otherwise a create, and an import, is
-    /// refused: [`NoWorkingEndpoint`](AdminErrorKind::NoWorkingEndpoint). A key that is there goes on
-    /// working and may be rotated, whatever becomes of the endpoint; and the first key of a service, that
-    /// of [`bootstrap`](Self::bootstrap), needs none.
-    #[must_use]
-    pub fn require_working_endpoint(mut self, endpoints: Arc<dyn WebhookStore>) -> Self {
-        self.endpoints = Some(endpoints);
         self
     }
 

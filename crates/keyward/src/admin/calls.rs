@@ -672,7 +672,9 @@ fn no_call_is_missing_from_the_table() {
     let mut found = Vec::new();
     for file in std::fs::read_dir(folder).unwrap() {
         let path = file.unwrap().path();
-        if path.ends_with("calls.rs") || path.ends_with("tests.rs") {
+        // What `authority.rs` has is the check of permissions that the calls make.
+        let other = ["authority.rs", "calls.rs", "tests.rs"];
+        if other.iter().any(|name| path.ends_with(name)) {
             continue;
         }
         let text = std::fs::read_to_string(path).unwrap();

@@ -78,6 +78,18 @@ impl NewKey {
         }
     }
 
+    /// Returns the account of the key.
+    #[must_use]
+    pub fn account(&self) -> &AccountId {
+        &self.account
+    }
+
+    /// Returns the environment of the key.
+    #[must_use]
+    pub fn environment(&self) -> Environment {
+        self.environment
+    }
+
     /// Where it may live.
     pub fn kind(mut self, kind: KeyKind) -> Self {
         self.kind = kind;

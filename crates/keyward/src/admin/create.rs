@@ -7,11 +7,9 @@ use crate::admin::list::in_whole_seconds;
 use crate::admin::rules::earlier;
 use crate::admin::{Actor, AdminError, AuditedCall, CreatedKey, KeyAdmin, NewKey, Permission};
 use crate::credits::{CreditOwner, Credits};
-use crate::environment::Environment;
 use crate::ids::KeyId;
 use crate::key::{Hint, KeyDigest};
 use crate::origin::OriginPolicy;
-use crate::outbox::WebhookEndpoint;
 use crate::record::{Account, AdminErrorKind, AuditAction, KeyRecord};
 use crate::store::{ActiveKeys, Commit, CreateToken, CreditChange};
 
@@ -178,15 +176,8 @@ impl KeyAdmin {
         {
             return Err(AdminErrorKind::TooWide.into());
         }
-        if let Some(endpoints) = self.endpoints.as_ref()
-            && new.environment == Environment::LIVE
-        {
-            let live = endpoints
-                .endpoints(Some(new.account.clone()), Some(Environment::LIVE))
-                .await?;
-            if !live.iter().any(WebhookEndpoint::is_working) {
-                return Err(AdminErrorKind::NoWorkingEndpoint.into());
-            }
+        for policy in &self.policies {
+            policy.check(&account, new).await?;
         }
         Ok((account, permitted))
     }

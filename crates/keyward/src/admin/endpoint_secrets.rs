@@ -5,7 +5,7 @@ use std::mem;
 use crate::admin::{Actor, AdminError, CreatedEndpoint, Grace, WebhookAdmin};
 use crate::outbox::{EndpointId, WebhookEndpoint};
 use crate::record::{AdminErrorKind, AuditAction};
-use crate::webhook::WebhookSecret;
+use crate::webhook::{SealError, SealErrorKind, WebhookSecret};
 
 impl WebhookAdmin {
     /// Gives an endpoint a new secret; the old one goes on signing beside it for so long.
@@ -142,5 +142,15 @@ impl WebhookAdmin {
             })
         })
         .await
+    }
+}
+
+impl From<SealError> for AdminError {
+    fn from(error: SealError) -> Self {
+        let kind = match error.kind() {
+            SealErrorKind::Random => AdminErrorKind::Random,
+            SealErrorKind::UnknownKey | SealErrorKind::Refused => AdminErrorKind::Sealed,
+        };
+        Self::from(kind).with_source(error)
     }
 }

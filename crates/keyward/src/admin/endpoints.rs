@@ -177,7 +177,7 @@ impl WebhookAdmin {
     /// ```
     /// # use std::sync::Arc;
     /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, NewKey};
-    /// # use keyward::admin::WebhookAdmin;
+    /// # use keyward::admin::{RequireWorkingEndpoint, WebhookAdmin};
     /// # use keyward::outbox::{EndpointUrl, WebhookStore};
     /// # use keyward::record::AdminErrorKind;
     /// # use keyward::webhook::{SealingKey, SealingKeys};
@@ -188,7 +188,8 @@ impl WebhookAdmin {
     /// # let acme = AccountId::parse("acme")?;
     /// # let webhooks = WebhookAdmin::new(store.clone(), format.clone(), sealing);
     /// # let url = EndpointUrl::parse("https://acme.example/hook")?;
-    /// let keys = KeyAdmin::new(store.clone(), format).require_working_endpoint(store);
+    /// let policy = RequireWorkingEndpoint::new(store.clone());
+    /// let keys = KeyAdmin::new(store, format).create_policy(policy);
     /// # keys.open_account(&operator, &acme).await?;
     /// # let live = Environment::LIVE;
     /// # let id = webhooks.create_endpoint(&operator, &acme, live, url).await?.endpoint.id();
@@ -248,7 +249,8 @@ impl WebhookAdmin {
     }
 
     fn check_url(&self, environment: Environment, url: &EndpointUrl) -> Result<(), AdminError> {
-        self.rules.check(environment, url)?;
+        let rules = self.rules.check(environment, url);
+        rules.map_err(|why| AdminError::from(AdminErrorKind::Url).with_source(why))?;
         // A customer's own key in it would be stored, and sent to whoever answers there.
         Ok(self.keys.check_text(url.as_str())?)
     }

@@ -8,7 +8,6 @@ use crate::error::named;
 use crate::key::RandomError;
 use crate::record::AdminErrorKind;
 use crate::store::{StoreError, StoreErrorKind};
-use crate::webhook::{SealError, SealErrorKind};
 
 /// Why nothing was done.
 ///
@@ -45,6 +44,22 @@ impl AdminError {
         self.kind
     }
 
+    /// Adds what caused it.
+    ///
+    /// ```
+    /// use std::error::Error;
+    /// use keyward::admin::AdminError;
+    /// use keyward::record::AdminErrorKind;
+    ///
+    /// let error = AdminError::from(AdminErrorKind::Policy).with_source("no contract was signed");
+    /// assert_eq!(error.source().map(ToString::to_string).as_deref(), Some("no contract was signed"));
+    /// ```
+    #[must_use]
+    pub fn with_source(self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        let source = Some(source.into());
+        Self { source, ..self }
+    }
+
     /// The HTTP status to answer with: that of its [kind](AdminErrorKind::http_status).
     #[must_use]
     pub fn http_status(&self) -> u16 {
@@ -74,18 +89,12 @@ impl AdminError {
 
     /// A key may not have these origins; the source says which and why.
     pub(super) fn origins(source: ParseError) -> Self {
-        Self {
-            kind: AdminErrorKind::Origins,
-            source: Some(Box::new(source)),
-        }
+        Self::from(AdminErrorKind::Origins).with_source(source)
     }
 
     /// A long text is searched by no thread; the source says why.
     pub(super) fn thread(source: impl Error + Send + Sync + 'static) -> Self {
-        Self {
-            kind: AdminErrorKind::Thread,
-            source: Some(Box::new(source)),
-        }
+        Self::from(AdminErrorKind::Thread).with_source(source)
     }
 }
 
@@ -97,32 +106,13 @@ impl From<AdminErrorKind> for AdminError {
 
 impl From<RandomError> for AdminError {
     fn from(error: RandomError) -> Self {
-        Self {
-            kind: AdminErrorKind::Random,
-            source: Some(Box::new(error)),
-        }
+        Self::from(AdminErrorKind::Random).with_source(error)
     }
 }
 
 impl From<ParseError> for AdminError {
     fn from(error: ParseError) -> Self {
-        Self {
-            kind: AdminErrorKind::Url,
-            source: Some(Box::new(error)),
-        }
-    }
-}
-
-impl From<SealError> for AdminError {
-    fn from(error: SealError) -> Self {
-        let kind = match error.kind() {
-            SealErrorKind::Random => AdminErrorKind::Random,
-            SealErrorKind::UnknownKey | SealErrorKind::Refused => AdminErrorKind::Sealed,
-        };
-        Self {
-            kind,
-            source: Some(Box::new(error)),
-        }
+        Self::from(AdminErrorKind::Url).with_source(error)
     }
 }
 
@@ -134,10 +124,7 @@ impl From<StoreError> for AdminError {
             StoreErrorKind::TooManyEndpoints => AdminErrorKind::TooManyEndpoints,
             _ => AdminErrorKind::Store,
         };
-        Self {
-            kind,
-            source: Some(Box::new(error)),
-        }
+        Self::from(kind).with_source(error)
     }
 }
 
@@ -163,6 +150,7 @@ named! {
     TooManyEndpoints = "too_many_endpoints",
     Unanswered = "unanswered",
     NoWorkingEndpoint = "no_working_endpoint",
+    Policy = "policy",
     Sealed = "sealed",
     Random = "random",
     Thread = "thread",

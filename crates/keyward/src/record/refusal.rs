@@ -58,6 +58,8 @@ pub enum AdminErrorKind {
     Unanswered,
     /// A live key needs a live endpoint that has answered a challenge, and there is none.
     NoWorkingEndpoint,
+    /// A [policy](crate::admin::CreatePolicy) of the service does not allow such a key.
+    Policy,
     /// A secret was sealed with a key that is not there.
     Sealed,
     /// The operating system gave no random bytes.
@@ -83,7 +85,7 @@ impl AdminErrorKind {
     #[must_use]
     pub const fn http_status(self) -> u16 {
         match self {
-            Self::NotPermitted | Self::TooWide => 403,
+            Self::NotPermitted | Self::TooWide | Self::Policy => 403,
             Self::UnknownKey
             | Self::UnknownAccount
             | Self::UnknownEndpoint
@@ -129,6 +131,7 @@ impl AdminErrorKind {
             Self::TooManyEndpoints => "the account has as many endpoints as it may",
             Self::Unanswered => "the endpoint has not answered its challenge",
             Self::NoWorkingEndpoint => "a live key needs a working live endpoint",
+            Self::Policy => "a policy of the service does not allow such a key",
             Self::Sealed => "a secret cannot be opened",
             Self::Random => "nothing random could be generated",
             Self::Thread => "no thread could be started",

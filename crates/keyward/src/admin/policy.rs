@@ -1,0 +1,75 @@
+//! A service's own rules about new keys.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::admin::{AdminError, KeyAdmin, NewKey};
+use crate::record::Account;
+
+/// The future of [`CreatePolicy::check`].
+pub type PolicyFuture<'a> = Pin<Box<dyn Future<Output = Result<(), AdminError>> + Send + 'a>>;
+
+/// A service's own rule about which keys may be created.
+///
+/// A [`KeyAdmin`] asks it after its own checks, in [`create`](KeyAdmin::create) and
+/// [`import`](KeyAdmin::import). A key that exists goes on working and can be rotated, whatever the policy
+/// says by then, and the first key of a service, made by [`bootstrap`](KeyAdmin::bootstrap), needs none.
+/// The crate `keyward-webhooks` has a policy that requires a working endpoint.
+///
+/// ```
+/// # use std::sync::Arc;
+/// use keyward::admin::{CreatePolicy, PolicyFuture};
+/// use keyward::record::{Account, AdminErrorKind};
+/// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, NewKey};
+///
+/// /// Accounts whose plan has a rate limit get live keys, others test keys only.
+/// #[derive(Debug)]
+/// struct LiveKeysForPlans;
+///
+/// impl CreatePolicy for LiveKeysForPlans {
+///     fn check<'a>(&'a self, account: &'a Account, new: &'a NewKey) -> PolicyFuture<'a> {
+///         Box::pin(async move {
+///             if new.environment() == Environment::LIVE && account.rate_limits.is_empty() {
+///                 return Err(AdminErrorKind::Policy.into());
+///             }
+///             Ok(())
+///         })
+///     }
+/// }
+///
+/// # let mut example = std::pin::pin!(async {
+/// # let (store, format) = (Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+/// let admin = KeyAdmin::new(store, format).create_policy(LiveKeysForPlans);
+/// # let operator = Actor::operator("docs");
+/// # let acme = AccountId::parse("acme")?;
+/// # admin.open_account(&operator, &acme).await?;
+/// let live = NewKey::new(acme.clone(), Environment::LIVE, "production");
+/// let error = admin.create(&operator, live).await.unwrap_err();
+/// assert_eq!(error.kind(), AdminErrorKind::Policy);
+/// let test = NewKey::new(acme, Environment::TEST, "staging");
+/// assert!(admin.create(&operator, test).await.is_ok());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # });
+/// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+/// # let done = example.as_mut().poll(context);
+/// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+/// ```
+pub trait CreatePolicy: fmt::Debug + Send + Sync {
+    /// Checks whether this key may be created in this account.
+    ///
+    /// # Errors
+    /// [`Policy`](crate::record::AdminErrorKind::Policy), or a more specific kind, when it may not.
+    fn check<'a>(&'a self, account: &'a Account, new: &'a NewKey) -> PolicyFuture<'a>;
+}
+
+impl KeyAdmin {
+    /// Adds a policy: only keys that every policy allows are created.
+    ///
+    /// See [`CreatePolicy`] for an example.
+    #[must_use]
+    pub fn create_policy(mut self, policy: impl CreatePolicy + 'static) -> Self {
+        self.policies.push(Arc::new(policy));
+        self
+    }
+}
