@@ -9,15 +9,15 @@ use keyward::admin::{AdminError, EndpointChange, KeyChange, KeyFilter, WebhookAd
 use keyward::conformance::{block_on, decided};
 use keyward::gate::{Access, Verdict};
 use keyward::key::Hint;
-use keyward::outbox::{EndpointId, EndpointUrl, WebhookEndpoint, WebhookStore};
+use keyward::outbox::{EndpointId, EndpointUrl, MemoryWebhooks, WebhookEndpoint, WebhookStore};
 use keyward::record::{DisabledBy, KeyRecord, KeyState, KeyStatus};
 use keyward::request::RequestHead;
 use keyward::store::Commit;
 use keyward::webhook::{SealingKey, SealingKeys};
 use keyward::{
     AccountId, Actor, ApiKey, Environment, Gate, Grace, KeyAdmin, KeyFormat, KeyId, KeyKind,
-    KeyLocation, MemoryStore, NewKey, OriginPolicy, Peppers, Permission, RateLimit, RateLimits,
-    Requirement, ScopeCatalog, Scopes,
+    KeyLocation, NewKey, OriginPolicy, Peppers, Permission, RateLimit, RateLimits, Requirement,
+    ScopeCatalog, Scopes,
 };
 use keyward_sqlite::SqliteOptions;
 use proptest::collection::vec;
@@ -757,7 +757,7 @@ proptest! {
     fn no_chain_of_calls_ends_with_more_than_it_began(
         starts in starts(), victims in victims(), steps in steps(), catalog in any::<bool>(),
     ) {
-        let mut world = World::new(Arc::new(MemoryStore::new()), catalog);
+        let mut world = World::new(Arc::new(MemoryWebhooks::new()), catalog);
         run(&mut world, &starts, &victims, &steps);
     }
 }

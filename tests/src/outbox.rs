@@ -11,10 +11,12 @@ use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
 use keyward::admin::WebhookAdmin;
 use keyward::clock::{Clock, ManualClock};
-use keyward::outbox::{DueDelivery, EndpointId, EndpointUrl, WebhookMessage, WebhookStore};
+use keyward::outbox::{
+    DueDelivery, EndpointId, EndpointUrl, MemoryWebhooks, WebhookMessage, WebhookStore,
+};
 use keyward::request::RequestHead;
 use keyward::webhook::{SealingKey, SealingKeys, WebhookId, WebhookSecret};
-use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, Permission};
+use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, Permission};
 use keyward_sqlite::SqliteOptions;
 use keyward_tower::WebhookSender;
 use tower::util::BoxCloneSyncService;
@@ -43,7 +45,7 @@ impl World {
 
     pub(crate) async fn in_memory() -> Self {
         let clock = Arc::new(ManualClock::at(NOW));
-        let store = MemoryStore::with_clock(Arc::clone(&clock) as Arc<dyn Clock>);
+        let store = MemoryWebhooks::with_clock(Arc::clone(&clock) as Arc<dyn Clock>);
         Self::over(clock, Arc::new(store)).await
     }
 

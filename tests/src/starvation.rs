@@ -18,9 +18,9 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use keyward::admin::WebhookAdmin;
-use keyward::outbox::{EndpointRules, RetrySchedule, WebhookMessage, WebhookStore};
+use keyward::outbox::{EndpointRules, MemoryWebhooks, RetrySchedule, WebhookMessage, WebhookStore};
 use keyward::webhook::WebhookId;
-use keyward::{AccountId, Actor, KeyAdmin, KeyFormat, MemoryStore};
+use keyward::{AccountId, Actor, KeyAdmin, KeyFormat};
 use keyward_tower::WebhookSender;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
@@ -99,7 +99,7 @@ async fn a_thousand_sockets_that_never_answer_delay_a_proven_endpoint_by_one_tim
     let minutes: Option<u64> = env::var("STARVATION")
         .ok()
         .map(|text| text.parse().unwrap());
-    let store = Arc::new(MemoryStore::new());
+    let store = Arc::new(MemoryWebhooks::new());
     let format = KeyFormat::new("vhk_{env}_").unwrap();
     let rules = EndpointRules::new()
         .insecure_http_for_live()

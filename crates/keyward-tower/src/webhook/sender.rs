@@ -50,7 +50,8 @@ const ANSWER: usize = 1024;
 /// # use bytes::Bytes;
 /// # use http::{Request, Response};
 /// # use http_body_util::Full;
-/// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore};
+/// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat};
+/// # use keyward::outbox::MemoryWebhooks;
 /// # use keyward::admin::WebhookAdmin;
 /// # use keyward::outbox::{AttemptOutcome, EndpointUrl, WebhookMessage, WebhookStore};
 /// # use keyward::webhook::{SealingKey, SealingKeys, WebhookId};
@@ -59,7 +60,7 @@ const ANSWER: usize = 1024;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let store = Arc::new(MemoryStore::new());
+/// # let store = Arc::new(MemoryWebhooks::new());
 /// # let format = KeyFormat::new("vhk_{env}_")?;
 /// # let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
 /// # let acme = AccountId::parse("acme")?;
@@ -315,14 +316,15 @@ where
     /// # use std::convert::Infallible;
     /// # use std::sync::Arc;
     /// # use axum::{Router, body::Body, routing::post};
-    /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore};
+    /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat};
+    /// # use keyward::outbox::MemoryWebhooks;
     /// # use keyward::admin::WebhookAdmin;
     /// # use keyward::outbox::EndpointUrl;
     /// # use keyward::webhook::{SealingKey, SealingKeys, WebhookReceiver, WebhookVerifier};
     /// # use keyward_tower::{ReceiveWebhookLayer, WebhookSender};
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let store = Arc::new(MemoryStore::new());
+    /// # let store = Arc::new(MemoryWebhooks::new());
     /// # let format = KeyFormat::new("vhk_{env}_")?;
     /// # let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
     /// # let acme = AccountId::parse("acme")?;

@@ -17,20 +17,20 @@ use crate::key::{ApiKey, DigestScheme, Hint, KeyDigest, KeyFormat, KeyKind, Pepp
 use crate::origin::OriginPolicy;
 use crate::outbox::{
     AttemptOutcome, DeliveryClaim, DueDelivery, EndpointId, EndpointStatus, EndpointUrl,
-    Redelivery, RetrySchedule, WebhookMessage, WebhookStore,
+    MemoryWebhooks, Redelivery, RetrySchedule, WebhookMessage, WebhookStore,
 };
 use crate::record::{AccountStatus, AdminErrorKind, DisabledBy, KeyRecord, KeyState, KeyStatus};
 use crate::replica::UsageQuery;
 use crate::request::{KeyLocation, RequestHead};
 use crate::scope::{ScopeCatalog, Scopes};
-use crate::store::{Commit, KeyQuery, MemoryStore, Store};
+use crate::store::{Commit, KeyQuery, Store};
 use crate::webhook::{SealingKey, SealingKeys, WebhookId, WebhookSecret};
 
 type Outcome = Result<(), AdminErrorKind>;
 
 /// A service with two accounts.
 struct World {
-    store: Arc<MemoryStore>,
+    store: Arc<MemoryWebhooks>,
     admin: KeyAdmin,
     webhooks: WebhookAdmin,
     gate: Gate,
@@ -39,7 +39,7 @@ struct World {
 
 impl World {
     fn new(catalog: Option<ScopeCatalog>) -> Self {
-        let store = Arc::new(MemoryStore::new());
+        let store = Arc::new(MemoryWebhooks::new());
         let admin = KeyAdmin::new(Arc::clone(&store) as _, format());
         let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32]).unwrap());
         let webhooks = WebhookAdmin::new(Arc::clone(&store) as _, format(), sealing);
@@ -951,7 +951,7 @@ fn an_unknown_management_scope_is_in_no_catalog_and_no_first_key() {
         let catalog = ScopeCatalog::new(["kyc"]).unwrap();
         assert!(catalog.implying(unknown, ["kyc"]).is_err(), "{unknown}");
     }
-    let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), format());
+    let admin = KeyAdmin::new(Arc::new(MemoryWebhooks::new()), format());
     let first = |scope: &str| {
         let new = NewKey::new(account(ACME), Environment::LIVE, "first");
         let new = new.scopes(Scopes::parse([scope]).unwrap());

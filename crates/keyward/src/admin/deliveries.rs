@@ -64,12 +64,13 @@ impl WebhookAdmin {
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, Permission};
+    /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, Permission};
+    /// # use keyward::outbox::MemoryWebhooks;
     /// # use keyward::admin::WebhookAdmin;
     /// # use keyward::outbox::{EndpointUrl, Redelivery, WebhookMessage};
     /// # use keyward::webhook::{SealingKey, SealingKeys, WebhookId};
     /// # let mut example = std::pin::pin!(async {
-    /// # let (store, format) = (Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+    /// # let (store, format) = (Arc::new(MemoryWebhooks::new()), KeyFormat::new("vhk_{env}_")?);
     /// # let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
     /// # let operator = Actor::operator("docs");
     /// # let acme = AccountId::parse("acme")?;

@@ -35,12 +35,13 @@ impl WebhookAdmin {
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use keyward::{AccountId, Actor, Environment, Grace, KeyAdmin, KeyFormat, MemoryStore};
+    /// # use keyward::{AccountId, Actor, Environment, Grace, KeyAdmin, KeyFormat};
+    /// # use keyward::outbox::MemoryWebhooks;
     /// # use keyward::admin::WebhookAdmin;
     /// # use keyward::outbox::EndpointUrl;
     /// # use keyward::webhook::{SealingKey, SealingKeys, WebhookId, WebhookSecret, WebhookSigner};
     /// # let mut example = std::pin::pin!(async {
-    /// # let (store, format) = (Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+    /// # let (store, format) = (Arc::new(MemoryWebhooks::new()), KeyFormat::new("vhk_{env}_")?);
     /// # let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
     /// # let operator = Actor::operator("docs");
     /// # let acme = AccountId::parse("acme")?;

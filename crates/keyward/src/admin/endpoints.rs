@@ -176,13 +176,14 @@ impl WebhookAdmin {
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, NewKey};
+    /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, NewKey};
+    /// # use keyward::outbox::MemoryWebhooks;
     /// # use keyward::admin::{RequireWorkingEndpoint, WebhookAdmin};
     /// # use keyward::outbox::{EndpointUrl, WebhookStore};
     /// # use keyward::record::AdminErrorKind;
     /// # use keyward::webhook::{SealingKey, SealingKeys};
     /// # let mut example = std::pin::pin!(async {
-    /// # let (store, format) = (Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+    /// # let (store, format) = (Arc::new(MemoryWebhooks::new()), KeyFormat::new("vhk_{env}_")?);
     /// # let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
     /// # let operator = Actor::operator("docs");
     /// # let acme = AccountId::parse("acme")?;
@@ -249,8 +250,7 @@ impl WebhookAdmin {
     }
 
     fn check_url(&self, environment: Environment, url: &EndpointUrl) -> Result<(), AdminError> {
-        let rules = self.rules.check(environment, url);
-        rules.map_err(|why| AdminError::from(AdminErrorKind::Url).with_source(why))?;
+        self.rules.check(environment, url)?;
         // A customer's own key in it would be stored, and sent to whoever answers there.
         Ok(self.keys.check_text(url.as_str())?)
     }
@@ -290,13 +290,14 @@ pub struct CreatedEndpoint {
 ///
 /// ```
 /// # use std::sync::Arc;
-/// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore};
+/// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat};
+/// # use keyward::outbox::MemoryWebhooks;
 /// # use keyward::admin::{EndpointChange, WebhookAdmin};
 /// # use keyward::outbox::{EndpointStatus, EndpointUrl};
 /// # use keyward::record::{AdminErrorKind, DisabledBy};
 /// # use keyward::webhook::{SealingKey, SealingKeys};
 /// # let mut example = std::pin::pin!(async {
-/// # let (store, format) = (Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+/// # let (store, format) = (Arc::new(MemoryWebhooks::new()), KeyFormat::new("vhk_{env}_")?);
 /// # let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
 /// # let operator = Actor::operator("docs");
 /// # let acme = AccountId::parse("acme")?;

@@ -20,12 +20,13 @@ use crate::webhook::SealingKeys;
 /// # let mut example = std::pin::pin!(async {
 /// use std::sync::Arc;
 /// use std::time::Duration;
-/// use keyward::{AccountId, Actor, Environment, Grace, KeyAdmin, KeyFormat, MemoryStore, Permission};
+/// use keyward::{AccountId, Actor, Environment, Grace, KeyAdmin, KeyFormat, Permission};
+/// use keyward::outbox::MemoryWebhooks;
 /// use keyward::admin::WebhookAdmin;
 /// use keyward::outbox::{EndpointUrl, WebhookMessage};
 /// use keyward::webhook::{SealingKey, SealingKeys, WebhookId};
 ///
-/// let store = Arc::new(MemoryStore::new());
+/// let store = Arc::new(MemoryWebhooks::new());
 /// let format = KeyFormat::new("vhk_{env}_")?;
 /// let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32])?); // from a secret store
 /// let operator = Actor::operator("kyc");

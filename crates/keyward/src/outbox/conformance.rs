@@ -27,8 +27,8 @@ use crate::webhook::{SealingKey, SealingKeys, WebhookId, WebhookSecret};
 /// Runs the suite over a store that also keeps webhooks; `open` gives a new, empty one each time.
 ///
 /// ```
-/// # use keyward::MemoryStore;
-/// keyward::conformance::check_webhooks(MemoryStore::new);
+/// # use keyward::outbox::MemoryWebhooks;
+/// keyward::conformance::check_webhooks(MemoryWebhooks::new);
 /// ```
 ///
 /// # Panics

@@ -10,6 +10,11 @@ pub(crate) mod endpoint;
 pub(crate) mod health;
 pub(crate) mod memory;
 pub(crate) mod message;
+#[expect(
+    clippy::module_inception,
+    reason = "the room is named after its main type"
+)]
+pub(crate) mod outbox;
 pub(crate) mod rules;
 pub(crate) mod schedule;
 pub(crate) mod signal;
@@ -23,6 +28,7 @@ pub use self::challenge::{AnsweredChallenge, EndpointChallenge};
 pub use self::delivery::{Conclusion, DueDelivery, NextStep};
 pub use self::endpoint::{EndpointId, EndpointStatus, WebhookEndpoint};
 pub use self::health::{CircuitState, EndpointHealth};
+pub use self::memory::MemoryWebhooks;
 pub use self::message::WebhookMessage;
 pub use self::rules::EndpointRules;
 pub use self::schedule::RetrySchedule;

@@ -22,7 +22,8 @@ use crate::webhook::WebhookId;
 ///
 /// ```
 /// # use std::time::{Duration, SystemTime};
-/// # use keyward::{AccountId, Environment, MemoryStore};
+/// # use keyward::{AccountId, Environment};
+/// # use keyward::outbox::MemoryWebhooks;
 /// # use keyward::outbox::{
 /// #     DeliveryClaim, EndpointUrl, WebhookCommit, WebhookEndpoint, WebhookMessage, WebhookStore,
 /// # };
@@ -37,7 +38,7 @@ use crate::webhook::WebhookId;
 /// # let now = SystemTime::now();
 /// # let endpoint = WebhookEndpoint::new(acme.clone(), Environment::LIVE, url, &secret, &keys, now)?;
 /// # let message = WebhookMessage::new(acme.clone(), Environment::LIVE, WebhookId::random()?, "{}")?;
-/// let store = MemoryStore::new();
+/// let store = MemoryWebhooks::new();
 /// let account = Commit { accounts: vec![Account::new(acme)], ..Commit::default() };
 /// store.commit_webhooks(WebhookCommit { endpoints: vec![endpoint], with: account, ..WebhookCommit::default() }).await?;
 /// store.commit_webhooks(WebhookCommit { message: Some(message.clone()), ..WebhookCommit::default() }).await?;
@@ -162,24 +163,6 @@ impl WebhookCommit {
     #[must_use]
     pub fn makes_due(&self) -> bool {
         self.message.is_some() || self.again.is_some() || !self.endpoints.is_empty()
-    }
-
-    /// Whether a store that keeps no webhooks could write it.
-    pub(crate) fn is_about_keys_alone(&self) -> bool {
-        self.endpoints.is_empty()
-            && self.deleted.is_none()
-            && self.at_most.is_none()
-            && self.message.is_none()
-            && self.again.is_none()
-    }
-}
-
-impl From<Commit> for WebhookCommit {
-    fn from(with: Commit) -> Self {
-        Self {
-            with,
-            ..Self::default()
-        }
     }
 }
 

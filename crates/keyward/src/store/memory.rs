@@ -9,20 +9,13 @@ use std::time::SystemTime;
 
 use crate::clock::Clock;
 use crate::credits::{CreditOwner, Credits, Unspent};
-use crate::environment::Environment;
 use crate::ids::{AccountId, KeyId};
 use crate::key::DigestScheme;
-use crate::outbox::memory::Outbox;
-use crate::outbox::{
-    Conclusion, DeliveryAttempt, DeliveryClaim, DueDelivery, EndpointId, OutboxSignal,
-    WebhookCommit, WebhookEndpoint, WebhookMessage, WebhookStore,
-};
 use crate::record::{Account, AuditEntry, KeyRecord, KeyState};
 use crate::replica::{Replica, Revision, UsageCount, UsageHour, UsageQuery};
 use crate::store::{
     AuditQuery, Commit, KeyCursor, KeyQuery, Store, StoreError, StoreErrorKind, StoreFuture,
 };
-use crate::webhook::WebhookId;
 
 /// Keeps everything in memory, for tests.
 ///
@@ -35,7 +28,6 @@ use crate::webhook::WebhookId;
 pub struct MemoryStore {
     replica: Replica,
     rows: Arc<Mutex<Rows>>,
-    signal: OutboxSignal,
 }
 
 #[derive(Default)]
@@ -48,7 +40,6 @@ struct Rows {
     credits: HashMap<CreditOwner, Credits>,
     audit: Vec<AuditEntry>,
     usage: BTreeMap<(u64, KeyId), UsageHour>,
-    outbox: Outbox,
 }
 
 impl MemoryStore {
@@ -66,12 +57,7 @@ impl MemoryStore {
 
     fn over(replica: Replica) -> Self {
         let rows = Arc::default();
-        let signal = OutboxSignal::default();
-        let store = Self {
-            replica,
-            rows,
-            signal,
-        };
+        let store = Self { replica, rows };
         // Every change goes through `commit`, which feeds the replica before it returns.
         store.replica.always_fresh();
         let rows = Arc::clone(&store.rows);
@@ -86,19 +72,49 @@ impl MemoryStore {
         locked(&self.rows)
     }
 
-    fn write(&self, commit: WebhookCommit) -> Result<(), StoreError> {
+    /// Writes a commit together with rows that are kept outside this store, or nothing.
+    ///
+    /// For a store in memory that keeps more than keys. `write_others` runs when the commit is sure to be
+    /// written, before anything else can read or write here. It may refuse what it should write; then
+    /// nothing is written. It is told how to find out whether an account is stored, counting those of the
+    /// commit.
+    ///
+    /// ```
+    /// # use keyward::{AccountId, MemoryStore};
+    /// # use keyward::record::Account;
+    /// # use keyward::store::{Commit, StoreError, StoreErrorKind};
+    /// # let (acme, other) = (AccountId::parse("acme")?, AccountId::parse("other")?);
+    /// let store = MemoryStore::new();
+    /// let commit = Commit { accounts: vec![Account::new(acme.clone())], ..Commit::default() };
+    /// let refused = store.commit_with(commit.clone(), |is_stored| match is_stored(&other) {
+    ///     true => Ok(()),
+    ///     false => Err(StoreError::new(StoreErrorKind::Conflict)),
+    /// });
+    /// assert!(refused.is_err()); // and `acme` was not written
+    ///
+    /// let mut owner = None;
+    /// store.commit_with(commit, |is_stored| {
+    ///     assert!(is_stored(&acme));
+    ///     owner = Some(acme.clone());
+    ///     Ok(())
+    /// })?;
+    /// assert!(owner.is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`commit`](Store::commit), and that of `write_others`.
+    pub fn commit_with(
+        &self,
+        commit: Commit,
+        write_others: impl FnOnce(&dyn Fn(&AccountId) -> bool) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         let mut rows = self.rows();
-        rows.check(&commit.with)?;
-        if !commit.is_about_keys_alone() {
-            let known = |id: &AccountId| {
-                let mut new = commit.with.accounts.iter();
-                rows.accounts.contains_key(id) || new.any(|account| account.id == *id)
-            };
-            rows.outbox.check(&commit, known)?;
-            rows.outbox.write(&commit);
-        }
-        let makes_due = commit.makes_due();
-        let commit = commit.with;
+        rows.check(&commit)?;
+        write_others(&|id| {
+            let mut new = commit.accounts.iter();
+            rows.accounts.contains_key(id) || new.any(|account| account.id == *id)
+        })?;
         let mut poll = self.replica.poll();
         rows.revision += 1;
         let number = rows.revision;
@@ -141,11 +157,11 @@ impl MemoryStore {
         // The history cannot be lost and written anew, so any nonce will do.
         let nonce = 0;
         poll.finish(Revision { number, nonce })?;
-        drop(rows);
-        if makes_due {
-            self.signal.raise();
-        }
         Ok(())
+    }
+
+    fn write(&self, commit: Commit) -> Result<(), StoreError> {
+        self.commit_with(commit, |_| Ok(()))
     }
 }
 
@@ -155,7 +171,7 @@ impl Store for MemoryStore {
     }
 
     fn commit(&self, commit: Commit) -> StoreFuture<'_, ()> {
-        Box::pin(async { self.write(commit.into()) })
+        Box::pin(async { self.write(commit) })
     }
 
     fn account(&self, id: AccountId) -> StoreFuture<'_, Option<Account>> {
@@ -210,11 +226,7 @@ impl Store for MemoryStore {
             keys,
             ..Commit::default()
         };
-        let written = if nothing {
-            Ok(())
-        } else {
-            self.write(commit.into())
-        };
+        let written = if nothing { Ok(()) } else { self.write(commit) };
         Box::pin(ready(written))
     }
 
@@ -256,61 +268,6 @@ impl Store for MemoryStore {
             let wanted = rows.audit.iter().rev().filter(|line| query.wants(line));
             Ok(wanted.take(query.limit).cloned().collect())
         })
-    }
-}
-
-impl WebhookStore for MemoryStore {
-    fn commit_webhooks(&self, commit: WebhookCommit) -> StoreFuture<'_, ()> {
-        Box::pin(async { self.write(commit) })
-    }
-
-    fn endpoint(&self, id: EndpointId) -> StoreFuture<'_, Option<WebhookEndpoint>> {
-        Box::pin(async move { Ok(self.rows().outbox.endpoint(id)) })
-    }
-
-    fn endpoints(
-        &self,
-        account: Option<AccountId>,
-        environment: Option<Environment>,
-    ) -> StoreFuture<'_, Vec<WebhookEndpoint>> {
-        Box::pin(async move { Ok(self.rows().outbox.endpoints(account.as_ref(), environment)) })
-    }
-
-    fn message(
-        &self,
-        account: AccountId,
-        environment: Environment,
-        id: WebhookId,
-    ) -> StoreFuture<'_, Option<WebhookMessage>> {
-        Box::pin(async move { Ok(self.rows().outbox.message(&(account, environment, id))) })
-    }
-
-    fn claim(&self, claim: DeliveryClaim) -> StoreFuture<'_, Vec<DueDelivery>> {
-        Box::pin(async move { Ok(self.rows().outbox.claim(&claim)) })
-    }
-
-    fn conclude(&self, conclusion: Conclusion) -> StoreFuture<'_, ()> {
-        Box::pin(async move {
-            self.rows().outbox.conclude(conclusion);
-            Ok(())
-        })
-    }
-
-    fn attempts(
-        &self,
-        endpoint: EndpointId,
-        before: Option<u64>,
-        limit: usize,
-    ) -> StoreFuture<'_, Vec<DeliveryAttempt>> {
-        Box::pin(async move { Ok(self.rows().outbox.attempts(endpoint, before, limit)) })
-    }
-
-    fn forget_messages(&self, before: SystemTime) -> StoreFuture<'_, u64> {
-        Box::pin(async move { Ok(self.rows().outbox.forget(before)) })
-    }
-
-    fn outbox_signal(&self) -> Option<&OutboxSignal> {
-        Some(&self.signal)
     }
 }
 
