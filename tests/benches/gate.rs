@@ -178,6 +178,7 @@ impl World {
                     amount: u32::MAX / 2,
                     epoch: 1,
                     more: true,
+                    ahead: u32::MAX,
                     refill_at: None,
                 });
             }

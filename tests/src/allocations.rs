@@ -142,6 +142,7 @@ async fn a_request_that_pays_allocates_no_more() {
                 amount,
                 epoch,
                 more,
+                ahead: amount,
                 refill_at,
             });
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use keyward::conformance::{block_on, decided};
 use keyward::denial::DenialKind;
-use keyward::gate::Verdict;
+use keyward::gate::{Finish, Verdict};
 use keyward::record::{Account, KeyRecord};
 use keyward::replica::{Replica, UsageQuery};
 use keyward::request::RequestHead;
@@ -149,6 +149,14 @@ pub(crate) fn ask_with(gate: &Gate, key: &ApiKey) -> Result<(), DenialKind> {
     match decided(gate.check(&Head(key), &Arc::new(Requirement::new()), None)) {
         Verdict::Admit(_) => Ok(()),
         Verdict::Refuse(refusal) => Err(refusal.denial.unwrap().kind()),
+    }
+}
+
+/// What an admitted request has paid.
+pub(crate) fn paid(gate: &Gate, key: &ApiKey) -> Finish {
+    match decided(gate.check(&Head(key), &Arc::new(Requirement::new()), None)) {
+        Verdict::Admit(admitted) => admitted.finish,
+        Verdict::Refuse(refusal) => panic!("{refusal:?}"),
     }
 }
 

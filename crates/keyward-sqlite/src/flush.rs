@@ -83,6 +83,20 @@ impl LimitOutcome {
         }
     }
 
+    /// Takes the credits of which more are out than may be.
+    pub(crate) fn take_excess(&mut self, replica: &Replica) {
+        let mut unspent = replica.take_excess().into_iter();
+        while unspent.len() > 0 {
+            let mut batch = self.batch(replica);
+            batch.unspent.extend(unspent.by_ref().take(BATCH));
+            let owners = batch.unspent.iter().map(|unspent| &unspent.owner);
+            batch.held = owners.map(|owner| held(replica, owner)).collect();
+            let kept = batch.held.iter().filter(|held| held.amount > 0);
+            self.lent.extend(kept.map(|held| held.owner.clone()));
+            self.batches.push_back(batch);
+        }
+    }
+
     /// Credits of this owner are out from now on.
     pub(crate) fn lend(&mut self, owner: CreditOwner) {
         self.lent.insert(owner);

@@ -12,6 +12,7 @@ use std::{env, io, thread};
 use keyward::admin::WebhookAdmin;
 use keyward::conformance::block_on;
 use keyward::credits::{CreditOwner, Credits};
+use keyward::gate::Finish;
 use keyward::outbox::{
     AttemptOutcome, DeliveryClaim, EndpointUrl, RetrySchedule, WebhookCommit, WebhookMessage,
     WebhookStore,
@@ -22,7 +23,7 @@ use keyward::webhook::{SealingKey, SealingKeys, WebhookId};
 use keyward::{AccountId, Actor, Environment, Gate, KeyAdmin, KeyId, NewKey, Store};
 use rusqlite::Connection;
 
-use crate::fixture::{Fixture, ask_with, format, stored};
+use crate::fixture::{Fixture, format, paid, stored};
 use crate::{SqliteStore, credit};
 
 /// Tells the child which file to write.
@@ -110,6 +111,22 @@ fn a_process_that_is_killed_after_each_request_loses_nothing() {
     assert_eq!(in_file(&fixture, &owner), 997);
 }
 
+#[test]
+fn a_process_that_is_killed_after_refunds_loses_a_hundredth_at_most() {
+    let fixture = Fixture::new();
+    let owner = open_balance(&fixture, 10_000);
+    let mut left = 10_000;
+    for _ in 0..3 {
+        let child = "kill::refunds_many_and_waits_to_be_killed";
+        let told = run_and_kill(&fixture.path(), child, true);
+        assert!(told.is_empty(), "{told:?}");
+        let now = in_file(&fixture, &owner);
+        assert!(now <= left, "none is made");
+        assert!(now >= left - left / 100, "{now} of {left} are left");
+        left = now;
+    }
+}
+
 /// An account with so many credits.
 fn open_balance(fixture: &Fixture, credits: u64) -> CreditOwner {
     let store = fixture.open_slow();
@@ -131,12 +148,12 @@ fn in_file(fixture: &Fixture, owner: &CreditOwner) -> u64 {
 /// Not a test of its own: what runs in the child.
 #[test]
 fn spends_until_it_is_killed() {
-    spend(|spend_one| {
+    spend(|_, spend_one| {
         let since = Instant::now();
         let mut out = tell("ready");
         // Once it cannot tell, it has nobody to tell.
         while out.is_ok() && since.elapsed() < LIFETIME {
-            spend_one();
+            drop(spend_one());
             out = tell("spent");
         }
     });
@@ -145,15 +162,29 @@ fn spends_until_it_is_killed() {
 /// Not a test of its own: what runs in the child.
 #[test]
 fn spends_one_and_waits_to_be_killed() {
-    spend(|spend_one| {
-        spend_one();
+    spend(|_, spend_one| {
+        drop(spend_one());
+        drop(tell("ready"));
+        thread::sleep(LIFETIME);
+    });
+}
+
+/// Not a test of its own: what runs in the child.
+#[test]
+fn refunds_many_and_waits_to_be_killed() {
+    spend(|store, spend_one| {
+        let under_way: Vec<_> = (0..2000).map(|_| spend_one()).collect();
+        under_way.into_iter().for_each(Finish::give_back);
+        // The store answers this after what it was asked before.
+        let acme = AccountId::parse("acme").unwrap();
+        block_on(store.credits(acme.into())).unwrap();
         drop(tell("ready"));
         thread::sleep(LIFETIME);
     });
 }
 
 /// Spends credits in a child.
-fn spend(spend: impl FnOnce(&dyn Fn())) {
+fn spend(spend: impl FnOnce(&SqliteStore, &dyn Fn() -> Finish)) {
     let Some(file) = env::var_os(FILE) else {
         return;
     };
@@ -168,7 +199,7 @@ fn spend(spend: impl FnOnce(&dyn Fn())) {
         .format(format())
         .build()
         .unwrap();
-    spend(&|| ask_with(&gate, &key).unwrap());
+    spend(&store, &|| paid(&gate, &key));
 }
 
 #[test]

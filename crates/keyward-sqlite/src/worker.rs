@@ -151,6 +151,7 @@ impl Worker {
             if self.until_flush().is_zero() {
                 self.flush_some();
             }
+            self.give_back_excess();
         }
     }
 
@@ -372,6 +373,18 @@ impl Worker {
         }
     }
 
+    /// Gives back the credits of which more are out than may be. Where batches wait to be written, it is
+    /// done after them.
+    fn give_back_excess(&mut self) {
+        if self.taken.waiting() > 0 {
+            return;
+        }
+        self.taken.take_excess(&self.replica);
+        while self.taken.waiting() > 0 && self.write_some() {
+            self.poll_if_due();
+        }
+    }
+
     /// Writes a batch when it is time to.
     fn flush_some(&mut self) {
         if !self.write_some() || self.taken.waiting() == 0 {
@@ -464,6 +477,7 @@ impl Worker {
         // Before the poll begins: a request that comes while it runs needs another.
         self.wish.made.swap(false, Ordering::AcqRel);
         drop(self.poll());
+        self.give_back_excess();
         self.draw();
     }
 

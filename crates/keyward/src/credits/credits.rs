@@ -31,9 +31,9 @@ const PART_AHEAD: u64 = 100;
 /// A balance is never overspent. A process that is killed loses what it has taken ahead: no more than
 /// it has spent in its last second, and no more than 1 % of the balance; of a balance below 100 nothing
 /// is taken ahead. A request that was under way has paid, as has one that is given up. What was lost
-/// cannot be reclaimed, because nobody knows how much of it was spent. Credits that are refunded return
-/// to the process first and to the store at its next flush. A kill before that loses them too, and that
-/// may be more than 1 % of the balance where many requests are refunded at once.
+/// cannot be reclaimed, because nobody knows how much of it was spent. Credits that are refunded, or that a
+/// request no longer waits for, return to the process first. If it then holds more than 1 % of the balance,
+/// the store takes the excess back at once, and the rest at its next flush.
 ///
 /// The balance that is shown is exact: what the process that shows it has taken and not spent is counted,
 /// and so is what others hold, as of their last report to the store (`SQLite`: at most a second ago).
@@ -110,22 +110,24 @@ impl Credits {
     /// let mut credits = Credits::new(1000);
     /// let want = CreditWant { owner, at_least: 1, spent: 500, held: 2, epoch: 0 };
     /// let grant = credits.draw(&want, SystemTime::now());
-    /// assert_eq!(grant.amount, 1 + 8); // with the 2 that are held, 1 % ahead
+    /// assert_eq!(grant.amount, 9); // with the 2 that are held: the one that is needed, and 1 % ahead
     /// assert_eq!(credits.left, 991);
     /// # Ok::<(), ParseError>(())
     /// ```
     pub fn draw(&mut self, want: &CreditWant, now: SystemTime) -> CreditGrant {
         *self = self.at(now);
         let held = u64::from(want.held_of(self.epoch));
-        let most = u64::from(want.spent).min(self.left.saturating_add(held) / PART_AHEAD);
-        let amount = u64::from(want.at_least).saturating_add(most.saturating_sub(held));
-        let amount = u32::try_from(amount.min(self.left)).unwrap_or(u32::MAX);
+        let ahead = self.left.saturating_add(held) / PART_AHEAD;
+        let most = u64::from(want.at_least).saturating_add(ahead.min(want.spent.into()));
+        let amount = most.saturating_sub(held).min(self.left);
+        let amount = u32::try_from(amount).unwrap_or(u32::MAX);
         self.left -= u64::from(amount);
         CreditGrant {
             owner: want.owner.clone(),
             amount,
             epoch: self.epoch,
             more: self.left > 0,
+            ahead: u32::try_from(ahead).unwrap_or(u32::MAX),
             refill_at: self.refill.map(|refill| refill.at),
         }
     }
@@ -222,7 +224,7 @@ impl CreditWant {
     /// # let owner = CreditOwner::Account(AccountId::parse("acme")?);
     /// let want = CreditWant { owner, at_least: 1, spent: 500, held: 2, epoch: 0 };
     /// let grant = Credits::new(1000).draw(&want, SystemTime::now());
-    /// assert_eq!(want.held_after(&grant), 10);
+    /// assert_eq!(want.held_after(&grant), grant.ahead);
     /// # Ok::<(), ParseError>(())
     /// ```
     #[must_use]
@@ -249,6 +251,8 @@ pub struct CreditGrant {
     pub epoch: u32,
     /// Whether there are more.
     pub more: bool,
+    /// How many of the balance a process may hold ahead of its requests: 1 %.
+    pub ahead: u32,
     /// When the balance is replaced, and these are void.
     pub refill_at: Option<SystemTime>,
 }

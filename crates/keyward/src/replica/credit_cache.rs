@@ -3,7 +3,7 @@
 use std::fmt;
 use std::mem;
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use crate::clock::unix_time;
 use crate::credits::{CreditGrant, CreditOwner, CreditWant, Unspent};
 use crate::limit::bucket::nanos;
 use crate::replica::Replica;
+use crate::replica::replica::WeakReplica;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
@@ -31,10 +32,16 @@ pub(crate) struct CreditCache {
     refill_at: AtomicU64,
     /// Until when it is believed to be empty, in nanoseconds of the boot clock.
     empty_until: AtomicU64,
+    /// How many may be held beyond what the waiting requests need.
+    ahead: AtomicU32,
     /// How many the requests need that wait.
     wanted: AtomicU32,
     /// Whether the store has been asked and has not answered.
     asked: AtomicBool,
+    /// Whether the store has been told to take back what is too much, and has not done so.
+    is_excess_told: AtomicBool,
+    /// Where it is, to tell the store; known once the store was asked.
+    replica: OnceLock<WeakReplica>,
     /// How many the store has given and not got back: what is not held of it was spent.
     given: AtomicU64,
     /// Only for the store, which asks now and then.
@@ -82,8 +89,11 @@ impl CreditCache {
             granted: AtomicU32::new(0),
             refill_at: AtomicU64::new(u64::MAX),
             empty_until: AtomicU64::new(0),
+            ahead: AtomicU32::new(0),
             wanted: AtomicU32::new(0),
             asked: AtomicBool::new(false),
+            is_excess_told: AtomicBool::new(false),
+            replica: OnceLock::new(),
             given: AtomicU64::new(0),
             pace: Mutex::default(),
             answers: AtomicU32::new(0),
@@ -159,6 +169,7 @@ impl CreditCache {
         replica: Replica,
     ) -> Result<Spent, NotSpent> {
         let mut spent = self.spend(amount, epoch, &replica);
+        let _waits = Waits::new(&self, amount);
         loop {
             if !matches!(spent, Err(NotSpent::Ask)) {
                 return spent;
@@ -168,7 +179,6 @@ impl CreditCache {
                 failures: self.failures.load(Ordering::Acquire),
                 purse: &self,
             };
-            self.wanted.fetch_add(amount, Ordering::AcqRel);
             let answered = self.ask(&replica, true) && answer.await;
             // A balance that is older than the record says is not the one that is meant.
             if !answered || parts(self.held.load(Ordering::Acquire)).0 < epoch {
@@ -192,8 +202,35 @@ impl CreditCache {
 
     /// Whether the store is not asked yet: it is from now on. Only for who can ask it, as others rely
     /// on the answer.
-    pub(crate) fn first_to_ask(&self) -> bool {
+    pub(crate) fn first_to_ask(&self, replica: &Replica) -> bool {
+        self.replica.get_or_init(|| replica.downgrade());
         !self.asked.swap(true, Ordering::AcqRel)
+    }
+
+    /// Tells the store, once, when more is held than may be.
+    fn tell_excess(self: &Arc<Self>) {
+        let (_, left) = parts(self.held.load(Ordering::Acquire));
+        if left > self.most()
+            && !self.is_excess_told.swap(true, Ordering::AcqRel)
+            && let Some(replica) = self.replica.get().and_then(WeakReplica::upgrade)
+        {
+            replica.has_excess(self);
+        }
+    }
+
+    /// How many may be held: what the waiting requests need, and what may be taken ahead.
+    fn most(&self) -> u32 {
+        let ahead = self.ahead.load(Ordering::Acquire);
+        ahead.saturating_add(self.wanted.load(Ordering::Acquire))
+    }
+
+    /// Takes what is held, where it is more than may be.
+    pub(crate) fn take_excess(&self, now: Duration) -> Option<Unspent> {
+        // First, and with one that reads: whoever has added to what is held and found that the store was
+        // told is seen, and whoever comes later tells it again.
+        self.is_excess_told.swap(false, Ordering::AcqRel);
+        let (_, left) = parts(self.held.load(Ordering::Acquire));
+        (left > self.most()).then(|| self.take_unspent(false, now))?
     }
 
     /// What is asked of the store.
@@ -201,7 +238,7 @@ impl CreditCache {
         let (epoch, held) = parts(self.held.load(Ordering::Acquire));
         CreditWant {
             owner: self.owner.clone(),
-            at_least: self.wanted.swap(0, Ordering::AcqRel),
+            at_least: self.wanted.load(Ordering::Acquire),
             spent: self.spent_lately(now),
             held,
             epoch,
@@ -245,6 +282,7 @@ impl CreditCache {
     pub(crate) fn take_in(&self, grant: &CreditGrant, now: Duration) {
         let refill_at = grant.refill_at.map(|at| nanos(unix_time(at)));
         self.granted.store(grant.amount, Ordering::Relaxed);
+        self.ahead.store(grant.ahead, Ordering::Release);
         let (read, done) = (Ordering::Acquire, Ordering::AcqRel);
         // In this order: what is given and not here yet counts as spent before, and not as spent lately.
         self.given.fetch_add(grant.amount.into(), done);
@@ -261,14 +299,19 @@ impl CreditCache {
         self.empty_until.store(believed, Ordering::Release);
         self.refill_at
             .store(refill_at.unwrap_or(u64::MAX), Ordering::Release);
-        self.asked.store(false, Ordering::Release);
+        self.has_answered();
         self.answers.fetch_add(1, Ordering::AcqRel);
         self.wake_all();
     }
 
+    /// Whoever needs more asks again. One that reads, so that it comes after those who found it asked.
+    fn has_answered(&self) {
+        self.asked.swap(false, Ordering::AcqRel);
+    }
+
     /// The store cannot answer.
     pub(crate) fn fail(&self) {
-        self.asked.store(false, Ordering::Release);
+        self.has_answered();
         self.failures.fetch_add(1, Ordering::AcqRel);
         self.wake_all();
     }
@@ -278,20 +321,31 @@ impl CreditCache {
         self.empty_until.store(0, Ordering::Release);
     }
 
-    /// Takes what is held; unless `all`, only what is more than was spent lately.
+    /// Takes what is held; unless `all`, only what is not needed.
+    ///
+    /// Needed is what requests wait for, and ahead of others as much as was spent lately and may be held.
+    /// Where that is exceeded only half of it is kept, so that the next refund does not exceed it again.
     pub(crate) fn take_unspent(&self, all: bool, now: Duration) -> Option<Unspent> {
-        let kept = if all { 0 } else { self.spent_lately(now) };
+        let spent = if all { 0 } else { self.spent_lately(now) };
+        let ahead = self.ahead.load(Ordering::Acquire);
+        let wanted = self.wanted.load(Ordering::Acquire);
+        let kept = |left: u32| match left.saturating_sub(wanted) {
+            _ if all => 0,
+            more if more > ahead => spent.min(ahead / 2).saturating_add(wanted),
+            _ => spent.min(ahead).saturating_add(wanted),
+        };
         let (read, done) = (Ordering::Acquire, Ordering::AcqRel);
         let taken = self.held.fetch_update(done, read, |held| {
             let (epoch, left) = parts(held);
-            (left > kept).then(|| joined(epoch, kept))
+            (left > kept(left)).then(|| joined(epoch, kept(left)))
         });
         let (epoch, left) = parts(taken.ok()?);
-        self.given.fetch_sub((left - kept).into(), done);
-        Some(self.unspent(epoch, left - kept))
+        let taken = left - kept(left);
+        self.given.fetch_sub(taken.into(), done);
+        Some(self.unspent(epoch, taken))
     }
 
-    fn put(&self, epoch: u32, amount: u32) {
+    fn put(self: &Arc<Self>, epoch: u32, amount: u32) {
         let (read, done) = (Ordering::Acquire, Ordering::AcqRel);
         // Of a balance that was replaced meanwhile nothing comes back.
         _ = self.held.fetch_update(done, read, |held| {
@@ -299,6 +353,7 @@ impl CreditCache {
             (own == epoch).then(|| joined(own, left.saturating_add(amount)))
         });
         self.doubt();
+        self.tell_excess();
     }
 
     fn wake_all(&self) {
@@ -316,6 +371,27 @@ impl fmt::Debug for CreditCache {
         f.debug_struct("CreditCache")
             .field("owner", &self.owner)
             .finish_non_exhaustive()
+    }
+}
+
+/// Credits that a request waits for, until it goes on or is given up.
+struct Waits<'a> {
+    purse: &'a Arc<CreditCache>,
+    amount: u32,
+}
+
+impl<'a> Waits<'a> {
+    fn new(purse: &'a Arc<CreditCache>, amount: u32) -> Self {
+        purse.wanted.fetch_add(amount, Ordering::AcqRel);
+        Self { purse, amount }
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.purse.wanted.fetch_sub(self.amount, Ordering::AcqRel);
+        // What was taken for a request that is given up is needed by nobody.
+        self.purse.tell_excess();
     }
 }
 
@@ -368,6 +444,7 @@ mod tests {
             amount,
             epoch: 1,
             more,
+            ahead: u32::MAX,
             refill_at: None,
         }
     }
@@ -401,7 +478,7 @@ mod tests {
         let mut next = |later| {
             at += later;
             while purse.spend(1, 1, &replica).is_ok() {}
-            purse.wanted.fetch_add(1, Ordering::AcqRel);
+            let _waits = Waits::new(&purse, 1);
             let grant = credits.draw(&purse.take_want(at), std::time::SystemTime::UNIX_EPOCH);
             purse.take_in(&grant, Duration::ZERO);
             purse.spend(1, 1, &replica).unwrap();
@@ -446,6 +523,42 @@ mod tests {
     }
 
     #[test]
+    fn what_is_refunded_beyond_what_may_be_held_goes_back_and_the_store_is_told_once() {
+        let told = Arc::new(AtomicU32::new(0));
+        let (replica, purse) = (Replica::new(), purse(0));
+        let tells = Arc::clone(&told);
+        replica.on_demand(move |_| {
+            tells.fetch_add(1, Ordering::AcqRel);
+            true
+        });
+        assert!(purse.first_to_ask(&replica));
+        let grant = CreditGrant {
+            ahead: 10,
+            ..grant(100, true)
+        };
+        purse.take_in(&grant, Duration::ZERO);
+        let spent: Vec<_> = (0..70)
+            .map(|_| purse.spend(1, 1, &replica).unwrap())
+            .collect();
+        // Twenty are for a request that waits, and not too much.
+        let waits = Waits::new(&purse, 20);
+        told.store(0, Ordering::Release);
+        spent.into_iter().for_each(Spent::give_back);
+        assert_eq!(told.load(Ordering::Acquire), 1);
+        let taken = |replica: &Replica| {
+            let taken = replica.take_excess();
+            let amounts = taken.iter().map(|unspent| unspent.amount);
+            (amounts.collect::<Vec<_>>(), purse.held().amount)
+        };
+        assert_eq!(taken(&replica), (vec![80], 20));
+        assert_eq!(taken(&replica), (vec![], 20));
+        // It gives up: nobody needs them.
+        drop(waits);
+        assert_eq!(told.load(Ordering::Acquire), 2);
+        assert_eq!(taken(&replica), (vec![20], 0));
+    }
+
+    #[test]
     fn the_store_is_asked_for_what_all_need_that_wait_and_once() {
         let (replica, purse) = (replica(), purse(0));
         let context = &mut Context::from_waker(Waker::noop());
@@ -457,7 +570,9 @@ mod tests {
         }
         let wanted = |replica: &Replica| {
             let wants = replica.take_wanted().into_iter();
-            wants.map(|want| want.at_least).collect::<Vec<_>>()
+            wants
+                .map(|want| want.at_least - want.held)
+                .collect::<Vec<_>>()
         };
         assert_eq!(wanted(&replica), [543]);
         assert!(waiting[0].as_mut().poll(context).is_pending());
@@ -524,6 +639,33 @@ mod every_order {
             purse.take_in(&grant(3, true), Duration::ZERO);
             let gone = spender.join().unwrap() + closer.join().unwrap();
             assert_eq!(gone + parts(purse.held.load(Ordering::Acquire)).1, 5);
+        });
+    }
+
+    #[test]
+    fn no_refund_beyond_what_may_be_held_stays() {
+        loom::model(|| {
+            let (replica, purse) = (Replica::new(), purse(0));
+            let back = Arc::new(AtomicU32::new(0));
+            let store = Arc::clone(&back);
+            replica.on_demand(move |replica| {
+                let taken = replica.take_excess().into_iter();
+                let taken = taken.map(|unspent| unspent.amount).sum();
+                store.fetch_add(taken, Ordering::AcqRel);
+                true
+            });
+            assert!(purse.first_to_ask(&replica));
+            let two = CreditGrant {
+                ahead: 0,
+                ..grant(2, true)
+            };
+            purse.take_in(&two, Duration::ZERO);
+            let [one, other] = [(); 2].map(|()| purse.spend(1, 1, &replica).unwrap());
+            let thread = thread::spawn(move || one.give_back());
+            other.give_back();
+            thread.join().unwrap();
+            assert_eq!(back.load(Ordering::Acquire), 2);
+            assert_eq!(parts(purse.held.load(Ordering::Acquire)).1, 0);
         });
     }
 }

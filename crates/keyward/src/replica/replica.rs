@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::mem;
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError, Weak};
 use std::time::SystemTime;
 
 use crate::admin::refusals::Refusals;
@@ -70,6 +70,8 @@ pub(super) struct Inner {
     redigested: Mutex<Vec<Rehash>>,
     /// Those for which the store shall be asked.
     wanting: Mutex<Vec<Arc<CreditCache>>>,
+    /// Those that hold more than they may.
+    excess: Mutex<Vec<Arc<CreditCache>>>,
     nudge: OnceLock<Nudge>,
     /// Here, as it is the one thing that all admins over a store share.
     refusals: Refusals,
@@ -106,6 +108,7 @@ impl Replica {
                 moves: AtomicU64::new(0),
                 redigested: Mutex::default(),
                 wanting: Mutex::default(),
+                excess: Mutex::default(),
                 nudge: OnceLock::new(),
                 refusals: Refusals::default(),
             }),
@@ -152,8 +155,9 @@ impl Replica {
 
     /// Says how to make the next poll come at once, and credits be taken from the store.
     ///
-    /// Called when requests wait for a poll, once for all of them, or want credits, see
-    /// [`take_wanted`](Self::take_wanted). It must not block, and gives `false` when neither will come.
+    /// Called when requests wait for a poll, once for all of them, when they want credits, see
+    /// [`take_wanted`](Self::take_wanted), and when some are to be given back, see
+    /// [`take_excess`](Self::take_excess). It must not block, and gives `false` when neither will come.
     /// The first one given stays.
     pub fn on_demand(&self, nudge: impl Fn(&Self) -> bool + Send + Sync + 'static) {
         // A second nudge would be a second feed, which a replica never has.
@@ -311,8 +315,8 @@ impl Replica {
 
     /// Takes the credits that were taken from the store and not spent, to be given back to it.
     ///
-    /// Unless `all`, only what is more than was spent in the last second. What is taken and not kept is
-    /// lost. Those of another epoch than the stored balance are void: see
+    /// Unless `all`, only what is more than was spent in the last second, or than 1 % of the balance, and
+    /// what no request waits for. What is taken and not kept is lost. Those of another epoch than the stored balance are void: see
     /// [`Credits::put_back`](crate::credits::Credits::put_back).
     #[must_use]
     pub fn take_unspent(&self, all: bool) -> Vec<Unspent> {
@@ -321,6 +325,25 @@ impl Replica {
         purses
             .iter()
             .filter_map(|purse| purse.take_unspent(all, now))
+            .collect()
+    }
+
+    /// Takes the credits by which this process holds more of a balance than it may: 1 % of it.
+    ///
+    /// That many come together where requests are refunded or given up. The store gives them back when
+    /// it is woken, [on demand](Self::on_demand), like those of [`take_unspent`](Self::take_unspent), and
+    /// before it draws others. Where it cannot, it takes none, and has them with the next.
+    ///
+    /// ```
+    /// assert!(keyward::Replica::new().take_excess().is_empty());
+    /// ```
+    #[must_use]
+    pub fn take_excess(&self) -> Vec<Unspent> {
+        let purses = mem::take(&mut *self.excess());
+        let now = self.inner.clock.boot();
+        purses
+            .iter()
+            .filter_map(|purse| purse.take_excess(now))
             .collect()
     }
 
@@ -353,12 +376,23 @@ impl Replica {
             self.inner.wanting.try_lock().ok()
         };
         let Some(mut list) = list else { return true };
-        if !purse.first_to_ask() {
+        if !purse.first_to_ask(self) {
             return true;
         }
         list.push(Arc::clone(purse));
         drop(list);
         self.nudge()
+    }
+
+    /// Has the store take back what is too much in a purse, which it is told of once.
+    pub(crate) fn has_excess(&self, purse: &Arc<CreditCache>) {
+        self.excess().push(Arc::clone(purse));
+        // Where the store sleeps for good, it has taken all that it will take.
+        self.nudge();
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakReplica {
+        WeakReplica(Arc::downgrade(&self.inner))
     }
 
     /// Wakes the store; `false` when it sleeps for good.
@@ -369,6 +403,13 @@ impl Replica {
     fn wanting(&self) -> MutexGuard<'_, Vec<Arc<CreditCache>>> {
         self.inner
             .wanting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn excess(&self) -> MutexGuard<'_, Vec<Arc<CreditCache>>> {
+        self.inner
+            .excess
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
@@ -426,6 +467,16 @@ impl Replica {
             .feed
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A replica, for what is itself a part of it.
+pub(crate) struct WeakReplica(Weak<Inner>);
+
+impl WeakReplica {
+    pub(crate) fn upgrade(&self) -> Option<Replica> {
+        let inner = self.0.upgrade()?;
+        Some(Replica { inner })
     }
 }
 

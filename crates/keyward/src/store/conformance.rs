@@ -24,7 +24,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::credits::{CreditOwner, Credits, Refill};
 use crate::denial::DenialKind;
 use crate::environment::Environment;
-use crate::gate::{Decision, Gate, Requirement, Verdict};
+use crate::gate::{Decision, Finish, Gate, Requirement, Verdict};
 use crate::ids::{AccountId, KeyId};
 use crate::key::{ApiKey, DigestScheme, Hint, KeyDigest, KeyFormat, KeyKind, Pepper, Peppers};
 use crate::limit::{RateLimit, RateLimits};
@@ -64,6 +64,7 @@ pub fn check<S: Store>(open: impl Fn() -> S) {
     digests_a_key_anew(&open());
     keeps_balances_of_credits(&open());
     gives_out_credits_and_takes_them_back(&open());
+    takes_refunded_credits_back_at_once(&open());
 }
 
 /// Waits for a future on this thread.
@@ -867,6 +868,45 @@ fn gives_out_credits_and_takes_them_back<S: Store>(store: &S) {
     acme.credits = Some(9);
     commit(store, [&acme], []).unwrap();
     assert_eq!(ask(store, &secret), Err(DenialKind::LimitUnavailable));
+}
+
+fn takes_refunded_credits_back_at_once<S: Store>(store: &S) {
+    let (secret, record) = key("acme", Environment::LIVE);
+    let owner = CreditOwner::Account(record.account.clone());
+    let mut acme = account("acme");
+    acme.credits = Some(1);
+    let to = Credits {
+        epoch: 1,
+        ..Credits::new(1000)
+    };
+    let balance = Commit {
+        accounts: vec![acme],
+        credits: Some(CreditChange::Set {
+            owner: owner.clone(),
+            since: 0,
+            to,
+        }),
+        ..Commit::default()
+    };
+    write(store, balance).unwrap();
+    commit(store, [], [&record]).unwrap();
+    let gate = Gate::builder(store.replica()).format(format());
+    let gate = gate.build().unwrap();
+    let requirement = Arc::new(Requirement::new());
+    for _ in 0..3 {
+        let pay = || match decided(gate.check(&Head(&secret), &requirement, None)) {
+            Verdict::Admit(admitted) => Some(admitted.finish),
+            Verdict::Refuse(_) => None,
+        };
+        let under_way: Vec<_> = (0..300).map(|_| pay().unwrap()).collect();
+        under_way.into_iter().for_each(Finish::give_back);
+        // The store answers this after what it was asked before.
+        let left = block_on(store.credits(owner.clone())).unwrap().unwrap();
+        let held = store.replica().held_of(&owner);
+        let held = held.map_or(0, |held| held.amount);
+        assert_eq!(left.left, 1000);
+        assert!(held <= 10, "{held} of 1000 would be lost by a kill");
+    }
 }
 
 fn account(id: &str) -> Account {

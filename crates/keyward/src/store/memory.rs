@@ -286,9 +286,12 @@ impl Default for MemoryStore {
 }
 
 impl Rows {
-    /// Gives the replica the credits that it wants.
+    /// Takes what the replica has too much of, and gives it the credits that it wants.
     fn draw(&mut self, replica: &Replica) {
         let now = SystemTime::UNIX_EPOCH + replica.clock().unix();
+        for unspent in replica.take_excess() {
+            self.give_back(&unspent);
+        }
         for want in replica.take_wanted() {
             match self.credits.get_mut(&want.owner) {
                 Some(credits) => replica.grant(&credits.draw(&want, now)),

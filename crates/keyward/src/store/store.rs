@@ -59,6 +59,11 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///         // A store that keeps them elsewhere would wake its thread here.
 ///         store.replica.on_demand(move |replica| {
 ///             let mut rows = rows.lock().unwrap();
+///             for unspent in replica.take_excess() {
+///                 if let Some(credits) = rows.credits.get_mut(&unspent.owner) {
+///                     credits.put_back(&unspent);
+///                 }
+///             }
 ///             for want in replica.take_wanted() {
 ///                 match rows.credits.get_mut(&want.owner) {
 ///                     Some(credits) => replica.grant(&credits.draw(&want, SystemTime::now())),
