@@ -367,6 +367,36 @@ mod tests {
     }
 
     #[test]
+    fn one_that_fails_at_the_commit_is_refused_alone_and_called_twice_at_most() {
+        let fixture = Fixture::new();
+        let store = fixture.open_slow();
+        // At the commit, and not before: nobody sees which change it was.
+        type_inside(
+            &store,
+            "CREATE TEMP TABLE one (id INTEGER PRIMARY KEY); PRAGMA foreign_keys = ON; \
+             CREATE TEMP TABLE other (one INTEGER REFERENCES one DEFERRABLE INITIALLY DEFERRED)",
+        );
+        let writes = (0..5).map(|place| {
+            let mut called = 0;
+            let write = move |connection: &Connection| {
+                // Once with all others, and once alone. Otherwise it would go on for ever.
+                called += 1;
+                assert!(called <= 2);
+                if place == 2 {
+                    let poison = "INSERT INTO temp.other VALUES (7)";
+                    return connection.execute_batch(poison).map_err(failed);
+                }
+                note(connection, place)
+            };
+            Box::new(write) as Box<dyn FnMut(&Connection) -> _ + Send>
+        });
+        let done = together(&store, writes.collect());
+        let outcomes: Vec<_> = done.iter().map(Result::is_ok).collect();
+        assert_eq!(outcomes, [true, true, false, true, true]);
+        assert_eq!(lines(&store), [4, 3, 1, 0]);
+    }
+
+    #[test]
     fn one_that_does_not_fit_on_the_disk_fails_alone() {
         let fixture = Fixture::new();
         let store = fixture.open_slow();
