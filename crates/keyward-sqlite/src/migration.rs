@@ -37,6 +37,7 @@ pub const MIGRATIONS: &[(u32, &str)] = &[
     ),
     (11, include_str!("../migrations/0011_revoked_digest.sql")),
     (12, include_str!("../migrations/0012_backlogs.sql")),
+    (13, include_str!("../migrations/0013_deleted_digest.sql")),
 ];
 
 /// Whether a file without our tables gets them.

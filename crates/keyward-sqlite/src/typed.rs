@@ -57,6 +57,53 @@ fn nothing_that_is_typed_revives_a_revoked_key() {
 }
 
 #[test]
+fn a_revoked_key_whose_row_is_gone_is_not_written_anew() {
+    /// The row of the revoked key, as one that lives.
+    const COPY: &str = "CREATE TEMP TABLE copy AS SELECT * FROM keyward_key WHERE account = 'acme'; \
+         UPDATE copy SET status = 'active', epoch = 9, revision = 0, revoked_at = NULL; ";
+    const ANEW: &str = "INSERT INTO keyward_key SELECT * FROM copy";
+    for revoked in [
+        "UPDATE keyward_key SET status = 'revoked' WHERE account = 'acme'",
+        "UPDATE keyward_account SET revoked_all = 1 WHERE id = 'acme'",
+    ] {
+        for typed in [
+            "DELETE FROM keyward_key WHERE account = 'acme'; ",
+            "DELETE FROM keyward_key WHERE account = 'acme'; \
+             UPDATE copy SET id = 'key_000000000000'; ",
+            "DELETE FROM keyward_key WHERE account = 'acme'; \
+             UPDATE keyward_key SET redigested = redigested + 1, digest = (SELECT digest FROM copy) \
+             WHERE account = 'other'; ",
+            "UPDATE keyward_key SET redigested = redigested + 1, digest = randomblob(32) WHERE account = 'acme'; \
+             UPDATE copy SET id = 'key_000000000000'; ",
+            "INSERT OR REPLACE INTO keyward_key (id, digest_scheme, digest, hint, account, environment, \
+             created_at, lineage, status) SELECT id, digest_scheme, randomblob(32), hint, account, \
+             environment, created_at, lineage, 'revoked' FROM keyward_key WHERE account = 'acme'; \
+             UPDATE copy SET id = 'key_000000000000'; ",
+        ] {
+            let fixture = Fixture::new();
+            let store = fixture.open_slow();
+            let (secret, _) = add(&store, "acme");
+            let (other, _) = add(&store, "other");
+            fixture.type_in(revoked).unwrap();
+            let typed = [COPY, typed, ANEW].concat();
+            let error = fixture.type_in(&typed).unwrap_err();
+            let wording = "a revoked key stays revoked";
+            assert!(error.to_string().contains(wording), "{error}: {typed}");
+            ask_strictly(&store, &secret).unwrap_err();
+            assert_eq!(ask_strictly(&store, &other), Ok(()));
+        }
+    }
+    // Whatever lives may be taken out and put back.
+    let fixture = Fixture::new();
+    let store = fixture.open_slow();
+    let (secret, _) = add(&store, "acme");
+    let delete = "DELETE FROM keyward_key WHERE account = 'acme'; ";
+    let typed = [COPY, delete, ANEW].concat();
+    fixture.type_in(&typed).unwrap();
+    assert_eq!(ask_strictly(&store, &secret), Ok(()));
+}
+
+#[test]
 fn a_revoked_key_cannot_be_written_back_by_a_program() {
     let fixture = Fixture::new();
     let store = fixture.open();
