@@ -220,7 +220,7 @@ fn a_key_takes_at_most_130_bytes() {
 }
 
 /// Puts a key into a poll.
-fn stored(poll: &mut Poll<'_>, format: &KeyFormat, of: AccountId, limits: RateLimits) -> String {
+fn stored(poll: &mut Poll, format: &KeyFormat, of: AccountId, limits: RateLimits) -> String {
     let key = format.generate(Environment::LIVE).unwrap();
     let mut record = KeyRecord::new(
         KeyId::random().unwrap(),

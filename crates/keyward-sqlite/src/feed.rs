@@ -1,33 +1,106 @@
 //! What a poll reads.
 
 use keyward::replica::{Poll, Revision};
-use rusqlite::{Connection, Row, ToSql, Transaction, params};
+use rusqlite::types::Value;
+use rusqlite::{Connection, Row, ToSql, params};
 
 use crate::row::{self, Broken};
 
-/// Gives the replica what it has not seen. One transaction is one snapshot of the file.
-pub(crate) fn feed(connection: &mut Connection, poll: &mut Poll<'_>) -> rusqlite::Result<Revision> {
-    let snapshot = connection.transaction()?;
-    let head = head(&snapshot)?;
-    let known = match poll.since() {
-        Some(since) if holds(&snapshot, since)? => Some(since.number.cast_signed()),
-        _ => None,
-    };
-    let mut broken = match known {
-        Some(number) => give(&snapshot, number, i64::MIN, poll)?,
-        None => Vec::new(),
-    };
-    // The replica may hold a broken row as it was before: only a restart makes it forget that.
-    if known.is_none() || !broken.is_empty() || poll.must_restart() {
-        poll.restart();
-        let remembered = row::millis(poll.remembers_since());
-        broken = give(&snapshot, i64::MIN, remembered, poll)?;
-    }
-    broken.iter().for_each(Broken::log);
-    Ok(head)
+/// The number of rows that are read at once, when everything is read.
+const AT_ONCE: usize = 2000;
+
+/// What a poll has found.
+pub(crate) struct News {
+    /// The last change.
+    pub(crate) head: Revision,
+    /// Whether the poll was given all that is new; otherwise everything is to be read.
+    pub(crate) is_all: bool,
 }
 
-fn head(snapshot: &Transaction<'_>) -> rusqlite::Result<Revision> {
+/// Gives the replica what it has not seen; where it is not known what that is, what has changed since
+/// `own`. One transaction is one snapshot of the file.
+pub(crate) fn feed(
+    connection: &mut Connection,
+    poll: &mut Poll,
+    own: Option<Revision>,
+) -> rusqlite::Result<News> {
+    let snapshot = connection.transaction()?;
+    let head = head(&snapshot)?;
+    let since = poll.since();
+    let is_known = match since {
+        Some(since) => holds(&snapshot, since)?,
+        None => false,
+    };
+    let from = since.filter(|_| is_known).or(own);
+    let broken = match from {
+        Some(from) => {
+            let with_accounts = !is_known || poll.is_beside_reload();
+            give(
+                &snapshot,
+                from.number.cast_signed(),
+                i64::MIN,
+                with_accounts,
+                poll,
+            )?
+        }
+        None => Vec::new(),
+    };
+    // The replica may hold a broken row as it was before: it forgets that when everything is read.
+    let is_all = is_known && broken.is_empty() && !poll.must_restart();
+    Ok(News { head, is_all })
+}
+
+/// Gives the replica everything, from one snapshot of the file.
+pub(crate) fn load(connection: &mut Connection, poll: &mut Poll) -> rusqlite::Result<Revision> {
+    let snapshot = connection.transaction()?;
+    poll.restart();
+    let remembered = row::millis(poll.remembers_since());
+    let broken = give(&snapshot, i64::MIN, remembered, false, poll)?;
+    broken.iter().for_each(Broken::log);
+    head(&snapshot)
+}
+
+/// Gives a reload everything, and tells the last change that it may have read; `None` where it is over before.
+///
+/// It reads some rows at a time, each time from another snapshot, so that the log can be copied into the file
+/// meanwhile. What changes in between is given by polls.
+pub(crate) fn read_all(
+    connection: &Connection,
+    poll: &mut Poll,
+    is_over: impl Fn() -> bool,
+) -> rusqlite::Result<Option<Revision>> {
+    let remembered = row::millis(poll.remembers_since());
+    let mut broken = Vec::new();
+    let accounts = format!("{} WHERE ?2 IS NOT NULL", row::ACCOUNTS);
+    let keys = format!("{} WHERE {DIED_AFTER}", row::KEYS);
+    for (rows, are_keys) in [(accounts, false), (keys, true)] {
+        let rows = format!("{rows} AND id > ?1 ORDER BY id LIMIT {AT_ONCE}");
+        let mut after = Value::Text(String::new());
+        let mut last = AT_ONCE;
+        while last == AT_ONCE {
+            if is_over() {
+                return Ok(None);
+            }
+            last = 0;
+            let begun = params![after.clone(), remembered];
+            each(connection, &rows, begun, &mut broken, |row| {
+                last += 1;
+                after = row.get(0)?;
+                if are_keys {
+                    poll.key(&row::key(row)?);
+                } else {
+                    poll.account(row::account(connection, row)?);
+                }
+                Ok(())
+            })?;
+        }
+    }
+    broken.iter().for_each(Broken::log);
+    head(connection).map(Some)
+}
+
+/// The last change.
+pub(crate) fn head(snapshot: &Connection) -> rusqlite::Result<Revision> {
     snapshot
         .prepare_cached("SELECT number, nonce FROM keyward_revision ORDER BY number DESC LIMIT 1")?
         .query_row([], |row| {
@@ -39,7 +112,7 @@ fn head(snapshot: &Transaction<'_>) -> rusqlite::Result<Revision> {
 }
 
 /// Whether the file's history leads through this change.
-fn holds(snapshot: &Transaction<'_>, revision: Revision) -> rusqlite::Result<bool> {
+fn holds(snapshot: &Connection, revision: Revision) -> rusqlite::Result<bool> {
     let Revision { number, nonce } = revision;
     snapshot
         .prepare_cached("SELECT 1 FROM keyward_revision WHERE number = ?1 AND nonce = ?2")?
@@ -51,15 +124,21 @@ const DIED_AFTER: &str = "(expires_at IS NULL OR expires_at > ?2) \
      AND NOT (status = 'revoked' AND revoked_at IS NOT NULL AND revoked_at <= ?2)";
 
 /// Gives the rows above a revision but for keys that died too long ago, and tells which could not be
-/// given.
+/// given; also the accounts of those keys, if that is wanted.
 fn give(
-    snapshot: &Transaction<'_>,
+    snapshot: &Connection,
     above: i64,
     died_after: i64,
-    poll: &mut Poll<'_>,
+    with_accounts: bool,
+    poll: &mut Poll,
 ) -> rusqlite::Result<Vec<Broken>> {
     let mut broken = Vec::new();
-    let accounts = format!("{} WHERE revision > ?1", row::ACCOUNTS);
+    let of_keys = if with_accounts {
+        "OR id IN (SELECT account FROM keyward_key WHERE revision > ?1)"
+    } else {
+        ""
+    };
+    let accounts = format!("{} WHERE revision > ?1 {of_keys}", row::ACCOUNTS);
     each(snapshot, &accounts, params![above], &mut broken, |row| {
         poll.account(row::account(snapshot, row)?);
         Ok(())
@@ -74,7 +153,7 @@ fn give(
 }
 
 fn each(
-    snapshot: &Transaction<'_>,
+    snapshot: &Connection,
     rows: &str,
     from: &[&dyn ToSql],
     broken: &mut Vec<Broken>,

@@ -113,6 +113,7 @@ mod options;
 mod outbox;
 mod place;
 mod reader;
+mod reading;
 mod row;
 mod store;
 #[cfg(test)]

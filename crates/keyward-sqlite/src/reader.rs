@@ -106,6 +106,19 @@ impl Place {
         file::prepare(&connection)?;
         Ok((connection, identity))
     }
+
+    /// The same for those who only read.
+    pub(crate) fn connect_to_read(&self) -> Result<(Connection, Identity), StoreError> {
+        let (connection, identity) = self.connect()?;
+        // The thread that writes closes the file last, and takes its log away.
+        connection
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+            .map_err(failed)?;
+        connection
+            .execute_batch("PRAGMA query_only = ON")
+            .map_err(failed)?;
+        Ok((connection, identity))
+    }
 }
 
 /// The file at a path, opened for reading.
@@ -118,14 +131,7 @@ struct ReadFile {
 
 impl ReadFile {
     fn open(place: Place) -> Result<Self, StoreError> {
-        let (connection, identity) = place.connect()?;
-        // The thread that writes closes the file last, and takes its log away.
-        connection
-            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
-            .map_err(failed)?;
-        connection
-            .execute_batch("PRAGMA query_only = ON")
-            .map_err(failed)?;
+        let (connection, identity) = place.connect_to_read()?;
         Ok(Self {
             place,
             connection,

@@ -127,13 +127,13 @@ impl SqliteStore {
             tasks.clone(),
         )?;
         worker.poll()?;
-        worker.answer_wishes();
-        worker.begin_work();
         let place = Place {
             path: file::absolute(path)?,
             opened,
             tasks: tasks.clone(),
         };
+        worker.serve(place.clone());
+        worker.begin_work();
         let lookups = Reader::start(place.clone(), "keyward-lookups")?;
         let reports = Reader::start(place.clone(), "keyward-reports")?;
         let thread = thread::Builder::new().name("keyward-sqlite".to_owned());

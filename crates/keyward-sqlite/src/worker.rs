@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use keyward::credits::{CreditOwner, Credits};
-use keyward::replica::Replica;
+use keyward::replica::{Replica, Revision};
 use keyward::store::StoreError;
 use rusqlite::Connection;
 
@@ -16,10 +16,12 @@ use crate::answers::Answers;
 use crate::backlog;
 use crate::credit;
 use crate::error::{failed, is_busy};
-use crate::feed::feed;
+use crate::feed::{self, News};
 use crate::file::{KeyFile, PATIENCE};
 use crate::flush::{LimitOutcome, forget};
 use crate::group::{Change, Changes, SLICE};
+use crate::reader::Place;
+use crate::reading::Reading;
 
 /// How long the file stays unlocked, now and then, for other processes that wait to write.
 ///
@@ -65,6 +67,9 @@ pub(crate) struct Worker {
     flushed: Instant,
     settled: Instant,
     unkept: bool,
+    /// `None` while the store is opened.
+    place: Option<Place>,
+    pub(crate) reading: Reading,
     /// How long the present task may wait for another process that is writing.
     until: Instant,
     answers: Answers,
@@ -98,6 +103,8 @@ impl Worker {
             flushed: Instant::now(),
             settled: Instant::now(),
             unkept: false,
+            place: None,
+            reading: Reading::default(),
             until: Instant::now(),
             answers: Answers::new(),
             changes: Changes::default(),
@@ -108,8 +115,10 @@ impl Worker {
         })
     }
 
-    /// Lets requests that wait for news ask for them.
-    pub(crate) fn answer_wishes(&self) {
+    /// Answers requests from now on: those that wait for news ask for them, and polls go on while everything
+    /// is read anew.
+    pub(crate) fn serve(&mut self, place: Place) {
+        self.place = Some(place);
         let (wish, tasks) = (Arc::clone(&self.wish), self.tasks.clone());
         self.replica.on_demand(move |_| wish.make(&tasks));
     }
@@ -157,6 +166,7 @@ impl Worker {
 
     /// Writes what waits, and what was counted, as far as it goes.
     fn stop(mut self) {
+        self.reading.stop();
         while !self.changes.is_empty() {
             self.write_changes();
         }
@@ -178,9 +188,30 @@ impl Worker {
 
     /// Feeds the replica. What goes wrong is logged once, until it is over.
     pub(crate) fn poll(&mut self) -> Result<(), StoreError> {
-        let fed = self.feed();
+        self.poll_after(None)
+    }
+
+    /// Does so after changes of our own, which have followed upon this one.
+    fn poll_after(&mut self, own: Option<Revision>) -> Result<(), StoreError> {
+        let fed = self.feed(own);
         self.polled = Instant::now();
-        match &fed {
+        // While everything is read anew, it is not known yet.
+        if fed.is_err() || !self.reading.is_under_way {
+            self.note(&fed);
+        }
+        fed
+    }
+
+    /// Everything was read anew, or could not be.
+    pub(crate) fn has_read(&mut self, number: u64, read: &Result<(), StoreError>) {
+        if self.reading.is_latest(number) {
+            self.reading.is_under_way = false;
+            self.note(read);
+        }
+    }
+
+    fn note(&mut self, fed: &Result<(), StoreError>) {
+        match fed {
             Err(error) if !self.failing => {
                 let error: &(dyn Error + 'static) = error;
                 let path = self.file.path().display();
@@ -190,7 +221,6 @@ impl Worker {
             _ => {}
         }
         self.failing = fed.is_err();
-        fed
     }
 
     fn take(&mut self, mut change: Box<dyn Change>) {
@@ -215,6 +245,8 @@ impl Worker {
         if let Err(error) = begun {
             return self.changes.refuse_first(error);
         }
+        // Where there is none, the poll fails.
+        let own = feed::head(self.file.same_connection()).ok();
         let (mut group, committed) = self.changes.write(self.file.same_connection());
         self.let_go = Instant::now();
         if let Err(error) = committed {
@@ -225,7 +257,7 @@ impl Worker {
             return;
         }
         let fed = if group.iter().any(|change| change.changes_keys()) {
-            self.poll()
+            self.poll_after(own)
         } else {
             Ok(())
         };
@@ -511,11 +543,19 @@ impl Worker {
         }
     }
 
-    fn feed(&mut self) -> Result<(), StoreError> {
+    fn feed(&mut self, own: Option<Revision>) -> Result<(), StoreError> {
         // In this order: the poll notes the time before the file is looked at.
         let mut poll = self.replica.poll();
-        let head = feed(self.file.connection()?, &mut poll).map_err(failed)?;
-        Ok(poll.finish(head)?)
+        let connection = self.file.connection()?;
+        let Some(place) = &self.place else {
+            let head = feed::load(connection, &mut poll).map_err(failed)?;
+            return Ok(poll.finish(head)?);
+        };
+        let News { head, is_all } = feed::feed(connection, &mut poll, own).map_err(failed)?;
+        if is_all {
+            return Ok(poll.finish(head)?);
+        }
+        self.reading.start(place.clone(), poll.reload(head)?)
     }
 }
 

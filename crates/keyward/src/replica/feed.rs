@@ -16,6 +16,7 @@ use crate::replica::Revision;
 use crate::replica::cached_key::{AccountState, Budget, CachedKey, Grant};
 use crate::replica::credit_cache::CreditCache;
 use crate::replica::key_buckets::KeyBuckets;
+use crate::replica::reload::Reload;
 
 /// What only the feed touches.
 #[derive(Default)]
@@ -36,6 +37,9 @@ pub(crate) struct Feed {
     /// The buckets of every chain of rotations, by its first key.
     meters: HashMap<KeyId, Arc<KeyBuckets>>,
     purses: HashMap<CreditOwner, Arc<CreditCache>>,
+    /// Everything that is read anew beside the polls, and how often that was begun.
+    pub(crate) reload: Option<Reload>,
+    pub(crate) reloads: u64,
     groups_made: usize,
     grants_doubling: Doubling,
     meters_doubling: Doubling,
@@ -63,6 +67,10 @@ impl Doubling {
 struct Known {
     /// None where it is gone, or has not come yet.
     account: Option<Account>,
+    /// Whether it was missing when everything was read; keys of it may be older than an account that comes.
+    gone: bool,
+    /// The number of the reload that gave it last.
+    reload: u64,
     groups: SmallVec<[Arc<AccountState>; 1]>,
 }
 
@@ -75,7 +83,9 @@ impl Feed {
     ) -> Arc<AccountState> {
         let (environment, prefix) = (record.environment, &record.hint.prefix);
         let known = self.accounts.entry(record.account.clone()).or_default();
-        let Known { account, groups } = &mut **known;
+        let Known {
+            account, groups, ..
+        } = &mut **known;
         let same = |group: &&Arc<AccountState>| is_of(group, environment, prefix);
         if let Some(group) = groups.iter().find(same) {
             return Arc::clone(group);
@@ -149,19 +159,52 @@ impl Feed {
                 .for_each(|known| known.account = None);
         }
         for account in accounts {
-            let budget = budget(&mut self.purses, Some(&account));
-            let known = self.accounts.entry(account.id.clone()).or_default();
-            for group in &known.groups {
-                group.follow(Some(&account), budget.clone(), now);
-            }
-            known.account = Some(account);
+            self.follow_one(account, now);
         }
         if restarted {
-            let known = self.accounts.values();
-            let gone = known.filter(|known| known.account.is_none());
-            gone.flat_map(|known| &known.groups)
-                .for_each(|group| group.follow(None, None, now));
+            let gone = self.accounts.values_mut();
+            for known in gone.filter(|known| known.account.is_none()) {
+                known.leave(now);
+            }
         }
+    }
+}
+
+impl Feed {
+    /// Takes over the state of an account.
+    pub(crate) fn follow_one(&mut self, account: Account, now: Duration) {
+        let budget = budget(&mut self.purses, Some(&account));
+        let known = self.accounts.entry(account.id.clone()).or_default();
+        for group in &known.groups {
+            group.follow(Some(&account), budget.clone(), now);
+        }
+        known.account = Some(account);
+        (known.gone, known.reload) = (false, self.reloads);
+    }
+
+    /// Whether keys may be here that are older than the account's present state.
+    pub(crate) fn has_known(&self, account: &AccountId) -> bool {
+        let known = self.accounts.get(account);
+        known.is_some_and(|known| known.gone || known.account.is_some())
+    }
+
+    /// Closes the accounts that this reload has not given.
+    pub(crate) fn leave_others(&mut self, reload: u64, now: Duration) {
+        let others = self.accounts.values_mut();
+        for known in others.filter(|known| known.reload != reload) {
+            known.leave(now);
+        }
+    }
+}
+
+impl Known {
+    /// Closes it: the account is gone.
+    fn leave(&mut self, now: Duration) {
+        self.account = None;
+        self.gone = true;
+        self.groups
+            .iter()
+            .for_each(|group| group.follow(None, None, now));
     }
 }
 

@@ -34,8 +34,8 @@ pub struct Revision {
 }
 
 /// A key in a chain of rotations, or with credits of its own.
-struct Chained {
-    entry: Arc<CachedKey>,
+pub(super) struct Chained {
+    pub(super) entry: Arc<CachedKey>,
     /// The first of the chain.
     lineage: KeyId,
     is_revoked: bool,
@@ -43,21 +43,23 @@ struct Chained {
 
 /// One round of asking the store what has changed; made by [`Replica::poll`]. See [`Replica`].
 #[must_use = "a poll changes nothing until it is finished"]
-pub struct Poll<'a> {
-    replica: &'a Replica,
-    asked: Moment,
+pub struct Poll {
+    pub(super) replica: Replica,
+    pub(super) asked: Moment,
     since: Option<Revision>,
-    restarted: bool,
-    accounts: Vec<Account>,
-    entries: Vec<Arc<CachedKey>>,
+    pub(super) restarted: bool,
+    pub(super) accounts: Vec<Account>,
+    pub(super) entries: Vec<Arc<CachedKey>>,
     /// Keys that may still be there under an old digest.
     moved: HashMap<KeyId, DigestBytes>,
     /// Keys that share what is counted of them.
-    chained: Vec<Chained>,
+    pub(super) chained: Vec<Chained>,
     /// How many of the keys of a restart are dead, and when the last of those died that were left out.
     dead: usize,
-    left_out: Option<u32>,
-    finished: bool,
+    pub(super) left_out: Option<u32>,
+    /// The number of the reload that it is, beside which others go on.
+    pub(super) reload: Option<u64>,
+    pub(super) finished: bool,
 }
 
 /// How long a dead key answers as what it is.
@@ -69,10 +71,10 @@ const WARNED: Duration = Duration::from_secs(3600);
 /// How often a part of the table is looked through for keys that have expired.
 const SWEPT: Duration = Duration::from_millis(200);
 
-impl<'a> Poll<'a> {
-    pub(super) fn new(replica: &'a Replica, asked: Moment, since: Option<Revision>) -> Self {
+impl Poll {
+    pub(super) fn new(replica: &Replica, asked: Moment, since: Option<Revision>) -> Self {
         Self {
-            replica,
+            replica: replica.clone(),
             asked,
             since,
             restarted: since.is_none(),
@@ -82,6 +84,7 @@ impl<'a> Poll<'a> {
             chained: Vec::new(),
             dead: 0,
             left_out: None,
+            reload: None,
             finished: false,
         }
     }
@@ -118,7 +121,13 @@ impl<'a> Poll<'a> {
     #[must_use]
     pub fn must_restart(&self) -> bool {
         let feed = self.replica.feed();
-        !self.restarted && self.accounts.iter().any(|new| feed.may_revive(new))
+        self.brings_back(&feed)
+    }
+
+    fn brings_back(&self, feed: &Feed) -> bool {
+        // Where everything is read beside it, whatever was forgotten is given too.
+        let is_all_given = self.restarted || feed.reload.is_some();
+        !is_all_given && self.accounts.iter().any(|new| feed.may_revive(new))
     }
 
     /// Before when keys have died that need not be given at a restart.
@@ -186,6 +195,14 @@ impl<'a> Poll<'a> {
         }
     }
 
+    /// Leaves out the dead that would be forgotten at once.
+    pub(super) fn forget_what_is_too_much(&mut self) {
+        let most = self.replica.most_dead();
+        if self.dead > most {
+            self.keep_latest_dead(most);
+        }
+    }
+
     /// Leaves out the dead that would be forgotten at once, so that no room is made for them.
     fn keep_latest_dead(&mut self, most: usize) {
         let now = self.asked.unix();
@@ -219,33 +236,69 @@ impl<'a> Poll<'a> {
     /// # Errors
     /// When another poll finished first, or this one [must restart](Self::must_restart) and has not.
     /// Nothing is changed then.
+    ///
+    /// A [`reload`](Self::reload) is finished once polls have come to `head`, the last change that it may have
+    /// read.
     pub fn finish(mut self, head: Revision) -> Result<(), ReplicaError> {
-        let inner = &self.replica.inner;
-        let mut feed = self.replica.feed();
-        if feed.revision != self.since {
-            // The store has not failed: the other poll did what this one should.
-            self.finished = true;
-            return Err(ReplicaError::new(ReplicaErrorKind::Overtaken));
+        if let Some(number) = self.reload {
+            return self.finish_reload(number, head);
         }
-        if !self.restarted && self.accounts.iter().any(|new| feed.may_revive(new)) {
+        let replica = self.replica.clone();
+        let (inner, mut feed) = (&replica.inner, replica.feed());
+        self.overtaken_by(&feed)?;
+        if self.brings_back(&feed) {
             // The next poll gives everything.
             feed.revision = None;
             return Err(ReplicaError::new(ReplicaErrorKind::Incomplete));
+        }
+        if self.restarted {
+            feed.reload = None;
+        } else if feed.reload.is_some() {
+            self.apply_beside(&mut feed, head);
+            return Ok(());
         }
         let revoked = self.revoked_until_now();
         // What an account forbids comes before its keys, what it allows after them: no request may
         // see an old key under an account that was opened when the key was closed.
         let accounts = mem::take(&mut self.accounts);
         feed.close(&accounts);
+        let given = self.apply_keys(&mut feed);
+        let now = self.asked.unix();
+        feed.follow(accounts, self.restarted, now);
+        self.bury(&mut feed, given);
+        feed.tidy();
+        inner.tallies.tidy();
+        feed.revision = Some(head);
+        drop(feed);
+        inner.freshness.set(self.asked);
+        self.finished = true;
+        inner.refresh.succeed();
+        inner.tell_revived(&revoked);
+        Ok(())
+    }
+
+    /// Fails where another poll finished first.
+    pub(super) fn overtaken_by(&mut self, feed: &Feed) -> Result<(), ReplicaError> {
+        if feed.revision == self.since {
+            return Ok(());
+        }
+        // The store has not failed: the other poll did what this one should.
+        self.finished = true;
+        Err(ReplicaError::new(ReplicaErrorKind::Overtaken))
+    }
+
+    /// Puts the keys that were given into the table, and tells which they are; not those of a restart.
+    pub(super) fn apply_keys(&mut self, feed: &mut Feed) -> Vec<Arc<CachedKey>> {
+        let inner = &self.replica.inner;
         let gone = if self.moved.is_empty() {
             Vec::new()
         } else {
             inner.table.moved(&self.moved)
         };
-        self.hand_on_tallies(&mut feed, &gone);
-        let now = self.asked.unix();
+        self.hand_on_tallies(&gone);
+        self.share_chained(feed, &self.chained);
         let entries = mem::take(&mut self.entries);
-        // All of a restart are looked through below.
+        // All of a restart are looked through by themselves.
         let given = if self.restarted {
             Vec::new()
         } else {
@@ -263,28 +316,11 @@ impl<'a> Poll<'a> {
             inner.table.remove(gone);
         }
         inner.moves.fetch_add(moving, Ordering::AcqRel);
-        feed.follow(accounts, self.restarted, now);
-        let revived = inner.revived(&revoked);
-        self.bury(&mut feed, given);
-        feed.tidy();
-        inner.tallies.tidy();
-        feed.revision = Some(head);
-        drop(feed);
-        inner.freshness.set(self.asked);
-        self.finished = true;
-        inner.refresh.succeed();
-        if revived > 0 {
-            tracing::error!(
-                revived,
-                "keys that were revoked work again: the store's history was replaced, probably by a \
-                 backup from before they were revoked"
-            );
-        }
-        Ok(())
+        given
     }
 
     /// The keys that memory knows as revoked, where all is read anew.
-    fn revoked_until_now(&self) -> HashSet<KeyId> {
+    pub(super) fn revoked_until_now(&self) -> HashSet<KeyId> {
         if !self.restarted || self.since.is_none() {
             return HashSet::new();
         }
@@ -302,9 +338,21 @@ impl Inner {
         let revived = |entry: &CachedKey| revoked.contains(&entry.id) && !entry.is_revoked();
         self.table.matching(revived).len()
     }
+
+    /// Logs how many they are.
+    pub(super) fn tell_revived(&self, revoked: &HashSet<KeyId>) {
+        let revived = self.revived(revoked);
+        if revived > 0 {
+            tracing::error!(
+                revived,
+                "keys that were revoked work again: the store's history was replaced, probably by a \
+                 backup from before they were revoked"
+            );
+        }
+    }
 }
 
-impl Poll<'_> {
+impl Poll {
     /// Notes which keys are dead, and forgets the first that died where it is time or they are too many.
     fn bury(&self, feed: &mut Feed, given: Vec<Arc<CachedKey>>) {
         let inner = &self.replica.inner;
@@ -364,8 +412,8 @@ impl Poll<'_> {
         }
     }
 
-    /// Lets every key go on with its counters, and the keys of a chain share their buckets.
-    fn hand_on_tallies(&self, feed: &mut Feed, moved: &[Arc<CachedKey>]) {
+    /// Lets every key go on with its counters.
+    fn hand_on_tallies(&self, moved: &[Arc<CachedKey>]) {
         let Self { replica, .. } = self;
         let moved: HashMap<_, _> = moved.iter().map(|old| (old.id, old)).collect();
         for entry in &self.entries {
@@ -386,9 +434,14 @@ impl Poll<'_> {
                 }
             }
         }
+    }
+
+    /// Lets the keys of a chain share their buckets.
+    pub(super) fn share_chained(&self, feed: &mut Feed, chained: &[Chained]) {
+        let Self { replica, .. } = self;
         // The keys that are in use come first: it is their buckets that the others get.
         let is_used = |chained: &&Chained| chained.entry.tally().is_some();
-        let (used, unused): (Vec<_>, Vec<_>) = self.chained.iter().partition(is_used);
+        let (used, unused): (Vec<_>, Vec<_>) = chained.iter().partition(is_used);
         let unused = unused.into_iter().filter(|chained| !chained.is_revoked);
         for Chained { entry, lineage, .. } in used.into_iter().chain(unused) {
             if let Some(tally) = replica.tally(entry) {
@@ -413,15 +466,24 @@ impl Replica {
     }
 }
 
-impl Drop for Poll<'_> {
+impl Drop for Poll {
     fn drop(&mut self) {
-        if !self.finished {
-            self.replica.inner.refresh.fail();
+        if self.finished {
+            return;
         }
+        if let Some(number) = self.reload {
+            let mut feed = self.replica.feed();
+            if !feed.is_reloading(number) {
+                return;
+            }
+            // The next poll finds that everything is to be given.
+            (feed.reload, feed.revision) = (None, None);
+        }
+        self.replica.inner.refresh.fail();
     }
 }
 
-impl fmt::Debug for Poll<'_> {
+impl fmt::Debug for Poll {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Poll")
             .field("since", &self.since)
@@ -449,7 +511,7 @@ pub struct ReplicaError {
 }
 
 impl ReplicaError {
-    const fn new(kind: ReplicaErrorKind) -> Self {
+    pub(super) const fn new(kind: ReplicaErrorKind) -> Self {
         Self { kind }
     }
 

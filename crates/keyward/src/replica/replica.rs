@@ -131,7 +131,7 @@ impl Replica {
     /// that once [`Poll::finish`] has applied it. A poll that is dropped unfinished changes nothing, and
     /// has failed: requests that find the replica too old are refused at once, and not made to wait
     /// for a poll, until one succeeds. So a store polls again soon after one has failed.
-    pub fn poll(&self) -> Poll<'_> {
+    pub fn poll(&self) -> Poll {
         // In this order: whoever asked for a poll before gets one that began later.
         self.inner.refresh.begin();
         let asked = Moment::now(&*self.inner.clock);

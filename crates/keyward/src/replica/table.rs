@@ -38,14 +38,7 @@ impl Table {
         reason = "only counters change, never the digest"
     )]
     pub(crate) fn replace(&self, entries: Vec<Arc<CachedKey>>, all: bool) {
-        let mut by_shard: Vec<Vec<Arc<CachedKey>>> =
-            self.shards.iter().map(|_| Vec::new()).collect();
-        for entry in entries {
-            if let Some(shard) = by_shard.get_mut(shard_of(&entry.digest)) {
-                shard.push(entry);
-            }
-        }
-        for (shard, entries) in self.shards.iter().zip(by_shard) {
+        for (shard, entries) in self.shards.iter().zip(self.by_part(entries)) {
             if entries.is_empty() && !all {
                 continue;
             }
@@ -71,6 +64,45 @@ impl Table {
             if all {
                 old.iter().for_each(|entry| entry.0.supersede());
             }
+        }
+    }
+
+    /// Entries by the part of the table that they are in.
+    pub(crate) fn by_part(&self, entries: Vec<Arc<CachedKey>>) -> Vec<Vec<Arc<CachedKey>>> {
+        let mut parts: Vec<Vec<Arc<CachedKey>>> = self.shards.iter().map(|_| Vec::new()).collect();
+        for entry in entries {
+            if let Some(part) = parts.get_mut(shard_of(&entry.digest)) {
+                part.push(entry);
+            }
+        }
+        parts
+    }
+
+    /// Replaces one part of the table by these entries and those of it that stay.
+    #[expect(
+        clippy::mutable_key_type,
+        reason = "only counters change, never the digest"
+    )]
+    pub(crate) fn renew(
+        &self,
+        part: usize,
+        entries: Vec<Arc<CachedKey>>,
+        stays: impl Fn(&CachedKey) -> bool,
+    ) {
+        let Some(shard) = self.shards.get(part) else {
+            return;
+        };
+        let old = shard.load();
+        let (stay, gone): (Vec<_>, Vec<_>) = old.iter().partition(|old| stays(&old.0));
+        let mut new = Shard::default();
+        new.extend(entries.into_iter().map(ByDigest));
+        for entry in stay {
+            new.replace(entry.clone());
+        }
+        shard.store(Arc::new(new));
+        // Before their accounts change: see `Gate::conclude`.
+        for entry in gone {
+            entry.0.supersede();
         }
     }
 
