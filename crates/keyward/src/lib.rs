@@ -52,7 +52,7 @@ mod test_store;
 pub mod throttle;
 pub mod webhook;
 
-pub use crate::admin::{Actor, Grace, KeyAdmin, NewKey, Permission};
+pub use crate::admin::{Actor, Grace, KeyAdmin, NewKey};
 pub use crate::environment::Environment;
 pub use crate::gate::{Cors, Gate, Principal, Requirement};
 pub use crate::ids::{AccountId, KeyId};
@@ -61,7 +61,7 @@ pub use crate::limit::{RateLimit, RateLimits};
 pub use crate::origin::OriginPolicy;
 pub use crate::reply::Replies;
 pub use crate::request::KeyLocation;
-pub use crate::scope::{ScopeCatalog, Scopes};
+pub use crate::scope::{Permission, ScopeCatalog, Scopes};
 #[cfg(any(test, feature = "conformance"))]
 pub use crate::store::conformance;
 pub use crate::store::{MemoryStore, Store};

@@ -157,7 +157,9 @@ impl KeyAdmin {
         let replica = self.store.replica();
         let (refusals, now) = (replica.refusals(), replica.clock().boot());
         if self.may_do_something(actor).await {
-            return self.write_lines(refusals.list(actor, line, now)).await;
+            return self
+                .write_lines(refusals.list(actor.account(), actor.environment(), line, now))
+                .await;
         }
         // Who merely has a key or an account could make the audit log grow for good.
         refusals.count();
@@ -207,7 +209,7 @@ impl KeyAdmin {
     /// The number of refused calls that the audit log does not list, for metrics.
     ///
     /// The audit log never shrinks, so nobody may fill it. A refused call of an actor without any
-    /// [`Permission`](crate::admin::Permission), such as a key without a scope for it, is counted here and logged
+    /// [`Permission`](crate::scope::Permission), such as a key without a scope for it, is counted here and logged
     /// with `tracing`, at most ten times a minute, but not listed. Of any other actor 20 refused calls an
     /// hour are listed. Those that follow are counted here, and become one line once the hour is over,
     /// with `followed=` and their number as its detail: it is written with the next refused call, or

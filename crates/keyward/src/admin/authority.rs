@@ -1,13 +1,13 @@
 //! Who may do what.
 
 use crate::admin::actor::Authority;
-use crate::admin::{Actor, AdminError, KeyAdmin, Permission};
+use crate::admin::{Actor, AdminError, KeyAdmin};
 use crate::environment::Environment;
 use crate::ids::{AccountId, KeyId};
 use crate::key::KeyKind;
 use crate::limit::RateLimits;
 use crate::record::{Account, AccountStatus, AdminErrorKind, KeyRecord, KeyState};
-use crate::scope::Scopes;
+use crate::scope::{Permission, Scopes};
 use crate::store::Commit;
 
 /// What an actor may do, as of when that was read. See [`KeyAdmin::permitted`].

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use crate::admin::{
     AccountChange, Actor, AdminError, EndpointChange, Grace, KeyAdmin, KeyChange, KeyFilter,
-    NewKey, Permission, WebhookAdmin,
+    NewKey, WebhookAdmin,
 };
 use crate::conformance::{block_on, decided};
 use crate::credits::Credits;
@@ -22,7 +22,7 @@ use crate::outbox::{
 use crate::record::{AccountStatus, AdminErrorKind, DisabledBy, KeyRecord, KeyState, KeyStatus};
 use crate::replica::UsageQuery;
 use crate::request::{KeyLocation, RequestHead};
-use crate::scope::{ScopeCatalog, Scopes};
+use crate::scope::{Permission, ScopeCatalog, Scopes};
 use crate::store::{Commit, KeyQuery, Store};
 use crate::webhook::{SealingKey, SealingKeys, WebhookId, WebhookSecret};
 

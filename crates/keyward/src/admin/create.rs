@@ -5,12 +5,13 @@ use std::time::SystemTime;
 use crate::admin::authority::Permitted;
 use crate::admin::list::in_whole_seconds;
 use crate::admin::rules::earlier;
-use crate::admin::{Actor, AdminError, AuditedCall, CreatedKey, KeyAdmin, NewKey, Permission};
+use crate::admin::{Actor, AdminError, AuditedCall, CreatedKey, KeyAdmin, NewKey};
 use crate::credits::{CreditOwner, Credits};
 use crate::ids::KeyId;
 use crate::key::{Hint, KeyDigest};
 use crate::origin::OriginPolicy;
 use crate::record::{Account, AdminErrorKind, AuditAction, KeyRecord};
+use crate::scope::Permission;
 use crate::store::{ActiveKeys, Commit, CreateToken, CreditChange};
 
 impl KeyAdmin {

@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 
 use crate::admin::authority::Permitted;
-use crate::admin::{Actor, AdminError, AuditedCall, KeyAdmin, Permission};
+use crate::admin::{Actor, AdminError, AuditedCall, KeyAdmin};
 use crate::credits::{CreditOwner, Credits};
 use crate::environment::Environment;
 use crate::ids::KeyId;
 use crate::record::{Account, AdminErrorKind, AuditAction, KeyRecord, KeyStatus};
+use crate::scope::Permission;
 use crate::store::{Commit, CreditChange};
 
 impl KeyAdmin {

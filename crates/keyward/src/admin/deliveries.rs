@@ -3,10 +3,11 @@
 use std::time::SystemTime;
 
 use crate::admin::webhooks::{concerns, noting};
-use crate::admin::{Actor, AdminError, Permission, WebhookAdmin};
+use crate::admin::{Actor, AdminError, WebhookAdmin};
 use crate::clock::unix_time;
 use crate::outbox::{DeliveryAttempt, EndpointId, Redelivery, WebhookCommit, WebhookMessage};
 use crate::record::{AdminErrorKind, AuditAction};
+use crate::scope::Permission;
 use crate::store::StoreErrorKind;
 
 /// The largest page of attempts.

@@ -1,7 +1,7 @@
 //! Makes endpoints, changes them, and finds out whether they are whose they say.
 
 use crate::admin::webhooks::{concerns, noting};
-use crate::admin::{Actor, AdminError, Permission, Permitted, WebhookAdmin};
+use crate::admin::{Actor, AdminError, Permitted, WebhookAdmin};
 use crate::environment::Environment;
 use crate::ids::AccountId;
 use crate::outbox::{
@@ -9,6 +9,7 @@ use crate::outbox::{
     EndpointStatus, EndpointUrl, WebhookCommit, WebhookEndpoint,
 };
 use crate::record::{Account, AdminErrorKind, AuditAction, DisabledBy};
+use crate::scope::Permission;
 use crate::webhook::WebhookSecret;
 
 impl WebhookAdmin {

@@ -22,7 +22,6 @@ pub(crate) mod list;
 pub(crate) mod origins;
 pub(crate) mod policy;
 pub(crate) mod read;
-pub(crate) mod refusals;
 pub(crate) mod revoke;
 pub(crate) mod rotate;
 pub(crate) mod rules;
@@ -34,7 +33,7 @@ pub(crate) mod update;
 pub(crate) mod webhooks;
 pub(crate) mod working_endpoint;
 
-pub use self::actor::{Actor, Permission};
+pub use self::actor::Actor;
 pub use self::admin::KeyAdmin;
 pub use self::audited::AuditedCall;
 pub use self::authority::Permitted;

@@ -8,9 +8,7 @@ use std::time::SystemTime;
 
 use crate::admin::authority::Permitted;
 use crate::admin::search::{Found, Search};
-use crate::admin::{
-    Actor, AdminError, AuditPage, KeyAdmin, KeyFilter, KeyPage, KeyView, Leak, Permission,
-};
+use crate::admin::{Actor, AdminError, AuditPage, KeyAdmin, KeyFilter, KeyPage, KeyView, Leak};
 use crate::clock::unix_time;
 use crate::environment::Environment;
 use crate::ids::{AccountId, KeyId};
@@ -18,6 +16,7 @@ use crate::key::DigestScheme;
 use crate::record::AuditAction;
 use crate::replica::cached_key::CachedKey;
 use crate::replica::{UsageHour, UsageQuery};
+use crate::scope::Permission;
 use crate::store::{AuditQuery, KeyCursor, KeyQuery};
 
 /// The largest page of the audit trail.

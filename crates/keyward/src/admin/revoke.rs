@@ -1,9 +1,10 @@
 //! Ends keys.
 
-use crate::admin::{Actor, AdminError, KeyAdmin, KeyView, Permission};
+use crate::admin::{Actor, AdminError, KeyAdmin, KeyView};
 use crate::environment::Environment;
 use crate::ids::{AccountId, KeyId};
 use crate::record::{AdminErrorKind, AuditAction, KeyStatus};
+use crate::scope::Permission;
 use crate::store::Commit;
 
 impl KeyAdmin {

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use crate::admin::list::in_whole_seconds;
 use crate::admin::rules::earlier;
-use crate::admin::{Actor, AdminError, CreatedKey, Grace, KeyAdmin, Permission};
+use crate::admin::{Actor, AdminError, CreatedKey, Grace, KeyAdmin};
 use crate::ids::KeyId;
 use crate::record::{AdminErrorKind, AuditAction, KeyStatus};
+use crate::scope::Permission;
 use crate::store::Commit;
 
 impl KeyAdmin {

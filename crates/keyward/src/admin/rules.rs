@@ -2,8 +2,9 @@
 
 use std::time::SystemTime;
 
-use crate::admin::{KeyAdmin, Permission};
+use crate::admin::KeyAdmin;
 use crate::record::{Account, AdminErrorKind, KeyRecord, KeyState, Metadata};
+use crate::scope::Permission;
 
 impl KeyAdmin {
     /// Whether a key can do no more than another: what a key may hand on.

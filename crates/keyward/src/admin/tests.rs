@@ -10,7 +10,6 @@ use sha2::{Digest, Sha256, Sha512};
 
 use crate::admin::{
     AccountChange, Actor, AdminError, CreatedKey, Grace, KeyAdmin, KeyChange, KeyFilter, NewKey,
-    Permission,
 };
 use crate::clock::{Clock, ManualClock};
 use crate::conformance::block_on;
@@ -30,7 +29,7 @@ use crate::record::{
 };
 use crate::replica::{Replica, UsageHour, UsageQuery};
 use crate::request::{KeyLocation, RequestHead};
-use crate::scope::{ScopeCatalog, Scopes};
+use crate::scope::{Permission, ScopeCatalog, Scopes};
 use crate::store::{AuditQuery, Commit, KeyCursor, KeyQuery, Store, StoreFuture};
 use crate::test_store::open;
 

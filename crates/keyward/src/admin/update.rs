@@ -1,11 +1,12 @@
 //! Changes keys, and switches them off and on.
 
 use crate::admin::authority::Permitted;
-use crate::admin::{Actor, AdminError, KeyAdmin, KeyChange, KeyView, Permission};
+use crate::admin::{Actor, AdminError, KeyAdmin, KeyChange, KeyView};
 use crate::ids::KeyId;
 use crate::record::{
     Account, AdminErrorKind, AuditAction, DisabledBy, KeyRecord, KeyState, KeyStatus,
 };
+use crate::scope::Permission;
 use crate::store::Commit;
 
 impl KeyAdmin {

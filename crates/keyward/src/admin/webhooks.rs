@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::admin::{Actor, AdminError, AuditedCall, KeyAdmin, Permission, Permitted};
+use crate::admin::{Actor, AdminError, AuditedCall, KeyAdmin, Permitted};
 use crate::key::KeyFormat;
 use crate::outbox::{EndpointId, EndpointRules, WebhookCommit, WebhookEndpoint, WebhookStore};
 use crate::record::{Account, AdminErrorKind, AuditAction, AuditEntry};
+use crate::scope::Permission;
 use crate::store::Commit;
 use crate::webhook::SealingKeys;
 

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use crate::admin::{
-    AccountChange, Actor, AdminError, Grace, KeyAdmin, KeyChange, NewKey, Permission,
-};
+use crate::admin::{AccountChange, Actor, AdminError, Grace, KeyAdmin, KeyChange, NewKey};
 use crate::clock::ManualClock;
 use crate::conformance::{block_on, decided};
 use crate::credits::{CreditOwner, Credits, Refill};
@@ -23,7 +21,7 @@ use crate::record::{Account, AdminErrorKind, AuditAction, KeyRecord, Metadata};
 use crate::replica::{Replica, Revision};
 use crate::reply::ResponseHead;
 use crate::request::RequestHead;
-use crate::scope::Scopes;
+use crate::scope::{Permission, Scopes};
 use crate::store::{AuditQuery, Store};
 use crate::test_store::open;
 

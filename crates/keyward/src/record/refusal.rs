@@ -17,7 +17,7 @@ pub enum AdminErrorKind {
     /// The actor would hand on more than it holds.
     ///
     /// Also when it would widen a key without being allowed to create one, and when it would create,
-    /// widen, rotate or enable a key with a [permission](crate::admin::Permission) that it lacks itself.
+    /// widen, rotate or enable a key with a [permission](crate::scope::Permission) that it lacks itself.
     TooWide,
     /// The name is empty, longer than 100 characters or holds a control character.
     Name,
@@ -32,7 +32,7 @@ pub enum AdminErrorKind {
     /// The catalog does not permit these scopes for such a key.
     ///
     /// Also, with any catalog and without one, when a scope begins with `api_keys.` or `webhooks.` and is
-    /// that of no [`Permission`](crate::admin::Permission).
+    /// that of no [`Permission`](crate::scope::Permission).
     Scopes,
     /// Such a key may not have these origins.
     ///

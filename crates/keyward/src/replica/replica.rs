@@ -5,21 +5,20 @@ use std::mem;
 use std::sync::{Arc, OnceLock, PoisonError, Weak};
 use std::time::SystemTime;
 
-use crate::admin::refusals::Refusals;
 use crate::clock::{Clock, SystemClock};
 use crate::credits::{CreditGrant, CreditOwner, CreditWant, Unspent};
 use crate::key::KeyDigest;
 use crate::key::digest::DigestBytes;
 use crate::record::KeyRecord;
-use crate::replica::Poll;
 use crate::replica::cached_key::CachedKey;
 use crate::replica::credit_cache::CreditCache;
 use crate::replica::feed::Feed;
 use crate::replica::freshness::{Freshness, Moment};
 use crate::replica::refresh::Refresh;
+use crate::replica::refusals::Refusals;
 use crate::replica::table::Table;
 use crate::replica::usage::{SharedTally, Tallies, UsageCounter};
-use crate::replica::{Rehash, UsageCount};
+use crate::replica::{Poll, Rehash, UsageCount};
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 

@@ -1,9 +1,8 @@
 //! The scopes of a service.
 
-use crate::admin::Permission;
 use crate::error::{ParseError, ParseErrorKind};
 use crate::key::KeyKind;
-use crate::scope::{Scope, Scopes};
+use crate::scope::{Permission, Scope, Scopes};
 
 /// The scopes a service has, and which of them imply others.
 ///

@@ -1,6 +1,7 @@
 //! Scopes: what a key may do, and the catalog of a service.
 
 pub(crate) mod catalog;
+pub(crate) mod permission;
 #[expect(
     clippy::module_inception,
     reason = "the room is named after its main type"
@@ -8,4 +9,5 @@ pub(crate) mod catalog;
 pub(crate) mod scope;
 
 pub use self::catalog::ScopeCatalog;
+pub use self::permission::Permission;
 pub use self::scope::{Scope, Scopes};

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::admin::Actor;
+use crate::environment::Environment;
 use crate::ids::AccountId;
 use crate::log_limit::LogLimit;
 use crate::record::AuditEntry;
@@ -43,10 +43,16 @@ struct Window {
 impl Refusals {
     /// What to write when a call is refused: its line, if there were not too many in the last hour, and
     /// what hours that are over leave.
-    pub(crate) fn list(&self, actor: &Actor, line: AuditEntry, now: Duration) -> Vec<AuditEntry> {
+    pub(crate) fn list(
+        &self,
+        account: Option<&AccountId>,
+        environment: Option<Environment>,
+        line: AuditEntry,
+        now: Duration,
+    ) -> Vec<AuditEntry> {
         let mut lines = self.left(now);
         let mut actors = self.actors.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut whose = (actor.account().cloned(), line.actor.clone());
+        let mut whose = (account.cloned(), line.actor.clone());
         let is_beyond = actors.len() >= ACTORS && !actors.contains_key(&whose);
         if is_beyond {
             whose = (None, String::new());
@@ -67,8 +73,8 @@ impl Refusals {
         if is_beyond {
             "(several)".clone_into(&mut last.actor);
         } else {
-            last.account = actor.account().cloned();
-            last.environment = actor.environment();
+            last.account = account.cloned();
+            last.environment = environment;
         }
         window.last = Some(last);
         drop(actors);
@@ -114,15 +120,14 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::admin::Permission;
     use crate::record::{AdminErrorKind, AuditAction};
 
     fn refuse(refusals: &Refusals, name: &str, now: u64) -> Vec<AuditEntry> {
         let account = AccountId::parse("acme").unwrap();
-        let actor = Actor::user(name, account, Permission::ALL);
-        let mut line = AuditEntry::new(SystemTime::UNIX_EPOCH, actor.name(), AuditAction::Read);
+        let actor = format!("user:{name}");
+        let mut line = AuditEntry::new(SystemTime::UNIX_EPOCH, &actor, AuditAction::Read);
         line.refused = Some(AdminErrorKind::UnknownKey);
-        refusals.list(&actor, line, Duration::from_secs(now))
+        refusals.list(Some(&account), None, line, Duration::from_secs(now))
     }
 
     #[test]
