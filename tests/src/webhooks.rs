@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,12 +18,14 @@ use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use keyward::clock::ManualClock;
+use keyward::conformance::block_on;
 use keyward::reply::ErrorJson;
+use keyward::request::RequestHead;
 use keyward::store::{StoreError, StoreErrorKind, StoreFuture};
 use keyward::webhook::{
     RecentWebhooks, ReplayMemory, ReplayStatus, WebhookAttempt, WebhookErrorKind, WebhookEvent,
     WebhookId, WebhookReceiver, WebhookReceiverBuilder, WebhookSecret, WebhookSigner,
-    WebhookVerifier,
+    WebhookVerdict, WebhookVerifier,
 };
 use keyward::{KeyLocation, Replies};
 use keyward_tower::{ReceiveWebhookLayer, RequireKeyLayer};
@@ -554,6 +557,54 @@ fn every_stack_answers_every_delivery_alike_and_as_the_table_says() {
     for secret in [&SECRET[6..], KEY, "v1,", r#"{"a""#] {
         assert!(!log.contains(secret), "the log holds {secret}");
     }
+}
+
+/// A delivery as its receiver sees it, without a stack around it.
+struct Head<'a>(&'a Delivery);
+
+impl RequestHead for Head<'_> {
+    fn method(&self) -> &'static str {
+        "POST"
+    }
+
+    fn peer(&self) -> Option<IpAddr> {
+        None
+    }
+
+    fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        let values = self.0.fields.iter().filter(move |(name, _)| *name == field);
+        values.map(|(_, value)| &**value)
+    }
+}
+
+#[test]
+fn a_webhook_that_is_replayed_again_and_again_fills_no_log() {
+    let (log, subscriber) = capture();
+    let clock = Arc::new(ManualClock::at(NOW));
+    let receiver = builder().clock(Arc::<ManualClock>::clone(&clock));
+    let receiver = receiver.build().unwrap();
+    let delivery = Delivery::attempt("again", 0, "{}");
+    let deliver = || {
+        let mut awaited = receiver.check(&Head(&delivery)).unwrap();
+        awaited.receive(delivery.body.len()).unwrap();
+        block_on(awaited.verify(delivery.body.clone()))
+    };
+    let WebhookVerdict::Deliver(first) = deliver() else {
+        panic!("it is new");
+    };
+    first.receipt.conclude(200);
+    tracing::subscriber::with_default(subscriber, || {
+        let replay = |times| (0..times).for_each(|_| drop(deliver()));
+        replay(1000);
+        clock.advance(Duration::from_secs(60));
+        replay(1);
+    });
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let lines = log.lines().filter(|line| line.contains("webhook refused"));
+    let lines: Vec<_> = lines.collect();
+    assert_eq!(lines.len(), 11, "{}", lines[0]);
+    assert!(lines[..10].iter().all(|line| !line.contains("unlogged")));
+    assert!(lines[10].contains("unlogged=990"), "{}", lines[10]);
 }
 
 #[test]

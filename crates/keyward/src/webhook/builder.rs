@@ -10,11 +10,12 @@ use zeroize::Zeroizing;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{ParseError, ParseErrorKind};
 use crate::gate::KeyHeaderAction;
+use crate::log_limit::LogLimit;
 use crate::reply::{Replies, Reply};
 use crate::request::credential::Credential;
 use crate::request::{KeyLocation, RequestHead};
 use crate::secret_text::check_text;
-use crate::sync::atomic::{AtomicU64, AtomicUsize};
+use crate::sync::atomic::AtomicUsize;
 use crate::webhook::code::ReceiverReplies;
 use crate::webhook::receiver::Inner;
 use crate::webhook::{
@@ -187,7 +188,7 @@ impl WebhookReceiverBuilder {
                 limit: self.limit,
                 total_limit: self.total_limit.max(self.limit),
                 under_way: AtomicUsize::new(0),
-                warn_again: AtomicU64::new(0),
+                log: LogLimit::default(),
                 timeout: self.timeout,
                 clock: self.clock,
                 rendered,

@@ -5,14 +5,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tracing::Level;
+
 use crate::clock::Clock;
 use crate::gate::KeyHeaderAction;
 use crate::gate::drain::UnreadBody;
+use crate::log_limit::{LogLimit, Unlogged};
 use crate::outbox::challenge::answer_to;
 use crate::reply::Reply;
 use crate::request::location::trim;
 use crate::request::{KeyLocation, RequestHead};
-use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::webhook::builder::ExpectedKeys;
 use crate::webhook::code::ReceiverReplies;
 use crate::webhook::scheme::Claim;
@@ -132,8 +135,7 @@ pub(crate) struct Inner {
     pub(crate) total_limit: usize,
     /// How many bytes have arrived of the bodies that are under way.
     pub(crate) under_way: AtomicUsize,
-    /// When the log may be told again that they are too many, by the clock's `boot` in seconds.
-    pub(crate) warn_again: AtomicU64,
+    pub(crate) log: LogLimit,
     pub(crate) timeout: Duration,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) rendered: ReceiverReplies,
@@ -198,16 +200,6 @@ impl WebhookReceiver {
         now.unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
-    /// Whether it has been ten seconds: whoever fills the limit shall not fill the log too.
-    fn warns(&self) -> bool {
-        let now = self.inner.clock.boot().as_secs();
-        let due = |again: u64| (again <= now).then_some(now.saturating_add(10));
-        let again = &self.inner.warn_again;
-        again
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, due)
-            .is_ok()
-    }
-
     /// Before the end of the body: what is left of it must not be taken for the next request, nor be
     /// read for as long as the client likes.
     fn refuse_before(&self, unread: UnreadBody, error: WebhookError) -> WebhookAnswer {
@@ -221,22 +213,41 @@ impl WebhookReceiver {
 
     fn refuse(&self, error: WebhookError) -> WebhookAnswer {
         let code = error.kind().code();
-        let (name, reason) = (code.as_str(), tracing::field::display(error));
-        match error.kind() {
-            // Only who has the secret can cause these.
-            WebhookErrorKind::Replayed | WebhookErrorKind::InHand => {
-                tracing::info!(code = name, reason, "webhook refused");
-            }
-            WebhookErrorKind::Crowded if self.warns() => {
-                let limit = self.inner.total_limit;
-                tracing::warn!(code = name, reason, limit, "webhook refused");
-            }
-            _ => tracing::debug!(code = name, reason, "webhook refused"),
-        }
+        self.log(error);
         WebhookAnswer {
             reply: self.inner.rendered.of(code),
             error: Some(error),
             unread: UnreadBody::None,
+        }
+    }
+}
+
+impl WebhookReceiver {
+    /// One line for the operator. Of each kind that is told without being asked for, ten a minute: a sender
+    /// that repeats itself, or whoever replays what he has seen, fills no disk. Where there were more, the
+    /// next says how many in `unlogged`.
+    fn log(&self, error: WebhookError) {
+        let (code, reason) = (error.kind().code().as_str(), tracing::field::display(error));
+        let is_told = matches!(
+            error.kind(),
+            WebhookErrorKind::Replayed | WebhookErrorKind::InHand | WebhookErrorKind::Crowded
+        );
+        if !is_told {
+            // Anybody can cause these, as often as they like.
+            return tracing::debug!(code, reason, "webhook refused");
+        }
+        if !tracing::enabled!(Level::WARN) {
+            return;
+        }
+        let now = self.inner.clock.boot();
+        let Some(Unlogged(unlogged)) = self.inner.log.admit(error.kind(), now) else {
+            return;
+        };
+        if error.kind() == WebhookErrorKind::Crowded {
+            let limit = self.inner.total_limit;
+            tracing::warn!(code, reason, unlogged, limit, "webhook refused");
+        } else {
+            tracing::info!(code, reason, unlogged, "webhook refused");
         }
     }
 }
