@@ -232,7 +232,7 @@ mod tests {
 
     use keyward::admin::WebhookAdmin;
     use keyward::conformance::block_on;
-    use keyward::outbox::{DeliveryClaim, EndpointUrl, Redelivery, WebhookCommit, WebhookStore};
+    use keyward::outbox::{DeliveryClaim, EndpointUrl, WebhookStore};
     use keyward::webhook::{SealingKey, SealingKeys};
     use keyward::{AccountId, Actor, Environment, KeyAdmin};
 
@@ -301,7 +301,9 @@ mod tests {
     /// What was left at each turn that another task had, until nothing was.
     fn turns_until_none(store: &SqliteStore, left: fn(&Connection) -> u32) -> Vec<u32> {
         let (turns, taken) = channel();
+        // In one task, so that nothing is done before the first turn.
         let begun = store.ask(move |worker| {
+            worker.begin_work();
             take_turns(worker, left, turns);
             Ok(())
         });
@@ -318,6 +320,7 @@ mod tests {
     fn an_endpoint_with_much_is_switched_bit_by_bit_and_gets_nothing_once_it_is_off() {
         let fixture = Fixture::new();
         filled(&fixture, "pending");
+        let store = fixture.open_slow();
         let file = Connection::open(fixture.path()).unwrap();
         assert!(claims_something(&file));
         let switch = |status: &str| {
@@ -327,7 +330,6 @@ mod tests {
         switch("disabled");
         assert_eq!(count(&file, "held"), 256, "the first, with the statement");
         assert!(!claims_something(&file), "although most are not held yet");
-        let store = fixture.open_slow();
         let left = turns_until_none(&store, |file| count(file, "pending"));
         assert!(has_turns_between(&left), "{left:?}");
         assert_eq!(count(&file, "held"), MANY);
@@ -335,7 +337,6 @@ mod tests {
         switch("enabled");
         assert_eq!(count(&file, "pending"), 256);
         assert!(claims_something(&file), "what is due longest");
-        store.work();
         let left = turns_until_none(&store, |file| count(file, "held"));
         assert!(has_turns_between(&left), "{left:?}");
         assert!(claims_something(&file));
@@ -380,24 +381,15 @@ mod tests {
         let fixture = Fixture::new();
         let endpoint = filled(&fixture, "failed");
         let store = fixture.open_slow();
-        let half = i64::from(MANY / 2);
-        let since = SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(u64::from(MANY / 2));
-        let again = WebhookCommit {
-            again: Some((endpoint, Redelivery::FailedSince(since))),
-            ..WebhookCommit::default()
-        };
-        let file = Connection::open(fixture.path()).unwrap();
-        let write = |connection: &Connection| {
-            redeliver_since(connection, endpoint, half).unwrap();
-        };
-        // The commit itself does a bounded part.
-        let mut direct = Connection::open(fixture.path()).unwrap();
-        let transaction = direct.transaction().unwrap();
-        write(&transaction);
-        assert!(count(&transaction, "pending") <= u32::try_from(AT_ONCE).unwrap());
-        drop(transaction);
-
-        block_on(store.commit_webhooks(again)).unwrap();
+        let mut file = Connection::open(fixture.path()).unwrap();
+        let transaction = file.transaction().unwrap();
+        redeliver_since(&transaction, endpoint, i64::from(MANY / 2)).unwrap();
+        transaction.commit().unwrap();
+        let first = count(&file, "pending");
+        assert!(
+            first > 0 && first <= u32::try_from(AT_ONCE).unwrap(),
+            "{first}"
+        );
         // One that fails again is not delivered a third time.
         let typed =
             "UPDATE keyward_delivery SET status = 'failed', due_at = 9 WHERE message = 'n10001'";

@@ -11,7 +11,7 @@ use rusqlite::{Connection, TransactionBehavior, params};
 use crate::{credit, row};
 
 /// So many keys are written in one transaction, while which nobody else can write.
-const BATCH: usize = 4096;
+const BATCH: usize = 512;
 
 /// What was taken out of the replica and is not known to be in the file.
 ///
@@ -22,6 +22,8 @@ const BATCH: usize = 4096;
 pub(crate) struct LimitOutcome {
     node: i64,
     sequence: i64,
+    /// How often was taken what had been counted.
+    takings: u64,
     batches: VecDeque<Batch>,
     /// Whose credits may be out.
     lent: HashSet<CreditOwner>,
@@ -35,6 +37,7 @@ impl LimitOutcome {
         Ok(Self {
             node: connection.query_row("SELECT random()", [], |row| row.get(0))?,
             sequence: 0,
+            takings: 0,
             batches: VecDeque::new(),
             lent: HashSet::new(),
             all: false,
@@ -49,6 +52,7 @@ impl LimitOutcome {
     /// The batch to write next; more is taken only when none is left.
     pub(crate) fn next(&mut self, replica: &Replica) -> Option<&Batch> {
         if self.batches.is_empty() {
+            self.takings += 1;
             let mut counts = replica.take_usage().into_iter();
             let mut digests = replica.take_redigested().into_iter();
             let mut unspent = replica.take_unspent(self.all).into_iter();
@@ -135,6 +139,11 @@ impl LimitOutcome {
     /// The batch that was next is in the file.
     pub(crate) fn written(&mut self) {
         self.batches.pop_front();
+    }
+
+    /// How often was taken what had been counted, and all of it, at that time.
+    pub(crate) fn takings(&self) -> u64 {
+        self.takings
     }
 
     /// How many batches wait.
@@ -388,6 +397,32 @@ mod tests {
         block_on(store.flush()).unwrap();
         assert_eq!(used(&store, "acme").0, BATCH as u64 + 1);
         assert!(stored(&store, record.id).last_used_at.is_some());
+    }
+
+    #[test]
+    fn a_flush_of_many_keys_gives_others_their_turn() {
+        let fixture = Fixture::new();
+        let store = fixture.open_slow();
+        add(&store, "acme");
+        let keys: Vec<_> = (0..3 * BATCH)
+            .map(|_| crate::fixture::key("acme"))
+            .collect();
+        let records = keys.iter().map(|(_, record)| record.clone());
+        crate::fixture::commit(&store, vec![], records.collect()).unwrap();
+        let gate = Gate::builder(store.replica()).format(crate::fixture::format());
+        let gate = gate.build().unwrap();
+        for (secret, _) in &keys {
+            ask_with(&gate, secret).unwrap();
+        }
+        let mut flush = store.flush();
+        let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+        // Each step is a task of its own, beside which others are done.
+        while flush.as_mut().poll(context).is_pending() && used(&store, "acme").0 == 0 {}
+        block_on(store.ask(|_| Ok(()))).unwrap();
+        let written = used(&store, "acme").0;
+        assert!(written > 0 && written < 3 * BATCH as u64, "{written}");
+        block_on(flush).unwrap();
+        assert_eq!(used(&store, "acme").0, 3 * BATCH as u64);
     }
 
     #[test]

@@ -297,7 +297,12 @@ impl Store for SqliteStore {
     }
 
     fn flush(&self) -> StoreFuture<'_, ()> {
-        self.ask(Worker::flush)
+        Box::pin(async move {
+            let taking = self.ask(|worker| Ok(worker.next_taking())).await?;
+            // A batch at a time, so that others have their turn.
+            while !self.ask(move |worker| worker.flush_until(taking)).await? {}
+            Ok(())
+        })
     }
 
     fn usage(&self, query: UsageQuery) -> StoreFuture<'_, Vec<UsageHour>> {

@@ -330,8 +330,8 @@ impl Worker {
         }
     }
 
-    /// Writes all that was counted until now.
-    pub(crate) fn flush(&mut self) -> Result<(), StoreError> {
+    /// Writes all that was counted until now, when the store is dropped.
+    fn flush(&mut self) -> Result<(), StoreError> {
         // Nothing is taken before what is left of an earlier flush is written.
         for _ in 0..self.taken.waiting() {
             self.until_free(Self::flush_batch)?;
@@ -341,6 +341,18 @@ impl Worker {
             self.poll_if_due();
         }
         Ok(())
+    }
+
+    /// Which taking of what was counted holds all that was counted until now.
+    pub(crate) fn next_taking(&self) -> u64 {
+        self.taken.takings() + 1
+    }
+
+    /// Writes a batch, and tells whether all of that taking is written.
+    pub(crate) fn flush_until(&mut self, taking: u64) -> Result<bool, StoreError> {
+        let is_some = self.until_free(Self::flush_batch)?;
+        let taken = self.taken.takings();
+        Ok(!is_some || taken > taking || taken == taking && self.taken.waiting() == 0)
     }
 
     /// The balance of an owner, with what is out of it: only this thread takes out and gives back.
@@ -400,9 +412,7 @@ impl Worker {
         if self.taken.waiting() == 0 {
             self.taken.settle(&self.replica);
         }
-        while self.taken.waiting() > 0 && self.write_some() {
-            self.poll_if_due();
-        }
+        self.write_waiting();
     }
 
     /// Gives back the credits of which more are out than may be. Where batches wait to be written, it is
@@ -412,8 +422,13 @@ impl Worker {
             return;
         }
         self.taken.take_excess(&self.replica);
-        while self.taken.waiting() > 0 && self.write_some() {
-            self.poll_if_due();
+        self.write_waiting();
+    }
+
+    /// Writes the batches that wait, one at a time: others have their turn in between.
+    fn write_waiting(&mut self) {
+        if self.taken.waiting() > 0 && self.write_some() {
+            self.later(Self::write_waiting);
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::mem;
 use std::slice;
+use std::thread;
 use std::time::Duration;
 
 use crate::ids::{AccountId, KeyId};
@@ -15,6 +16,9 @@ use crate::sync::MutexGuard;
 
 /// How many accounts or keys are looked at before polls have their turn.
 const AT_ONCE: usize = 1000;
+
+/// How long polls may take the lock between two steps.
+const GIVE_WAY: Duration = Duration::from_micros(50);
 
 /// What polls have given while everything is read anew: it is newer than that.
 pub(crate) struct Reload {
@@ -214,6 +218,7 @@ impl Poll {
     fn bury_all(&self, now: Duration) {
         let table = &self.replica.inner.table;
         for part in 0.. {
+            thread::sleep(GIVE_WAY);
             let mut feed = self.replica.feed();
             let Some(dead) = table.dead(part, now) else {
                 break;
@@ -225,6 +230,8 @@ impl Poll {
 
 /// What only the feed touches, while this reload is under way.
 fn reloading(replica: &Replica, number: u64) -> Result<MutexGuard<'_, Feed>, ReplicaError> {
+    // A lock that is taken again at once is hardly ever had by whoever waits for it.
+    thread::sleep(GIVE_WAY);
     let feed = replica.feed();
     if feed.is_reloading(number) {
         Ok(feed)
