@@ -81,8 +81,6 @@ mod uploads;
 mod webhooks;
 #[cfg(test)]
 mod written_by_0_1_0;
-#[cfg(test)]
-mod years;
 
 #[cfg(test)]
 use keyward::{
