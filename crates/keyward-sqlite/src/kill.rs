@@ -7,23 +7,24 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-use std::{env, io, thread};
+use std::{env, fs, io, thread};
 
-use keyward::admin::WebhookAdmin;
+use keyward::admin::{AccountChange, KeyFilter, WebhookAdmin};
 use keyward::conformance::block_on;
 use keyward::credits::{CreditOwner, Credits};
+use keyward::denial::DenialKind;
 use keyward::gate::Finish;
 use keyward::outbox::{
     AttemptOutcome, DeliveryClaim, EndpointUrl, RetrySchedule, WebhookCommit, WebhookMessage,
     WebhookStore,
 };
-use keyward::record::{AuditAction, AuditEntry, KeyStatus};
+use keyward::record::{AccountStatus, AuditAction, AuditEntry, KeyStatus};
 use keyward::store::{AuditQuery, Commit};
 use keyward::webhook::{SealingKey, SealingKeys, WebhookId};
-use keyward::{AccountId, Actor, Environment, Gate, KeyAdmin, KeyId, NewKey, Store};
+use keyward::{AccountId, Actor, Environment, Gate, Grace, KeyAdmin, KeyId, NewKey, Store};
 use rusqlite::Connection;
 
-use crate::fixture::{Fixture, format, paid, stored};
+use crate::fixture::{Fixture, add, ask, format, paid, stored};
 use crate::{SqliteStore, credit};
 
 /// Tells the child which file to write.
@@ -125,6 +126,65 @@ fn a_process_that_is_killed_after_refunds_loses_a_hundredth_at_most() {
         assert!(now >= left - left / 100, "{now} of {left} are left");
         left = now;
     }
+}
+
+/// What takes power away, each from the account of its name, and how its key is refused then.
+const TAKEN: [(&str, DenialKind); 4] = [
+    ("revoke", DenialKind::Revoked),
+    ("revoke-all", DenialKind::Revoked),
+    ("suspend", DenialKind::AccountInactive),
+    ("rotate", DenialKind::Revoked),
+];
+
+#[test]
+fn what_takes_power_away_survives_a_kill_and_the_loss_of_the_log() {
+    for (way, answer) in TAKEN {
+        let fixture = Fixture::new();
+        let (key, _) = add(&fixture.open_slow(), way);
+        let child = "kill::takes_power_away_and_waits_to_be_killed";
+        let told = run_and_kill(&fixture.path(), child, true);
+        assert!(told.is_empty(), "{told:?}");
+        for lost in ["keys.db-wal", "keys.db-shm"] {
+            fs::remove_file(fixture.at(lost)).unwrap();
+        }
+        assert_eq!(ask(&fixture.open_slow(), &key), Err(answer), "{way}");
+    }
+}
+
+/// Not a test of its own: what runs in the child.
+#[test]
+fn takes_power_away_and_waits_to_be_killed() {
+    let Some(file) = env::var_os(FILE) else {
+        return;
+    };
+    let store = SqliteStore::open(file).unwrap();
+    let admin = KeyAdmin::new(Arc::new(store), format());
+    let actor = Actor::operator("child");
+    block_on(async {
+        for (way, _) in TAKEN {
+            let account = AccountId::parse(way).unwrap();
+            // In each file is one of them.
+            let Ok(page) = admin.keys(&actor, &account, KeyFilter::new()).await else {
+                continue;
+            };
+            let id = page.keys[0].record.id;
+            match way {
+                "revoke" => drop(admin.revoke(&actor, id, "").await.unwrap()),
+                "revoke-all" => {
+                    let all = admin.revoke_all(&actor, &account, None, "");
+                    all.await.unwrap();
+                }
+                "suspend" => {
+                    let change = AccountChange::new().status(AccountStatus::Suspended);
+                    let update = admin.update_account(&actor, &account, change);
+                    drop(update.await.unwrap());
+                }
+                _ => drop(admin.rotate(&actor, id, Grace::None).await.unwrap()),
+            }
+        }
+    });
+    drop(tell("ready"));
+    thread::sleep(LIFETIME);
 }
 
 /// An account with so many credits.
