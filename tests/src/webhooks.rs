@@ -349,7 +349,7 @@ async fn actix(deliveries: &[Delivery], handler: Handler) -> Vec<Answer> {
 
 fn reply(reply: &keyward::reply::Reply) -> Response<Full<Bytes>> {
     let mut response = Response::builder().status(reply.status());
-    for (name, value) in reply.fields() {
+    for (name, value) in reply.headers() {
         response = response.header(name, value);
     }
     response.body(reply.body().to_vec().into()).unwrap()

@@ -30,7 +30,7 @@ pub(crate) struct FieldNames(Rc<[Option<HeaderName>]>);
 
 impl FieldNames {
     pub(crate) fn of(locations: &[KeyLocation]) -> Self {
-        let fields = locations.iter().map(KeyLocation::field);
+        let fields = locations.iter().map(KeyLocation::header_name);
         Self(fields.map(|field| field.parse().ok()).collect())
     }
 
@@ -196,7 +196,7 @@ pub(crate) fn refuse_shared() -> HttpResponse {
 
 /// Creates a response with the same bytes as in every other adapter.
 pub(crate) fn to_response(mut reply: Reply) -> HttpResponse {
-    let own = reply.take_own_fields();
+    let own = reply.take_own_headers();
     let made;
     let prepared = if let Some(prepared) = reply.prepared(Prepared::of) {
         prepared
@@ -231,7 +231,7 @@ impl Prepared {
         let status = StatusCode::from_u16(reply.status());
         Self {
             status: status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
-            fields: reply.fields().filter_map(read).collect(),
+            fields: reply.headers().filter_map(read).collect(),
             body: Bytes::copy_from_slice(reply.body()),
         }
     }

@@ -35,7 +35,7 @@ pub(crate) struct FieldNames(Arc<[Option<HeaderName>]>);
 
 impl FieldNames {
     pub(crate) fn of(locations: &[KeyLocation]) -> Self {
-        let fields = locations.iter().map(KeyLocation::field);
+        let fields = locations.iter().map(KeyLocation::header_name);
         Self(fields.map(|field| field.parse().ok()).collect())
     }
 
@@ -143,7 +143,7 @@ pub(crate) fn refuse<B>(refusal: Refusal) -> Response<ResponseBody<B>> {
 
 /// Creates a response with the same bytes as in every other adapter.
 pub(crate) fn to_response(mut reply: Reply) -> Response<Bytes> {
-    let own = reply.take_own_fields();
+    let own = reply.take_own_headers();
     let made;
     let Prepared(prepared) = if let Some(prepared) = reply.prepared(prepare) {
         prepared
@@ -174,7 +174,7 @@ fn prepare(reply: &Reply) -> Prepared {
     let mut response = Response::new(Bytes::copy_from_slice(reply.body()));
     let status = StatusCode::from_u16(reply.status());
     *response.status_mut() = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    add(reply.fields(), &mut response);
+    add(reply.headers(), &mut response);
     Prepared(response)
 }
 

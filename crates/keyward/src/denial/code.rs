@@ -50,7 +50,7 @@
 /// # let gate = Gate::builder(store.replica()).format(KeyFormat::new("vhk_{env}_")?).build()?;
 /// # let decision = gate.check(&Get(Some("nonsense")), &std::sync::Arc::default(), None);
 /// # let Decision::Ready(Verdict::Refuse(refusal)) = decision else { panic!("{decision:?}") };
-/// # let mut shown = refusal.reply.fields().map(|(name, value)| format!("{name}: {value}"));
+/// # let mut shown = refusal.reply.headers().map(|(name, value)| format!("{name}: {value}"));
 /// # assert_eq!(shown.next().as_deref(), Some("cache-control: no-store"));
 /// # assert_eq!(shown.next().as_deref(), Some("content-type: application/problem+json"));
 /// # assert_eq!(shown.next().as_deref(), Some(r#"www-authenticate: ApiKey realm="api", error="invalid_token""#));

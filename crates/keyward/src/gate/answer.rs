@@ -177,7 +177,7 @@ impl Gate {
         let mut refusal = refusal.retry_after(wait);
         if let Some(quota) = short.quota {
             for (name, value) in quota.fields(self.inner.legacy_fields, now) {
-                refusal.reply.own_field(name, value);
+                refusal.reply.push_header(name, value);
             }
         }
         Verdict::Refuse(refusal)

@@ -44,7 +44,7 @@ use crate::throttle::AuthFailureLimiter;
 /// let decision = gate.check(&Get(None), &Arc::default(), None);
 /// let Decision::Ready(Verdict::Refuse(refusal)) = decision else { unreachable!() };
 /// let challenge = ("www-authenticate", r#"Bearer realm="api.example.com""#);
-/// assert!(refusal.reply.fields().any(|field| field == challenge));
+/// assert!(refusal.reply.headers().any(|field| field == challenge));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
@@ -343,7 +343,7 @@ impl GateBuilder {
 /// The headers of these locations, each once.
 fn headers(locations: &[KeyLocation]) -> Arc<[Box<str>]> {
     let mut headers: Vec<Box<str>> = Vec::new();
-    for header in locations.iter().map(KeyLocation::field) {
+    for header in locations.iter().map(KeyLocation::header_name) {
         if !headers.iter().any(|own| **own == *header) {
             headers.push(header.into());
         }

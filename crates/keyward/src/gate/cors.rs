@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::limit::quota::{FIELDS, LEGACY_FIELDS};
+use crate::limit::quota::{HEADERS, LEGACY_HEADERS};
 use crate::reply::{Reply, ResponseHead};
 use crate::request::KeyLocation;
 use crate::request::location::check_token;
@@ -77,7 +77,7 @@ const GRPC_RESPONSE: [&str; 3] = ["grpc-status", "grpc-message", "grpc-status-de
 /// let decision = gate.check(&Preflight, &Arc::default(), None);
 /// let Decision::Ready(Verdict::Refuse(answer)) = decision else { panic!("{decision:?}") };
 /// assert_eq!(answer.reply.status(), 204);
-/// assert!(answer.reply.fields().eq([
+/// assert!(answer.reply.headers().eq([
 ///     ("cache-control", "no-store"),
 ///     ("access-control-allow-origin", "*"),
 ///     ("access-control-allow-methods", "GET, HEAD, POST, PUT, PATCH, DELETE"),
@@ -149,22 +149,22 @@ impl Cors {
     pub(crate) fn preflight(&self, locations: &[KeyLocation], grpc: bool) -> Reply {
         // Named one by one: `*` does not stand for `authorization`.
         let own = ["content-type"].into_iter();
-        let own = own.chain(locations.iter().map(KeyLocation::field));
+        let own = own.chain(locations.iter().map(KeyLocation::header_name));
         let own = own.chain(GRPC_REQUEST.into_iter().filter(|_| grpc));
         let named = self.request_fields.iter().map(String::as_str);
         let mut reply = Reply::new(204, Vec::new());
-        reply.field("access-control-allow-origin", "*".to_owned());
-        reply.field("access-control-allow-methods", self.methods.join(", "));
-        reply.field("access-control-allow-headers", once_each(own.chain(named)));
+        reply.push_shared_header("access-control-allow-origin", "*".to_owned());
+        reply.push_shared_header("access-control-allow-methods", self.methods.join(", "));
+        reply.push_shared_header("access-control-allow-headers", once_each(own.chain(named)));
         let max_age = self.max_age.as_secs().to_string();
-        reply.field("access-control-max-age", max_age);
+        reply.push_shared_header("access-control-max-age", max_age);
         reply
     }
 
     /// What every other answer says: what of it a page may read.
     pub(crate) fn readable(&self, legacy_fields: bool, grpc: bool) -> CorsHeaders {
-        let legacy = LEGACY_FIELDS.into_iter().filter(|_| legacy_fields);
-        let sent = ["retry-after"].into_iter().chain(FIELDS);
+        let legacy = LEGACY_HEADERS.into_iter().filter(|_| legacy_fields);
+        let sent = ["retry-after"].into_iter().chain(HEADERS);
         let sent = sent.chain(["www-authenticate"]).chain(legacy);
         let sent = sent.chain(GRPC_RESPONSE.into_iter().filter(|_| grpc));
         let named = self.response_fields.iter().map(String::as_str);
@@ -186,7 +186,7 @@ impl CorsHeaders {
     /// Marks an answer of ours.
     pub(crate) fn mark(&self, reply: &mut Reply) {
         for (name, value) in self.fields() {
-            reply.field(name, value.to_owned());
+            reply.push_shared_header(name, value.to_owned());
         }
     }
 
@@ -276,7 +276,7 @@ mod tests {
         ];
         let reply = cors.preflight(&locations, false);
         let allowed = "content-type, x-api-key, authorization, x-trace";
-        let mut fields = reply.fields();
+        let mut fields = reply.headers();
         assert!(fields.any(|field| field == ("access-control-allow-headers", allowed)));
         let exposed = "retry-after, ratelimit, ratelimit-policy, www-authenticate, etag";
         assert_eq!(&*cors.readable(false, false).0, exposed);

@@ -36,7 +36,7 @@ static DRAINING: AtomicUsize = AtomicUsize::new(0);
 /// # let gate = Gate::builder(store.replica()).format(KeyFormat::new("vhk_{env}_")?).build()?;
 /// let decision = gate.check(&Upload, &Arc::default(), None);
 /// let Decision::Ready(Verdict::Refuse(refusal)) = decision else { panic!("{decision:?}") };
-/// assert!(refusal.reply.fields().any(|field| field == ("connection", "close")));
+/// assert!(refusal.reply.headers().any(|field| field == ("connection", "close")));
 /// let mut drain = refusal.drain().expect("it has a body, and nobody else is draining");
 /// assert!(drain.read(1_000_000));
 /// assert!(!drain.read(100_000), "that is over 1 MiB");
@@ -171,7 +171,7 @@ mod tests {
     }
 
     fn closes(refusal: &Refusal) -> bool {
-        let mut fields = refusal.reply.fields();
+        let mut fields = refusal.reply.headers();
         fields.any(|field| field == ("connection", "close"))
     }
 

@@ -205,7 +205,7 @@ impl Requirement {
     /// # };
     /// let refused = answer("POST", Requirement::new().grpc());
     /// assert_eq!(refused.status(), 200);
-    /// assert!(refused.fields().any(|field| field == ("grpc-status", "16")));
+    /// assert!(refused.headers().any(|field| field == ("grpc-status", "16")));
     ///
     /// assert_eq!(answer("GET", Requirement::new().grpc()).status(), 401);
     /// assert_eq!(answer("POST", Requirement::new()).status(), 401);

@@ -991,7 +991,7 @@ fn a_missing_scope_is_told_with_those_of_the_route() {
         panic!()
     };
     let challenge = r#"ApiKey realm="api", error="insufficient_scope", scope="kyc age name""#;
-    let mut fields = refusal.reply.fields();
+    let mut fields = refusal.reply.headers();
     assert!(fields.any(|field| field == ("www-authenticate", challenge)));
     for (requirement, denial, verdict) in [
         (

@@ -60,7 +60,7 @@ use crate::reply::{Reply, ResponseHead};
 ///     Decision::Ready(Verdict::Admit(mut admitted)) => {
 ///         assert!(matches!(admitted.access, Some(Access::Principal(_)))); // into the extensions
 ///         assert_eq!(admitted.key_field, KeyHeaderAction::Remove(0));
-///         assert_eq!(gate.locations()[0].field(), "x-api-key");
+///         assert_eq!(gate.locations()[0].header_name(), "x-api-key");
 ///         // The inner service is called here.
 ///         admitted.finish.apply(&mut response);
 ///         assert_eq!(response.0, [("cache-control", "private".to_owned())]);
@@ -327,7 +327,7 @@ impl Refusal {
     /// Before the body was read: what is left of it must not be taken for the next request.
     pub(crate) fn before(mut self, body: UnreadBody) -> Self {
         self.body = body;
-        self.reply.own_field("connection", "close".to_owned());
+        self.reply.push_header("connection", "close".to_owned());
         self
     }
 
@@ -335,7 +335,7 @@ impl Refusal {
     pub(crate) fn retry_after(mut self, seconds: Option<u64>) -> Self {
         if let Some(seconds) = seconds {
             let seconds = itoa::Buffer::new().format(seconds).to_owned();
-            self.reply.own_field("retry-after", seconds);
+            self.reply.push_header("retry-after", seconds);
         }
         self
     }

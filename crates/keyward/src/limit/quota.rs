@@ -7,10 +7,10 @@ use crate::limit::bucket::nanos;
 use crate::limit::{Bucket, BucketOwner, RateLimit};
 
 /// The fields that may describe a limit.
-pub(crate) const FIELDS: [&str; 2] = ["ratelimit", "ratelimit-policy"];
+pub(crate) const HEADERS: [&str; 2] = ["ratelimit", "ratelimit-policy"];
 
 /// Those that are sent beside them where the gate says so.
-pub(crate) const LEGACY_FIELDS: [&str; 3] = [
+pub(crate) const LEGACY_HEADERS: [&str; 3] = [
     "x-ratelimit-limit",
     "x-ratelimit-remaining",
     "x-ratelimit-reset",

@@ -309,7 +309,7 @@ fn keys_of_an_account_share_a_limit_in_each_environment() {
     let Verdict::Refuse(refusal) = shut else {
         panic!()
     };
-    let mut fields = refusal.reply.fields();
+    let mut fields = refusal.reply.headers();
     assert!(fields.any(|field| field == ("ratelimit", r#""account-minute";r=0;t=12"#)));
     let (test, _) = world.key(Environment::TEST, |new| new);
     assert_eq!(passing(&gate, &test), 5);
@@ -570,7 +570,7 @@ fn a_refusal_says_when_to_come_again() {
         panic!()
     };
     assert_eq!(refusal.reply.status(), 429);
-    let fields: Vec<_> = refusal.reply.fields().collect();
+    let fields: Vec<_> = refusal.reply.headers().collect();
     assert_eq!(
         fields,
         [
@@ -622,7 +622,7 @@ fn the_most_restrictive_limit_is_described() {
     let Verdict::Refuse(refusal) = verdict(&gate, &key, any(), None) else {
         panic!()
     };
-    let mut fields = refusal.reply.fields();
+    let mut fields = refusal.reply.headers();
     assert!(fields.any(|field| field == ("retry-after", "21598")));
 }
 
@@ -702,7 +702,7 @@ fn a_limiter_that_does_not_answer_is_a_503() {
         panic!()
     };
     assert_eq!(refusal.reply.status(), 503);
-    let mut fields = refusal.reply.fields();
+    let mut fields = refusal.reply.headers();
     assert!(fields.any(|field| field == ("retry-after", "1")));
     assert!(
         refusal

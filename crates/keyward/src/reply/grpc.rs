@@ -2,14 +2,14 @@
 
 use std::fmt::Write as _;
 
-use crate::limit::quota::{FIELDS, LEGACY_FIELDS};
+use crate::limit::quota::{HEADERS, LEGACY_HEADERS};
 use crate::reply::Reply;
 use crate::request::RequestHead;
 
 /// Whether a field of a refusal is of use to a gRPC client too, as metadata.
 fn is_kept(field: &str) -> bool {
-    FIELDS.contains(&field)
-        || LEGACY_FIELDS.contains(&field)
+    HEADERS.contains(&field)
+        || LEGACY_HEADERS.contains(&field)
         || matches!(
             field,
             "retry-after" | "vary" | "access-control-allow-origin"
@@ -41,15 +41,15 @@ impl Reply {
     /// The same refusal as a response of trailers only (gRPC over HTTP/2, "Responses").
     pub(crate) fn in_grpc(&self, content_type: &str, exposed: Option<&str>) -> Self {
         let mut reply = Self::new(200, Vec::new());
-        reply.field("content-type", content_type.to_owned());
-        for (name, value) in self.fields().filter(|(name, _)| is_kept(name)) {
-            reply.field(name, value.to_owned());
+        reply.push_shared_header("content-type", content_type.to_owned());
+        for (name, value) in self.headers().filter(|(name, _)| is_kept(name)) {
+            reply.push_shared_header(name, value.to_owned());
         }
         if let Some(names) = exposed {
-            reply.field("access-control-expose-headers", names.to_owned());
+            reply.push_shared_header("access-control-expose-headers", names.to_owned());
         }
-        reply.field("grpc-status", status(self.status()).to_string());
-        reply.field("grpc-message", message(self.detail()));
+        reply.push_shared_header("grpc-status", status(self.status()).to_string());
+        reply.push_shared_header("grpc-message", message(self.detail()));
         reply
     }
 }

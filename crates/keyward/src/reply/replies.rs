@@ -146,14 +146,14 @@ impl Replies {
     /// let reply = Replies::new(ErrorJson).render(Unsigned, &[r#"Signature realm="api""#]);
     /// assert_eq!(reply.status(), 401);
     /// assert_eq!(reply.body(), br#"{"error":"Sign the request."}"#);
-    /// assert!(reply.fields().any(|header| header == ("www-authenticate", r#"Signature realm="api""#)));
+    /// assert!(reply.headers().any(|header| header == ("www-authenticate", r#"Signature realm="api""#)));
     /// ```
     #[must_use]
     pub fn render(&self, code: impl ReplyCode, challenges: &[&str]) -> Reply {
         let mut reply = self.without_challenge(code, code.detail().into());
         if reply.status() == 401 {
             for challenge in challenges {
-                reply.field("www-authenticate", (*challenge).to_owned());
+                reply.push_shared_header("www-authenticate", (*challenge).to_owned());
             }
         }
         finish(reply, code)
@@ -168,7 +168,7 @@ impl Replies {
     ///
     /// let locations = [KeyLocation::x_api_key()];
     /// let reply = Replies::default().render_key_error(ErrorCode::MissingApiKey, "api", &locations);
-    /// assert!(reply.fields().any(|header| header == ("www-authenticate", r#"ApiKey realm="api""#)));
+    /// assert!(reply.headers().any(|header| header == ("www-authenticate", r#"ApiKey realm="api""#)));
     /// ```
     #[must_use]
     pub fn render_key_error(
@@ -223,7 +223,7 @@ impl Replies {
         if reply.status() == 401 || code.always_challenges() {
             for scheme in schemes(locations) {
                 let challenge = challenge(scheme, realm, code, missing);
-                reply.field("www-authenticate", challenge);
+                reply.push_shared_header("www-authenticate", challenge);
             }
         }
         finish(reply, code)
@@ -247,7 +247,7 @@ impl Replies {
         };
         let mut reply = Reply::new(status, self.body.render(&problem));
         reply.says(&detail);
-        reply.field("content-type", self.body.content_type().to_owned());
+        reply.push_shared_header("content-type", self.body.content_type().to_owned());
         reply
     }
 }
@@ -255,10 +255,10 @@ impl Replies {
 /// Adds the headers that stand behind the challenges.
 fn finish(mut reply: Reply, code: impl ReplyCode) -> Reply {
     if code.status() == 503 {
-        reply.field("retry-after", "1".to_owned());
+        reply.push_shared_header("retry-after", "1".to_owned());
     }
     if code.depends_on_origin() {
-        reply.field("vary", "Origin".to_owned());
+        reply.push_shared_header("vary", "Origin".to_owned());
     }
     reply
 }
@@ -398,7 +398,7 @@ mod tests {
         let reply =
             Replies::default().render_key_error(ErrorCode::InvalidApiKey, "api", &locations());
         let lines: Vec<_> = reply
-            .fields()
+            .headers()
             .filter(|(name, _)| *name == "www-authenticate")
             .collect();
         assert_eq!(
@@ -427,7 +427,7 @@ mod tests {
             .status(ErrorCode::InvalidApiKey, 403);
         let has_challenge = |code| {
             let reply = replies.render_key_error(code, "api", &locations());
-            reply.fields().any(|(name, _)| name == "www-authenticate")
+            reply.headers().any(|(name, _)| name == "www-authenticate")
         };
         assert!(has_challenge(ErrorCode::OriginNotAllowed));
         assert!(!has_challenge(ErrorCode::InvalidApiKey));

@@ -38,7 +38,7 @@ use std::sync::{Arc, OnceLock};
 /// # let Decision::Ready(Verdict::Refuse(refusal)) = decision else { panic!("{decision:?}") };
 /// # let reply = refusal.reply;
 /// assert_eq!(reply.status(), 401);
-/// assert!(reply.fields().eq([
+/// assert!(reply.headers().eq([
 ///     ("cache-control", "no-store"),
 ///     ("content-type", "application/problem+json"),
 ///     ("www-authenticate", r#"ApiKey realm="api""#),
@@ -58,7 +58,7 @@ pub struct Reply {
 /// What all answers of a kind share.
 struct Rendered {
     status: u16,
-    fields: Vec<(&'static str, String)>,
+    headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
     /// What the body says to the client, where a protocol has another place for it.
     detail: String,
@@ -72,13 +72,13 @@ impl Reply {
     /// use keyward::reply::Reply;
     ///
     /// let reply = Reply::new(204, Vec::new());
-    /// assert!(reply.fields().eq([("cache-control", "no-store")]));
+    /// assert!(reply.headers().eq([("cache-control", "no-store")]));
     /// ```
     #[must_use]
     pub fn new(status: u16, body: Vec<u8>) -> Self {
         let rendered = Rendered {
             status,
-            fields: vec![("cache-control", "no-store".to_owned())],
+            headers: vec![("cache-control", "no-store".to_owned())],
             body,
             detail: String::new(),
             prepared: OnceLock::new(),
@@ -92,17 +92,17 @@ impl Reply {
     /// Adds a header to all clones that will be made of this reply.
     ///
     /// The value is of visible ASCII characters and spaces.
-    pub fn field(&mut self, name: &'static str, value: String) {
+    pub fn push_shared_header(&mut self, name: &'static str, value: String) {
         match Arc::get_mut(&mut self.rendered) {
-            Some(rendered) => rendered.fields.push((name, value)),
-            None => self.own_field(name, value),
+            Some(rendered) => rendered.headers.push((name, value)),
+            None => self.push_header(name, value),
         }
     }
 
     /// Adds a header to this clone of a reply alone, such as when to try again.
     ///
     /// The value is of visible ASCII characters and spaces.
-    pub fn own_field(&mut self, name: &'static str, value: String) {
+    pub fn push_header(&mut self, name: &'static str, value: String) {
         self.own.push((name, value));
     }
 
@@ -123,15 +123,15 @@ impl Reply {
     }
 
     /// The fields: names in lower case, values of visible ASCII characters and spaces.
-    pub fn fields(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let all = self.rendered.fields.iter().chain(&self.own);
+    pub fn headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let all = self.rendered.headers.iter().chain(&self.own);
         all.map(|(name, value)| (*name, &**value))
     }
 
     /// Takes away the fields that this answer adds to those that all of its kind have; the last of
-    /// [`fields`](Self::fields).
+    /// [`headers`](Self::headers).
     #[must_use]
-    pub fn take_own_fields(
+    pub fn take_own_headers(
         &mut self,
     ) -> impl ExactSizeIterator<Item = (&'static str, String)> + use<> {
         mem::take(&mut self.own).into_iter()
@@ -139,7 +139,7 @@ impl Reply {
 
     /// What an adapter makes of all answers of this kind, made once.
     ///
-    /// `make` sees the answer without its [own fields](Self::take_own_fields). `None` where another adapter
+    /// `make` sees the answer without its [own headers](Self::take_own_headers). `None` where another adapter
     /// has made something else of it.
     ///
     /// ```
@@ -185,7 +185,7 @@ impl fmt::Debug for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reply")
             .field("status", &self.status())
-            .field("fields", &self.fields().collect::<Vec<_>>())
+            .field("headers", &self.headers().collect::<Vec<_>>())
             .field("body", &String::from_utf8_lossy(self.body()))
             .finish()
     }
@@ -193,7 +193,7 @@ impl fmt::Debug for Reply {
 
 impl PartialEq for Rendered {
     fn eq(&self, other: &Self) -> bool {
-        let parts = |own: &Self| (own.status, own.fields.clone(), own.body.clone());
+        let parts = |own: &Self| (own.status, own.headers.clone(), own.body.clone());
         parts(self) == parts(other)
     }
 }

@@ -20,7 +20,7 @@ impl<'a> Credential<'a> {
     pub(crate) fn find<R: RequestHead>(request: &'a R, locations: &'a [KeyLocation]) -> Self {
         let mut found = Credential::Absent;
         for (index, location) in locations.iter().enumerate() {
-            let mut lines = request.values_at(index, location.field());
+            let mut lines = request.values_at(index, location.header_name());
             let Some(line) = lines.next() else { continue };
             if lines.next().is_some() {
                 return Credential::Several;

@@ -48,8 +48,8 @@ const RESERVED_PREFIXES: [&str; 37] = [
 /// use keyward::{KeyKind, KeyLocation};
 ///
 /// let own = KeyLocation::header("X-Acme-Key")?;
-/// assert_eq!(own.field(), "x-acme-key");
-/// assert_eq!(KeyLocation::bearer().field(), "authorization");
+/// assert_eq!(own.header_name(), "x-acme-key");
+/// assert_eq!(KeyLocation::bearer().header_name(), "authorization");
 /// assert_eq!(KeyLocation::client_key().accepts(), KeyKind::Publishable);
 /// # Ok::<(), keyward::error::ParseError>(())
 /// ```
@@ -61,7 +61,7 @@ pub struct KeyLocation {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
-    Field(Box<str>),
+    Header(Box<str>),
     Scheme(Box<str>),
     RawAuthorization,
 }
@@ -97,13 +97,13 @@ impl KeyLocation {
                 _ => "use `KeyLocation::x_api_key` or a name of your own, such as `x-acme-key`",
             }));
         }
-        Ok(Self::secret(Place::Field(name.into())))
+        Ok(Self::secret(Place::Header(name.into())))
     }
 
     /// `X-API-Key: <key>`
     #[must_use]
     pub fn x_api_key() -> Self {
-        Self::secret(Place::Field("x-api-key".into()))
+        Self::secret(Place::Header("x-api-key".into()))
     }
 
     /// `Authorization: Bearer <key>` (RFC 6750 §2.1)
@@ -136,7 +136,7 @@ impl KeyLocation {
     /// `X-Client-Key: <key>`, for publishable keys.
     #[must_use]
     pub fn x_client_key() -> Self {
-        Self::secret(Place::Field("x-client-key".into())).publishable()
+        Self::secret(Place::Header("x-client-key".into())).publishable()
     }
 
     /// Takes publishable keys here, and no secret ones.
@@ -150,9 +150,9 @@ impl KeyLocation {
 
     /// The field, in lower case.
     #[must_use]
-    pub fn field(&self) -> &str {
+    pub fn header_name(&self) -> &str {
         match &self.place {
-            Place::Field(name) => name,
+            Place::Header(name) => name,
             Place::Scheme(_) | Place::RawAuthorization => "authorization",
         }
     }
@@ -167,14 +167,14 @@ impl KeyLocation {
     pub(crate) fn challenge(&self) -> &str {
         match &self.place {
             Place::Scheme(scheme) => scheme,
-            Place::Field(_) | Place::RawAuthorization => "ApiKey",
+            Place::Header(_) | Place::RawAuthorization => "ApiKey",
         }
     }
 
     /// How to send a key here, for the one who forgot.
     pub(crate) fn usage(&self) -> String {
         match &self.place {
-            Place::Field(name) => format!("{name}: <key>"),
+            Place::Header(name) => format!("{name}: <key>"),
             Place::Scheme(scheme) => format!("Authorization: {scheme} <key>"),
             Place::RawAuthorization => "Authorization: <key>".to_owned(),
         }
@@ -189,7 +189,7 @@ impl KeyLocation {
     /// Whether two locations could claim the same text.
     fn overlaps(&self, other: &Self) -> bool {
         match (&self.place, &other.place) {
-            (Place::Field(a), Place::Field(b)) => a == b,
+            (Place::Header(a), Place::Header(b)) => a == b,
             (Place::Scheme(a), Place::Scheme(b)) => a.eq_ignore_ascii_case(b),
             (a, b) => a == b,
         }
@@ -200,7 +200,7 @@ impl KeyLocation {
     pub(crate) fn key_in<'a>(&self, line: &'a [u8]) -> Option<&'a [u8]> {
         let line = trim(line);
         match &self.place {
-            Place::Field(_) => Some(line),
+            Place::Header(_) => Some(line),
             Place::Scheme(scheme) => {
                 let (given, rest) = match line.iter().position(|byte| *byte == b' ') {
                     Some(space) => line.split_at_checked(space)?,

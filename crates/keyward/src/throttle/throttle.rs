@@ -71,9 +71,9 @@ use crate::throttle::failures::Failures;
 /// }
 /// let refused = answer("192.0.2.1");
 /// assert_eq!(refused.status(), 429);
-/// assert!(refused.fields().any(|field| field == ("retry-after", "6")));
+/// assert!(refused.headers().any(|field| field == ("retry-after", "6")));
 /// assert_eq!(answer("192.0.2.2").status(), 401);
-/// # let fields: Vec<_> = refused.fields().map(|(name, value)| format!("{name}: {value}")).collect();
+/// # let fields: Vec<_> = refused.headers().map(|(name, value)| format!("{name}: {value}")).collect();
 /// # assert_eq!(fields, ["cache-control: no-store", "content-type: application/problem+json", "retry-after: 6"]);
 /// # assert_eq!(refused.body(), br#"{"type":"about:blank","title":"Too Many Requests","status":429,"detail":"Too many requests with keys that are not valid came from this address. Check the key and wait.","code":"too_many_failures"}"#);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -341,7 +341,7 @@ mod tests {
             };
             let mut waits = refusal
                 .reply
-                .fields()
+                .headers()
                 .filter(|(name, _)| *name == "retry-after");
             assert_eq!(waits.next(), Some(("retry-after", left)));
             assert_eq!(waits.next(), None);
@@ -417,7 +417,7 @@ mod tests {
         assert!(
             refusal
                 .reply
-                .fields()
+                .headers()
                 .all(|(name, _)| name != "retry-after")
         );
         assert_eq!(refusal.denial.unwrap().kind(), DenialKind::PeerUnknown);

@@ -211,7 +211,7 @@ impl ExpectedKeys {
         const SUBJECT: &str = "expected API key";
         let error = |kind| Err(ParseError::new(SUBJECT, kind));
         let alone = "give the key alone, without its header or scheme";
-        let header = format!("{}:", location.field());
+        let header = format!("{}:", location.header_name());
         let scheme = format!("{} ", location.challenge());
         let copied = [&*header, &scheme, "authorization:", "bearer ", "basic "];
         check_text(SUBJECT, key, &copied.map(|prefix| (prefix, alone)))?;

@@ -114,7 +114,7 @@ use crate::webhook::{
 /// assert_eq!(replay.reply.status(), 409);
 /// # let awaited = receiver.check(&Head(&fields)).expect("nothing is wrong with the fields");
 /// # let WebhookVerdict::Answer(wrong) = now_or_never(awaited.verify(*b"{ }")) else { unreachable!() };
-/// # let mut shown = wrong.reply.fields().map(|(name, value)| format!("{name}: {value}"));
+/// # let mut shown = wrong.reply.headers().map(|(name, value)| format!("{name}: {value}"));
 /// # assert_eq!(shown.next().as_deref(), Some("cache-control: no-store"));
 /// # assert_eq!(shown.next().as_deref(), Some("content-type: application/problem+json"));
 /// # assert_eq!(shown.next().as_deref(), Some(r#"www-authenticate: WebhookSignature realm="webhook""#));
@@ -205,7 +205,7 @@ impl WebhookReceiver {
     fn refuse_before(&self, unread: UnreadBody, error: WebhookError) -> WebhookAnswer {
         let mut answer = self.refuse(error);
         if unread != UnreadBody::None {
-            answer.reply.own_field("connection", "close".to_owned());
+            answer.reply.push_header("connection", "close".to_owned());
         }
         answer.unread = unread;
         answer
@@ -383,7 +383,7 @@ impl AwaitedBody {
         // To answer it again does no harm, so it is not remembered.
         if let Some(text) = answer_to(bytes).filter(|_| signed.id().is_some()) {
             let mut reply = Reply::new(200, text.to_vec());
-            reply.field("content-type", "text/plain".to_owned());
+            reply.push_shared_header("content-type", "text/plain".to_owned());
             return WebhookVerdict::Answer(WebhookAnswer {
                 reply,
                 error: None,

@@ -458,7 +458,7 @@ fn a_full_memory_refuses_and_says_try_again() {
     assert!(
         answer
             .reply
-            .fields()
+            .headers()
             .any(|field| field == ("retry-after", "1"))
     );
 }
@@ -543,7 +543,7 @@ fn the_bodies_that_are_under_way_have_a_limit_together() {
     assert!(
         answer
             .reply
-            .fields()
+            .headers()
             .any(|field| field == ("retry-after", "1"))
     );
     assert!(two.receive(1).is_err(), "also of one that has begun");
@@ -594,7 +594,7 @@ fn demands_the_api_key_that_is_expected() {
         assert_eq!(answer.reply.status(), status);
         let challenges = answer
             .reply
-            .fields()
+            .headers()
             .filter(|(name, _)| *name == "www-authenticate");
         let schemes = challenges.map(|(_, challenge)| challenge.split(' ').next().unwrap());
         let expected: &[_] = match kind {
