@@ -1,8 +1,8 @@
-//! What a client is told.
+//! Error codes of refusals.
 
-/// What a client is told: the `code` of the default body.
+/// The error code that a client receives, as `code` in the default body.
 ///
-/// An answer in full, with the default body and locations:
+/// A complete response with the default body and locations:
 ///
 /// ```text
 /// HTTP/1.1 401 Unauthorized
@@ -14,17 +14,18 @@
 /// {"type":"about:blank","title":"Unauthorized","status":401,"detail":"The API key is not valid. Check that it is complete; if it has been revoked or has expired, create a new one.","code":"invalid_api_key"}
 /// ```
 ///
-/// A challenge for each scheme in which the route accepts a key stands in every 401, in the 400 and in
-/// `insufficient_scope` (RFC 9110 §11.6.1, RFC 6750 §3). Its `error` is `invalid_token`;
-/// `invalid_request` in the 400; `insufficient_scope` where a scope is missing, which `scope` then
-/// names; none where no key was sent. A 503 also has `retry-after: 1`, a 429 for failures or a rate limit
-/// the seconds to wait, the two about origins `vary: Origin`.
+/// Every 401, the 400, and `insufficient_scope` carry a challenge for each scheme in which the
+/// route accepts a key (RFC 9110 §11.6.1, RFC 6750 §3). Its `error` is `invalid_token`, but
+/// `invalid_request` in the 400 and `insufficient_scope` for a missing scope, which `scope` then
+/// names. It is absent if no key was sent. A 503 also carries `retry-after: 1`. A 429 for failures
+/// or a rate limit carries the seconds to wait in `retry-after`. The two codes about origins carry
+/// `vary: Origin`.
 ///
-/// A gRPC call (a `POST` with the content type `application/grpc`, or one of gRPC-Web) to a route that is
-/// [told to be of gRPC](crate::gate::Requirement::grpc) gets the same refusal in the form of gRPC: a response of
-/// trailers only, with the text as its message. 400 is `INVALID_ARGUMENT` there, 401
-/// `UNAUTHENTICATED`, 403 `PERMISSION_DENIED`, 429 `RESOURCE_EXHAUSTED`, 503 `UNAVAILABLE`, 500
-/// `INTERNAL`. `retry-after` and the fields of limits are among its metadata:
+/// On a route that is [declared as gRPC](crate::gate::Requirement::grpc), a gRPC call (a `POST`
+/// with the content type `application/grpc` or one of gRPC-Web) gets the same refusal in gRPC form:
+/// a trailers-only response with the text as its message. 400 becomes `INVALID_ARGUMENT`, 401
+/// `UNAUTHENTICATED`, 403 `PERMISSION_DENIED`, 429 `RESOURCE_EXHAUSTED`, 503 `UNAVAILABLE` and 500
+/// `INTERNAL`. The metadata includes `retry-after` and the rate limit headers:
 ///
 /// ```text
 /// HTTP/2 200
@@ -66,41 +67,45 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorCode {
-    /// 401 `missing_api_key`
+    /// 401 `missing_api_key`: the request contains no key.
     MissingApiKey,
-    /// 400 `multiple_api_keys`
+    /// 400 `multiple_api_keys`: the request contains more than one key.
     MultipleApiKeys,
-    /// 401 `invalid_api_key`: malformed, unknown, revoked, disabled, expired, of another account
+    /// 401 `invalid_api_key`: the key is malformed, unknown, revoked, disabled, expired, or of
+    /// another account.
     InvalidApiKey,
-    /// 401 `revoked_api_key`, where the service has dead keys told apart
+    /// 401 `revoked_api_key`, if the service [reports dead
+    /// keys](crate::Replies::tell_dead_keys_apart).
     RevokedApiKey,
-    /// 401 `disabled_api_key`, where the service has dead keys told apart
+    /// 401 `disabled_api_key`, if the service [reports dead
+    /// keys](crate::Replies::tell_dead_keys_apart).
     DisabledApiKey,
-    /// 401 `expired_api_key`, where the service has dead keys told apart
+    /// 401 `expired_api_key`, if the service [reports dead
+    /// keys](crate::Replies::tell_dead_keys_apart).
     ExpiredApiKey,
-    /// 503 `auth_unavailable`
+    /// 503 `auth_unavailable`: the store does not answer, or the data in memory is too old.
     AuthUnavailable,
-    /// 403 `account_inactive`
+    /// 403 `account_inactive`: the account is suspended.
     AccountInactive,
-    /// 401 `environment_mismatch`
+    /// 401 `environment_mismatch`: the key belongs to another environment.
     EnvironmentMismatch,
-    /// 403 `key_not_allowed`
+    /// 403 `key_not_allowed`: the kind of key, its location or the account's plan is not accepted.
     KeyNotAllowed,
-    /// 403 `origin_required`
+    /// 403 `origin_required`: the key has an origin allowlist, and the request has no `Origin`.
     OriginRequired,
-    /// 403 `origin_not_allowed`
+    /// 403 `origin_not_allowed`: the origin is not on the key's allowlist.
     OriginNotAllowed,
-    /// 403 `insufficient_scope`
+    /// 403 `insufficient_scope`: the key lacks a required scope.
     InsufficientScope,
-    /// 429 `too_many_failures`
+    /// 429 `too_many_failures`: too many authentications failed from the client's address.
     TooManyFailures,
-    /// 503 `rate_limit_unavailable`
+    /// 503 `rate_limit_unavailable`: the limiter or the credits cannot be reached.
     RateLimitUnavailable,
-    /// 429 `rate_limited`
+    /// 429 `rate_limited`: a rate limit is used up.
     RateLimited,
-    /// 429 `credits_exhausted`
+    /// 429 `credits_exhausted`: no credits are left.
     CreditsExhausted,
-    /// 500 `internal_error`: the service is set up wrongly; its log tells how
+    /// 500 `internal_error`: the service is misconfigured; its log has the reason.
     InternalError,
 }
 
@@ -126,7 +131,7 @@ impl ErrorCode {
         Self::InternalError,
     ];
 
-    /// As it stands in the body.
+    /// Returns the code as written in the body.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -151,7 +156,8 @@ impl ErrorCode {
         }
     }
 
-    /// The status, unless the service maps it to another.
+    /// Returns the default HTTP status, which [`Replies::status`](crate::Replies::status) can
+    /// change.
     #[must_use]
     pub const fn status(self) -> u16 {
         match self {
@@ -173,7 +179,7 @@ impl ErrorCode {
         }
     }
 
-    /// The `error` of the challenge (RFC 6750 §3.1); none where the client sent no key.
+    /// Returns the `error` of the challenge (RFC 6750 §3.1); `None` if the client sent no key.
     pub(crate) const fn challenge_error(self) -> Option<&'static str> {
         match self {
             Self::MissingApiKey => None,
@@ -183,7 +189,7 @@ impl ErrorCode {
         }
     }
 
-    /// Whether the answer carries a challenge even where its status is not 401.
+    /// Returns whether the response carries a challenge even if its status is not 401.
     pub(crate) const fn always_challenges(self) -> bool {
         matches!(self, Self::MultipleApiKeys | Self::InsufficientScope)
     }
@@ -192,7 +198,7 @@ impl ErrorCode {
         matches!(self, Self::OriginRequired | Self::OriginNotAllowed)
     }
 
-    /// What the client should do; the two that name the route's or the gate's own terms end in them.
+    /// Returns what the client should do. Two texts are completed with the locations or scopes.
     pub(crate) const fn detail(self) -> &'static str {
         match self {
             Self::MissingApiKey => "Send an API key as ",

@@ -1,77 +1,81 @@
-//! The reason why a request was refused.
+//! Detailed reasons for refusals.
 
 use crate::denial::ErrorCode;
 
-/// The reason of a refusal, finer than the [`ErrorCode`] that the client reads.
+/// The reason for a refusal, finer than the [`ErrorCode`] that the client receives.
 ///
 /// ```
 /// use keyward::denial::{DenialKind, ErrorCode};
 ///
-/// // A guess must not tell whether there was such a key.
+/// // Guessing does not reveal whether a key ever existed.
 /// assert_eq!(DenialKind::Unknown.code(), ErrorCode::InvalidApiKey);
 /// assert_eq!(DenialKind::Revoked.code(), ErrorCode::InvalidApiKey);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DenialKind {
-    /// No configured location holds a key.
+    /// No configured location contains a key.
     Missing,
-    /// More than one key, or one key more than once.
+    /// The request contains more than one key, or one key more than once.
     MultipleKeys,
-    /// What stands in the key's place is not of any accepted format.
+    /// The key matches no accepted format.
     Malformed,
-    /// The name of an authentication scheme stands before the key, where the key must stand alone.
+    /// The name of an authentication scheme precedes a key that is expected alone.
     SchemeInKey,
-    /// The key stands in quotation marks or brackets.
+    /// The key is enclosed in quotation marks or brackets.
     QuotedKey,
-    /// Too many failures came from the client's address.
+    /// Too many authentications failed from the client's address.
     Throttled,
-    /// The gate limits failures by address, and the adapter knows no peer address.
+    /// The gate limits failures by address, but the adapter knows no peer address.
     PeerUnknown,
-    /// The store did not answer, or its last answer is too old.
+    /// The store did not answer, or the data in memory is too old.
     Unavailable,
     /// No key has this digest.
     Unknown,
-    /// The key is of another account than the route.
+    /// The key belongs to another account than the route.
     ForeignAccount,
-    /// The key is revoked, alone or with all others of its account.
+    /// The key was revoked, alone or together with all keys of its account.
     Revoked,
-    /// The key is switched off.
+    /// The key is disabled.
     Disabled,
     /// The key has expired.
     Expired,
     /// The account is suspended.
     AccountInactive,
-    /// The key is of another environment than the route, or than its own text says.
+    /// The key's environment differs from that of the route or of the key's own text.
     EnvironmentMismatch,
-    /// The key is of a kind that is not accepted on this route.
+    /// The kind of key is not accepted on this route.
     KindNotAccepted,
-    /// The key is publishable and stands in a place for secret ones.
+    /// A publishable key was sent in a location for secret keys.
     KindMisplaced,
-    /// The key is secret and stands in a place for publishable ones.
+    /// A secret key was sent in a location for publishable keys.
     ///
-    /// It is probably in a page, and leaked: the one refusal that is logged as a warning.
+    /// It is probably in a web page and therefore leaked. This is the only refusal that is logged
+    /// as a warning.
     SecretExposed,
-    /// The account's plan does not include the API.
+    /// The account's plan does not include API access.
     NoApiAccess,
-    /// The key has an origin list and the request no origin.
+    /// The key has an origin allowlist, and the request has no `Origin`.
     OriginMissing,
-    /// The request's origin is not on the key's list.
+    /// The request's origin is not on the key's allowlist.
     OriginNotAllowed,
-    /// The key lacks a scope.
+    /// The key lacks a required scope.
     ScopeMissing,
-    /// A limit of the key lets less pass at once than the route costs.
+    /// The route costs more than a rate limit of the key allows at once.
     CostTooHigh,
-    /// The limiter, or the store that keeps the credits, did not answer.
+    /// The limiter or the store that holds the credits did not answer.
     LimitUnavailable,
-    /// The key has used up one of its limits.
+    /// A rate limit of the key is used up.
     RateLimited,
     /// The key or its account has no credits left.
     CreditsExhausted,
 }
 
 impl DenialKind {
-    /// What the client is told, unless the service has dead keys told apart.
+    /// Returns the code that the client receives.
+    ///
+    /// Revoked, disabled and expired keys have codes of their own if the service [asks for
+    /// that](crate::Replies::tell_dead_keys_apart).
     #[must_use]
     pub const fn code(self) -> ErrorCode {
         match self {
@@ -104,7 +108,7 @@ impl DenialKind {
         }
     }
 
-    /// Those for which the client is told more than the code says of all.
+    /// The kinds whose text is more specific than that of their code.
     pub(crate) const WITH_OWN_TEXT: [Self; 7] = [
         Self::SchemeInKey,
         Self::QuotedKey,
@@ -115,7 +119,7 @@ impl DenialKind {
         Self::CostTooHigh,
     ];
 
-    /// Whether the text in the key's place is no key.
+    /// Returns whether the refusal is about the form of the key.
     pub(crate) const fn is_of_form(self) -> bool {
         matches!(self, Self::Malformed | Self::SchemeInKey | Self::QuotedKey)
     }
@@ -125,11 +129,11 @@ impl DenialKind {
             Self::Missing => "no key",
             Self::MultipleKeys => "more than one key",
             Self::Malformed => "malformed key",
-            Self::SchemeInKey => "a scheme before the key, where the key must stand alone",
-            Self::QuotedKey => "a key in quotation marks or brackets",
-            Self::Throttled => "too many failures from this address",
-            Self::PeerUnknown => "no peer address, by which failures are counted",
-            Self::Unavailable => "the keys in memory are too old",
+            Self::SchemeInKey => "authentication scheme before a key that is expected alone",
+            Self::QuotedKey => "key in quotation marks or brackets",
+            Self::Throttled => "too many failed authentications from this address",
+            Self::PeerUnknown => "no peer address to count failures by",
+            Self::Unavailable => "keys in memory are too old",
             Self::Unknown => "unknown key",
             Self::ForeignAccount => "key of another account",
             Self::Revoked => "revoked key",
@@ -137,15 +141,15 @@ impl DenialKind {
             Self::Expired => "expired key",
             Self::AccountInactive => "account suspended",
             Self::EnvironmentMismatch => "key of another environment",
-            Self::KindNotAccepted => "kind of key not accepted here",
-            Self::KindMisplaced => "publishable key in a place for secret ones",
-            Self::SecretExposed => "secret key in a place for publishable ones, probably leaked",
+            Self::KindNotAccepted => "kind of key not accepted on this route",
+            Self::KindMisplaced => "publishable key in a location for secret keys",
+            Self::SecretExposed => "secret key in a location for publishable keys, probably leaked",
             Self::NoApiAccess => "plan without API access",
-            Self::OriginMissing => "no origin",
-            Self::OriginNotAllowed => "origin not on the list",
-            Self::ScopeMissing => "scope missing",
-            Self::CostTooHigh => "a limit lets less pass at once than this costs",
-            Self::LimitUnavailable => "the limiter or the store does not answer",
+            Self::OriginMissing => "no origin header",
+            Self::OriginNotAllowed => "origin not on the allowlist",
+            Self::ScopeMissing => "missing scope",
+            Self::CostTooHigh => "cost exceeds what a rate limit allows at once",
+            Self::LimitUnavailable => "limiter or store does not answer",
             Self::RateLimited => "rate limit used up",
             Self::CreditsExhausted => "no credits left",
         }

@@ -180,7 +180,7 @@ impl Gate {
     /// let mut fails = explained.checks().filter_map(|(check, denial)| denial.map(|_| check));
     /// assert!(fails.by_ref().eq([Check::Environment, Check::Scopes]));
     /// let text = explained.to_string();
-    /// assert!(text.contains("refuses  the scopes of the route: scope missing (insufficient_scope)"));
+    /// assert!(text.contains("refuses  the scopes of the route: missing scope (insufficient_scope)"));
     /// assert!(!text.contains(key.expose_secret()));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```

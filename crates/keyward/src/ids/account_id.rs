@@ -1,11 +1,13 @@
-//! The id of an account.
+//! Account ids.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::error::{ParseError, ParseErrorKind};
 
-/// The service's own name for an account: 1 to 128 printable ASCII characters, no spaces.
+/// The id that the service uses for an account.
+///
+/// It is 1 to 128 printable ASCII characters without spaces.
 ///
 /// ```
 /// assert_eq!(keyward::AccountId::parse("acct_42")?.as_str(), "acct_42");
@@ -15,10 +17,11 @@ use crate::error::{ParseError, ParseErrorKind};
 pub struct AccountId(Arc<str>);
 
 impl AccountId {
-    /// Parses a name.
+    /// Parses an account id.
     ///
     /// # Errors
-    /// When it is empty, longer than 128 bytes or holds a space, a control or a non-ASCII character.
+    /// Returns an error if the text is empty, longer than 128 bytes, or contains a space, a control
+    /// character or a non-ASCII character.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let kind = match text.len() {
             0 => ParseErrorKind::Empty,
@@ -29,7 +32,7 @@ impl AccountId {
         Err(ParseError::new("account id", kind))
     }
 
-    /// The name.
+    /// Returns the id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -1,4 +1,4 @@
-//! The public name of a key.
+//! Key ids.
 
 use std::fmt;
 
@@ -8,7 +8,9 @@ use crate::key::RandomError;
 
 const PREFIX: &str = "key_";
 
-/// The public name of a key: `key_` and 12 random base62 characters (71 bits). No secret.
+/// The public id of a key: `key_` and 12 random base62 characters (71 bits).
+///
+/// It is not secret and appears in logs and the audit log.
 ///
 /// ```
 /// use keyward::KeyId;
@@ -21,18 +23,18 @@ const PREFIX: &str = "key_";
 pub struct KeyId(PublicName);
 
 impl KeyId {
-    /// A new name.
+    /// Generates a random id.
     ///
     /// # Errors
-    /// When the operating system gives no random bytes.
+    /// Returns an error if the operating system provides no random bytes.
     pub fn random() -> Result<Self, RandomError> {
         PublicName::random().map(Self)
     }
 
-    /// Parses what `Display` writes.
+    /// Parses the form that `Display` writes.
     ///
     /// # Errors
-    /// When it is not `key_` and 12 letters and digits.
+    /// Returns an error unless the text is `key_` and 12 letters and digits.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         PublicName::parse(text, PREFIX, "key id").map(Self)
     }

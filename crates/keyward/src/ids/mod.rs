@@ -1,4 +1,4 @@
-//! Public names of keys and accounts.
+//! Public ids of keys and accounts.
 
 pub(crate) mod account_id;
 pub(crate) mod key_id;

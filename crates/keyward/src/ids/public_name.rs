@@ -1,4 +1,4 @@
-//! The random part of what may be told of a thing: no secret, and no guess.
+//! The random part of public ids, which are unguessable but not secret.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use crate::key::{Alphabet, RandomError};
 
 const LEN: usize = 12;
 
-/// 12 random base62 characters (71 bits), which are written behind a prefix.
+/// 12 random base62 characters (71 bits), displayed after a prefix.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct PublicName([u8; LEN]);
 
@@ -18,7 +18,7 @@ impl PublicName {
         Ok(Self(text.as_bytes().try_into().unwrap_or_default()))
     }
 
-    /// The name behind a prefix; `subject` is what it should be a name of.
+    /// Parses the part after `prefix`. Errors name the `subject`.
     pub(crate) fn parse(
         text: &str,
         prefix: &str,

@@ -1,30 +1,30 @@
-//! The characters of keys, and random ones of them.
+//! The alphabets of keys, and the generation of random characters.
 
 use std::error::Error;
 use std::fmt;
 
 use zeroize::Zeroizing;
 
-/// The characters of a key's secret part.
+/// The character set of a key's secret part.
 ///
-/// All are safe in a URL and are selected by a double click, `-` excepted.
+/// All characters are safe in a URL. A double click selects the whole key, unless it contains `-`.
 ///
 /// ```
 /// use keyward::KeyFormat;
 /// use keyward::key::Alphabet;
 ///
 /// let format = KeyFormat::new("acme_")?.alphabet(Alphabet::Hex).length(32)?;
-/// assert_eq!(format.regex(), "acme_[0-9a-f]{40}"); // 8 of them are the checksum
+/// assert_eq!(format.regex(), "acme_[0-9a-f]{40}"); // the last 8 are the checksum
 /// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Alphabet {
-    /// `0-9`, `A-Z`, `a-z`: 5.95 bits a character.
+    /// `0-9`, `A-Z` and `a-z`: 5.95 bits per character.
     Base62,
-    /// `0-9`, `A-Z`, `a-z`, `-`, `_`: 6 bits a character.
+    /// `0-9`, `A-Z`, `a-z`, `-` and `_`: 6 bits per character.
     Base64Url,
-    /// `0-9`, `a-f`: 4 bits a character.
+    /// `0-9` and `a-f`: 4 bits per character.
     Hex,
 }
 
@@ -37,8 +37,8 @@ impl Alphabet {
         }
     }
 
-    /// Whether all bytes are characters of it. Looks at each without a branch, which the compiler
-    /// turns into many at once.
+    /// Returns whether every byte belongs to this alphabet. The loop has no branch, so that the
+    /// compiler can vectorize it.
     pub(crate) fn holds_all(self, text: &[u8]) -> bool {
         fn all(text: &[u8], holds: impl Fn(u8) -> bool) -> bool {
             text.iter().fold(true, |all, byte| all & holds(*byte))
@@ -52,7 +52,7 @@ impl Alphabet {
         }
     }
 
-    /// The number of digits that hold any `u32`.
+    /// Returns the number of digits that can hold any `u32`.
     pub(crate) const fn checksum_len(self) -> usize {
         match self {
             Self::Base62 | Self::Base64Url => 6,
@@ -60,8 +60,8 @@ impl Alphabet {
         }
     }
 
-    /// A number in this alphabet, the highest digit first; all of
-    /// [`checksum_len`](Self::checksum_len).
+    /// Writes a number in this alphabet, padded to 8 digits, the most significant first. The last
+    /// [`checksum_len`](Self::checksum_len) of them hold any `u32`.
     pub(crate) fn digits(self, number: u32) -> [u8; 8] {
         match self {
             Self::Base62 => digits::<62>(number, self.chars()),
@@ -70,8 +70,8 @@ impl Alphabet {
         }
     }
 
-    /// Appends random characters without modulo bias: a byte past the last whole multiple of the
-    /// alphabet's size is thrown away.
+    /// Appends random characters without modulo bias. A byte at or above the last whole multiple of
+    /// the alphabet's size is discarded.
     pub(crate) fn push_random(self, text: &mut String, count: usize) -> Result<(), RandomError> {
         let chars = self.chars();
         let fair = 256 / chars.len() * chars.len();
@@ -90,7 +90,8 @@ impl Alphabet {
     }
 }
 
-/// Eight digits, the highest first: those of a base known to the compiler need no division.
+/// Writes eight digits, the most significant first. A constant base lets the compiler avoid
+/// division.
 fn digits<const BASE: u32>(mut number: u32, chars: &[u8]) -> [u8; 8] {
     let mut digits = [0; 8];
     for digit in digits.iter_mut().rev() {
@@ -101,14 +102,15 @@ fn digits<const BASE: u32>(mut number: u32, chars: &[u8]) -> [u8; 8] {
     digits
 }
 
-/// The operating system gave no random bytes. See
-/// [`KeyFormat::generate`](crate::key::KeyFormat::generate).
+/// The error returned when the operating system provides no random bytes.
+///
+/// See [`KeyFormat::generate`](crate::key::KeyFormat::generate).
 #[derive(Clone, Copy, Debug)]
 pub struct RandomError(pub(crate) getrandom::Error);
 
 impl fmt::Display for RandomError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the operating system's random generator failed")
+        f.write_str("the operating system returned no random bytes")
     }
 }
 
@@ -127,7 +129,8 @@ mod tests {
         let mut text = String::new();
         Alphabet::Base62.push_random(&mut text, 62_000).unwrap();
         for char in Alphabet::Base62.chars() {
-            // 1,000 expected, standard deviation 31: eight of them never happen by chance.
+            // 1,000 are expected with a standard deviation of 31; a deviation of eight is no
+            // accident.
             let seen = text.bytes().filter(|b| b == char).count();
             assert!((750..1250).contains(&seen), "{char}: {seen}");
         }

@@ -1,4 +1,4 @@
-//! The secret text, and the part of it that may be shown.
+//! The API key as text, and the hint that may be displayed.
 
 use std::fmt;
 
@@ -6,9 +6,9 @@ use zeroize::Zeroizing;
 
 use crate::error::{ParseError, ParseErrorKind};
 
-/// The secret text of a key, shown to its owner once.
+/// An API key in plain text, shown to its owner once.
 ///
-/// It has no `Display`, its `Debug` shows the hint, and its memory is zeroed on drop.
+/// It has no `Display`, its `Debug` output shows only the hint, and its memory is zeroed on drop.
 ///
 /// ```
 /// use keyward::{Environment, KeyFormat};
@@ -29,13 +29,13 @@ impl ApiKey {
         Self { text, hint }
     }
 
-    /// The secret. Show it to its owner and keep no copy.
+    /// Returns the secret. Show it to the key's owner and keep no copy.
     #[must_use]
     pub fn expose_secret(&self) -> &str {
         &self.text
     }
 
-    /// What may be shown of the key from now on.
+    /// Returns the hint, which may be displayed at any time.
     #[must_use]
     pub fn hint(&self) -> &Hint {
         &self.hint
@@ -48,16 +48,16 @@ impl fmt::Debug for ApiKey {
     }
 }
 
-/// The last characters of a key of which they are not known; no key has these.
+/// Stands for unknown last characters. No key contains NUL bytes.
 const NOT_KNOWN: [u8; 4] = [0; 4];
 
-/// What may be shown of a key: its prefix and its last four characters.
+/// A displayable part of a key: its prefix and its last four characters.
 ///
 /// ```
 /// use keyward::key::Hint;
 ///
 /// assert_eq!(Hint::parse("vhk_live_…x7Qd")?.to_string(), "vhk_live_…x7Qd");
-/// assert_eq!(Hint::unknown().to_string(), "…"); // of an imported key
+/// assert_eq!(Hint::unknown().to_string(), "…"); // for an imported key
 /// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq)]
@@ -73,7 +73,7 @@ impl Hint {
         Self { prefix, last }
     }
 
-    /// The hint of a key whose text is not known, shown as an ellipsis alone.
+    /// Returns the hint for a key whose text is unknown, displayed as a lone ellipsis.
     ///
     /// ```
     /// use keyward::key::Hint;
@@ -89,12 +89,13 @@ impl Hint {
         }
     }
 
-    /// Parses the shown form, as a store keeps it.
+    /// Parses the form that `Display` writes, such as `vhk_live_…x7Qd`.
     ///
-    /// The prefix may be empty. The last characters are missing where only the prefix is known.
+    /// The prefix may be empty. Nothing follows the ellipsis when only the prefix is known.
     ///
     /// # Errors
-    /// When it is not a prefix of at most 32 bytes, an ellipsis and four ASCII characters or none.
+    /// Returns an error unless the text is a prefix of at most 32 bytes, an ellipsis, and either
+    /// four ASCII characters or none.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let error = ParseError::new("hint", ParseErrorKind::Character);
         let (prefix, last) = text.split_once('…').ok_or(error)?;

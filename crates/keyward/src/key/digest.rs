@@ -1,4 +1,4 @@
-//! The only form in which a key is stored.
+//! Hashed keys: the only form in which keys are stored.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -10,10 +10,11 @@ use subtle::ConstantTimeEq;
 use crate::error::{ParseError, ParseErrorKind};
 use crate::key::PepperId;
 
-/// The digest of a whole key, and how it was made.
+/// The digest of a whole key and the scheme that produced it.
 ///
-/// One SHA-256 is enough: the keys have at least 112 bits of randomness, so there is nothing to
-/// guess that a slow hash would slow down (NIST SP 800-63B-4 §3.1.2.2). `Debug` does not show it.
+/// A single SHA-256 is enough. Keys hold at least 112 random bits, so there are no guesses for a
+/// slow hash to slow down (NIST SP 800-63B-4 §3.1.2.2). The `Debug` output does not contain the
+/// digest.
 ///
 /// ```
 /// use keyward::key::{DigestScheme, KeyDigest};
@@ -29,14 +30,16 @@ pub struct KeyDigest {
 }
 
 impl KeyDigest {
-    /// A digest as a store kept it.
+    /// Creates a digest from its stored parts.
     #[must_use]
     pub fn new(scheme: DigestScheme, bytes: [u8; 32]) -> Self {
         let bytes = DigestBytes(bytes);
         Self { scheme, bytes }
     }
 
-    /// A digest that another system has kept: hexadecimal or base64, either alphabet.
+    /// Parses a digest that another system stored, in hexadecimal or base64.
+    ///
+    /// Both base64 alphabets are accepted, with or without padding.
     ///
     /// ```
     /// use keyward::key::{DigestScheme, KeyDigest};
@@ -49,8 +52,8 @@ impl KeyDigest {
     /// ```
     ///
     /// # Errors
-    /// When the text is not 32 bytes in one of these forms, or 64 for SHA-512, or the scheme needs a
-    /// pepper.
+    /// Returns an error if the text does not encode 32 bytes (64 for SHA-512), or if the scheme
+    /// needs a pepper.
     pub fn import(scheme: DigestScheme, text: &str) -> Result<Self, ParseError> {
         let error = ParseError::new("digest", ParseErrorKind::Character);
         let bytes = decode(text).ok_or(error)?;
@@ -62,13 +65,13 @@ impl KeyDigest {
         Ok(Self::new(scheme, bytes))
     }
 
-    /// How it was made.
+    /// Returns the scheme that produced the digest.
     #[must_use]
     pub fn scheme(&self) -> &DigestScheme {
         &self.scheme
     }
 
-    /// Its bytes, to be stored.
+    /// Returns the bytes, for storage.
     #[must_use]
     pub fn expose_bytes(&self) -> &[u8; 32] {
         &self.bytes.0
@@ -85,7 +88,7 @@ impl fmt::Debug for KeyDigest {
     }
 }
 
-/// How a digest is made.
+/// The scheme that turns a key into a digest.
 ///
 /// ```
 /// use keyward::key::DigestScheme;
@@ -99,21 +102,21 @@ impl fmt::Debug for KeyDigest {
 pub enum DigestScheme {
     /// SHA-256 of the whole key.
     Sha256,
-    /// SHA-256 of what follows the prefix; only for keys that were made elsewhere.
+    /// SHA-256 of the part after the prefix, for imported keys only.
     Sha256OfSecret,
-    /// SHA-512 of the whole key, kept as the SHA-256 of it.
+    /// SHA-512 of the whole key, for imported keys only.
     ///
-    /// Only for keys that were made elsewhere.
+    /// It is stored as the SHA-256 of that SHA-512.
     Sha512,
-    /// HMAC-SHA-256 of the whole key under the pepper of this id.
+    /// HMAC-SHA-256 of the whole key with the pepper of this id.
     HmacSha256(PepperId),
 }
 
 impl DigestScheme {
-    /// Parses what `Display` writes.
+    /// Parses the form that `Display` writes, such as `hmac-sha256:2026`.
     ///
     /// # Errors
-    /// When the text names no scheme.
+    /// Returns an error if the text names no known scheme.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         match text.split_once(':') {
             None if text == "sha256" => Ok(Self::Sha256),
@@ -136,7 +139,7 @@ impl fmt::Display for DigestScheme {
     }
 }
 
-/// The bytes of a hexadecimal or base64 text, told apart by the length.
+/// Decodes hexadecimal or base64. The length tells which of them it is.
 fn decode(text: &str) -> Option<Vec<u8>> {
     if !matches!(text.len(), 64 | 128) {
         let text = text
@@ -151,13 +154,13 @@ fn decode(text: &str) -> Option<Vec<u8>> {
     pairs.iter().map(byte).collect()
 }
 
-/// The bytes by which a record is found. They are compared in constant time, and as they are uniform
-/// they are their own hash.
+/// The digest bytes that key a lookup. They are compared in constant time, and since they are
+/// uniform they serve as their own hash.
 #[derive(Clone, Copy)]
 pub(crate) struct DigestBytes(pub(crate) [u8; 32]);
 
 impl DigestBytes {
-    /// Eight of the bytes as a number, `place` from 0 to 3.
+    /// Returns eight of the bytes as a number; `place` is 0 to 3.
     pub(crate) fn word(&self, place: usize) -> u64 {
         let (words, _) = self.0.as_chunks();
         words.get(place).copied().map_or(0, u64::from_le_bytes)
@@ -169,7 +172,7 @@ impl PartialEq for DigestBytes {
         let differ = (0..4).fold(0, |differ, place| {
             differ | (self.word(place) ^ other.word(place))
         });
-        // Without a branch on a part of the digest.
+        // No branch depends on a part of the digest.
         differ.ct_eq(&0).into()
     }
 }

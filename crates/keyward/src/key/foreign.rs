@@ -1,18 +1,19 @@
-//! How keys look that were made elsewhere.
+//! The format of keys that another system created.
 
 use std::ops::RangeInclusive;
 
 use crate::error::{ParseError, ParseErrorKind};
 use crate::key::format::Recognised;
 
-/// How keys look that were made elsewhere and are imported by their digest.
+/// The format of keys that another system created and that are imported by their digest.
 ///
-/// Any visible ASCII characters but the comma and the quotation mark, from 20 to 200 with the prefix.
-/// Such keys have no checksum: every one that looks right costs a look-up in memory.
+/// Such a key is 20 to 200 visible ASCII characters, including the prefix, without commas and
+/// quotation marks. It has no checksum, so every text of this format costs a lookup in memory.
 ///
-/// They are found under the plain SHA-256 digest that was imported, whatever peppers the gate has, until
-/// their first use. So whoever can write to the database can put the digest of such a key there: remove the
-/// format once [`KeyAdmin::schemes`](crate::admin::KeyAdmin::schemes) counts none under `sha256`.
+/// An imported key is found by its plain SHA-256 digest until its first use, even when the gate has
+/// peppers. Anyone with write access to the database could therefore insert the digest of a key of
+/// their own. Remove the format when [`KeyAdmin::schemes`](crate::admin::KeyAdmin::schemes) no
+/// longer counts keys under `sha256`.
 ///
 /// ```
 /// use keyward::key::ForeignFormat;
@@ -29,10 +30,11 @@ pub struct ForeignFormat {
 }
 
 impl ForeignFormat {
-    /// Keys with this prefix, which may be empty.
+    /// Creates a format for keys with this prefix, which may be empty.
     ///
     /// # Errors
-    /// When the prefix holds anything but visible ASCII characters, or a comma or quotation mark.
+    /// Returns an error if the prefix contains a comma, a quotation mark, or anything but visible
+    /// ASCII.
     pub fn new(prefix: &str) -> Result<Self, ParseError> {
         if !prefix.bytes().all(is_key_byte) {
             return Err(ParseError::new("key format", ParseErrorKind::Character));
@@ -44,23 +46,23 @@ impl ForeignFormat {
         })
     }
 
-    /// Where the secret part begins: after the first of these, instead of after the prefix.
+    /// Starts the secret part after the first `separator` instead of after the prefix.
     ///
-    /// What stands before it, such as the number of a row, is then no part of the key.
+    /// The text before it, such as a row number, is then not part of the key.
     #[must_use]
     pub fn secret_after(mut self, separator: char) -> Self {
         self.separator = Some(separator);
         self
     }
 
-    /// How many bytes a key has with its prefix.
+    /// Sets the allowed lengths of a key in bytes, including its prefix. The default is 20 to 200.
     #[must_use]
     pub fn lengths(mut self, lengths: RangeInclusive<usize>) -> Self {
         self.lengths = lengths;
         self
     }
 
-    /// Whether the bytes have this form.
+    /// Returns whether the bytes match this format.
     #[must_use]
     pub fn recognises(&self, text: &[u8]) -> bool {
         self.parse(text).is_some()

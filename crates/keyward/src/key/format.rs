@@ -1,4 +1,4 @@
-//! How a product's keys look.
+//! The format of a service's own keys.
 
 use std::iter;
 use std::ops::Range;
@@ -9,17 +9,18 @@ use crate::environment::Environment;
 use crate::error::{ParseError, ParseErrorKind};
 use crate::key::{Alphabet, ApiKey, RandomError};
 
-/// The longest text that is looked at as a key.
+/// The longest text that is examined as a key, in bytes.
 pub(crate) const MAX_KEY_LEN: usize = 512;
 
 const PLACEHOLDER: &str = "{env}";
 
-/// How a product's keys look: prefix, alphabet, length, checksum. Generates and recognises them.
+/// The format of a service's keys: prefix, alphabet, length and checksum.
 ///
-/// The prefix may carry the environment (`vhk_{env}_`) or be fixed (`sk_live_`). By default 32
-/// base62 characters (190 bits) follow it, then a checksum: the CRC-32 of everything before, so that
-/// a mistyped key or an edited environment is known as such without a look-up. The checksum is no
-/// secret and proves nothing.
+/// A format generates keys and recognises them. The prefix may contain the environment
+/// (`vhk_{env}_`) or be fixed (`sk_live_`). By default, 32 base62 characters (190 bits) and a
+/// checksum follow it. The checksum is the CRC-32 of everything before it: a mistyped key or an
+/// edited environment is detected without a lookup, and secret scanning has few false positives. It
+/// is not secret and proves nothing.
 ///
 /// ```
 /// use keyward::{Environment, KeyFormat};
@@ -42,9 +43,9 @@ const PLACEHOLDER: &str = "{env}";
 /// ```
 #[derive(Clone, Debug)]
 pub struct KeyFormat {
-    /// What stands before the environment, or the whole prefix.
+    /// The text before the environment, or the whole prefix.
     head: Box<str>,
-    /// What stands after the environment; `None` where the text does not carry it.
+    /// The text after the environment; `None` if keys of this format do not contain it.
     tail: Option<Box<str>>,
     alphabet: Alphabet,
     length: usize,
@@ -52,11 +53,12 @@ pub struct KeyFormat {
 }
 
 impl KeyFormat {
-    /// A format with this prefix, in which `{env}` stands for the environment.
+    /// Creates a format with this prefix, in which `{env}` stands for the environment.
     ///
     /// # Errors
-    /// When the prefix is empty or longer than 32 bytes, holds a character outside `A-Z`, `a-z`,
-    /// `0-9`, `_` and `-`, or does not go on after `{env}` with a character that no environment has.
+    /// Returns an error if the prefix is empty or longer than 32 bytes, contains a character
+    /// outside `A-Z`, `a-z`, `0-9`, `_` and `-`, or if `{env}` is not followed by a character that
+    /// no environment contains, such as `_`.
     ///
     /// ```
     /// let error = keyward::KeyFormat::new("sk_{env}").unwrap_err();
@@ -93,18 +95,18 @@ impl KeyFormat {
         })
     }
 
-    /// The characters of the secret part; base62 unless said otherwise.
+    /// Sets the alphabet of the secret part. The default is base62.
     #[must_use]
     pub fn alphabet(mut self, alphabet: Alphabet) -> Self {
         self.alphabet = alphabet;
         self
     }
 
-    /// The number of random characters; 32 unless said otherwise.
+    /// Sets the number of random characters. The default is 32.
     ///
     /// # Errors
-    /// When they hold less than 112 bits in the narrowest alphabet, hexadecimal (28 characters), or
-    /// are more than 256.
+    /// Returns an error below 28 characters, which hold 112 bits even in hexadecimal, and above
+    /// 256.
     pub fn length(mut self, length: usize) -> Result<Self, ParseError> {
         let error = |kind| Err(ParseError::new("key format", kind));
         if length < 28 {
@@ -117,17 +119,19 @@ impl KeyFormat {
         Ok(self)
     }
 
-    /// Leaves out the checksum; every well-formed key then costs a look-up.
+    /// Omits the checksum. Every well-formed key then costs a lookup.
     #[must_use]
     pub fn without_checksum(mut self) -> Self {
         self.checksum = false;
         self
     }
 
-    /// A new key from the operating system's random generator, every character equally likely.
+    /// Generates a key with the operating system's random number generator.
+    ///
+    /// All characters of the alphabet are equally likely.
     ///
     /// # Errors
-    /// When the operating system gives no random bytes.
+    /// Returns an error if the operating system provides no random bytes.
     pub fn generate(&self, environment: Environment) -> Result<ApiKey, RandomError> {
         let mut prefix = self.head.to_string();
         if let Some(tail) = &self.tail {
@@ -135,7 +139,7 @@ impl KeyFormat {
             prefix.push_str(tail);
         }
         let checksum = self.checksum_len();
-        // Reserved whole: a growing `String` would leave copies of the secret behind.
+        // Allocated at once: a growing `String` would leave copies of the secret in memory.
         let room = prefix.len() + self.length + checksum;
         let mut text = Zeroizing::new(String::with_capacity(room));
         text.push_str(&prefix);
@@ -153,15 +157,15 @@ impl KeyFormat {
         Ok(ApiKey::new(text, &prefix))
     }
 
-    /// Whether the bytes have this form and, where it has one, the right checksum.
+    /// Returns whether the bytes match this format, including the checksum.
     #[must_use]
     pub fn recognises(&self, text: &[u8]) -> bool {
         self.parse(text).is_some()
     }
 
-    /// A regular expression that finds these keys, for secret scanners.
+    /// Returns a regular expression that matches these keys, for secret scanning.
     ///
-    /// It does not know whether the checksum is right.
+    /// It does not verify the checksum.
     ///
     /// ```
     /// let format = keyward::KeyFormat::new("vhk_{env}_")?;
@@ -187,7 +191,7 @@ impl KeyFormat {
         )
     }
 
-    /// Every key in a text: where it begins, the key, and its prefix.
+    /// Finds every key in a text. Yields its offset, the key and the key's prefix.
     pub(crate) fn find_in<'a>(
         &'a self,
         text: &'a str,
@@ -195,7 +199,7 @@ impl KeyFormat {
         self.find_from(text, 0..text.len())
     }
 
-    /// Those keys in a text that begin in this part of it.
+    /// Finds the keys that begin within `part` of a text.
     pub(crate) fn find_from<'a>(
         &'a self,
         text: &'a str,
@@ -204,7 +208,7 @@ impl KeyFormat {
         let (bytes, head) = (text.as_bytes(), self.head.as_bytes());
         iter::from_fn(move || {
             part.find_map(|at| {
-                // A head can be empty, where the text of the environment comes first.
+                // The head is empty when the prefix begins with `{env}`.
                 if !bytes.get(at..)?.starts_with(head) {
                     return None;
                 }
@@ -217,7 +221,7 @@ impl KeyFormat {
         })
     }
 
-    /// How long the key would be that begins here.
+    /// Returns the length of a key that begins here.
     fn whole_length(&self, text: &str) -> Option<usize> {
         let mut prefix = self.head.len();
         if let Some(tail) = &self.tail {
@@ -228,7 +232,7 @@ impl KeyFormat {
         Some(prefix + self.length + self.checksum_len())
     }
 
-    /// What the text says of its environment; `None` when it is not of this form.
+    /// Parses a text; `None` if it does not match the format.
     pub(crate) fn parse<'a>(&self, text: &'a [u8]) -> Option<Recognised<'a>> {
         let mut rest = text.strip_prefix(self.head.as_bytes())?;
         let mut environment = None;
@@ -266,14 +270,14 @@ impl KeyFormat {
     }
 }
 
-/// A text that has the form of a key.
+/// A text that matches a key format.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Recognised<'a> {
-    /// The environment that stands in the text, where the format has it there.
+    /// The environment in the text, if the format includes it.
     pub(crate) environment: Option<&'a [u8]>,
-    /// Where the part behind the prefix begins.
+    /// The offset of the secret part.
     pub(crate) secret: usize,
-    /// Whether it alone is the key, as what stands before it can be anything.
+    /// True if the secret part alone identifies the key, because the text before it is arbitrary.
     pub(crate) secret_alone: bool,
 }
 
@@ -396,7 +400,7 @@ mod tests {
             assert!(text[*at..].starts_with(key));
             assert!([one.hint(), two.hint()].contains(&&Hint::of(key, prefix)));
         }
-        // However the text is cut, each is found in the part in which it begins.
+        // A key is found in the part in which it begins, wherever the text is cut.
         for cut in 0..=text.len() {
             let parts = [0..cut, cut..text.len()];
             let parts = parts

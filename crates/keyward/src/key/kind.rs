@@ -2,15 +2,17 @@
 
 use crate::error::named;
 
-/// Where a key may live. See [`Requirement::kinds`](crate::gate::Requirement::kinds).
+/// The kind of a key, which decides where it may be stored and sent.
+///
+/// See [`Requirement::kinds`](crate::gate::Requirement::kinds).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeyKind {
-    /// On a server, and nowhere else.
+    /// A secret key, which belongs on a server and nowhere else.
     Secret,
-    /// In a page or an app, where anyone can read it.
+    /// A publishable key, which sits in a web page or an app where anyone can read it.
     ///
-    /// Accepted only on routes that say so, and only from locations meant for it.
+    /// It is accepted only on routes that allow it and only in the headers meant for it.
     Publishable,
 }
 

@@ -1,4 +1,4 @@
-//! The key itself: its text, the form of that text, and the digest that is kept instead.
+//! API keys: their format, hashed keys, and peppers.
 
 pub(crate) mod alphabet;
 pub(crate) mod api_key;

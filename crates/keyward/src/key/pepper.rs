@@ -1,5 +1,5 @@
-//! A secret of the service that goes into every digest, so that a stolen database alone proves
-//! nothing.
+//! Peppers: secrets of the service that enter every digest, so that a stolen database is not enough
+//! to recognise or forge keys.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use crate::key::digest::DigestBytes;
 use crate::key::{DigestScheme, KeyDigest};
 use crate::secret_text::check_bytes;
 
-/// How many schemes a look-up tries at most.
+/// The maximum number of schemes that a lookup tries.
 const MAX_SCHEMES: usize = 4;
 
-/// The public name of a pepper, kept beside every digest made with it.
+/// The public name of a pepper, stored with every digest made with it.
 ///
 /// ```
 /// assert_eq!(keyward::key::PepperId::parse("2026-11")?.to_string(), "2026-11");
@@ -32,14 +32,14 @@ impl PepperId {
     /// Parses a name of 1 to 32 letters, digits, `-`, `_` and `.`.
     ///
     /// # Errors
-    /// When it is empty, longer or holds another character.
+    /// Returns an error if the text is empty, longer, or contains another character.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         check_id("pepper id", text)?;
         Ok(Self(text.into()))
     }
 }
 
-/// Whether a text can name a secret of the service.
+/// Checks that a text is a valid id of a pepper or another secret of the service.
 pub(crate) fn check_id(subject: &'static str, text: &str) -> Result<(), ParseError> {
     let holds = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     let kind = match text.len() {
@@ -57,7 +57,7 @@ impl fmt::Display for PepperId {
     }
 }
 
-/// A secret of the service, kept outside the database, and its public name.
+/// A secret of the service that is kept outside the database, and its public name.
 ///
 /// ```
 /// use keyward::Peppers;
@@ -76,24 +76,26 @@ pub struct Pepper {
 }
 
 impl Pepper {
-    /// Makes a pepper of at least 16 bytes from a random generator.
+    /// Creates a pepper from at least 16 random bytes.
     ///
-    /// The bytes may be text, such as base64, and are used as they are. Text that was changed on its way
-    /// is refused: another process that trims it would have another pepper, and know none of the keys.
+    /// The bytes may be text, such as base64, and are used as they are. Text that was visibly
+    /// altered on its way is refused, because another process that trims it would have a different
+    /// pepper and recognise none of the keys.
     ///
     /// # Errors
-    /// When the id is not one, or the secret is empty or shorter than 16 bytes, or is text that ends in
-    /// a newline, stands in quotation marks, or begins with a byte order mark or white space.
+    /// Returns an error if the id is invalid, if the secret is shorter than 16 bytes, or if it is
+    /// text that ends in a newline, is enclosed in quotation marks, or begins with a byte order
+    /// mark or white space.
     ///
     /// ```
     /// use keyward::error::ParseErrorKind;
     /// use keyward::key::Pepper;
     ///
-    /// let unset = String::new(); // a missing environment variable must not pass for a pepper
+    /// let unset = String::new(); // an unset environment variable is not a pepper
     /// let error = Pepper::new("2026", unset.as_bytes()).unwrap_err();
     /// assert_eq!(error.kind(), ParseErrorKind::Empty);
     ///
-    /// let file = "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n"; // of `openssl rand -base64 24 > pepper`
+    /// let file = "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n"; // written by `openssl rand -base64 24 > pepper`
     /// let error = Pepper::new("2026", file.as_bytes()).unwrap_err();
     /// assert_eq!(error.kind(), ParseErrorKind::Newline);
     /// assert!(Pepper::new("2026", file.trim_end().as_bytes()).is_ok());
@@ -105,13 +107,13 @@ impl Pepper {
         Self::verbatim(id, secret)
     }
 
-    /// Makes a pepper of exactly these bytes, whatever stands around them.
+    /// Creates a pepper from exactly these bytes, even if they look altered.
     ///
-    /// Only for a pepper that keys were digested with before [`new`](Self::new) refused it: let it be
-    /// [retired](Peppers::retired) by one without the newline.
+    /// Use it only for a pepper that [`new`](Self::new) refuses but that keys were already digested
+    /// with. Make it [`retired`](Peppers::retired) in favour of a pepper without the newline.
     ///
     /// # Errors
-    /// When the id is not one, or the secret is empty or shorter than 16 bytes.
+    /// Returns an error if the id is invalid or the secret is shorter than 16 bytes.
     ///
     /// ```
     /// use keyward::Peppers;
@@ -140,10 +142,10 @@ impl fmt::Debug for Pepper {
     }
 }
 
-/// How the keys of a service are digested: the current way, then the retired ones.
+/// The digest schemes of a service: the current one, then the retired ones.
 ///
-/// New keys use the current way. A look-up tries them in this order, so only a key that is not found
-/// pays for all.
+/// New keys use the current scheme. A lookup tries the schemes in order, so only a key that is not
+/// found pays for all of them. There are at most four.
 ///
 /// ```
 /// use keyward::Peppers;
@@ -158,78 +160,86 @@ impl fmt::Debug for Pepper {
 #[derive(Clone, Debug)]
 pub struct Peppers(Vec<Accepted>);
 
-/// A way to make a digest, and until when.
+/// A digest method with an optional end date.
 #[derive(Clone, Debug)]
 struct Accepted {
     way: Way,
-    /// Since the Unix epoch; `None` stands for ever.
+    /// The time since the Unix epoch; `None` means no end.
     until: Option<Duration>,
 }
 
-/// One way to make a digest.
+/// One digest method.
 #[derive(Clone, Debug)]
 enum Way {
     Pepper(Pepper),
-    /// Another process makes digests with it already.
+    /// Another process already digests keys with it.
     Upcoming(Pepper),
-    /// Any scheme that needs no pepper.
+    /// A scheme without a pepper.
     Plain(DigestScheme),
 }
 
-/// How other systems keep their keys: the digest of such a key is imported as it is.
+/// The usual digest of other systems, with which a key is imported unchanged.
 static IMPORTED: Way = Way::Plain(DigestScheme::Sha256);
 
 impl Peppers {
-    /// No pepper: SHA-256 alone.
+    /// Uses no pepper: keys are digested with plain SHA-256.
     #[must_use]
     pub fn none() -> Self {
         Self(vec![Way::Plain(DigestScheme::Sha256).accepted(None)])
     }
 
-    /// Digests new keys with this pepper.
+    /// Uses this pepper for new keys.
     #[must_use]
     pub fn new(current: Pepper) -> Self {
         Self(vec![Way::Pepper(current).accepted(None)])
     }
 
-    /// Goes on accepting keys that were digested with this pepper.
+    /// Keeps accepting keys that were digested with this pepper.
+    ///
+    /// Such a key is rehashed with the current scheme at its next use.
     ///
     /// # Errors
-    /// When this is a fifth way, or the id is there already.
+    /// Returns an error if this would be a fifth scheme or the id is already present.
     pub fn retired(self, pepper: Pepper) -> Result<Self, ParseError> {
         self.or(Way::Pepper(pepper).accepted(None))
     }
 
-    /// Goes on accepting keys that were digested with this pepper, until a moment.
+    /// Keeps accepting keys that were digested with this pepper until `end`.
     ///
-    /// Whoever has not used his key by then has an unknown one. Dates a rotation that must come to an
-    /// end, as when the old pepper has leaked.
+    /// A key that was not used before then becomes an unknown key. Use this when a rotation has to
+    /// end on a certain date, for example because the old pepper has leaked.
     ///
     /// # Errors
-    /// When this is a fifth way, or the id is there already.
+    /// Returns an error if this would be a fifth scheme or the id is already present.
     pub fn retired_until(self, pepper: Pepper, end: SystemTime) -> Result<Self, ParseError> {
         self.or(Way::Pepper(pepper).accepted(Some(unix_time(end))))
     }
 
-    /// Accepts keys that another process digests with this pepper already.
+    /// Accepts keys that another process already digests with this pepper.
     ///
-    /// The first of three steps to a new pepper: deploy it as upcoming everywhere, then as the current
-    /// one with the old one [retired](Self::retired), then without the old one once
-    /// [`KeyAdmin::schemes`](crate::admin::KeyAdmin::schemes) counts none under it. A process that called it
-    /// retired meanwhile would move keys back to the old one.
+    /// Rotating a pepper takes three deployments to every process:
+    ///
+    /// 1. Add the new pepper as upcoming.
+    /// 2. Make it the current one and the old one [`retired`](Self::retired).
+    /// 3. Remove the old one when [`KeyAdmin::schemes`](crate::admin::KeyAdmin::schemes) no longer
+    ///    counts keys under it.
+    ///
+    /// A process that listed the new pepper as retired in the first step would move keys back to
+    /// the old one.
     ///
     /// # Errors
-    /// When this is a fifth way, or the id is there already.
+    /// Returns an error if this would be a fifth scheme or the id is already present.
     pub fn upcoming(self, pepper: Pepper) -> Result<Self, ParseError> {
         self.or(Way::Upcoming(pepper).accepted(None))
     }
 
-    /// Goes on accepting keys that were digested in this way, without a pepper.
+    /// Keeps accepting keys that were digested with this scheme, which needs no pepper.
     ///
-    /// Imported keys of a [`ForeignFormat`](crate::key::ForeignFormat) are found under SHA-256 also without this.
+    /// Imported keys of a [`ForeignFormat`](crate::key::ForeignFormat) are found by their SHA-256
+    /// even without this.
     ///
     /// # Errors
-    /// When this is a fifth way, is there already, or needs a pepper.
+    /// Returns an error if this would be a fifth scheme, is already present, or needs a pepper.
     pub fn accepting(self, scheme: DigestScheme) -> Result<Self, ParseError> {
         match scheme {
             DigestScheme::HmacSha256(_) => {
@@ -239,14 +249,14 @@ impl Peppers {
         }
     }
 
-    /// The scheme of new digests.
+    /// Returns the scheme for new digests.
     #[must_use]
     pub fn current(&self) -> DigestScheme {
         let current = self.0.first();
         current.map_or(DigestScheme::Sha256, |current| current.way.scheme())
     }
 
-    /// The digest of a key under the current scheme.
+    /// Digests a key with the current scheme.
     #[must_use]
     pub fn digest(&self, key: &crate::key::ApiKey) -> KeyDigest {
         self.digest_text(key.expose_secret().as_bytes())
@@ -257,8 +267,8 @@ impl Peppers {
         KeyDigest::new(self.current(), bytes.map_or([0; 32], |bytes| bytes.0))
     }
 
-    /// The digests under which the key may be kept, in the order in which to try them, and the place of
-    /// each way. A key that was made elsewhere may be kept under the digest that was imported.
+    /// Yields the digests that the key may be stored under, in the order in which to try them, each
+    /// with the index of its method. An imported key may be stored under plain SHA-256.
     pub(crate) fn candidates<'a>(
         &'a self,
         key: &'a [u8],
@@ -280,7 +290,8 @@ impl Peppers {
             .map(move |(place, way)| (place, way.digest(key, secret)))
     }
 
-    /// Whether a key that is found in this way, by its place, shall be digested in the current one.
+    /// Returns whether a key found by the method at this index has to be rehashed with the current
+    /// one.
     pub(crate) fn is_old(&self, way: usize) -> bool {
         let accepted = self.0.get(way).map(|accepted| &accepted.way);
         way > 0 && !matches!(accepted, Some(Way::Upcoming(_)))
@@ -316,7 +327,7 @@ impl Way {
         }
     }
 
-    /// The digest of a key whose secret part begins at `secret`.
+    /// Digests a key whose secret part begins at `secret`.
     fn digest(&self, key: &[u8], secret: usize) -> DigestBytes {
         DigestBytes(match self {
             Self::Pepper(pepper) | Self::Upcoming(pepper) => {

@@ -1,13 +1,13 @@
-//! The shapes of an error body.
+//! Bodies of error responses.
 
 use std::fmt;
 
 use serde_json::Value;
 
-/// How a service writes its errors.
+/// The format in which a service writes its error bodies.
 ///
-/// It has a say in the body alone; status and fields stay with the gate, so that no body can break
-/// what HTTP demands of them.
+/// It renders the body only. The gate sets the status and the headers, so that no implementation
+/// can break what HTTP requires of them.
 ///
 /// ```
 /// use keyward::Replies;
@@ -47,34 +47,34 @@ use serde_json::Value;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait ErrorBody: fmt::Debug + Send + Sync + 'static {
-    /// The media type of the body, of visible ASCII characters and spaces.
+    /// Returns the media type of the body, in visible ASCII characters and spaces.
     fn content_type(&self) -> &'static str;
 
-    /// The body. Called when the gate is built and when a scope is missing.
+    /// Renders the body. Called when the gate is built and when a scope is missing.
     fn render(&self, error: &Problem<'_>) -> Vec<u8>;
 }
 
-/// The content of an error body. See [`ErrorBody`].
+/// The content of an error body, which [`ErrorBody`] renders.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Problem<'a> {
-    /// The status of the answer.
+    /// The HTTP status.
     pub status: u16,
-    /// The status in words, such as `Forbidden`.
+    /// The reason phrase of the status, such as `Forbidden`.
     pub title: &'a str,
-    /// For programs, such as `invalid_api_key`.
+    /// The machine-readable code, such as `invalid_api_key`.
     pub code: &'a str,
-    /// For people: what to do.
+    /// The explanation for people, which says what to do.
     pub detail: &'a str,
 }
 
-/// `application/problem+json` (RFC 9457), the default:
+/// The default error body: `application/problem+json` (RFC 9457).
 ///
 /// ```json
 /// {"type":"about:blank","title":"Unauthorized","status":401,"detail":"…","code":"invalid_api_key"}
 /// ```
 ///
-/// See [`Reply`](crate::reply::Reply) for a whole one.
+/// [`Reply`](crate::reply::Reply) shows a complete response.
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(clippy::exhaustive_structs, reason = "written by its name")]
 pub struct ProblemJson;
@@ -94,7 +94,9 @@ impl ErrorBody for ProblemJson {
     }
 }
 
-/// `{"error":"…"}`, the detail alone. See [`Replies`](crate::reply::Replies).
+/// An error body of the form `{"error":"…"}`, which contains the detail.
+///
+/// See [`Replies`](crate::reply::Replies).
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(clippy::exhaustive_structs, reason = "written by its name")]
 pub struct ErrorJson;
@@ -109,7 +111,9 @@ impl ErrorBody for ErrorJson {
     }
 }
 
-/// `{"error":"Unauthorized","message":"…"}`, the status in words and the detail.
+/// An error body of the form `{"error":"Unauthorized","message":"…"}`.
+///
+/// It contains the reason phrase of the status and the detail.
 ///
 /// See [`Replies`](crate::reply::Replies).
 #[derive(Clone, Copy, Debug, Default)]
@@ -127,7 +131,9 @@ impl ErrorBody for ErrorMessageJson {
     }
 }
 
-/// `{"detail":"…"}`, the detail alone. See [`Replies`](crate::reply::Replies).
+/// An error body of the form `{"detail":"…"}`, which contains the detail.
+///
+/// See [`Replies`](crate::reply::Replies).
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(clippy::exhaustive_structs, reason = "written by its name")]
 pub struct DetailJson;
@@ -142,7 +148,7 @@ impl ErrorBody for DetailJson {
     }
 }
 
-/// A JSON string with its quotes.
+/// Returns the text as a JSON string, with its quotes.
 fn quoted(text: &str) -> Value {
     Value::from(text)
 }
@@ -152,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_shapes_are_json_whatever_the_text() {
+    fn every_body_is_valid_json_for_any_text() {
         let error = Problem {
             status: 403,
             title: "Forbidden",

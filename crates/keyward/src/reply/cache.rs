@@ -1,4 +1,4 @@
-//! What caches are told of the inner service's answer.
+//! Caching headers of the inner service's response.
 
 use std::borrow::Cow;
 use std::str;
@@ -6,12 +6,13 @@ use std::str;
 use crate::reply::ResponseHead;
 use crate::request::list::elements;
 
-/// Keeps shared caches from storing the answer to a key.
+/// Prevents shared caches from storing the response to a request with a key.
 ///
-/// RFC 9111 §3.5 forbids it for `Authorization`, unless the answer says one of three things; real caches
-/// store what has a `max-age` nevertheless, and for other headers nothing forbids it. So the rule of §3.5 is
-/// said for every location, in one line, as some caches read only the first. `private` stands in front, where
-/// nothing malformed behind it can hide it.
+/// RFC 9111 §3.5 forbids storing it after `Authorization`, unless the response contains one of
+/// three directives. Real caches store anything with a `max-age` nevertheless, and nothing protects
+/// other headers. So the rule of §3.5 is applied to every location. The directives are written as
+/// one header line, because some caches read only the first. `private` comes first, so that
+/// malformed directives after it cannot hide it.
 pub(crate) fn keep_private<R: ResponseHead>(response: &mut R) {
     let field = "cache-control";
     if !response.has(field) {
@@ -25,7 +26,8 @@ pub(crate) fn keep_private<R: ResponseHead>(response: &mut R) {
     }
 }
 
-/// Whether the handler has said who may store the answer. `private="…"` is about some headers only.
+/// Returns whether the handler has decided who may store the response. `private="…"` does not
+/// count, because it is about single headers.
 fn is_decided_by(directive: &[u8]) -> bool {
     let mut parts = directive.splitn(2, |byte| *byte == b'=');
     let name = parts.next().unwrap_or_default().trim_ascii();
@@ -36,8 +38,8 @@ fn is_decided_by(directive: &[u8]) -> bool {
     }
 }
 
-/// Tells caches that the answer depends on these headers of the request (RFC 9110 §12.5.5), in one line:
-/// nginx before 1.23 reads only the last.
+/// Adds request headers to `Vary` (RFC 9110 §12.5.5), in one line: nginx before 1.23 reads only the
+/// last.
 pub(crate) fn vary_by<'a, R: ResponseHead>(response: &mut R, names: &[&'a str]) {
     let field = "vary";
     let told = || response.values(field).flat_map(elements);
@@ -54,7 +56,7 @@ fn is(given: &[u8], name: &str) -> bool {
     given.eq_ignore_ascii_case(name.as_bytes())
 }
 
-/// A list of these elements, but for those that could not stand in it.
+/// Joins the elements to a list, omitting those that a header value cannot contain.
 fn joined<'a>(all: impl Iterator<Item = &'a [u8]>) -> Cow<'static, str> {
     let is_visible = |element: &&[u8]| element.iter().all(|byte| matches!(byte, b' '..=b'~'));
     let all = all
@@ -112,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_private_unless_the_handler_has_decided_who_stores_it() {
+    fn a_response_is_private_unless_the_handler_has_decided_who_may_store_it() {
         for (own, told) in [
             (&[][..], "private"),
             (&[""], "private"),
@@ -162,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn says_once_by_which_headers_the_answer_varies() {
+    fn vary_lists_each_header_once() {
         for (own, told) in [
             (&[][..], &["X-Key, Origin"][..]),
             (&["Accept-Encoding"], &["Accept-Encoding, X-Key, Origin"]),

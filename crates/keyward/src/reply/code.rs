@@ -1,23 +1,25 @@
-//! The code by which a program recognises why a request was refused.
+//! The trait for the codes of refusals.
 
 use crate::denial::ErrorCode;
 
-/// A code by which a program recognises why a request was refused, with its default status and text.
+/// A machine-readable code for a refusal, with its default status and text.
 ///
-/// [`ErrorCode`] has those of a gate. A crate or service that refuses requests for reasons of its own
-/// implements it for its codes and renders them with [`Replies::render`](crate::reply::Replies::render),
-/// which has an example.
+/// [`ErrorCode`] contains the codes of a gate. A crate or service that refuses requests for its own
+/// reasons implements this trait for its codes and renders them with
+/// [`Replies::render`](crate::reply::Replies::render), which has an example.
 pub trait ReplyCode: Copy {
-    /// Returns the code as it stands in the body, such as `invalid_api_key`.
+    /// Returns the code as written in the body, such as `invalid_api_key`.
     fn as_str(self) -> &'static str;
 
     /// Returns the default HTTP status.
     fn status(self) -> u16;
 
-    /// Returns the default text: what the client should do.
+    /// Returns the default text, which tells the client what to do.
     fn detail(self) -> &'static str;
 
-    /// Returns whether the answer depends on the `Origin` header, which caches are then told.
+    /// Returns whether the response depends on the `Origin` header.
+    ///
+    /// The response then carries `vary: Origin`.
     fn depends_on_origin(self) -> bool {
         false
     }

@@ -1,4 +1,4 @@
-//! Refusals as gRPC sends them.
+//! Refusals in gRPC form.
 
 use std::fmt::Write as _;
 
@@ -6,20 +6,18 @@ use crate::limit::quota::{HEADERS, LEGACY_HEADERS};
 use crate::reply::Reply;
 use crate::request::RequestHead;
 
-/// Whether a field of a refusal is of use to a gRPC client too, as metadata.
-fn is_kept(field: &str) -> bool {
-    HEADERS.contains(&field)
-        || LEGACY_HEADERS.contains(&field)
-        || matches!(
-            field,
-            "retry-after" | "vary" | "access-control-allow-origin"
-        )
+/// Returns whether a header of a refusal is useful to a gRPC client as metadata.
+fn is_kept(name: &str) -> bool {
+    HEADERS.contains(&name)
+        || LEGACY_HEADERS.contains(&name)
+        || matches!(name, "retry-after" | "vary" | "access-control-allow-origin")
 }
 
-/// The content type of an answer to this request, if it is a gRPC call: of gRPC itself, or of gRPC for
-/// browsers, which has four.
+/// Returns the content type for the response to a gRPC or gRPC-Web call; `None` for any other
+/// request.
 ///
-/// Every call is a `POST` (gRPC over HTTP/2, "Requests"): a `GET` that says so is none.
+/// Every call is a `POST` (gRPC over HTTP/2, "Requests"). A `GET` with this content type is not a
+/// call.
 pub(crate) fn content_type<R: RequestHead>(request: &R) -> Option<&'static str> {
     if request.method() != "POST" {
         return None;
@@ -38,7 +36,7 @@ pub(crate) fn content_type<R: RequestHead>(request: &R) -> Option<&'static str> 
 }
 
 impl Reply {
-    /// The same refusal as a response of trailers only (gRPC over HTTP/2, "Responses").
+    /// Converts a refusal to a trailers-only response (gRPC over HTTP/2, "Responses").
     pub(crate) fn in_grpc(&self, content_type: &str, exposed: Option<&str>) -> Self {
         let mut reply = Self::new(200, Vec::new());
         reply.push_shared_header("content-type", content_type.to_owned());
@@ -54,7 +52,7 @@ impl Reply {
     }
 }
 
-/// The status code of gRPC for a status of HTTP.
+/// Maps an HTTP status to a gRPC status code.
 const fn status(http: u16) -> u8 {
     match http {
         400 => 3,             // INVALID_ARGUMENT
@@ -67,7 +65,8 @@ const fn status(http: u16) -> u8 {
     }
 }
 
-/// The percent-encoding of gRPC: every byte but visible ASCII and spaces, and the percent sign.
+/// Percent-encodes a gRPC message: every byte except visible ASCII and spaces, and the percent
+/// sign.
 fn message(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -105,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_has_the_content_type_of_its_kind() {
+    fn a_response_has_the_content_type_of_its_call() {
         for (asked, answered) in [
             ("application/grpc", Some("application/grpc")),
             ("application/grpc+proto", Some("application/grpc")),
@@ -129,12 +128,12 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_encoded_as_grpc_has_it() {
+    fn a_message_is_percent_encoded_as_grpc_requires() {
         assert_eq!(message("50 % of Ünï~\n"), "50 %25 of %C3%9Cn%C3%AF~%0A");
     }
 
     #[test]
-    fn every_status_has_one_of_grpc() {
+    fn every_http_status_maps_to_a_grpc_status() {
         let of = |all: &[u16]| all.iter().map(|http| status(*http)).collect::<Vec<_>>();
         assert_eq!(of(&[400, 401, 402, 403, 404, 429]), [3, 16, 7, 7, 5, 8]);
         assert_eq!(of(&[500, 502, 503, 504]), [13, 13, 14, 13]);

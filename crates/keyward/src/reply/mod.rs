@@ -1,4 +1,5 @@
-//! What is answered instead of the handler, rendered here so that every adapter sends the same bytes.
+//! The responses of the layer itself, rendered in the core so that every adapter sends the same
+//! bytes.
 
 pub(crate) mod body;
 pub(crate) mod cache;

@@ -1,4 +1,4 @@
-//! How a service words its refusals.
+//! Texts, statuses and body format of refusals.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use crate::key::KeyKind;
 use crate::reply::{ErrorBody, Problem, ProblemJson, Reply, ReplyCode};
 use crate::request::KeyLocation;
 
-/// How a service words its refusals.
+/// The texts, statuses and body format of a service's refusals.
 ///
-/// The shape of the body, its own texts and statuses. What HTTP demands stays as it is: a 401
-/// always carries a challenge, nothing is cached.
+/// The parts that HTTP requires stay in place: a 401 always carries a challenge, and no refusal may
+/// be cached.
 ///
 /// ```
 /// use keyward::Replies;
@@ -52,7 +52,7 @@ pub struct Replies {
     tells_dead_keys_apart: bool,
 }
 
-/// The status that a service answers instead of the default one.
+/// A status that replaces the default one.
 #[derive(Clone, Copy, Debug)]
 struct MappedStatus {
     code: &'static str,
@@ -60,16 +60,16 @@ struct MappedStatus {
     status: u16,
 }
 
-/// The scopes that a request lacks.
+/// The scopes that a key lacks for a request.
 pub(crate) struct MissingScopes {
-    /// For people: `a and (b or c)`.
+    /// The form for people: `a and (b or c)`.
     pub(crate) words: String,
-    /// For the challenge: `a b c` (RFC 6750 §3).
+    /// The form for the challenge: `a b c` (RFC 6750 §3).
     pub(crate) list: String,
 }
 
 impl Replies {
-    /// Creates replies whose body has this shape, with the default texts and statuses.
+    /// Creates replies with this body format and the default texts and statuses.
     pub fn new(body: impl ErrorBody) -> Self {
         Self {
             body: Arc::new(body),
@@ -87,7 +87,7 @@ impl Replies {
 
     /// Replaces the default status of a code.
     ///
-    /// A 4xx takes the place of a 4xx, and a 5xx that of a 5xx; see [`is_valid`](Self::is_valid).
+    /// A 4xx can only replace a 4xx, and a 5xx a 5xx; see [`is_valid`](Self::is_valid).
     pub fn status(mut self, code: impl ReplyCode, status: u16) -> Self {
         let (code, default) = (code.as_str(), code.status());
         self.statuses.push(MappedStatus {
@@ -98,10 +98,11 @@ impl Replies {
         self
     }
 
-    /// Tells revoked, disabled and expired keys apart, instead of calling them invalid.
+    /// Reports revoked, disabled and expired keys with codes of their own.
     ///
-    /// Only whoever has the whole key learns it, within 30 days of the key's end: then it is invalid like
-    /// one that never was.
+    /// By default, all of them are `invalid_api_key`. The separate codes are sent only in response
+    /// to the complete key, and only within 30 days after it stopped working. Later it is reported
+    /// as invalid, like a key that never existed.
     pub fn tell_dead_keys_apart(mut self) -> Self {
         self.tells_dead_keys_apart = true;
         self
@@ -116,9 +117,9 @@ impl Replies {
         }
     }
 
-    /// Returns whether every status is of its default's class and the content type can be sent.
+    /// Returns whether every status keeps the class of its default and the content type is valid.
     ///
-    /// Building a gate fails otherwise.
+    /// Building a gate fails if this is `false`.
     #[must_use]
     pub fn is_valid(&self) -> bool {
         let is_text = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
@@ -126,9 +127,9 @@ impl Replies {
         self.statuses.iter().all(keeps_class) && self.body.content_type().bytes().all(is_text)
     }
 
-    /// Renders the reply to a request that is refused with a code of another crate.
+    /// Renders a refusal with a code of another crate or service.
     ///
-    /// A 401 carries the `challenges` (RFC 9110 §11.6.1), a 503 `retry-after: 1`.
+    /// A 401 carries the `challenges` (RFC 9110 §11.6.1), a 503 carries `retry-after: 1`.
     ///
     /// ```
     /// use keyward::Replies;
@@ -159,8 +160,7 @@ impl Replies {
         finish(reply, code)
     }
 
-    /// Renders the reply to a request that is refused for its key, with a challenge for each scheme in
-    /// which a key may be sent.
+    /// Renders a refusal of an API key, with a challenge for each accepted scheme.
     ///
     /// ```
     /// use keyward::denial::ErrorCode;
@@ -186,8 +186,8 @@ impl Replies {
         )
     }
 
-    /// The reply to a denial that has a text of its own beside that of its code, on a route that accepts
-    /// keys of these kinds at these locations.
+    /// Renders a denial whose text may differ from that of its code, on a route that accepts keys
+    /// of these kinds in these locations.
     pub(crate) fn render_denial(
         &self,
         kind: DenialKind,
@@ -199,7 +199,7 @@ impl Replies {
         self.render_detail(self.code(kind), detail, realm, locations, None)
     }
 
-    /// The reply that names the scopes that are missing.
+    /// Renders the refusal that names the missing scopes.
     pub(crate) fn render_missing_scopes(
         &self,
         missing: &MissingScopes,
@@ -229,7 +229,7 @@ impl Replies {
         finish(reply, code)
     }
 
-    /// The reply with this text, unless the service has its own for the code.
+    /// Renders a reply with this text, or with the service's own text for the code.
     fn without_challenge(&self, code: impl ReplyCode, detail: Cow<'static, str>) -> Reply {
         let name = code.as_str();
         let own = self.statuses.iter().rev().find(|own| own.code == name);
@@ -252,7 +252,7 @@ impl Replies {
     }
 }
 
-/// Adds the headers that stand behind the challenges.
+/// Adds the headers that follow the challenges.
 fn finish(mut reply: Reply, code: impl ReplyCode) -> Reply {
     if code.status() == 503 {
         reply.push_shared_header("retry-after", "1".to_owned());
@@ -277,7 +277,7 @@ fn default_detail(code: ErrorCode, locations: &[KeyLocation]) -> Cow<'static, st
     }
 }
 
-/// How to send a key, in words.
+/// Describes how to send a key.
 fn ways<'a>(locations: impl IntoIterator<Item = &'a KeyLocation>) -> String {
     let ways = locations
         .into_iter()
@@ -285,7 +285,7 @@ fn ways<'a>(locations: impl IntoIterator<Item = &'a KeyLocation>) -> String {
     ways.collect::<Vec<_>>().join(" or ")
 }
 
-/// What helps beside the text of the code. Nothing in it is about the state of a key.
+/// Returns the specific text for a denial. It reveals nothing about the state of a key.
 fn denial_detail(
     kind: DenialKind,
     locations: &[KeyLocation],
@@ -320,7 +320,8 @@ fn denial_detail(
     }
 }
 
-/// One challenge (RFC 9110 §11.6.1, RFC 6750 §3). Scope tokens hold no quote and no backslash.
+/// Renders one challenge (RFC 9110 §11.6.1, RFC 6750 §3). Scope tokens contain no quotes and no
+/// backslashes.
 fn challenge(
     scheme: &str,
     realm: &str,
@@ -341,7 +342,7 @@ fn challenge(
     text
 }
 
-/// Every scheme once, in the order of the locations.
+/// Yields each scheme once, in the order of the locations.
 fn schemes(locations: &[KeyLocation]) -> impl Iterator<Item = &str> {
     let schemes = locations.iter().map(KeyLocation::challenge).enumerate();
     let first = |(at, scheme): &(usize, &str)| {
@@ -351,7 +352,7 @@ fn schemes(locations: &[KeyLocation]) -> impl Iterator<Item = &str> {
     schemes.filter(first).map(|(_, scheme)| scheme)
 }
 
-/// The status in words (RFC 9110 §15).
+/// Returns the reason phrase of a status (RFC 9110 §15).
 const fn title(status: u16) -> &'static str {
     match status {
         400 => "Bad Request",

@@ -1,13 +1,14 @@
-//! An answer of the layer's own.
+//! A response of the layer itself.
 
 use std::any::Any;
 use std::fmt;
 use std::mem;
 use std::sync::{Arc, OnceLock};
 
-/// What the layer answers itself: a refusal or a preflight.
+/// A response that the layer sends itself: a refusal or a CORS preflight response.
 ///
-/// The same for every adapter: each field on a line of its own, lines of one name in this order.
+/// Every adapter sends the same bytes: each header on a line of its own, and lines with the same
+/// name in this order.
 ///
 /// ```text
 /// HTTP/1.1 401 Unauthorized
@@ -51,22 +52,22 @@ use std::sync::{Arc, OnceLock};
 #[derive(Clone, PartialEq, Eq)]
 pub struct Reply {
     rendered: Arc<Rendered>,
-    /// What this answer adds, such as when to try again.
+    /// Headers of this clone alone, such as `retry-after`.
     own: Vec<(&'static str, String)>,
 }
 
-/// What all answers of a kind share.
+/// The part that all clones of a reply share.
 struct Rendered {
     status: u16,
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
-    /// What the body says to the client, where a protocol has another place for it.
+    /// The explanation in the body, for protocols that send it elsewhere.
     detail: String,
     prepared: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 impl Reply {
-    /// Creates a reply with this status and body, and `cache-control: no-store`.
+    /// Creates a reply with a status, a body, and `cache-control: no-store`.
     ///
     /// ```
     /// use keyward::reply::Reply;
@@ -89,9 +90,10 @@ impl Reply {
         }
     }
 
-    /// Adds a header to all clones that will be made of this reply.
+    /// Adds a header that all later clones of this reply share.
     ///
-    /// The value is of visible ASCII characters and spaces.
+    /// The value consists of visible ASCII characters and spaces. A reply that has clones already
+    /// gets the header alone, as from [`push_header`](Self::push_header).
     pub fn push_shared_header(&mut self, name: &'static str, value: String) {
         match Arc::get_mut(&mut self.rendered) {
             Some(rendered) => rendered.headers.push((name, value)),
@@ -99,9 +101,9 @@ impl Reply {
         }
     }
 
-    /// Adds a header to this clone of a reply alone, such as when to try again.
+    /// Adds a header to this clone alone, such as `retry-after`.
     ///
-    /// The value is of visible ASCII characters and spaces.
+    /// The value consists of visible ASCII characters and spaces.
     pub fn push_header(&mut self, name: &'static str, value: String) {
         self.own.push((name, value));
     }
@@ -116,20 +118,21 @@ impl Reply {
         &self.rendered.detail
     }
 
-    /// The status.
+    /// Returns the HTTP status.
     #[must_use]
     pub fn status(&self) -> u16 {
         self.rendered.status
     }
 
-    /// The fields: names in lower case, values of visible ASCII characters and spaces.
+    /// Returns the headers: lower-case names, and values of visible ASCII characters and spaces.
     pub fn headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let all = self.rendered.headers.iter().chain(&self.own);
         all.map(|(name, value)| (*name, &**value))
     }
 
-    /// Takes away the fields that this answer adds to those that all of its kind have; the last of
-    /// [`headers`](Self::headers).
+    /// Removes and returns the headers that this clone does not share with others.
+    ///
+    /// They are the last ones in [`headers`](Self::headers).
     #[must_use]
     pub fn take_own_headers(
         &mut self,
@@ -137,10 +140,11 @@ impl Reply {
         mem::take(&mut self.own).into_iter()
     }
 
-    /// What an adapter makes of all answers of this kind, made once.
+    /// Returns the shared part converted by `make`, which runs once for all clones.
     ///
-    /// `make` sees the answer without its [own headers](Self::take_own_headers). `None` where another adapter
-    /// has made something else of it.
+    /// An adapter caches its rendered form of a refusal here. `make` receives the reply without its
+    /// [own headers](Self::take_own_headers). Returns `None` if the cached value has another type,
+    /// because another adapter made it.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -163,7 +167,7 @@ impl Reply {
     /// # let reply = refusal.reply;
     /// let text = |reply: &Reply| String::from_utf8_lossy(reply.body()).into_owned();
     /// assert!(reply.prepared(text).is_some_and(|text| text.contains("missing_api_key")));
-    /// assert_eq!(reply.prepared(|_| 0), None); // it is a text already
+    /// assert_eq!(reply.prepared(|_| 0), None); // the cached value is a `String`
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn prepared<T: Any + Send + Sync>(&self, make: impl FnOnce(&Self) -> T) -> Option<&T> {
@@ -174,7 +178,7 @@ impl Reply {
         prepared.downcast_ref()
     }
 
-    /// The body.
+    /// Returns the body.
     #[must_use]
     pub fn body(&self) -> &[u8] {
         &self.rendered.body

@@ -1,10 +1,10 @@
-//! The head of a response, as the adapters show it to core.
+//! The interface through which the core reads and changes a response.
 
 use std::borrow::Cow;
 
-/// The head of a response, as far as core touches it.
+/// The head of a response, as far as the core reads and changes it.
 ///
-/// Names are in lower case.
+/// An adapter implements this trait. Header names are in lower case.
 ///
 /// ```
 /// use std::borrow::Cow;
@@ -39,26 +39,28 @@ use std::borrow::Cow;
 ///
 /// let mut head = Head(vec![("cache-control", "max-age=60".to_owned())]);
 /// Finish::default().apply(&mut head);
-/// assert_eq!(head.0.len(), 1); // the finish of an anonymous request adds nothing
+/// assert_eq!(head.0.len(), 1); // nothing is added for an anonymous request
 /// ```
 pub trait ResponseHead {
-    /// The status.
+    /// Returns the HTTP status.
     fn status(&self) -> u16;
 
-    /// Whether a layer further inside has refused: its [`Denial`](crate::gate::Denial) is among the extensions.
+    /// Returns whether an inner layer has refused the request.
+    ///
+    /// The response's extensions then contain its [`Denial`](crate::gate::Denial).
     fn is_denied(&self) -> bool;
 
-    /// The value of every line of a field, in order.
+    /// Returns the value of every line of a header, in order.
     fn values<'a>(&'a self, field: &'static str) -> impl Iterator<Item = &'a [u8]>;
 
-    /// Whether there is such a field.
+    /// Returns whether the header is present.
     fn has(&self, field: &'static str) -> bool {
         self.values(field).next().is_some()
     }
 
-    /// Adds a line. The value is of visible ASCII characters and spaces.
+    /// Adds a header line. The value consists of visible ASCII characters and spaces.
     fn append(&mut self, field: &'static str, value: Cow<'static, str>);
 
-    /// Puts one line in the place of all lines of a header, if any.
+    /// Replaces all lines of a header, if any, with one line.
     fn replace(&mut self, field: &'static str, value: Cow<'static, str>);
 }

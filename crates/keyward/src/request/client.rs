@@ -1,4 +1,4 @@
-//! Who calls, as far as the network shows.
+//! The client of a request, identified by its address.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str;
@@ -6,21 +6,22 @@ use std::str;
 use crate::request::RequestHead;
 use crate::request::network::{Network, bits};
 
-/// A client's address, as far as one client is told from another by it.
+/// A client's address, reduced to the part that distinguishes clients.
 ///
-/// An IPv6 address counts by its first 64 bits: a host has all addresses behind them (RFC 4291
-/// §2.5.4). An IPv4 address in an IPv6 form counts as IPv4.
+/// An IPv6 address counts by its first 64 bits, because a host has all addresses within them (RFC
+/// 4291 §2.5.4). An IPv4 address in IPv6 form counts as IPv4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Client(u128);
 
 impl Client {
-    /// The client of a request; `None` when the adapter knows no peer.
+    /// Returns the client of a request; `None` if the adapter knows no peer.
     pub(crate) fn of<R: RequestHead>(request: &R, trusted: &[Network]) -> Option<Self> {
         Some(Self::at(address(request, request.peer()?, trusted)))
     }
 
     pub(crate) fn at(address: IpAddr) -> Self {
-        /// Translated IPv4 (RFC 6052 §2.1): these share 64 bits, and nothing else.
+        /// The prefix of translated IPv4 addresses (RFC 6052 §2.1), which share 64 bits but not a
+        /// host.
         const NAT64: u128 = 0x64_ff9b << 96;
         let whole = bits(address);
         let last = whole & 0xFFFF_FFFF;
@@ -32,11 +33,12 @@ impl Client {
     }
 }
 
-/// The peer's own address or, where that is a trusted proxy's, the last in `X-Forwarded-For` that is
-/// not: what stands before it may be anybody's invention.
+/// Returns the peer's address or, if the peer is a trusted proxy, the last address in
+/// `X-Forwarded-For` that is not a trusted proxy. Anything before that one may be forged.
 ///
-/// An entry that is no address ends the search there. It is read from the left, so that no line has
-/// to be kept: each entry that ends the search also ends all that was found before it.
+/// The search from the right ends at an entry that is not an address. The loop runs from the left,
+/// so that no header line has to be stored: an entry that ends the search discards what was found
+/// before it.
 fn address<R: RequestHead>(request: &R, peer: IpAddr, trusted: &[Network]) -> IpAddr {
     let is_trusted = |address| trusted.iter().any(|network| network.contains(address));
     if !is_trusted(peer) {
@@ -45,7 +47,7 @@ fn address<R: RequestHead>(request: &R, peer: IpAddr, trusted: &[Network]) -> Ip
     let lines = request.values("x-forwarded-for");
     let entries = lines.flat_map(|line| line.split(|byte| *byte == b','));
     let mut found = None;
-    // Empty entries mean nothing (RFC 9110 §5.6.1.2).
+    // Empty entries are ignored (RFC 9110 §5.6.1.2).
     for entry in entries
         .map(<[u8]>::trim_ascii)
         .filter(|entry| !entry.is_empty())
@@ -58,7 +60,7 @@ fn address<R: RequestHead>(request: &R, peer: IpAddr, trusted: &[Network]) -> Ip
     found.unwrap_or(peer)
 }
 
-/// An address, with or without a port, an IPv6 address also in brackets.
+/// Parses an address with or without a port, or an IPv6 address in brackets.
 fn read(entry: &[u8]) -> Option<IpAddr> {
     let text = str::from_utf8(entry).ok()?;
     let with_port = || text.parse().map(|address: SocketAddr| address.ip()).ok();
@@ -99,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn believes_only_what_a_trusted_proxy_has_seen() {
+    fn trusts_only_addresses_added_by_a_trusted_proxy() {
         let proxy = "10.0.0.1";
         for (peer, lines, address) in [
             ("192.0.2.1", &["198.51.100.9"][..], "192.0.2.1"),
@@ -184,13 +186,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_the_field_says_a_peer_that_is_not_trusted_is_the_client(
+        fn an_untrusted_peer_is_the_client_whatever_the_header_says(
             line in proptest::collection::vec(any::<u8>(), 0..60),
         ) {
             let trusted = [Network::parse("10.0.0.0/8").unwrap()];
             let found = Client::of(&Head(Some("192.0.2.1"), vec![&line]), &trusted);
             prop_assert_eq!(found, Some(Client::at(IpAddr::from([192, 0, 2, 1]))));
-            // And behind one, what the proxy has added itself.
+            // Behind a trusted proxy, the client is the address that the proxy appended.
             let lines = vec![&line[..], b"192.0.2.1"];
             let found = Client::of(&Head(Some("10.0.0.1"), lines), &trusted);
             prop_assert_eq!(found, Some(Client::at(IpAddr::from([192, 0, 2, 1]))));

@@ -1,18 +1,19 @@
-//! Finds exactly one key in a request.
+//! Extraction of exactly one key from a request.
 
 use crate::request::location::names_a_scheme;
 use crate::request::{KeyLocation, RequestHead};
 
-/// What a request holds in the configured locations.
+/// The credential in the configured locations of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Credential<'a> {
     /// No location is used.
     Absent,
-    /// A location is used, but holds nothing that could be a key.
+    /// A location is used but contains nothing that could be a key.
     Empty,
-    /// One key, and the index of its location.
+    /// A single key and the index of its location.
     One(&'a [u8], usize),
-    /// More than one: which of them counts would be a guess, and another program may guess otherwise.
+    /// More than one key. Choosing one would be a guess, and another program may choose
+    /// differently.
     Several,
 }
 
@@ -27,10 +28,11 @@ impl<'a> Credential<'a> {
             }
             let key = match location.key_in(line) {
                 Some(key) => key,
-                // One rule for both orders: the key in front is told by its comma.
+                // The key may stand on either side of the comma. One in front is refused by its
+                // format.
                 None if location.is_joined_in(line) => return Credential::Several,
                 None if names_a_scheme(line) => continue,
-                // Neither ours nor another scheme's: somebody meant to send something.
+                // Neither our scheme nor another one, so the client tried to send a key.
                 None => &[],
             };
             found = match found {
@@ -114,7 +116,7 @@ mod tests {
         check(&[(x, b"k"), (a, b"Bearer ey.J.w")], Several);
         check(&[(a, b"Bearer k"), (a, b"Basic dTpw")], Several);
         check(&[(x, b"\0\x80\xFF")], One(b"\0\x80\xFF", 0));
-        // Joined lines, the key behind. Where it stands in front, its form tells: no key has a comma.
+        // Joined lines with the key last. A key in front fails later, as no key contains a comma.
         check(&[(a, b"Basic dTpw, Bearer k")], Several);
         check(&[(a, b"Basic dTpw,bearer k")], Several);
         check(&[(a, b"Basic dTpw, Negotiate x, ClientKey k")], Several);

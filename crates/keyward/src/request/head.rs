@@ -1,10 +1,10 @@
-//! The request as core sees it: bytes.
+//! The interface through which the core reads a request.
 
 use std::net::IpAddr;
 
-/// The head of a request.
+/// The head of a request: method, headers and peer address.
 ///
-/// An adapter implements it over its own request type, without copying.
+/// An adapter implements this trait for its own request type without copying. Values are bytes.
 ///
 /// ```
 /// use std::net::{IpAddr, SocketAddr};
@@ -33,39 +33,42 @@ use std::net::IpAddr;
 /// # Ok::<(), std::net::AddrParseError>(())
 /// ```
 pub trait RequestHead {
-    /// The method, such as `GET`.
+    /// Returns the method, such as `GET`.
     fn method(&self) -> &str;
 
-    /// The address at the other end of the connection, which may be a proxy's.
+    /// Returns the address at the other end of the connection, which may be a proxy's.
     ///
-    /// Never one that a field of the request names. A gate with a
-    /// [`AuthFailureLimiter`](crate::throttle::AuthFailureLimiter) asks for it; there `None` is refused with 500.
+    /// It must never come from a request header. A gate with an
+    /// [`AuthFailureLimiter`](crate::throttle::AuthFailureLimiter) needs it and responds to `None`
+    /// with 500.
     fn peer(&self) -> Option<IpAddr>;
 
-    /// Whether the request came over HTTP/1, where its body stands in the way of the next request.
+    /// Returns whether the request came over HTTP/1, where an unread body blocks the next request.
     ///
-    /// There a refusal closes the connection if there is a body. Where this is `false`, as in HTTP/2 and
-    /// by default, a refusal says nothing of the connection.
+    /// A refusal of an HTTP/1 request with a body closes the connection. If this is `false`, which
+    /// is the default and right for HTTP/2, a refusal leaves the connection alone.
     fn is_http1(&self) -> bool {
         false
     }
 
-    /// The value of every line of a field, in order. The name is in lower case.
+    /// Returns the value of every line of a header, in order. The name is in lower case.
     ///
-    /// It must not join lines and must not stop at the first: a second line is what an attacker adds.
+    /// It must neither join lines nor stop at the first: a second line may be an attacker's.
     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]>;
 
-    /// The [`values`](Self::values) of the field of a location, by its place among
-    /// [`Gate::locations`](crate::gate::Gate::locations).
+    /// Returns the [`values`](Self::values) of the header of a key location.
     ///
-    /// Every request is asked for these: an adapter that has their names ready need not read them.
+    /// `location` is its index in [`Gate::locations`](crate::gate::Gate::locations).
+    ///
+    /// The gate calls this for every request, so an adapter that prepared the names when it was
+    /// built can skip parsing them.
     fn values_at<'a>(&'a self, location: usize, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
         _ = location;
         self.values(field)
     }
 }
 
-/// Whether this is a CORS preflight (Fetch standard, "CORS-preflight request").
+/// Returns whether the request is a CORS preflight (Fetch standard, "CORS-preflight request").
 pub(crate) fn is_preflight<R: RequestHead>(request: &R) -> bool {
     let has = |field| request.values(field).next().is_some();
     request.method() == "OPTIONS" && has("origin") && has("access-control-request-method")

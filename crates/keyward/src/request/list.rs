@@ -1,12 +1,13 @@
-//! Lists in the value of a header.
+//! List-valued headers.
 
 use std::iter;
 
 use crate::request::location::trim;
 
-/// The elements of a list (RFC 9110 §5.6.1) that are not empty, without the white space around them.
+/// Returns the non-empty elements of a list (RFC 9110 §5.6.1), trimmed.
 ///
-/// A comma in a quoted string (§5.6.4) separates nothing. A quote that is never closed is no string.
+/// A comma within a quoted string (§5.6.4) does not separate. A quote that is never closed does not
+/// begin a string.
 pub(crate) fn elements(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(line);
     let mut has_strings = true;
@@ -19,7 +20,7 @@ pub(crate) fn elements(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     split.filter(|element| !element.is_empty())
 }
 
-/// Where the first element ends.
+/// Returns the end of the first element.
 fn end(text: &[u8], has_strings: &mut bool) -> usize {
     let mut at = 0;
     while let Some((byte, behind)) = text.get(at..).and_then(<[u8]>::split_first) {
@@ -28,7 +29,7 @@ fn end(text: &[u8], has_strings: &mut bool) -> usize {
             b',' => return at - 1,
             b'"' if *has_strings => {
                 let len = string_len(behind);
-                // Not searched for in vain again, or a line of quotes would take quadratic time.
+                // Remember a failed search, or a line of quotes would take quadratic time.
                 *has_strings = len.is_some();
                 at += len.unwrap_or(0);
             }
@@ -38,7 +39,7 @@ fn end(text: &[u8], has_strings: &mut bool) -> usize {
     at
 }
 
-/// The length of a quoted string behind its first quote, the last one included.
+/// Returns the length of a quoted string after its opening quote, including the closing one.
 fn string_len(text: &[u8]) -> Option<usize> {
     let mut escaped = false;
     let end = text.iter().position(|byte| {
@@ -80,7 +81,7 @@ mod tests {
         let line = r#""\"#.repeat(1 << 20);
         let start = Instant::now();
         assert_eq!(elements(line.as_bytes()).count(), 1);
-        // Quadratic, this would be hours.
+        // A quadratic algorithm would take hours.
         assert!(start.elapsed() < Duration::from_secs(60));
     }
 }

@@ -1,12 +1,12 @@
-//! Where in a request a key may travel.
+//! The places in a request where a key may be sent.
 
 use crate::error::{ParseError, ParseErrorKind};
 use crate::key::KeyKind;
 use crate::request::list::elements;
 
-/// Headers that browsers, proxies, caches, servers or tracing read or write themselves (RFC 9110 §16.3.1 and
-/// common practice): a key there would be sent on, logged or replaced, and to remove it would break the
-/// request.
+/// Headers that browsers, proxies, caches, servers or tracing read or write themselves (RFC 9110
+/// §16.3.1 and common practice). A key in one of them would be forwarded, logged or replaced, and
+/// removing it would break the request.
 #[rustfmt::skip]
 const RESERVED: [&str; 121] = [
     "a-im", "age", "allow", "alt-svc", "alt-used", "alternates", "apply-to-redirect-ref",
@@ -31,7 +31,7 @@ const RESERVED: [&str; 121] = [
     "x-xsrf-token",
 ];
 
-/// How the names of whole families of such headers begin.
+/// Prefixes of whole families of such headers.
 #[rustfmt::skip]
 const RESERVED_PREFIXES: [&str; 37] = [
     "accept", "access-control-", "attribution-reporting-", "authentication-", "cache-",
@@ -42,7 +42,7 @@ const RESERVED_PREFIXES: [&str; 37] = [
     "x-original-", "x-ratelimit",
 ];
 
-/// Where in a request a key may travel. Never the URL, never a cookie.
+/// A place in a request where a key may be sent: a header, never the URL or a cookie.
 ///
 /// ```
 /// use keyward::{KeyKind, KeyLocation};
@@ -67,13 +67,14 @@ enum Place {
 }
 
 impl KeyLocation {
-    /// A field of its own that holds the key and nothing else.
+    /// Accepts the key in a header of its own that contains nothing else.
     ///
     /// # Errors
-    /// When it is not a field name (RFC 9110 §5.1), or is [reserved](ParseErrorKind::Reserved), as it has a
-    /// meaning of its own: `authorization`, `cookie`, `host`, `range`, `via`, all of `sec-`, `x-forwarded-`,
-    /// `proxy-`, `content-` and the like. For `Authorization` there are [`bearer`](Self::bearer),
-    /// [`scheme`](Self::scheme) and [`raw_authorization`](Self::raw_authorization).
+    /// Returns an error if the text is not a header name (RFC 9110 §5.1), or if the header is
+    /// [reserved](ParseErrorKind::Reserved) because it has a meaning of its own: `authorization`,
+    /// `cookie`, `host`, `range`, `via`, everything that begins with `sec-`, `x-forwarded-`,
+    /// `proxy-`, `content-` and the like. For `Authorization`, use [`bearer`](Self::bearer),
+    /// [`scheme`](Self::scheme) or [`raw_authorization`](Self::raw_authorization).
     ///
     /// ```
     /// use keyward::KeyLocation;
@@ -86,10 +87,10 @@ impl KeyLocation {
     /// ```
     pub fn header(name: &str) -> Result<Self, ParseError> {
         let name = name.to_ascii_lowercase();
-        check_token("field name", &name)?;
+        check_token("header name", &name)?;
         let begins = |prefix: &&str| name.starts_with(prefix);
         if RESERVED.contains(&&*name) || RESERVED_PREFIXES.iter().any(begins) {
-            let error = ParseError::new("field name", ParseErrorKind::Reserved);
+            let error = ParseError::new("header name", ParseErrorKind::Reserved);
             return Err(error.advise(match &*name {
                 "authorization" => {
                     "use `KeyLocation::bearer`, `KeyLocation::scheme` or `KeyLocation::raw_authorization`"
@@ -100,55 +101,57 @@ impl KeyLocation {
         Ok(Self::secret(Place::Header(name.into())))
     }
 
-    /// `X-API-Key: <key>`
+    /// Accepts `X-API-Key: <key>`.
     #[must_use]
     pub fn x_api_key() -> Self {
         Self::secret(Place::Header("x-api-key".into()))
     }
 
-    /// `Authorization: Bearer <key>` (RFC 6750 §2.1)
+    /// Accepts `Authorization: Bearer <key>` (RFC 6750 §2.1).
     #[must_use]
     pub fn bearer() -> Self {
         Self::secret(Place::Scheme("Bearer".into()))
     }
 
-    /// `Authorization: <scheme> <key>`, the scheme in any case.
+    /// Accepts `Authorization: <scheme> <key>`, with the scheme in any case.
     ///
     /// # Errors
-    /// When it is not a token (RFC 9110 §11.1).
+    /// Returns an error if `scheme` is not a token (RFC 9110 §11.1).
     pub fn scheme(scheme: &str) -> Result<Self, ParseError> {
         check_token("authentication scheme", scheme)?;
         Ok(Self::secret(Place::Scheme(scheme.into())))
     }
 
-    /// `Authorization: <key>`, without a scheme: what some services ask for against RFC 9110 §11.6.2.
+    /// Accepts `Authorization: <key>`, without a scheme.
+    ///
+    /// Some services ask for this although RFC 9110 §11.6.2 requires a scheme.
     #[must_use]
     pub fn raw_authorization() -> Self {
         Self::secret(Place::RawAuthorization)
     }
 
-    /// `Authorization: ClientKey <key>`, for publishable keys.
+    /// Accepts `Authorization: ClientKey <key>`, for publishable keys.
     #[must_use]
     pub fn client_key() -> Self {
         Self::secret(Place::Scheme("ClientKey".into())).publishable()
     }
 
-    /// `X-Client-Key: <key>`, for publishable keys.
+    /// Accepts `X-Client-Key: <key>`, for publishable keys.
     #[must_use]
     pub fn x_client_key() -> Self {
         Self::secret(Place::Header("x-client-key".into())).publishable()
     }
 
-    /// Takes publishable keys here, and no secret ones.
+    /// Accepts publishable keys in this location instead of secret ones.
     ///
-    /// A secret key in a page is a leak.
+    /// A secret key sent here is refused, because a secret key in a web page is a leak.
     #[must_use]
     pub fn publishable(mut self) -> Self {
         self.accepts = KeyKind::Publishable;
         self
     }
 
-    /// The field, in lower case.
+    /// Returns the name of the header, in lower case.
     #[must_use]
     pub fn header_name(&self) -> &str {
         match &self.place {
@@ -157,13 +160,13 @@ impl KeyLocation {
         }
     }
 
-    /// Which kind of key may stand here.
+    /// Returns the kind of key that is accepted in this location.
     #[must_use]
     pub fn accepts(&self) -> KeyKind {
         self.accepts
     }
 
-    /// The scheme that a challenge names; `ApiKey` where the key stands alone in its field.
+    /// Returns the scheme for the challenge; `ApiKey` if the header contains the key alone.
     pub(crate) fn challenge(&self) -> &str {
         match &self.place {
             Place::Scheme(scheme) => scheme,
@@ -171,7 +174,7 @@ impl KeyLocation {
         }
     }
 
-    /// How to send a key here, for the one who forgot.
+    /// Returns how to send a key in this location, for the text of a refusal.
     pub(crate) fn usage(&self) -> String {
         match &self.place {
             Place::Header(name) => format!("{name}: <key>"),
@@ -180,13 +183,13 @@ impl KeyLocation {
         }
     }
 
-    /// Whether two of these could claim the same text.
+    /// Returns whether any two of the locations could claim the same text.
     pub(crate) fn any_overlap(all: &[Self]) -> bool {
         let mut pairs = (1..).zip(all);
         pairs.any(|(next, one)| all.iter().skip(next).any(|other| one.overlaps(other)))
     }
 
-    /// Whether two locations could claim the same text.
+    /// Returns whether both locations could claim the same text.
     fn overlaps(&self, other: &Self) -> bool {
         match (&self.place, &other.place) {
             (Place::Header(a), Place::Header(b)) => a == b,
@@ -195,8 +198,8 @@ impl KeyLocation {
         }
     }
 
-    /// The key's text in a line of this location's field: `None` when the line is of another
-    /// scheme, empty when the place for the key is.
+    /// Returns the key in a line of this location's header: `None` if the line belongs to another
+    /// scheme, empty if the key is missing.
     pub(crate) fn key_in<'a>(&self, line: &'a [u8]) -> Option<&'a [u8]> {
         let line = trim(line);
         match &self.place {
@@ -207,7 +210,7 @@ impl KeyLocation {
                     None => (line, &[][..]),
                 };
                 let same = given.eq_ignore_ascii_case(scheme.as_bytes());
-                // RFC 9110 §11.4 separates them by spaces; a tab is no space.
+                // RFC 9110 §11.4 separates them by spaces. A tab is not a space.
                 let spaces = rest.iter().take_while(|byte| **byte == b' ').count();
                 same.then(|| rest.get(spaces..)).flatten()
             }
@@ -215,14 +218,14 @@ impl KeyLocation {
         }
     }
 
-    /// Whether a key of this location stands in a line that begins with something else, behind a comma
-    /// that joins what were two lines (RFC 9110 §5.3).
+    /// Returns whether a line that begins with another credential contains a key of this location
+    /// after a comma, which joins what were two lines (RFC 9110 §5.3).
     pub(crate) fn is_joined_in(&self, line: &[u8]) -> bool {
-        // Most lines have none, and this is asked of every line of another scheme.
+        // Fast path: most lines of other schemes have no comma.
         line.contains(&b',')
             && elements(line).skip(1).any(|element| {
                 let key = self.key_in(element).unwrap_or_default();
-                // Other schemes have lists of parameters (RFC 9110 §11.4).
+                // Credentials of other schemes may be parameter lists (RFC 9110 §11.4).
                 !(key.is_empty() || self.place == Place::RawAuthorization && is_parameter(key))
             })
     }
@@ -233,13 +236,13 @@ impl KeyLocation {
     }
 }
 
-/// Whether it is a parameter, `name=value`, and not a text with base64's padding.
+/// Returns whether this is a parameter, `name=value`, rather than base64 with padding.
 fn is_parameter(element: &[u8]) -> bool {
     let value = element.splitn(2, |byte| *byte == b'=').nth(1);
     value.is_some_and(|value| value.iter().any(|byte| *byte != b'='))
 }
 
-/// Without the optional white space around a field's value (RFC 9110 §5.5).
+/// Trims the optional white space around a header value (RFC 9110 §5.5).
 pub(crate) fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
         value = rest;
@@ -247,8 +250,8 @@ pub(crate) fn trim(mut value: &[u8]) -> &[u8] {
     value
 }
 
-/// Whether a line of `Authorization` begins with the name of a scheme (RFC 9110 §11.4): letters,
-/// digits and hyphens, fewer than any key has, then a space or nothing.
+/// Returns whether a line of `Authorization` begins with the name of a scheme (RFC 9110 §11.4):
+/// letters, digits and hyphens, shorter than any key, then a space or the end.
 pub(crate) fn names_a_scheme(line: &[u8]) -> bool {
     let name = line.split(|byte| *byte == b' ').next().unwrap_or_default();
     let is_name_byte = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-';
@@ -271,7 +274,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_only_field_names_that_are_free() {
+    fn accepts_only_header_names_that_are_not_reserved() {
         let kind = |name| KeyLocation::header(name).unwrap_err().kind();
         for bad in ["", "x y", "x:y", "é"] {
             assert_ne!(kind(bad), ParseErrorKind::Reserved, "{bad}");

@@ -1,4 +1,4 @@
-//! The request as core sees it, and the one key in it.
+//! The request as adapters present it, and the locations of keys in it.
 
 pub(crate) mod client;
 pub(crate) mod credential;

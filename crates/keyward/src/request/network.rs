@@ -1,23 +1,23 @@
-//! A range of addresses.
+//! Address ranges.
 
 use std::net::IpAddr;
 
 use crate::error::{ParseError, ParseErrorKind};
 
-/// A range of addresses.
+/// A range of IP addresses.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Network {
-    /// In the form of [`bits`].
+    /// The address in the representation of [`bits`].
     address: u128,
     /// From 1 to 128.
     prefix: u32,
 }
 
 impl Network {
-    /// Parses an address, or an address and the length of its prefix (RFC 4632 §3.1, RFC 4291 §2.3).
+    /// Parses an address with an optional prefix length (RFC 4632 §3.1, RFC 4291 §2.3).
     ///
-    /// Bits behind the prefix are refused: `10.1.2.3/8` may be meant either way. So is a range that
-    /// holds every IPv4 address: it would trust everybody.
+    /// Set bits after the prefix are refused, because `10.1.2.3/8` is ambiguous. A range that
+    /// includes every IPv4 address is refused too, because it would trust every client.
     pub(crate) fn parse(text: &str) -> Result<Self, ParseError> {
         Self::read(text).ok_or(ParseError::new("network", ParseErrorKind::Network))
     }
@@ -38,7 +38,7 @@ impl Network {
             (0, 128)
         };
         let prefix = match prefix {
-            // `u8` would also read `+8`.
+            // The integer parser also accepts `+8`.
             Some(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => text.parse().ok()?,
             Some(_) => return None,
             None => longest,
@@ -54,7 +54,7 @@ impl Network {
     }
 }
 
-/// An address as a number, the same for both forms of an IPv4 address (RFC 4291 §2.5.5.2).
+/// Returns an address as a number, the same for both forms of an IPv4 address (RFC 4291 §2.5.5.2).
 pub(crate) fn bits(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn holds_the_addresses_that_begin_as_it_does() {
+    fn contains_the_addresses_with_its_prefix() {
         for (network, address, held) in [
             ("10.0.0.0/8", "10.255.0.1", true),
             ("10.0.0.0/8", "11.0.0.0", false),
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_range_or_everybody() {
+    fn refuses_malformed_ranges_and_those_with_every_address() {
         for bad in [
             "",
             "/8",
