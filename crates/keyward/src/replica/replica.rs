@@ -334,7 +334,7 @@ impl Replica {
     /// before it draws others. Where it cannot, it takes none, and has them with the next.
     ///
     /// ```
-    /// assert!(keyward::Replica::new().take_excess().is_empty());
+    /// assert!(keyward::replica::Replica::new().take_excess().is_empty());
     /// ```
     #[must_use]
     pub fn take_excess(&self) -> Vec<Unspent> {
