@@ -1,4 +1,4 @@
-//! Balances of credits, as a store keeps them.
+//! Credit balances, and how processes draw on them.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -6,13 +6,13 @@ use std::time::SystemTime;
 use crate::error::{ParseError, ParseErrorKind};
 use crate::ids::{AccountId, KeyId};
 
-/// The part of a balance that a process takes ahead of its requests, at most: a hundredth.
+/// The divisor for the part of a balance that a process may draw ahead: one percent.
 const PART_AHEAD: u64 = 100;
 
-/// A balance of credits, which requests of live keys spend.
+/// A prepaid balance of credits, which requests with live keys spend.
 ///
-/// Where there is none, requests are not counted against any. At zero they are refused: 429
-/// `credits_exhausted`.
+/// Keys without a balance are not metered by credits. When the balance reaches zero, requests are
+/// refused with 429 `credits_exhausted`.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
@@ -20,46 +20,49 @@ const PART_AHEAD: u64 = 100;
 ///
 /// let next_month = SystemTime::now() + Duration::from_secs(30 * 86_400);
 /// let credits = Credits::new(250).refill(Refill::new(next_month, 1000));
-/// assert_eq!(credits.left, 250); // until then, and 1000 from then on
+/// assert_eq!(credits.left, 250); // 1000 after the refill
 /// ```
 ///
-/// A process takes credits out of the store before it spends them: what its waiting requests need, and
-/// ahead of them as many as it has spent in the last second, but no more than 1 % of the balance. So the
-/// first request takes one, and a busy key asks the store a few times a second. What was taken ahead and
-/// is not needed goes back within two seconds, and when the process ends.
+/// A process draws credits from the store before it spends them: as many as its waiting requests
+/// need, plus as many as it spent in the last second, up to 1 % of the balance. So the first
+/// request draws one credit, and a busy key causes a few store accesses per second. Unused credits
+/// return to the store within two seconds and when the process ends.
 ///
-/// A balance is never overspent. A process that is killed loses what it has taken ahead: no more than
-/// it has spent in its last second, and no more than 1 % of the balance; of a balance below 100 nothing
-/// is taken ahead. A request that was under way has paid, as has one that is given up. What was lost
-/// cannot be reclaimed, because nobody knows how much of it was spent. Credits that are refunded, or that a
-/// request no longer waits for, return to the process first. If it then holds more than 1 % of the balance,
-/// the store takes the excess back at once, and the rest at its next flush.
+/// A balance is never overspent. A process that is killed loses the credits that it has drawn
+/// ahead: at most what it spent in its last second, and at most 1 % of the balance. Nothing is
+/// drawn ahead from a balance below 100. Requests that were in progress or were abandoned count as
+/// paid. Lost credits cannot be reclaimed, because the store does not know how many of them were
+/// spent. Refunded credits, and those drawn for a request that stopped waiting, return to the
+/// process first. If the process then holds more than 1 % of the balance, it returns the excess to
+/// the store at once and the rest at its next flush.
 ///
-/// The balance that is shown is exact: what the process that shows it has taken and not spent is counted,
-/// and so is what others hold, as of their last report to the store (`SQLite`: at most a second ago).
+/// The displayed balance is exact. It includes the credits that this process has drawn but not
+/// spent, and those that other processes hold as of their last report to the store (`SQLite`: at
+/// most a second ago).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Credits {
-    /// How many are left.
+    /// The number of credits left.
     pub left: u64,
-    /// What replaces the balance, and when.
+    /// The scheduled refill, if any.
     pub refill: Option<Refill>,
-    /// Grows whenever the balance is replaced: what was taken before is void. The store keeps it.
+    /// A counter that grows when the balance is replaced, which voids earlier draws. The store
+    /// keeps it.
     pub epoch: u32,
 }
 
-/// That a balance is replaced at an instant, once, whatever is left of it. See [`Credits`].
+/// A scheduled, one-time replacement of a balance. See [`Credits`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Refill {
-    /// The instant.
+    /// The instant of the replacement.
     pub at: SystemTime,
-    /// What there is from then on.
+    /// The balance from then on, whatever was left before.
     pub to: u64,
 }
 
 impl Refill {
-    /// The balance is `to` from this instant on.
+    /// Creates a refill that sets the balance to `to` at this instant.
     #[must_use]
     pub fn new(at: SystemTime, to: u64) -> Self {
         Self { at, to }
@@ -67,7 +70,7 @@ impl Refill {
 }
 
 impl Credits {
-    /// So many, and no more.
+    /// Creates a balance without a refill.
     #[must_use]
     pub fn new(left: u64) -> Self {
         Self {
@@ -77,7 +80,7 @@ impl Credits {
         }
     }
 
-    /// Until they are replaced.
+    /// Sets the refill that will replace the balance.
     #[must_use]
     pub fn refill(self, refill: Refill) -> Self {
         Self {
@@ -86,7 +89,7 @@ impl Credits {
         }
     }
 
-    /// The balance at a moment: after its refill, if that is due.
+    /// Returns the balance at a moment, after its refill if that is due.
     #[must_use]
     pub fn at(self, now: SystemTime) -> Self {
         match self.refill {
@@ -99,7 +102,9 @@ impl Credits {
         }
     }
 
-    /// Takes out what a process wants, or less. For a store, which keeps what this leaves.
+    /// Takes out the credits that a process wants, or as many as there are.
+    ///
+    /// Stores call this and save the balance that remains.
     ///
     /// ```
     /// # use std::time::SystemTime;
@@ -110,7 +115,7 @@ impl Credits {
     /// let mut credits = Credits::new(1000);
     /// let want = CreditWant { owner, at_least: 1, spent: 500, held: 2, epoch: 0 };
     /// let grant = credits.draw(&want, SystemTime::now());
-    /// assert_eq!(grant.amount, 9); // with the 2 that are held: the one that is needed, and 1 % ahead
+    /// assert_eq!(grant.amount, 9); // with the 2 held: 1 for the request and 1 % ahead
     /// assert_eq!(credits.left, 991);
     /// # Ok::<(), ParseError>(())
     /// ```
@@ -132,7 +137,9 @@ impl Credits {
         }
     }
 
-    /// Adds what was taken out and not spent, unless the balance was replaced since. For a store.
+    /// Returns unspent credits to the balance, unless it was replaced in the meantime.
+    ///
+    /// Stores call this.
     ///
     /// ```
     /// # use keyward::AccountId;
@@ -151,21 +158,21 @@ impl Credits {
     }
 }
 
-/// Whose credits they are. See [`Credits`].
+/// The owner of a credit balance. See [`Credits`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "a store must know them all")]
 pub enum CreditOwner {
-    /// Of an account, spent by all its keys that have none of their own.
+    /// An account, whose keys spend the balance unless they have their own.
     Account(AccountId),
-    /// Of a key, and of all that come after it in rotations: the first of them.
+    /// A key, identified by the first key of its rotation chain, and its successors.
     Key(KeyId),
 }
 
 impl CreditOwner {
-    /// Parses what `Display` writes: `account:` and its name, or the id of a key.
+    /// Parses the form that `Display` writes: `account:` and an account id, or a key id.
     ///
     /// # Errors
-    /// When it is neither.
+    /// Returns an error if the text is neither.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         if let Some(account) = text.strip_prefix("account:") {
             return AccountId::parse(account).map(Self::Account);
@@ -196,25 +203,28 @@ impl From<AccountId> for CreditOwner {
     }
 }
 
-/// That a process wants credits of a balance. See [`Replica::take_wanted`](crate::replica::Replica::take_wanted).
+/// A process's request for credits of a balance.
+///
+/// See [`Replica::take_wanted`](crate::replica::Replica::take_wanted).
 #[derive(Clone, Debug)]
 #[expect(clippy::exhaustive_structs, reason = "a store takes it apart")]
 pub struct CreditWant {
-    /// Of whose balance.
+    /// The owner of the balance.
     pub owner: CreditOwner,
-    /// How many the requests need that are waiting.
+    /// The number of credits that waiting requests need.
     pub at_least: u32,
-    /// How many the process has spent of it in the last second.
+    /// The number of credits that the process spent in the last second.
     pub spent: u32,
-    /// How many it has taken out and not spent yet.
+    /// The number of credits that it has drawn and not spent yet.
     pub held: u32,
-    /// The epoch of the balance that those were taken from; of any other they are void.
+    /// The epoch of the balance that those were drawn from. Credits of any other epoch are void.
     pub epoch: u32,
 }
 
 impl CreditWant {
-    /// How many of a grant are held when the waiting requests have got theirs. For a store that shows
-    /// other processes what this one holds.
+    /// Returns how many credits the process holds after serving its waiting requests.
+    ///
+    /// Stores use it to show other processes what this one holds.
     ///
     /// ```
     /// # use std::time::SystemTime;
@@ -233,40 +243,41 @@ impl CreditWant {
         held.saturating_sub(self.at_least)
     }
 
-    /// How many are held of the balance of an epoch: what was taken from an earlier one is void.
+    /// Returns the credits held of this epoch. Those of an earlier epoch are void.
     fn held_of(&self, epoch: u32) -> u32 {
         if self.epoch == epoch { self.held } else { 0 }
     }
 }
 
-/// Credits that a process may spend: they are no longer in the store. See [`Credits::draw`].
+/// Credits that a process may spend and that have left the store. See [`Credits::draw`].
 #[derive(Clone, Debug)]
 #[expect(clippy::exhaustive_structs, reason = "a store takes it apart")]
 pub struct CreditGrant {
-    /// Of whose balance.
+    /// The owner of the balance.
     pub owner: CreditOwner,
-    /// How many.
+    /// The number of credits.
     pub amount: u32,
     /// The epoch of the balance.
     pub epoch: u32,
-    /// Whether there are more.
+    /// True if the balance contains more credits.
     pub more: bool,
-    /// How many of the balance a process may hold ahead of its requests: 1 %.
+    /// The number of credits that a process may hold ahead of its requests: 1 % of the balance.
     pub ahead: u32,
-    /// When the balance is replaced, and these are void.
+    /// The instant of the next refill, when these credits become void.
     pub refill_at: Option<SystemTime>,
 }
 
-/// Credits that were taken from a balance and not spent. See
-/// [`Replica::take_unspent`](crate::replica::Replica::take_unspent).
+/// Credits that were drawn from a balance and not spent.
+///
+/// See [`Replica::take_unspent`](crate::replica::Replica::take_unspent).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "a store takes it apart")]
 pub struct Unspent {
-    /// Of whose balance.
+    /// The owner of the balance.
     pub owner: CreditOwner,
-    /// How many.
+    /// The number of credits.
     pub amount: u32,
-    /// The epoch of the balance they were taken from; of any other they are void.
+    /// The epoch of the balance that they were drawn from. In any other epoch they are void.
     pub epoch: u32,
 }
 
@@ -292,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_of_a_balance_that_is_replaced_is_held_no_longer() {
+    fn credits_of_a_replaced_balance_are_no_longer_held() {
         let want = CreditWant {
             owner: CreditOwner::Key(KeyId::random().unwrap()),
             at_least: 1,
@@ -310,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_takes_ahead_what_it_spends_in_a_second_and_a_hundredth_at_most() {
+    fn a_process_draws_ahead_one_seconds_spending_and_at_most_one_percent() {
         let mut credits = Credits::new(1000);
         assert_eq!(draw(&mut credits, 1, 0, 0), (1, true), "the first");
         assert_eq!(draw(&mut credits, 1, 1, 0), (2, true));
@@ -333,7 +344,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_taken_no_credit_is_made_and_a_hundredth_is_held_at_most(
+        fn draws_create_no_credits_and_hold_at_most_one_percent(
             left in 0_u64..20_000,
             steps in vec((0_u32..3, 0_u32..1000, 0_u32..=100), 1..100),
         ) {
@@ -362,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_is_told_from_every_other() {
+    fn parses_every_owner_and_nothing_else() {
         let key = KeyId::random().unwrap();
         let named_like_it = AccountId::parse(&key.to_string()).unwrap();
         for owner in [CreditOwner::Key(key), CreditOwner::Account(named_like_it)] {

@@ -1,4 +1,4 @@
-//! One limit of one owner, and how much of it is used.
+//! Token buckets for rate limiting.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,36 +10,36 @@ use crate::environment::Environment;
 use crate::ids::{AccountId, KeyId};
 use crate::limit::{Quota, RateLimit};
 
-/// A bucket of requests: a limit, whose it is, and how much of it is used.
+/// A token bucket: a rate limit, its owner, and its current level.
 ///
-/// It follows the generic cell rate algorithm (GCRA): one number says when the bucket will be full
-/// again, and a request moves it on by its cost. Taking is one atomic step, and of any number that
-/// come at once exactly as many pass as there is room for.
+/// It uses the generic cell rate algorithm (GCRA): a single number holds the time at which the
+/// bucket will be full again, and each request advances it by its cost. Taking is one atomic step,
+/// so of any number of concurrent requests exactly as many pass as the limit allows.
 ///
 /// See [`Charge`](crate::limit::Charge).
 pub struct Bucket {
     owner: BucketOwner,
     limit: RateLimit,
     clock: Arc<dyn Clock>,
-    /// When it is full, in nanoseconds of the boot clock.
+    /// The time at which the bucket is full, in nanoseconds of the boot clock.
     full_at: AtomicU64,
 }
 
-/// Whose a bucket is. See [`Charge`](crate::limit::Charge).
+/// The owner of a bucket. See [`Charge`](crate::limit::Charge).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "a limiter must know them all")]
 pub enum BucketOwner {
-    /// A key, and all that came before and after it in rotations: the first of them.
+    /// A key, identified by the first key of its rotation chain. All keys of the chain share it.
     Key(KeyId),
-    /// All keys of an account in one environment.
+    /// An account in one environment. All its keys there share it.
     Account(AccountId, Environment),
 }
 
-/// What is left of a bucket.
+/// The level of a bucket.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Level {
     pub(crate) remaining: u64,
-    /// Until there is enough for what was asked for; zero where there was.
+    /// The nanoseconds until the cost could be taken; zero if it was.
     pub(crate) wait: u64,
     pub(crate) full_in: u64,
 }
@@ -55,21 +55,22 @@ impl Bucket {
         }
     }
 
-    /// Whose it is.
+    /// Returns the owner.
     #[must_use]
     pub fn owner(&self) -> &BucketOwner {
         &self.owner
     }
 
-    /// What it allows.
+    /// Returns the rate limit.
     #[must_use]
     pub fn limit(&self) -> RateLimit {
         self.limit
     }
 
-    /// Takes `cost`, or nothing. `Ok` holds when the bucket is full then, as [`give_back`] needs it.
+    /// Takes `cost` or nothing. `Ok` contains the time at which the bucket is full afterwards,
+    /// which [`give_back`] needs.
     ///
-    /// A clock that has gone back grants nothing: what was taken lies further ahead of it.
+    /// A clock that goes back grants nothing, because what was taken then lies further ahead of it.
     ///
     /// [`give_back`]: Self::give_back
     pub(crate) fn take(&self, cost: u32, now: u64) -> Result<u64, Level> {
@@ -87,17 +88,17 @@ impl Bucket {
         }
     }
 
-    /// Gives back what was taken, as far as time has not done so.
+    /// Gives back what was taken, except for what time has refilled already.
     ///
-    /// `full_at` is what [`take`](Self::take) gave. From the cost before that moment on, a bucket from
-    /// which this was not taken may have been full: what it has then not gained cannot be given back, or
-    /// more would pass than the limit allows.
+    /// `full_at` is the result of [`take`](Self::take). From the cost before that moment on, the
+    /// bucket might have been full without this request. The time after that would have refilled
+    /// nothing, so it cannot be given back, or more requests would pass than the limit allows.
     pub(crate) fn give_back(&self, cost: u32, full_at: u64) {
         let cost = self.cost(cost);
         let (read, done) = (Ordering::Acquire, Ordering::AcqRel);
         let mut old = self.full_at.load(read);
         loop {
-            // In this order: whoever took before the load had read the clock before this.
+            // Load first, then read the clock: any `take` before the load has read an earlier time.
             let now = nanos(self.clock.boot());
             let back = cost.min(full_at.saturating_sub(now));
             if back == 0 {
@@ -111,7 +112,7 @@ impl Bucket {
         }
     }
 
-    /// What is left, and how long it takes until `cost` could be taken.
+    /// Returns the level, and how long it takes until `cost` could be taken.
     pub(crate) fn level(&self, cost: u32, now: u64) -> Level {
         self.level_at(self.full_at.load(Ordering::Acquire), cost, now)
     }
@@ -182,7 +183,7 @@ mod tests {
         (clock, bucket)
     }
 
-    /// What is left after a taking, or the wait in nanoseconds.
+    /// The level after a take, or the wait in nanoseconds.
     fn take(bucket: &Bucket, cost: u32, now: u64) -> Result<u64, u64> {
         let taken = bucket.take(cost, now);
         taken
@@ -191,8 +192,8 @@ mod tests {
     }
 
     #[test]
-    fn follows_the_tables_that_were_worked_out_by_hand() {
-        // 2 a second, 3 at once: one comes back every half second.
+    fn follows_hand_computed_tables() {
+        // 2 per second with bursts of 3: one more every half second.
         let half = SECOND / 2;
         let slow = bucket("2/1;3");
         for (now, cost, outcome) in [
@@ -213,7 +214,7 @@ mod tests {
         ] {
             assert_eq!(take(&slow, cost, now), outcome, "{cost} at {now}");
         }
-        // 100 a minute with bursts of 200: 300 in the worst minute, and 100 in every other.
+        // 100 per minute with bursts of 200: 300 in the worst minute and 100 in every other.
         let minute = bucket("100/60;200");
         let passing = |from: u64| {
             let at = (0..6000).map(|n| from + n * SECOND / 100);
@@ -251,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_at_once_as_many_pass_as_there_is_room_for() {
+    fn concurrent_requests_pass_exactly_up_to_the_limit() {
         let bucket = bucket("1/86400;1000");
         let passed: usize = thread::scope(|threads| {
             let many = || (0..100).filter(|_| bucket.take(1, SECOND).is_ok()).count();
@@ -262,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_back_can_be_taken_again_and_not_twice() {
+    fn a_refund_can_be_taken_again_but_only_once() {
         let (clock, bucket) = timed("1/1;3");
         let now = || nanos(clock.boot());
         let first = bucket.take(2, now()).unwrap();
@@ -270,7 +271,7 @@ mod tests {
         bucket.give_back(2, first);
         assert_eq!(take(&bucket, 2, now()), Ok(0));
         assert_eq!(take(&bucket, 1, now()), Err(SECOND));
-        // Time has given it back already: the rest is that of others.
+        // Time has refilled it already; the rest belongs to other requests.
         let (clock, bucket) = timed("1/1;3");
         let now = || nanos(clock.boot());
         let first = bucket.take(1, now()).unwrap();
@@ -309,9 +310,9 @@ mod tests {
             }
         }
 
-        /// Whatever is taken and given back: never more passes than the limit says.
+        /// Takes and refunds in any order never let more pass than the limit allows.
         #[test]
-        fn never_lets_more_pass_than_it_says(
+        fn never_lets_more_pass_than_the_limit(
             steps in prop::collection::vec((0_u64..300, 1_u32..4, any::<bool>()), 1..300),
         ) {
             let (clock, bucket) = timed("10/1;3");

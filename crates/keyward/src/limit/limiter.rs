@@ -1,4 +1,4 @@
-//! Who counts.
+//! The interface for rate limiters that count outside this process.
 
 use std::error::Error;
 use std::fmt;
@@ -12,17 +12,18 @@ use smallvec::SmallVec;
 use crate::limit::bucket::nanos;
 use crate::limit::{Bucket, Quota};
 
-/// Counts requests somewhere else than in this process, for several that share one limit.
+/// A rate limiter that counts outside this process, for processes that share a limit.
 ///
-/// Without one, each process counts for itself, exactly and in its own memory; a restart begins with
-/// full buckets. One that cannot reach what it counts in may fall back on
-/// [`Charge::take_here`]; where it fails, the request is refused: 503 `rate_limit_unavailable`.
+/// Each process counts for itself unless the gate has a limiter, exactly and in its own memory;
+/// after a restart all buckets are full. A limiter that cannot reach its backend may fall back on
+/// [`Charge::take_here`]. If it returns an error, the request is refused with 503
+/// `rate_limit_unavailable`.
 ///
 /// ```
 /// use std::time::Duration;
 /// use keyward::limit::{Charge, Limiter, LimitOutcome, LimitFuture};
 ///
-/// /// Counts here, and could as well ask another.
+/// /// Counts in this process; a real limiter would call a server.
 /// #[derive(Debug)]
 /// struct Here;
 ///
@@ -85,16 +86,18 @@ pub trait Limiter: fmt::Debug + Send + Sync + 'static {
     /// `now` is the time of [`Clock::boot`](crate::clock::Clock::boot), as [`Charge::take_here`] needs it.
     fn take(&self, charge: Charge, now: Duration) -> LimitFuture;
 
-    /// Gives back what was taken, as far as time has not: the request was refused after all.
+    /// Refunds a charge because the request was refused after all.
+    ///
+    /// The part that time has refilled already is not given back.
     fn give_back(&self, charge: Charge);
 }
 
-/// What a limiter answers: at once, or when it has asked. See [`Limiter`].
+/// The response of a limiter: immediate, or a future. See [`Limiter`].
 #[expect(clippy::exhaustive_enums, reason = "now or later, there is no third")]
 pub enum LimitFuture {
-    /// Decided.
+    /// The immediate outcome.
     Ready(LimitOutcome),
-    /// Decided when this ends.
+    /// A future that resolves to the outcome.
     Pending(Pin<Box<dyn Future<Output = Result<LimitOutcome, LimiterError>> + Send>>),
 }
 
@@ -107,13 +110,13 @@ impl fmt::Debug for LimitFuture {
     }
 }
 
-/// Whether a charge was taken. See [`Limiter`].
+/// The outcome of a charge. See [`Limiter`].
 #[derive(Debug)]
 #[expect(clippy::exhaustive_enums, reason = "yes or no, there is no third")]
 pub enum LimitOutcome {
-    /// It was; the bucket that binds most, and what to give back should the request be refused.
+    /// The cost was taken. Contains the charge, for a refund, and the most restrictive quota.
     All(Charge, Quota),
-    /// Nothing was; the bucket that binds most.
+    /// Nothing was taken. Contains the most restrictive quota.
     Nothing(Quota),
 }
 
@@ -124,7 +127,7 @@ pub struct LimiterError {
 }
 
 impl LimiterError {
-    /// What went wrong, for the log.
+    /// Creates an error from its cause, which is logged.
     pub fn new(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         let source = source.into();
         Self { source }
@@ -133,7 +136,7 @@ impl LimiterError {
 
 impl fmt::Display for LimiterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the limiter cannot answer")
+        f.write_str("the rate limiter is unavailable")
     }
 }
 
@@ -143,7 +146,7 @@ impl Error for LimiterError {
     }
 }
 
-/// What a request costs, and the buckets it is taken from. See [`Limiter`].
+/// The cost of a request and the buckets to take it from. See [`Limiter`].
 ///
 /// ```
 /// # use keyward::limit::{Bucket, BucketOwner, Charge};
@@ -160,14 +163,14 @@ impl Error for LimiterError {
 pub struct Charge {
     cost: u32,
     first: Drawn,
-    /// A fifth bucket, and what comes after it, needs memory of its own.
+    /// Allocates only from the fifth bucket on.
     others: SmallVec<[Drawn; 3]>,
 }
 
 #[derive(Debug)]
 struct Drawn {
     bucket: Arc<Bucket>,
-    /// When it is full after the cost was taken; zero before.
+    /// The time at which the bucket is full after the take; zero before.
     full_at: u64,
 }
 
@@ -180,7 +183,7 @@ impl Charge {
         }
     }
 
-    /// Adds a bucket, once.
+    /// Adds a bucket unless it is already present.
     pub(crate) fn add(&mut self, bucket: Arc<Bucket>) {
         if !self
             .drawn()
@@ -190,24 +193,24 @@ impl Charge {
         }
     }
 
-    /// How much is taken from each bucket; at most the burst of each.
+    /// Returns the cost to take from each bucket, at most the burst of each.
     #[must_use]
     pub fn cost(&self) -> u32 {
         self.cost
     }
 
-    /// The buckets, each of another owner or limit.
+    /// Returns the buckets. No two share both owner and limit.
     pub fn buckets(&self) -> impl Iterator<Item = &Bucket> {
         self.drawn().map(|drawn| &*drawn.bucket)
     }
 
-    /// Takes it from the buckets of this process, all or nothing.
+    /// Takes the cost from the buckets of this process, all or nothing.
     ///
     /// `now` is the time of [`Clock::boot`](crate::clock::Clock::boot).
     #[must_use]
     pub fn take_here(mut self, now: Duration) -> LimitOutcome {
         let cost = self.cost;
-        // A look first, so that a bucket that refuses costs the others nothing.
+        // Check first, so that a refusal by one bucket costs the others nothing.
         if let Some(quota) = self.refusal(now) {
             return LimitOutcome::Nothing(quota);
         }
@@ -228,7 +231,7 @@ impl Charge {
         }
         match refused {
             None => LimitOutcome::All(self, tightest),
-            // Somebody was faster. For an instant others may have been refused for nothing.
+            // A concurrent request was faster. Until the refund, others may be refused needlessly.
             Some(quota) => {
                 self.give_back_here();
                 LimitOutcome::Nothing(quota)
@@ -236,7 +239,7 @@ impl Charge {
         }
     }
 
-    /// The bucket of this process that would refuse it for longest, if one would.
+    /// Returns the quota of the bucket with the longest wait, if any would refuse the charge.
     pub(crate) fn refusal(&self, now: Duration) -> Option<Quota> {
         let (cost, now) = (self.cost, nanos(now));
         let levels = self
@@ -246,7 +249,7 @@ impl Charge {
         refusing.reduce(Quota::tighter)
     }
 
-    /// Gives back to the buckets of this process what was taken there.
+    /// Refunds the charge to the buckets of this process.
     pub fn give_back_here(self) {
         for drawn in self.drawn().filter(|drawn| drawn.full_at > 0) {
             drawn.bucket.give_back(self.cost, drawn.full_at);
@@ -295,10 +298,10 @@ mod tests {
     }
 
     #[test]
-    fn who_finds_that_somebody_was_faster_takes_nothing() {
+    fn a_charge_that_loses_a_race_takes_nothing() {
         let (wide, narrow) = (bucket("9/60;9"), bucket("3/3600;3"));
         let mut charge = Charge::new(2, Arc::clone(&wide));
-        // There is enough when it looks, and not any more when it takes.
+        // There is room at the check but no longer at the take.
         let twice = [Arc::clone(&narrow), Arc::clone(&narrow)];
         charge.others.extend(twice.map(Drawn::new));
         assert!(matches!(charge.take_here(NOW), LimitOutcome::Nothing(_)));
@@ -306,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn of_limits_that_refuse_the_longest_wait_is_told() {
+    fn the_longest_wait_of_the_refusing_limits_is_reported() {
         let buckets = [bucket("1/1;1"), bucket("1/3600;1"), bucket("1/60;1")];
         let charge = || {
             let [first, others @ ..] = buckets.each_ref().map(Arc::clone);

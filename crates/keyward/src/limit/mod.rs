@@ -1,4 +1,4 @@
-//! How often a key may be used: what is allowed, and what is left of it.
+//! Rate limiting of keys and accounts.
 
 pub(crate) mod bucket;
 pub(crate) mod limiter;

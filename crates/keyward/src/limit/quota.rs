@@ -1,4 +1,4 @@
-//! What a client is told about its limits.
+//! Rate limit headers.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -6,28 +6,28 @@ use std::time::Duration;
 use crate::limit::bucket::nanos;
 use crate::limit::{Bucket, BucketOwner, RateLimit};
 
-/// The fields that may describe a limit.
+/// The standard rate limit headers.
 pub(crate) const HEADERS: [&str; 2] = ["ratelimit", "ratelimit-policy"];
 
-/// Those that are sent beside them where the gate says so.
+/// The older headers, sent in addition if the gate is configured to.
 pub(crate) const LEGACY_HEADERS: [&str; 3] = [
     "x-ratelimit-limit",
     "x-ratelimit-remaining",
     "x-ratelimit-reset",
 ];
 
-/// How much of a limit is left: the most restrictive one of a request.
+/// The remaining quota of the most restrictive rate limit of a request.
 ///
-/// A client reads it in the fields of [draft-ietf-httpapi-ratelimit-headers-10], here of a limit of
-/// 100 a minute with bursts of 200. The quota is what passes at once, the window the time in which an
-/// empty bucket is full again:
+/// It is sent to the client in the headers of [draft-ietf-httpapi-ratelimit-headers-10]. The quota
+/// `q` is the burst, and the window `w` is the number of seconds in which an empty bucket refills.
+/// The headers for a limit of 100 per minute with bursts of 200:
 ///
 /// ```text
 /// RateLimit-Policy: "minute";q=200;w=120
 /// RateLimit: "minute";r=12
 /// ```
 ///
-/// When nothing remains, `t` says in how many seconds something will:
+/// The parameter `t` is added when nothing remains: the seconds until a request passes again.
 ///
 /// ```text
 /// HTTP/1.1 429 Too Many Requests
@@ -40,7 +40,7 @@ pub(crate) const LEGACY_HEADERS: [&str; 3] = [
 /// {"type":"about:blank","title":"Too Many Requests","status":429,"detail":"The API key has used up its rate limit. Wait as long as Retry-After says.","code":"rate_limited"}
 /// ```
 ///
-/// The name of a policy is the period of its limit, with `account-` before it where all keys of the
+/// The policy is named after the period of the limit, with the prefix `account-` if all keys of the
 /// account share it.
 ///
 /// [draft-ietf-httpapi-ratelimit-headers-10]: https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/10/
@@ -49,15 +49,16 @@ pub struct Quota {
     limit: RateLimit,
     is_shared: bool,
     remaining: u32,
-    /// In nanoseconds: every request that has a limit carries one of these along.
+    /// Kept in nanoseconds to stay small: every request with a limit carries a quota.
     wait: u64,
     full_in: u64,
 }
 
 impl Quota {
-    /// What is left of a bucket; for a limiter that counts elsewhere.
+    /// Creates the quota of a bucket, for a limiter that counts elsewhere.
     ///
-    /// `wait`: until the request could pass, zero when it did. `full_in`: until all of it is back.
+    /// `wait` is the time until the request could pass, or zero if it did. `full_in` is the time
+    /// until the bucket is full.
     #[must_use]
     pub fn new(bucket: &Bucket, remaining: u32, wait: Duration, full_in: Duration) -> Self {
         Self {
@@ -69,25 +70,25 @@ impl Quota {
         }
     }
 
-    /// The limit.
+    /// Returns the rate limit.
     #[must_use]
     pub fn limit(&self) -> RateLimit {
         self.limit
     }
 
-    /// How much may pass at once now.
+    /// Returns the cost that could pass at once now.
     #[must_use]
     pub fn remaining(&self) -> u32 {
         self.remaining
     }
 
-    /// How long a request must wait that was refused; zero for one that passed.
+    /// Returns how long a refused request has to wait; zero if it passed.
     #[must_use]
     pub fn wait(&self) -> Duration {
         Duration::from_nanos(self.wait)
     }
 
-    /// The one that binds more: by the wait, then by what remains.
+    /// Returns the more restrictive quota: by the wait, then by what remains.
     pub(crate) fn tighter(self, other: Self) -> Self {
         if (other.wait, self.remaining) > (self.wait, other.remaining) {
             other
@@ -96,7 +97,7 @@ impl Quota {
         }
     }
 
-    /// The name of its policy: a string of RFC 9651 §3.3.3, with its quotes.
+    /// Returns the policy's name: a string of RFC 9651 §3.3.3, with its quotes.
     fn policy_name(&self) -> Cow<'static, str> {
         let name = match (self.is_shared, self.limit.seconds()) {
             (false, 1) => r#""second""#,
@@ -113,7 +114,7 @@ impl Quota {
         name.into()
     }
 
-    /// The fields that describe it.
+    /// Returns the headers that describe the quota.
     ///
     /// `now` is the time since the Unix epoch.
     pub(crate) fn fields(
@@ -121,7 +122,7 @@ impl Quota {
         legacy: Option<ResetUnit>,
         now: Duration,
     ) -> impl Iterator<Item = (&'static str, String)> + use<> {
-        // Put together by hand: every request that has a limit is told.
+        // Concatenated by hand because every request with a limit gets these headers.
         let name = self.policy_name();
         let depth = Duration::from_nanos(self.limit.depth_nanos());
         let full_in = Duration::from_nanos(self.full_in);
@@ -151,9 +152,9 @@ impl Quota {
     }
 }
 
-/// In which unit `X-RateLimit-Reset` says when the limit is whole again.
+/// The unit of the `X-RateLimit-Reset` header.
 ///
-/// There is no standard for these older fields, and services differ. See
+/// The older headers are not standardised, and services differ in the unit. See
 /// [`GateBuilder::legacy_rate_limit_fields`](crate::gate::GateBuilder::legacy_rate_limit_fields).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -164,7 +165,7 @@ pub enum ResetUnit {
     UnixTime,
 }
 
-/// Whole seconds, rounded up.
+/// Rounds up to whole seconds.
 pub(crate) fn seconds(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_remains_and_when_there_is_more() {
+    fn headers_contain_the_remaining_quota_and_the_reset_time() {
         let some = quota("100/60;200", false, 12, Duration::from_millis(112_800));
         assert_eq!(
             shown(some, None),
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fields_are_structured_as_another_parser_reads_them() {
+    fn another_parser_reads_the_headers_as_structured_fields() {
         for (limit, remaining) in [
             ("1/1;1", 0),
             ("1000000/1;5", 4),

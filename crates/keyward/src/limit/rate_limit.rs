@@ -1,4 +1,4 @@
-//! How often a key may be used.
+//! The rate limit of a key or an account.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,14 +7,14 @@ use crate::error::{ParseError, ParseErrorKind};
 
 const SECOND: u64 = 1_000_000_000;
 
-/// The longest time a full bucket may take to refill: ten years of 365 days, in seconds.
+/// The longest time in which an empty bucket may refill: ten years of 365 days, in seconds.
 const LONGEST: u64 = 10 * 365 * 86_400;
 
-/// How often a key may be used: a bucket of `burst` requests, refilled at `count` in each period.
+/// A rate limit: a bucket of `burst` requests that refills at `count` per period.
 ///
-/// A full bucket lets `burst` requests pass at once; from then on one passes every `period / count`.
-/// The most that passes in any period is therefore `burst + count`: of 100 a minute with bursts of
-/// 200, 300 in the worst minute. Without a burst of its own a limit's burst is its count.
+/// A full bucket lets `burst` requests pass at once. After that, one passes every `period / count`.
+/// At most `burst + count` requests pass in any period: with 100 per minute and bursts of 200, the
+/// worst minute has 300. The burst defaults to the count.
 ///
 /// ```
 /// use std::time::Duration;
@@ -28,23 +28,24 @@ const LONGEST: u64 = 10 * 365 * 86_400;
 /// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 ///
-/// Time is counted in whole nanoseconds. Where the period cannot be divided evenly the interval is
-/// rounded up, so that never more passes than was promised: at 7 a second, one less in a year.
+/// Time is counted in whole nanoseconds. If the period cannot be divided evenly, the interval is
+/// rounded up so that never more passes than the limit allows: at 7 per second, one request less in
+/// a year.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RateLimit {
-    // The period first: it is by this that limits are sorted.
-    /// Seconds.
+    // The period comes first because limits are sorted by it.
+    /// The period in seconds.
     period: u32,
     count: u32,
     burst: u32,
 }
 
 impl RateLimit {
-    /// So many in each period of so many seconds, with bursts of so many.
+    /// Creates a limit of `count` per `seconds` with bursts of `burst`.
     ///
     /// # Errors
-    /// When one of them is zero, it is more than a million a second, or a bucket that is empty would
-    /// take more than ten years to be full.
+    /// Returns an error if an argument is zero, if the rate exceeds one million per second, or if
+    /// an empty bucket would take more than ten years to refill.
     pub const fn new(count: u32, seconds: u32, burst: u32) -> Result<Self, ParseError> {
         if count == 0 || seconds == 0 || burst == 0 {
             return Err(ParseError::new("rate limit", ParseErrorKind::Empty));
@@ -60,60 +61,61 @@ impl RateLimit {
         })
     }
 
-    /// So many a second, and as many at once.
+    /// Creates a limit of `count` per second, with bursts of the same size.
     ///
     /// # Panics
-    /// When it is zero or more than a million.
+    /// Panics if `count` is zero or more than a million.
     #[must_use]
     #[track_caller]
     pub const fn per_second(count: u32) -> Self {
         Self::known(count, 1, count)
     }
 
-    /// So many a minute, and as many at once.
+    /// Creates a limit of `count` per minute, with bursts of the same size.
     ///
     /// # Panics
-    /// When it is zero or more than a million a second.
+    /// Panics if `count` is zero or more than a million per second.
     #[must_use]
     #[track_caller]
     pub const fn per_minute(count: u32) -> Self {
         Self::known(count, 60, count)
     }
 
-    /// So many an hour, and as many at once.
+    /// Creates a limit of `count` per hour, with bursts of the same size.
     ///
     /// # Panics
-    /// When it is zero or more than a million a second.
+    /// Panics if `count` is zero or more than a million per second.
     #[must_use]
     #[track_caller]
     pub const fn per_hour(count: u32) -> Self {
         Self::known(count, 3600, count)
     }
 
-    /// So many a day, and as many at once.
+    /// Creates a limit of `count` per day, with bursts of the same size.
     ///
     /// # Panics
-    /// When it is zero.
+    /// Panics if `count` is zero.
     #[must_use]
     #[track_caller]
     pub const fn per_day(count: u32) -> Self {
         Self::known(count, 86_400, count)
     }
 
-    /// So many at once.
+    /// Sets the number of requests that may pass at once.
     ///
     /// # Panics
-    /// When it is zero, or an empty bucket would take more than ten years to be full.
+    /// Panics if `burst` is zero or an empty bucket would take more than ten years to refill.
     #[must_use]
     #[track_caller]
     pub const fn burst(self, burst: u32) -> Self {
         Self::known(self.count, self.period, burst)
     }
 
-    /// Parses what `Display` writes: `count/seconds;burst`.
+    /// Parses the form that `Display` writes: `count/seconds;burst`.
     ///
     /// # Errors
-    /// When it is not that, and as [`new`](Self::new).
+    /// Returns an error if the text has another form or a number is out of range, as in
+    /// [`new`](Self::new).
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let error = ParseError::new("rate limit", ParseErrorKind::Character);
         let number = |text: &str| match text.parse() {
@@ -125,31 +127,31 @@ impl RateLimit {
         Self::new(number(count)?, number(period)?, number(burst)?)
     }
 
-    /// How many pass in each period, in the long run.
+    /// Returns the number of requests per period, in the long run.
     #[must_use]
     pub const fn count(self) -> u32 {
         self.count
     }
 
-    /// The period.
+    /// Returns the period.
     #[must_use]
     pub const fn period(self) -> Duration {
         Duration::from_secs(self.period as u64)
     }
 
-    /// How many pass at once.
+    /// Returns the number of requests that may pass at once.
     #[must_use]
     pub const fn max_burst(self) -> u32 {
         self.burst
     }
 
-    /// The time in which one more may pass.
+    /// Returns the time after which one more request may pass.
     #[must_use]
     pub const fn interval(self) -> Duration {
         Duration::from_nanos(self.interval_nanos())
     }
 
-    /// Whether all that `other` allows is allowed.
+    /// Returns whether this limit allows everything that `other` allows.
     #[must_use]
     pub fn covers(self, other: Self) -> bool {
         let per = |limit: Self, period: u32| u64::from(limit.count) * u64::from(period);
@@ -160,7 +162,7 @@ impl RateLimit {
         (self.period as u64 * SECOND).div_ceil(self.count as u64)
     }
 
-    /// The time in which an empty bucket is full: at most some ten years.
+    /// Returns the time in which an empty bucket refills, at most about ten years.
     pub(crate) const fn depth_nanos(self) -> u64 {
         self.interval_nanos() * self.burst as u64
     }
@@ -171,13 +173,13 @@ impl RateLimit {
 
     #[expect(
         clippy::panic,
-        reason = "a mistake in the program's own text, shown when it starts"
+        reason = "a programming error that shows when the program starts"
     )]
     #[track_caller]
     const fn known(count: u32, seconds: u32, burst: u32) -> Self {
         match Self::new(count, seconds, burst) {
             Ok(limit) => limit,
-            Err(_) => panic!("a rate limit of zero, or out of range"),
+            Err(_) => panic!("rate limit is zero or out of range"),
         }
     }
 }
@@ -193,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn covers_what_is_neither_faster_nor_burstier() {
+    fn covers_limits_that_are_neither_faster_nor_burstier() {
         let limit = |text| RateLimit::parse(text).unwrap();
         let own = limit("100/60;200");
         for (other, covered) in [
@@ -209,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_counted_is_refused() {
+    fn refuses_limits_that_cannot_be_counted() {
         let kind = |text| RateLimit::parse(text).map_err(|error| error.kind());
         for bad in [
             "",
@@ -245,8 +247,8 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "a rate limit of zero")]
-    fn a_limit_of_nothing_is_a_mistake_in_the_program() {
+    #[should_panic(expected = "rate limit is zero")]
+    fn panics_on_a_limit_of_zero() {
         let _ = RateLimit::per_minute(0);
     }
 }

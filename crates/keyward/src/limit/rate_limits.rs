@@ -1,16 +1,18 @@
-//! Several limits at once.
+//! Combined rate limits.
 
 use std::fmt;
 
 use crate::error::{ParseError, ParseErrorKind};
 use crate::limit::RateLimit;
 
-/// The most limits there may be in one list.
+/// The maximum number of limits in one list.
 pub(crate) const MAX_LIMITS: usize = 4;
 
-/// Several limits, all of which a request must keep: none, or up to four of different periods.
+/// A combination of up to four rate limits with different periods.
 ///
-/// A request that one of them refuses takes nothing from the others.
+/// A request has to pass all of them. An empty list means no limit.
+///
+/// A request that one limit refuses takes nothing from the others.
 ///
 /// ```
 /// use keyward::{RateLimit, RateLimits};
@@ -18,23 +20,23 @@ pub(crate) const MAX_LIMITS: usize = 4;
 /// let limits = RateLimits::new([RateLimit::per_second(10), RateLimit::per_day(1000)])?;
 /// assert_eq!(limits.to_string(), "10/1;10 1000/86400;1000");
 /// assert!(RateLimits::from(RateLimit::per_second(20)).covers(&limits));
-/// assert!(!limits.covers(&RateLimits::none())); // none is wider than any
+/// assert!(!limits.covers(&RateLimits::none())); // no limit allows more than any limit
 /// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RateLimits(Box<[RateLimit]>);
 
 impl RateLimits {
-    /// No limit.
+    /// Returns the empty list: no limit.
     #[must_use]
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// These limits, in the order of their periods.
+    /// Creates a list of limits, sorted by period.
     ///
     /// # Errors
-    /// When there are more than four, or two of one period.
+    /// Returns an error if there are more than four limits, or two with the same period.
     pub fn new(limits: impl IntoIterator<Item = RateLimit>) -> Result<Self, ParseError> {
         let mut limits: Vec<_> = limits.into_iter().take(MAX_LIMITS + 1).collect();
         limits.sort_unstable();
@@ -49,27 +51,27 @@ impl RateLimits {
         Err(ParseError::new("rate limits", kind))
     }
 
-    /// Parses what `Display` writes: limits with spaces between them.
+    /// Parses the form that `Display` writes: limits separated by spaces.
     ///
     /// # Errors
-    /// When one is not a [`RateLimit`], and as [`new`](Self::new).
+    /// Returns an error if an entry is not a [`RateLimit`], and as in [`new`](Self::new).
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let limits = text.split_ascii_whitespace().map(RateLimit::parse);
         Self::new(limits.collect::<Result<Vec<_>, _>>()?)
     }
 
-    /// The limits, the one of the shortest period first.
+    /// Returns the limits, shortest period first.
     pub fn iter(&self) -> impl Iterator<Item = RateLimit> {
         self.0.iter().copied()
     }
 
-    /// Whether there is none.
+    /// Returns whether there is no limit.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether all that `other` allows is allowed.
+    /// Returns whether these limits allow everything that `other` allows.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
         let mut own = self.iter();
@@ -99,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn is_covered_where_every_limit_has_one_that_is_as_narrow() {
+    fn covers_limits_with_a_match_as_narrow_for_each_of_its_own() {
         let own = limits("10/1;10 1000/86400;1000");
         for (other, covered) in [
             ("10/1;10 1000/86400;1000", true),
@@ -116,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_too_many_and_two_of_one_period() {
+    fn refuses_more_than_four_limits_and_two_of_one_period() {
         let kind = |text| RateLimits::parse(text).unwrap_err().kind();
         assert_eq!(
             kind("1/1;1 1/2;1 1/3;1 1/4;1 1/5;1"),

@@ -1,4 +1,4 @@
-//! What limits and credits promise, over the store that `crate::test_store` opens.
+//! Tests of limits and credits, over the store that `crate::test_store` opens.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -104,7 +104,7 @@ fn any() -> Requirement {
     Requirement::new().any_environment()
 }
 
-/// What a gate says, with what it has to say of it.
+/// A verdict of the gate, with everything it reports about it.
 fn verdict(
     gate: &Gate,
     key: &ApiKey,
@@ -126,7 +126,7 @@ fn reason(verdict: &Verdict) -> Result<(), DenialKind> {
     }
 }
 
-/// How many requests pass at once.
+/// Returns how many requests pass at once.
 fn passing(gate: &Gate, key: &ApiKey) -> usize {
     let asked = (0..1000).map(|_| ask(gate, key));
     asked.take_while(Result::is_ok).count()
@@ -238,7 +238,7 @@ impl ResponseHead for Response {
 }
 
 #[test]
-fn there_is_no_limit_that_nobody_asked_for() {
+fn rate_limiting_is_off_by_default() {
     let world = World::new();
     let (gate, key) = (world.gate(), world.live(|new| new));
     assert_eq!(passing(&gate, &key), 1000);
@@ -248,7 +248,7 @@ fn there_is_no_limit_that_nobody_asked_for() {
 }
 
 #[test]
-fn a_key_has_its_own_limit_else_its_plans_else_the_services() {
+fn a_key_has_its_own_limit_or_its_plans_or_the_services() {
     let world = World::new();
     let services = world
         .builder()
@@ -262,7 +262,7 @@ fn a_key_has_its_own_limit_else_its_plans_else_the_services() {
     assert_eq!(passing(&services, &without), 9);
     let (test, _) = world.key(Environment::TEST, |new| new);
     assert_eq!(passing(&services, &test), 3);
-    // A plan counts from now on, whatever was used of another limit.
+    // Counting starts anew with the plan, whatever was used of another limit.
     world.change_account(AccountChange::new().rate_limits(minute(7)));
     assert_eq!(passing(&services, &without), 7);
     assert_eq!(passing(&services, &test), 7);
@@ -334,7 +334,7 @@ fn a_refusal_by_one_limit_takes_nothing_from_the_others() {
 }
 
 #[test]
-fn of_many_at_once_the_allowed_number_passes_whatever_the_limits() {
+fn concurrent_requests_pass_exactly_up_to_the_tightest_limit() {
     let world = World::new();
     let gate = world.gate();
     let limits = RateLimits::new([RateLimit::per_hour(500), RateLimit::per_day(700)]).unwrap();
@@ -345,7 +345,7 @@ fn of_many_at_once_the_allowed_number_passes_whatever_the_limits() {
         let all: Vec<_> = (0..64).map(|_| threads.spawn(many)).collect();
         all.into_iter().map(|one| one.join().unwrap()).sum()
     });
-    // Under a race limits may refuse for an instant what they would let pass, never the reverse.
+    // In a race, limits may briefly refuse what they would allow, but never the reverse.
     assert!(passed <= 500);
     assert_eq!(passed + passing(&gate, &key), 500);
 }
@@ -378,7 +378,7 @@ fn a_rotation_doubles_no_limit() {
 }
 
 #[test]
-fn a_rotation_of_a_key_that_is_just_digested_anew_doubles_no_limit() {
+fn rotating_a_key_that_was_just_rehashed_doubles_no_limit() {
     let (world, replica) = (World::new(), Replica::new());
     let (old, id) = world.key(Environment::LIVE, |new| new.rate_limits(minute(5)));
     let peppers = Peppers::new(Pepper::new("new", &[7; 32]).unwrap());
@@ -427,7 +427,7 @@ fn a_change_of_a_key_leaves_its_counters() {
 }
 
 #[test]
-fn a_costly_route_counts_for_more_and_a_free_one_for_nothing() {
+fn a_route_counts_by_its_cost_and_a_free_one_not_at_all() {
     let world = World::new();
     let gate = world
         .builder()
@@ -452,7 +452,7 @@ fn a_costly_route_counts_for_more_and_a_free_one_for_nothing() {
 
 #[test]
 #[should_panic(expected = "a cost of 11 can never pass the limit 10/60;10")]
-fn a_cost_beyond_the_burst_is_a_mistake_in_the_program() {
+fn panics_if_a_route_costs_more_than_the_burst() {
     let world = World::new();
     let gate = world
         .builder()
@@ -475,7 +475,7 @@ fn layers_of_one_gate_charge_once_the_highest_cost() {
     let key = world.live(|new| new);
     let (outer, mut first) = admitted(verdict(&gate, &key, any(), None));
     assert_eq!(outer.quota().unwrap().remaining(), 19);
-    // One that says nothing, one that costs less, one more, and one behind that.
+    // Inner layers without a cost, with a lower one, with a higher one, and one inside that.
     let silent = verdict(&gate, &key, any(), Some(&outer));
     let lower = verdict(&gate, &key, any().cost(1).credits(0), Some(&outer));
     let (inner, mut more) = admitted(verdict(&gate, &key, any().cost(5).credits(3), Some(&outer)));
@@ -486,7 +486,7 @@ fn layers_of_one_gate_charge_once_the_highest_cost() {
     for finish in [silent, lower, innermost].map(finish_of) {
         assert_eq!(Response::ok().finished(finish), [""; 0]);
     }
-    // The innermost that has charged tells the client, and no other.
+    // Only the innermost layer that has charged sends the headers.
     let mut response = Response::ok();
     more.apply(&mut response);
     assert!(response.has("ratelimit"));
@@ -494,12 +494,12 @@ fn layers_of_one_gate_charge_once_the_highest_cost() {
     first.apply(&mut response);
     assert_eq!(response.fields.len(), before + 1, "{:?}", response.fields);
     assert_eq!(world.left(world.acme.clone()), Some(17));
-    // Behind a free one, who says nothing asks for nothing.
+    // Inside a free layer, a layer without a cost charges nothing.
     let (free, _) = admitted(verdict(&gate, &key, any().cost(0).credits(0), None));
     let silent = finish_of(verdict(&gate, &key, any(), Some(&free)));
     assert_eq!(Response::ok().finished(silent), [""; 0]);
     assert_eq!(world.left(world.acme.clone()), Some(17));
-    // And who asks for one of both pays that one.
+    // A layer that sets only one of the two costs charges only that.
     let (dearer, _) = admitted(verdict(&gate, &key, any().cost(2), Some(&free)));
     assert_eq!(dearer.quota().unwrap().remaining(), 13);
     assert_eq!(world.left(world.acme.clone()), Some(17));
@@ -547,7 +547,7 @@ fn a_request_that_is_refused_costs_nothing_in_the_end() {
 }
 
 #[test]
-fn whoever_hangs_up_has_paid() {
+fn a_client_that_hangs_up_has_paid() {
     let world = World::new();
     let gate = world.gate();
     let key = world.live(|new| new.rate_limits(minute(2)));
@@ -556,7 +556,7 @@ fn whoever_hangs_up_has_paid() {
 }
 
 #[test]
-fn a_refusal_says_when_to_come_again() {
+fn a_refusal_contains_the_time_to_retry() {
     let world = World::new();
     let gate = world
         .builder()
@@ -617,7 +617,7 @@ fn the_most_restrictive_limit_is_described() {
         (third.limit(), third.remaining()),
         (RateLimit::per_day(4), 1)
     );
-    // The second is over at once, the day takes hours.
+    // The per-second limit recovers at once; the per-day limit takes hours.
     quota();
     let Verdict::Refuse(refusal) = verdict(&gate, &key, any(), None) else {
         panic!()
@@ -626,7 +626,7 @@ fn the_most_restrictive_limit_is_described() {
     assert!(fields.any(|field| field == ("retry-after", "21598")));
 }
 
-/// Counts with a neighbour, who may not answer.
+/// A limiter that asks a neighbour, which may not answer.
 #[derive(Debug)]
 struct Remote(bool);
 
@@ -649,7 +649,7 @@ impl Limiter for Remote {
 }
 
 #[test]
-fn a_limiter_elsewhere_is_asked_and_given_back_to() {
+fn an_external_limiter_is_charged_and_refunded() {
     let world = World::new();
     let gate = world.builder().limiter(Remote(true)).build().unwrap();
     let key = world.live(|new| new.rate_limits(RateLimit::per_day(2)));
@@ -669,7 +669,7 @@ fn a_limiter_elsewhere_is_asked_and_given_back_to() {
 }
 
 #[test]
-fn an_explanation_tells_of_credits_and_of_no_limit_that_is_counted_elsewhere() {
+fn an_explanation_includes_credits_but_no_external_limits() {
     let world = World::new();
     let gate = world.builder().limiter(Remote(true)).build().unwrap();
     let key = world.live(|new| new.rate_limits(minute(9)));
@@ -682,7 +682,7 @@ fn an_explanation_tells_of_credits_and_of_no_limit_that_is_counted_elsewhere() {
     assert_eq!(costs(&world.gate(), any()), [(Check::RateLimit, None)]);
     assert_eq!(costs(&gate, any()), []);
     world.set_credits(world.acme.clone(), 1);
-    // What is free asks nobody for credits, also where none are here yet.
+    // A free route needs no credits, even if none have been drawn yet.
     let free = any().cost(0).credits(0);
     let asked = gate.check(&Head(&key), &Arc::new(free.clone()), None);
     assert!(matches!(asked, Decision::Ready(Verdict::Admit(_))));
@@ -789,7 +789,7 @@ fn a_key_spends_its_own_credits_and_shares_them_with_its_successors() {
 }
 
 #[test]
-fn credits_of_a_key_hold_for_all_of_its_chain_that_live() {
+fn credits_of_a_key_are_shared_by_the_live_keys_of_its_chain() {
     let world = World::new();
     let gate = world.gate();
     let (first, id) = world.key(Environment::LIVE, |new| new);
@@ -808,7 +808,7 @@ fn credits_of_a_key_hold_for_all_of_its_chain_that_live() {
 }
 
 #[test]
-fn of_many_requests_with_one_credit_left_one_passes() {
+fn one_of_many_concurrent_requests_gets_the_last_credit() {
     for key_of_its_own in [false, true] {
         let world = World::new();
         let gate = world.gate();
@@ -828,7 +828,7 @@ fn of_many_requests_with_one_credit_left_one_passes() {
 }
 
 #[test]
-fn of_many_at_once_as_many_pass_as_there_are_credits() {
+fn concurrent_requests_pass_exactly_as_many_as_there_are_credits() {
     let world = World::new();
     let gate = world.gate();
     let key = world.live(|new| new);
@@ -843,7 +843,7 @@ fn of_many_at_once_as_many_pass_as_there_are_credits() {
 }
 
 #[test]
-fn a_refill_replaces_the_balance_at_its_instant_once() {
+fn a_refill_replaces_the_balance_once_at_its_instant() {
     let world = World::new();
     let gate = world.gate();
     let key = world.live(|new| new);
@@ -867,7 +867,7 @@ fn a_refill_replaces_the_balance_at_its_instant_once() {
 }
 
 #[test]
-fn a_refill_between_two_milliseconds_keeps_nobody_waiting() {
+fn a_refill_between_two_milliseconds_delays_no_request() {
     let world = World::new();
     let gate = world.gate();
     let key = world.live(|new| new);
@@ -880,13 +880,13 @@ fn a_refill_between_two_milliseconds_keeps_nobody_waiting() {
     world.clock.advance(minute + Duration::from_micros(200));
     assert_eq!(ask(&gate, &key), Ok(()));
     world.clock.advance(Duration::from_micros(300));
-    // A store may keep the instant in whole milliseconds, and so refill a little earlier.
+    // A store may round the instant to milliseconds and so refill slightly earlier.
     let passed = passing(&gate, &key);
     assert!((19..=20).contains(&passed), "{passed}");
 }
 
 #[test]
-fn what_a_handler_failed_to_do_is_refunded_if_the_service_says_so() {
+fn server_errors_are_refunded_if_the_service_asks_for_it() {
     let world = World::new();
     let key = world.live(|new| new);
     world.set_credits(world.acme.clone(), 10);
@@ -904,7 +904,7 @@ fn what_a_handler_failed_to_do_is_refunded_if_the_service_says_so() {
 }
 
 #[test]
-fn what_a_handler_could_not_use_is_refunded_if_the_service_says_so() {
+fn client_errors_are_refunded_if_the_service_asks_for_it() {
     let world = World::new();
     let key = world.live(|new| new);
     world.set_credits(world.acme.clone(), 10);
@@ -930,7 +930,7 @@ fn what_a_handler_could_not_use_is_refunded_if_the_service_says_so() {
 }
 
 #[test]
-fn what_is_refunded_is_soon_there_for_others() {
+fn refunded_credits_return_to_the_store_at_the_next_flush() {
     let world = World::new();
     let gate = world.builder().refund_server_errors().build().unwrap();
     let key = world.live(|new| new);
@@ -950,7 +950,7 @@ fn what_is_refunded_is_soon_there_for_others() {
 }
 
 #[test]
-fn a_new_balance_voids_what_was_taken_of_the_old() {
+fn a_new_balance_voids_credits_of_the_old_one() {
     let world = World::new();
     let gate = world.gate();
     let key = world.live(|new| new);
@@ -958,7 +958,7 @@ fn a_new_balance_voids_what_was_taken_of_the_old() {
     let finish = finish_of(verdict(&gate, &key, any(), None));
     world.set_credits(world.acme.clone(), 3);
     assert_eq!(ask(&gate, &key), Ok(()));
-    finish.give_back(); // of the old balance: nothing comes back
+    finish.give_back(); // credits of the old balance are void
     assert_eq!(passing(&gate, &key), 2);
     assert_eq!(world.left(world.acme.clone()), Some(0));
 }
@@ -983,7 +983,8 @@ fn only_an_operator_gives_credits() {
     ] {
         assert_eq!(error(refused), AdminErrorKind::NotPermitted);
     }
-    // A reader of the account sees the balance, one of another does not even see the account.
+    // A reader of the account sees its balance; a reader of another account does not even see the
+    // account.
     world.set_credits(acme(), 5);
     let seen = block_on(world.admin.credits(&user, acme())).unwrap();
     assert_eq!(seen.map(|credits| credits.left), Some(5));
@@ -1047,7 +1048,7 @@ fn only_an_operator_gives_a_key_more_than_its_plan() {
 }
 
 #[test]
-fn a_key_with_credits_of_its_own_makes_none_that_needs_none() {
+fn a_key_with_its_own_credits_cannot_create_a_key_without() {
     let world = World::new();
     let gate = world.gate();
     let scopes = Scopes::parse(["api_keys.*"]).unwrap();
@@ -1059,7 +1060,7 @@ fn a_key_with_credits_of_its_own_makes_none_that_needs_none() {
 }
 
 #[test]
-fn units_are_recorded_by_key_and_billed_for_live_ones() {
+fn units_are_recorded_per_key_and_billed_for_live_keys() {
     let world = World::new();
     for gate in [
         world.gate(),

@@ -1,13 +1,13 @@
-//! The scopes of a service.
+//! The scope catalog of a service.
 
 use crate::error::{ParseError, ParseErrorKind};
 use crate::key::KeyKind;
 use crate::scope::{Permission, Scope, Scopes};
 
-/// The scopes a service has, and which of them imply others.
+/// The scopes of a service, and which of them imply others.
 ///
-/// With a catalog, a route that asks for a scope the catalog does not know is a mistake that shows
-/// when the layer is built, not a 403 for everyone.
+/// A route that requires a scope missing from the catalog fails when the layer is built, instead of
+/// refusing every request with 403.
 ///
 /// ```
 /// use keyward::{ScopeCatalog, Scopes};
@@ -22,18 +22,17 @@ use crate::scope::{Permission, Scope, Scopes};
 #[derive(Clone, Debug, Default)]
 pub struct ScopeCatalog {
     known: Vec<Scope>,
-    /// What each of the first implies, transitively.
+    /// The scopes that each scope implies, transitively.
     implied: Vec<(Scope, Vec<Scope>)>,
     secret_only: Vec<Scope>,
     one_per_key: bool,
 }
 
 impl ScopeCatalog {
-    /// A catalog of scopes that imply nothing.
+    /// Creates a catalog of scopes that imply nothing.
     ///
-    /// The scopes by which a key manages keys and endpoints, such as `api_keys.read`, are given to keys
-    /// only where they are listed too, and never count among those of which there may be
-    /// [one](Self::one_per_key).
+    /// The management scopes, such as `api_keys.read`, can be granted to keys only if they are
+    /// listed too. They do not count towards [`one_per_key`](Self::one_per_key).
     ///
     /// ```
     /// use keyward::{KeyKind, Permission, ScopeCatalog, Scopes};
@@ -44,13 +43,13 @@ impl ScopeCatalog {
     /// let managing = [Permission::Read, Permission::Revoke].map(Permission::as_str);
     /// let catalog = ScopeCatalog::new(["kyc"].into_iter().chain(managing))?;
     /// assert!(catalog.permits(&manager, KeyKind::Secret));
-    /// assert!(!catalog.permits(&Scopes::parse(["api_keys.*"])?, KeyKind::Secret)); // that is more
+    /// assert!(!catalog.permits(&Scopes::parse(["api_keys.*"])?, KeyKind::Secret)); // includes unlisted scopes
     /// # Ok::<(), keyward::error::ParseError>(())
     /// ```
     ///
     /// # Errors
-    /// When one is not a scope, or begins with `api_keys.` or `webhooks.` and is that of no
-    /// [`Permission`].
+    /// Returns an error if an entry is not a scope, or if it begins with `api_keys.` or `webhooks.`
+    /// but names no [`Permission`].
     pub fn new<I>(scopes: I) -> Result<Self, ParseError>
     where
         I: IntoIterator<Item: AsRef<str>>,
@@ -62,11 +61,12 @@ impl ScopeCatalog {
         Ok(catalog)
     }
 
-    /// Adds a scope that stands for others, and for what those imply.
+    /// Adds a scope that implies others, and everything that those imply.
     ///
     /// # Errors
-    /// When one is not a scope [that there is](Self::new), an implied one is not in the catalog yet, or the first is already:
-    /// what it implies is said once, so that those above it imply that too.
+    /// Returns an error if an entry is not a [valid scope](Self::new), if an implied scope is not
+    /// in the catalog yet, or if `scope` already is. Each scope is defined once and from the bottom
+    /// up, so that the implications are transitive.
     pub fn implying<I>(mut self, scope: &str, implied: I) -> Result<Self, ParseError>
     where
         I: IntoIterator<Item: AsRef<str>>,
@@ -89,17 +89,17 @@ impl ScopeCatalog {
         Ok(self)
     }
 
-    /// Lets a new key have exactly one scope.
+    /// Requires that a new key has exactly one scope.
     #[must_use]
     pub fn one_per_key(mut self) -> Self {
         self.one_per_key = true;
         self
     }
 
-    /// Gives this scope to new secret keys only.
+    /// Restricts this scope to secret keys. Applies to new keys.
     ///
     /// # Errors
-    /// When it is not in the catalog.
+    /// Returns an error if the scope is not in the catalog.
     pub fn secret_only(mut self, scope: &str) -> Result<Self, ParseError> {
         let scope = Scope::parse(scope)?;
         if !self.knows(&scope) {
@@ -109,7 +109,7 @@ impl ScopeCatalog {
         Ok(self)
     }
 
-    /// Whether a new key of this kind may have these grants.
+    /// Returns whether a new key of this kind may have these grants.
     ///
     /// ```
     /// use keyward::{KeyKind, ScopeCatalog, Scopes};
@@ -130,7 +130,7 @@ impl ScopeCatalog {
         let (managing, products): (Vec<_>, Vec<_>) = grants
             .iter()
             .partition(|grant| Permission::is_reserved(grant));
-        // A wildcard needs all that it stands for: else it would give what is not listed.
+        // Every permission that a wildcard covers has to be listed.
         let mut permissions = Permission::given_by(grants);
         let mut secret = self.secret_only.iter();
         managing.iter().all(|grant| Permission::is_known(grant))
@@ -144,7 +144,7 @@ impl ScopeCatalog {
             && (kind == KeyKind::Secret || !secret.any(|scope| grants.allow(scope)))
     }
 
-    /// Whether grants cover all of others, directly or by implication.
+    /// Returns whether `held` covers all of `others`, directly or by implication.
     #[must_use]
     pub fn covers(&self, held: &Scopes, others: &Scopes) -> bool {
         let mut others = others.iter();
@@ -154,13 +154,13 @@ impl ScopeCatalog {
         })
     }
 
-    /// Whether the scope is in the catalog.
+    /// Returns whether the catalog contains the scope.
     #[must_use]
     pub fn knows(&self, scope: &Scope) -> bool {
         self.known.contains(scope)
     }
 
-    /// Whether grants cover a scope, directly or by implication.
+    /// Returns whether `held` covers a scope, directly or by implication.
     #[must_use]
     pub fn allows(&self, held: &Scopes, scope: &Scope) -> bool {
         held.allow(scope)
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_catalog_rules_what_a_new_key_may_have() {
+    fn a_catalog_restricts_the_grants_of_new_keys() {
         let catalog = ScopeCatalog::new(["kyc", "age"])
             .unwrap()
             .implying("hybrid", ["kyc", "age"])
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wildcard_is_given_where_a_key_may_have_many_scopes() {
+    fn a_wildcard_is_permitted_unless_a_key_has_one_scope() {
         let catalog = ScopeCatalog::new(["kyc.read", "kyc.write"]).unwrap();
         let wild = Scopes::parse(["kyc.*"]).unwrap();
         assert!(catalog.permits(&wild, KeyKind::Secret));

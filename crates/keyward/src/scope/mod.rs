@@ -1,4 +1,4 @@
-//! Scopes: what a key may do, and the catalog of a service.
+//! Scopes of keys and routes, and the scope catalog of a service.
 
 pub(crate) mod catalog;
 pub(crate) mod permission;

@@ -1,44 +1,44 @@
-//! The permissions to manage keys and webhook endpoints, which are scopes of keys too.
+//! Permissions to manage keys and webhook endpoints, which are also scopes.
 
 use crate::scope::Scopes;
 
-/// What a user or a key may be permitted to do.
+/// A permission to manage keys or webhook endpoints.
 ///
-/// Each permission is also a scope of keys. Scopes that begin with `api_keys.` or `webhooks.` manage keys
-/// and endpoints; there are no others than these, and `api_keys.*` and `webhooks.*`. Only an operator, or
-/// an actor that has the permission itself, can give such a scope to a key:
-/// [`TooWide`](crate::record::AdminErrorKind::TooWide) otherwise. Where the service has a
-/// [`ScopeCatalog`](crate::scope::ScopeCatalog), that has to list them too.
+/// Each permission is also a scope of keys. Scopes that begin with `api_keys.` or `webhooks.` are
+/// reserved for management: the only ones are these six, `api_keys.*` and `webhooks.*`. Only an
+/// operator, or an actor with the permission itself, can grant such a scope to a key; for anyone
+/// else it fails with [`TooWide`](crate::record::AdminErrorKind::TooWide). If the service has a
+/// [`ScopeCatalog`](crate::scope::ScopeCatalog), the scope must be listed there too.
 ///
 /// ```
 /// use keyward::Permission;
 ///
-/// assert_eq!(Permission::Revoke.as_str(), "api_keys.revoke"); // the scope a key needs for it
+/// assert_eq!(Permission::Revoke.as_str(), "api_keys.revoke"); // also the name of the scope
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Permission {
-    /// Create keys: `api_keys.create`. With [`Revoke`](Self::Revoke) also rotate.
+    /// Create keys: `api_keys.create`. Together with [`Revoke`](Self::Revoke), also rotate keys.
     Create,
-    /// List and view keys, usage and the audit trail: `api_keys.read`.
+    /// List and view keys, usage and the audit log: `api_keys.read`.
     Read,
     /// Update, disable and enable keys: `api_keys.update`.
     Update,
     /// Revoke keys: `api_keys.revoke`.
     Revoke,
-    /// List endpoints of webhooks and attempts to reach them: `webhooks.read`.
+    /// List webhook endpoints and delivery attempts: `webhooks.read`.
     ReadWebhooks,
-    /// Create, change, verify and delete endpoints of webhooks: `webhooks.manage`.
+    /// Create, update, verify and delete webhook endpoints: `webhooks.manage`.
     ///
-    /// Who has it chooses where the events of the account go.
+    /// Its holder decides where the account's events are sent.
     ManageWebhooks,
 }
 
-/// What the scopes that manage keys and endpoints begin with.
+/// The prefixes of management scopes.
 const MANAGING: [&str; 2] = ["api_keys.", "webhooks."];
 
 impl Permission {
-    /// All of them.
+    /// All permissions.
     pub const ALL: [Self; 6] = [
         Self::Create,
         Self::Read,
@@ -48,7 +48,7 @@ impl Permission {
         Self::ManageWebhooks,
     ];
 
-    /// The scope a key needs for it.
+    /// Returns the scope that grants this permission to a key.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -61,19 +61,19 @@ impl Permission {
         }
     }
 
-    /// Whether this is a grant of scopes that manage keys or endpoints, existing or not.
+    /// Returns whether a grant has a management prefix, known or not.
     pub(crate) fn is_reserved(grant: &str) -> bool {
         MANAGING.iter().any(|stem| grant.starts_with(stem))
     }
 
-    /// Whether a reserved grant is one that there is.
+    /// Returns whether a reserved grant exists.
     pub(crate) fn is_known(grant: &str) -> bool {
         let stem = grant.strip_suffix('*');
         stem.is_some_and(|stem| MANAGING.contains(&stem))
             || Self::ALL.iter().any(|own| own.as_str() == grant)
     }
 
-    /// Those that a key with these grants has. That another scope implies them does not count.
+    /// Returns the permissions that the grants give. Scopes implied by others do not count.
     pub(crate) fn given_by(grants: &Scopes) -> impl Iterator<Item = Self> {
         let all = Self::ALL.into_iter();
         all.filter(|own| grants.covers_grant(own.as_str()))

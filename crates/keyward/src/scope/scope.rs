@@ -1,4 +1,4 @@
-//! What a key may do: scope tokens (RFC 6749 §3.3), and what a key was granted.
+//! Scopes (RFC 6749 §3.3), and sets of scopes granted to keys.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use crate::error::{ParseError, ParseErrorKind};
 const MAX_LEN: usize = 128;
 const MAX_GRANTS: usize = 100;
 
-/// One permission that a route asks for.
+/// A scope that a route requires.
 ///
-/// A scope token of RFC 6749 §3.3, at most 128 bytes. Only a grant may end in `.*` or `:*`, a scope
-/// never does.
+/// It is a scope token of RFC 6749 §3.3 with at most 128 bytes. It has no wildcard; only grants may
+/// end in `.*` or `:*`.
 ///
 /// ```
 /// use keyward::scope::Scope;
@@ -25,10 +25,11 @@ const MAX_GRANTS: usize = 100;
 pub struct Scope(Arc<str>);
 
 impl Scope {
-    /// Parses one scope token.
+    /// Parses a scope token.
     ///
     /// # Errors
-    /// When it is empty, too long, holds a byte outside `%x21 / %x23-5B / %x5D-7E` or a `*`.
+    /// Returns an error if the text is empty, longer than 128 bytes, or contains a `*` or a byte
+    /// outside `%x21 / %x23-5B / %x5D-7E`.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         check_token(text)?;
         if text.contains('*') {
@@ -37,7 +38,7 @@ impl Scope {
         Ok(Self(text.into()))
     }
 
-    /// The token.
+    /// Returns the token.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -56,10 +57,10 @@ impl fmt::Debug for Scope {
     }
 }
 
-/// What a key was granted: a set of scopes, some perhaps with a wildcard.
+/// A set of scopes granted to a key, possibly with wildcards.
 ///
-/// `reports.*` grants every scope that begins with `reports.` and goes on; the same with `:`. It does
-/// not grant `reports` itself. An empty set grants nothing.
+/// `reports.*` grants every scope that begins with `reports.` and continues after it; `reports:*`
+/// does the same for `reports:`. It does not grant `reports` itself. An empty set grants nothing.
 ///
 /// ```
 /// use keyward::Scopes;
@@ -76,17 +77,18 @@ impl fmt::Debug for Scope {
 pub struct Scopes(Box<[Box<str>]>);
 
 impl Scopes {
-    /// The empty set: no access to any route that asks for a scope.
+    /// Returns the empty set, which gives no access to routes that require a scope.
     #[must_use]
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// Parses a set of grants; order and repetition do not matter.
+    /// Parses a set of grants. Order and repetition do not matter.
     ///
     /// # Errors
-    /// When one is not a scope token, has a `*` anywhere but in a final `.*` or `:*`, or there are
-    /// more than 100. [`ParseError::entry`] says which one.
+    /// Returns an error if an entry is not a scope token or contains a `*` anywhere but in a final
+    /// `.*` or `:*`, or if there are more than 100 entries. [`ParseError::entry`] tells which entry
+    /// is invalid.
     ///
     /// ```
     /// let error = keyward::Scopes::parse(["kyc", "age check"]).unwrap_err();
@@ -119,13 +121,13 @@ impl Scopes {
         Ok(Self(set.into()))
     }
 
-    /// Whether one of the grants covers the scope.
+    /// Returns whether one of the grants covers the scope.
     #[must_use]
     pub fn allow(&self, scope: &Scope) -> bool {
         self.covers_grant(scope.as_str())
     }
 
-    /// Whether all that `other` grants is granted.
+    /// Returns whether this set covers every grant of `other`.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
         other.0.iter().all(|wanted| self.covers_grant(wanted))
@@ -140,12 +142,12 @@ impl Scopes {
         })
     }
 
-    /// The grants in alphabetical order.
+    /// Returns the grants in alphabetical order.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(AsRef::as_ref)
     }
 
-    /// Whether nothing is granted.
+    /// Returns whether nothing is granted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -179,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refuses_what_is_no_scope_token() {
+    fn refuses_malformed_scope_tokens() {
         for bad in [
             "", " ", "a b", "a\"b", "a\\b", "ä", "a\n", "*", "a*", "a.*", "a:*",
         ] {
@@ -190,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_a_wildcard_only_as_a_whole_last_part() {
+    fn accepts_a_wildcard_only_as_a_whole_last_part() {
         for bad in ["*", ".*", ":*", "a*", "a.*.b", "a.**", "*.a", "a.*b"] {
             assert!(Scopes::parse([bad]).is_err(), "{bad:?}");
         }
@@ -198,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wildcard_covers_what_goes_on_after_its_stem() {
+    fn a_wildcard_covers_scopes_that_continue_after_its_stem() {
         let held = Scopes::parse(["reports.*", "kyc:*"]).unwrap();
         for yes in ["reports.read", "reports.a.b", "kyc:submit"] {
             assert!(held.allow(&Scope::parse(yes).unwrap()), "{yes}");

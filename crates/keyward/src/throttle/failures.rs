@@ -1,4 +1,4 @@
-//! Who has failed, and how often, in a memory that does not grow.
+//! A fixed-size table of failures by client.
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -10,33 +10,35 @@ use crate::clock::Clock;
 use crate::limit::RateLimit;
 use crate::request::client::Client;
 
-/// Together 256 KiB, for 32,768 clients.
+/// The number of sets: 256 KiB in total, for 32,768 clients.
 const SETS: usize = 4096;
 
-/// As many as fill a cache line.
+/// The number of slots in a set, which fill a cache line.
 const WAYS: usize = 8;
 
-/// A second has so many, so that 32 bits of them last for eight years.
+/// The resolution of time, chosen so that 32 bits last for eight years.
 const TICKS_PER_SECOND: u32 = 16;
 
-/// A count of failures for each client, for as long as there is room.
+/// A count of failures per client, in a table that does not grow.
 ///
-/// A slot holds a tag of its client and, in ticks since the start, the moment until which the
-/// client's failures count: one more puts it off by an interval (the generic cell rate algorithm).
-/// Both change at once, so that no client inherits what another has done.
+/// A slot holds the tag of a client and the time, in ticks since the start, until which its
+/// failures count. Each failure moves that time on by one interval (the generic cell rate
+/// algorithm). Tag and time change in one atomic step, so that no client inherits another's
+/// failures.
 ///
-/// A client belongs to one set of slots. Where all are taken, the one that would be free first gives
-/// way: failing once from many addresses makes nothing forgotten that weighs more. The set and the
-/// tag depend on a secret, so that nobody can choose whose place to take; that a client is taken for
-/// another that fails happens to less than one in 500 million, however full the memory is.
+/// A client belongs to one set of slots. If all of them are taken, the one that would become free
+/// first is replaced, so a single failure from each of many addresses does not displace clients
+/// with more failures. The set and the tag depend on a random secret, so an attacker cannot choose
+/// which client to displace. The probability that a client is mistaken for another one that fails
+/// is below one in 500 million, however full the table is.
 pub(crate) struct Failures {
     clock: Arc<dyn Clock>,
     started: Duration,
     secret: RandomState,
     sets: Box<[Set]>,
-    /// For how long a failure counts.
+    /// The number of ticks for which one failure counts.
     interval: u32,
-    /// For how long a whole burst of them does.
+    /// The number of ticks for which a whole burst counts.
     full: u32,
 }
 
@@ -46,7 +48,7 @@ struct Set([AtomicU64; WAYS]);
 
 impl Failures {
     pub(crate) fn new(limit: RateLimit, clock: Arc<dyn Clock>) -> Self {
-        // So that `now + full` is not cut off within four years.
+        // Bounded so that `now + full` does not saturate within four years.
         let ticks = |ticks: u64| u32::try_from(ticks).map_or(u32::MAX / 2, |t| t.min(u32::MAX / 2));
         let (count, seconds, burst) = (limit.count(), limit.seconds(), limit.max_burst());
         let period = u64::from(seconds) * u64::from(TICKS_PER_SECOND);
@@ -61,7 +63,7 @@ impl Failures {
         }
     }
 
-    /// The seconds until one more failure of this client fits; `None` when it does now.
+    /// Returns the seconds until one more failure of this client fits; `None` if it fits now.
     pub(crate) fn wait(&self, client: Client) -> Option<u32> {
         let (tag, set) = self.place(client)?;
         let mut slots = set.0.iter().map(|slot| slot.load(Ordering::Relaxed));
@@ -71,7 +73,7 @@ impl Failures {
         (over > 0).then(|| over.div_ceil(TICKS_PER_SECOND))
     }
 
-    /// Notes that a client has failed.
+    /// Records a failure of a client.
     pub(crate) fn note(&self, client: Client) {
         let Some((tag, set)) = self.place(client) else {
             return;
@@ -89,7 +91,7 @@ impl Failures {
             };
             let counted = if tag_of(seen) == tag { until(seen) } else { 0 };
             let one_more = counted.max(now).saturating_add(self.interval);
-            // More than a burst is no worse than a burst. Another thread's clock may be ahead.
+            // Failures beyond a burst count no more. Another thread's clock may be ahead.
             let next = packed(tag, one_more.min(latest).max(counted));
             let order = Ordering::Relaxed;
             if next == seen || slot.compare_exchange_weak(seen, next, order, order).is_ok() {
@@ -118,12 +120,12 @@ impl fmt::Debug for Failures {
     }
 }
 
-/// The upper half of a slot.
+/// Returns the upper half of a slot.
 fn tag_of(slot: u64) -> u32 {
     (slot >> 32) as u32
 }
 
-/// The lower half of a slot.
+/// Returns the lower half of a slot.
 fn until(slot: u64) -> u32 {
     (slot & 0xFFFF_FFFF) as u32
 }
@@ -151,14 +153,14 @@ mod tests {
         Client::at(IpAddr::from([192, 0, 2, 1]))
     }
 
-    /// One of as many clients as anybody can have.
+    /// One of a large number of clients.
     fn client(number: u128) -> Client {
         let first = 0x2001_0db8 << 96;
         Client::at(Ipv6Addr::from_bits(first | number << 64).into())
     }
 
     #[test]
-    fn a_burst_fails_and_then_one_in_each_interval() {
+    fn a_burst_may_fail_and_then_one_per_interval() {
         let (clock, failures) = failures("10/60;3");
         for failed in 0..3 {
             assert_eq!(failures.wait(victim()), None, "{failed}");
@@ -180,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_longer_however_often_he_fails() {
+    fn the_wait_does_not_grow_with_more_failures() {
         let (clock, failures) = failures("10/60;3");
         for _ in 0..1000 {
             failures.note(victim());
@@ -214,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_stays_as_it_is() {
+    fn the_table_does_not_grow() {
         let (_, failures) = failures("10/60;10");
         let slots = || failures.sets.iter().flat_map(|set| &set.0);
         assert_eq!(size_of_val(&*failures.sets), 256 * 1024);
@@ -227,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn who_fails_once_from_a_million_addresses_is_forgotten_first() {
+    fn single_failures_from_a_million_addresses_are_forgotten_first() {
         let (_, failures) = failures("10/60;10");
         for _ in 0..10 {
             failures.note(victim());
@@ -239,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn who_fails_more_than_there_is_room_for_is_forgotten_and_nobody_pays_for_it() {
+    fn failures_beyond_the_capacity_are_forgotten_and_charged_to_no_other_client() {
         let (_, failures) = failures("10/60;3");
         for _ in 0..3 {
             failures.note(victim());
@@ -256,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_counts_no_more_gives_way_first() {
+    fn failures_that_no_longer_count_are_replaced_first() {
         let (clock, failures) = failures("10/60;3");
         for number in 0..200_000 {
             failures.note(client(number));

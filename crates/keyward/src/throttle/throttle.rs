@@ -1,4 +1,4 @@
-//! A limit on failed authentications.
+//! The limiter of failed authentications.
 
 use std::sync::Arc;
 
@@ -11,10 +11,11 @@ use crate::request::client::Client;
 use crate::request::network::Network;
 use crate::throttle::failures::Failures;
 
-/// A limit on the failed authentications of each client address.
+/// Brute-force protection: limits failed authentications for each client address.
 ///
-/// A failure is a request that is answered `invalid_api_key`. After `burst` of them the address is
-/// refused before any key is looked up, until one more fits the limit:
+/// A failure is a request that is refused with `invalid_api_key`. After `burst` failures, every
+/// request from the address is refused before its key is looked up, until the limit allows one more
+/// failure:
 ///
 /// ```text
 /// HTTP/1.1 429 Too Many Requests
@@ -25,18 +26,20 @@ use crate::throttle::failures::Failures;
 /// {"type":"about:blank","title":"Too Many Requests","status":429,"detail":"Too many requests with keys that are not valid came from this address. Check the key and wait.","code":"too_many_failures"}
 /// ```
 ///
-/// - It is refused with a valid key too: anything else would tell a guesser which key is valid. A
-///   valid key passes from any other address, whatever happens here.
-/// - A success takes nothing back. A key that is malformed is answered 401 as ever, and counts.
-/// - An IPv6 address counts by its first 64 bits; an IPv4 address in IPv6 form as IPv4. Clients behind
-///   one address, such as an office, share its limit.
-/// - The address is the connection's, unless that is a [trusted proxy](Self::trusted_proxies). Where
-///   the adapter knows none, as over a Unix socket, the request is refused with 500 `internal_error`, and
-///   it is logged. The `peer` method of each adapter's layer has the recipe for Unix sockets.
-/// - The memory is 256 KiB for each gate, for 32,768 addresses; where it is full, those that have
-///   failed least are forgotten. It is of this process, and a restart forgets it.
-/// - More than 16 failures a second are counted as 16; a burst may be of any size. Requests that are
-///   looked up at the same moment may all fail, before the first of them counts.
+/// - Requests with a valid key are refused as well; otherwise the response would reveal which key
+///   is valid. A valid key still passes from every other address.
+/// - A success does not reset the count. A malformed key gets a 401 even then, and it counts.
+/// - An IPv6 address counts by its first 64 bits, an IPv4 address in IPv6 form as IPv4. Clients
+///   behind one address, such as an office, share its limit.
+/// - The address is that of the connection, unless that is a [trusted
+///   proxy](Self::trusted_proxies). If the adapter knows no address, as over a Unix socket, the
+///   request is refused with 500 `internal_error`, which is logged. The `peer` method of each
+///   adapter's layer shows how to support Unix sockets.
+/// - The table takes 256 KiB per gate and holds 32,768 addresses. When it is full, the addresses
+///   with the fewest failures are forgotten. It belongs to this process and does not survive a
+///   restart.
+/// - At most 16 failures per second are counted; a burst may be of any size. Requests that are
+///   looked up at the same moment may all fail before the first of them counts.
 ///
 /// ```
 /// # use std::{net::IpAddr, sync::Arc, time::Duration};
@@ -86,7 +89,7 @@ pub struct AuthFailureLimiter {
 }
 
 impl AuthFailureLimiter {
-    /// Allows so many failures, and trusts no proxy.
+    /// Creates a limiter that allows this rate of failures and trusts no proxy.
     pub fn new(limit: RateLimit) -> Self {
         Self {
             limit,
@@ -96,13 +99,13 @@ impl AuthFailureLimiter {
 
     /// Takes the client's address from these proxies: addresses, or networks such as `10.0.0.0/8`.
     ///
-    /// Where the connection comes from one of them, `X-Forwarded-For` is read from right to left, over
-    /// all its lines, to the first address that is none of theirs. What stands before it may be
-    /// forged. An entry that is no address ends the search at the one before it; where all are
-    /// proxies, the leftmost counts.
+    /// The header `X-Forwarded-For` is read if the connection comes from a trusted proxy: all its
+    /// lines, from right to left, up to the first address that is not a trusted proxy. Anything
+    /// before it may be forged. If an entry is not an address, the search ends at the entry after
+    /// it. If all entries are trusted proxies, the leftmost counts.
     ///
-    /// Every proxy must add the address it sees to the field. Name no network from which clients
-    /// connect: they could speak for any address, and have it refused.
+    /// Every proxy must append the address that it sees to the header. Do not list networks from
+    /// which clients connect: such a client could impersonate any address and get it refused.
     ///
     /// ```
     /// # use keyward::RateLimit;
@@ -117,8 +120,8 @@ impl AuthFailureLimiter {
     /// ```
     ///
     /// # Errors
-    /// When one is no address and no network, a network has bits behind its prefix, or it holds every
-    /// IPv4 address.
+    /// Returns an error if an entry is neither an address nor a network, if a network has bits set
+    /// after its prefix, or if it includes every IPv4 address.
     pub fn trusted_proxies<I>(mut self, proxies: I) -> Result<Self, ParseError>
     where
         I: IntoIterator<Item: AsRef<str>>,
@@ -136,16 +139,15 @@ impl AuthFailureLimiter {
     }
 }
 
-/// A throttle in force.
+/// A running limiter.
 pub(crate) struct Throttle {
     trusted: Vec<Network>,
     failures: Failures,
 }
 
 impl Throttle {
-    /// Row 33: the client, if it may have a key looked up.
-    ///
-    /// Else why not, and the seconds to wait where that helps.
+    /// Returns the client if its key may be looked up (`Check::Throttle`). Otherwise returns the
+    /// reason, and the seconds to wait if waiting helps.
     pub(crate) fn admit<R: RequestHead>(
         &self,
         request: &R,
@@ -157,14 +159,15 @@ impl Throttle {
         }
     }
 
-    /// Notes the failure of a request that never came to a look-up.
+    /// Records the failure of a request that was refused before a lookup.
     pub(crate) fn note_early<R: RequestHead>(&self, kind: DenialKind, request: &R) {
         if let Some(client) = Client::of(request, &self.trusted) {
             self.note(kind, client);
         }
     }
 
-    /// Notes a failure, if that is one. All that the client is told in one word counts alike.
+    /// Records a refusal if it counts as a failure: all kinds that share the code `invalid_api_key`
+    /// count alike.
     pub(crate) fn note(&self, kind: DenialKind, client: Client) {
         if kind.code() == ErrorCode::InvalidApiKey {
             self.failures.note(client);
@@ -202,7 +205,7 @@ mod tests {
         throttled(world, limit).build().unwrap()
     }
 
-    /// A request with a key that nobody has.
+    /// A request with an unknown key.
     fn guess(peer: [u8; 4]) -> World {
         with_key(
             format()
@@ -226,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_valid_key_is_refused_where_too_much_has_failed_and_passes_from_elsewhere() {
+    fn a_valid_key_is_refused_from_a_throttled_address_and_passes_from_others() {
         let world = World::new();
         world.feed();
         let gate = gate(&world, "10/60;3");
@@ -248,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_client_is_told_to_be_an_invalid_key_counts_and_nothing_else() {
+    fn only_refusals_as_an_invalid_key_count() {
         use DenialKind as Kind;
         type Break = fn(&mut World);
         let rows: [(Kind, bool, Break); 11] = [
@@ -306,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_no_look_up_is_answered_as_ever() {
+    fn refusals_without_a_lookup_are_unchanged_for_a_throttled_address() {
         let world = World::new();
         world.feed();
         let gate = gate(&world, "1/60;1");
@@ -322,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_says_how_long_to_wait_whatever_its_shape() {
+    fn every_error_body_comes_with_the_time_to_wait() {
         let world = World::new();
         world.feed();
         let replies = Replies::new(crate::reply::ErrorJson)
@@ -351,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_for_the_store_counts_when_it_is_answered() {
+    fn a_request_that_waits_for_the_store_counts_when_it_is_answered() {
         let world = World::new();
         world.feed();
         world.clock.advance(Duration::from_millis(1));
@@ -387,7 +390,7 @@ mod tests {
             panic!()
         };
         assert_eq!(reason(verdict), Ok(()));
-        // Nor does what it refuses count.
+        // Its own refusals do not count either.
         let mut foreign = World::new();
         foreign.peer = Some(IpAddr::from(ELSEWHERE));
         foreign.requirement = Requirement::new().account(AccountId::parse("other").unwrap());
@@ -399,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_peer_address_nothing_is_looked_up() {
+    fn no_key_is_looked_up_without_a_peer_address() {
         let mut world = World::new();
         world.peer = None;
         world.feed();
@@ -455,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_at_once_no_more_than_are_looked_up_together_fail_beyond_the_burst() {
+    fn concurrent_lookups_exceed_the_burst_only_by_their_number() {
         const THREADS: usize = 64;
         const BURST: usize = 100;
         let world = World::new();
