@@ -15,6 +15,8 @@ mod authority;
 #[cfg(test)]
 mod browser;
 #[cfg(test)]
+mod calls;
+#[cfg(test)]
 mod charging;
 #[cfg(test)]
 mod composition;
@@ -58,6 +60,8 @@ mod placement;
 mod readiness;
 #[cfg(test)]
 mod secrecy;
+#[cfg(test)]
+mod secret_text;
 #[cfg(test)]
 mod service;
 #[cfg(test)]

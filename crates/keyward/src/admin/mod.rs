@@ -9,8 +9,6 @@ pub(crate) mod actor;
 pub(crate) mod admin;
 pub(crate) mod audited;
 pub(crate) mod authority;
-#[cfg(test)]
-pub(crate) mod calls;
 pub(crate) mod change;
 pub(crate) mod create;
 pub(crate) mod credits;
