@@ -25,12 +25,14 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::GaiResolver;
 use hyper_util::rt::TokioExecutor;
-use keyward::admin::WebhookAdmin;
-use keyward::outbox::{EndpointRules, EndpointUrl, RetrySchedule, WebhookMessage};
-use keyward::webhook::{SealingKey, SealingKeys, WebhookId, WebhookReceiver, WebhookVerifier};
 use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat};
 use keyward_sqlite::SqliteStore;
 use keyward_tower::{PublicOnlyResolver, ReceiveWebhookLayer, VerifiedJson, WebhookSender};
+use keyward_webhooks::admin::WebhookAdmin;
+use keyward_webhooks::receive::WebhookReceiver;
+use keyward_webhooks::sealing::{SealingKey, SealingKeys};
+use keyward_webhooks::send::{EndpointRules, EndpointUrl, RetrySchedule, WebhookMessage};
+use keyward_webhooks::signature::{WebhookId, WebhookVerifier};
 use serde_json::{Value, json};
 
 /// Tells a child what it is: `send` or `receive`.

@@ -200,8 +200,8 @@ impl From<rusqlite::Error> for Answer {
     }
 }
 
-impl From<keyward::webhook::SealError> for Answer {
-    fn from(error: keyward::webhook::SealError) -> Self {
+impl From<keyward_webhooks::sealing::SealError> for Answer {
+    fn from(error: keyward_webhooks::sealing::SealError) -> Self {
         Self::failed(&error)
     }
 }

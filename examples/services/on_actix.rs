@@ -12,8 +12,8 @@ use actix_web::guard::{GuardContext, fn_guard};
 use actix_web::http::{Method, StatusCode};
 use actix_web::web::{self, PayloadConfig, Query, ReqData, ServiceConfig};
 use actix_web::{App, FromRequest, HttpRequest, HttpResponse, HttpServer, Responder};
-use keyward::webhook::WebhookEvent;
 use keyward_actix::{Principal, ReceiveWebhook, RequireKey};
+use keyward_webhooks::receive::WebhookEvent;
 
 use crate::call::MOST;
 use crate::routes::{Behind, OTHER};

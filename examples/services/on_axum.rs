@@ -13,8 +13,8 @@ use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, any, on};
 use axum::{Extension, Router};
-use keyward::webhook::WebhookEvent;
 use keyward_tower::{Principal, ReceiveWebhookLayer, RequireKeyLayer};
+use keyward_webhooks::receive::WebhookEvent;
 use tokio::sync::Notify;
 
 use crate::call::MOST;

@@ -5,8 +5,8 @@ use std::future::ready;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use keyward::webhook::{WebhookEvent, WebhookReceiver};
 use keyward::{Gate, Principal, Requirement};
+use keyward_webhooks::receive::{WebhookEvent, WebhookReceiver};
 use serde_json::{Value, json};
 
 use crate::{Answer, Answered, Call, People, Person};

@@ -11,15 +11,17 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::GaiResolver;
 use hyper_util::rt::TokioExecutor;
-use keyward::admin::{AdminError, EndpointChange, WebhookAdmin};
-use keyward::outbox::{
-    DueDelivery, EndpointId, EndpointRules, EndpointUrl, WebhookEndpoint, WebhookMessage,
-};
+use keyward::admin::AdminError;
 use keyward::record::AdminErrorKind;
-use keyward::webhook::{SealingKey, SealingKeys, WebhookId, WebhookSecret};
 use keyward::{AccountId, Actor, Environment, KeyFormat};
 use keyward_sqlite::SqliteStore;
 use keyward_tower::{PublicOnlyResolver, WebhookSender};
+use keyward_webhooks::admin::{EndpointChange, WebhookAdmin};
+use keyward_webhooks::sealing::{SealingKey, SealingKeys};
+use keyward_webhooks::send::{
+    DueDelivery, EndpointId, EndpointRules, EndpointUrl, WebhookEndpoint, WebhookMessage,
+};
+use keyward_webhooks::signature::{WebhookId, WebhookSecret};
 use serde_json::{Value, json};
 use tokio::time::Sleep;
 use tower::util::BoxCloneSyncService;

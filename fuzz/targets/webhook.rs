@@ -10,7 +10,8 @@ use std::time::SystemTime;
 use keyward::conformance::block_on;
 use keyward::KeyLocation;
 use keyward::clock::ManualClock;
-use keyward::webhook::{WebhookReceiver, WebhookVerdict, WebhookVerifier};
+use keyward_webhooks::receive::{WebhookReceiver, WebhookVerdict};
+use keyward_webhooks::signature::WebhookVerifier;
 use keyward_fuzz::{Head, NOW};
 use libfuzzer_sys::fuzz_target;
 

@@ -15,9 +15,8 @@ use keyward::record::{AccountStatus, KeyStatus, Metadata};
 use keyward::scope::Scope;
 use keyward::store::KeyCursor;
 use keyward::throttle::AuthFailureLimiter;
-use keyward::webhook::{
-    SealedSecret, SealingKey, SealingKeys, WebhookId, WebhookSecret, WebhookVerifier,
-};
+use keyward_webhooks::sealing::{SealedSecret, SealingKey, SealingKeys};
+use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookVerifier};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &[u8]| {

@@ -27,18 +27,16 @@ use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use keyward::admin::WebhookAdmin;
 use keyward::conformance::block_on;
-use keyward::outbox::{
-    DueDelivery, EndpointUrl, WebhookCommit, WebhookEndpoint, WebhookMessage, WebhookStore,
-};
-use keyward::webhook::{
-    SealingKey, SealingKeys, WebhookId, WebhookReceiver, WebhookSecret, WebhookSigner,
-    WebhookVerifier,
-};
 use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, NewKey};
 use keyward_sqlite::SqliteStore;
 use keyward_tower::{ReceiveWebhookLayer, WebhookSender};
+use keyward_webhooks::admin::WebhookAdmin;
+use keyward_webhooks::receive::WebhookReceiver;
+use keyward_webhooks::sealing::{SealingKey, SealingKeys};
+use keyward_webhooks::send::{DueDelivery, EndpointUrl, WebhookEndpoint, WebhookMessage};
+use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookSigner, WebhookVerifier};
+use keyward_webhooks::store::{WebhookCommit, WebhookStore};
 use rusqlite::{Connection, params};
 use sha2::Sha256;
 use tower::{Layer, ServiceExt, service_fn};

@@ -5,21 +5,23 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use keyward::admin::{AdminError, EndpointChange, KeyChange, KeyFilter, WebhookAdmin};
+use keyward::admin::{AdminError, KeyChange, KeyFilter};
 use keyward::conformance::{block_on, decided};
 use keyward::gate::{Access, Verdict};
 use keyward::key::Hint;
-use keyward::outbox::{EndpointId, EndpointUrl, MemoryWebhooks, WebhookEndpoint, WebhookStore};
 use keyward::record::{DisabledBy, KeyRecord, KeyState, KeyStatus};
 use keyward::request::RequestHead;
 use keyward::store::Commit;
-use keyward::webhook::{SealingKey, SealingKeys};
 use keyward::{
     AccountId, Actor, ApiKey, Environment, Gate, Grace, KeyAdmin, KeyFormat, KeyId, KeyKind,
     KeyLocation, NewKey, OriginPolicy, Peppers, Permission, RateLimit, RateLimits, Requirement,
     ScopeCatalog, Scopes,
 };
 use keyward_sqlite::SqliteOptions;
+use keyward_webhooks::admin::{EndpointChange, WebhookAdmin};
+use keyward_webhooks::sealing::{SealingKey, SealingKeys};
+use keyward_webhooks::send::{EndpointId, EndpointUrl, WebhookEndpoint};
+use keyward_webhooks::store::{MemoryWebhooks, WebhookStore};
 use proptest::collection::vec;
 use proptest::prelude::*;
 

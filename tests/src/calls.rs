@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use keyward::admin::{
-    AccountChange, Actor, AdminError, EndpointChange, Grace, KeyAdmin, KeyChange, KeyFilter,
-    NewKey, WebhookAdmin,
+    AccountChange, Actor, AdminError, Grace, KeyAdmin, KeyChange, KeyFilter, NewKey,
 };
 use keyward::conformance::{block_on, decided};
 use keyward::credits::Credits;
@@ -15,16 +14,19 @@ use keyward::gate::{Access, Gate, GateBuilder, Requirement, Verdict};
 use keyward::ids::{AccountId, KeyId};
 use keyward::key::{ApiKey, DigestScheme, Hint, KeyDigest, KeyFormat, KeyKind, Peppers};
 use keyward::origin::OriginPolicy;
-use keyward::outbox::{
-    AttemptOutcome, DeliveryClaim, DueDelivery, EndpointId, EndpointStatus, EndpointUrl,
-    MemoryWebhooks, Redelivery, RetrySchedule, WebhookMessage, WebhookStore,
-};
 use keyward::record::{AccountStatus, AdminErrorKind, DisabledBy, KeyRecord, KeyState, KeyStatus};
 use keyward::replica::UsageQuery;
 use keyward::request::{KeyLocation, RequestHead};
 use keyward::scope::{Permission, ScopeCatalog, Scopes};
 use keyward::store::{Commit, KeyQuery, Store};
-use keyward::webhook::{SealingKey, SealingKeys, WebhookId, WebhookSecret};
+use keyward_webhooks::admin::{EndpointChange, WebhookAdmin};
+use keyward_webhooks::sealing::{SealingKey, SealingKeys};
+use keyward_webhooks::send::{
+    AttemptOutcome, DueDelivery, EndpointId, EndpointStatus, EndpointUrl, RetrySchedule,
+    WebhookMessage,
+};
+use keyward_webhooks::signature::{WebhookId, WebhookSecret};
+use keyward_webhooks::store::{DeliveryClaim, MemoryWebhooks, Redelivery, WebhookStore};
 
 type Outcome = Result<(), AdminErrorKind>;
 
@@ -671,9 +673,15 @@ fn try_call(call: &Call) {
 
 #[test]
 fn no_call_is_missing_from_the_table() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/keyward/src/admin");
+    let folders = ["keyward", "keyward-webhooks"].map(|name| {
+        let crates = concat!(env!("CARGO_MANIFEST_DIR"), "/../crates");
+        format!("{crates}/{name}/src/admin")
+    });
     let mut found = Vec::new();
-    for file in std::fs::read_dir(folder).unwrap() {
+    let files = folders
+        .iter()
+        .flat_map(|folder| std::fs::read_dir(folder).unwrap());
+    for file in files {
         let path = file.unwrap().path();
         // What `authority.rs` has is the check of permissions that the calls make.
         let other = ["authority.rs", "tests.rs"];

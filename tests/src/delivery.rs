@@ -8,15 +8,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use keyward::admin::{EndpointChange, RequireWorkingEndpoint};
 use keyward::conformance::block_on;
-use keyward::outbox::{
-    AttemptOutcome, EndpointRules, EndpointStatus, Redelivery, RetrySchedule, WebhookMessage,
-};
-use keyward::webhook::{SealingKey, SealingKeys, WebhookId, WebhookSecret, WebhookVerifier};
 use keyward::{AccountId, Environment, Grace, NewKey};
 use keyward_sqlite::SqliteOptions;
 use keyward_tower::WebhookSender;
+use keyward_webhooks::admin::{EndpointChange, RequireWorkingEndpoint};
+use keyward_webhooks::sealing::{SealingKey, SealingKeys};
+use keyward_webhooks::send::{
+    AttemptOutcome, EndpointRules, EndpointStatus, RetrySchedule, WebhookMessage,
+};
+use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookVerifier};
+use keyward_webhooks::store::Redelivery;
 use proptest::prelude::*;
 
 use crate::outbox::{Client, Does, Got, LIVE, TEST, World, sealing, url};
@@ -31,7 +33,7 @@ fn verify(world: &World, secret: &WebhookSecret, got: &Got) -> bool {
 
 async fn outcomes(
     world: &World,
-    id: keyward::outbox::EndpointId,
+    id: keyward_webhooks::send::EndpointId,
 ) -> Vec<(AttemptOutcome, Option<u16>)> {
     let attempts = world
         .webhooks
@@ -382,7 +384,7 @@ async fn what_another_process_accepts_is_found_by_the_poll() {
     let client = Client::default();
     let running = tokio::spawn(world.timed_sender(&client).run());
     let format = keyward::KeyFormat::new("vhk_{env}_").unwrap();
-    let other = keyward::admin::WebhookAdmin::new(open(), format, sealing());
+    let other = keyward_webhooks::admin::WebhookAdmin::new(open(), format, sealing());
     let id = WebhookId::random().unwrap();
     let message = WebhookMessage::new(world.acme.clone(), LIVE, id, "{}").unwrap();
     other.publish(&world.operator, message).await.unwrap();
@@ -787,12 +789,12 @@ proptest! {
         let (account, environment) = place(one);
         let secret = WebhookSecret::random().unwrap();
         let now = std::time::SystemTime::now();
-        let endpoint = keyward::outbox::WebhookEndpoint::new(account, environment, url(HOOK), &secret, &sealing(), now);
+        let endpoint = keyward_webhooks::send::WebhookEndpoint::new(account, environment, url(HOOK), &secret, &sealing(), now);
         let endpoint = endpoint.unwrap();
         let (account, environment) = place(other);
         let message = WebhookMessage::new(account, environment, WebhookId::random().unwrap(), "{}").unwrap();
         let deliverable = message.deliverable([endpoint.clone()]).count();
-        let pair = keyward::outbox::DueDelivery::new(message, endpoint);
+        let pair = keyward_webhooks::send::DueDelivery::new(message, endpoint);
         prop_assert_eq!(pair.is_some(), one == other);
         prop_assert_eq!(deliverable, usize::from(one == other));
     }

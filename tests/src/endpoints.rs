@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use keyward::admin::{AdminError, EndpointChange, WebhookAdmin};
-use keyward::outbox::{Redelivery, WebhookMessage};
+use keyward::admin::AdminError;
 use keyward::record::{AdminErrorKind, AuditAction};
-use keyward::webhook::{SealingKey, SealingKeys, WebhookId, WebhookSecret, WebhookSigner};
 use keyward::{AccountId, Actor, Environment, Grace, KeyFormat, NewKey, Permission, Scopes};
+use keyward_webhooks::admin::{EndpointChange, WebhookAdmin};
+use keyward_webhooks::sealing::{SealingKey, SealingKeys};
+use keyward_webhooks::send::WebhookMessage;
+use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookSigner};
+use keyward_webhooks::store::Redelivery;
 
 use crate::outbox::{Client, LIVE, TEST, World, sealing, url};
 use crate::secrecy::capture;
@@ -21,7 +24,7 @@ fn kind<T>(outcome: Result<T, AdminError>) -> Result<(), AdminErrorKind> {
 async fn each(
     world: &World,
     actor: &Actor,
-    id: keyward::outbox::EndpointId,
+    id: keyward_webhooks::send::EndpointId,
 ) -> [Result<(), AdminErrorKind>; 8] {
     let webhooks = &world.webhooks;
     let change = EndpointChange::new().enabled(true);
@@ -34,7 +37,11 @@ async fn each(
         kind(challenge),
         kind(
             webhooks
-                .verify(actor, id, Err(keyward::outbox::AttemptOutcome::Refused))
+                .verify(
+                    actor,
+                    id,
+                    Err(keyward_webhooks::send::AttemptOutcome::Refused),
+                )
                 .await,
         ),
         kind(
@@ -50,7 +57,7 @@ async fn each(
 async fn another_accounts_endpoint_answers_like_an_unknown_one() {
     for world in World::all().await {
         let (id, _) = world.endpoint(HOOK).await;
-        let unknown = keyward::outbox::EndpointId::random().unwrap();
+        let unknown = keyward_webhooks::send::EndpointId::random().unwrap();
         let other = AccountId::parse("other").unwrap();
         let stranger = Actor::user("bob", other, Permission::ALL);
         let answers = each(&world, &stranger, id).await;
@@ -158,7 +165,7 @@ async fn a_key_acts_by_its_scopes_and_in_its_environment() {
         let seen = webhooks.endpoints(&actor, &world.acme, None).await.unwrap();
         assert_eq!(
             seen.iter()
-                .map(keyward::outbox::WebhookEndpoint::id)
+                .map(keyward_webhooks::send::WebhookEndpoint::id)
                 .collect::<Vec<_>>(),
             [test]
         );

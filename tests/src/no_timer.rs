@@ -12,13 +12,13 @@ use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use keyward::gate::KeyDied;
-use keyward::webhook::{
-    WebhookErrorKind, WebhookId, WebhookReceiver, WebhookSecret, WebhookSigner, WebhookVerifier,
-};
 use keyward::{
     AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, MemoryStore, NewKey, Principal, Store,
 };
 use keyward_tower::{ReceiveWebhookLayer, RequireKeyLayer, WhileAlive};
+use keyward_webhooks::error::WebhookErrorKind;
+use keyward_webhooks::receive::WebhookReceiver;
+use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookSigner, WebhookVerifier};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -131,9 +131,9 @@ fn a_webhook_whose_body_is_late_is_refused_and_one_that_is_there_is_not() {
     assert_eq!(response.status(), 503);
     let error = response
         .extensions()
-        .get::<keyward::webhook::WebhookError>();
+        .get::<keyward_webhooks::error::WebhookError>();
     assert_eq!(
-        error.map(keyward::webhook::WebhookError::kind),
+        error.map(keyward_webhooks::error::WebhookError::kind),
         Some(WebhookErrorKind::NoTimer)
     );
 }

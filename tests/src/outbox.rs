@@ -9,16 +9,16 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
-use keyward::admin::WebhookAdmin;
 use keyward::clock::{Clock, ManualClock};
-use keyward::outbox::{
-    DueDelivery, EndpointId, EndpointUrl, MemoryWebhooks, WebhookMessage, WebhookStore,
-};
 use keyward::request::RequestHead;
-use keyward::webhook::{SealingKey, SealingKeys, WebhookId, WebhookSecret};
 use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, Permission};
 use keyward_sqlite::SqliteOptions;
 use keyward_tower::WebhookSender;
+use keyward_webhooks::admin::WebhookAdmin;
+use keyward_webhooks::sealing::{SealingKey, SealingKeys};
+use keyward_webhooks::send::{DueDelivery, EndpointId, EndpointUrl, WebhookMessage};
+use keyward_webhooks::signature::{WebhookId, WebhookSecret};
+use keyward_webhooks::store::{MemoryWebhooks, WebhookStore};
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, service_fn};
 

@@ -1,11 +1,12 @@
 //! Secrets that a file, a shell or a form has put something around are refused wherever they are given.
 
 use ParseErrorKind::{Blank, ByteOrderMark, Invisible, Newline, Quoted, WrongPrefix};
-
 use keyward::error::{ParseError, ParseErrorKind};
 use keyward::key::{Pepper, Peppers};
 use keyward::request::KeyLocation;
-use keyward::webhook::{SealingKey, WebhookReceiver, WebhookSecret, WebhookVerifier};
+use keyward_webhooks::receive::WebhookReceiver;
+use keyward_webhooks::sealing::SealingKey;
+use keyward_webhooks::signature::{WebhookSecret, WebhookVerifier};
 
 /// 31 characters of base64, so that with a newline they are a sealing key; and 32.
 const ODD: &str = "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS";

@@ -21,15 +21,16 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use hyper_util::rt::TokioExecutor;
-use keyward::admin::WebhookAdmin;
-use keyward::outbox::{
-    AttemptOutcome, DeliveryAttempt, EndpointId, EndpointRules, RetrySchedule, WebhookMessage,
-    WebhookStore,
-};
-use keyward::webhook::{WebhookEvent, WebhookId, WebhookReceiver, WebhookSecret, WebhookVerifier};
 use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat};
 use keyward_sqlite::SqliteStore;
 use keyward_tower::{PublicOnlyResolver, ReceiveWebhookLayer, WebhookSender};
+use keyward_webhooks::admin::WebhookAdmin;
+use keyward_webhooks::receive::{WebhookEvent, WebhookReceiver};
+use keyward_webhooks::send::{
+    AttemptOutcome, DeliveryAttempt, EndpointId, EndpointRules, RetrySchedule, WebhookMessage,
+};
+use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookVerifier};
+use keyward_webhooks::store::WebhookStore;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 

@@ -22,13 +22,14 @@ use keyward::conformance::block_on;
 use keyward::reply::ErrorJson;
 use keyward::request::RequestHead;
 use keyward::store::{StoreError, StoreErrorKind, StoreFuture};
-use keyward::webhook::{
-    RecentWebhooks, ReplayMemory, ReplayStatus, WebhookAttempt, WebhookErrorKind, WebhookEvent,
-    WebhookId, WebhookReceiver, WebhookReceiverBuilder, WebhookSecret, WebhookSigner,
-    WebhookVerdict, WebhookVerifier,
-};
 use keyward::{KeyLocation, Replies};
 use keyward_tower::{ReceiveWebhookLayer, RequireKeyLayer};
+use keyward_webhooks::error::WebhookErrorKind;
+use keyward_webhooks::receive::{
+    RecentWebhooks, ReplayMemory, ReplayStatus, WebhookAttempt, WebhookEvent, WebhookReceiver,
+    WebhookReceiverBuilder, WebhookVerdict,
+};
+use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookSigner, WebhookVerifier};
 use serde_json::Value;
 use tower::limit::ConcurrencyLimitLayer;
 use tower::{Layer, Service as _, ServiceBuilder, ServiceExt, service_fn};
@@ -155,7 +156,7 @@ fn builder() -> WebhookReceiverBuilder {
 fn receivers() -> [(&'static str, WebhookReceiver); 6] {
     let plain = || builder().build().unwrap();
     let own = Replies::new(ErrorJson).status(
-        keyward::webhook::WebhookErrorCode::InvalidWebhookSignature,
+        keyward_webhooks::error::WebhookErrorCode::InvalidWebhookSignature,
         403,
     );
     [
@@ -656,7 +657,7 @@ async fn the_refusal_carries_its_reason_for_layers_outside() {
         .unwrap();
     let error = response
         .extensions()
-        .get::<keyward::webhook::WebhookError>()
+        .get::<keyward_webhooks::error::WebhookError>()
         .unwrap();
     assert_eq!(error.kind(), WebhookErrorKind::TooOld);
 }

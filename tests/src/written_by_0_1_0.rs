@@ -11,29 +11,31 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use keyward::admin::{EndpointChange, KeyFilter, WebhookAdmin};
+use AttemptOutcome::{Delivered, Refused, TimedOut};
+use DenialKind::{AccountInactive, Disabled, Expired, OriginMissing, Revoked};
+use keyward::admin::KeyFilter;
 use keyward::clock::ManualClock;
 use keyward::conformance::{block_on, decided};
 use keyward::credits::CreditOwner;
 use keyward::denial::DenialKind;
 use keyward::gate::Verdict;
 use keyward::key::{DigestScheme, ForeignFormat, Pepper};
-use keyward::outbox::{AttemptOutcome, DeliveryClaim, EndpointStatus, WebhookStore};
 use keyward::record::{AccountStatus, AuditAction};
 use keyward::replica::UsageQuery;
 use keyward::request::RequestHead;
 use keyward::store::AuditQuery;
-use keyward::webhook::{SealingKey, SealingKeys, WebhookVerifier};
 use keyward::{
     AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyKind, KeyLocation, Peppers,
     RateLimits, Requirement, Store,
 };
 use keyward_sqlite::{SqliteOptions, SqliteStore};
+use keyward_webhooks::admin::{EndpointChange, WebhookAdmin};
+use keyward_webhooks::sealing::{SealingKey, SealingKeys};
+use keyward_webhooks::send::{AttemptOutcome, EndpointStatus};
+use keyward_webhooks::signature::WebhookVerifier;
+use keyward_webhooks::store::{DeliveryClaim, WebhookStore};
 use rusqlite::Connection;
 use tempfile::TempDir;
-
-use AttemptOutcome::{Delivered, Refused, TimedOut};
-use DenialKind::{AccountInactive, Disabled, Expired, OriginMissing, Revoked};
 
 const BEGUN: Duration = Duration::from_secs(1_768_000_000);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -480,8 +482,9 @@ fn endpoints_sign_as_before_and_what_is_due_is_delivered() {
     let operator = Actor::operator("tests");
     let endpoints = block_on(admin.endpoints(&operator, &acme(), None)).unwrap();
     let at = |host: &str| {
-        let is =
-            |endpoint: &&keyward::outbox::WebhookEndpoint| endpoint.url.host().starts_with(host);
+        let is = |endpoint: &&keyward_webhooks::send::WebhookEndpoint| {
+            endpoint.url.host().starts_with(host)
+        };
         endpoints.iter().find(is).unwrap()
     };
     assert_eq!(endpoints.len(), 4);

@@ -90,7 +90,7 @@
 //!
 //! # Webhooks
 //!
-//! A [`ReceiveWebhook`] verifies incoming webhooks before a handler sees them.
+//! With the feature `webhooks`, a `ReceiveWebhook` verifies incoming webhooks before a handler sees them.
 //!
 //! # Runtime
 //!
@@ -98,6 +98,9 @@
 //! [`HttpServer`](actix_web::HttpServer) always have one.
 //!
 //! [actix-web]: https://docs.rs/actix-web
+
+// docs.rs builds with nightly and shows which feature each item needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod alive;
 mod extract;
@@ -108,6 +111,7 @@ mod head;
 mod middleware;
 mod transform;
 mod unread;
+#[cfg(feature = "webhooks")]
 mod webhook;
 
 pub use crate::alive::WhileAlive;
@@ -117,7 +121,11 @@ pub use crate::extract::{
 pub use crate::future::ResponseFuture;
 pub use crate::middleware::RequireKeyMiddleware;
 pub use crate::transform::RequireKey;
+#[cfg(feature = "webhooks")]
 pub use crate::webhook::extract::{VerifiedJson, VerifiedJsonError};
+#[cfg(feature = "webhooks")]
 pub use crate::webhook::future::ReceiveFuture;
+#[cfg(feature = "webhooks")]
 pub use crate::webhook::middleware::ReceiveWebhookMiddleware;
+#[cfg(feature = "webhooks")]
 pub use crate::webhook::transform::ReceiveWebhook;

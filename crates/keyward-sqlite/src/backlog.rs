@@ -2,16 +2,17 @@
 
 use std::time::Instant;
 
-use keyward::outbox::EndpointId;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use crate::group::SLICE;
+#[cfg(feature = "webhooks")]
 use crate::row;
 
 /// The number of deliveries that are changed before the clock is looked at.
 const STEP: usize = 32;
 
 /// The number of deliveries that are delivered again at once, when that is asked for.
+#[cfg(feature = "webhooks")]
 const AT_ONCE: usize = 256;
 
 /// The deliveries of an endpoint with a status, by when they are due; each needs only what it looks at.
@@ -45,9 +46,10 @@ pub(crate) fn work(connection: &mut Connection) -> rusqlite::Result<bool> {
 
 /// Has all that failed delivered again, of what was accepted since then: the first of it now, the rest bit by bit.
 /// Fails when there is no such endpoint.
+#[cfg(feature = "webhooks")]
 pub(crate) fn redeliver_since(
     connection: &Connection,
-    endpoint: EndpointId,
+    endpoint: &str,
     since: i64,
 ) -> rusqlite::Result<()> {
     // A delivery that fails again is due after the last that had failed by now, and is not looked at again.
@@ -63,10 +65,10 @@ pub(crate) fn redeliver_since(
                  after_due_at = excluded.after_due_at, after_message = '', \
                  until_due_at = excluded.until_due_at",
             )?
-            .execute(params![endpoint.to_string(), since, i64::MIN])?,
+            .execute(params![endpoint, since, i64::MIN])?,
     )?;
     for _ in 0..AT_ONCE / STEP {
-        if !redeliver_to(connection, &endpoint.to_string())? {
+        if !redeliver_to(connection, endpoint)? {
             break;
         }
     }
@@ -226,15 +228,17 @@ fn place_of(
 }
 
 #[cfg(test)]
+#[cfg(feature = "webhooks")]
 mod tests {
     use std::sync::mpsc::{Sender, channel};
     use std::time::SystemTime;
 
-    use keyward::admin::WebhookAdmin;
     use keyward::conformance::block_on;
-    use keyward::outbox::{DeliveryClaim, EndpointUrl, WebhookStore};
-    use keyward::webhook::{SealingKey, SealingKeys};
     use keyward::{AccountId, Actor, Environment, KeyAdmin};
+    use keyward_webhooks::admin::WebhookAdmin;
+    use keyward_webhooks::sealing::{SealingKey, SealingKeys};
+    use keyward_webhooks::send::{EndpointId, EndpointUrl};
+    use keyward_webhooks::store::{DeliveryClaim, WebhookStore};
 
     use super::*;
     use crate::SqliteStore;
@@ -383,7 +387,7 @@ mod tests {
         let store = fixture.open_slow();
         let mut file = Connection::open(fixture.path()).unwrap();
         let transaction = file.transaction().unwrap();
-        redeliver_since(&transaction, endpoint, i64::from(MANY / 2)).unwrap();
+        redeliver_since(&transaction, &endpoint.to_string(), i64::from(MANY / 2)).unwrap();
         transaction.commit().unwrap();
         let first = count(&file, "pending");
         assert!(

@@ -153,6 +153,7 @@ pub(crate) fn ask_with(gate: &Gate, key: &ApiKey) -> Result<(), DenialKind> {
 }
 
 /// What an admitted request has paid.
+#[cfg(feature = "webhooks")]
 pub(crate) fn paid(gate: &Gate, key: &ApiKey) -> Finish {
     match decided(gate.check(&Head(key), &Arc::new(Requirement::new()), None)) {
         Verdict::Admit(admitted) => admitted.finish,

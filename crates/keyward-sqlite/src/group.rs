@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use futures_channel::oneshot;
 use keyward::credits::CreditOwner;
-use keyward::outbox::WebhookCommit;
 use keyward::store::{Commit, StoreError, StoreErrorKind};
 use rusqlite::Connection;
 
@@ -177,7 +176,8 @@ where
     }
 
     /// The same for a commit that may also change endpoints.
-    pub(crate) fn of_webhooks(self, commit: &WebhookCommit) -> Self {
+    #[cfg(feature = "webhooks")]
+    pub(crate) fn of_webhooks(self, commit: &keyward_webhooks::store::WebhookCommit) -> Self {
         let mut of = self.of(&commit.with);
         if let Some(of) = &mut of.commit {
             of.takes_power |= commit.deleted.is_some()
@@ -190,6 +190,7 @@ where
     }
 
     /// Asks first whether there is anything to write.
+    #[cfg(feature = "webhooks")]
     pub(crate) fn unless(
         mut self,
         nothing: impl FnMut(&Connection) -> Result<Option<T>, StoreError> + Send + 'static,

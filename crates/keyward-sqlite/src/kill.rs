@@ -9,19 +9,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use std::{env, fs, io, thread};
 
-use keyward::admin::{AccountChange, KeyFilter, WebhookAdmin};
+use keyward::admin::{AccountChange, KeyFilter};
 use keyward::conformance::block_on;
 use keyward::credits::{CreditOwner, Credits};
 use keyward::denial::DenialKind;
 use keyward::gate::Finish;
-use keyward::outbox::{
-    AttemptOutcome, DeliveryClaim, EndpointUrl, RetrySchedule, WebhookCommit, WebhookMessage,
-    WebhookStore,
-};
 use keyward::record::{AccountStatus, AuditAction, AuditEntry, KeyStatus};
 use keyward::store::{AuditQuery, Commit};
-use keyward::webhook::{SealingKey, SealingKeys, WebhookId};
 use keyward::{AccountId, Actor, Environment, Gate, Grace, KeyAdmin, KeyId, NewKey, Store};
+use keyward_webhooks::admin::WebhookAdmin;
+use keyward_webhooks::sealing::{SealingKey, SealingKeys};
+use keyward_webhooks::send::{AttemptOutcome, EndpointUrl, RetrySchedule, WebhookMessage};
+use keyward_webhooks::signature::WebhookId;
+use keyward_webhooks::store::{DeliveryClaim, WebhookCommit, WebhookStore};
 use rusqlite::Connection;
 
 use crate::fixture::{Fixture, add, ask, format, paid, stored};

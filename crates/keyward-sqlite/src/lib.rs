@@ -106,10 +106,12 @@ mod fixture;
 mod flush;
 mod group;
 #[cfg(test)]
+#[cfg(feature = "webhooks")]
 mod kill;
 mod list;
 mod migration;
 mod options;
+#[cfg(feature = "webhooks")]
 mod outbox;
 mod place;
 mod reader;
@@ -119,6 +121,7 @@ mod store;
 #[cfg(test)]
 mod typed;
 mod usage;
+#[cfg(feature = "webhooks")]
 mod webhooks;
 mod worker;
 

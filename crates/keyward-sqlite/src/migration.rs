@@ -98,13 +98,10 @@ mod tests {
     use std::thread;
     use std::time::Instant;
 
-    use keyward::admin::{EndpointChange, WebhookAdmin};
     use keyward::conformance::block_on;
     use keyward::denial::DenialKind;
-    use keyward::outbox::{EndpointId, EndpointStatus};
     use keyward::record::{AdminErrorKind, DisabledBy, KeyStatus};
     use keyward::store::AuditQuery;
-    use keyward::webhook::{SealingKey, SealingKeys};
     use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyId, Permission, Store};
 
     use super::*;
@@ -287,52 +284,6 @@ mod tests {
         fixture.type_in(typed).unwrap();
         assert!(before < between && between < stored(&store, id).revision);
         assert_eq!(stored(&store, id).disabled_by, Some(DisabledBy::Operator));
-    }
-
-    #[test]
-    fn an_endpoint_that_was_disabled_by_somebody_unknown_only_an_operator_enables() {
-        let fixture = Fixture::new();
-        for (_, sql) in &MIGRATIONS[..9] {
-            fixture.type_in(sql).unwrap();
-        }
-        fixture
-            .type_in(
-                "INSERT INTO keyward_account (id) VALUES ('acme'); \
-                 INSERT INTO keyward_endpoint (id, account, environment, url, secret, status, created_at) \
-                 VALUES ('whe_0123456789ab', 'acme', 'live', 'https://acme.example/', \
-                 'a:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA', \
-                 'disabled', 0)",
-            )
-            .unwrap();
-        let store = Arc::new(fixture.open());
-        let id = EndpointId::parse("whe_0123456789ab").unwrap();
-        let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32]).unwrap());
-        let admin = WebhookAdmin::new(Arc::clone(&store) as _, format(), sealing);
-        let acme = AccountId::parse("acme").unwrap();
-        let (ann, ops) = (
-            Actor::user("ann", acme, Permission::ALL),
-            Actor::operator("ops"),
-        );
-        let switch = |actor: &Actor, on| {
-            let change = EndpointChange::new().enabled(on);
-            let changed = block_on(admin.update_endpoint(actor, id, change));
-            changed.map(|endpoint| (endpoint.status, endpoint.disabled_by))
-        };
-        let refused = |actor| switch(actor, true).unwrap_err().kind();
-        let enabled = (EndpointStatus::Enabled, None);
-        assert_eq!(refused(&ann), AdminErrorKind::NotPermitted);
-        assert_eq!(switch(&ops, true).unwrap(), enabled);
-
-        let by_user = (EndpointStatus::Disabled, Some(DisabledBy::User));
-        assert_eq!(switch(&ann, false).unwrap(), by_user);
-        for status in ["enabled", "disabled"] {
-            let typed = format!("UPDATE keyward_endpoint SET status = '{status}'");
-            fixture.type_in(&typed).unwrap();
-        }
-        assert_eq!(refused(&ann), AdminErrorKind::NotPermitted, "typed");
-        let gone = "UPDATE keyward_endpoint SET status = 'gone'";
-        fixture.type_in(gone).unwrap();
-        assert_eq!(switch(&ann, true).unwrap(), enabled, "after a 410");
     }
 
     #[test]

@@ -4,15 +4,16 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Bound;
 use std::time::{Duration, Instant};
 
-use keyward::outbox::{
-    AttemptOutcome, Conclusion, DeliveryAttempt, DeliveryClaim, DueDelivery, EndpointId,
-    EndpointLimit, EndpointStatus, EndpointUrl, NextStep, Redelivery, WebhookCommit,
-    WebhookEndpoint, WebhookMessage,
-};
 use keyward::record::DisabledBy;
 use keyward::store::{StoreError, StoreErrorKind};
-use keyward::webhook::{SealedSecret, WebhookId};
 use keyward::{AccountId, Environment};
+use keyward_webhooks::sealing::SealedSecret;
+use keyward_webhooks::send::{
+    AttemptOutcome, Conclusion, DeliveryAttempt, DueDelivery, EndpointId, EndpointStatus,
+    EndpointUrl, NextStep, WebhookEndpoint, WebhookMessage,
+};
+use keyward_webhooks::signature::WebhookId;
+use keyward_webhooks::store::{DeliveryClaim, EndpointLimit, Redelivery, WebhookCommit};
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
 use crate::error::failed;
@@ -163,7 +164,7 @@ fn deliver_again(
     let message = match what {
         Redelivery::Message(message) => message,
         Redelivery::FailedSince(since) => {
-            return backlog::redeliver_since(connection, endpoint, millis(*since));
+            return backlog::redeliver_since(connection, &endpoint.to_string(), millis(*since));
         }
     };
     row::one(

@@ -1,19 +1,22 @@
 //! The store.
 
 use std::path::Path;
+use std::sync::Arc;
+#[cfg(feature = "webhooks")]
+use std::sync::Mutex;
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_channel::oneshot;
 use keyward::credits::{CreditOwner, Credits};
 use keyward::key::DigestScheme;
-use keyward::outbox::OutboxSignal;
 use keyward::record::{Account, AuditEntry, KeyRecord};
 use keyward::replica::{Replica, UsageHour, UsageQuery};
 use keyward::store::{AuditQuery, Commit, KeyQuery, StoreError, StoreFuture};
 use keyward::{AccountId, KeyId, Store};
+#[cfg(feature = "webhooks")]
+use keyward_webhooks::store::OutboxSignal;
 use rusqlite::{Connection, OptionalExtension, named_params};
 
 use crate::SqliteOptions;
@@ -21,10 +24,12 @@ use crate::backup::backup;
 use crate::error::unavailable;
 use crate::file::{self, KeyFile, PATIENCE};
 use crate::group::Write;
+#[cfg(feature = "webhooks")]
+use crate::outbox;
 use crate::reader::{Place, Reader, wait_for};
 use crate::row::Cells;
 use crate::worker::{Task, Worker};
-use crate::{audit, commit, list, outbox, row, usage};
+use crate::{audit, commit, list, row, usage};
 
 /// Keeps keys in an SQLite file.
 ///
@@ -75,7 +80,9 @@ pub struct SqliteStore {
     /// For what may take long.
     reports: Reader,
     /// Where the last claim has ended.
+    #[cfg(feature = "webhooks")]
     pub(crate) claimed_to: Arc<Mutex<outbox::Cursor>>,
+    #[cfg(feature = "webhooks")]
     pub(crate) signal: OutboxSignal,
 }
 
@@ -145,7 +152,9 @@ impl SqliteStore {
             place,
             lookups,
             reports,
+            #[cfg(feature = "webhooks")]
             claimed_to: Arc::default(),
+            #[cfg(feature = "webhooks")]
             signal: OutboxSignal::default(),
         })
     }
@@ -221,6 +230,7 @@ impl SqliteStore {
     }
 
     /// Has the thread do what is left of the deliveries of endpoints.
+    #[cfg(feature = "webhooks")]
     pub(crate) fn work(&self) {
         drop(self.tasks.send(Task::Do(Box::new(Worker::begin_work))));
     }

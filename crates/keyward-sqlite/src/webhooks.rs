@@ -3,13 +3,13 @@
 use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
 
-use keyward::outbox::{
-    Conclusion, DeliveryAttempt, DeliveryClaim, DueDelivery, EndpointId, OutboxSignal,
-    WebhookCommit, WebhookEndpoint, WebhookMessage, WebhookStore,
-};
 use keyward::store::StoreFuture;
-use keyward::webhook::WebhookId;
 use keyward::{AccountId, Environment};
+use keyward_webhooks::send::{
+    Conclusion, DeliveryAttempt, DueDelivery, EndpointId, WebhookEndpoint, WebhookMessage,
+};
+use keyward_webhooks::signature::WebhookId;
+use keyward_webhooks::store::{DeliveryClaim, OutboxSignal, WebhookCommit, WebhookStore};
 
 use crate::error::failed;
 use crate::{SqliteStore, outbox, row};
@@ -129,11 +129,12 @@ mod tests {
     use std::cell::Cell;
     use std::task::{Context, Waker};
 
-    use keyward::admin::WebhookAdmin;
     use keyward::conformance::block_on;
-    use keyward::outbox::EndpointUrl;
-    use keyward::webhook::{SealingKey, SealingKeys};
-    use keyward::{Actor, KeyAdmin};
+    use keyward::record::{AdminErrorKind, DisabledBy};
+    use keyward::{Actor, KeyAdmin, Permission};
+    use keyward_webhooks::admin::{EndpointChange, WebhookAdmin};
+    use keyward_webhooks::sealing::{SealingKey, SealingKeys};
+    use keyward_webhooks::send::{EndpointStatus, EndpointUrl};
 
     use super::*;
     use crate::fixture::{Fixture, format};
@@ -412,9 +413,55 @@ mod tests {
     #[test]
     fn keeps_the_promises_of_a_store_of_webhooks() {
         let (fixture, next) = (Fixture::new(), Cell::new(0));
-        keyward::conformance::check_webhooks(|| {
+        keyward_webhooks::conformance::check_webhooks(|| {
             next.set(next.get() + 1);
             SqliteStore::open(fixture.at(&next.get().to_string())).unwrap()
         });
+    }
+
+    #[test]
+    fn an_endpoint_that_was_disabled_by_somebody_unknown_only_an_operator_enables() {
+        let fixture = Fixture::new();
+        for (_, sql) in &crate::MIGRATIONS[..9] {
+            fixture.type_in(sql).unwrap();
+        }
+        fixture
+            .type_in(
+                "INSERT INTO keyward_account (id) VALUES ('acme'); \
+                 INSERT INTO keyward_endpoint (id, account, environment, url, secret, status, created_at) \
+                 VALUES ('whe_0123456789ab', 'acme', 'live', 'https://acme.example/', \
+                 'a:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA', \
+                 'disabled', 0)",
+            )
+            .unwrap();
+        let store = Arc::new(fixture.open());
+        let id = EndpointId::parse("whe_0123456789ab").unwrap();
+        let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32]).unwrap());
+        let admin = WebhookAdmin::new(Arc::clone(&store) as _, format(), sealing);
+        let acme = AccountId::parse("acme").unwrap();
+        let (ann, ops) = (
+            Actor::user("ann", acme, Permission::ALL),
+            Actor::operator("ops"),
+        );
+        let switch = |actor: &Actor, on| {
+            let change = EndpointChange::new().enabled(on);
+            let changed = block_on(admin.update_endpoint(actor, id, change));
+            changed.map(|endpoint| (endpoint.status, endpoint.disabled_by))
+        };
+        let refused = |actor| switch(actor, true).unwrap_err().kind();
+        let enabled = (EndpointStatus::Enabled, None);
+        assert_eq!(refused(&ann), AdminErrorKind::NotPermitted);
+        assert_eq!(switch(&ops, true).unwrap(), enabled);
+
+        let by_user = (EndpointStatus::Disabled, Some(DisabledBy::User));
+        assert_eq!(switch(&ann, false).unwrap(), by_user);
+        for status in ["enabled", "disabled"] {
+            let typed = format!("UPDATE keyward_endpoint SET status = '{status}'");
+            fixture.type_in(&typed).unwrap();
+        }
+        assert_eq!(refused(&ann), AdminErrorKind::NotPermitted, "typed");
+        let gone = "UPDATE keyward_endpoint SET status = 'gone'";
+        fixture.type_in(gone).unwrap();
+        assert_eq!(switch(&ann, true).unwrap(), enabled, "after a 410");
     }
 }

@@ -107,8 +107,9 @@
 //!
 //! # Webhooks
 //!
-//! A [`ReceiveWebhookLayer`] verifies incoming webhooks before a handler sees them. A [`WebhookSender`]
-//! delivers outgoing webhooks from the transactional outbox, through any HTTP client that is a tower service.
+//! With the feature `webhooks`, a `ReceiveWebhookLayer` verifies incoming webhooks before a handler sees them,
+//! and a `WebhookSender` delivers outgoing webhooks from the transactional outbox of `keyward-webhooks`, through
+//! any HTTP client that is a tower service.
 //!
 //! [tower]: https://docs.rs/tower
 
@@ -126,6 +127,7 @@ mod head;
 mod layer;
 mod service;
 mod timer;
+#[cfg(feature = "webhooks")]
 mod webhook;
 
 pub use crate::alive::WhileAlive;
@@ -136,12 +138,17 @@ pub use crate::extract::{InEnvironment, Principal, PrincipalRejection};
 pub use crate::future::ResponseFuture;
 pub use crate::layer::RequireKeyLayer;
 pub use crate::service::RequireKey;
-#[cfg(feature = "axum")]
+#[cfg(all(feature = "axum", feature = "webhooks"))]
 pub use crate::webhook::extract::{VerifiedJson, VerifiedJsonRejection};
+#[cfg(feature = "webhooks")]
 pub use crate::webhook::future::ReceiveFuture;
+#[cfg(feature = "webhooks")]
 pub use crate::webhook::layer::ReceiveWebhookLayer;
+#[cfg(feature = "webhooks")]
 pub use crate::webhook::resolver::{
     PublicOnlyResolver, ResolveError, ResolveErrorKind, ResolveFuture,
 };
+#[cfg(feature = "webhooks")]
 pub use crate::webhook::sender::WebhookSender;
+#[cfg(feature = "webhooks")]
 pub use crate::webhook::service::ReceiveWebhook;

@@ -113,8 +113,16 @@ fn since_zero(clock: rustix::time::ClockId) -> Duration {
     )
 }
 
-/// Time since the Unix epoch; zero for anything earlier.
-pub(crate) fn unix_time(time: SystemTime) -> Duration {
+/// Returns the time since the Unix epoch; zero for anything earlier.
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+///
+/// let time = SystemTime::UNIX_EPOCH + Duration::from_secs(60);
+/// assert_eq!(keyward::clock::unix_time(time).as_secs(), 60);
+/// ```
+#[must_use]
+pub fn unix_time(time: SystemTime) -> Duration {
     time.duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default()
 }

@@ -25,7 +25,16 @@ pub struct ParseError {
 }
 
 impl ParseError {
-    pub(crate) const fn new(subject: &'static str, kind: ParseErrorKind) -> Self {
+    /// Creates an error about a kind of value, such as `"webhook secret"`, and the rule it breaks.
+    ///
+    /// ```
+    /// use keyward::error::{ParseError, ParseErrorKind};
+    ///
+    /// let error = ParseError::new("invoice number", ParseErrorKind::TooLong).advise("drop the prefix");
+    /// assert_eq!(error.to_string(), "invalid invoice number: is too long: drop the prefix");
+    /// ```
+    #[must_use]
+    pub const fn new(subject: &'static str, kind: ParseErrorKind) -> Self {
         Self {
             subject,
             kind,
@@ -35,7 +44,8 @@ impl ParseError {
     }
 
     /// Adds what to do instead.
-    pub(crate) const fn advise(mut self, advice: &'static str) -> Self {
+    #[must_use]
+    pub const fn advise(mut self, advice: &'static str) -> Self {
         self.advice = Some(advice);
         self
     }

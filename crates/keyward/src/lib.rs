@@ -6,9 +6,7 @@
 //! `keyward-actix` put a gate in front of handlers, `keyward-sqlite` keeps the keys.
 //!
 //! [`KeyAdmin`] shows how keys are made and revoked, [`Gate`] how a request is decided, [`ErrorCode`](crate::denial::ErrorCode)
-//! what is answered, [`Store`] how keys are kept elsewhere. [`WebhookSigner`](crate::webhook::WebhookSigner) signs webhooks, a
-//! [`WebhookReceiver`](crate::webhook::WebhookReceiver) decides about those that come in, and [`WebhookAdmin`](crate::admin::WebhookAdmin) accepts those that are to
-//! be delivered.
+//! what is answered, [`Store`] how keys are kept elsewhere. Webhooks, signed both ways, are in `keyward-webhooks`.
 //!
 //! ```text
 //! request head -> exactly one key -> its form -> digest -> record -> checks -> Principal
@@ -16,8 +14,8 @@
 //! ```
 //!
 //! With the feature `serde`, what a management API shows is `Serialize`: [`KeyView`](crate::admin::KeyView), [`KeyPage`](crate::admin::KeyPage), [`Leak`](crate::admin::Leak),
-//! [`AuditEntry`](crate::record::AuditEntry), [`AuditPage`](crate::admin::AuditPage), [`Account`](crate::record::Account), [`UsageHour`](crate::replica::UsageHour), [`Credits`](crate::credits::Credits), [`WebhookEndpoint`](crate::outbox::WebhookEndpoint) and
-//! [`DeliveryAttempt`](crate::outbox::DeliveryAttempt); the `impl Serialize` of the last five shows the JSON. Members are named as the fields
+//! [`AuditEntry`](crate::record::AuditEntry), [`AuditPage`](crate::admin::AuditPage), [`Account`](crate::record::Account), [`UsageHour`](crate::replica::UsageHour) and [`Credits`](crate::credits::Credits);
+//! the `impl Serialize` of the last three shows the JSON. Members are named as the fields
 //! are, those of a key's record beside its state. A time is in milliseconds since the Unix epoch, what is not
 //! there is `null`. A digest or a secret is never written, nor what only a store needs. None of them is
 //! `Deserialize`: they come from a store alone.
@@ -35,22 +33,21 @@ pub mod gate;
 pub mod ids;
 pub mod key;
 pub mod limit;
-mod log_limit;
+pub mod log_limit;
 pub mod origin;
-pub mod outbox;
 pub mod record;
 pub mod replica;
 pub mod reply;
 pub mod request;
 pub mod scope;
-mod secret_text;
+pub mod secret_text;
+#[cfg(feature = "serde")]
 mod serialize;
 pub mod store;
 mod sync;
 #[cfg(test)]
 mod test_store;
 pub mod throttle;
-pub mod webhook;
 
 pub use crate::admin::{Actor, Grace, KeyAdmin, NewKey};
 pub use crate::environment::Environment;

@@ -1,5 +1,6 @@
 //! A bound on log lines that callers can cause.
 
+use std::fmt;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,19 +10,32 @@ const LINES: u64 = 10;
 
 const SLOTS: usize = 1024;
 
-/// Counts lines in a table that does not grow, of 8 KiB.
+/// A limit on log lines: ten a minute about one thing. It takes 8 KiB, however many things there are.
+///
+/// ```
+/// use std::time::Duration;
+/// use keyward::log_limit::{LogLimit, Unlogged};
+///
+/// let limit = LogLimit::default();
+/// let second = Duration::from_secs(1);
+/// let admitted = (0..15).filter(|_| limit.admit("key_0123456789ab", second).is_some());
+/// assert_eq!(admitted.count(), 10);
+/// let next_minute = limit.admit("key_0123456789ab", 61 * second);
+/// assert_eq!(next_minute, Some(Unlogged(Some(5))));
+/// ```
 ///
 /// A slot is a minute and the lines of that minute, so that one compare-and-swap changes both. Things that
 /// fall into one slot share its lines: nobody can choose that, as the hash has a secret.
-pub(crate) struct LogLimit {
+pub struct LogLimit {
     secret: RandomState,
     slots: Box<[AtomicU64]>,
 }
 
 impl LogLimit {
-    /// Whether to log a line about something, `now` after a start that never steps; and how many were
-    /// not logged since the last.
-    pub(crate) fn admit(&self, about: impl Hash, now: Duration) -> Option<Unlogged> {
+    /// Returns whether to log a line about something, and how many were not logged since the last.
+    ///
+    /// `now` is the time since a start that never steps, such as [`Clock::boot`](crate::clock::Clock::boot).
+    pub fn admit(&self, about: impl Hash, now: Duration) -> Option<Unlogged> {
         let minute = (now.as_secs() / 60) << 32;
         let place = usize::try_from(self.secret.hash_one(about) % (SLOTS as u64)).ok()?;
         let slot = self.slots.get(place)?;
@@ -50,8 +64,16 @@ impl LogLimit {
     }
 }
 
-/// How many lines were not logged; `None`: all were.
-pub(crate) struct Unlogged(pub(crate) Option<u64>);
+/// The number of lines that were not logged; `None` when all were. See [`LogLimit::admit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "it is a number, and stays one")]
+pub struct Unlogged(pub Option<u64>);
+
+impl fmt::Debug for LogLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogLimit").finish_non_exhaustive()
+    }
+}
 
 impl Default for LogLimit {
     fn default() -> Self {

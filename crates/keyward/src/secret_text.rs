@@ -1,15 +1,30 @@
-//! Notices what a file, a shell or a form has put around a secret.
+//! Checks of secrets in configuration: detects what a file, a shell or a form has put around one.
 
 use crate::error::{ParseError, ParseErrorKind};
 
-/// A beginning that a secret cannot have, and what to do about it.
-pub(crate) type WrongPrefix<'a> = (&'a str, &'static str);
+/// A prefix that a secret cannot have, and what to do about it.
+pub type WrongPrefix<'a> = (&'a str, &'static str);
 
-/// Refuses a secret text that is not as it was issued.
+/// Checks that a secret text is as it was issued.
 ///
-/// With a newline of its file or the quotes of its configuration a secret is another one: every request
-/// would be refused, and nobody told why.
-pub(crate) fn check_text(
+/// With the newline of its file or the quotation marks of its configuration a secret is another one: every
+/// request would be refused, and nobody told why. The error names `subject`.
+///
+/// ```
+/// use keyward::error::ParseErrorKind;
+/// use keyward::secret_text::check_text;
+///
+/// let wrong = [("bearer ", "give the token alone")];
+/// assert!(check_text("token", "5a8ac1b2c0ae4dd7", &wrong).is_ok());
+/// let error = check_text("token", "5a8ac1b2c0ae4dd7\n", &wrong).unwrap_err();
+/// assert_eq!(error.kind(), ParseErrorKind::Newline);
+/// let error = check_text("token", "Bearer 5a8ac1b2c0ae4dd7", &wrong).unwrap_err();
+/// assert_eq!(error.kind(), ParseErrorKind::WrongPrefix);
+/// ```
+///
+/// # Errors
+/// When something stands around the secret that is no part of it.
+pub fn check_text(
     subject: &'static str,
     text: &str,
     wrong_prefixes: &[WrongPrefix<'_>],
@@ -32,11 +47,21 @@ pub(crate) fn check_text(
     }
 }
 
-/// Refuses the bytes of a secret if they are text, and that is not as it was issued.
+/// Checks that the bytes of a secret, if they are text, are as they were issued.
 ///
 /// Random bytes pass: of 16 that are random, fewer than one in ten million are text with a blank or a
 /// quotation mark at its ends.
-pub(crate) fn check_bytes(
+///
+/// ```
+/// use keyward::secret_text::check_bytes;
+///
+/// assert!(check_bytes("secret", &[0x9C, 0x41, 0x0A], "cut the newline off").is_ok());
+/// assert!(check_bytes("secret", b"sixteen letters\n", "cut the newline off").is_err());
+/// ```
+///
+/// # Errors
+/// When something stands around the secret that is no part of it.
+pub fn check_bytes(
     subject: &'static str,
     bytes: &[u8],
     advice: &'static str,
@@ -57,11 +82,41 @@ pub(crate) fn check_bytes(
     }
 }
 
-/// The text that the bytes are, unless they are no text.
-pub(crate) fn as_text(bytes: &[u8]) -> Option<&str> {
+/// Returns the text that the bytes are, unless they are no text.
+///
+/// ```
+/// use keyward::secret_text::as_text;
+///
+/// assert_eq!(as_text(b"whsec_"), Some("whsec_"));
+/// assert_eq!(as_text(&[0xFF, 0x00]), None);
+/// ```
+#[must_use]
+pub fn as_text(bytes: &[u8]) -> Option<&str> {
     let text = str::from_utf8(bytes).ok()?;
     let inner = text.trim_matches(|c: char| c.is_whitespace() || c == BYTE_ORDER_MARK);
     (!inner.is_empty() && !inner.contains(char::is_control)).then_some(text)
+}
+
+/// Checks that a text can name a secret of the service: 1 to 32 ASCII letters, digits, `-`, `_` or `.`.
+///
+/// ```
+/// use keyward::secret_text::check_id;
+///
+/// assert!(check_id("pepper id", "2026-05").is_ok());
+/// assert!(check_id("pepper id", "").is_err());
+/// ```
+///
+/// # Errors
+/// When it is empty, longer or holds another character.
+pub fn check_id(subject: &'static str, text: &str) -> Result<(), ParseError> {
+    let holds = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let kind = match text.len() {
+        0 => ParseErrorKind::Empty,
+        1..=32 if text.bytes().all(holds) => return Ok(()),
+        1..=32 => ParseErrorKind::Character,
+        _ => ParseErrorKind::TooLong,
+    };
+    Err(ParseError::new(subject, kind))
 }
 
 const BYTE_ORDER_MARK: char = '\u{feff}';

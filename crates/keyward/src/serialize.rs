@@ -2,7 +2,7 @@
 //!
 //! Members are named as the fields are. A time is a whole number of milliseconds since the Unix epoch, what is
 //! not there is `null`, and what is a text elsewhere (ids, states, rate limits) is the same text. The digest of
-//! a key is never written, nor a secret of an endpoint, nor what only a store needs.
+//! a key is never written, nor what only a store needs.
 
 use std::time::SystemTime;
 
@@ -13,7 +13,6 @@ use crate::clock::unix_time;
 use crate::credits::{Credits, Refill};
 use crate::limit::{RateLimit, RateLimits};
 use crate::origin::OriginPolicy;
-use crate::outbox::{DeliveryAttempt, WebhookEndpoint};
 use crate::record::{Account, AuditEntry, DisabledBy, KeyRecord};
 use crate::replica::UsageHour;
 use crate::scope::Scopes;
@@ -185,106 +184,6 @@ impl Serialize for Refill {
     }
 }
 
-/// Writes the endpoint without its secrets, sealed or not.
-///
-/// `previous_until` is when the secret before the present one stops to sign.
-///
-/// ```
-/// use std::time::SystemTime;
-/// use keyward::{AccountId, Environment};
-/// use keyward::outbox::{EndpointUrl, WebhookEndpoint};
-/// use keyward::webhook::{SealingKey, SealingKeys, WebhookSecret};
-/// use serde_json::json;
-///
-/// let keys = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
-/// let url = EndpointUrl::parse("https://acme.example/hook")?;
-/// let (acme, live) = (AccountId::parse("acme")?, Environment::LIVE);
-/// let secret = WebhookSecret::random()?;
-/// let made = SystemTime::UNIX_EPOCH;
-/// let endpoint = WebhookEndpoint::new(acme, live, url, &secret, &keys, made)?;
-/// let expected = json!({
-///     "id": endpoint.id().to_string(),
-///     "account": "acme",
-///     "environment": "live",
-///     "url": "https://acme.example/hook",
-///     "status": "enabled",
-///     "disabled_by": null,
-///     "is_working": false,
-///     "previous_until": null,
-///     "verified_at": null,
-///     "created_at": 0,
-/// });
-/// assert_eq!(serde_json::to_value(&endpoint)?, expected);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-impl Serialize for WebhookEndpoint {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let previous_until = self.previous.as_ref().map(|(_, until)| millis(*until));
-        let mut to = to.serialize_struct("WebhookEndpoint", 10)?;
-        to.serialize_field("id", &self.id().to_string())?;
-        to.serialize_field("account", self.account().as_str())?;
-        to.serialize_field("environment", self.environment().as_str())?;
-        to.serialize_field("url", self.url.as_str())?;
-        to.serialize_field("status", self.status.as_str())?;
-        to.serialize_field("disabled_by", &self.disabled_by.map(DisabledBy::as_str))?;
-        to.serialize_field("is_working", &self.is_working())?;
-        to.serialize_field("previous_until", &previous_until)?;
-        to.serialize_field("verified_at", &self.verified_at.map(millis))?;
-        to.serialize_field("created_at", &millis(self.created_at))?;
-        to.end()
-    }
-}
-
-/// Writes the attempt; `took` is in milliseconds.
-///
-/// ```
-/// use std::time::{Duration, SystemTime};
-/// use keyward::outbox::{AttemptOutcome, DeliveryAttempt, EndpointId};
-/// use keyward::webhook::WebhookId;
-/// use serde_json::json;
-///
-/// let attempt = DeliveryAttempt {
-///     number: 7,
-///     message: WebhookId::parse("msg_1")?,
-///     endpoint: EndpointId::parse("whe_0123456789ab")?,
-///     attempt: 1,
-///     at: SystemTime::UNIX_EPOCH + Duration::from_secs(1),
-///     took: Duration::from_millis(83),
-///     outcome: AttemptOutcome::of_status(503),
-///     status: Some(503),
-///     last: false,
-/// };
-/// let expected = json!({
-///     "number": 7,
-///     "message": "msg_1",
-///     "endpoint": "whe_0123456789ab",
-///     "attempt": 1,
-///     "at": 1000,
-///     "took": 83,
-///     "outcome": "refused",
-///     "status": 503,
-///     "last": false,
-/// });
-/// assert_eq!(serde_json::to_value(&attempt)?, expected);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-impl Serialize for DeliveryAttempt {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let took = u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX);
-        let mut to = to.serialize_struct("DeliveryAttempt", 9)?;
-        to.serialize_field("number", &self.number)?;
-        to.serialize_field("message", self.message.as_str())?;
-        to.serialize_field("endpoint", &self.endpoint.to_string())?;
-        to.serialize_field("attempt", &self.attempt)?;
-        to.serialize_field("at", &millis(self.at))?;
-        to.serialize_field("took", &took)?;
-        to.serialize_field("outcome", self.outcome.as_str())?;
-        to.serialize_field("status", &self.status)?;
-        to.serialize_field("last", &self.last)?;
-        to.end()
-    }
-}
-
 fn write_record<T: SerializeStruct>(record: &KeyRecord, to: &mut T) -> Result<(), T::Error> {
     let metadata: serde_json::Value =
         serde_json::from_str(record.metadata.as_str()).map_err(T::Error::custom)?;
@@ -345,9 +244,7 @@ mod tests {
     use crate::ids::{AccountId, KeyId};
     use crate::key::{DigestScheme, Hint, KeyDigest};
     use crate::limit::RateLimits;
-    use crate::outbox::EndpointUrl;
     use crate::record::{AuditAction, KeyState};
-    use crate::webhook::{SealingKey, SealingKeys, WebhookSecret};
 
     fn view() -> KeyView {
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
@@ -423,22 +320,5 @@ mod tests {
             "reason": "",
         });
         assert_eq!(to_value(line).unwrap(), expected);
-    }
-    #[test]
-    fn nothing_that_is_written_of_an_endpoint_is_a_secret() {
-        let keys = SealingKeys::new(SealingKey::new("2026", &[7; 32]).unwrap());
-        let url = EndpointUrl::parse("https://acme.example/hook").unwrap();
-        let account = AccountId::parse("acme").unwrap();
-        let (secret, now) = (WebhookSecret::random().unwrap(), SystemTime::UNIX_EPOCH);
-        let endpoint = WebhookEndpoint::new(account, Environment::LIVE, url, &secret, &keys, now);
-        let mut endpoint = endpoint.unwrap();
-        let until = now + Duration::from_secs(2);
-        endpoint.previous = Some((endpoint.secret.clone(), until));
-        endpoint.disabled_by = Some(DisabledBy::Operator);
-        let written = to_value(&endpoint).unwrap();
-        assert_eq!(written["previous_until"], 2000);
-        assert_eq!(written["disabled_by"], "operator");
-        let text = written.to_string();
-        assert!(!text.contains(&endpoint.secret.to_string()), "{text}");
     }
 }

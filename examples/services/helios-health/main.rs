@@ -18,11 +18,12 @@ use std::time::SystemTime;
 use keyward::admin::{AdminError, KeyView};
 use keyward::clock::Clock;
 use keyward::gate::PerEnvironment;
-use keyward::outbox::WebhookEndpoint;
-use keyward::webhook::{SealedSecret, WebhookSecret, WebhookVerifier};
 use keyward::{
     AccountId, Actor, Environment, Grace, KeyAdmin, KeyFormat, NewKey, Permission, Principal,
 };
+use keyward_webhooks::sealing::SealedSecret;
+use keyward_webhooks::send::WebhookEndpoint;
+use keyward_webhooks::signature::{WebhookSecret, WebhookVerifier};
 use serde_json::{Value, json};
 use services::{
     Answer, Answered, Call, Opened, People, Person, Records, Routes, Setting, Webhooks,

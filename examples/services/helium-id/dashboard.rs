@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use keyward::outbox::WebhookEndpoint;
 use keyward::{Environment, KeyId, NewKey, Permission};
+use keyward_webhooks::send::WebhookEndpoint;
 use serde_json::json;
 use services::{Answer, Answered, Call, Person, Recorded, Records, revealed, shown};
 

@@ -4,8 +4,9 @@ use std::error::Error;
 use std::time::SystemTime;
 
 use keyward::AccountId;
-use keyward::outbox::WebhookEndpoint;
-use keyward::webhook::{SealedSecret, SealingKeys, WebhookId, WebhookSecret, WebhookSigner};
+use keyward_webhooks::sealing::{SealedSecret, SealingKeys};
+use keyward_webhooks::send::WebhookEndpoint;
+use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookSigner};
 use serde_json::json;
 use services::{Records, post};
 

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use keyward::admin::AdminError;
-use keyward::outbox::EndpointId;
-use keyward::webhook::{WebhookEvent, WebhookSecret};
 use keyward::{AccountId, Actor, Environment, Grace};
+use keyward_webhooks::receive::WebhookEvent;
+use keyward_webhooks::send::EndpointId;
+use keyward_webhooks::signature::WebhookSecret;
 use serde_json::{Value, json};
 use services::{Answer, Answered, Call, Recorded, Records, Webhooks, post};
 

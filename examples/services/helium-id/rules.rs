@@ -3,14 +3,15 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use keyward::admin::RequireWorkingEndpoint;
 use keyward::clock::Clock;
-use keyward::outbox::WebhookStore;
 use keyward::reply::ErrorJson;
-use keyward::webhook::{WebhookReceiver, WebhookVerifier};
 use keyward::{
     Environment, Gate, KeyAdmin, KeyFormat, KeyLocation, RateLimit, Replies, Requirement,
 };
+use keyward_webhooks::admin::RequireWorkingEndpoint;
+use keyward_webhooks::receive::WebhookReceiver;
+use keyward_webhooks::signature::WebhookVerifier;
+use keyward_webhooks::store::WebhookStore;
 
 /// Test keys, which are not for stress tests, and live keys, which require a working webhook.
 pub(crate) fn rules(store: Arc<dyn WebhookStore>) -> Result<(Gate, KeyAdmin), Box<dyn Error>> {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use keyward::admin::{AdminError, KeyView};
 use keyward::credits::Credits;
-use keyward::outbox::{EndpointId, EndpointUrl};
 use keyward::record::{AdminErrorKind, Metadata};
 use keyward::{Actor, Environment, Grace, KeyKind, NewKey, OriginPolicy, Permission, Scopes};
+use keyward_webhooks::send::{EndpointId, EndpointUrl};
 use serde_json::{Value, json};
 use services::{Answer, Answered, Call, Person, key_id, revealed, shown, usage};
 

@@ -7,7 +7,7 @@ use std::future::{Ready, ready};
 use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
 use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse, ResponseError};
-use keyward::webhook::WebhookEvent;
+use keyward_webhooks::receive::WebhookEvent;
 use serde_core::de::DeserializeOwned;
 
 use crate::head::to_response;
@@ -16,7 +16,7 @@ use crate::head::to_response;
 ///
 /// The JSON is parsed from the verified bytes, not from the request's body, which a middleware in between may
 /// have changed. To get the bytes, the ID and the timestamp, use actix-web's
-/// `web::ReqData<keyward::webhook::WebhookEvent>`. Without a [`ReceiveWebhook`](crate::ReceiveWebhook) the response is a
+/// `web::ReqData<keyward_webhooks::receive::WebhookEvent>`. Without a [`ReceiveWebhook`](crate::ReceiveWebhook) the response is a
 /// 500.
 ///
 /// Do not use `Option<VerifiedJson<T>>`: actix-web turns *every* extractor error into `None`.
@@ -26,7 +26,8 @@ use crate::head::to_response;
 /// # #[actix_web::main]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # use std::time::SystemTime;
-/// # use keyward::webhook::{WebhookId, WebhookReceiver, WebhookSecret, WebhookSigner, WebhookVerifier};
+/// # use keyward_webhooks::receive::WebhookReceiver;
+/// # use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookSigner, WebhookVerifier};
 /// # use keyward_actix::ReceiveWebhook;
 /// # let secret = WebhookSecret::random()?;
 /// # let verifier = WebhookVerifier::standard(secret.expose_secret())?;

@@ -11,7 +11,7 @@ use actix_web::dev::{Payload, Service, ServiceRequest, ServiceResponse};
 use actix_web::rt::time::timeout;
 use actix_web::web::{Bytes, BytesMut};
 use actix_web::{HttpMessage, HttpResponse};
-use keyward::webhook::{AwaitedBody, Receipt, WebhookAnswer, WebhookVerdict};
+use keyward_webhooks::receive::{AwaitedBody, Receipt, WebhookAnswer, WebhookVerdict};
 use pin_project_lite::pin_project;
 
 use crate::head::{FieldNames, apply, refuse_shared, to_response};

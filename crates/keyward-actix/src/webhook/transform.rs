@@ -4,19 +4,19 @@ use std::future::{Ready, ready};
 
 use actix_web::body::EitherBody;
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse, Transform};
-use keyward::webhook::WebhookReceiver;
+use keyward_webhooks::receive::WebhookReceiver;
 
 use crate::ReceiveWebhookMiddleware;
 
 /// A middleware that verifies incoming webhooks.
 ///
 /// It reads the body up to the receiver's limit and verifies the signature. The inner service gets the same
-/// bytes as its body, and a [`WebhookEvent`](keyward::webhook::WebhookEvent) in the request's extensions. A rejected
-/// delivery never reaches the service; the response has the [`WebhookError`](keyward::webhook::WebhookError) in its
+/// bytes as its body, and a [`WebhookEvent`](keyward_webhooks::receive::WebhookEvent) in the request's extensions. A rejected
+/// delivery never reaches the service; the response has the [`WebhookError`](keyward_webhooks::error::WebhookError) in its
 /// extensions.
 ///
 /// A body that takes longer than the receiver's
-/// [`body_timeout`](keyward::webhook::WebhookReceiverBuilder::body_timeout) is answered 408. A handler that takes
+/// [`body_timeout`](keyward_webhooks::receive::WebhookReceiverBuilder::body_timeout) is answered 408. A handler that takes
 /// `Bytes` or `String` is also subject to actix-web's own limit, 256 kB; the event and its JSON are not.
 ///
 /// A rejected delivery gets this response, unless the receiver has [`Replies`](keyward::Replies) of its own:
@@ -31,7 +31,7 @@ use crate::ReceiveWebhookMiddleware;
 /// ```
 ///
 /// If the sender also sends an API key, there are two ways to verify it. The receiver checks a
-/// [fixed key](keyward::webhook::WebhookReceiverBuilder::api_key); for keys that this service issues, wrap a
+/// [fixed key](keyward_webhooks::receive::WebhookReceiverBuilder::api_key); for keys that this service issues, wrap a
 /// [`RequireKey`](crate::RequireKey) around this middleware.
 ///
 /// Build the receiver once, outside of the closure that runs for every worker, because each receiver has its
@@ -42,7 +42,8 @@ use crate::ReceiveWebhookMiddleware;
 /// # #[actix_web::main]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::time::SystemTime;
-/// use keyward::webhook::{WebhookId, WebhookReceiver, WebhookSecret, WebhookSigner, WebhookVerifier};
+/// use keyward_webhooks::receive::WebhookReceiver;
+/// use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookSigner, WebhookVerifier};
 /// use keyward_actix::ReceiveWebhook;
 ///
 /// let secret = WebhookSecret::random()?; // the sender's

@@ -5,7 +5,7 @@ use axum_core::extract::FromRequestParts;
 use axum_core::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::request::Parts;
-use keyward::webhook::WebhookEvent;
+use keyward_webhooks::receive::WebhookEvent;
 use serde_core::de::DeserializeOwned;
 
 use crate::head::to_response;
@@ -14,7 +14,7 @@ use crate::head::to_response;
 ///
 /// The JSON is parsed from the verified bytes, not from the request's body, which a layer in between may have
 /// changed. The extractor therefore need not be the last argument. To get the bytes, the ID and the
-/// timestamp, use axum's `Extension<keyward::webhook::WebhookEvent>`. Without a
+/// timestamp, use axum's `Extension<keyward_webhooks::receive::WebhookEvent>`. Without a
 /// [`ReceiveWebhookLayer`](crate::ReceiveWebhookLayer) the response is a 500.
 ///
 /// ```
@@ -23,7 +23,8 @@ use crate::head::to_response;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # use std::time::SystemTime;
-/// # use keyward::webhook::{WebhookId, WebhookReceiver, WebhookSecret, WebhookSigner, WebhookVerifier};
+/// # use keyward_webhooks::receive::WebhookReceiver;
+/// # use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookSigner, WebhookVerifier};
 /// # use keyward_tower::ReceiveWebhookLayer;
 /// # let secret = WebhookSecret::random()?;
 /// # let verifier = WebhookVerifier::standard(secret.expose_secret())?;

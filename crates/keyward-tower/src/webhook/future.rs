@@ -9,7 +9,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body;
-use keyward::webhook::{AwaitedBody, Receipt, WebhookAnswer, WebhookVerdict};
+use keyward_webhooks::receive::{AwaitedBody, Receipt, WebhookAnswer, WebhookVerdict};
 use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 use tower_service::Service;

@@ -7,9 +7,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use futures_util::stream::{FuturesUnordered, Stream};
-use keyward::outbox::{
-    CircuitState, DeliveryAttempt, DeliveryClaim, EndpointHealth, EndpointId, ProvenEndpoints,
-};
+use keyward_webhooks::send::{CircuitState, DeliveryAttempt, EndpointHealth, EndpointId};
+use keyward_webhooks::store::{DeliveryClaim, ProvenEndpoints};
 
 /// The outcome of an attempt, and the time at which it ended.
 pub(crate) type Ended = (DeliveryAttempt, SystemTime);

@@ -1,6 +1,6 @@
 //! The tower layer.
 
-use keyward::webhook::WebhookReceiver;
+use keyward_webhooks::receive::WebhookReceiver;
 use tower_layer::Layer;
 
 use crate::ReceiveWebhook;
@@ -9,8 +9,8 @@ use crate::head::FieldNames;
 /// A layer that verifies incoming webhooks.
 ///
 /// It reads the body up to the receiver's limit and verifies the signature. The inner service gets the same
-/// bytes as its body, and a [`WebhookEvent`](keyward::webhook::WebhookEvent) in the request's extensions. A rejected
-/// delivery never reaches the service; the response has the [`WebhookError`](keyward::webhook::WebhookError) in its
+/// bytes as its body, and a [`WebhookEvent`](keyward_webhooks::receive::WebhookEvent) in the request's extensions. A rejected
+/// delivery never reaches the service; the response has the [`WebhookError`](keyward_webhooks::error::WebhookError) in its
 /// extensions.
 ///
 /// The layer does not change the type of the body. The type must implement `From<Bytes>`, as axum's `Body` and
@@ -18,7 +18,7 @@ use crate::head::FieldNames;
 /// first. Trailers are dropped because they are not signed.
 ///
 /// A body that takes longer than the receiver's
-/// [`body_timeout`](keyward::webhook::WebhookReceiverBuilder::body_timeout) is answered 408. Without a tokio timer,
+/// [`body_timeout`](keyward_webhooks::receive::WebhookReceiverBuilder::body_timeout) is answered 408. Without a tokio timer,
 /// a body that has not arrived yet is answered 503 at once. An axum handler that takes `Bytes` or `String`
 /// is held to axum's own limit, 2 MB, as well. The rest of the body of a rejected delivery is
 /// [drained](crate#rejected-uploads).
@@ -35,7 +35,7 @@ use crate::head::FieldNames;
 /// ```
 ///
 /// If the sender also sends an API key, there are two ways to verify it. The receiver checks a
-/// [fixed key](keyward::webhook::WebhookReceiverBuilder::api_key); for keys that this service issues, add a
+/// [fixed key](keyward_webhooks::receive::WebhookReceiverBuilder::api_key); for keys that this service issues, add a
 /// [`RequireKeyLayer`](crate::RequireKeyLayer) outside of this layer.
 ///
 /// ```
@@ -45,7 +45,8 @@ use crate::head::FieldNames;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::time::SystemTime;
-/// use keyward::webhook::{WebhookId, WebhookReceiver, WebhookSecret, WebhookSigner, WebhookVerifier};
+/// use keyward_webhooks::receive::WebhookReceiver;
+/// use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookSigner, WebhookVerifier};
 /// use keyward_tower::ReceiveWebhookLayer;
 ///
 /// let secret = WebhookSecret::random()?; // the sender's

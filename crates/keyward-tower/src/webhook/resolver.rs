@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::vec;
 
-use keyward::outbox::EndpointRules;
+use keyward_webhooks::send::EndpointRules;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
@@ -23,7 +23,7 @@ use tower_service::Service;
 /// # use hyper_util::client::legacy::connect::HttpConnector;
 /// # use hyper_util::rt::TokioExecutor;
 /// # use tower::{Service, ServiceExt};
-/// use keyward::outbox::EndpointRules;
+/// use keyward_webhooks::send::EndpointRules;
 /// use keyward_tower::{PublicOnlyResolver, ResolveErrorKind};
 ///
 /// # #[tokio::main(flavor = "current_thread")]

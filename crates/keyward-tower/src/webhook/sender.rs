@@ -14,13 +14,15 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{Request, Response};
 use http_body::Body;
 use keyward::Actor;
-use keyward::admin::{AdminError, WebhookAdmin};
-use keyward::outbox::{
-    AnsweredChallenge, AttemptOutcome, Conclusion, DueDelivery, EndpointChallenge, EndpointId,
-    EndpointRules, NextStep, OutboxSignal, RetrySchedule, WebhookEndpoint, WebhookStore,
-};
+use keyward::admin::AdminError;
 use keyward::store::StoreError;
-use keyward::webhook::SealingKeys;
+use keyward_webhooks::admin::WebhookAdmin;
+use keyward_webhooks::sealing::SealingKeys;
+use keyward_webhooks::send::{
+    AnsweredChallenge, AttemptOutcome, Conclusion, DueDelivery, EndpointChallenge, EndpointId,
+    EndpointRules, NextStep, RetrySchedule, WebhookEndpoint,
+};
+use keyward_webhooks::store::{OutboxSignal, WebhookStore};
 use tower_service::Service;
 
 use crate::webhook::in_flight::{Ended, InFlight};
@@ -51,10 +53,12 @@ const ANSWER: usize = 1024;
 /// # use http::{Request, Response};
 /// # use http_body_util::Full;
 /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat};
-/// # use keyward::outbox::MemoryWebhooks;
-/// # use keyward::admin::WebhookAdmin;
-/// # use keyward::outbox::{AttemptOutcome, EndpointUrl, WebhookMessage, WebhookStore};
-/// # use keyward::webhook::{SealingKey, SealingKeys, WebhookId};
+/// # use keyward_webhooks::store::MemoryWebhooks;
+/// # use keyward_webhooks::admin::WebhookAdmin;
+/// # use keyward_webhooks::send::{AttemptOutcome, EndpointUrl, WebhookMessage};
+/// # use keyward_webhooks::store::WebhookStore;
+/// # use keyward_webhooks::sealing::{SealingKey, SealingKeys};
+/// # use keyward_webhooks::signature::WebhookId;
 /// # use tower::service_fn;
 /// use keyward_tower::WebhookSender;
 ///
@@ -100,7 +104,7 @@ const ANSWER: usize = 1024;
 ///
 /// ```
 /// # use http::{HeaderValue, Request};
-/// use keyward::outbox::DueDelivery;
+/// use keyward_webhooks::send::DueDelivery;
 ///
 /// # fn key_for(_: &keyward::AccountId) -> HeaderValue { HeaderValue::from_static("hk_5a8ac1b2c0ae4dd7") }
 /// fn with_key<B>(mut request: Request<B>) -> Request<B> {
@@ -112,8 +116,10 @@ const ANSWER: usize = 1024;
 ///     request
 /// }
 /// # use keyward::{AccountId, Environment, Store};
-/// # use keyward::outbox::{EndpointUrl, WebhookEndpoint, WebhookMessage, WebhookStore};
-/// # use keyward::webhook::{SealingKey, SealingKeys, WebhookId, WebhookSecret};
+/// # use keyward_webhooks::send::{EndpointUrl, WebhookEndpoint, WebhookMessage};
+/// # use keyward_webhooks::store::WebhookStore;
+/// # use keyward_webhooks::sealing::{SealingKey, SealingKeys};
+/// # use keyward_webhooks::signature::{WebhookId, WebhookSecret};
 /// # let keys = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
 /// # let (acme, live) = (AccountId::parse("acme")?, Environment::LIVE);
 /// # let url = EndpointUrl::parse("https://acme.example/hook")?;
@@ -136,7 +142,7 @@ const ANSWER: usize = 1024;
 ///
 /// # Slow and failing endpoints
 ///
-/// Each endpoint has a circuit breaker ([`EndpointHealth`](keyward::outbox::EndpointHealth)). An attempt that times out
+/// Each endpoint has a circuit breaker ([`EndpointHealth`](keyward_webhooks::send::EndpointHealth)). An attempt that times out
 /// opens the circuit, and so do five consecutive failures. While the circuit is open, nothing is sent to the
 /// endpoint; its deliveries stay due and use up no retries. After a pause, one attempt is made as a probe. If
 /// the probe succeeds, the circuit closes; if it fails, the pause doubles, up to eight timeouts.
@@ -317,10 +323,12 @@ where
     /// # use std::sync::Arc;
     /// # use axum::{Router, body::Body, routing::post};
     /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat};
-    /// # use keyward::outbox::MemoryWebhooks;
-    /// # use keyward::admin::WebhookAdmin;
-    /// # use keyward::outbox::EndpointUrl;
-    /// # use keyward::webhook::{SealingKey, SealingKeys, WebhookReceiver, WebhookVerifier};
+    /// # use keyward_webhooks::store::MemoryWebhooks;
+    /// # use keyward_webhooks::admin::WebhookAdmin;
+    /// # use keyward_webhooks::send::EndpointUrl;
+    /// # use keyward_webhooks::receive::WebhookReceiver;
+    /// # use keyward_webhooks::sealing::{SealingKey, SealingKeys};
+    /// # use keyward_webhooks::signature::WebhookVerifier;
     /// # use keyward_tower::{ReceiveWebhookLayer, WebhookSender};
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -199,7 +199,8 @@ impl ErrorCode {
     }
 
     /// Returns what the client should do. Two texts are completed with the locations or scopes.
-    pub(crate) const fn detail(self) -> &'static str {
+    #[must_use]
+    pub const fn detail(self) -> &'static str {
         match self {
             Self::MissingApiKey => "Send an API key as ",
             Self::MultipleApiKeys => {

@@ -12,9 +12,8 @@ static DRAINING: AtomicUsize = AtomicUsize::new(0);
 ///
 /// A client that is still sending its body when the server closes the connection sees a reset instead
 /// of the answer. So an adapter whose server closes at once reads on for a while, within the bounds
-/// below. Given out by [`Refusal::drain`](crate::gate::Refusal::drain) and
-/// [`WebhookAnswer::drain`](crate::webhook::WebhookAnswer::drain), to at most [`MAX_AT_ONCE`](Self::MAX_AT_ONCE)
-/// requests at once in a process; the place becomes free when it is dropped.
+/// below. Given out by [`Refusal::drain`](crate::gate::Refusal::drain), to at most
+/// [`MAX_AT_ONCE`](Self::MAX_AT_ONCE) requests at once in a process; the place becomes free when it is dropped.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -79,8 +78,30 @@ impl Drop for BodyDrain {
 }
 
 /// What the head of a request says of its body.
+///
+/// ```
+/// # use keyward::request::RequestHead;
+/// use keyward::gate::UnreadBody;
+///
+/// # struct Upload;
+/// # impl RequestHead for Upload {
+/// #     fn method(&self) -> &str { "POST" }
+/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
+/// #     fn is_http1(&self) -> bool { true }
+/// #     fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+/// #         (name == "content-length").then_some(&b"5000000"[..]).into_iter()
+/// #     }
+/// # }
+/// let body = UnreadBody::of(&Upload); // an HTTP/1 request with `content-length: 5000000`
+/// assert_eq!(body, UnreadBody::Coming);
+/// assert!(body.drain().is_some());
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum UnreadBody {
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "there is no fourth state of a body that nobody has read"
+)]
+pub enum UnreadBody {
     /// There is none, or it is in a stream of its own, as in HTTP/2.
     #[default]
     None,
@@ -91,7 +112,8 @@ pub(crate) enum UnreadBody {
 }
 
 impl UnreadBody {
-    pub(crate) fn of<R: RequestHead>(request: &R) -> Self {
+    /// Reads the headers of a request.
+    pub fn of<R: RequestHead>(request: &R) -> Self {
         let has = |field| request.values(field).next().is_some();
         let has_length = || {
             request
@@ -107,15 +129,17 @@ impl UnreadBody {
         }
     }
 
-    /// Once the server reads the body, it has told the client to send it.
-    pub(crate) fn asked_for(self) -> Self {
+    /// Returns the state once the server reads the body: it has told the client to send it.
+    #[must_use]
+    pub fn asked_for(self) -> Self {
         match self {
             Self::Announced => Self::Coming,
             other => other,
         }
     }
 
-    pub(crate) fn drain(self) -> Option<BodyDrain> {
+    /// Begins to drain a body that the client is sending, unless too many are drained already.
+    pub fn drain(self) -> Option<BodyDrain> {
         (self == Self::Coming).then(BodyDrain::begin).flatten()
     }
 }

@@ -29,7 +29,7 @@ pub use self::alive::KeyDied;
 pub use self::builder::{GateBuilder, GateError, GateErrorKind};
 pub use self::cors::Cors;
 pub use self::denial::Denial;
-pub use self::drain::BodyDrain;
+pub use self::drain::{BodyDrain, UnreadBody};
 pub use self::explain::{Check, Explanation};
 pub use self::gate::Gate;
 pub use self::pending::Pending;

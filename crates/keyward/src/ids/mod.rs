@@ -6,3 +6,4 @@ pub(crate) mod public_name;
 
 pub use self::account_id::AccountId;
 pub use self::key_id::KeyId;
+pub use self::public_name::PublicName;

@@ -7,23 +7,36 @@ use crate::key::{Alphabet, RandomError};
 
 const LEN: usize = 12;
 
-/// 12 random base62 characters (71 bits), displayed after a prefix.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct PublicName([u8; LEN]);
+/// The random part of a public id: 12 base62 characters (71 bits), displayed after a prefix.
+///
+/// ```
+/// use keyward::ids::PublicName;
+///
+/// let name = PublicName::random()?;
+/// let text = format!("inv_{name}");
+/// assert_eq!(PublicName::parse(&text, "inv_", "invoice id")?, name);
+/// assert!(PublicName::parse(&text, "key_", "key id").is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PublicName([u8; LEN]);
 
 impl PublicName {
-    pub(crate) fn random() -> Result<Self, RandomError> {
+    /// Creates a random name.
+    ///
+    /// # Errors
+    /// When the operating system returns no random bytes.
+    pub fn random() -> Result<Self, RandomError> {
         let mut text = String::new();
         Alphabet::Base62.push_random(&mut text, LEN)?;
         Ok(Self(text.as_bytes().try_into().unwrap_or_default()))
     }
 
-    /// Parses the part after `prefix`. Errors name the `subject`.
-    pub(crate) fn parse(
-        text: &str,
-        prefix: &str,
-        subject: &'static str,
-    ) -> Result<Self, ParseError> {
+    /// Parses the name after a prefix. The error names `subject`, such as `"invoice id"`.
+    ///
+    /// # Errors
+    /// When the text has another prefix, length or character.
+    pub fn parse(text: &str, prefix: &str, subject: &'static str) -> Result<Self, ParseError> {
         text.strip_prefix(prefix)
             .filter(|id| id.bytes().all(|b| b.is_ascii_alphanumeric()))
             .and_then(|id| id.as_bytes().try_into().ok())

@@ -70,15 +70,28 @@ impl Alphabet {
         }
     }
 
-    /// Appends random characters without modulo bias. A byte at or above the last whole multiple of
-    /// the alphabet's size is discarded.
-    pub(crate) fn push_random(self, text: &mut String, count: usize) -> Result<(), RandomError> {
+    /// Appends random characters without modulo bias.
+    ///
+    /// A byte at or above the last whole multiple of the alphabet's size is discarded.
+    ///
+    /// ```
+    /// use keyward::key::Alphabet;
+    ///
+    /// let mut text = String::from("evt_");
+    /// Alphabet::Base62.push_random(&mut text, 24)?;
+    /// assert_eq!(text.len(), 28);
+    /// # Ok::<(), keyward::key::RandomError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// When the operating system returns no random bytes.
+    pub fn push_random(self, text: &mut String, count: usize) -> Result<(), RandomError> {
         let chars = self.chars();
         let fair = 256 / chars.len() * chars.len();
         let mut random = Zeroizing::new([0; 64]);
         let mut left = count;
         while left > 0 {
-            getrandom::fill(random.as_mut_slice()).map_err(RandomError)?;
+            fill_random(random.as_mut_slice())?;
             let fair = random.iter().map(|b| usize::from(*b)).filter(|b| *b < fair);
             let drawn = fair.filter_map(|b| chars.get(b % chars.len()));
             for char in drawn.take(left) {
@@ -102,11 +115,26 @@ fn digits<const BASE: u32>(mut number: u32, chars: &[u8]) -> [u8; 8] {
     digits
 }
 
+/// Fills a buffer with random bytes of the operating system.
+///
+/// ```
+/// let mut nonce = [0; 24];
+/// keyward::key::fill_random(&mut nonce)?;
+/// assert_ne!(nonce, [0; 24]);
+/// # Ok::<(), keyward::key::RandomError>(())
+/// ```
+///
+/// # Errors
+/// When the operating system returns none.
+pub fn fill_random(bytes: &mut [u8]) -> Result<(), RandomError> {
+    getrandom::fill(bytes).map_err(RandomError)
+}
+
 /// The error returned when the operating system provides no random bytes.
 ///
 /// See [`KeyFormat::generate`](crate::key::KeyFormat::generate).
 #[derive(Clone, Copy, Debug)]
-pub struct RandomError(pub(crate) getrandom::Error);
+pub struct RandomError(getrandom::Error);
 
 impl fmt::Display for RandomError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -8,7 +8,7 @@ pub(crate) mod format;
 pub(crate) mod kind;
 pub(crate) mod pepper;
 
-pub use self::alphabet::{Alphabet, RandomError};
+pub use self::alphabet::{Alphabet, RandomError, fill_random};
 pub use self::api_key::{ApiKey, Hint};
 pub use self::digest::{DigestScheme, KeyDigest};
 pub use self::foreign::ForeignFormat;

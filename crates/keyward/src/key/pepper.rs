@@ -14,7 +14,7 @@ use crate::clock::unix_time;
 use crate::error::{ParseError, ParseErrorKind};
 use crate::key::digest::DigestBytes;
 use crate::key::{DigestScheme, KeyDigest};
-use crate::secret_text::check_bytes;
+use crate::secret_text::{check_bytes, check_id};
 
 /// The maximum number of schemes that a lookup tries.
 const MAX_SCHEMES: usize = 4;
@@ -37,18 +37,6 @@ impl PepperId {
         check_id("pepper id", text)?;
         Ok(Self(text.into()))
     }
-}
-
-/// Checks that a text is a valid id of a pepper or another secret of the service.
-pub(crate) fn check_id(subject: &'static str, text: &str) -> Result<(), ParseError> {
-    let holds = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    let kind = match text.len() {
-        0 => ParseErrorKind::Empty,
-        1..=32 if text.bytes().all(holds) => return Ok(()),
-        1..=32 => ParseErrorKind::Character,
-        _ => ParseErrorKind::TooLong,
-    };
-    Err(ParseError::new(subject, kind))
 }
 
 impl fmt::Display for PepperId {

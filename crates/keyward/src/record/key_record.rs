@@ -207,7 +207,7 @@ pub enum KeyStatus {
 
 /// Who disabled a key or an endpoint of webhooks.
 ///
-/// See [`KeyRecord::disabled_by`] and [`WebhookEndpoint::disabled_by`](crate::outbox::WebhookEndpoint::disabled_by).
+/// See [`KeyRecord::disabled_by`] and `WebhookEndpoint::disabled_by` of keyward-webhooks.
 ///
 /// ```
 /// use keyward::record::DisabledBy;
@@ -229,8 +229,16 @@ pub enum DisabledBy {
 named!(DisabledBy, "actor": Operator = "operator", User = "user", Key = "key");
 
 impl DisabledBy {
-    /// Whether only an operator enables what this actor has disabled; so does nobody known.
-    pub(crate) fn is_operator(by: Option<Self>) -> bool {
+    /// Returns whether only an operator may enable what this actor has disabled: also if nobody is known.
+    ///
+    /// ```
+    /// use keyward::record::DisabledBy;
+    ///
+    /// assert!(DisabledBy::is_operator(None));
+    /// assert!(!DisabledBy::is_operator(Some(DisabledBy::User)));
+    /// ```
+    #[must_use]
+    pub fn is_operator(by: Option<Self>) -> bool {
         matches!(by, None | Some(Self::Operator))
     }
 }

@@ -4,8 +4,31 @@ use crate::request::location::names_a_scheme;
 use crate::request::{KeyLocation, RequestHead};
 
 /// The credential in the configured locations of a request.
+///
+/// ```
+/// # use keyward::request::RequestHead;
+/// use keyward::request::{Credential, KeyLocation};
+///
+/// # struct Get(&'static str);
+/// # impl RequestHead for Get {
+/// #     fn method(&self) -> &str { "GET" }
+/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
+/// #     fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+/// #         (name == "authorization").then_some(self.0.as_bytes()).into_iter()
+/// #     }
+/// # }
+/// let locations = [KeyLocation::x_api_key(), KeyLocation::bearer()];
+/// // A request with `authorization: Bearer vhk_live_…`
+/// let request = Get("Bearer vhk_live_7f3a");
+/// assert_eq!(Credential::find(&request, &locations), Credential::One(b"vhk_live_7f3a", 1));
+/// assert_eq!(Credential::find(&Get("Basic dTpw"), &locations), Credential::Absent);
+/// ```
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Credential<'a> {
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "one key, none or several: whoever decides about a request must handle each"
+)]
+pub enum Credential<'a> {
     /// No location is used.
     Absent,
     /// A location is used but contains nothing that could be a key.
@@ -18,7 +41,8 @@ pub(crate) enum Credential<'a> {
 }
 
 impl<'a> Credential<'a> {
-    pub(crate) fn find<R: RequestHead>(request: &'a R, locations: &'a [KeyLocation]) -> Self {
+    /// Finds the key of a request. Two keys are refused, also where they are the same.
+    pub fn find<R: RequestHead>(request: &'a R, locations: &'a [KeyLocation]) -> Self {
         let mut found = Credential::Absent;
         for (index, location) in locations.iter().enumerate() {
             let mut lines = request.values_at(index, location.header_name());

@@ -167,7 +167,8 @@ impl KeyLocation {
     }
 
     /// Returns the scheme for the challenge; `ApiKey` if the header contains the key alone.
-    pub(crate) fn challenge(&self) -> &str {
+    #[must_use]
+    pub fn challenge(&self) -> &str {
         match &self.place {
             Place::Scheme(scheme) => scheme,
             Place::Header(_) | Place::RawAuthorization => "ApiKey",
@@ -184,7 +185,8 @@ impl KeyLocation {
     }
 
     /// Returns whether any two of the locations could claim the same text.
-    pub(crate) fn any_overlap(all: &[Self]) -> bool {
+    #[must_use]
+    pub fn any_overlap(all: &[Self]) -> bool {
         let mut pairs = (1..).zip(all);
         pairs.any(|(next, one)| all.iter().skip(next).any(|other| one.overlaps(other)))
     }
@@ -243,7 +245,12 @@ fn is_parameter(element: &[u8]) -> bool {
 }
 
 /// Trims the optional white space around a header value (RFC 9110 §5.5).
-pub(crate) fn trim(mut value: &[u8]) -> &[u8] {
+///
+/// ```
+/// assert_eq!(keyward::request::trim(b" \tv1 "), b"v1");
+/// ```
+#[must_use]
+pub fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
         value = rest;
     }

@@ -7,5 +7,6 @@ pub(crate) mod list;
 pub(crate) mod location;
 pub(crate) mod network;
 
+pub use self::credential::Credential;
 pub use self::head::RequestHead;
-pub use self::location::KeyLocation;
+pub use self::location::{KeyLocation, trim};

@@ -41,8 +41,6 @@ use crate::store::{
     StoreErrorKind,
 };
 
-pub use crate::outbox::conformance::check_webhooks;
-
 /// Runs the suite; `open` gives a new, empty store each time it is called.
 ///
 /// # Panics

@@ -1,0 +1,353 @@
+//! Makes endpoints, changes them, and finds out whether they are whose they say.
+
+use keyward::admin::{Actor, AdminError, Permitted};
+use keyward::environment::Environment;
+use keyward::ids::AccountId;
+use keyward::record::{Account, AdminErrorKind, AuditAction, DisabledBy};
+use keyward::scope::Permission;
+
+use crate::admin::WebhookAdmin;
+use crate::admin::admin::{concerns, noting};
+use crate::send::{
+    AnsweredChallenge, AttemptOutcome, EndpointChallenge, EndpointId, EndpointStatus, EndpointUrl,
+    WebhookEndpoint,
+};
+use crate::signature::WebhookSecret;
+use crate::store::{EndpointLimit, WebhookCommit};
+
+impl WebhookAdmin {
+    /// Makes an endpoint. Its secret is in the answer, for its owner, and can be shown by nothing again.
+    ///
+    /// # Errors
+    /// When the actor may not, the account is unknown or has enough endpoints, the URL is not allowed, or
+    /// the store fails.
+    pub async fn create_endpoint(
+        &self,
+        actor: &Actor,
+        account: &AccountId,
+        environment: Environment,
+        url: EndpointUrl,
+    ) -> Result<CreatedEndpoint, AdminError> {
+        let call = self.keys.audited(actor, AuditAction::CreateEndpoint);
+        if actor.acts_in(account) {
+            call.amend(|line| {
+                line.account = Some(account.clone());
+                line.environment.get_or_insert(environment);
+            });
+        }
+        let (secret, id) = call
+            .run(|| async {
+                let (created, owner, permitted) = self
+                    .prepare(actor, account, environment, url.clone())
+                    .await?;
+                let id = created.endpoint.id();
+                let mut line = call.line();
+                line.detail = format!(
+                    "endpoint={id} environment={environment} host={}",
+                    url.host()
+                );
+                let commit = WebhookCommit {
+                    endpoints: vec![created.endpoint],
+                    at_most: Some(EndpointLimit {
+                        account: account.clone(),
+                        environment,
+                        at_most: self.max_endpoints,
+                    }),
+                    with: permitted.bind(&owner, noting(line)),
+                    ..WebhookCommit::default()
+                };
+                self.store.commit_webhooks(commit).await?;
+                Ok((created.secret, id))
+            })
+            .await?;
+        Ok(CreatedEndpoint {
+            secret,
+            endpoint: self.stored(id).await?,
+        })
+    }
+
+    /// The endpoints of an account, in the order of their making; all, or those of an environment.
+    ///
+    /// # Errors
+    /// When the actor may not, the account is unknown or the store fails.
+    pub async fn endpoints(
+        &self,
+        actor: &Actor,
+        account: &AccountId,
+        environment: Option<Environment>,
+    ) -> Result<Vec<WebhookEndpoint>, AdminError> {
+        let call = self.keys.audited(actor, AuditAction::ReadEndpoints);
+        let permitted = self
+            .keys
+            .permit_in(actor, Permission::ReadWebhooks, account)
+            .await;
+        let (account, permitted) = call.check(permitted).await?;
+        let mut found = self.store.endpoints(Some(account.id), environment).await?;
+        found.retain(|endpoint| permitted.sees(endpoint.environment()));
+        Ok(found)
+    }
+
+    /// An endpoint of the actor's account.
+    ///
+    /// # Errors
+    /// When the actor may not, there is no such endpoint or the store fails.
+    pub async fn endpoint(
+        &self,
+        actor: &Actor,
+        id: EndpointId,
+    ) -> Result<WebhookEndpoint, AdminError> {
+        let call = self.audited(actor, AuditAction::ReadEndpoints, id);
+        let found = self.find(actor, Permission::ReadWebhooks, id).await;
+        Ok(call.check(found).await?.0)
+    }
+
+    /// Changes an endpoint. What waits for it goes to where it is then, from the next attempt on.
+    ///
+    /// Another URL has to answer a challenge anew. One that was switched off gets what had been accepted
+    /// for it before, and nothing of what was published meanwhile.
+    ///
+    /// What an operator disables only an operator enables; one that was switched off because it has answered
+    /// 410 its owner may enable too.
+    ///
+    /// # Errors
+    /// [`NotPermitted`](AdminErrorKind::NotPermitted) when an operator has disabled what is to be enabled;
+    /// when the actor may not, there is no such endpoint, the URL is not allowed, or the store fails.
+    pub async fn update_endpoint(
+        &self,
+        actor: &Actor,
+        id: EndpointId,
+        change: EndpointChange,
+    ) -> Result<WebhookEndpoint, AdminError> {
+        self.change(
+            actor,
+            AuditAction::UpdateEndpoint,
+            id,
+            |endpoint, permitted| {
+                if let Some(url) = &change.url {
+                    self.check_url(endpoint.environment(), url)?;
+                    if *url != endpoint.url {
+                        endpoint.verified_at = None;
+                    }
+                    endpoint.url = url.clone();
+                }
+                let is_disabled = endpoint.status == EndpointStatus::Disabled;
+                match change.enabled {
+                    None => {}
+                    Some(true) => {
+                        let by_operator = DisabledBy::is_operator(endpoint.disabled_by);
+                        if is_disabled && by_operator && !permitted.is_operator() {
+                            return Err(AdminErrorKind::NotPermitted.into());
+                        }
+                        endpoint.status = EndpointStatus::Enabled;
+                        endpoint.disabled_by = None;
+                    }
+                    Some(false) => {
+                        // Who has disabled it first counts, unless an operator does so too.
+                        if !is_disabled || permitted.is_operator() {
+                            endpoint.disabled_by = Some(actor.class());
+                        }
+                        endpoint.status = EndpointStatus::Disabled;
+                    }
+                }
+                let (status, host) = (endpoint.status.as_str(), endpoint.url.host());
+                Ok(format!("status={status} host={host}"))
+            },
+        )
+        .await
+    }
+
+    /// Deletes an endpoint, with what waits for it and what was noted of its attempts.
+    ///
+    /// # Errors
+    /// When the actor may not, there is no such endpoint or the store fails.
+    pub async fn delete_endpoint(&self, actor: &Actor, id: EndpointId) -> Result<(), AdminError> {
+        let call = self.audited(actor, AuditAction::DeleteEndpoint, id);
+        call.run(|| async {
+            let (endpoint, owner, permitted) =
+                self.find(actor, Permission::ManageWebhooks, id).await?;
+            concerns(&call, &endpoint);
+            let commit = WebhookCommit {
+                deleted: Some((id, endpoint.revision)),
+                with: permitted.bind(&owner, noting(call.line())),
+                ..WebhookCommit::default()
+            };
+            Ok(self.store.commit_webhooks(commit).await?)
+        })
+        .await
+    }
+
+    /// A challenge to an endpoint; a sender asks it, and gives the answer to [`verify`](Self::verify).
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, NewKey};
+    /// # use keyward_webhooks::store::MemoryWebhooks;
+    /// # use keyward_webhooks::admin::{RequireWorkingEndpoint, WebhookAdmin};
+    /// # use keyward_webhooks::send::EndpointUrl;
+    /// # use keyward_webhooks::store::WebhookStore;
+    /// # use keyward::record::AdminErrorKind;
+    /// # use keyward_webhooks::sealing::{SealingKey, SealingKeys};
+    /// # let mut example = std::pin::pin!(async {
+    /// # let (store, format) = (Arc::new(MemoryWebhooks::new()), KeyFormat::new("vhk_{env}_")?);
+    /// # let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
+    /// # let operator = Actor::operator("docs");
+    /// # let acme = AccountId::parse("acme")?;
+    /// # let webhooks = WebhookAdmin::new(store.clone(), format.clone(), sealing);
+    /// # let url = EndpointUrl::parse("https://acme.example/hook")?;
+    /// let policy = RequireWorkingEndpoint::new(store.clone());
+    /// let keys = KeyAdmin::new(store, format).create_policy(policy);
+    /// # keys.open_account(&operator, &acme).await?;
+    /// # let live = Environment::LIVE;
+    /// # let id = webhooks.create_endpoint(&operator, &acme, live, url).await?.endpoint.id();
+    /// let new = NewKey::new(acme, Environment::LIVE, "production");
+    /// let error = keys.create(&operator, new.clone()).await.unwrap_err();
+    /// assert_eq!(error.kind(), AdminErrorKind::NoWorkingEndpoint);
+    ///
+    /// let challenge = webhooks.challenge(&operator, id).await?;
+    /// # let question = String::from_utf8(challenge.delivery().message().payload().to_vec())?;
+    /// # let body = question.split('"').nth(7).expect("it is the challenge").as_bytes();
+    /// let answered = challenge.answered(200, body); // what a sender does
+    /// let endpoint = webhooks.verify(&operator, id, answered).await?;
+    /// assert!(endpoint.is_working());
+    /// assert!(keys.create(&operator, new).await.is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # });
+    /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+    /// # let done = example.as_mut().poll(context);
+    /// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+    /// ```
+    ///
+    /// # Errors
+    /// When the actor may not, there is no such endpoint or the store fails.
+    pub async fn challenge(
+        &self,
+        actor: &Actor,
+        id: EndpointId,
+    ) -> Result<EndpointChallenge, AdminError> {
+        let call = self.audited(actor, AuditAction::VerifyEndpoint, id);
+        let found = self.find(actor, Permission::ManageWebhooks, id).await;
+        let (endpoint, ..) = call.check(found).await?;
+        Ok(EndpointChallenge::new(endpoint)?)
+    }
+
+    /// Notes that an endpoint has answered its challenge, or that it has not.
+    ///
+    /// # Errors
+    /// [`Unanswered`](AdminErrorKind::Unanswered) when it has not, or has another URL or secret by now;
+    /// when the actor may not, there is no such endpoint or the store fails.
+    pub async fn verify(
+        &self,
+        actor: &Actor,
+        id: EndpointId,
+        answer: Result<AnsweredChallenge, AttemptOutcome>,
+    ) -> Result<WebhookEndpoint, AdminError> {
+        self.change(actor, AuditAction::VerifyEndpoint, id, |endpoint, _| {
+            match &answer {
+                Ok(answered) if answered.endpoint() != id => {}
+                Ok(answered) if answered.note(endpoint, self.keys.now()) => {
+                    return Ok("answered".to_owned());
+                }
+                _ => {}
+            }
+            Err(AdminErrorKind::Unanswered.into())
+        })
+        .await
+    }
+
+    fn check_url(&self, environment: Environment, url: &EndpointUrl) -> Result<(), AdminError> {
+        self.rules.check(environment, url)?;
+        // A customer's own key in it would be stored, and sent to whoever answers there.
+        Ok(self.keys.check_text(url.as_str())?)
+    }
+
+    async fn prepare(
+        &self,
+        actor: &Actor,
+        account: &AccountId,
+        environment: Environment,
+        url: EndpointUrl,
+    ) -> Result<(CreatedEndpoint, Account, Permitted), AdminError> {
+        let permission = Permission::ManageWebhooks;
+        let (owner, permitted) = self.keys.permit_in(actor, permission, account).await?;
+        if !permitted.sees(environment) {
+            return Err(AdminErrorKind::TooWide.into());
+        }
+        self.check_url(environment, &url)?;
+        let secret = WebhookSecret::random()?;
+        let (account, now) = (account.clone(), self.keys.now());
+        let endpoint =
+            WebhookEndpoint::new(account, environment, url, &secret, &self.sealing, now)?;
+        Ok((CreatedEndpoint { secret, endpoint }, owner, permitted))
+    }
+}
+
+/// An endpoint, and the secret that was made for it. See [`WebhookAdmin`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct CreatedEndpoint {
+    /// The secret, for its owner.
+    pub secret: WebhookSecret,
+    /// What is kept.
+    pub endpoint: WebhookEndpoint,
+}
+
+/// What shall be different about an endpoint; what is not named stays.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat};
+/// # use keyward_webhooks::store::MemoryWebhooks;
+/// # use keyward_webhooks::admin::{EndpointChange, WebhookAdmin};
+/// # use keyward_webhooks::send::{EndpointStatus, EndpointUrl};
+/// # use keyward::record::{AdminErrorKind, DisabledBy};
+/// # use keyward_webhooks::sealing::{SealingKey, SealingKeys};
+/// # let mut example = std::pin::pin!(async {
+/// # let (store, format) = (Arc::new(MemoryWebhooks::new()), KeyFormat::new("vhk_{env}_")?);
+/// # let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
+/// # let operator = Actor::operator("docs");
+/// # let acme = AccountId::parse("acme")?;
+/// # KeyAdmin::new(store.clone(), format.clone()).open_account(&operator, &acme).await?;
+/// # let webhooks = WebhookAdmin::new(store, format, sealing);
+/// # let url = EndpointUrl::parse("https://acme.example/hook")?;
+/// # let live = Environment::LIVE;
+/// # let id = webhooks.create_endpoint(&operator, &acme, live, url).await?.endpoint.id();
+/// let url = EndpointUrl::parse("https://hooks.acme.example/")?;
+/// let change = EndpointChange::new().url(url).enabled(false);
+/// let endpoint = webhooks.update_endpoint(&operator, id, change).await?;
+/// assert_eq!(endpoint.status, EndpointStatus::Disabled);
+/// assert_eq!(endpoint.disabled_by, Some(DisabledBy::Operator));
+///
+/// let metadata = EndpointUrl::parse("http://169.254.169.254/")?;
+/// let error = webhooks.update_endpoint(&operator, id, EndpointChange::new().url(metadata)).await;
+/// assert_eq!(error.unwrap_err().kind(), AdminErrorKind::Url);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # });
+/// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+/// # let done = example.as_mut().poll(context);
+/// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct EndpointChange {
+    url: Option<EndpointUrl>,
+    enabled: Option<bool>,
+}
+
+impl EndpointChange {
+    /// No change.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Another URL.
+    pub fn url(mut self, url: EndpointUrl) -> Self {
+        self.url = Some(url);
+        self
+    }
+
+    /// Whether it gets messages; also one that was gone.
+    pub fn enabled(mut self, enabled: bool) -> Self {
+        self.enabled = Some(enabled);
+        self
+    }
+}

@@ -1,0 +1,15 @@
+//! The life of endpoints: who may do what to them, and what then happens.
+
+#[expect(
+    clippy::module_inception,
+    reason = "the room is named after its main type"
+)]
+pub(crate) mod admin;
+pub(crate) mod deliveries;
+pub(crate) mod endpoints;
+pub(crate) mod secrets;
+pub(crate) mod working_endpoint;
+
+pub use self::admin::WebhookAdmin;
+pub use self::endpoints::{CreatedEndpoint, EndpointChange};
+pub use self::working_endpoint::RequireWorkingEndpoint;

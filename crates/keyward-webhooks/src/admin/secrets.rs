@@ -1,0 +1,161 @@
+//! Replaces the secrets of endpoints.
+
+use std::mem;
+
+use keyward::admin::{Actor, AdminError, Grace};
+use keyward::record::{AdminErrorKind, AuditAction};
+
+use crate::admin::{CreatedEndpoint, WebhookAdmin};
+use crate::sealing::{SealError, SealErrorKind};
+use crate::send::{EndpointId, WebhookEndpoint};
+use crate::signature::WebhookSecret;
+
+impl WebhookAdmin {
+    /// Gives an endpoint a new secret; the old one goes on signing beside it for so long.
+    ///
+    /// Without a grace the receiver does not know yet what signs, and has to answer a challenge anew.
+    ///
+    /// # Errors
+    /// When the actor may not, there is no such endpoint, the grace has no end
+    /// ([`Expiry`](AdminErrorKind::Expiry)), or the store fails.
+    pub async fn regenerate_secret(
+        &self,
+        actor: &Actor,
+        id: EndpointId,
+        grace: Grace,
+    ) -> Result<CreatedEndpoint, AdminError> {
+        let secret = WebhookSecret::random()?;
+        let endpoint = self.replace_secret(actor, id, &secret, grace).await?;
+        Ok(CreatedEndpoint { secret, endpoint })
+    }
+
+    /// Gives an endpoint a secret that was made elsewhere; the old one goes on signing beside it for so
+    /// long. For an operator.
+    ///
+    /// So receivers keep theirs when a service moves here, and endpoints may share one. Who has it can
+    /// sign for all of those: unless that is wanted, [`regenerate_secret`](Self::regenerate_secret) makes
+    /// each its own.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use keyward::{AccountId, Actor, Environment, Grace, KeyAdmin, KeyFormat};
+    /// # use keyward_webhooks::store::MemoryWebhooks;
+    /// # use keyward_webhooks::admin::WebhookAdmin;
+    /// # use keyward_webhooks::send::EndpointUrl;
+    /// # use keyward_webhooks::sealing::{SealingKey, SealingKeys};
+    /// # use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookSigner};
+    /// # let mut example = std::pin::pin!(async {
+    /// # let (store, format) = (Arc::new(MemoryWebhooks::new()), KeyFormat::new("vhk_{env}_")?);
+    /// # let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
+    /// # let operator = Actor::operator("docs");
+    /// # let acme = AccountId::parse("acme")?;
+    /// # KeyAdmin::new(store.clone(), format.clone()).open_account(&operator, &acme).await?;
+    /// # let webhooks = WebhookAdmin::new(store, format, sealing.clone());
+    /// # let url = EndpointUrl::parse("https://acme.example/hook")?;
+    /// # let live = Environment::LIVE;
+    /// # let id = webhooks.create_endpoint(&operator, &acme, live, url).await?.endpoint.id();
+    /// let known = WebhookSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")?;
+    /// let endpoint = webhooks.import_secret(&operator, id, &known, Grace::None).await?;
+    /// # let (now, id) = (std::time::SystemTime::now(), WebhookId::random()?);
+    /// let signature = endpoint.signer(&sealing, now)?.sign(&id, now, b"{}");
+    /// assert_eq!(signature, WebhookSigner::new(&known).sign(&id, now, b"{}"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # });
+    /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+    /// # let done = example.as_mut().poll(context);
+    /// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+    /// ```
+    ///
+    /// # Errors
+    /// When the actor is no operator, and as `regenerate_secret`.
+    pub async fn import_secret(
+        &self,
+        actor: &Actor,
+        id: EndpointId,
+        secret: &WebhookSecret,
+        grace: Grace,
+    ) -> Result<WebhookEndpoint, AdminError> {
+        self.audited(actor, AuditAction::RegenerateSecret, id)
+            .check(actor.must_be_operator())
+            .await?;
+        self.replace_secret(actor, id, secret, grace).await
+    }
+
+    /// Seals anew what was sealed with a retired key, and tells how many endpoints. For an operator.
+    ///
+    /// Thereafter that key can go.
+    ///
+    /// # Errors
+    /// When the actor is no operator, a secret cannot be opened, or the store fails. What was sealed anew
+    /// until then stays so.
+    pub async fn reseal(&self, actor: &Actor) -> Result<u64, AdminError> {
+        self.keys
+            .audited(actor, AuditAction::Maintain)
+            .check(actor.must_be_operator())
+            .await?;
+        let mut count = 0;
+        for endpoint in self.store.endpoints(None, None).await? {
+            let previous = endpoint.previous.as_ref().map(|(sealed, _)| sealed);
+            let mut all = std::iter::once(&endpoint.secret).chain(previous);
+            if all.all(|sealed| self.sealing.is_current(sealed)) {
+                continue;
+            }
+            self.change(
+                actor,
+                AuditAction::Maintain,
+                endpoint.id(),
+                |endpoint, _| {
+                    let place = endpoint.place();
+                    let secret = self.sealing.open(&endpoint.secret, &place)?;
+                    endpoint.secret = self.sealing.seal(&secret, &place)?;
+                    if let Some((sealed, until)) = &endpoint.previous {
+                        let secret = self.sealing.open(sealed, &place)?;
+                        endpoint.previous = Some((self.sealing.seal(&secret, &place)?, *until));
+                    }
+                    Ok("resealed".to_owned())
+                },
+            )
+            .await?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    async fn replace_secret(
+        &self,
+        actor: &Actor,
+        id: EndpointId,
+        secret: &WebhookSecret,
+        grace: Grace,
+    ) -> Result<WebhookEndpoint, AdminError> {
+        self.change(actor, AuditAction::RegenerateSecret, id, |endpoint, _| {
+            let sealed = self.sealing.seal(secret, &endpoint.place())?;
+            let old = mem::replace(&mut endpoint.secret, sealed);
+            endpoint.previous = match grace {
+                Grace::None => {
+                    endpoint.verified_at = None;
+                    None
+                }
+                Grace::For(length) => {
+                    let until = self.keys.now().checked_add(length);
+                    Some((old, until.ok_or(AdminErrorKind::Expiry)?))
+                }
+            };
+            Ok(match grace {
+                Grace::None => "grace=0".to_owned(),
+                Grace::For(length) => format!("grace={}", length.as_secs()),
+            })
+        })
+        .await
+    }
+}
+
+impl From<SealError> for AdminError {
+    fn from(error: SealError) -> Self {
+        let kind = match error.kind() {
+            SealErrorKind::Random => AdminErrorKind::Random,
+            SealErrorKind::UnknownKey | SealErrorKind::Refused => AdminErrorKind::Sealed,
+        };
+        Self::from(kind).with_source(error)
+    }
+}

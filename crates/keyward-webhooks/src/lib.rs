@@ -1,0 +1,73 @@
+//! Signed webhooks for services whose API keys [`keyward`] manages.
+//!
+//! Both directions, as [Standard Webhooks](https://www.standardwebhooks.com) describes them:
+//!
+//! - **Receiving.** [`WebhookVerifier`] verifies signatures of Standard Webhooks, Svix, Stripe and GitHub.
+//!   [`WebhookReceiver`] puts it in front of a handler, with a limit on the body and protection against
+//!   replays. `keyward-tower` and `keyward-actix` have the middleware.
+//! - **Sending.** [`WebhookAdmin`] manages the endpoints of customers and accepts messages into a
+//!   transactional outbox, the [`WebhookStore`]. `keyward_tower::WebhookSender` delivers them at least once,
+//!   with exponential backoff, signed with the secret of each endpoint, and to public addresses only
+//!   (SSRF protection). Secrets are encrypted at rest: see [`sealing`].
+//!
+//! ```
+//! use std::time::SystemTime;
+//! use keyward::request::RequestHead;
+//! use keyward_webhooks::signature::{WebhookId, WebhookSecret};
+//! use keyward_webhooks::{WebhookSigner, WebhookVerifier};
+//!
+//! // The sender:
+//! let secret = WebhookSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")?;
+//! let (id, now, body) = (WebhookId::parse("report-17-done")?, SystemTime::now(), br#"{"done":true}"#);
+//! let signature = WebhookSigner::new(&secret).sign(&id, now, body);
+//!
+//! // The receiver:
+//! let verifier = WebhookVerifier::standard("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")?;
+//! let timestamp = now.duration_since(SystemTime::UNIX_EPOCH)?.as_secs().to_string();
+//! # struct Head<'a>([(&'a str, &'a str); 3]);
+//! # impl RequestHead for Head<'_> {
+//! #     fn method(&self) -> &str { "POST" }
+//! #     fn peer(&self) -> Option<std::net::IpAddr> { None }
+//! #     fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+//! #         self.0.iter().filter(move |(own, _)| *own == name).map(|(_, value)| value.as_bytes())
+//! #     }
+//! # }
+//! let head = Head([
+//!     ("webhook-id", "report-17-done"),
+//!     ("webhook-timestamp", &timestamp),
+//!     ("webhook-signature", &signature),
+//! ]);
+//! let verified = verifier.verify(&head, body, now)?;
+//! assert_eq!(verified.id().as_str(), "report-17-done");
+//! assert!(verifier.verify(&head, br#"{"done":false}"#, now).is_err());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Features
+//!
+//! - `serde`: [`WebhookEndpoint`](send::WebhookEndpoint) and [`DeliveryAttempt`](send::DeliveryAttempt) are
+//!   `Serialize`, for a management API. Times are in milliseconds since the Unix epoch; secrets are never
+//!   written.
+//! - `conformance`: the test suite for implementations of [`WebhookStore`].
+
+// docs.rs has nightly: it says there which feature brings what.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+pub mod admin;
+pub mod error;
+mod named;
+pub mod receive;
+pub mod sealing;
+pub mod send;
+#[cfg(feature = "serde")]
+mod serialize;
+pub mod signature;
+pub mod store;
+
+pub use crate::admin::WebhookAdmin;
+pub use crate::receive::WebhookReceiver;
+pub use crate::send::WebhookMessage;
+pub use crate::signature::{WebhookSigner, WebhookVerifier};
+#[cfg(any(test, feature = "conformance"))]
+pub use crate::store::conformance;
+pub use crate::store::{MemoryWebhooks, WebhookStore};

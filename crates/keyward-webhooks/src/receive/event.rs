@@ -1,0 +1,120 @@
+//! What a handler receives of a delivery.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use keyward::reply::Reply;
+use serde_core::de::DeserializeOwned;
+
+use crate::error::{WebhookError, WebhookErrorKind};
+use crate::signature::{SignedWebhook, WebhookId};
+
+/// A delivery that has been verified, with its body; in the request's extensions.
+///
+/// A clone is another handle to it. An adapter's `VerifiedJson` reads it.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use std::time::{Duration, SystemTime};
+/// # use keyward::request::RequestHead;
+/// # use keyward_webhooks::error::WebhookErrorKind;
+/// # use keyward_webhooks::receive::{WebhookEvent, WebhookReceiver, WebhookVerdict};
+/// # use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookSigner, WebhookVerifier};
+/// # struct Head<'a>(&'a [(&'static str, String)]);
+/// # impl RequestHead for Head<'_> {
+/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
+/// #     fn method(&self) -> &str { "POST" }
+/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+/// #         self.0.iter().filter(move |(name, _)| *name == field).map(|(_, value)| value.as_bytes())
+/// #     }
+/// # }
+/// # fn now_or_never<T>(mut future: std::pin::Pin<Box<dyn Future<Output = T> + Send>>) -> T {
+/// #     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+/// #     let std::task::Poll::Ready(ready) = future.as_mut().poll(&mut context) else { unreachable!() };
+/// #     ready
+/// # }
+/// # let secret = WebhookSecret::random()?;
+/// # let receiver = WebhookReceiver::builder(WebhookVerifier::standard(secret.expose_secret())?).build()?;
+/// # let id = WebhookId::parse("msg_1")?;
+/// # let fields = WebhookSigner::new(&secret).fields(&id, SystemTime::now(), b"[1, 2]");
+/// # let Ok(awaited) = receiver.check(&Head(&fields)) else { unreachable!() };
+/// # let WebhookVerdict::Deliver(delivery) = now_or_never(awaited.verify(*b"[1, 2]")) else { unreachable!() };
+/// # let event: WebhookEvent = delivery.event;
+/// assert_eq!(event.id().map(|id| id.as_str()), Some("msg_1"));
+/// assert_eq!(event.body(), b"[1, 2]");
+/// assert_eq!(event.json::<Vec<u8>>()?, [1, 2]);
+/// let error = event.json::<String>().unwrap_err();
+/// assert_eq!(error.kind(), WebhookErrorKind::InvalidJson);
+/// assert_eq!(event.invalid_json().status(), 400);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct WebhookEvent(Arc<Inner>);
+
+struct Inner {
+    signed: SignedWebhook,
+    body: Box<dyn AsRef<[u8]> + Send + Sync>,
+    invalid_json: Reply,
+}
+
+impl WebhookEvent {
+    pub(crate) fn new(
+        signed: SignedWebhook,
+        body: Box<dyn AsRef<[u8]> + Send + Sync>,
+        invalid_json: Reply,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            signed,
+            body,
+            invalid_json,
+        }))
+    }
+
+    /// The name of the message. See [`SignedWebhook::id`].
+    #[must_use]
+    pub fn id(&self) -> Option<&WebhookId> {
+        self.0.signed.id()
+    }
+
+    /// When this attempt was signed; GitHub does not say.
+    #[must_use]
+    pub fn timestamp(&self) -> Option<SystemTime> {
+        self.0.signed.timestamp()
+    }
+
+    /// The bytes that are signed.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        (*self.0.body).as_ref()
+    }
+
+    /// What the bytes say.
+    ///
+    /// # Errors
+    /// When they are not JSON, not UTF-8, nested deeper than 128 levels, or not of this type.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, WebhookError> {
+        serde_json::from_slice(self.body()).map_err(|error| {
+            // Not the error's text: it may quote the body.
+            let (line, column) = (error.line(), error.column());
+            tracing::info!(line, column, kind = ?error.classify(), "webhook without the JSON that is expected");
+            WebhookError::new(WebhookErrorKind::InvalidJson)
+        })
+    }
+
+    /// The answer where the JSON is not valid: 400 `invalid_webhook_json`.
+    #[must_use]
+    pub fn invalid_json(&self) -> &Reply {
+        &self.0.invalid_json
+    }
+}
+
+impl fmt::Debug for WebhookEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WebhookEvent")
+            .field("id", &self.id())
+            .field("timestamp", &self.timestamp())
+            .field("len", &self.body().len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,20 @@
+//! The store of endpoints, messages and deliveries.
+
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
+pub(crate) mod memory;
+pub(crate) mod outbox;
+pub(crate) mod signal;
+#[expect(
+    clippy::module_inception,
+    reason = "the room is named after its main type"
+)]
+pub(crate) mod store;
+#[cfg(test)]
+mod tests;
+
+pub use self::memory::MemoryWebhooks;
+pub use self::signal::OutboxSignal;
+pub use self::store::{
+    DeliveryClaim, EndpointLimit, ProvenEndpoints, Redelivery, WebhookCommit, WebhookStore,
+};

@@ -1,0 +1,13 @@
+//! What the outbox promises, beside what every store of it does.
+
+use crate::store::MemoryWebhooks;
+
+#[test]
+fn memory_keeps_the_promises_of_a_store_of_webhooks() {
+    crate::conformance::check_webhooks(MemoryWebhooks::new);
+}
+
+#[test]
+fn memory_with_webhooks_keeps_the_promises_of_a_store_of_keys() {
+    keyward::conformance::check(MemoryWebhooks::new);
+}
