@@ -18,7 +18,9 @@ use axum::http::{Request, Response};
 use axum::routing::get;
 use keyward::clock::ManualClock;
 use keyward::credits::{Credits, Refill};
-use keyward::{AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, NewKey, RateLimit, Store};
+use keyward::{
+    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, NewKey, RateLimit,
+};
 use keyward_sqlite::SqliteOptions;
 use keyward_tower::RequireKeyLayer;
 use serde_json::Value;
@@ -43,14 +45,13 @@ async fn three_minutes(database: &std::path::Path) -> Result<Vec<String>, Failur
     let clock = Arc::new(ManualClock::at(start));
     let options = SqliteOptions::new().clock(Arc::<ManualClock>::clone(&clock));
     let store = Arc::new(options.open(database)?);
-    let format = KeyFormat::new("demo_{env}_")?;
-    let gate = Gate::builder(store.replica())
-        .format(format.clone())
+    let scheme = KeyScheme::new(KeyFormat::new("demo_{env}_")?);
+    let gate = Gate::builder(&store, &scheme)
         .rate_limits(Environment::LIVE, RateLimit::per_minute(100).burst(200))
         .max_staleness(Duration::MAX) // three minutes pass between two polls
         .build()?;
 
-    let admin = KeyAdmin::new(store, format);
+    let admin = KeyAdmin::new(&store, &scheme);
     let operator = Actor::operator("limits");
     let account = AccountId::parse("customer-1")?;
     admin.open_account(&operator, &account).await?;

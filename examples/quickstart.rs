@@ -13,7 +13,9 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
-use keyward::{AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, NewKey, Scopes, Store};
+use keyward::{
+    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, NewKey, Scopes,
+};
 use keyward_sqlite::SqliteStore;
 use keyward_tower::{Principal, RequireKeyLayer};
 use serde_json::{Value, json};
@@ -57,12 +59,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 /// The store, the gate before the routes, and the one who makes keys.
 fn service(database: &str) -> Result<(Router, KeyAdmin), Box<dyn Error>> {
-    let format = KeyFormat::new("demo_{env}_")?;
+    let scheme = KeyScheme::new(KeyFormat::new("demo_{env}_")?);
     let store = Arc::new(SqliteStore::open(database)?);
-    let gate = Gate::builder(store.replica())
-        .format(format.clone())
-        .build()?;
-    let admin = KeyAdmin::new(store, format).max_active_keys(1000);
+    let gate = Gate::new(&store, &scheme)?;
+    let admin = KeyAdmin::new(&store, &scheme).max_active_keys(1000);
 
     // A live key, unless the layer says otherwise; and the scopes it says.
     let key = || RequireKeyLayer::new(gate.clone());

@@ -21,7 +21,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use keyward::admin::KeyFilter;
 use keyward::{
-    AccountId, Actor, Environment, Gate, Grace, KeyAdmin, KeyFormat, NewKey, Permission, Store,
+    AccountId, Actor, Environment, Gate, Grace, KeyAdmin, KeyFormat, KeyScheme, NewKey, Permission,
 };
 use keyward_sqlite::SqliteStore;
 use keyward_tower::RequireKeyLayer;
@@ -57,11 +57,9 @@ async fn rotate_under_load(
     rotations: usize,
     grace: Duration,
 ) -> Result<Counts, Failure> {
-    let format = KeyFormat::new("demo_{env}_")?;
+    let scheme = KeyScheme::new(KeyFormat::new("demo_{env}_")?);
     let store = Arc::new(SqliteStore::open(database)?);
-    let gate = Gate::builder(store.replica())
-        .format(format.clone())
-        .build()?;
+    let gate = Gate::new(&store, &scheme)?;
     let app = Router::new()
         .route("/", get(async || "ok"))
         .layer(RequireKeyLayer::new(gate));
@@ -69,7 +67,7 @@ async fn rotate_under_load(
     let address = listener.local_addr()?;
     let server = tokio::spawn(async { axum::serve(listener, app).await });
 
-    let admin = KeyAdmin::new(store, format);
+    let admin = KeyAdmin::new(&store, &scheme);
     let account = AccountId::parse("acme")?;
     admin
         .open_account(&Actor::operator("sign-up"), &account)

@@ -10,7 +10,6 @@
 use std::convert::Infallible;
 use std::env;
 use std::error::Error;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -21,7 +20,7 @@ use axum::response::sse::{Event, Sse};
 use axum::response::{Html, Response};
 use axum::routing::{get, post};
 use keyward::{
-    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, MemoryStore, NewKey, Store,
+    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey,
 };
 use keyward_tower::{Principal, RequireKeyLayer, WhileAlive};
 use tokio::net::TcpListener;
@@ -44,11 +43,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 /// The service, and its only key.
 pub(crate) async fn service() -> Result<(Router, String), Box<dyn Error>> {
-    let (store, format) = (Arc::new(MemoryStore::new()), KeyFormat::new("demo_{env}_")?);
-    let gate = Gate::builder(store.replica())
-        .format(format.clone())
-        .build()?;
-    let admin = KeyAdmin::new(store, format);
+    let scheme = KeyScheme::new(KeyFormat::new("demo_{env}_")?);
+    let store = MemoryStore::new();
+    let gate = Gate::new(&store, &scheme)?;
+    let admin = KeyAdmin::new(&store, &scheme);
     let operator = Actor::operator("streams");
     let new = NewKey::new(
         AccountId::parse("customer-1")?,

@@ -5,7 +5,6 @@
 //! ```
 
 use std::error::Error;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -15,7 +14,7 @@ use axum::routing::get;
 use axum::{BoxError, Router};
 use keyward::gate::Denial;
 use keyward::{
-    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, MemoryStore, NewKey, Store,
+    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey,
 };
 use keyward_tower::{Principal, RequireKeyLayer};
 use tokio::net::TcpListener;
@@ -49,12 +48,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn service() -> Result<(Router, String), Box<dyn Error>> {
-    let (store, format) = (Arc::new(MemoryStore::new()), KeyFormat::new("demo_{env}_")?);
-    let gate = Gate::builder(store.replica())
-        .format(format.clone())
+    let scheme = KeyScheme::new(KeyFormat::new("demo_{env}_")?);
+    let store = MemoryStore::new();
+    let gate = Gate::builder(&store, &scheme)
         .refund_server_errors() // what is shed or takes too long costs the caller nothing
         .build()?;
-    let admin = KeyAdmin::new(store, format);
+    let admin = KeyAdmin::new(&store, &scheme);
     let new = NewKey::new(AccountId::parse("acme")?, Environment::LIVE, "demo");
     let created = admin.bootstrap(&Actor::operator("demo"), new).await?;
     let key = created.key.ok_or("an account's first key")?;

@@ -25,7 +25,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::GaiResolver;
 use hyper_util::rt::TokioExecutor;
-use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat};
+use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme};
 use keyward_sqlite::SqliteStore;
 use keyward_tower::{PublicOnlyResolver, ReceiveWebhookLayer, VerifiedJson, WebhookSender};
 use keyward_webhooks::admin::WebhookAdmin;
@@ -77,7 +77,7 @@ fn play() -> Result<(), Failure> {
 /// The sender: a service that accepts events and delivers them.
 async fn send(database: &Path, port: u16) -> Result<(), Failure> {
     let store = Arc::new(SqliteStore::open(database)?);
-    let format = KeyFormat::new("demo_{env}_")?;
+    let scheme = KeyScheme::new(KeyFormat::new("demo_{env}_")?);
     let sealing = SealingKeys::new(SealingKey::new("demo", &[7; 32])?); // from a secret store
     // Here both are on one machine, without TLS. A service leaves the rules as they are.
     let rules = EndpointRules::new()
@@ -92,11 +92,11 @@ async fn send(database: &Path, port: u16) -> Result<(), Failure> {
         .timeout(Duration::from_secs(2))
         .poll_interval(Duration::from_millis(100))
         .schedule(RetrySchedule::new([Duration::from_millis(300); 100])); // the default takes days
-    let webhooks = WebhookAdmin::new(store.clone(), format.clone(), sealing).rules(rules);
+    let webhooks = WebhookAdmin::new(store.clone(), &scheme, sealing).rules(rules);
 
     let (operator, live) = (Actor::operator("demo"), Environment::LIVE);
     let acme = AccountId::parse("acme")?;
-    KeyAdmin::new(store, format)
+    KeyAdmin::new(&store, &scheme)
         .open_account(&operator, &acme)
         .await?;
     let url = EndpointUrl::parse(&format!("http://localhost:{port}/hook"))?;

@@ -19,7 +19,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use keyward::{
     AccountId, Actor, Cors, Environment, Gate, KeyAdmin, KeyFormat, KeyId, KeyKind, KeyLocation,
-    MemoryStore, NewKey, OriginPolicy, Store,
+    KeyScheme, MemoryStore, NewKey, OriginPolicy,
 };
 use keyward_tower::{Principal, RequireKeyLayer};
 use serde_json::{Value, json};
@@ -62,16 +62,15 @@ struct Demo {
 
 /// The service and the pages of its customers, told apart by their host; and what to try in a shell.
 pub(crate) async fn service(port: u16) -> Result<(Router, Vec<String>), Box<dyn Error>> {
-    let format = KeyFormat::new("demo_{env}_")?;
+    let scheme = KeyScheme::new(KeyFormat::new("demo_{env}_")?);
     let store = Arc::new(MemoryStore::new());
-    let gate = Gate::builder(store.replica())
-        .format(format.clone())
+    let gate = Gate::builder(&store, &scheme)
         .location(KeyLocation::x_api_key())
         .location(KeyLocation::client_key())
         .location(KeyLocation::x_client_key())
         .cors(Cors::new())
         .build()?;
-    let admin = KeyAdmin::new(store, format);
+    let admin = KeyAdmin::new(&store, &scheme);
 
     // `http://` may stand in the list of a test key only.
     let [shop, copycat, api] =

@@ -12,7 +12,9 @@ use std::sync::Arc;
 
 use actix_web::web::{self, Data, Json, ServiceConfig};
 use actix_web::{App, HttpResponse, HttpServer};
-use keyward::{AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, NewKey, Scopes, Store};
+use keyward::{
+    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, NewKey, Scopes,
+};
 use keyward_actix::{Principal, RequireKey};
 use keyward_sqlite::SqliteStore;
 use serde_json::{Value, json};
@@ -48,12 +50,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
 fn service(
     database: &str,
 ) -> Result<(impl FnOnce(&mut ServiceConfig) + Clone + use<>, KeyAdmin), Box<dyn Error>> {
-    let format = KeyFormat::new("demo_{env}_")?;
+    let scheme = KeyScheme::new(KeyFormat::new("demo_{env}_")?);
     let store = Arc::new(SqliteStore::open(database)?);
-    let gate = Gate::builder(store.replica())
-        .format(format.clone())
-        .build()?;
-    let admin = KeyAdmin::new(store, format).max_active_keys(1000);
+    let gate = Gate::new(&store, &scheme)?;
+    let admin = KeyAdmin::new(&store, &scheme).max_active_keys(1000);
 
     let state = Data::new(admin.clone());
     let routes = move |app: &mut ServiceConfig| {

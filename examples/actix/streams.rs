@@ -11,7 +11,6 @@ use std::convert::Infallible;
 use std::env;
 use std::error::Error;
 use std::net::TcpListener;
-use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::header::ContentType;
@@ -20,7 +19,7 @@ use actix_web::web::{self, Bytes, Data, Payload, ServiceConfig};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
 use actix_ws::{CloseCode, CloseReason, Message};
 use keyward::{
-    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyId, MemoryStore, NewKey, Store,
+    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyId, KeyScheme, MemoryStore, NewKey,
 };
 use keyward_actix::{Principal, RequireKey, WhileAlive};
 use tokio_stream::StreamExt;
@@ -55,11 +54,10 @@ pub(crate) async fn service() -> Result<
     ),
     Box<dyn Error>,
 > {
-    let (store, format) = (Arc::new(MemoryStore::new()), KeyFormat::new("demo_{env}_")?);
-    let gate = Gate::builder(store.replica())
-        .format(format.clone())
-        .build()?;
-    let admin = KeyAdmin::new(store, format);
+    let scheme = KeyScheme::new(KeyFormat::new("demo_{env}_")?);
+    let store = MemoryStore::new();
+    let gate = Gate::new(&store, &scheme)?;
+    let admin = KeyAdmin::new(&store, &scheme);
     let operator = Actor::operator("streams");
     let new = NewKey::new(
         AccountId::parse("customer-1")?,

@@ -17,7 +17,7 @@ use actix_web::web::{self, Data, Json, ServiceConfig};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
 use keyward::{
     AccountId, Actor, Cors, Environment, Gate, KeyAdmin, KeyFormat, KeyId, KeyKind, KeyLocation,
-    MemoryStore, NewKey, OriginPolicy, Store,
+    KeyScheme, MemoryStore, NewKey, OriginPolicy,
 };
 use keyward_actix::{Principal, RequireKey};
 use serde_json::{Value, json};
@@ -58,16 +58,15 @@ pub(crate) async fn service(
     ),
     Box<dyn Error>,
 > {
-    let format = KeyFormat::new("demo_{env}_")?;
+    let scheme = KeyScheme::new(KeyFormat::new("demo_{env}_")?);
     let store = Arc::new(MemoryStore::new());
-    let gate = Gate::builder(store.replica())
-        .format(format.clone())
+    let gate = Gate::builder(&store, &scheme)
         .location(KeyLocation::x_api_key())
         .location(KeyLocation::client_key())
         .location(KeyLocation::x_client_key())
         .cors(Cors::new())
         .build()?;
-    let admin = KeyAdmin::new(store, format);
+    let admin = KeyAdmin::new(&store, &scheme);
 
     // `http://` may stand in the list of a test key only.
     let [shop, copycat, api] =

@@ -16,8 +16,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use keyward::{
-    AccountId, Actor, ApiKey, Environment, Gate, KeyAdmin, KeyFormat, NewKey, Principal, RateLimit,
-    Scopes, Store,
+    AccountId, Actor, ApiKey, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, NewKey, Principal,
+    RateLimit, Scopes,
 };
 use keyward_sqlite::SqliteStore;
 use keyward_tower::RequireKeyLayer;
@@ -79,12 +79,12 @@ struct Service {
 impl Service {
     async fn start(database: &std::path::Path) -> Result<Self, Failure> {
         let format = KeyFormat::new("demo_{env}_")?;
+        let scheme = KeyScheme::new(format.clone());
         let store = Arc::new(SqliteStore::open(database)?);
-        let gate = Gate::builder(store.replica())
-            .format(format.clone())
+        let gate = Gate::builder(&store, &scheme)
             .rate_limits(Environment::LIVE, RateLimit::per_minute(5))
             .build()?;
-        let admin = KeyAdmin::new(store, format.clone());
+        let admin = KeyAdmin::new(&store, &scheme);
         let (operator, account) = (Actor::operator("grpc"), AccountId::parse("customer-1")?);
         admin.open_account(&operator, &account).await?;
 

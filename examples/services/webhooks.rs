@@ -13,7 +13,7 @@ use hyper_util::client::legacy::connect::dns::GaiResolver;
 use hyper_util::rt::TokioExecutor;
 use keyward::admin::AdminError;
 use keyward::record::AdminErrorKind;
-use keyward::{AccountId, Actor, Environment, KeyFormat};
+use keyward::{AccountId, Actor, Environment, KeyScheme};
 use keyward_sqlite::SqliteStore;
 use keyward_tower::{PublicOnlyResolver, WebhookSender};
 use keyward_webhooks::admin::{EndpointChange, WebhookAdmin};
@@ -48,18 +48,18 @@ pub struct Webhooks {
 }
 
 impl Webhooks {
-    /// Those of a service whose keys look so.
+    /// Those of a service whose keys have this scheme.
     ///
     /// # Errors
     /// When the key that seals their secrets is none.
-    pub fn new(store: &Arc<SqliteStore>, format: KeyFormat) -> Result<Self, Box<dyn Error>> {
+    pub fn new(store: &Arc<SqliteStore>, scheme: &KeyScheme) -> Result<Self, Box<dyn Error>> {
         // A real service reads this key from where it keeps its secrets: not from its code. And it
         // leaves the rules as they are, while here all is on one machine, without TLS.
         let sealing = SealingKeys::new(SealingKey::new("example", &[7; 32])?);
         let rules = EndpointRules::new()
             .insecure_http_for_live()
             .insecure_private_host("127.0.0.1");
-        let admin = WebhookAdmin::new(store.clone(), format, sealing.clone()).rules(rules.clone());
+        let admin = WebhookAdmin::new(store.clone(), scheme, sealing.clone()).rules(rules.clone());
         Ok(Self {
             admin,
             sealing,

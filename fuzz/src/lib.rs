@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-use keyward::{AccountId, Environment, KeyFormat, KeyId};
+use keyward::{AccountId, Environment, KeyFormat, KeyId, KeyScheme};
 use keyward::denial::DenialKind;
 use keyward::gate::{Decision, Verdict};
 use keyward::key::{DigestScheme, Hint, KeyDigest};
@@ -23,6 +23,11 @@ pub const REVOKED: &str = "fuzz_live_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa4cIUSk";
 /// The form of these keys.
 pub fn format() -> KeyFormat {
     KeyFormat::new("fuzz_{env}_").unwrap()
+}
+
+/// The scheme of these keys.
+pub fn scheme() -> KeyScheme {
+    KeyScheme::new(format())
 }
 
 /// The digest under which a key is kept.

@@ -11,7 +11,7 @@ use keyward::clock::ManualClock;
 use keyward::denial::DenialKind;
 use keyward::replica::Replica;
 use keyward::throttle::AuthFailureLimiter;
-use keyward_fuzz::{Head, LIVE, NOW, REVOKED, fill, format, record};
+use keyward_fuzz::{Head, LIVE, NOW, REVOKED, fill, scheme, record};
 use libfuzzer_sys::fuzz_target;
 
 const GUESSER: &str = "192.0.2.1";
@@ -35,8 +35,7 @@ static GATE: LazyLock<Gate> = LazyLock::new(|| {
     let replica = Replica::with(Arc::new(ManualClock::at(NOW)), 1000);
     fill(&replica, 1, &[record(LIVE, Environment::LIVE, "aa")]);
     let throttle = AuthFailureLimiter::new(RateLimit::per_minute(1));
-    let gate = Gate::builder(&replica)
-        .format(format())
+    let gate = Gate::builder_from_replica(&replica, &scheme())
         .max_staleness(Duration::MAX)
         .failure_throttle(throttle.trusted_proxies(["10.0.0.0/8"]).unwrap())
         .build()

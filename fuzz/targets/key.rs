@@ -2,13 +2,13 @@
 
 #![no_main]
 
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use keyward::conformance::block_on;
 use keyward::{Actor, KeyAdmin, KeyFormat, MemoryStore};
 use keyward::admin::Leak;
 use keyward::key::{Alphabet, ForeignFormat};
-use keyward_fuzz::{LIVE, format};
+use keyward_fuzz::{LIVE, format, scheme};
 use libfuzzer_sys::fuzz_target;
 use regex::bytes::Regex;
 
@@ -48,7 +48,7 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
             foreign("").secret_after('|'),
             foreign("x").secret_after('é').lengths(0..=usize::MAX),
         ],
-        admin: KeyAdmin::new(Arc::new(MemoryStore::new()), format()),
+        admin: KeyAdmin::new(&MemoryStore::new(), &scheme()),
     }
 });
 

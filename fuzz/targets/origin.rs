@@ -12,13 +12,13 @@ use keyward::{Cors, Environment, Gate, OriginPolicy};
 use keyward::clock::ManualClock;
 use keyward::denial::DenialKind;
 use keyward::replica::Replica;
-use keyward_fuzz::{Head, LIVE, NOW, denial, fill, format, record};
+use keyward_fuzz::{Head, LIVE, NOW, denial, fill, scheme, record};
 use libfuzzer_sys::fuzz_target;
 use url::Url;
 
 static WORLD: LazyLock<(Replica, Gate)> = LazyLock::new(|| {
     let replica = Replica::with(Arc::new(ManualClock::at(NOW)), 1000);
-    let gate = Gate::builder(&replica).format(format()).cors(Cors::new());
+    let gate = Gate::builder_from_replica(&replica, &scheme()).cors(Cors::new());
     let gate = gate.max_staleness(Duration::MAX).build().unwrap();
     (replica, gate)
 });

@@ -12,7 +12,7 @@ use keyward::key::ForeignFormat;
 use keyward::record::KeyStatus;
 use keyward::replica::Replica;
 use keyward::throttle::AuthFailureLimiter;
-use keyward_fuzz::{Head, LIVE, NOW, REVOKED, TEST, denial, fill, format, holds, record};
+use keyward_fuzz::{Head, LIVE, NOW, REVOKED, TEST, denial, fill, scheme, holds, record};
 use libfuzzer_sys::fuzz_target;
 
 struct World {
@@ -34,8 +34,7 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
     revoked.status = KeyStatus::Revoked;
     fill(&replica, 1, &[live, test, revoked]);
     let builder = || {
-        Gate::builder(&replica)
-            .format(format())
+        Gate::builder_from_replica(&replica, &scheme())
             .max_staleness(Duration::MAX)
     };
     let throttle = AuthFailureLimiter::new(RateLimit::per_minute(60).burst(1000));

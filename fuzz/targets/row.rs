@@ -22,7 +22,7 @@ use keyward::clock::ManualClock;
 use keyward::key::DigestScheme;
 use keyward::record::{Account, KeyRecord};
 use keyward::store::{Commit, KeyQuery};
-use keyward_fuzz::{Head, LIVE, NOW, REVOKED, denial, digest, format, record};
+use keyward_fuzz::{Head, LIVE, NOW, REVOKED, denial, digest, scheme, record};
 use keyward_sqlite::{SqliteOptions, SqliteStore};
 use libfuzzer_sys::fuzz_target;
 use rusqlite::types::Value;
@@ -81,8 +81,7 @@ impl World {
                    DROP TRIGGER keyward_key_renamed; DROP TRIGGER keyward_key_redigested; \
                    DROP TRIGGER keyward_audit_deleted";
         file.execute_batch(lax).unwrap();
-        let gate = Gate::builder(store.replica())
-            .format(format())
+        let gate = Gate::builder(&store, &scheme())
             .max_staleness(Duration::MAX);
         Self {
             _folder: folder,
@@ -339,7 +338,7 @@ fn check(world: &World, values: &[(&str, &str, Value)]) {
     drop(block_on(world.store.account(world.own.account.clone())));
     drop(block_on(world.store.schemes(now)));
     let (operator, id) = (Actor::operator("fuzz"), world.own.id);
-    let admin = KeyAdmin::new(Arc::<SqliteStore>::clone(&world.store), format());
+    let admin = KeyAdmin::new(&world.store, &scheme());
     drop(block_on(admin.keys(
         &operator,
         &world.own.account,

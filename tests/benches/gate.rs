@@ -40,8 +40,8 @@ use keyward::record::{Account, KeyRecord, KeyStatus};
 use keyward::replica::{Replica, Revision};
 use keyward::request::RequestHead;
 use keyward::{
-    AccountId, Environment, Gate, KeyFormat, KeyId, Peppers, RateLimit, RateLimits, Requirement,
-    Scopes,
+    AccountId, Environment, Gate, KeyFormat, KeyId, KeyScheme, Peppers, RateLimit, RateLimits,
+    Requirement, Scopes,
 };
 use keyward_actix::RequireKey;
 use keyward_tower::{Principal, RequireKeyLayer};
@@ -245,7 +245,7 @@ impl World {
     }
 
     fn gate(&self) -> Gate {
-        let gate = Gate::builder(&self.replica).format(self.format.clone());
+        let gate = Gate::builder_from_replica(&self.replica, &KeyScheme::new(self.format.clone()));
         gate.build().unwrap()
     }
 

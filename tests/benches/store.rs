@@ -20,8 +20,8 @@ use keyward::record::{Account, KeyRecord};
 use keyward::request::RequestHead;
 use keyward::store::Commit;
 use keyward::{
-    AccountId, Actor, ApiKey, Environment, Gate, KeyAdmin, KeyFormat, KeyId, NewKey, Peppers,
-    RateLimit, RateLimits, Requirement, Store,
+    AccountId, Actor, ApiKey, Environment, Gate, KeyAdmin, KeyFormat, KeyId, KeyScheme, NewKey,
+    Peppers, RateLimit, RateLimits, Requirement, Store,
 };
 use keyward_sqlite::SqliteStore;
 
@@ -47,21 +47,19 @@ fn measure(size: usize) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys.db");
     let format = KeyFormat::new("bench_{env}_").unwrap();
+    let scheme = KeyScheme::new(format.clone());
     let acme = AccountId::parse("acme").unwrap();
     let operator = Actor::operator("bench");
     let store = SqliteStore::open(&path).unwrap();
-    let admin = KeyAdmin::new(Arc::new(store), format.clone());
+    let admin = KeyAdmin::new(&store, &scheme);
     block_on(admin.open_account(&operator, &acme)).unwrap();
-    drop(admin);
+    drop((admin, store));
     let keys = fill(&path, &format, size);
 
     let open = time(3, || drop(black_box(SqliteStore::open(&path).unwrap())));
     let store = Arc::new(SqliteStore::open(&path).unwrap());
-    let gate = Gate::builder(store.replica())
-        .format(format.clone())
-        .build()
-        .unwrap();
-    let admin = KeyAdmin::new(Arc::<SqliteStore>::clone(&store), format.clone());
+    let gate = Gate::new(&store, &scheme).unwrap();
+    let admin = KeyAdmin::new(&store, &scheme);
     let admin = admin.max_active_keys(u32::MAX);
 
     let mut made = Vec::new();
@@ -86,8 +84,7 @@ fn measure(size: usize) {
         RateLimit::per_second(1_000_000),
         RateLimit::per_day(u32::MAX),
     ]);
-    let limited = Gate::builder(store.replica())
-        .format(format.clone())
+    let limited = Gate::builder(&store, &scheme)
         .rate_limits(Environment::LIVE, limits.unwrap())
         .build()
         .unwrap();

@@ -28,7 +28,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use keyward::conformance::block_on;
-use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, NewKey};
+use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, NewKey};
 use keyward_sqlite::SqliteStore;
 use keyward_tower::{ReceiveWebhookLayer, WebhookSender};
 use keyward_webhooks::admin::WebhookAdmin;
@@ -136,10 +136,10 @@ impl World {
 
     fn over(folder: tempfile::TempDir) -> Self {
         let store = Arc::new(SqliteStore::open(folder.path().join("keys.db")).unwrap());
-        let format = KeyFormat::new("bench_{env}_").unwrap();
+        let scheme = KeyScheme::new(KeyFormat::new("bench_{env}_").unwrap());
         Self {
-            keys: KeyAdmin::new(Arc::clone(&store) as _, format.clone()).max_active_keys(u32::MAX),
-            webhooks: WebhookAdmin::new(Arc::clone(&store) as _, format, sealing()),
+            keys: KeyAdmin::new(&store, &scheme).max_active_keys(u32::MAX),
+            webhooks: WebhookAdmin::new(Arc::clone(&store) as _, &scheme, sealing()),
             operator: Actor::operator("bench"),
             acme: AccountId::parse("acme").unwrap(),
             folder,
@@ -456,8 +456,8 @@ impl Drop for Stopped {
 /// Publishes and sends as fast as it can, until it is killed, or for a minute.
 fn other_process(folder: &Path) {
     let store = Arc::new(SqliteStore::open(folder.join("keys.db")).unwrap());
-    let format = KeyFormat::new("bench_{env}_").unwrap();
-    let webhooks = WebhookAdmin::new(Arc::clone(&store) as _, format, sealing());
+    let scheme = KeyScheme::new(KeyFormat::new("bench_{env}_").unwrap());
+    let webhooks = WebhookAdmin::new(Arc::clone(&store) as _, &scheme, sealing());
     let (operator, acme) = (Actor::operator("other"), AccountId::parse("acme").unwrap());
     let until = Instant::now() + Duration::from_secs(60);
     thread::scope(|threads| {

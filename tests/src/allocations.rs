@@ -15,8 +15,8 @@ use keyward::record::{Account, KeyRecord};
 use keyward::replica::{Poll, Replica, Revision};
 use keyward::throttle::AuthFailureLimiter;
 use keyward::{
-    AccountId, Environment, Gate, KeyFormat, KeyId, Peppers, Principal, RateLimit, RateLimits,
-    Requirement, Store,
+    AccountId, Environment, Gate, KeyFormat, KeyId, KeyScheme, Peppers, Principal, RateLimit,
+    RateLimits, Requirement,
 };
 use keyward_tower::RequireKeyLayer;
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -71,8 +71,8 @@ async fn an_allowed_request_allocates_what_an_insert_into_the_extensions_does() 
     let mut service = service::Service::new();
     let limit = RateLimit::parse("10/60;10").unwrap();
     let throttle = AuthFailureLimiter::new(limit).trusted_proxies(["10.0.0.0/8"]);
-    let gate = Gate::builder(service.store.replica())
-        .format(KeyFormat::new("vhk_{env}_").unwrap())
+    let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_").unwrap());
+    let gate = Gate::builder(&service.store, &scheme)
         .failure_throttle(throttle.unwrap())
         .build()
         .unwrap();
@@ -183,7 +183,9 @@ async fn a_request_that_pays_allocates_no_more() {
         nonce: 0,
     };
     poll.finish(head).unwrap();
-    let gate = Gate::builder(&replica).format(format).build().unwrap();
+    let gate = Gate::builder_from_replica(&replica, &KeyScheme::new(format))
+        .build()
+        .unwrap();
     let layer = RequireKeyLayer::new(gate);
     for (what, key) in keys {
         let request = || {

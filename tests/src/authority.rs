@@ -14,8 +14,8 @@ use keyward::request::RequestHead;
 use keyward::store::Commit;
 use keyward::{
     AccountId, Actor, ApiKey, Environment, Gate, Grace, KeyAdmin, KeyFormat, KeyId, KeyKind,
-    KeyLocation, NewKey, OriginPolicy, Peppers, Permission, RateLimit, RateLimits, Requirement,
-    ScopeCatalog, Scopes,
+    KeyLocation, KeyScheme, NewKey, OriginPolicy, Peppers, Permission, RateLimit, RateLimits,
+    Requirement, ScopeCatalog, Scopes,
 };
 use keyward_sqlite::SqliteOptions;
 use keyward_webhooks::admin::{EndpointChange, WebhookAdmin};
@@ -195,8 +195,7 @@ struct World {
 
 impl World {
     fn new(store: Arc<dyn WebhookStore>, has_catalog: bool) -> Self {
-        let format = KeyFormat::new("vhk_{env}_").unwrap();
-        let mut admin = KeyAdmin::new(Arc::clone(&store) as _, format.clone());
+        let mut scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_").unwrap());
         if has_catalog {
             let products = ["kyc.read", "kyc.write", "age"].into_iter();
             let all = products.chain(Permission::ALL.map(Permission::as_str));
@@ -206,16 +205,16 @@ impl World {
                 .unwrap()
                 .implying("manager", ["api_keys.read", "api_keys.create"])
                 .unwrap();
-            admin = admin.catalog(catalog);
+            scheme = scheme.catalog(catalog);
         }
+        let admin = KeyAdmin::new(&store, &scheme);
         let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32]).unwrap());
-        let webhooks = WebhookAdmin::new(Arc::clone(&store), format.clone(), sealing);
+        let webhooks = WebhookAdmin::new(Arc::clone(&store), &scheme, sealing);
         let operator = Actor::operator("ops");
         for id in [ACME, OTHER] {
             block_on(admin.open_account(&operator, &account(id))).unwrap();
         }
-        let gate = Gate::builder(store.replica())
-            .format(format)
+        let gate = Gate::builder(&store, &scheme)
             .location(KeyLocation::x_api_key())
             .build()
             .unwrap();

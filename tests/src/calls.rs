@@ -17,6 +17,7 @@ use keyward::origin::OriginPolicy;
 use keyward::record::{AccountStatus, AdminErrorKind, DisabledBy, KeyRecord, KeyState, KeyStatus};
 use keyward::replica::UsageQuery;
 use keyward::request::{KeyLocation, RequestHead};
+use keyward::scheme::KeyScheme;
 use keyward::scope::{Permission, ScopeCatalog, Scopes};
 use keyward::store::{Commit, KeyQuery, Store};
 use keyward_webhooks::admin::{EndpointChange, WebhookAdmin};
@@ -42,18 +43,19 @@ struct World {
 impl World {
     fn new(catalog: Option<ScopeCatalog>) -> Self {
         let store = Arc::new(MemoryWebhooks::new());
-        let admin = KeyAdmin::new(Arc::clone(&store) as _, format());
+        let mut scheme = scheme();
+        let admin = KeyAdmin::new(&store, &scheme);
         let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32]).unwrap());
-        let webhooks = WebhookAdmin::new(Arc::clone(&store) as _, format(), sealing);
+        let webhooks = WebhookAdmin::new(Arc::clone(&store) as _, &scheme, sealing);
         let operator = Actor::operator("ops");
         for id in [ACME, OTHER] {
             block_on(admin.open_account(&operator, &account(id))).unwrap();
         }
-        let admin = match catalog {
-            Some(catalog) => admin.catalog(catalog),
-            None => admin,
-        };
-        let gate = Gate::builder(store.replica()).format(format());
+        if let Some(catalog) = catalog {
+            scheme = scheme.catalog(catalog);
+        }
+        let admin = KeyAdmin::new(&store, &scheme);
+        let gate = Gate::builder(&store, &scheme);
         let both = [
             KeyLocation::x_api_key(),
             KeyLocation::bearer().publishable(),
@@ -138,6 +140,10 @@ fn account(id: &str) -> AccountId {
 
 fn format() -> KeyFormat {
     KeyFormat::new("vhk_{env}_").unwrap()
+}
+
+fn scheme() -> KeyScheme {
+    KeyScheme::new(format())
 }
 
 fn kind<T>(outcome: Result<T, AdminError>) -> Outcome {
@@ -962,7 +968,7 @@ fn an_unknown_management_scope_is_in_no_catalog_and_no_first_key() {
         let catalog = ScopeCatalog::new(["kyc"]).unwrap();
         assert!(catalog.implying(unknown, ["kyc"]).is_err(), "{unknown}");
     }
-    let admin = KeyAdmin::new(Arc::new(MemoryWebhooks::new()), format());
+    let admin = KeyAdmin::new(&Arc::new(MemoryWebhooks::new()), &scheme());
     let first = |scope: &str| {
         let new = NewKey::new(account(ACME), Environment::LIVE, "first");
         let new = new.scopes(Scopes::parse([scope]).unwrap());

@@ -13,7 +13,8 @@ use keyward::conformance::block_on;
 use keyward::credits::Credits;
 use keyward::limit::ResetUnit;
 use keyward::{
-    AccountId, Actor, Gate, KeyAdmin, KeyFormat, RateLimit, RateLimits, Requirement, Store,
+    AccountId, Actor, Gate, KeyAdmin, KeyFormat, KeyScheme, RateLimit, RateLimits, Requirement,
+    Store,
 };
 use keyward_actix::RequireKey;
 use keyward_tower::RequireKeyLayer;
@@ -26,9 +27,12 @@ fn format() -> KeyFormat {
     KeyFormat::new("vhk_{env}_").unwrap()
 }
 
+fn scheme() -> KeyScheme {
+    KeyScheme::new(format())
+}
+
 fn limited(service: &Service, limits: impl Into<RateLimits>) -> Gate {
-    Gate::builder(service.store.replica())
-        .format(format())
+    Gate::builder(&service.store, &scheme())
         .rate_limits(keyward::Environment::LIVE, limits)
         .legacy_rate_limit_fields(ResetUnit::UnixTime)
         .refund_server_errors()
@@ -37,7 +41,7 @@ fn limited(service: &Service, limits: impl Into<RateLimits>) -> Gate {
 }
 
 fn give_credits(service: &Service, left: u64) {
-    let admin = KeyAdmin::new(Arc::clone(&service.store) as Arc<dyn Store>, format());
+    let admin = KeyAdmin::new(&service.store, &scheme());
     let acme = AccountId::parse("acme").unwrap();
     let credits = Some(Credits::new(left));
     block_on(admin.set_credits(&Actor::operator("ops"), acme, credits)).unwrap();

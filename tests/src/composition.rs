@@ -17,7 +17,7 @@ use keyward::conformance::block_on;
 use keyward::credits::{CreditOwner, Credits};
 use keyward::denial::DenialKind;
 use keyward::gate::Denial;
-use keyward::{AccountId, Actor, Gate, KeyAdmin, KeyFormat, Store};
+use keyward::{AccountId, Actor, Gate, KeyAdmin, KeyFormat, KeyScheme, Store};
 use keyward_tower::{Principal, RequireKeyLayer};
 use tokio::time::timeout;
 use tower::limit::ConcurrencyLimitLayer;
@@ -39,11 +39,11 @@ fn layer(service: &Service) -> RequireKeyLayer {
 
 /// A layer whose callers have ten credits, and get back what the service could not answer.
 fn ten_credits(service: &Service) -> RequireKeyLayer {
-    let format = KeyFormat::new("vhk_{env}_").unwrap();
-    let admin = KeyAdmin::new(Arc::clone(&service.store) as Arc<dyn Store>, format.clone());
+    let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_").unwrap());
+    let admin = KeyAdmin::new(&service.store, &scheme);
     let (operator, acme) = (Actor::operator("ops"), AccountId::parse("acme").unwrap());
     block_on(admin.set_credits(&operator, acme, Some(Credits::new(10)))).unwrap();
-    let gate = Gate::builder(service.store.replica()).format(format);
+    let gate = Gate::builder(&service.store, &scheme);
     RequireKeyLayer::new(gate.refund_server_errors().build().unwrap())
 }
 

@@ -383,8 +383,8 @@ async fn what_another_process_accepts_is_found_by_the_poll() {
     world.endpoint(HOOK).await;
     let client = Client::default();
     let running = tokio::spawn(world.timed_sender(&client).run());
-    let format = keyward::KeyFormat::new("vhk_{env}_").unwrap();
-    let other = keyward_webhooks::admin::WebhookAdmin::new(open(), format, sealing());
+    let scheme = keyward::KeyScheme::new(keyward::KeyFormat::new("vhk_{env}_").unwrap());
+    let other = keyward_webhooks::admin::WebhookAdmin::new(open(), &scheme, sealing());
     let id = WebhookId::random().unwrap();
     let message = WebhookMessage::new(world.acme.clone(), LIVE, id, "{}").unwrap();
     other.publish(&world.operator, message).await.unwrap();

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use keyward::admin::AdminError;
 use keyward::record::{AdminErrorKind, AuditAction};
-use keyward::{AccountId, Actor, Environment, Grace, KeyFormat, NewKey, Permission, Scopes};
+use keyward::{
+    AccountId, Actor, Environment, Grace, KeyFormat, KeyScheme, NewKey, Permission, Scopes,
+};
 use keyward_webhooks::admin::{EndpointChange, WebhookAdmin};
 use keyward_webhooks::sealing::{SealingKey, SealingKeys};
 use keyward_webhooks::send::WebhookMessage;
@@ -118,7 +120,7 @@ async fn who_lacks_the_permission_may_nothing() {
 #[tokio::test]
 async fn a_key_acts_by_its_scopes_and_in_its_environment() {
     use keyward::gate::{Access, Admitted, Decision, Verdict};
-    use keyward::{Gate, Requirement};
+    use keyward::{Gate, KeyScheme, Requirement};
 
     struct Head(String);
     impl keyward::request::RequestHead for Head {
@@ -146,8 +148,8 @@ async fn a_key_acts_by_its_scopes_and_in_its_environment() {
                 .unwrap()
                 .key
                 .unwrap();
-            let gate =
-                Gate::builder(world.store.replica()).format(KeyFormat::new("vhk_{env}_").unwrap());
+            let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_").unwrap());
+            let gate = Gate::builder(&world.store, &scheme);
             let gate = gate.max_staleness(Duration::MAX).build().unwrap();
             let requirement = std::sync::Arc::new(Requirement::new().any_environment());
             match gate.check(&Head(key.expose_secret().to_owned()), &requirement, None) {
@@ -266,9 +268,9 @@ async fn a_retired_sealing_key_can_go_once_all_is_sealed_anew() {
             .unwrap();
         let next = || SealingKey::new("2027", &[8; 32]).unwrap();
         let both = SealingKeys::new(next()).retired(SealingKey::new("2026", &[7; 32]).unwrap());
-        let format = KeyFormat::new("vhk_{env}_").unwrap();
+        let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_").unwrap());
         let store = std::sync::Arc::clone(&world.store);
-        let webhooks = WebhookAdmin::new(store, format, both.unwrap());
+        let webhooks = WebhookAdmin::new(store, &scheme, both.unwrap());
         assert_eq!(webhooks.reseal(&world.operator).await.unwrap(), 1);
         assert_eq!(webhooks.reseal(&world.operator).await.unwrap(), 0);
         let endpoint = webhooks.endpoint(&world.user, id).await.unwrap();

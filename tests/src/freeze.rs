@@ -5,7 +5,6 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
@@ -13,7 +12,9 @@ use actix_web::{App, HttpServer, web};
 use axum::Router;
 use axum::routing::get;
 use keyward::conformance::block_on;
-use keyward::{AccountId, Actor, ApiKey, Environment, Gate, KeyAdmin, KeyFormat, NewKey, Store};
+use keyward::{
+    AccountId, Actor, ApiKey, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, NewKey,
+};
 use keyward_actix::RequireKey;
 use keyward_sqlite::{SqliteOptions, SqliteStore};
 use keyward_tower::RequireKeyLayer;
@@ -75,8 +76,12 @@ fn format() -> KeyFormat {
     KeyFormat::new("cold_{env}_").unwrap()
 }
 
+fn scheme() -> KeyScheme {
+    KeyScheme::new(format())
+}
+
 fn make_key(file: &Path) -> ApiKey {
-    let admin = KeyAdmin::new(Arc::new(SqliteStore::open(file).unwrap()), format());
+    let admin = KeyAdmin::new(&SqliteStore::open(file).unwrap(), &scheme());
     let (operator, acme) = (Actor::operator("ops"), AccountId::parse("acme").unwrap());
     block_on(admin.open_account(&operator, &acme)).unwrap();
     let new = NewKey::new(acme, Environment::LIVE, "key");
@@ -182,8 +187,7 @@ fn serves_until_it_is_killed() {
     // So long that only a request that waits makes it poll.
     let options = SqliteOptions::new().poll_interval(Duration::from_secs(600));
     let store = options.open(file).unwrap();
-    let gate = Gate::builder(store.replica())
-        .format(format())
+    let gate = Gate::builder(&store, &scheme())
         .max_staleness(MAX_STALENESS)
         .build()
         .unwrap();

@@ -14,8 +14,8 @@ use keyward::denial::DenialKind;
 use keyward::gate::Denial;
 use keyward::record::AuditAction;
 use keyward::{
-    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyKind, KeyLocation, MemoryStore,
-    NewKey, Store,
+    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyKind, KeyLocation, KeyScheme,
+    MemoryStore, NewKey,
 };
 use keyward_tower::RequireKeyLayer;
 use tower::ServiceExt;
@@ -53,15 +53,14 @@ fn it_is_logged_as_a_warning_that_names_the_key() {
 
 #[tokio::test]
 async fn an_outer_layer_can_switch_it_off_and_leave_a_line_in_the_trail() {
-    let format = KeyFormat::new("vhk_{env}_").unwrap();
+    let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_").unwrap());
     let store = Arc::new(MemoryStore::new());
-    let gate = Gate::builder(store.replica())
-        .format(format.clone())
+    let gate = Gate::builder(&store, &scheme)
         .location(KeyLocation::x_api_key())
         .location(KeyLocation::x_client_key())
         .build()
         .unwrap();
-    let admin = KeyAdmin::new(store, format);
+    let admin = KeyAdmin::new(&store, &scheme);
     let acme = AccountId::parse("acme").unwrap();
     let operator = Actor::operator("tests");
     block_on(admin.open_account(&operator, &acme)).unwrap();

@@ -13,7 +13,7 @@ use keyward::conformance::block_on;
 use keyward::record::{AuditAction, AuditEntry};
 use keyward::store::{AuditQuery, Commit};
 use keyward::{Environment, Gate, KeyFormat, KeyKind, MemoryStore, RateLimit, Requirement};
-use keyward::{ScopeCatalog, Store};
+use keyward::{KeyScheme, ScopeCatalog, Store};
 use keyward_actix::RequireKey;
 use keyward_sqlite::SqliteStore;
 use keyward_tower::RequireKeyLayer;
@@ -50,9 +50,9 @@ macro_rules! points_here {
 }
 
 fn gate() -> Gate {
-    let builder = Gate::builder(MemoryStore::new().replica())
-        .format(KeyFormat::new("vhk_{env}_").unwrap())
-        .catalog(ScopeCatalog::new(["kyc"]).unwrap())
+    let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_").unwrap())
+        .catalog(ScopeCatalog::new(["kyc"]).unwrap());
+    let builder = Gate::builder(&MemoryStore::new(), &scheme)
         .rate_limits(Environment::LIVE, RateLimit::per_minute(10));
     builder.build().unwrap()
 }

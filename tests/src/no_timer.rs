@@ -13,7 +13,8 @@ use http_body::Frame;
 use http_body_util::BodyExt;
 use keyward::gate::KeyDied;
 use keyward::{
-    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, MemoryStore, NewKey, Principal, Store,
+    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey,
+    Principal,
 };
 use keyward_tower::{ReceiveWebhookLayer, RequireKeyLayer, WhileAlive};
 use keyward_webhooks::error::WebhookErrorKind;
@@ -59,7 +60,7 @@ impl http_body::Body for Late {
 #[test]
 fn a_refused_upload_is_answered_and_not_drained() {
     let store = MemoryStore::new();
-    let gate = Gate::builder(store.replica()).format(KeyFormat::new("x_").unwrap());
+    let gate = Gate::builder(&store, &KeyScheme::new(KeyFormat::new("x_").unwrap()));
     let layer = RequireKeyLayer::new(gate.build().unwrap()).request_body::<Late>();
     let reached = async |_: Request<Late>| Ok::<_, Infallible>(Response::new(Body::empty()));
     let service = layer.layer(service_fn(reached));
@@ -77,10 +78,10 @@ fn a_refused_upload_is_answered_and_not_drained() {
 fn a_body_that_ends_with_its_key_ends_at_once() {
     let runtime = without_time();
     let store = Arc::new(MemoryStore::new());
-    let format = KeyFormat::new("x_").unwrap();
-    let gate = Gate::builder(store.replica()).format(format.clone());
+    let scheme = KeyScheme::new(KeyFormat::new("x_").unwrap());
+    let gate = Gate::builder(&store, &scheme);
     let gate = gate.build().unwrap();
-    let admin = KeyAdmin::new(store, format);
+    let admin = KeyAdmin::new(&store, &scheme);
     let new = NewKey::new(AccountId::parse("acme").unwrap(), Environment::LIVE, "test");
     let operator = Actor::operator("test");
     let created = runtime.block_on(admin.bootstrap(&operator, new)).unwrap();

@@ -11,7 +11,7 @@ use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
 use keyward::clock::{Clock, ManualClock};
 use keyward::request::RequestHead;
-use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, Permission};
+use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, Permission};
 use keyward_sqlite::SqliteOptions;
 use keyward_tower::WebhookSender;
 use keyward_webhooks::admin::WebhookAdmin;
@@ -59,9 +59,9 @@ impl World {
     }
 
     pub(crate) async fn over(clock: Arc<ManualClock>, store: Arc<dyn WebhookStore>) -> Self {
-        let format = KeyFormat::new("vhk_{env}_").unwrap();
-        let keys = KeyAdmin::new(Arc::clone(&store) as _, format.clone());
-        let webhooks = WebhookAdmin::new(Arc::clone(&store), format, sealing());
+        let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_").unwrap());
+        let keys = KeyAdmin::new(&store, &scheme);
+        let webhooks = WebhookAdmin::new(Arc::clone(&store), &scheme, sealing());
         let operator = Actor::operator("ops");
         for id in ["acme", "other"] {
             let id = AccountId::parse(id).unwrap();

@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use keyward::denial::DenialKind;
 use keyward::gate::Denial;
-use keyward::{Gate, Requirement};
+use keyward::{Gate, KeyScheme, Requirement};
 use keyward_tower::{Principal, RequireKeyLayer};
 use tokio::net::{TcpListener, TcpStream};
 use tower::{ServiceBuilder, ServiceExt, service_fn};
@@ -36,8 +36,8 @@ fn another_gate(service: &Service) -> Gate {
 
 /// A gate that leaves the key where it is.
 fn forwarding_gate(service: &Service) -> Gate {
-    Gate::builder(keyward::Store::replica(&*service.store))
-        .format(keyward::KeyFormat::new("vhk_{env}_").unwrap())
+    let scheme = KeyScheme::new(keyward::KeyFormat::new("vhk_{env}_").unwrap());
+    Gate::builder(&service.store, &scheme)
         .insecure_forward_key()
         .build()
         .unwrap()

@@ -12,7 +12,7 @@ use http::{Request, Response};
 use http_body_util::Empty;
 use keyward::record::{Account, KeyRecord};
 use keyward::replica::{Replica, Revision};
-use keyward::{AccountId, Environment, Gate, KeyFormat};
+use keyward::{AccountId, Environment, Gate, KeyFormat, KeyScheme};
 use keyward_tower::RequireKeyLayer;
 use tokio::time::timeout;
 use tower::limit::ConcurrencyLimitLayer;
@@ -107,8 +107,7 @@ impl Waiting {
         .unwrap();
         let (ask, asked) = mpsc::channel();
         replica.on_demand(move |_| ask.send(()).is_ok());
-        let gate = Gate::builder(&replica)
-            .format(format)
+        let gate = Gate::builder_from_replica(&replica, &KeyScheme::new(format))
             .max_staleness(Duration::ZERO);
         let key = key.expose_secret().to_owned();
         Self {

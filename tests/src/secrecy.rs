@@ -14,8 +14,8 @@ use keyward::key::Pepper;
 use keyward::request::RequestHead;
 use keyward::store::Commit;
 use keyward::{
-    AccountId, Actor, Environment, Gate, Grace, KeyAdmin, KeyFormat, MemoryStore, NewKey, Peppers,
-    Permission, Requirement, Store,
+    AccountId, Actor, Environment, Gate, Grace, KeyAdmin, KeyFormat, KeyScheme, MemoryStore,
+    NewKey, Peppers, Permission, Requirement, Store,
 };
 use keyward_sqlite::SqliteStore;
 use sha2::{Digest, Sha256};
@@ -114,9 +114,10 @@ fn the_log_names_keys_by_id_and_hint_and_holds_no_secret() {
 #[test]
 fn no_debug_holds_a_secret() {
     let format = KeyFormat::new("vhk_{env}_").unwrap();
+    let scheme = KeyScheme::new(format.clone());
     let store = Arc::new(MemoryStore::new());
     let pepper = Pepper::new("2026", b"a pepper of some length").unwrap();
-    let admin = KeyAdmin::new(Arc::<MemoryStore>::clone(&store), format.clone());
+    let admin = KeyAdmin::new(&store, &scheme);
     let acme = AccountId::parse("acme").unwrap();
     let operator = Actor::operator("ops");
     let account = block_on(admin.open_account(&operator, &acme)).unwrap();
@@ -126,11 +127,11 @@ fn no_debug_holds_a_secret() {
     let view = block_on(admin.key(&operator, created.record.id)).unwrap();
     let leaks = block_on(admin.leaks(&operator, key.expose_secret())).unwrap();
     let line = block_on(store.audit(keyward::store::AuditQuery::newest(1))).unwrap();
-    let gate = Gate::builder(store.replica())
-        .format(format.clone())
-        .peppers(Peppers::new(pepper.clone()));
+    let peppered = scheme.clone().peppers(Peppers::new(pepper.clone()));
+    let gate = Gate::builder(&store, &peppered);
     let shown: Vec<&dyn Debug> = vec![
         &format,
+        &peppered,
         &store,
         &pepper,
         &admin,
@@ -157,10 +158,7 @@ fn no_debug_holds_a_secret() {
     };
     text += &format!("{commit:?}{:?}", block_on(store.commit(commit.clone())));
     let gate = gate.build().unwrap();
-    let other = Gate::builder(store.replica())
-        .format(format)
-        .build()
-        .unwrap();
+    let other = Gate::new(&store, &scheme).unwrap();
     for gate in [&gate, &other] {
         let head = Head(key.expose_secret());
         let requirement = Arc::new(Requirement::new());
@@ -208,8 +206,8 @@ fn the_database_file_holds_the_digest_and_no_secret() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys.db");
     let store = Arc::new(SqliteStore::open(&path).unwrap());
-    let format = KeyFormat::new("vhk_{env}_").unwrap();
-    let admin = KeyAdmin::new(Arc::<SqliteStore>::clone(&store), format);
+    let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_").unwrap());
+    let admin = KeyAdmin::new(&store, &scheme);
     let acme = AccountId::parse("acme").unwrap();
     let operator = Actor::operator("ops");
     block_on(admin.open_account(&operator, &acme)).unwrap();
@@ -234,8 +232,8 @@ fn a_whole_life_of_keys_leaves_no_secret_in_results_logs_trail_or_file() {
     let (log, subscriber) = capture();
     let (text, keys) = tracing::subscriber::with_default(subscriber, || {
         let store = Arc::new(SqliteStore::open(folder.path().join("keys.db")).unwrap());
-        let format = KeyFormat::new("vhk_{env}_").unwrap();
-        let admin = KeyAdmin::new(Arc::<SqliteStore>::clone(&store), format);
+        let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_").unwrap());
+        let admin = KeyAdmin::new(&store, &scheme);
         live(&admin)
     });
     let log = log.0.lock().unwrap();
@@ -308,17 +306,14 @@ fn who_is_refused_again_and_again_fills_no_log() {
     let store = Arc::new(MemoryStore::with_clock(
         Arc::<ManualClock>::clone(&clock) as _
     ));
-    let format = KeyFormat::new("vhk_{env}_").unwrap();
-    let admin = KeyAdmin::new(Arc::<MemoryStore>::clone(&store) as _, format.clone());
+    let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_").unwrap());
+    let admin = KeyAdmin::new(&store, &scheme);
     let acme = AccountId::parse("acme").unwrap();
     let new = NewKey::new(acme.clone(), Environment::LIVE, "name");
     let created = block_on(admin.bootstrap(&Actor::operator("ops"), new)).unwrap();
     let (id, key) = (created.record.id, created.key.unwrap());
     block_on(admin.revoke(&Actor::operator("ops"), id, "")).unwrap();
-    let gate = Gate::builder(store.replica())
-        .format(format)
-        .build()
-        .unwrap();
+    let gate = Gate::new(&store, &scheme).unwrap();
     let requirement = Arc::new(Requirement::new());
     let guest = Actor::user("guest", acme, []);
     let call = |times| {

@@ -14,8 +14,8 @@ use keyward::replica::Replica;
 use keyward::reply::{DetailJson, ErrorJson, ErrorMessageJson};
 use keyward::store::Commit;
 use keyward::{
-    AccountId, Cors, Environment, Gate, KeyFormat, KeyId, KeyKind, KeyLocation, MemoryStore,
-    OriginPolicy, Peppers, Replies, Requirement, ScopeCatalog, Scopes, Store,
+    AccountId, Cors, Environment, Gate, KeyFormat, KeyId, KeyKind, KeyLocation, KeyScheme,
+    MemoryStore, OriginPolicy, Peppers, Replies, Requirement, ScopeCatalog, Scopes, Store,
 };
 
 /// The time at which everything happens.
@@ -151,8 +151,8 @@ impl Service {
         block_on(self.store.commit(commit)).unwrap();
     }
 
-    fn builder(&self, replica: &Replica) -> GateBuilder {
-        let builder = Gate::builder(replica);
+    fn builder(&self, replica: &Replica, scheme: &KeyScheme) -> GateBuilder {
+        let builder = Gate::builder_from_replica(replica, scheme);
         match &self.cors {
             Some(cors) => builder.cors(cors.clone()),
             None => builder,
@@ -165,24 +165,19 @@ impl Service {
             .unwrap()
             .implying("hybrid", implied)
             .unwrap();
+        let vhk = KeyScheme::new(format("vhk_{env}_")).catalog(catalog);
         let main = || {
-            self.builder(self.store.replica())
-                .format(format("vhk_{env}_"))
+            self.builder(self.store.replica(), &vhk)
                 .location(KeyLocation::x_api_key())
                 .location(KeyLocation::bearer())
                 .location(KeyLocation::client_key())
                 .location(KeyLocation::x_client_key())
-                .catalog(catalog.clone())
         };
         let gate = main().build().unwrap();
         let any = Requirement::new;
         let account = AccountId::parse("acme").unwrap();
         let staging = Environment::parse("staging").unwrap();
-        let stale = self
-            .builder(&Replica::new())
-            .format(format("vhk_{env}_"))
-            .build()
-            .unwrap();
+        let stale = self.builder(&Replica::new(), &vhk).build().unwrap();
         let apart = main()
             .replies(Replies::default().tell_dead_keys_apart())
             .build()
@@ -203,8 +198,7 @@ impl Service {
             .text(ErrorCode::MissingApiKey, "Invalid user credentials")
             .text(ErrorCode::InvalidApiKey, "Invalid user credentials");
         let cs = self
-            .builder(self.store.replica())
-            .format(format("cs_"))
+            .builder(self.store.replica(), &KeyScheme::new(format("cs_")))
             .location(KeyLocation::raw_authorization())
             .replies(cs)
             .build()
@@ -214,8 +208,7 @@ impl Service {
             .text(ErrorCode::InvalidApiKey, "Invalid or missing API key")
             .status(ErrorCode::AccountInactive, 402);
         let sk = self
-            .builder(self.store.replica())
-            .format(format("sk_live_"))
+            .builder(self.store.replica(), &KeyScheme::new(format("sk_live_")))
             .location(KeyLocation::header("X-Helios-Key").unwrap())
             .realm("helios")
             .replies(sk)

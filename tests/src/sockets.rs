@@ -21,7 +21,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use hyper_util::rt::TokioExecutor;
-use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat};
+use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme};
 use keyward_sqlite::SqliteStore;
 use keyward_tower::{PublicOnlyResolver, ReceiveWebhookLayer, WebhookSender};
 use keyward_webhooks::admin::WebhookAdmin;
@@ -51,11 +51,11 @@ struct Sending {
 impl Sending {
     async fn open(file: &Path, rules: EndpointRules) -> Self {
         let store: Arc<dyn WebhookStore> = Arc::new(SqliteStore::open(file).unwrap());
-        let format = KeyFormat::new("vhk_{env}_").unwrap();
+        let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_").unwrap());
         let (operator, acme) = (Actor::operator("ops"), AccountId::parse("acme").unwrap());
-        let keys = KeyAdmin::new(Arc::clone(&store) as _, format.clone());
+        let keys = KeyAdmin::new(&store, &scheme);
         keys.open_account(&operator, &acme).await.unwrap();
-        let webhooks = WebhookAdmin::new(Arc::clone(&store), format, sealing());
+        let webhooks = WebhookAdmin::new(Arc::clone(&store), &scheme, sealing());
         Self {
             store,
             webhooks: webhooks.rules(rules.clone()),

@@ -17,7 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use keyward::{AccountId, Actor, KeyAdmin, KeyFormat};
+use keyward::{AccountId, Actor, KeyAdmin, KeyFormat, KeyScheme};
 use keyward_tower::WebhookSender;
 use keyward_webhooks::admin::WebhookAdmin;
 use keyward_webhooks::send::{EndpointRules, RetrySchedule, WebhookMessage};
@@ -101,18 +101,18 @@ async fn a_thousand_sockets_that_never_answer_delay_a_proven_endpoint_by_one_tim
         .ok()
         .map(|text| text.parse().unwrap());
     let store = Arc::new(MemoryWebhooks::new());
-    let format = KeyFormat::new("vhk_{env}_").unwrap();
+    let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_").unwrap());
     let rules = EndpointRules::new()
         .insecure_http_for_live()
         .insecure_private_host("127.0.0.1");
     let sending = Sending {
-        webhooks: WebhookAdmin::new(Arc::clone(&store) as _, format.clone(), sealing())
+        webhooks: WebhookAdmin::new(Arc::clone(&store) as _, &scheme, sealing())
             .rules(rules.clone())
             .max_endpoints(2 * u32::try_from(HANGING).unwrap()),
         operator: Actor::operator("ops"),
         acme: AccountId::parse("acme").unwrap(),
     };
-    let keys = KeyAdmin::new(Arc::clone(&store) as _, format);
+    let keys = KeyAdmin::new(&store, &scheme);
     keys.open_account(&sending.operator, &sending.acme)
         .await
         .unwrap();

@@ -14,7 +14,7 @@ use axum::extract::State;
 use axum::routing::get;
 use bytes::Bytes;
 use keyward::{
-    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyId, MemoryStore, NewKey, Store,
+    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyId, KeyScheme, MemoryStore, NewKey,
 };
 use keyward_actix::RequireKey;
 use keyward_tower::RequireKeyLayer;
@@ -199,10 +199,10 @@ async fn a_download_is_broken_off_so_that_nobody_takes_it_for_the_whole() {
 
 async fn one_key() -> (KeyAdmin, Gate, String, KeyId) {
     let store = std::sync::Arc::new(MemoryStore::new());
-    let format = KeyFormat::new("x_").unwrap();
-    let gate = Gate::builder(store.replica()).format(format.clone());
+    let scheme = KeyScheme::new(KeyFormat::new("x_").unwrap());
+    let gate = Gate::builder(&store, &scheme);
     let gate = gate.build().unwrap();
-    let admin = KeyAdmin::new(store, format);
+    let admin = KeyAdmin::new(&store, &scheme);
     let new = NewKey::new(AccountId::parse("acme").unwrap(), Environment::LIVE, "test");
     let created = admin
         .bootstrap(&Actor::operator("test"), new)

@@ -16,7 +16,7 @@ use http_body_util::{Empty, Full};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use keyward::throttle::AuthFailureLimiter;
-use keyward::{Gate, KeyFormat, RateLimit, Requirement, Store};
+use keyward::{Gate, KeyFormat, KeyScheme, RateLimit, Requirement};
 use keyward_actix::RequireKey;
 use keyward_tower::RequireKeyLayer;
 use tokio::net::{TcpListener, TcpSocket, UnixStream};
@@ -31,8 +31,8 @@ type Call<'a> = (u8, &'a [(&'a str, &'a str)], u16);
 /// A gate that allows three failures at once, behind the proxy 127.0.0.9.
 fn gate(service: &Service) -> Gate {
     let throttle = AuthFailureLimiter::new(RateLimit::parse("10/60;3").unwrap());
-    Gate::builder(service.store.replica())
-        .format(KeyFormat::new("vhk_{env}_").unwrap())
+    let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_").unwrap());
+    Gate::builder(&service.store, &scheme)
         .failure_throttle(throttle.trusted_proxies(["127.0.0.9"]).unwrap())
         .build()
         .unwrap()
@@ -207,8 +207,8 @@ async fn status_over_unix(socket: &Path, key: &str, client: &str) -> u16 {
 async fn over_a_unix_socket_the_proxy_is_given_an_address_or_all_is_refused() {
     let service = Service::new();
     let throttle = AuthFailureLimiter::new(RateLimit::parse("10/60;2").unwrap());
-    let gate = Gate::builder(service.store.replica())
-        .format(KeyFormat::new("vhk_{env}_").unwrap())
+    let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_").unwrap());
+    let gate = Gate::builder(&service.store, &scheme)
         .failure_throttle(throttle.trusted_proxies(["127.0.0.1"]).unwrap())
         .build()
         .unwrap();

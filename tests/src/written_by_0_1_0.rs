@@ -25,8 +25,8 @@ use keyward::replica::UsageQuery;
 use keyward::request::RequestHead;
 use keyward::store::AuditQuery;
 use keyward::{
-    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyKind, KeyLocation, Peppers,
-    RateLimits, Requirement, Store,
+    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyKind, KeyLocation, KeyScheme,
+    Peppers, RateLimits, Requirement, Store,
 };
 use keyward_sqlite::{SqliteOptions, SqliteStore};
 use keyward_webhooks::admin::{EndpointChange, WebhookAdmin};
@@ -209,12 +209,16 @@ fn format() -> KeyFormat {
     KeyFormat::new("old_{env}_").unwrap()
 }
 
+fn scheme() -> KeyScheme {
+    KeyScheme::new(format())
+}
+
 fn acme() -> AccountId {
     AccountId::parse("acme").unwrap()
 }
 
 fn admin(store: &Arc<SqliteStore>) -> KeyAdmin {
-    KeyAdmin::new(Arc::<SqliteStore>::clone(store), format())
+    KeyAdmin::new(store, &scheme())
 }
 
 fn gate(store: &SqliteStore) -> Gate {
@@ -226,21 +230,18 @@ fn gate(store: &SqliteStore) -> Gate {
         .retired(pepper("2025"))
         .unwrap();
     let peppers = peppers.accepting(DigestScheme::Sha256).unwrap();
-    Gate::builder(store.replica())
-        .format(format())
+    Gate::builder(store, &scheme().peppers(peppers))
         .location(KeyLocation::x_api_key())
         .location(KeyLocation::x_client_key())
-        .peppers(peppers)
         .build()
         .unwrap()
 }
 
 /// A gate for the keys that were made elsewhere.
 fn gate_of(store: &SqliteStore, format: ForeignFormat, scheme: DigestScheme) -> Gate {
-    Gate::builder(store.replica())
-        .format(self::format())
+    let peppers = Peppers::none().accepting(scheme).unwrap();
+    Gate::builder(store, &self::scheme().peppers(peppers))
         .foreign_format(format)
-        .peppers(Peppers::none().accepting(scheme).unwrap())
         .build()
         .unwrap()
 }
@@ -478,7 +479,7 @@ fn endpoints_sign_as_before_and_what_is_due_is_delivered() {
     let copy = CopiedFile::new();
     let store = copy.open();
     let sealing = || SealingKeys::new(SealingKey::new("2026", &[7; 32]).unwrap());
-    let admin = WebhookAdmin::new(Arc::<SqliteStore>::clone(&store), format(), sealing());
+    let admin = WebhookAdmin::new(Arc::<SqliteStore>::clone(&store), &scheme(), sealing());
     let operator = Actor::operator("tests");
     let endpoints = block_on(admin.endpoints(&operator, &acme(), None)).unwrap();
     let at = |host: &str| {

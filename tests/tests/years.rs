@@ -24,8 +24,8 @@ use keyward::record::{Account, KeyRecord, KeyStatus};
 use keyward::replica::{Replica, Revision};
 use keyward::request::RequestHead;
 use keyward::{
-    AccountId, Actor, ApiKey, Environment, Gate, Grace, KeyAdmin, KeyFormat, KeyId, NewKey,
-    Peppers, RateLimit, RateLimits, Requirement, Store,
+    AccountId, Actor, ApiKey, Environment, Gate, Grace, KeyAdmin, KeyFormat, KeyId, KeyScheme,
+    NewKey, Peppers, RateLimit, RateLimits, Requirement, Store,
 };
 use keyward_sqlite::{SqliteOptions, SqliteStore};
 use peak_alloc::PeakAlloc;
@@ -66,6 +66,10 @@ fn format() -> KeyFormat {
     KeyFormat::new("year_{env}_").unwrap()
 }
 
+fn scheme() -> KeyScheme {
+    KeyScheme::new(format())
+}
+
 fn acme() -> AccountId {
     AccountId::parse("acme").unwrap()
 }
@@ -92,7 +96,7 @@ impl Service {
         let clock = Arc::new(ManualClock::at(Duration::from_secs(1_700_000_000)));
         // It remembers a hundred dead keys.
         let replica = Replica::with(Arc::<ManualClock>::clone(&clock), 1000);
-        let gate = Gate::builder(&replica).format(format());
+        let gate = Gate::builder_from_replica(&replica, &scheme());
         let gate = gate.build().unwrap();
         let mut service = Self {
             clock,
@@ -232,9 +236,9 @@ fn keys_that_come_and_go_in_a_file_leave_nothing_in_the_process() {
     // It remembers ten dead keys.
     let options = SqliteOptions::new().ceiling(100);
     let store = Arc::new(options.open(&path).unwrap());
-    let gate = Gate::builder(store.replica()).format(format());
+    let gate = Gate::builder(&store, &scheme());
     let gate = gate.build().unwrap();
-    let admin = KeyAdmin::new(Arc::<SqliteStore>::clone(&store), format());
+    let admin = KeyAdmin::new(&store, &scheme());
     let operator = Actor::operator("test");
     block_on(admin.open_account(&operator, &acme())).unwrap();
 
@@ -324,7 +328,7 @@ fn a_file_in_which_most_keys_are_dead_opens_and_serves_the_living() {
         usize::try_from(living + remembered).unwrap()
     );
 
-    let gate = Gate::builder(store.replica()).format(format());
+    let gate = Gate::builder(&store, &scheme());
     let gate = gate.build().unwrap();
     let mut answers = BTreeMap::new();
     for (key, died) in &keys {
@@ -341,7 +345,7 @@ fn a_file_in_which_most_keys_are_dead_opens_and_serves_the_living() {
     }
     println!("{answers:?}");
 
-    let admin = KeyAdmin::new(Arc::<SqliteStore>::clone(&store), format());
+    let admin = KeyAdmin::new(&store, &scheme());
     let admin = admin.max_active_keys(u32::MAX);
     let operator = Actor::operator("test");
     let new = NewKey::new(acme(), Environment::LIVE, "key");
@@ -356,9 +360,9 @@ fn a_file_in_which_most_keys_are_dead_opens_and_serves_the_living() {
 /// and some of the dead.
 fn fill(path: &Path, living: u32, dead: u32) -> Vec<Known> {
     let store = SqliteStore::open(path).unwrap();
-    let admin = KeyAdmin::new(Arc::new(store), format());
+    let admin = KeyAdmin::new(&store, &scheme());
     block_on(admin.open_account(&Actor::operator("test"), &acme())).unwrap();
-    drop(admin);
+    drop((admin, store));
     let now = SystemTime::now();
     let between = 115 * DAY / dead;
     let mut known = Vec::new();

@@ -33,16 +33,15 @@ pin_project! {
     /// still arrive.
     ///
     /// ```
-    /// # use std::sync::Arc;
     /// # use actix_web::{App, HttpResponse, body::to_bytes, test::{TestRequest, call_service, init_service}};
     /// # use actix_web::web::{self, Data};
     /// # use keyward_actix::RequireKey;
     /// # #[actix_web::main]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use keyward::{AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, MemoryStore, NewKey, Store};
-    /// # let (store, format) = (Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
-    /// # let gate = Gate::builder(store.replica()).format(format.clone()).build()?;
-    /// # let admin = KeyAdmin::new(store, format);
+    /// # use keyward::{AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
+    /// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
+    /// # let gate = Gate::new(&store, &scheme)?;
+    /// # let admin = KeyAdmin::new(&store, &scheme);
     /// # let (actor, acme) = (Actor::operator("docs"), AccountId::parse("acme")?);
     /// # let created = admin.bootstrap(&actor, NewKey::new(acme, Environment::LIVE, "key")).await?;
     /// # let (id, key) = (created.record.id, created.key.unwrap());

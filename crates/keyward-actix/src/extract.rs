@@ -87,9 +87,9 @@ impl FromRequest for Principal {
 /// # use keyward_actix::RequireKey;
 /// # #[actix_web::main]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # use keyward::{Environment, Gate, KeyFormat, MemoryStore, Store};
-/// # let (store, format) = (MemoryStore::new(), KeyFormat::new("vhk_{env}_")?);
-/// # let gate = Gate::builder(store.replica()).format(format).build()?;
+/// # use keyward::{Environment, Gate, KeyFormat, KeyScheme, MemoryStore};
+/// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
+/// # let gate = Gate::new(&store, &scheme)?;
 ///
 /// let optional = RequireKey::new(gate).optional();
 /// let app = init_service(App::new().wrap(optional).route("/", web::get().to(greet))).await;
@@ -131,10 +131,10 @@ impl FromRequest for MaybePrincipal {
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use keyward::Environment;
 /// use keyward::gate::PerEnvironment;
-/// # use keyward::{AccountId, Actor, Gate, KeyAdmin, KeyFormat, MemoryStore, NewKey, Store};
-/// # let (store, format) = (std::sync::Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
-/// # let gate = Gate::builder(store.replica()).format(format.clone()).build()?;
-/// # let admin = KeyAdmin::new(store, format);
+/// # use keyward::{AccountId, Actor, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
+/// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
+/// # let gate = Gate::new(&store, &scheme)?;
+/// # let admin = KeyAdmin::new(&store, &scheme);
 /// # let (actor, acme) = (Actor::operator("docs"), AccountId::parse("acme")?);
 /// # let test_key = admin.bootstrap(&actor, NewKey::new(acme, Environment::TEST, "key")).await?.key.unwrap();
 ///
@@ -195,10 +195,10 @@ impl<T: Clone + 'static> FromRequest for InEnvironment<T> {
 /// # #[actix_web::main]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use keyward::Environment;
-/// # use keyward::{AccountId, Actor, Gate, KeyAdmin, KeyFormat, MemoryStore, NewKey, Store};
-/// # let (store, format) = (std::sync::Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
-/// # let gate = Gate::builder(store.replica()).format(format.clone()).build()?;
-/// # let admin = KeyAdmin::new(store, format);
+/// # use keyward::{AccountId, Actor, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
+/// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
+/// # let gate = Gate::new(&store, &scheme)?;
+/// # let admin = KeyAdmin::new(&store, &scheme);
 /// # let (actor, acme) = (Actor::operator("docs"), AccountId::parse("acme")?);
 /// # let test_key = admin.bootstrap(&actor, NewKey::new(acme, Environment::TEST, "key")).await?.key.unwrap();
 ///

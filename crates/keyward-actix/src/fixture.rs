@@ -11,7 +11,8 @@ use keyward::credits::Credits;
 use keyward::gate::GateBuilder;
 use keyward::replica::Replica;
 use keyward::{
-    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, MemoryStore, NewKey, Scopes, Store,
+    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey,
+    Scopes, Store,
 };
 
 /// A live key of `acme` with the scope `kyc`.
@@ -23,7 +24,7 @@ pub(crate) struct Fixture {
 impl Fixture {
     pub(crate) async fn new() -> Self {
         let store = Arc::new(MemoryStore::new());
-        let admin = KeyAdmin::new(Arc::<MemoryStore>::clone(&store), format());
+        let admin = KeyAdmin::new(&store, &scheme());
         let acme = AccountId::parse("acme").unwrap();
         let operator = Actor::operator("test");
         admin.open_account(&operator, &acme).await.unwrap();
@@ -34,7 +35,7 @@ impl Fixture {
     }
 
     pub(crate) async fn give_credits(&self, credits: u64) {
-        let admin = KeyAdmin::new(Arc::<MemoryStore>::clone(&self.store), format());
+        let admin = KeyAdmin::new(&self.store, &scheme());
         let acme = AccountId::parse("acme").unwrap();
         let (operator, credits) = (Actor::operator("test"), Some(Credits::new(credits)));
         let set = admin.set_credits(&operator, acme, credits);
@@ -60,11 +61,15 @@ impl Fixture {
 }
 
 pub(crate) fn gate_over(replica: &Replica) -> GateBuilder {
-    Gate::builder(replica).format(format())
+    Gate::builder_from_replica(replica, &scheme())
 }
 
 fn format() -> KeyFormat {
     KeyFormat::new("vhk_{env}_").unwrap()
+}
+
+fn scheme() -> KeyScheme {
+    KeyScheme::new(format())
 }
 
 /// What an app answers; it must not be an `Err`.

@@ -6,7 +6,7 @@
 //!
 //! ```no_run
 //! use actix_web::{App, HttpServer, web};
-//! use keyward::{Gate, KeyFormat, MemoryStore, Store};
+//! use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore};
 //! use keyward_actix::{Principal, RequireKey};
 //!
 //! async fn whoami(principal: Principal) -> String {
@@ -16,7 +16,8 @@
 //! #[actix_web::main]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let store = MemoryStore::new();
-//!     let gate = Gate::builder(store.replica()).format(KeyFormat::new("vhk_{env}_")?).build()?;
+//! let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+//!     let gate = Gate::new(&store, &scheme)?;
 //!     let server = HttpServer::new(move || {
 //!         let api = web::scope("/v1")
 //!             .wrap(RequireKey::new(gate.clone()).scope("kyc"))

@@ -56,9 +56,9 @@ use crate::head::{Peer, peer_addr};
 /// # use keyward_actix::RequireKey;
 /// # #[actix_web::main]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # use keyward::{Environment, Gate, KeyFormat, MemoryStore, Store};
-/// # let (store, format) = (MemoryStore::new(), KeyFormat::new("vhk_{env}_")?);
-/// # let gate = Gate::builder(store.replica()).format(format).build()?;
+/// # use keyward::{Environment, Gate, KeyFormat, KeyScheme, MemoryStore};
+/// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
+/// # let gate = Gate::new(&store, &scheme)?;
 /// # let submit = || async { HttpResponse::Created() };
 /// let live = RequireKey::new(gate.clone()).scope("kyc");
 /// let test = RequireKey::new(gate).scope("kyc").environment(Environment::TEST);
@@ -219,12 +219,12 @@ impl RequireKey {
     /// # use keyward_actix::RequireKey;
     /// # #[actix_web::main]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use keyward::{Environment, Gate, KeyFormat, MemoryStore, RateLimit, Store};
+    /// # use keyward::{Environment, Gate, KeyFormat, KeyScheme, MemoryStore, RateLimit};
     /// # use keyward::throttle::AuthFailureLimiter;
     /// # let (store, format) = (MemoryStore::new(), KeyFormat::new("vhk_{env}_")?);
     /// # let unknown = format.generate(Environment::LIVE)?;
     /// let throttle = AuthFailureLimiter::new(RateLimit::per_minute(10)).trusted_proxies(["127.0.0.1"])?;
-    /// let gate = Gate::builder(store.replica()).format(format).failure_throttle(throttle).build()?;
+    /// let gate = Gate::builder(&store, &KeyScheme::new(format)).failure_throttle(throttle).build()?;
     /// # let closed = RequireKey::new(gate.clone());
     /// let over_unix = RequireKey::new(gate).peer(|_| Some(IpAddr::V4(Ipv4Addr::LOCALHOST)));
     /// # for (layer, status) in [(closed, 500), (over_unix, 401)] {

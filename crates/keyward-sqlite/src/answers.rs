@@ -113,12 +113,12 @@ mod tests {
     use keyward::conformance::block_on;
     use keyward::denial::DenialKind;
     use keyward::record::{AccountStatus, KeyRecord, KeyStatus};
-    use keyward::{Actor, ApiKey, Environment, Grace, KeyAdmin, OriginPolicy, Store};
+    use keyward::{Actor, ApiKey, Environment, Grace, KeyAdmin, OriginPolicy};
     use rusqlite::Connection;
 
     use super::*;
     use crate::SqliteStore;
-    use crate::fixture::{Fixture, add, ask, commit, eventually, format};
+    use crate::fixture::{Fixture, add, ask, commit, eventually, scheme};
 
     type Take<'a> = &'a dyn Fn(&KeyRecord);
 
@@ -135,7 +135,7 @@ mod tests {
     fn what_takes_power_away_is_in_the_main_file_once_it_is_acknowledged() {
         let fixture = Fixture::new();
         let store = Arc::new(fixture.open_slow());
-        let admin = KeyAdmin::new(Arc::clone(&store) as Arc<dyn Store>, format());
+        let admin = KeyAdmin::new(&store, &scheme());
         let operator = Actor::operator("test");
         let ways: [(&str, Take<'_>, DenialKind); 7] = [
             (

@@ -242,7 +242,7 @@ mod tests {
 
     use super::*;
     use crate::SqliteStore;
-    use crate::fixture::{Fixture, format};
+    use crate::fixture::{Fixture, scheme};
     use crate::outbox::{self, Cursor};
     use crate::worker::Worker;
 
@@ -253,8 +253,8 @@ mod tests {
     fn filled(fixture: &Fixture, status: &str) -> EndpointId {
         let store = std::sync::Arc::new(fixture.open_slow());
         let sealing = SealingKeys::new(SealingKey::new("test", &[7; 32]).unwrap());
-        let keys = KeyAdmin::new(std::sync::Arc::clone(&store) as _, format());
-        let webhooks = WebhookAdmin::new(std::sync::Arc::clone(&store) as _, format(), sealing);
+        let keys = KeyAdmin::new(&store, &scheme());
+        let webhooks = WebhookAdmin::new(std::sync::Arc::clone(&store) as _, &scheme(), sealing);
         let (actor, acme) = (Actor::operator("test"), AccountId::parse("acme").unwrap());
         block_on(keys.open_account(&actor, &acme)).unwrap();
         let url = EndpointUrl::parse("https://acme.example/hook").unwrap();

@@ -169,7 +169,7 @@ fn put(connection: &Connection, owner: &CreditOwner, credits: &Credits) -> rusql
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, mpsc};
+    use std::sync::mpsc;
     use std::thread;
     use std::time::Instant;
 
@@ -179,13 +179,13 @@ mod tests {
 
     use super::*;
     use crate::SqliteStore;
-    use crate::fixture::{Fixture, add, ask, eventually, format, type_inside};
+    use crate::fixture::{Fixture, add, ask, eventually, scheme, type_inside};
 
     /// A key whose account has so many credits.
     fn rich(fixture: &Fixture, credits: u64) -> (CreditOwner, ApiKey) {
         let store = fixture.open_slow();
         let (secret, record) = add(&store, "acme");
-        let admin = KeyAdmin::new(Arc::new(store), format());
+        let admin = KeyAdmin::new(&store, &scheme());
         let (operator, account) = (Actor::operator("test"), record.account.clone());
         let credits = Some(Credits::new(credits));
         block_on(admin.set_credits(&operator, account, credits)).unwrap();

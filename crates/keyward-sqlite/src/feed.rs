@@ -180,8 +180,8 @@ mod tests {
     use keyward::{AccountId, Actor, Environment, Grace, KeyAdmin, NewKey, Store};
     use rusqlite::Connection;
 
-    use crate::fixture::{Fixture, add, ask, ask_strictly, format, type_inside};
-    use crate::{SqliteOptions, SqliteStore};
+    use crate::SqliteOptions;
+    use crate::fixture::{Fixture, add, ask, ask_strictly, scheme, type_inside};
 
     /// Past the checks of the table, as a program may that sets its mind to it.
     fn force(fixture: &Fixture, sql: &str) {
@@ -391,7 +391,7 @@ mod tests {
         let options = SqliteOptions::new().ceiling(1000);
         let store = Arc::new(options.open(fixture.path()).unwrap());
         type_inside(&store, "PRAGMA synchronous = OFF");
-        let admin = KeyAdmin::new(Arc::<SqliteStore>::clone(&store), format());
+        let admin = KeyAdmin::new(&store, &scheme());
         let (operator, acme) = (Actor::operator("test"), AccountId::parse("acme").unwrap());
         block_on(admin.open_account(&operator, &acme)).unwrap();
         // As in a file that has been in use for long.

@@ -13,7 +13,7 @@ use keyward::replica::{Replica, UsageQuery};
 use keyward::request::RequestHead;
 use keyward::store::{Commit, StoreErrorKind};
 use keyward::{
-    AccountId, ApiKey, Environment, Gate, KeyFormat, KeyId, Peppers, Requirement, Store,
+    AccountId, ApiKey, Environment, Gate, KeyFormat, KeyId, KeyScheme, Peppers, Requirement, Store,
 };
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -138,8 +138,7 @@ pub(crate) fn ask_gate(
     key: &ApiKey,
 ) -> Result<(), DenialKind> {
     // The machine may be busy.
-    let gate = Gate::builder(replica)
-        .format(format())
+    let gate = Gate::builder_from_replica(replica, &scheme())
         .max_staleness(max_staleness)
         .refresh_wait(Duration::from_secs(20));
     ask_with(&gate.build().unwrap(), key)
@@ -172,6 +171,10 @@ pub(crate) fn eventually(is_so: impl Fn() -> bool) {
 
 pub(crate) fn format() -> KeyFormat {
     KeyFormat::new("sql_{env}_").unwrap()
+}
+
+pub(crate) fn scheme() -> KeyScheme {
+    KeyScheme::new(format())
 }
 
 struct Head<'a>(&'a ApiKey);

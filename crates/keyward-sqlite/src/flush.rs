@@ -389,7 +389,7 @@ mod tests {
         let keys: Vec<_> = (0..BATCH).map(|_| crate::fixture::key("acme")).collect();
         let records = keys.iter().map(|(_, record)| record.clone());
         crate::fixture::commit(&store, vec![], records.collect()).unwrap();
-        let gate = Gate::builder(store.replica()).format(crate::fixture::format());
+        let gate = Gate::builder(&store, &crate::fixture::scheme());
         let gate = gate.build().unwrap();
         for secret in keys.iter().map(|(secret, _)| secret).chain([&secret]) {
             ask_with(&gate, secret).unwrap();
@@ -409,7 +409,7 @@ mod tests {
             .collect();
         let records = keys.iter().map(|(_, record)| record.clone());
         crate::fixture::commit(&store, vec![], records.collect()).unwrap();
-        let gate = Gate::builder(store.replica()).format(crate::fixture::format());
+        let gate = Gate::builder(&store, &crate::fixture::scheme());
         let gate = gate.build().unwrap();
         for (secret, _) in &keys {
             ask_with(&gate, secret).unwrap();
@@ -436,12 +436,15 @@ mod tests {
     }
 
     #[test]
-    fn what_was_counted_is_written_when_the_store_is_dropped() {
+    fn what_was_counted_is_written_when_the_last_clone_of_the_store_is_dropped() {
         let fixture = Fixture::new();
         let store = fixture.open_slow();
         let (secret, record) = add(&store, "acme");
         ask_often(&store, &secret, 2);
+        let clone = store.clone();
         drop(store);
+        add(&clone, "other");
+        drop(clone);
         let store = fixture.open_slow();
         assert_eq!(used(&store, "acme"), (2, 0));
         assert!(stored(&store, record.id).last_used_at.is_some());
@@ -497,8 +500,8 @@ mod tests {
         let new = Peppers::new(Pepper::new("new", &[7; 32]).unwrap());
         let both = new.clone().accepting(DigestScheme::Sha256).unwrap();
         let ask = |store: &SqliteStore, peppers: &Peppers| {
-            let gate = Gate::builder(store.replica()).format(crate::fixture::format());
-            ask_with(&gate.peppers(peppers.clone()).build().unwrap(), &secret)
+            let scheme = crate::fixture::scheme().peppers(peppers.clone());
+            ask_with(&Gate::new(store, &scheme).unwrap(), &secret)
         };
         thread::scope(|threads| {
             for store in [&one, &other] {
@@ -526,9 +529,7 @@ mod tests {
             let store = fixture.open_slow();
             let sha256 = DigestScheme::Sha256;
             let peppers = Peppers::new(pepper(id)).accepting(sha256).unwrap();
-            let gate = Gate::builder(store.replica())
-                .format(crate::fixture::format())
-                .peppers(peppers);
+            let gate = Gate::builder(&store, &crate::fixture::scheme().peppers(peppers));
             (store, gate.build().unwrap())
         };
         let (secret, record) = add(&fixture.open(), "acme");

@@ -24,7 +24,7 @@ use keyward_webhooks::signature::WebhookId;
 use keyward_webhooks::store::{DeliveryClaim, WebhookCommit, WebhookStore};
 use rusqlite::Connection;
 
-use crate::fixture::{Fixture, add, ask, format, paid, stored};
+use crate::fixture::{Fixture, add, ask, paid, scheme, stored};
 use crate::{SqliteStore, credit};
 
 /// Tells the child which file to write.
@@ -158,7 +158,7 @@ fn takes_power_away_and_waits_to_be_killed() {
         return;
     };
     let store = SqliteStore::open(file).unwrap();
-    let admin = KeyAdmin::new(Arc::new(store), format());
+    let admin = KeyAdmin::new(&store, &scheme());
     let actor = Actor::operator("child");
     block_on(async {
         for (way, _) in TAKEN {
@@ -191,7 +191,7 @@ fn takes_power_away_and_waits_to_be_killed() {
 fn open_balance(fixture: &Fixture, credits: u64) -> CreditOwner {
     let store = fixture.open_slow();
     let acme = AccountId::parse("acme").unwrap();
-    let admin = KeyAdmin::new(Arc::new(store), format());
+    let admin = KeyAdmin::new(&store, &scheme());
     let actor = Actor::operator("test");
     block_on(admin.open_account(&actor, &acme)).unwrap();
     let credits = Some(Credits::new(credits));
@@ -251,14 +251,10 @@ fn spend(spend: impl FnOnce(&SqliteStore, &dyn Fn() -> Finish)) {
     let store = SqliteStore::open(file).unwrap();
     let new = NewKey::new(AccountId::parse("acme").unwrap(), Environment::LIVE, "key");
     let store = Arc::new(store);
-    let admin =
-        KeyAdmin::new(Arc::<SqliteStore>::clone(&store), format()).max_active_keys(u32::MAX);
+    let admin = KeyAdmin::new(&store, &scheme()).max_active_keys(u32::MAX);
     let key = block_on(admin.create(&Actor::operator("child"), new)).unwrap();
     let key = key.key.unwrap();
-    let gate = Gate::builder(store.replica())
-        .format(format())
-        .build()
-        .unwrap();
+    let gate = Gate::new(&store, &scheme()).unwrap();
     spend(&store, &|| paid(&gate, &key));
 }
 
@@ -267,9 +263,9 @@ fn what_was_accepted_and_concluded_together_survives_a_kill() {
     let fixture = Fixture::new();
     let store = Arc::new(fixture.open_slow());
     let acme = AccountId::parse("acme").unwrap();
-    let keys = KeyAdmin::new(Arc::clone(&store) as _, format());
+    let keys = KeyAdmin::new(&store, &scheme());
     let sealing = SealingKeys::new(SealingKey::new("test", &[7; 32]).unwrap());
-    let webhooks = WebhookAdmin::new(Arc::clone(&store) as _, format(), sealing);
+    let webhooks = WebhookAdmin::new(Arc::clone(&store) as _, &scheme(), sealing);
     let actor = Actor::operator("test");
     block_on(keys.open_account(&actor, &acme)).unwrap();
     let url = EndpointUrl::parse("https://acme.example/hook").unwrap();
@@ -383,8 +379,7 @@ fn publishes_until_it_is_killed() {
 async fn write_on(file: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let store = Arc::new(SqliteStore::open(file)?);
     // A child that is killed before it revokes leaves an active key.
-    let admin =
-        KeyAdmin::new(Arc::<SqliteStore>::clone(&store), format()).max_active_keys(u32::MAX);
+    let admin = KeyAdmin::new(&store, &scheme()).max_active_keys(u32::MAX);
     let (actor, acme) = (Actor::operator("child"), AccountId::parse("acme")?);
     admin.open_account(&actor, &acme).await?;
     tell("ready")?;

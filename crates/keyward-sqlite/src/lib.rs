@@ -2,15 +2,15 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use keyward::{AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, NewKey, Store};
+//! use keyward::{AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, NewKey, Store};
 //! use keyward_sqlite::SqliteStore;
 //!
 //! # let dir = tempfile::tempdir()?;
 //! # let path = dir.path().join("keys.db");
 //! let store = Arc::new(SqliteStore::open(&path)?);
-//! let format = KeyFormat::new("vhk_{env}_")?;
-//! let gate = Gate::builder(store.replica()).format(format.clone()).build()?;
-//! let admin = KeyAdmin::new(store.clone(), format);
+//! let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+//! let gate = Gate::new(&store, &scheme)?;
+//! let admin = KeyAdmin::new(&store, &scheme);
 //! # keyward::conformance::block_on(async {
 //! let acme = AccountId::parse("acme")?;
 //! let operator = Actor::operator("sign-up");

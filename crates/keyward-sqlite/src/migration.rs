@@ -106,7 +106,7 @@ mod tests {
 
     use super::*;
     use crate::SqliteStore;
-    use crate::fixture::{Fixture, add, ask, ask_strictly, commit, eventually, format, stored};
+    use crate::fixture::{Fixture, add, ask, ask_strictly, commit, eventually, scheme, stored};
 
     #[test]
     fn a_start_does_not_wait_for_a_process_that_writes() {
@@ -302,7 +302,7 @@ mod tests {
             .unwrap();
         let store = Arc::new(fixture.open());
         let id = KeyId::parse("key_0123456789ab").unwrap();
-        let admin = KeyAdmin::new(Arc::clone(&store) as _, format());
+        let admin = KeyAdmin::new(&store, &scheme());
         let acme = AccountId::parse("acme").unwrap();
         let ann = Actor::user("ann", acme, Permission::ALL);
         let error = block_on(admin.enable(&ann, id)).unwrap_err();

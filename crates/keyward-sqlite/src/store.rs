@@ -48,7 +48,8 @@ use crate::{audit, commit, list, row, usage};
 /// killed loses what was counted since. Nothing is counted twice, also where it is not known whether
 /// a write succeeded. While the file cannot be written, the counts wait in memory.
 ///
-/// Dropping the store writes them too, stops the thread and waits for it; gates that are still there
+/// A clone is another handle to the same store. Dropping the last one writes the counts too, stops the
+/// threads and waits for them; gates that are still there
 /// go on until their `max_staleness` is over, and what they count then is lost.
 ///
 /// ```
@@ -69,21 +70,28 @@ use crate::{audit, commit, list, row, usage};
 /// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SqliteStore {
     replica: Replica,
     tasks: Sender<Task>,
-    thread: Option<JoinHandle<()>>,
+    threads: Arc<Threads>,
     place: Place,
-    /// For what is found at once.
-    lookups: Reader,
-    /// For what may take long.
-    reports: Reader,
     /// Where the last claim has ended.
     #[cfg(feature = "webhooks")]
     pub(crate) claimed_to: Arc<Mutex<outbox::Cursor>>,
     #[cfg(feature = "webhooks")]
     pub(crate) signal: OutboxSignal,
+}
+
+/// The threads of a store, which end with its last clone.
+#[derive(Debug)]
+struct Threads {
+    /// For what is found at once.
+    lookups: Reader,
+    /// For what may take long.
+    reports: Reader,
+    writer: Option<JoinHandle<()>>,
+    tasks: Sender<Task>,
 }
 
 impl SqliteStore {
@@ -145,13 +153,17 @@ impl SqliteStore {
         let reports = Reader::start(place.clone(), "keyward-reports")?;
         let thread = thread::Builder::new().name("keyward-sqlite".to_owned());
         let thread = thread.spawn(move || worker.run(&waiting));
+        let threads = Threads {
+            lookups,
+            reports,
+            writer: Some(thread.map_err(unavailable)?),
+            tasks: tasks.clone(),
+        };
         Ok(Self {
             replica,
             tasks,
-            thread: Some(thread.map_err(unavailable)?),
+            threads: Arc::new(threads),
             place,
-            lookups,
-            reports,
             #[cfg(feature = "webhooks")]
             claimed_to: Arc::default(),
             #[cfg(feature = "webhooks")]
@@ -199,7 +211,7 @@ impl SqliteStore {
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> StoreFuture<'_, T> {
-        self.lookups.read(read)
+        self.threads.lookups.read(read)
     }
 
     /// Reads what may take long, and holds up neither writes nor polls nor look-ups.
@@ -207,7 +219,7 @@ impl SqliteStore {
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> StoreFuture<'_, T> {
-        self.reports.read(read)
+        self.threads.reports.read(read)
     }
 
     /// Has the thread that writes do this, and waits for what comes of it.
@@ -335,12 +347,12 @@ impl Store for SqliteStore {
     }
 }
 
-impl Drop for SqliteStore {
+impl Drop for Threads {
     fn drop(&mut self) {
         self.lookups.stop();
         self.reports.stop();
         drop(self.tasks.send(Task::Stop));
-        wait_for(self.thread.take());
+        wait_for(self.writer.take());
     }
 }
 

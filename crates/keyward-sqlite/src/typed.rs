@@ -10,7 +10,7 @@ use keyward::record::{AccountStatus, AuditAction, KeyStatus};
 use keyward::store::{AuditQuery, StoreErrorKind};
 use keyward::{Actor, KeyAdmin, Store};
 
-use crate::fixture::{Fixture, add, ask_strictly, commit, format, stored};
+use crate::fixture::{Fixture, add, ask_strictly, commit, scheme, stored};
 
 #[test]
 fn nothing_that_is_typed_revives_a_revoked_key() {
@@ -160,7 +160,7 @@ fn what_is_typed_is_in_the_audit_log_and_what_a_program_does_is_there_once() {
     assert!(revoked_at >= before && revoked_at <= SystemTime::now() + Duration::from_secs(1));
 
     let (_, record) = add(&store, "other");
-    let admin = KeyAdmin::new(Arc::clone(&store) as Arc<dyn Store>, format());
+    let admin = KeyAdmin::new(&store, &scheme());
     let operator = Actor::operator("ann");
     block_on(admin.disable(&operator, record.id)).unwrap();
     block_on(admin.revoke(&operator, record.id, "too")).unwrap();

@@ -137,14 +137,14 @@ mod tests {
     use keyward_webhooks::send::{EndpointStatus, EndpointUrl};
 
     use super::*;
-    use crate::fixture::{Fixture, format};
+    use crate::fixture::{Fixture, scheme};
 
     /// A store with an endpoint and a message in each of two accounts and environments.
     fn filled(fixture: &Fixture) -> Arc<SqliteStore> {
         let store = Arc::new(fixture.open());
         let sealing = SealingKeys::new(SealingKey::new("test", &[7; 32]).unwrap());
-        let keys = KeyAdmin::new(Arc::clone(&store) as _, format());
-        let webhooks = WebhookAdmin::new(Arc::clone(&store) as _, format(), sealing);
+        let keys = KeyAdmin::new(&store, &scheme());
+        let webhooks = WebhookAdmin::new(Arc::clone(&store) as _, &scheme(), sealing);
         let actor = Actor::operator("test");
         for account in ["acme", "other"] {
             let account = AccountId::parse(account).unwrap();
@@ -437,7 +437,7 @@ mod tests {
         let store = Arc::new(fixture.open());
         let id = EndpointId::parse("whe_0123456789ab").unwrap();
         let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32]).unwrap());
-        let admin = WebhookAdmin::new(Arc::clone(&store) as _, format(), sealing);
+        let admin = WebhookAdmin::new(Arc::clone(&store) as _, &scheme(), sealing);
         let acme = AccountId::parse("acme").unwrap();
         let (ann, ops) = (
             Actor::user("ann", acme, Permission::ALL),

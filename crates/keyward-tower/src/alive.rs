@@ -34,17 +34,16 @@ pin_project! {
     ///
     /// ```
     /// # use std::convert::Infallible;
-    /// # use std::sync::Arc;
     /// # use axum::{Router, body::{Body, Bytes}, extract::State, routing::get};
     /// # use http_body_util::{BodyExt, Full};
     /// # use keyward_tower::RequireKeyLayer;
     /// # use tower::ServiceExt;
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use keyward::{AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, MemoryStore, NewKey, Store};
-    /// # let (store, format) = (Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
-    /// # let gate = Gate::builder(store.replica()).format(format.clone()).build()?;
-    /// # let admin = KeyAdmin::new(store, format);
+    /// # use keyward::{AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
+    /// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
+    /// # let gate = Gate::new(&store, &scheme)?;
+    /// # let admin = KeyAdmin::new(&store, &scheme);
     /// # let (actor, acme) = (Actor::operator("docs"), AccountId::parse("acme")?);
     /// # let created = admin.bootstrap(&actor, NewKey::new(acme, Environment::LIVE, "key")).await?;
     /// # let (id, key) = (created.record.id, created.key.unwrap());

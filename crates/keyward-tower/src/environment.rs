@@ -31,10 +31,10 @@ use crate::ResponseBody;
 /// use keyward::Environment;
 /// use keyward::gate::PerEnvironment;
 /// use keyward_tower::ByEnvironment;
-/// # use keyward::{AccountId, Actor, Gate, KeyAdmin, KeyFormat, MemoryStore, NewKey, Store};
-/// # let (store, format) = (std::sync::Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
-/// # let gate = Gate::builder(store.replica()).format(format.clone()).build()?;
-/// # let admin = KeyAdmin::new(store, format);
+/// # use keyward::{AccountId, Actor, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
+/// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
+/// # let gate = Gate::new(&store, &scheme)?;
+/// # let admin = KeyAdmin::new(&store, &scheme);
 /// # let (actor, acme) = (Actor::operator("docs"), AccountId::parse("acme")?);
 /// # let test_key = admin.bootstrap(&actor, NewKey::new(acme, Environment::TEST, "key")).await?.key.unwrap();
 ///

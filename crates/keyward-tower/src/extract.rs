@@ -32,9 +32,9 @@ use crate::head::to_response;
 /// # use tower::ServiceExt;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # use keyward::{Environment, Gate, KeyFormat, MemoryStore, Store};
-/// # let (store, format) = (MemoryStore::new(), KeyFormat::new("vhk_{env}_")?);
-/// # let gate = Gate::builder(store.replica()).format(format).build()?;
+/// # use keyward::{Environment, Gate, KeyFormat, KeyScheme, MemoryStore};
+/// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
+/// # let gate = Gate::new(&store, &scheme)?;
 ///
 /// let layer = RequireKeyLayer::new(gate).optional();
 /// let app = Router::<()>::new().route("/report", get(report)).route("/", get(greet)).layer(layer);
@@ -106,10 +106,10 @@ impl<S: Sync> OptionalFromRequestParts<S> for Principal {
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use keyward::Environment;
 /// use keyward::gate::PerEnvironment;
-/// # use keyward::{AccountId, Actor, Gate, KeyAdmin, KeyFormat, MemoryStore, NewKey, Store};
-/// # let (store, format) = (std::sync::Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
-/// # let gate = Gate::builder(store.replica()).format(format.clone()).build()?;
-/// # let admin = KeyAdmin::new(store, format);
+/// # use keyward::{AccountId, Actor, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
+/// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
+/// # let gate = Gate::new(&store, &scheme)?;
+/// # let admin = KeyAdmin::new(&store, &scheme);
 /// # let (actor, acme) = (Actor::operator("docs"), AccountId::parse("acme")?);
 /// # let test_key = admin.bootstrap(&actor, NewKey::new(acme, Environment::TEST, "key")).await?.key.unwrap();
 ///

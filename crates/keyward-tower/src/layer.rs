@@ -35,9 +35,9 @@ use crate::head::{FieldNames, Peer, socket_addr};
 /// # use tower::ServiceExt;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # use keyward::{Environment, Gate, KeyFormat, MemoryStore, Store};
-/// # let (store, format) = (MemoryStore::new(), KeyFormat::new("vhk_{env}_")?);
-/// # let gate = Gate::builder(store.replica()).format(format).build()?;
+/// # use keyward::{Environment, Gate, KeyFormat, KeyScheme, MemoryStore};
+/// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
+/// # let gate = Gate::new(&store, &scheme)?;
 /// # let submit = async || "created";
 /// let live = RequireKeyLayer::new(gate.clone()).scope("kyc");
 /// let test = RequireKeyLayer::new(gate).scope("kyc").environment(Environment::TEST);
@@ -206,12 +206,12 @@ impl RequireKeyLayer {
     /// # use tower::ServiceExt;
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use keyward::{Environment, Gate, KeyFormat, MemoryStore, RateLimit, Store};
+    /// # use keyward::{Environment, Gate, KeyFormat, KeyScheme, MemoryStore, RateLimit};
     /// # use keyward::throttle::AuthFailureLimiter;
     /// # let (store, format) = (MemoryStore::new(), KeyFormat::new("vhk_{env}_")?);
     /// # let throttle = AuthFailureLimiter::new(RateLimit::per_minute(10));
     /// # let unknown = format.generate(Environment::LIVE)?;
-    /// # let gate = Gate::builder(store.replica()).format(format).failure_throttle(throttle).build()?;
+    /// # let gate = Gate::builder(&store, &KeyScheme::new(format)).failure_throttle(throttle).build()?;
     ///
     /// let layer = RequireKeyLayer::new(gate)
     ///     .peer(|extensions| Some(extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip()));
@@ -250,9 +250,9 @@ impl RequireKeyLayer {
     /// # use tower::{Layer, ServiceExt};
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use keyward::{Gate, KeyFormat, MemoryStore, Store};
-    /// # let (store, format) = (MemoryStore::new(), KeyFormat::new("vhk_{env}_")?);
-    /// # let gate = Gate::builder(store.replica()).format(format).build()?;
+    /// # use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore};
+    /// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
+    /// # let gate = Gate::new(&store, &scheme)?;
     /// # static WAS_READ: AtomicBool = AtomicBool::new(false);
     /// # struct Upload;
     /// # impl Body for Upload {

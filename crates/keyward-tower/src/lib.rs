@@ -7,7 +7,7 @@
 //!
 //! ```
 //! use axum::{Router, routing::get};
-//! use keyward::{Gate, KeyFormat, MemoryStore, Store};
+//! use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore};
 //! use keyward_tower::{Principal, RequireKeyLayer};
 //!
 //! async fn whoami(principal: Principal) -> String {
@@ -18,7 +18,8 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let store = MemoryStore::new();
-//! let gate = Gate::builder(store.replica()).format(KeyFormat::new("vhk_{env}_")?).build()?;
+//! let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+//! let gate = Gate::new(&store, &scheme)?;
 //! let app: Router = Router::new()
 //!     .route("/whoami", get(whoami))
 //!     .layer(RequireKeyLayer::new(gate).scope("kyc"));

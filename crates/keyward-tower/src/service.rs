@@ -28,9 +28,9 @@ use crate::{ResponseBody, ResponseFuture};
 /// # use tower::{Layer, ServiceExt};
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # use keyward::{Environment, Gate, KeyFormat, MemoryStore, Store};
-/// # let (store, format) = (MemoryStore::new(), KeyFormat::new("vhk_{env}_")?);
-/// # let gate = Gate::builder(store.replica()).format(format).build()?;
+/// # use keyward::{Environment, Gate, KeyFormat, KeyScheme, MemoryStore};
+/// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
+/// # let gate = Gate::new(&store, &scheme)?;
 /// let inner = tower::service_fn(async |_: http::Request<()>| {
 ///     Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(Bytes::from("reached"))))
 /// });

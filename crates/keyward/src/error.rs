@@ -139,6 +139,8 @@ pub enum ParseErrorKind {
     Reserved,
     /// A prefix of keys goes on after `{env}` with nothing, or with what could belong to an environment.
     NoSeparator,
+    /// Some text has the form of two formats of a [`KeyScheme`](crate::KeyScheme).
+    Ambiguous,
     /// The secret begins with a byte order mark, as some editors write it.
     ByteOrderMark,
     /// The secret ends in a newline, mostly that of the file it was read from.
@@ -178,6 +180,7 @@ impl ParseErrorKind {
             Self::Unknown => "is not a known value",
             Self::Reserved => "is reserved: it has a meaning of its own",
             Self::NoSeparator => "lacks a separator such as `_` after `{env}`",
+            Self::Ambiguous => "its keys could be confused with those of another format",
             Self::ByteOrderMark => "begins with a byte order mark",
             Self::Newline => "ends in a newline",
             Self::Blank => "begins or ends with white space",

@@ -39,6 +39,7 @@ pub mod record;
 pub mod replica;
 pub mod reply;
 pub mod request;
+pub mod scheme;
 pub mod scope;
 pub mod secret_text;
 #[cfg(feature = "serde")]
@@ -58,6 +59,7 @@ pub use crate::limit::{RateLimit, RateLimits};
 pub use crate::origin::OriginPolicy;
 pub use crate::reply::Replies;
 pub use crate::request::KeyLocation;
+pub use crate::scheme::KeyScheme;
 pub use crate::scope::{Permission, ScopeCatalog, Scopes};
 #[cfg(any(test, feature = "conformance"))]
 pub use crate::store::conformance;

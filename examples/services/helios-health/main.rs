@@ -18,9 +18,7 @@ use std::time::SystemTime;
 use keyward::admin::{AdminError, KeyView};
 use keyward::clock::Clock;
 use keyward::gate::PerEnvironment;
-use keyward::{
-    AccountId, Actor, Environment, Grace, KeyAdmin, KeyFormat, NewKey, Permission, Principal,
-};
+use keyward::{AccountId, Actor, Environment, Grace, KeyAdmin, NewKey, Permission, Principal};
 use keyward_webhooks::sealing::SealedSecret;
 use keyward_webhooks::send::WebhookEndpoint;
 use keyward_webhooks::signature::{WebhookSecret, WebhookVerifier};
@@ -70,7 +68,7 @@ struct Helios {
 
 /// Opens Helios for two clinics: one has a key for production and one for development.
 pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
-    let (gate, admin) = rules::rules(setting.store.clone())?;
+    let (gate, admin) = rules::rules(&setting.store)?;
     let clinic = AccountId::parse("st-mary")?;
     let other = AccountId::parse("st-john")?;
     open_account(&admin, &clinic).await?;
@@ -88,7 +86,7 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
     )
     .await?;
 
-    let webhooks = Webhooks::new(&setting.store, KeyFormat::new("sk_live_")?)?;
+    let webhooks = Webhooks::new(&setting.store, admin.scheme())?;
     let sending = Some(webhooks.sending());
     let patients = |table| setting.records(table);
     let helios = Helios {

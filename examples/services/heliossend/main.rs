@@ -53,7 +53,7 @@ struct HeliosSend {
 
 /// Opens the service for one customer, who has two keys.
 pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
-    let (gate, admin) = rules::rules(setting.store.clone())?;
+    let (gate, admin) = rules::rules(&setting.store)?;
     let acme = AccountId::parse("acme")?;
     let other = AccountId::parse("globex")?;
     open_account(&admin, &acme).await?;

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use axum::http::{HeaderValue, Uri};
 use keyward::clock::Clock;
-use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, NewKey, Principal};
+use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyScheme, NewKey, Principal};
 use serde_json::{Value, json};
 use services::{Answer, Answered, Call, Opened, People, Records, Routes, Setting, Webhooks};
 use services::{error_json, line, make, open_account, plain, revealed};
@@ -80,7 +80,7 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
     open_account(&admin, &acme).await?;
     open_account(&admin, &other).await?;
     let records = setting.records("helium_id")?;
-    let webhooks = webhooks(&setting, &records)?;
+    let webhooks = webhooks(&setting, admin.scheme(), &records)?;
     let sending = Some(webhooks.sending());
 
     let address = setting.address.to_string();
@@ -152,8 +152,12 @@ pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
 }
 
 /// Webhooks that come with their account's key.
-fn webhooks(setting: &Setting, records: &Arc<Records>) -> Result<Webhooks, Box<dyn Error>> {
-    let webhooks = Webhooks::new(&setting.store, KeyFormat::new("hid_{env}_")?)?;
+fn webhooks(
+    setting: &Setting,
+    scheme: &KeyScheme,
+    records: &Arc<Records>,
+) -> Result<Webhooks, Box<dyn Error>> {
+    let webhooks = Webhooks::new(&setting.store, scheme)?;
     let (records, sealing) = (Arc::clone(records), webhooks.sealing.clone());
     Ok(webhooks.with_key(move |account| {
         let key = hook::key_of(account, &records, &sealing).ok()?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use keyward::clock::Clock;
 use keyward::reply::ErrorJson;
 use keyward::{
-    Environment, Gate, KeyAdmin, KeyFormat, KeyLocation, RateLimit, Replies, Requirement,
+    Environment, Gate, KeyAdmin, KeyFormat, KeyLocation, KeyScheme, RateLimit, Replies, Requirement,
 };
 use keyward_webhooks::admin::RequireWorkingEndpoint;
 use keyward_webhooks::receive::WebhookReceiver;
@@ -15,14 +15,13 @@ use keyward_webhooks::store::WebhookStore;
 
 /// Test keys, which are not for stress tests, and live keys, which require a working webhook.
 pub(crate) fn rules(store: Arc<dyn WebhookStore>) -> Result<(Gate, KeyAdmin), Box<dyn Error>> {
-    let format = KeyFormat::new("hid_{env}_")?;
-    let gate = Gate::builder(store.replica())
-        .format(format.clone())
+    let scheme = KeyScheme::new(KeyFormat::new("hid_{env}_")?);
+    let gate = Gate::builder(&store, &scheme)
         .location(KeyLocation::x_api_key())
         .replies(Replies::new(ErrorJson))
         .rate_ceiling(Environment::TEST, RateLimit::per_minute(60).burst(20))
         .build()?;
-    let admin = KeyAdmin::new(store.clone(), format);
+    let admin = KeyAdmin::new(&store, &scheme);
     let policy = RequireWorkingEndpoint::new(store);
     Ok((gate, admin.create_policy(policy)))
 }

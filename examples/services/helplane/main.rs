@@ -55,7 +55,7 @@ struct Helplane {
 
 /// Opens the help desk of one company, which has two keys.
 pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
-    let (gate, admin) = rules::rules(setting.store.clone())?;
+    let (gate, admin) = rules::rules(&setting.store)?;
     let acme = AccountId::parse("acme")?;
     let other = AccountId::parse("globex")?;
     open_account(&admin, &acme).await?;

@@ -1,22 +1,22 @@
 //! All there is about Helplane's keys.
 
 use std::error::Error;
-use std::sync::Arc;
 
 use keyward::admin::AccountChange;
 use keyward::reply::ErrorMessageJson;
-use keyward::{Environment, Gate, KeyAdmin, KeyFormat, KeyLocation, RateLimit, Replies, Store};
+use keyward::{
+    Environment, Gate, KeyAdmin, KeyFormat, KeyLocation, KeyScheme, RateLimit, Replies, Store,
+};
 
 /// Keys in `X-API-Key`; each for 100 requests a minute, with bursts of up to 200.
-pub(crate) fn rules(store: Arc<dyn Store>) -> Result<(Gate, KeyAdmin), Box<dyn Error>> {
-    let format = KeyFormat::new("hpl_")?;
-    let gate = Gate::builder(store.replica())
-        .format(format.clone())
+pub(crate) fn rules(store: &(impl Store + Clone)) -> Result<(Gate, KeyAdmin), Box<dyn Error>> {
+    let scheme = KeyScheme::new(KeyFormat::new("hpl_")?);
+    let gate = Gate::builder(store, &scheme)
         .location(KeyLocation::x_api_key())
         .rate_limits(Environment::LIVE, RateLimit::per_minute(100).burst(200))
         .replies(Replies::new(ErrorMessageJson))
         .build()?;
-    Ok((gate, KeyAdmin::new(store, format)))
+    Ok((gate, KeyAdmin::new(store, &scheme)))
 }
 
 /// What a plan means for keys, also for those that are there: they work on Growth and above.

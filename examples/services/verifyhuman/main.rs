@@ -16,8 +16,8 @@ use keyward::credits::Credits;
 use keyward::gate::PerEnvironment;
 use keyward::record::KeyRecord;
 use keyward::{
-    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyKind, NewKey, OriginPolicy,
-    Permission, Principal, Requirement, Scopes,
+    AccountId, Actor, Environment, Gate, KeyAdmin, KeyKind, NewKey, OriginPolicy, Permission,
+    Principal, Requirement, Scopes,
 };
 use serde_json::{Value, json};
 use services::{
@@ -77,8 +77,8 @@ struct World {
 
 /// Opens the service for one customer, who has a key of each sort.
 pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
-    let webhooks = Webhooks::new(&setting.store, KeyFormat::new("vhk_{env}_")?)?;
-    let (gate, admin) = rules::rules(setting.store.clone())?;
+    let (gate, admin) = rules::rules(&setting.store)?;
+    let webhooks = Webhooks::new(&setting.store, admin.scheme())?;
     let acme = AccountId::parse("acme")?;
     let other = AccountId::parse("globex")?;
     let sales = Actor::operator("sales");

@@ -1,14 +1,13 @@
 //! All there is about VerifyHuman's keys.
 
 use std::error::Error;
-use std::sync::Arc;
 
 use keyward::admin::AccountChange;
 use keyward::denial::ErrorCode as Code;
 use keyward::reply::ErrorJson;
 use keyward::{
-    Cors, Environment, Gate, KeyAdmin, KeyFormat, KeyLocation, RateLimit, Replies, Requirement,
-    ScopeCatalog, Store,
+    Cors, Environment, Gate, KeyAdmin, KeyFormat, KeyLocation, KeyScheme, RateLimit, Replies,
+    Requirement, ScopeCatalog, Store,
 };
 
 /// How many active keys an organization may have, and how many domains a key.
@@ -16,13 +15,13 @@ pub(crate) const MAX_KEYS: u32 = 50;
 pub(crate) const MAX_DOMAINS: usize = 25;
 
 /// One key per integration, in one of three places, for one product; the products are apart.
-pub(crate) fn rules(store: Arc<dyn Store>) -> Result<(Gate, KeyAdmin), Box<dyn Error>> {
-    let format = KeyFormat::new("vhk_{env}_")?;
+pub(crate) fn rules(store: &(impl Store + Clone)) -> Result<(Gate, KeyAdmin), Box<dyn Error>> {
     let products = ["verifyhuman", "verifyage", "identity", "kyc", "kyc_plus"];
     let catalog = ScopeCatalog::new(products)?
         .implying("hybrid", products)?
         .secret_only("hybrid")?
         .one_per_key();
+    let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?).catalog(catalog);
     let replies = Replies::new(ErrorJson)
         .text(Code::InvalidApiKey, "Invalid API key")
         .text(Code::EnvironmentMismatch, "Environment mismatch")
@@ -30,19 +29,17 @@ pub(crate) fn rules(store: Arc<dyn Store>) -> Result<(Gate, KeyAdmin), Box<dyn E
         .text(Code::OriginNotAllowed, "Origin not allowed for this key")
         .text(Code::RateLimited, "Rate limit exceeded")
         .status(Code::CreditsExhausted, 402);
-    let gate = Gate::builder(store.replica())
-        .format(format.clone())
+    let gate = Gate::builder(store, &scheme)
         .location(KeyLocation::x_api_key())
         .location(KeyLocation::client_key())
         .location(KeyLocation::x_client_key())
-        .catalog(catalog.clone())
         .cors(Cors::new())
         .replies(replies)
         .rate_limits(Environment::LIVE, RateLimit::per_minute(60))
         .rate_limits(Environment::TEST, RateLimit::per_minute(60))
         .refund_errors()
         .build()?;
-    let admin = KeyAdmin::new(store, format).catalog(catalog);
+    let admin = KeyAdmin::new(store, &scheme);
     Ok((gate, admin.max_active_keys(MAX_KEYS)))
 }
 

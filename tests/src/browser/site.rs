@@ -18,7 +18,7 @@ use keyward::gate::{Denial, GateBuilder};
 use keyward::replica::Replica;
 use keyward::{
     AccountId, Actor, Cors, Environment, Gate, KeyAdmin, KeyFormat, KeyId, KeyKind, KeyLocation,
-    MemoryStore, NewKey, OriginPolicy, RateLimit, Requirement, Store,
+    KeyScheme, MemoryStore, NewKey, OriginPolicy, RateLimit, Requirement, Store,
 };
 use keyward_actix::RequireKey;
 use keyward_tower::RequireKeyLayer;
@@ -88,7 +88,7 @@ impl Site {
             Stack::Axum => serve_axum(listeners, routes, own),
             Stack::Actix => serve_actix(listeners, routes, own),
         });
-        let admin = KeyAdmin::new(store, format());
+        let admin = KeyAdmin::new(&store, &scheme());
         let mut site = Self {
             ports,
             keys: HashMap::new(),
@@ -159,9 +159,12 @@ fn format() -> KeyFormat {
     KeyFormat::new("vhk_{env}_").unwrap()
 }
 
+fn scheme() -> KeyScheme {
+    KeyScheme::new(format())
+}
+
 fn gate(replica: &Replica) -> GateBuilder {
-    Gate::builder(replica)
-        .format(format())
+    Gate::builder_from_replica(replica, &scheme())
         .location(KeyLocation::x_api_key())
         .location(KeyLocation::client_key())
         .location(KeyLocation::x_client_key())

@@ -52,7 +52,7 @@ const ANSWER: usize = 1024;
 /// # use bytes::Bytes;
 /// # use http::{Request, Response};
 /// # use http_body_util::Full;
-/// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat};
+/// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme};
 /// # use keyward_webhooks::store::MemoryWebhooks;
 /// # use keyward_webhooks::admin::WebhookAdmin;
 /// # use keyward_webhooks::send::{AttemptOutcome, EndpointUrl, WebhookMessage};
@@ -65,18 +65,18 @@ const ANSWER: usize = 1024;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let store = Arc::new(MemoryWebhooks::new());
-/// # let format = KeyFormat::new("vhk_{env}_")?;
+/// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
 /// # let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
 /// # let acme = AccountId::parse("acme")?;
 /// # let operator = Actor::operator("docs");
-/// # KeyAdmin::new(store.clone(), format.clone()).open_account(&operator, &acme).await?;
+/// # KeyAdmin::new(&store, &scheme).open_account(&operator, &acme).await?;
 /// # let client = service_fn(async |request: Request<Full<Bytes>>| {
 /// #     assert_eq!(request.uri(), "https://acme.example/hook");
 /// #     assert_eq!(request.headers()["webhook-id"], "report-17-done");
 /// #     Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
 /// # });
 /// # let live = Environment::LIVE;
-/// let webhooks = WebhookAdmin::new(store.clone(), format, sealing.clone());
+/// let webhooks = WebhookAdmin::new(store.clone(), &scheme, sealing.clone());
 /// let url = EndpointUrl::parse("https://acme.example/hook")?;
 /// let id = webhooks.create_endpoint(&operator, &acme, live, url).await?.endpoint.id();
 /// let message = WebhookMessage::new(acme, live, WebhookId::parse("report-17-done")?, "{}")?;
@@ -322,7 +322,7 @@ where
     /// # use std::convert::Infallible;
     /// # use std::sync::Arc;
     /// # use axum::{Router, body::Body, routing::post};
-    /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat};
+    /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme};
     /// # use keyward_webhooks::store::MemoryWebhooks;
     /// # use keyward_webhooks::admin::WebhookAdmin;
     /// # use keyward_webhooks::send::EndpointUrl;
@@ -333,12 +333,12 @@ where
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let store = Arc::new(MemoryWebhooks::new());
-    /// # let format = KeyFormat::new("vhk_{env}_")?;
+    /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
     /// # let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
     /// # let acme = AccountId::parse("acme")?;
     /// # let operator = Actor::operator("docs");
-    /// # KeyAdmin::new(store.clone(), format.clone()).open_account(&operator, &acme).await?;
-    /// # let webhooks = WebhookAdmin::new(store.clone(), format, sealing.clone());
+    /// # KeyAdmin::new(&store, &scheme).open_account(&operator, &acme).await?;
+    /// # let webhooks = WebhookAdmin::new(store.clone(), &scheme, sealing.clone());
     /// # let url = EndpointUrl::parse("https://acme.example/hook")?;
     /// # let created = webhooks.create_endpoint(&operator, &acme, Environment::LIVE, url).await?;
     /// # let verifier = WebhookVerifier::standard(created.secret.expose_secret())?;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use keyward::admin::{Actor, AdminError, AuditedCall, KeyAdmin, Permitted};
-use keyward::key::KeyFormat;
 use keyward::record::{Account, AdminErrorKind, AuditAction, AuditEntry};
+use keyward::scheme::KeyScheme;
 use keyward::scope::Permission;
 use keyward::store::Commit;
 
@@ -23,7 +23,7 @@ use crate::store::{WebhookCommit, WebhookStore};
 /// # let mut example = std::pin::pin!(async {
 /// use std::sync::Arc;
 /// use std::time::Duration;
-/// use keyward::{AccountId, Actor, Environment, Grace, KeyAdmin, KeyFormat, Permission};
+/// use keyward::{AccountId, Actor, Environment, Grace, KeyAdmin, KeyFormat, KeyScheme, Permission};
 /// use keyward_webhooks::store::MemoryWebhooks;
 /// use keyward_webhooks::admin::WebhookAdmin;
 /// use keyward_webhooks::send::{EndpointUrl, WebhookMessage};
@@ -31,13 +31,13 @@ use crate::store::{WebhookCommit, WebhookStore};
 /// use keyward_webhooks::signature::WebhookId;
 ///
 /// let store = Arc::new(MemoryWebhooks::new());
-/// let format = KeyFormat::new("vhk_{env}_")?;
+/// let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
 /// let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32])?); // from a secret store
 /// let operator = Actor::operator("kyc");
 /// let acme = AccountId::parse("acme")?;
-/// KeyAdmin::new(store.clone(), format.clone()).open_account(&operator, &acme).await?;
+/// KeyAdmin::new(&store, &scheme).open_account(&operator, &acme).await?;
 ///
-/// let webhooks = WebhookAdmin::new(store.clone(), format, sealing);
+/// let webhooks = WebhookAdmin::new(store.clone(), &scheme, sealing);
 /// let user = Actor::user("ann@acme.example", acme.clone(), Permission::ALL);
 /// let url = EndpointUrl::parse("https://acme.example/hook")?;
 /// let created = webhooks.create_endpoint(&user, &acme, Environment::LIVE, url).await?;
@@ -69,10 +69,10 @@ pub struct WebhookAdmin {
 impl WebhookAdmin {
     /// Endpoints in this store, with secrets sealed by these keys; 16 for each account and environment.
     ///
-    /// The format is that of the service's keys, none of which gets into the audit trail.
+    /// The scheme is that of the service's keys, none of which gets into the audit log.
     #[must_use]
-    pub fn new(store: Arc<dyn WebhookStore>, format: KeyFormat, sealing: SealingKeys) -> Self {
-        let keys = KeyAdmin::new(Arc::clone(&store) as _, format);
+    pub fn new(store: Arc<dyn WebhookStore>, scheme: &KeyScheme, sealing: SealingKeys) -> Self {
+        let keys = KeyAdmin::new(&store, scheme);
         Self {
             keys,
             store,

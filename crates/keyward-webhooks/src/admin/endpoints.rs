@@ -180,7 +180,7 @@ impl WebhookAdmin {
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, NewKey};
+    /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, NewKey};
     /// # use keyward_webhooks::store::MemoryWebhooks;
     /// # use keyward_webhooks::admin::{RequireWorkingEndpoint, WebhookAdmin};
     /// # use keyward_webhooks::send::EndpointUrl;
@@ -188,14 +188,14 @@ impl WebhookAdmin {
     /// # use keyward::record::AdminErrorKind;
     /// # use keyward_webhooks::sealing::{SealingKey, SealingKeys};
     /// # let mut example = std::pin::pin!(async {
-    /// # let (store, format) = (Arc::new(MemoryWebhooks::new()), KeyFormat::new("vhk_{env}_")?);
+    /// # let (store, scheme) = (Arc::new(MemoryWebhooks::new()), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
     /// # let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
     /// # let operator = Actor::operator("docs");
     /// # let acme = AccountId::parse("acme")?;
-    /// # let webhooks = WebhookAdmin::new(store.clone(), format.clone(), sealing);
+    /// # let webhooks = WebhookAdmin::new(store.clone(), &scheme, sealing);
     /// # let url = EndpointUrl::parse("https://acme.example/hook")?;
     /// let policy = RequireWorkingEndpoint::new(store.clone());
-    /// let keys = KeyAdmin::new(store, format).create_policy(policy);
+    /// let keys = KeyAdmin::new(&store, &scheme).create_policy(policy);
     /// # keys.open_account(&operator, &acme).await?;
     /// # let live = Environment::LIVE;
     /// # let id = webhooks.create_endpoint(&operator, &acme, live, url).await?.endpoint.id();
@@ -295,19 +295,19 @@ pub struct CreatedEndpoint {
 ///
 /// ```
 /// # use std::sync::Arc;
-/// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat};
+/// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme};
 /// # use keyward_webhooks::store::MemoryWebhooks;
 /// # use keyward_webhooks::admin::{EndpointChange, WebhookAdmin};
 /// # use keyward_webhooks::send::{EndpointStatus, EndpointUrl};
 /// # use keyward::record::{AdminErrorKind, DisabledBy};
 /// # use keyward_webhooks::sealing::{SealingKey, SealingKeys};
 /// # let mut example = std::pin::pin!(async {
-/// # let (store, format) = (Arc::new(MemoryWebhooks::new()), KeyFormat::new("vhk_{env}_")?);
+/// # let (store, scheme) = (Arc::new(MemoryWebhooks::new()), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
 /// # let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
 /// # let operator = Actor::operator("docs");
 /// # let acme = AccountId::parse("acme")?;
-/// # KeyAdmin::new(store.clone(), format.clone()).open_account(&operator, &acme).await?;
-/// # let webhooks = WebhookAdmin::new(store, format, sealing);
+/// # KeyAdmin::new(&store, &scheme).open_account(&operator, &acme).await?;
+/// # let webhooks = WebhookAdmin::new(store, &scheme, sealing);
 /// # let url = EndpointUrl::parse("https://acme.example/hook")?;
 /// # let live = Environment::LIVE;
 /// # let id = webhooks.create_endpoint(&operator, &acme, live, url).await?.endpoint.id();

@@ -38,19 +38,19 @@ impl WebhookAdmin {
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use keyward::{AccountId, Actor, Environment, Grace, KeyAdmin, KeyFormat};
+    /// # use keyward::{AccountId, Actor, Environment, Grace, KeyAdmin, KeyFormat, KeyScheme};
     /// # use keyward_webhooks::store::MemoryWebhooks;
     /// # use keyward_webhooks::admin::WebhookAdmin;
     /// # use keyward_webhooks::send::EndpointUrl;
     /// # use keyward_webhooks::sealing::{SealingKey, SealingKeys};
     /// # use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookSigner};
     /// # let mut example = std::pin::pin!(async {
-    /// # let (store, format) = (Arc::new(MemoryWebhooks::new()), KeyFormat::new("vhk_{env}_")?);
+    /// # let (store, scheme) = (Arc::new(MemoryWebhooks::new()), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
     /// # let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
     /// # let operator = Actor::operator("docs");
     /// # let acme = AccountId::parse("acme")?;
-    /// # KeyAdmin::new(store.clone(), format.clone()).open_account(&operator, &acme).await?;
-    /// # let webhooks = WebhookAdmin::new(store, format, sealing.clone());
+    /// # KeyAdmin::new(&store, &scheme).open_account(&operator, &acme).await?;
+    /// # let webhooks = WebhookAdmin::new(store, &scheme, sealing.clone());
     /// # let url = EndpointUrl::parse("https://acme.example/hook")?;
     /// # let live = Environment::LIVE;
     /// # let id = webhooks.create_endpoint(&operator, &acme, live, url).await?.endpoint.id();

@@ -13,11 +13,11 @@ impl KeyAdmin {
     /// `api_keys.*`. An empty store alone never lets anyone in.
     ///
     /// ```
-    /// # use std::sync::Arc;
-    /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, NewKey, Scopes};
+    /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey, Scopes};
     /// # use keyward::record::AdminErrorKind;
     /// # let mut example = std::pin::pin!(async {
-    /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+    /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+    /// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
     /// # let operator = Actor::operator("docs");
     /// # let acme = AccountId::parse("acme")?;
     /// let new = NewKey::new(acme, Environment::LIVE, "first").scopes(Scopes::parse(["api_keys.*"])?);

@@ -6,10 +6,9 @@ use std::time::{Duration, SystemTime};
 use crate::admin::list::in_whole_millis;
 use crate::admin::{Actor, AdminError, CreatePolicy, KeyView};
 use crate::ids::KeyId;
-use crate::key::{KeyFormat, Peppers};
 use crate::log_limit::Unlogged;
 use crate::record::{Account, AdminErrorKind, AuditAction, AuditEntry, KeyRecord};
-use crate::scope::ScopeCatalog;
+use crate::scheme::KeyScheme;
 use crate::store::{Commit, Store};
 
 /// Creates, changes and ends the keys of a service, whatever store keeps them.
@@ -20,14 +19,14 @@ use crate::store::{Commit, Store};
 ///
 /// ```
 /// # let mut example = std::pin::pin!(async {
-/// use std::sync::Arc;
 /// use keyward::{
-///     AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, NewKey, Permission, Scopes,
+///     AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey, Permission,
+///     Scopes,
 /// };
 /// use keyward::record::KeyState;
 ///
-/// let store = Arc::new(MemoryStore::new());
-/// let admin = KeyAdmin::new(store, KeyFormat::new("vhk_{env}_")?);
+/// let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+/// let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
 /// let operator = Actor::operator("sign-up");
 /// let acme = AccountId::parse("acme")?;
 /// admin.open_account(&operator, &acme).await?;
@@ -49,9 +48,7 @@ use crate::store::{Commit, Store};
 #[derive(Clone, Debug)]
 pub struct KeyAdmin {
     pub(super) store: Arc<dyn Store>,
-    pub(super) format: KeyFormat,
-    pub(super) peppers: Peppers,
-    pub(super) catalog: Option<ScopeCatalog>,
+    pub(super) scheme: KeyScheme,
     pub(super) max_active_keys: u32,
     pub(super) default_lifetime: Option<Duration>,
     pub(super) max_lifetime: Option<Duration>,
@@ -59,14 +56,15 @@ pub struct KeyAdmin {
 }
 
 impl KeyAdmin {
-    /// Creates keys of this format: no pepper, no end, 50 active ones an account.
+    /// Creates an admin for the keys of a store.
+    ///
+    /// Give the same scheme to the [`Gate`](crate::gate::Gate). By default, keys do not expire, and an account
+    /// can have 50 active ones.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, format: KeyFormat) -> Self {
+    pub fn new<S: Store + Clone>(store: &S, scheme: &KeyScheme) -> Self {
         Self {
-            store,
-            format,
-            peppers: Peppers::none(),
-            catalog: None,
+            store: Arc::new(store.clone()),
+            scheme: scheme.clone(),
             max_active_keys: 50,
             default_lifetime: None,
             max_lifetime: None,
@@ -74,20 +72,18 @@ impl KeyAdmin {
         }
     }
 
-    /// Digests new keys this way: the same as the gate's.
-    #[must_use]
-    pub fn peppers(mut self, peppers: Peppers) -> Self {
-        self.peppers = peppers;
-        self
-    }
-
-    /// Gives keys only the scopes that this catalog permits: the same as the gate's.
+    /// Returns the scheme of the keys.
     ///
-    /// Also the scopes by which keys manage others: see [`ScopeCatalog::new`].
-    #[must_use]
-    pub fn catalog(mut self, catalog: ScopeCatalog) -> Self {
-        self.catalog = Some(catalog);
-        self
+    /// ```
+    /// use keyward::{KeyAdmin, KeyFormat, KeyScheme, MemoryStore};
+    ///
+    /// let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+    /// let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
+    /// assert_eq!(format!("{:?}", admin.scheme()), format!("{scheme:?}"));
+    /// # Ok::<(), keyward::error::ParseError>(())
+    /// ```
+    pub fn scheme(&self) -> &KeyScheme {
+        &self.scheme
     }
 
     /// How many active keys an account may have that has no bound of its own.
@@ -219,10 +215,10 @@ impl KeyAdmin {
     /// Counted by this process since it has opened the store, whichever admin was called.
     ///
     /// ```
-    /// # use std::sync::Arc;
-    /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, NewKey, Store};
+    /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
     /// # let mut example = std::pin::pin!(async {
-    /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+    /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+    /// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
     /// # let operator = Actor::operator("docs");
     /// # let acme = AccountId::parse("acme")?;
     /// # let created = admin.bootstrap(&operator, NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;

@@ -17,12 +17,13 @@ impl KeyAdmin {
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use keyward::{AccountId, Actor, KeyAdmin, KeyFormat, MemoryStore, Permission, Store};
+    /// # use keyward::{AccountId, Actor, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, Permission, Store};
     /// # use keyward::record::{AdminErrorKind, AuditAction};
     /// # use keyward::store::Commit;
     /// # let mut example = std::pin::pin!(async {
     /// # let store = Arc::new(MemoryStore::new());
-    /// # let admin = KeyAdmin::new(store.clone(), KeyFormat::new("vhk_{env}_")?);
+    /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+    /// # let admin = KeyAdmin::new(&store, &scheme);
     /// # let operator = Actor::operator("docs");
     /// # let acme = AccountId::parse("acme")?;
     /// # admin.open_account(&operator, &acme).await?;

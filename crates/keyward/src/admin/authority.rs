@@ -150,10 +150,10 @@ impl KeyAdmin {
     /// Check this before anything is read for the actor: an actor without the permission learns nothing.
     ///
     /// ```
-    /// # use std::sync::Arc;
-    /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, Permission};
+    /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, Permission};
     /// # let mut example = std::pin::pin!(async {
-    /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+    /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+    /// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
     /// let user = Actor::user("ann@acme.example", AccountId::parse("acme")?, [Permission::Read]);
     /// let permitted = admin.permitted(&user, &[Permission::Read]).await?;
     /// assert!(permitted.sees(Environment::LIVE) && !permitted.is_operator());

@@ -15,13 +15,13 @@ use crate::scope::Scopes;
 /// What a new key shall be: secret, without scopes, origins or limit, unless told otherwise.
 ///
 /// ```
-/// # use std::sync::Arc;
 /// # use keyward::{
-/// #     AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyKind, MemoryStore, NewKey, OriginPolicy,
+/// #     AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, KeyKind, MemoryStore, NewKey, OriginPolicy,
 /// #     Scopes,
 /// # };
 /// # let mut example = std::pin::pin!(async {
-/// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+/// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+/// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
 /// # let operator = Actor::operator("docs");
 /// # let acme = AccountId::parse("acme")?;
 /// # let created = admin.bootstrap(&operator, NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
@@ -109,14 +109,14 @@ impl NewKey {
     /// further up, such as `*.amazonaws.com`, is not noticed, though others have pages there.
     ///
     /// ```
-    /// # use std::sync::Arc;
     /// # use keyward::{
-    /// #     AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, NewKey, OriginPolicy,
+    /// #     AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey, OriginPolicy,
     /// # };
     /// # use keyward::error::{ParseError, ParseErrorKind};
     /// # use keyward::record::AdminErrorKind;
     /// # let mut example = std::pin::pin!(async {
-    /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+    /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+    /// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
     /// # let operator = Actor::operator("docs");
     /// # let acme = AccountId::parse("acme")?;
     /// # admin.open_account(&operator, &acme).await?;
@@ -200,10 +200,10 @@ impl NewKey {
 /// A key that was created, and what is kept of it.
 ///
 /// ```
-/// # use std::sync::Arc;
-/// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, NewKey};
+/// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
 /// # let mut example = std::pin::pin!(async {
-/// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+/// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+/// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
 /// # let operator = Actor::operator("docs");
 /// # let acme = AccountId::parse("acme")?;
 /// # let created = admin.bootstrap(&operator, NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
@@ -231,11 +231,11 @@ pub struct CreatedKey {
 /// What shall be different about a key; what is not named stays.
 ///
 /// ```
-/// # use std::sync::Arc;
-/// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, NewKey, RateLimit};
+/// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey, RateLimit};
 /// # use keyward::admin::KeyChange;
 /// # let mut example = std::pin::pin!(async {
-/// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+/// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+/// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
 /// # let operator = Actor::operator("docs");
 /// # let acme = AccountId::parse("acme")?;
 /// # let created = admin.bootstrap(&operator, NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
@@ -323,12 +323,12 @@ impl KeyChange {
 /// What shall be different about an account; what is not named stays.
 ///
 /// ```
-/// # use std::sync::Arc;
-/// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, NewKey};
+/// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
 /// # use keyward::admin::AccountChange;
 /// # use keyward::record::AccountStatus;
 /// # let mut example = std::pin::pin!(async {
-/// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+/// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+/// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
 /// # let operator = Actor::operator("docs");
 /// # let acme = AccountId::parse("acme")?;
 /// # let created = admin.bootstrap(&operator, NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;

@@ -65,7 +65,7 @@ impl KeyAdmin {
     /// ```
     /// # use std::sync::Arc;
     /// # use keyward::{
-    /// #     AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, MemoryStore, NewKey, Peppers,
+    /// #     AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey, Peppers,
     /// #     Requirement, Store,
     /// # };
     /// # use keyward::gate::{Decision, Verdict};
@@ -74,13 +74,11 @@ impl KeyAdmin {
     /// # let mut example = std::pin::pin!(async {
     /// # let store = MemoryStore::new();
     /// # let peppers = Peppers::new(Pepper::new("2026", b"sixteen bytes or more")?);
-    /// let gate = Gate::builder(store.replica())
-    ///     .format(KeyFormat::new("vhk_{env}_")?)
+    /// let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?).peppers(peppers);
+    /// let gate = Gate::builder(&store, &scheme)
     ///     .foreign_format(ForeignFormat::new("re_")?)
-    ///     .peppers(peppers.clone())
     ///     .build()?;
-    /// # let format = KeyFormat::new("vhk_{env}_")?;
-    /// # let admin = KeyAdmin::new(Arc::new(store), format).peppers(peppers);
+    /// # let admin = KeyAdmin::new(&store, &scheme);
     /// # let operator = Actor::operator("docs");
     /// # let acme = AccountId::parse("acme")?;
     /// # admin.open_account(&operator, &acme).await?;
@@ -203,8 +201,8 @@ impl KeyAdmin {
         account: &Account,
         permitted: Option<&Permitted>,
     ) -> Result<(crate::key::ApiKey, KeyRecord), AdminError> {
-        let key = self.format.generate(new.environment)?;
-        let (digest, hint) = (self.peppers.digest(&key), key.hint().clone());
+        let key = self.scheme.format_of(new.kind).generate(new.environment)?;
+        let (digest, hint) = (self.scheme.peppers.digest(&key), key.hint().clone());
         Ok((key, self.record_of(new, account, permitted, digest, hint)?))
     }
 

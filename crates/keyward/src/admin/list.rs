@@ -23,12 +23,12 @@ pub struct KeyView {
 /// Which keys to list: all, newest first, 50 a page, unless told otherwise.
 ///
 /// ```
-/// # use std::sync::Arc;
-/// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, NewKey, Store};
+/// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
 /// # use keyward::admin::KeyFilter;
 /// # use keyward::record::KeyState;
 /// # let mut example = std::pin::pin!(async {
-/// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+/// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+/// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
 /// # let operator = Actor::operator("docs");
 /// # let acme = AccountId::parse("acme")?;
 /// # let created = admin.bootstrap(&operator, NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
@@ -121,11 +121,11 @@ pub struct AuditPage {
 /// A key that was found in a text, once or more often.
 ///
 /// ```
-/// # use std::sync::Arc;
-/// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, NewKey};
+/// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
 /// # use keyward::record::KeyState;
 /// # let mut example = std::pin::pin!(async {
-/// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+/// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+/// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
 /// # let operator = Actor::operator("docs");
 /// # let acme = AccountId::parse("acme")?;
 /// # let created = admin.bootstrap(&operator, NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;

@@ -21,7 +21,7 @@ pub type PolicyFuture<'a> = Pin<Box<dyn Future<Output = Result<(), AdminError>> 
 /// # use std::sync::Arc;
 /// use keyward::admin::{CreatePolicy, PolicyFuture};
 /// use keyward::record::{Account, AdminErrorKind};
-/// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, NewKey};
+/// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
 ///
 /// /// Accounts whose plan has a rate limit get live keys, others test keys only.
 /// #[derive(Debug)]
@@ -39,8 +39,8 @@ pub type PolicyFuture<'a> = Pin<Box<dyn Future<Output = Result<(), AdminError>> 
 /// }
 ///
 /// # let mut example = std::pin::pin!(async {
-/// # let (store, format) = (Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
-/// let admin = KeyAdmin::new(store, format).create_policy(LiveKeysForPlans);
+/// # let (store, scheme) = (Arc::new(MemoryStore::new()), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
+/// let admin = KeyAdmin::new(&store, &scheme).create_policy(LiveKeysForPlans);
 /// # let operator = Actor::operator("docs");
 /// # let acme = AccountId::parse("acme")?;
 /// # admin.open_account(&operator, &acme).await?;

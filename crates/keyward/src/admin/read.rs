@@ -155,11 +155,11 @@ impl KeyAdmin {
     /// When none is left under an old pepper, that can go.
     ///
     /// ```
-    /// # use std::sync::Arc;
-    /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, NewKey};
+    /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
     /// # use keyward::key::DigestScheme;
     /// # let mut example = std::pin::pin!(async {
-    /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+    /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+    /// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
     /// # let operator = Actor::operator("docs");
     /// # let acme = AccountId::parse("acme")?;
     /// # let created = admin.bootstrap(&operator, NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
@@ -207,8 +207,7 @@ impl KeyAdmin {
             .check(permitted)
             .await?;
         let search = Search {
-            format: self.format.clone(),
-            peppers: self.peppers.clone(),
+            scheme: self.scheme.clone(),
             replica: self.store.replica().clone(),
         };
         let Found { mut leaks, known } = search.run(text.into()).await?;

@@ -18,13 +18,13 @@ impl KeyAdmin {
     /// rotated again. The successor of a disabled key is as disabled, and by the same one.
     ///
     /// ```
-    /// # use std::sync::Arc;
     /// # use keyward::{
-    /// #     AccountId, Actor, Environment, Grace, KeyAdmin, KeyFormat, MemoryStore, NewKey, Store,
+    /// #     AccountId, Actor, Environment, Grace, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey, Store,
     /// # };
     /// # use keyward::record::KeyState;
     /// # let mut example = std::pin::pin!(async {
-    /// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+    /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+    /// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
     /// # let operator = Actor::operator("docs");
     /// # let acme = AccountId::parse("acme")?;
     /// # let created = admin.bootstrap(&operator, NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
@@ -73,8 +73,8 @@ impl KeyAdmin {
                     return Err(AdminErrorKind::TooWide.into());
                 }
                 let now = self.now();
-                let key = self.format.generate(old.environment)?;
-                let (digest, hint) = (self.peppers.digest(&key), key.hint().clone());
+                let key = self.scheme.format_of(old.kind).generate(old.environment)?;
+                let (digest, hint) = (self.scheme.peppers.digest(&key), key.hint().clone());
                 let mut new = old.succeeded_by(KeyId::random()?, digest, hint, now);
                 new.epoch = account.epoch(old.environment);
                 // As long as the old one was to live, within what the service and a key that acts may give.

@@ -9,7 +9,7 @@ use crate::scope::Permission;
 impl KeyAdmin {
     /// Whether a key can do no more than another: what a key may hand on.
     pub(super) fn is_within(&self, record: &KeyRecord, bound: &KeyRecord) -> bool {
-        let scopes = match &self.catalog {
+        let scopes = match &self.scheme.catalog {
             Some(catalog) => catalog.covers(&bound.scopes, &record.scopes),
             None => bound.scopes.covers(&record.scopes),
         };
@@ -58,7 +58,7 @@ impl KeyAdmin {
             .scopes
             .iter()
             .filter(|own| Permission::is_reserved(own));
-        let catalog = self.catalog.as_ref();
+        let catalog = self.scheme.catalog.as_ref();
         if reserved.all(Permission::is_known)
             && catalog.is_none_or(|catalog| catalog.permits(&record.scopes, record.kind))
         {
@@ -90,10 +90,10 @@ impl KeyAdmin {
     /// # Errors
     /// [`HoldsKey`](AdminErrorKind::HoldsKey) when it contains one.
     pub fn check_text(&self, text: &str) -> Result<(), AdminErrorKind> {
-        match self.format.find_in(text).next() {
-            Some(_) => Err(AdminErrorKind::HoldsKey),
-            None => Ok(()),
+        if self.scheme.is_key_in(text) {
+            return Err(AdminErrorKind::HoldsKey);
         }
+        Ok(())
     }
 }
 

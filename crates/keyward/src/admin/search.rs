@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use crate::admin::threads::THREADS;
 use crate::admin::{AdminError, Leak};
-use crate::key::{Hint, KeyFormat, Peppers};
+use crate::key::Hint;
 use crate::replica::Replica;
 use crate::replica::cached_key::CachedKey;
+use crate::scheme::KeyScheme;
 
 /// The longest text that is searched where its caller is: a fraction of a millisecond.
 const SHORT: usize = 32 * 1024;
@@ -20,8 +21,7 @@ const POSITIONS: usize = 10;
 
 /// What is needed to tell which texts are keys, and which keys those are.
 pub(super) struct Search {
-    pub(super) format: KeyFormat,
-    pub(super) peppers: Peppers,
+    pub(super) scheme: KeyScheme,
     pub(super) replica: Replica,
 }
 
@@ -51,7 +51,7 @@ impl Search {
         let mut part = 0..0;
         while part.end < text.len() && is_wanted() {
             part = part.end..text.len().min(part.end + PART);
-            for (at, key, prefix) in self.format.find_from(text, part.clone()) {
+            for (at, key, prefix) in self.scheme.find_from(text, part.clone()) {
                 let before = seen
                     .get(key)
                     .and_then(|place: &usize| found.leaks.get_mut(*place));
@@ -80,6 +80,7 @@ impl Search {
     fn entry(&self, key: &str, secret: usize) -> Option<Arc<CachedKey>> {
         let clock = &**self.replica.clock();
         let mut digests = self
+            .scheme
             .peppers
             .candidates(key.as_bytes(), secret, false, clock);
         digests.find_map(|(_, digest)| self.replica.find(&digest))
@@ -98,6 +99,7 @@ mod tests {
     use crate::conformance::block_on;
     use crate::environment::Environment;
     use crate::ids::AccountId;
+    use crate::key::KeyFormat;
     use crate::store::MemoryStore;
 
     #[test]
@@ -106,8 +108,7 @@ mod tests {
         let key = format.generate(Environment::LIVE).unwrap();
         let text = format!("{}\n", key.expose_secret()).repeat(100_000);
         let search = Search {
-            format,
-            peppers: Peppers::none(),
+            scheme: KeyScheme::new(format),
             replica: Replica::new(),
         };
         let asked = Cell::new(0);
@@ -129,9 +130,8 @@ mod tests {
             Duration::try_from(time).unwrap()
         }
 
-        let store = Arc::new(MemoryStore::new());
-        let format = KeyFormat::new("vhk_{env}_").unwrap();
-        let admin = KeyAdmin::new(store, format.clone());
+        let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_").unwrap());
+        let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
         let acme = AccountId::parse("acme").unwrap();
         let operator = Actor::operator("test");
         let new = NewKey::new(acme, Environment::LIVE, "first");
@@ -140,7 +140,7 @@ mod tests {
         let never = "vhk_live_0123456789\n".repeat(200_000);
         let text = format!("{never}{}", key.expose_secret());
         let began = worked();
-        assert_eq!(format.find_in(&text).count(), 1);
+        assert_eq!(scheme.find_from(&text, 0..text.len()).count(), 1);
         let whole = worked().saturating_sub(began);
 
         let (mut longest, mut other_ran) = (Duration::ZERO, 0_u64);

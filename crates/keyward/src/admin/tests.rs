@@ -29,6 +29,7 @@ use crate::record::{
 };
 use crate::replica::{Replica, UsageHour, UsageQuery};
 use crate::request::{KeyLocation, RequestHead};
+use crate::scheme::KeyScheme;
 use crate::scope::{Permission, ScopeCatalog, Scopes};
 use crate::store::{AuditQuery, Commit, KeyCursor, KeyQuery, Store, StoreFuture};
 use crate::test_store::open;
@@ -57,7 +58,7 @@ impl World {
     fn empty() -> Self {
         let clock = Arc::new(ManualClock::at(NOW));
         let store = open(Arc::<ManualClock>::clone(&clock));
-        let admin = KeyAdmin::new(Arc::clone(&store), format());
+        let admin = KeyAdmin::new(&store, &scheme());
         let acme = AccountId::parse("acme").unwrap();
         let user = Actor::user("ann", acme.clone(), Permission::ALL);
         Self {
@@ -85,8 +86,7 @@ impl World {
 
     /// What a gate of the service says to a key, on a route that asks for nothing.
     fn ask(&self, key: &ApiKey) -> Result<Principal, DenialKind> {
-        let gate = Gate::builder(self.store.replica())
-            .format(format())
+        let gate = Gate::builder(&self.store, &scheme())
             .max_staleness(Duration::MAX)
             .build()
             .unwrap();
@@ -120,6 +120,10 @@ impl World {
 
 fn format() -> KeyFormat {
     KeyFormat::new("vhk_{env}_").unwrap()
+}
+
+fn scheme() -> KeyScheme {
+    KeyScheme::new(format())
 }
 
 fn error_of<T>(outcome: Result<T, AdminError>) -> AdminErrorKind {
@@ -245,6 +249,63 @@ fn of_200_creates_at_once_at_the_limit_minus_one_exactly_one_passes() {
 }
 
 #[test]
+fn each_kind_of_key_keeps_its_own_format() {
+    let world = World::new();
+    let format = |prefix| KeyFormat::new(prefix).unwrap();
+    let scheme = KeyScheme::new(format("sk_{env}_"))
+        .format(KeyKind::Publishable, format("pk_{env}_"))
+        .unwrap();
+    let admin = KeyAdmin::new(&world.store, &scheme);
+    let gate = Gate::builder(&world.store, &scheme)
+        .location(KeyLocation::x_api_key().publishable())
+        .location(KeyLocation::bearer())
+        .max_staleness(Duration::MAX)
+        .build()
+        .unwrap();
+    for (kind, prefix) in [
+        (KeyKind::Secret, "sk_live_"),
+        (KeyKind::Publishable, "pk_live_"),
+    ] {
+        let created = block_on(admin.create(&world.user, world.new_key().kind(kind))).unwrap();
+        let id = created.record.id;
+        let rotated = block_on(admin.rotate(&world.user, id, Grace::None)).unwrap();
+        let key = rotated.key.unwrap();
+        for key in [&created.key.unwrap(), &key] {
+            assert!(key.expose_secret().starts_with(prefix), "{key:?}");
+        }
+        let leaks = block_on(admin.leaks(&world.user, key.expose_secret())).unwrap();
+        assert!(leaks[0].key.is_some());
+        let named = NewKey::new(world.acme.clone(), Environment::LIVE, key.expose_secret());
+        let error = error_of(block_on(admin.create(&world.user, named)));
+        assert_eq!(error, AdminErrorKind::HoldsKey);
+
+        // A secret key stands where only publishable ones may, and is found there nevertheless.
+        let requirement = Arc::new(Requirement::new().kinds([KeyKind::Publishable]));
+        let decision = gate.check(&Head(key.expose_secret()), &requirement, None);
+        match (kind, decision) {
+            (KeyKind::Publishable, Decision::Ready(Verdict::Admit(_))) => {}
+            (KeyKind::Secret, Decision::Ready(Verdict::Refuse(refusal))) => {
+                let denial = refusal.denial.unwrap();
+                assert_eq!(denial.kind(), DenialKind::SecretExposed);
+            }
+            (_, decision) => panic!("{decision:?}"),
+        }
+    }
+    let unknown = format("pk_{env}_").generate(Environment::LIVE).unwrap();
+    let other = format("xk_{env}_").generate(Environment::LIVE).unwrap();
+    for (key, kind) in [
+        (unknown, DenialKind::Unknown),
+        (other, DenialKind::Malformed),
+    ] {
+        let decision = gate.check(&Head(key.expose_secret()), &Arc::default(), None);
+        let Decision::Ready(Verdict::Refuse(refusal)) = decision else {
+            panic!("{decision:?}")
+        };
+        assert_eq!(refusal.denial.unwrap().kind(), kind);
+    }
+}
+
+#[test]
 fn the_catalog_rules_new_and_changed_keys() {
     let world = World::new();
     let catalog = ScopeCatalog::new(["kyc", "age", "api_keys.create"])
@@ -254,7 +315,7 @@ fn the_catalog_rules_new_and_changed_keys() {
         .secret_only("hybrid")
         .unwrap()
         .one_per_key();
-    let admin = world.admin.clone().catalog(catalog);
+    let admin = KeyAdmin::new(&world.store, &scheme().catalog(catalog));
     let create = |scopes: &[&str], kind| {
         let new = world
             .new_key()
@@ -928,7 +989,7 @@ fn who_has_no_permission_leaves_no_line_however_often_it_calls() {
             KeyKind::Secret => KeyLocation::x_api_key(),
             _ => KeyLocation::x_api_key().publishable(),
         };
-        let gate = Gate::builder(world.store.replica()).format(format());
+        let gate = Gate::builder(&world.store, &scheme());
         let gate = gate.max_staleness(Duration::MAX).location(location);
         let requirement = Arc::new(Requirement::new().kinds([kind]));
         let head = Head(key.expose_secret());
@@ -1019,7 +1080,7 @@ fn of_an_actor_twenty_refused_calls_an_hour_are_listed_and_how_many_followed() {
     refuse(&reader, 1);
     assert_eq!(lines("user:bob").len(), 20 + 1 + 20 + 1);
     // Other instances over the same store do not begin anew.
-    let other = KeyAdmin::new(Arc::clone(&world.store), format());
+    let other = KeyAdmin::new(&world.store, &scheme());
     (0..30).for_each(|_| drop(block_on(other.revoke(&reader, id, ""))));
     assert_eq!(lines("user:bob").len(), 20 + 1 + 20 + 20);
 }
@@ -1118,15 +1179,14 @@ fn keys_made_elsewhere_work_and_are_digested_anew_at_their_first_use() {
     ] {
         peppers = peppers.accepting(scheme).unwrap();
     }
-    let gate = Gate::builder(world.store.replica())
-        .format(format())
+    let scheme = scheme().peppers(peppers);
+    let gate = Gate::builder(&world.store, &scheme)
         .foreign_format(foreign("re_"))
         .foreign_format(foreign("").secret_after('|'))
         .foreign_format(foreign(""))
-        .peppers(peppers.clone())
         .build()
         .unwrap();
-    let admin = world.admin.clone().peppers(peppers);
+    let admin = KeyAdmin::new(&world.store, &scheme);
     let ask = |key: &'static str| {
         let requirement = Arc::new(Requirement::new());
         match gate.check(&Head(key), &requirement, None) {
@@ -1204,15 +1264,14 @@ fn a_row_of_plain_sha256_is_imported_with_one_call_whatever_peppers_there_are() 
         (retired, "hmac-sha256:2026"),
     ] {
         let world = World::new();
-        let admin = world.admin.clone().peppers(peppers.clone());
+        let scheme = scheme().peppers(peppers.clone());
+        let admin = KeyAdmin::new(&world.store, &scheme);
         let digest = KeyDigest::import(DigestScheme::Sha256, &row).unwrap();
         let imported = admin.import(&world.user, world.new_key(), digest, None);
         let record = block_on(imported).unwrap();
         assert_eq!(record.hint.to_string(), "…");
-        let gate = Gate::builder(world.store.replica())
-            .format(format())
+        let gate = Gate::builder(&world.store, &scheme)
             .foreign_format(ForeignFormat::new("re_").unwrap())
-            .peppers(peppers.clone())
             .build()
             .unwrap();
         let ask = |key| {
@@ -1240,10 +1299,8 @@ fn a_key_of_the_service_itself_is_not_found_under_a_digest_without_its_pepper() 
     let world = World::new();
     let key = world.create(world.new_key()).key.unwrap();
     let peppers = Peppers::new(Pepper::new("2026", b"sixteen bytes or more").unwrap());
-    let gate = Gate::builder(world.store.replica())
-        .format(format())
+    let gate = Gate::builder(&world.store, &scheme().peppers(peppers))
         .foreign_format(ForeignFormat::new("").unwrap())
-        .peppers(peppers)
         .build()
         .unwrap();
     let decision = gate.check(
@@ -1366,7 +1423,7 @@ fn a_successor_keeps_to_the_services_bounds() {
         .record;
     assert_eq!(next.expires_at, Some(world.after(3600)));
     let catalog = ScopeCatalog::new(["kyc"]).unwrap().one_per_key();
-    let strict = world.admin.clone().catalog(catalog);
+    let strict = KeyAdmin::new(&world.store, &scheme().catalog(catalog));
     let error = error_of(block_on(strict.rotate(&world.user, next.id, Grace::None)));
     assert_eq!(error, AdminErrorKind::Scopes);
     // However full the account: a key that dies at once leaves its place to its successor.
@@ -1416,9 +1473,7 @@ fn metadata_holds_no_key_however_it_is_written() {
 fn usage_that_is_switched_off_is_not_counted() {
     let world = World::new();
     let created = world.create(world.new_key());
-    let gate = Gate::builder(world.store.replica())
-        .format(format())
-        .without_usage();
+    let gate = Gate::builder(&world.store, &scheme()).without_usage();
     let gate = gate.build().unwrap();
     let key = created.key.unwrap();
     gate.check(
@@ -1437,10 +1492,7 @@ fn usage_that_is_switched_off_is_not_counted() {
 fn a_request_that_is_refused_further_inside_counts_as_refused() {
     let world = World::new();
     let created = world.create(world.new_key());
-    let gate = Gate::builder(world.store.replica())
-        .format(format())
-        .build()
-        .unwrap();
+    let gate = Gate::new(&world.store, &scheme()).unwrap();
     let key = created.key.unwrap();
     let outer = match gate.check(
         &Head(key.expose_secret()),
@@ -1554,11 +1606,11 @@ fn a_key_that_dies_while_it_acts_has_done_nothing() {
         let before = block_on(world.store.key(id)).unwrap().unwrap();
         let account = suspends.then(|| world.acme.clone());
         let happens = (world.admin.clone(), created.record.id, account);
-        let between = Between {
+        let between = Arc::new(Between {
             store: Arc::clone(&world.store),
             happens: std::sync::Mutex::new(Some(happens)),
-        };
-        let admin = KeyAdmin::new(Arc::new(between), format());
+        });
+        let admin = KeyAdmin::new(&between, &scheme());
         let error = error_of(act(&admin, &actor, id, &world));
         assert_eq!(error, AdminErrorKind::NotPermitted);
         assert_eq!(block_on(world.store.key(id)).unwrap().unwrap(), before);
@@ -1577,7 +1629,7 @@ fn a_publishable_key_manages_nothing_whatever_its_scopes() {
     let scopes = Scopes::parse(["api_keys.*"]).unwrap();
     let new = world.new_key().kind(KeyKind::Publishable).scopes(scopes);
     let key = world.create(new).key.unwrap();
-    let gate = Gate::builder(world.store.replica()).format(format());
+    let gate = Gate::builder(&world.store, &scheme());
     let gate = gate
         .location(KeyLocation::x_api_key().publishable())
         .build()

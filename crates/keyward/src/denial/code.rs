@@ -36,7 +36,7 @@
 /// ```
 ///
 /// ```
-/// # use keyward::{Gate, KeyFormat, MemoryStore, Store};
+/// # use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore};
 /// # use keyward::gate::{Decision, Verdict};
 /// # use keyward::request::RequestHead;
 /// # struct Get<'a>(Option<&'a str>);
@@ -48,7 +48,8 @@
 /// #     }
 /// # }
 /// # let store = MemoryStore::new();
-/// # let gate = Gate::builder(store.replica()).format(KeyFormat::new("vhk_{env}_")?).build()?;
+/// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+/// # let gate = Gate::new(&store, &scheme)?;
 /// # let decision = gate.check(&Get(Some("nonsense")), &std::sync::Arc::default(), None);
 /// # let Decision::Ready(Verdict::Refuse(refusal)) = decision else { panic!("{decision:?}") };
 /// # let mut shown = refusal.reply.headers().map(|(name, value)| format!("{name}: {value}"));

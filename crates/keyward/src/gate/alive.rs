@@ -27,7 +27,7 @@ impl Gate {
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use keyward::{AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, MemoryStore, NewKey, Store};
+    /// # use keyward::{AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
     /// # use keyward::gate::{Access, Decision, Verdict};
     /// # use keyward::request::RequestHead;
     /// # struct Get<'a>(Option<&'a str>);
@@ -39,9 +39,9 @@ impl Gate {
     /// #     }
     /// # }
     /// # let mut example = std::pin::pin!(async {
-    /// # let (store, format) = (Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
-    /// # let gate = Gate::builder(store.replica()).format(format.clone()).build()?;
-    /// # let admin = KeyAdmin::new(store, format);
+    /// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
+    /// # let gate = Gate::new(&store, &scheme)?;
+    /// # let admin = KeyAdmin::new(&store, &scheme);
     /// # let operator = Actor::operator("docs");
     /// # let acme = AccountId::parse("acme")?;
     /// # let created = admin.bootstrap(&operator, NewKey::new(acme, Environment::LIVE, "first")).await?;

@@ -11,20 +11,20 @@ use crate::gate::gate::Inner;
 use crate::gate::replies::GateReplies;
 use crate::gate::reports::Reports;
 use crate::gate::{Cors, Gate};
-use crate::key::{ForeignFormat, KeyFormat, Peppers};
+use crate::key::ForeignFormat;
 use crate::limit::{Limiter, RateLimits, ResetUnit};
 use crate::log_limit::LogLimit;
 use crate::replica::Replica;
 use crate::reply::{Replies, Reply};
 use crate::request::KeyLocation;
-use crate::scope::ScopeCatalog;
+use crate::scheme::KeyScheme;
 use crate::throttle::AuthFailureLimiter;
 
 /// Puts a gate together; made by [`Gate::builder`].
 ///
 /// ```
 /// # use std::sync::Arc;
-/// # use keyward::{Gate, KeyFormat, KeyLocation, MemoryStore, Store};
+/// # use keyward::{Gate, KeyFormat, KeyLocation, KeyScheme, MemoryStore};
 /// # use keyward::gate::{Decision, Verdict};
 /// # use keyward::request::RequestHead;
 /// # struct Get<'a>(Option<&'a str>);
@@ -36,8 +36,8 @@ use crate::throttle::AuthFailureLimiter;
 /// #     }
 /// # }
 /// # let store = MemoryStore::new();
-/// let gate = Gate::builder(store.replica())
-///     .format(KeyFormat::new("vhk_{env}_")?)
+/// let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+/// let gate = Gate::builder(&store, &scheme)
 ///     .location(KeyLocation::bearer())
 ///     .realm("api.example.com")
 ///     .build()?;
@@ -51,13 +51,11 @@ use crate::throttle::AuthFailureLimiter;
 #[must_use]
 pub struct GateBuilder {
     replica: Replica,
-    formats: Vec<KeyFormat>,
+    scheme: KeyScheme,
     foreign: Vec<ForeignFormat>,
     locations: Vec<KeyLocation>,
     realm: String,
     replies: Replies,
-    peppers: Peppers,
-    catalog: Option<ScopeCatalog>,
     max_staleness: Duration,
     refresh_wait: Duration,
     forwards_key: bool,
@@ -72,16 +70,14 @@ pub struct GateBuilder {
 }
 
 impl GateBuilder {
-    pub(crate) fn new(replica: Replica) -> Self {
+    pub(crate) fn new(replica: Replica, scheme: KeyScheme) -> Self {
         Self {
             replica,
-            formats: Vec::new(),
+            scheme,
             foreign: Vec::new(),
             locations: Vec::new(),
             realm: "api".to_owned(),
             replies: Replies::default(),
-            peppers: Peppers::none(),
-            catalog: None,
             max_staleness: Duration::from_secs(30),
             refresh_wait: Duration::from_millis(500),
             forwards_key: false,
@@ -94,12 +90,6 @@ impl GateBuilder {
             refunds_from: u16::MAX,
             throttle: None,
         }
-    }
-
-    /// Accepts keys of this format; at least one is needed.
-    pub fn format(mut self, format: KeyFormat) -> Self {
-        self.formats.push(format);
-        self
     }
 
     /// Also accepts keys of this format, which were made elsewhere and imported.
@@ -126,18 +116,6 @@ impl GateBuilder {
         self
     }
 
-    /// Digests keys this way; SHA-256 without a pepper unless said otherwise.
-    pub fn peppers(mut self, peppers: Peppers) -> Self {
-        self.peppers = peppers;
-        self
-    }
-
-    /// Knows these scopes and what they imply. Without one, scopes are taken as they are.
-    pub fn catalog(mut self, catalog: ScopeCatalog) -> Self {
-        self.catalog = Some(catalog);
-        self
-    }
-
     /// How old the replica may be before the answer is 503; 30 seconds by default.
     ///
     /// This is how long a revocation takes at the very most, and how long known keys go on working
@@ -156,10 +134,10 @@ impl GateBuilder {
     ///
     /// ```
     /// use std::time::Duration;
-    /// # use keyward::{Gate, KeyFormat, MemoryStore, Store};
-    /// # let (store, format) = (MemoryStore::new(), KeyFormat::new("vhk_{env}_")?);
+    /// # use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore};
+    /// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
     ///
-    /// let gate = Gate::builder(store.replica()).format(format);
+    /// let gate = Gate::builder(&store, &scheme);
     /// assert!(gate.refresh_wait(Duration::from_secs(2)).build().is_ok());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -237,15 +215,11 @@ impl GateBuilder {
     /// limit.
     ///
     /// ```
-    /// # use keyward::{Gate, KeyFormat};
-    /// # use keyward::error::ParseError;
-    /// # use keyward::replica::Replica;
-    /// let gate = Gate::builder(&Replica::new())
-    ///     .format(KeyFormat::new("acme_{env}_")?)
-    ///     .refund_errors()
-    ///     .build();
+    /// # use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore};
+    /// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("acme_{env}_")?));
+    /// let gate = Gate::builder(&store, &scheme).refund_errors().build();
     /// assert!(gate.is_ok());
-    /// # Ok::<(), ParseError>(())
+    /// # Ok::<(), keyward::error::ParseError>(())
     /// ```
     pub fn refund_errors(mut self) -> Self {
         self.refunds_from = 400;
@@ -261,7 +235,7 @@ impl GateBuilder {
     /// The gate.
     ///
     /// # Errors
-    /// When there is no format, two locations could claim the same text, there are more than 16
+    /// When two locations could claim the same text, there are more than 16
     /// locations, the realm or the body's content type cannot stand in a field, a status is mapped
     /// out of its class, or a method or field name of the CORS fields is none.
     pub fn build(mut self) -> Result<Gate, GateError> {
@@ -298,14 +272,12 @@ impl GateBuilder {
                 grpc_readable,
                 throttle: self.throttle.map(|it| it.start(self.replica.clock())),
                 replica: self.replica,
-                formats: self.formats,
+                scheme: self.scheme,
                 headers,
                 foreign: self.foreign,
                 locations: self.locations,
                 realm: self.realm,
                 replies: self.replies,
-                peppers: self.peppers,
-                catalog: self.catalog,
                 max_staleness: self.max_staleness,
                 refresh_wait: self.refresh_wait,
                 counts_usage: self.counts_usage,
@@ -323,9 +295,7 @@ impl GateBuilder {
     fn check(&self) -> Result<(), GateError> {
         let is_quotable = |b: u8| matches!(b, b' '..=b'~') && b != b'"' && b != b'\\';
         let overlap = KeyLocation::any_overlap(&self.locations);
-        let kind = if self.formats.is_empty() {
-            GateErrorKind::NoFormat
-        } else if overlap || self.locations.len() > 16 {
+        let kind = if overlap || self.locations.len() > 16 {
             GateErrorKind::Locations
         } else if !self.realm.bytes().all(is_quotable) {
             GateErrorKind::Realm
@@ -354,11 +324,13 @@ fn headers(locations: &[KeyLocation]) -> Arc<[Box<str>]> {
 /// The error of a gate that cannot be built.
 ///
 /// ```
-/// use keyward::{Gate, MemoryStore, Store};
+/// use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore};
 /// use keyward::gate::GateErrorKind;
 ///
-/// let error = Gate::builder(MemoryStore::new().replica()).build().unwrap_err();
-/// assert_eq!(error.kind(), GateErrorKind::NoFormat);
+/// let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+/// let error = Gate::builder(&MemoryStore::new(), &scheme).realm("\n").build().unwrap_err();
+/// assert_eq!(error.kind(), GateErrorKind::Realm);
+/// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct GateError {
@@ -380,7 +352,6 @@ impl GateError {
 impl fmt::Display for GateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
-            GateErrorKind::NoFormat => "a gate needs a key format",
             GateErrorKind::Locations => "two locations claim the same text, or there are too many",
             GateErrorKind::Realm => "the realm holds a character that cannot stand in a challenge",
             GateErrorKind::Replies => {
@@ -397,8 +368,6 @@ impl Error for GateError {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GateErrorKind {
-    /// There is no format.
-    NoFormat,
     /// Two locations could claim the same text, or there are more than 16.
     Locations,
     /// The realm holds a quote, a backslash, a control or a non-ASCII character.
@@ -413,11 +382,12 @@ pub enum GateErrorKind {
 mod tests {
     use super::*;
     use crate::denial::ErrorCode;
-    use crate::store::{MemoryStore, Store};
+    use crate::key::KeyFormat;
+    use crate::store::MemoryStore;
 
     fn builder() -> GateBuilder {
-        let format = KeyFormat::new("x_").unwrap();
-        Gate::builder(MemoryStore::new().replica()).format(format)
+        let scheme = KeyScheme::new(KeyFormat::new("x_").unwrap());
+        Gate::builder(&MemoryStore::new(), &scheme)
     }
 
     #[test]

@@ -54,7 +54,7 @@ const GRPC_RESPONSE: [&str; 3] = ["grpc-status", "grpc-message", "grpc-status-de
 ///
 /// ```
 /// # use std::sync::Arc;
-/// # use keyward::{Cors, Gate, KeyFormat, KeyLocation, MemoryStore, Store};
+/// # use keyward::{Cors, Gate, KeyFormat, KeyLocation, KeyScheme, MemoryStore};
 /// # use keyward::gate::{Decision, Verdict};
 /// # use keyward::request::RequestHead;
 /// # struct Preflight;
@@ -67,8 +67,8 @@ const GRPC_RESPONSE: [&str; 3] = ["grpc-status", "grpc-message", "grpc-status-de
 /// # }
 /// # let store = MemoryStore::new();
 /// let cors = Cors::new().request_field("x-session").response_field("x-total-count");
-/// let gate = Gate::builder(store.replica())
-///     .format(KeyFormat::new("vhk_{env}_")?)
+/// let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+/// let gate = Gate::builder(&store, &scheme)
 ///     .location(KeyLocation::client_key())
 ///     .location(KeyLocation::x_client_key())
 ///     .cors(cors)

@@ -20,7 +20,7 @@ use crate::replica::cached_key::CachedKey;
 ///
 /// ```
 /// # use std::sync::Arc;
-/// # use keyward::{Environment, Gate, KeyFormat, MemoryStore, Store};
+/// # use keyward::{Environment, Gate, KeyFormat, KeyScheme, MemoryStore};
 /// # use keyward::denial::DenialKind;
 /// # use keyward::gate::{Decision, Verdict};
 /// # use keyward::request::RequestHead;
@@ -33,7 +33,8 @@ use crate::replica::cached_key::CachedKey;
 /// #     }
 /// # }
 /// # let store = MemoryStore::new();
-/// # let gate = Gate::builder(store.replica()).format(KeyFormat::new("vhk_{env}_")?).build()?;
+/// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+/// # let gate = Gate::new(&store, &scheme)?;
 /// let unknown = KeyFormat::new("vhk_{env}_")?.generate(Environment::LIVE)?;
 /// let decision = gate.check(&Get(Some(unknown.expose_secret())), &Arc::default(), None);
 /// let Decision::Ready(Verdict::Refuse(refusal)) = decision else { panic!("{decision:?}") };

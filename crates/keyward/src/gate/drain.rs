@@ -17,7 +17,7 @@ static DRAINING: AtomicUsize = AtomicUsize::new(0);
 ///
 /// ```
 /// # use std::sync::Arc;
-/// # use keyward::{Gate, KeyFormat, MemoryStore, Store};
+/// # use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore};
 /// # use keyward::gate::{Decision, Verdict};
 /// # use keyward::request::RequestHead;
 /// struct Upload;
@@ -32,7 +32,8 @@ static DRAINING: AtomicUsize = AtomicUsize::new(0);
 /// }
 ///
 /// # let store = MemoryStore::new();
-/// # let gate = Gate::builder(store.replica()).format(KeyFormat::new("vhk_{env}_")?).build()?;
+/// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+/// # let gate = Gate::new(&store, &scheme)?;
 /// let decision = gate.check(&Upload, &Arc::default(), None);
 /// let Decision::Ready(Verdict::Refuse(refusal)) = decision else { panic!("{decision:?}") };
 /// assert!(refusal.reply.headers().any(|field| field == ("connection", "close")));
@@ -153,6 +154,7 @@ mod tests {
     use crate::gate::{Decision, Gate, Refusal, Verdict};
     use crate::key::KeyFormat;
     use crate::replica::Replica;
+    use crate::scheme::KeyScheme;
 
     /// The places are the process's: one test at a time.
     static ALONE: Mutex<()> = Mutex::new(());
@@ -182,9 +184,8 @@ mod tests {
     }
 
     fn refused(is_http1: bool, fields: &[(&str, &str)]) -> Refusal {
-        let format = KeyFormat::new("x_").unwrap();
-        let gate = Gate::builder(&Replica::new())
-            .format(format)
+        let scheme = KeyScheme::new(KeyFormat::new("x_").unwrap());
+        let gate = Gate::builder_from_replica(&Replica::new(), &scheme)
             .build()
             .unwrap();
         let decision = gate.check(&Post { is_http1, fields }, &Arc::default(), None);

@@ -147,10 +147,9 @@ impl Gate {
     /// memory has of them, and nothing of limits that are counted elsewhere.
     ///
     /// ```
-    /// use keyward::{Environment, Requirement};
+    /// use keyward::{Environment, KeyScheme, Requirement};
     /// use keyward::denial::DenialKind;
     /// use keyward::gate::Check;
-    /// # use std::sync::Arc;
     /// # use keyward::{AccountId, Gate, KeyFormat, KeyId, Peppers, Store};
     /// # use keyward::record::{Account, KeyRecord};
     /// # use keyward::replica::{Replica, Revision};
@@ -172,7 +171,7 @@ impl Gate {
     /// # poll.account(Account::new(acme));
     /// # poll.key(&record);
     /// # poll.finish(Revision { number: 1, nonce: 0 })?;
-    /// # let gate = Gate::builder(&replica).format(format).build()?;
+    /// # let gate = Gate::builder_from_replica(&replica, &KeyScheme::new(format)).build()?;
     /// # let request = Get(Some(key.expose_secret()));
     ///
     /// let explained = gate.explain(&request, &Requirement::new().scope("kyc")); // a test key

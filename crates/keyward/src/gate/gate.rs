@@ -10,7 +10,6 @@ use zeroize::Zeroizing;
 
 use crate::denial::DenialKind;
 use crate::environment::Environment;
-use crate::gate::GateBuilder;
 use crate::gate::charging::{Charging, Cost, Paid};
 use crate::gate::cors::CorsHeaders;
 use crate::gate::drain::UnreadBody;
@@ -18,8 +17,10 @@ use crate::gate::judge::{enforce, judge_key};
 use crate::gate::prove::{Presented, Proved};
 use crate::gate::replies::GateReplies;
 use crate::gate::reports::Reports;
-use crate::gate::{Admitted, Decision, Pending, Principal, Refusal, Requirement, Verdict};
-use crate::key::{ForeignFormat, KeyFormat, Peppers};
+use crate::gate::{
+    Admitted, Decision, GateBuilder, GateError, Pending, Principal, Refusal, Requirement, Verdict,
+};
+use crate::key::ForeignFormat;
 use crate::limit::{Limiter, RateLimits, ResetUnit};
 use crate::log_limit::LogLimit;
 use crate::replica::Replica;
@@ -28,7 +29,8 @@ use crate::reply::grpc;
 use crate::reply::{Replies, Reply};
 use crate::request::head::is_preflight;
 use crate::request::{KeyLocation, RequestHead};
-use crate::scope::ScopeCatalog;
+use crate::scheme::KeyScheme;
+use crate::store::Store;
 use crate::throttle::throttle::Throttle;
 
 /// The one place that decides, shared by all routes of a service.
@@ -52,7 +54,7 @@ use crate::throttle::throttle::Throttle;
 ///
 /// ```
 /// use std::sync::Arc;
-/// use keyward::{Gate, KeyFormat, KeyLocation, MemoryStore, Requirement, Store};
+/// use keyward::{Gate, KeyFormat, KeyLocation, KeyScheme, MemoryStore, Requirement};
 /// use keyward::gate::{Decision, Verdict};
 /// # use keyward::request::RequestHead;
 /// # struct Get<'a>(Option<&'a str>);
@@ -65,8 +67,8 @@ use crate::throttle::throttle::Throttle;
 /// # }
 ///
 /// let store = MemoryStore::new();
-/// let gate = Gate::builder(store.replica())
-///     .format(KeyFormat::new("vhk_{env}_")?)
+/// let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+/// let gate = Gate::builder(&store, &scheme)
 ///     .location(KeyLocation::x_api_key())
 ///     .location(KeyLocation::client_key())
 ///     .realm("api.example.com")
@@ -88,7 +90,7 @@ pub(crate) struct Inner {
     /// Tells the principals of this gate from another's.
     pub(crate) id: u64,
     pub(crate) replica: Replica,
-    pub(crate) formats: Vec<KeyFormat>,
+    pub(crate) scheme: KeyScheme,
     pub(crate) foreign: Vec<ForeignFormat>,
     pub(crate) locations: Vec<KeyLocation>,
     /// The headers of the locations, each once.
@@ -103,8 +105,6 @@ pub(crate) struct Inner {
     /// Where pages of other origins may read the answers.
     pub(crate) readable: Option<CorsHeaders>,
     pub(crate) grpc_readable: Option<CorsHeaders>,
-    pub(crate) peppers: Peppers,
-    pub(crate) catalog: Option<ScopeCatalog>,
     pub(crate) max_staleness: Duration,
     pub(crate) refresh_wait: Duration,
     pub(crate) counts_usage: bool,
@@ -122,17 +122,44 @@ pub(crate) struct Inner {
 }
 
 impl Gate {
-    /// A gate over the keys of a store.
-    pub fn builder(replica: &Replica) -> GateBuilder {
-        GateBuilder::new(replica.clone())
+    /// Creates a gate that accepts the keys of a store.
+    ///
+    /// It reads a key from `X-API-Key` or `Authorization: Bearer`. See [`builder`](Self::builder) for more.
+    ///
+    /// # Errors
+    /// See [`GateBuilder::build`].
+    pub fn new<S: Store + ?Sized>(store: &S, scheme: &KeyScheme) -> Result<Self, GateError> {
+        Self::builder(store, scheme).build()
+    }
+
+    /// Creates a builder for a gate that accepts the keys of a store.
+    ///
+    /// The scheme is the one that the [`KeyAdmin`](crate::admin::KeyAdmin) has.
+    pub fn builder<S: Store + ?Sized>(store: &S, scheme: &KeyScheme) -> GateBuilder {
+        Self::builder_from_replica(store.replica(), scheme)
+    }
+
+    /// Creates a builder for a gate over a replica that something other than a [`Store`] feeds.
+    ///
+    /// ```
+    /// use keyward::{Gate, KeyFormat, KeyScheme};
+    /// use keyward::replica::Replica;
+    ///
+    /// let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+    /// let replica = Replica::new(); // fed with `replica.poll()`
+    /// assert!(Gate::builder_from_replica(&replica, &scheme).build().is_ok());
+    /// # Ok::<(), keyward::error::ParseError>(())
+    /// ```
+    pub fn builder_from_replica(replica: &Replica, scheme: &KeyScheme) -> GateBuilder {
+        GateBuilder::new(replica.clone(), scheme.clone())
     }
 
     /// Where a key may travel, in the order in which requests are searched.
     ///
     /// ```
-    /// # use keyward::{Gate, KeyFormat, KeyLocation, MemoryStore, Store};
-    /// # let (store, format) = (MemoryStore::new(), KeyFormat::new("vhk_{env}_")?);
-    /// let gate = Gate::builder(store.replica()).format(format).build()?;
+    /// # use keyward::{Gate, KeyFormat, KeyLocation, KeyScheme, MemoryStore};
+    /// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
+    /// let gate = Gate::new(&store, &scheme)?;
     /// assert_eq!(gate.locations(), [KeyLocation::x_api_key(), KeyLocation::bearer()]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -225,15 +252,15 @@ impl Gate {
     /// the service lets pass at once.
     ///
     /// ```should_panic
-    /// # use keyward::{Gate, KeyFormat, MemoryStore, Requirement, ScopeCatalog, Store};
-    /// # let (store, format) = (MemoryStore::new(), KeyFormat::new("vhk_{env}_")?);
-    /// let gate = Gate::builder(store.replica()).format(format).catalog(ScopeCatalog::new(["kyc"])?);
-    /// gate.build()?.assert_meetable(&Requirement::new().scope("kcy")); // a typing error
+    /// # use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore, Requirement, ScopeCatalog};
+    /// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
+    /// let scheme = scheme.catalog(ScopeCatalog::new(["kyc"])?);
+    /// Gate::new(&store, &scheme)?.assert_meetable(&Requirement::new().scope("kcy")); // a typing error
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[track_caller]
     pub fn assert_meetable(&self, requirement: &Requirement) {
-        let catalog = self.inner.catalog.iter();
+        let catalog = self.inner.scheme.catalog.iter();
         for (catalog, scope) in catalog.flat_map(|own| requirement.asked().map(move |s| (own, s))) {
             assert!(catalog.knows(scope), "the catalog has no scope {scope:?}");
         }
@@ -430,7 +457,7 @@ impl fmt::Debug for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Gate")
             .field("realm", &self.inner.realm)
-            .field("formats", &self.inner.formats)
+            .field("scheme", &self.inner.scheme)
             .field("locations", &self.inner.locations)
             .field("replica", &self.inner.replica)
             .finish_non_exhaustive()

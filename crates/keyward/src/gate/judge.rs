@@ -92,7 +92,7 @@ impl Gate {
             OriginRefusal::NotAllowed => DenialKind::OriginNotAllowed,
         });
         on_check(Check::Origin, listed)?;
-        let met = requirement.is_met_by(&entry.grant.scopes, self.inner.catalog.as_ref());
+        let met = requirement.is_met_by(&entry.grant.scopes, self.inner.scheme.catalog.as_ref());
         on_check(Check::Scopes, met.or(DenialKind::ScopeMissing))
     }
 }

@@ -17,7 +17,7 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 /// ```
 /// use std::time::Duration;
 /// # use std::sync::Arc;
-/// # use keyward::{Environment, Gate, KeyFormat};
+/// # use keyward::{Environment, Gate, KeyFormat, KeyScheme};
 /// # use keyward::gate::{Decision, Verdict};
 /// # use keyward::replica::Replica;
 /// # use keyward::request::RequestHead;
@@ -34,7 +34,7 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 /// # let request = Get(key.expose_secret());
 /// // The store says that it will poll, and does not.
 /// replica.on_demand(|_| true);
-/// let gate = Gate::builder(&replica).format(format).build()?;
+/// let gate = Gate::builder_from_replica(&replica, &KeyScheme::new(format)).build()?;
 ///
 /// let Decision::Pending(pending) = gate.check(&request, &Arc::default(), None) else { panic!() };
 /// let verdict = pending.with_timer(|wait| {

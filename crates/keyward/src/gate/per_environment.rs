@@ -17,7 +17,7 @@ use crate::gate::Principal;
 /// let urls = PerEnvironment::new("https://bank.example", "https://sandbox.bank.example")
 ///     .and(Environment::parse("staging")?, "https://sandbox.bank.example");
 /// # use std::sync::Arc;
-/// # use keyward::{AccountId, Gate, KeyFormat, KeyId, Peppers, Principal, Requirement, Store};
+/// # use keyward::{AccountId, Gate, KeyFormat, KeyId, KeyScheme, Peppers, Principal, Requirement};
 /// # use keyward::gate::{Access, Decision, Verdict};
 /// # use keyward::record::{Account, KeyRecord};
 /// # use keyward::replica::{Replica, Revision};
@@ -41,7 +41,7 @@ use crate::gate::Principal;
 /// # poll.account(Account::new(acme));
 /// # poll.key(&record);
 /// # poll.finish(Revision { number: 1, nonce: 0 })?;
-/// # let gate = Gate::builder(&replica).format(format).build()?;
+/// # let gate = Gate::builder_from_replica(&replica, &KeyScheme::new(format)).build()?;
 /// # let any = Arc::new(Requirement::new().any_environment());
 /// # let decision = gate.check(&Get(Some(key.expose_secret())), &any, None);
 /// # let Decision::Ready(Verdict::Admit(admitted)) = decision else { panic!("{decision:?}") };

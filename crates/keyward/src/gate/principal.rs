@@ -17,7 +17,7 @@ use crate::scope::{Scope, Scopes};
 ///
 /// ```
 /// # use std::sync::Arc;
-/// # use keyward::{AccountId, Environment, Gate, KeyFormat, KeyId, Peppers, Scopes, Store};
+/// # use keyward::{AccountId, Environment, Gate, KeyFormat, KeyId, KeyScheme, Peppers, Scopes};
 /// # use keyward::gate::{Access, Decision, Verdict};
 /// # use keyward::record::{Account, KeyRecord};
 /// # use keyward::replica::{Replica, Revision};
@@ -41,7 +41,7 @@ use crate::scope::{Scope, Scopes};
 /// # poll.account(Account::new(acme));
 /// # poll.key(&record);
 /// # poll.finish(Revision { number: 1, nonce: 0 })?;
-/// # let gate = Gate::builder(&replica).format(format).build()?;
+/// # let gate = Gate::builder_from_replica(&replica, &KeyScheme::new(format)).build()?;
 /// # let request = Get(Some(key.expose_secret()));
 /// # let decision = gate.check(&request, &Arc::default(), None);
 /// # let Decision::Ready(Verdict::Admit(admitted)) = decision else { panic!("{decision:?}") };

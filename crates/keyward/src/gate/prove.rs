@@ -46,7 +46,7 @@ impl Gate {
             Credential::Several => return Err(DenialKind::MultipleKeys),
             Credential::One(key, location) => (key, location),
         };
-        let mut formats = self.inner.formats.iter();
+        let mut formats = self.inner.scheme.accepted().iter();
         let (recognised, is_foreign) = match formats.find_map(|format| format.parse(key)) {
             Some(recognised) => (recognised, false),
             // No format has a comma: it joins what were two lines (RFC 9110 §5.3).
@@ -110,10 +110,8 @@ impl Gate {
         let moves = replica.moves();
         let clock = &**replica.clock();
         let look = || {
-            let mut candidates = self
-                .inner
-                .peppers
-                .candidates(key, secret, is_foreign, clock);
+            let peppers = &self.inner.scheme.peppers;
+            let mut candidates = peppers.candidates(key, secret, is_foreign, clock);
             candidates.find_map(|(way, digest)| Some((way, replica.find(&digest)?)))
         };
         let mut entry = look();
@@ -138,8 +136,9 @@ impl Gate {
     ) -> Result<Proved, DenialKind> {
         let (way, entry, now) = self.look(presented, max_staleness)?;
         let Inner {
-            peppers, replica, ..
+            scheme, replica, ..
         } = &*self.inner;
+        let peppers = &scheme.peppers;
         if peppers.is_old(way) {
             replica.redigest(&entry, || peppers.digest_text(presented.key));
         }

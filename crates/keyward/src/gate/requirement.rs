@@ -185,7 +185,7 @@ impl Requirement {
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use keyward::{Gate, KeyFormat, MemoryStore, Requirement, Store};
+    /// # use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore, Requirement};
     /// # use keyward::gate::{Decision, Verdict};
     /// # use keyward::request::RequestHead;
     /// # struct Call(&'static str);
@@ -197,7 +197,8 @@ impl Requirement {
     /// #     }
     /// # }
     /// # let store = MemoryStore::new();
-    /// # let gate = Gate::builder(store.replica()).format(KeyFormat::new("vhk_{env}_")?).build()?;
+    /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+    /// # let gate = Gate::new(&store, &scheme)?;
     /// # let answer = |method, requirement: Requirement| {
     /// #     let decision = gate.check(&Call(method), &Arc::new(requirement), None);
     /// #     let Decision::Ready(Verdict::Refuse(refusal)) = decision else { panic!("{decision:?}") };

@@ -30,6 +30,7 @@ use crate::replica::poll::tests::set_moves;
 use crate::replica::{Replica, Revision};
 use crate::reply::Replies;
 use crate::request::{KeyLocation, RequestHead};
+use crate::scheme::KeyScheme;
 use crate::scope::{ScopeCatalog, Scopes};
 use crate::throttle::AuthFailureLimiter;
 
@@ -92,8 +93,11 @@ impl World {
     }
 
     pub(crate) fn builder(&self) -> GateBuilder {
-        Gate::builder(&self.replica)
-            .format(format())
+        self.builder_with(&scheme())
+    }
+
+    pub(crate) fn builder_with(&self, scheme: &KeyScheme) -> GateBuilder {
+        Gate::builder_from_replica(&self.replica, scheme)
             .location(KeyLocation::x_api_key())
             .location(KeyLocation::bearer())
             .location(KeyLocation::x_client_key())
@@ -148,6 +152,10 @@ impl RequestHead for World {
 
 pub(crate) fn format() -> KeyFormat {
     KeyFormat::new("vhk_{env}_").unwrap()
+}
+
+pub(crate) fn scheme() -> KeyScheme {
+    KeyScheme::new(format())
 }
 
 pub(crate) fn reason(verdict: Verdict) -> Result<(), DenialKind> {
@@ -694,7 +702,10 @@ fn finds_keys_under_the_current_and_the_retired_peppers() {
         let mut world = World::new();
         world.record.digest = way.digest(&world.key);
         world.feed();
-        let gate = world.builder().peppers(peppers.clone()).build().unwrap();
+        let gate = world
+            .builder_with(&scheme().peppers(peppers.clone()))
+            .build()
+            .unwrap();
         assert_eq!(reason(world.verdict(&gate)).is_ok(), found, "{way:?}");
     }
 }
@@ -709,7 +720,10 @@ fn a_pepper_with_an_end_is_accepted_until_then() {
     let mut world = World::new();
     world.record.digest = Peppers::new(pepper("old")).digest(&world.key);
     world.feed();
-    let gate = world.builder().peppers(peppers).build().unwrap();
+    let gate = world
+        .builder_with(&scheme().peppers(peppers))
+        .build()
+        .unwrap();
     world.clock.advance(Duration::from_millis(9_999));
     assert_eq!(reason(world.verdict(&gate)), Ok(()));
     world.clock.advance(Duration::from_millis(1));
@@ -723,7 +737,10 @@ fn an_upcoming_pepper_is_accepted_and_keys_stay_under_it() {
     let mut world = World::new();
     world.record.digest = Peppers::new(pepper("new")).digest(&world.key);
     world.feed();
-    let gate = world.builder().peppers(upcoming).build().unwrap();
+    let gate = world
+        .builder_with(&scheme().peppers(upcoming))
+        .build()
+        .unwrap();
     assert_eq!(reason(world.verdict(&gate)), Ok(()));
     assert_eq!(world.replica.take_redigested(), []);
 }
@@ -733,7 +750,10 @@ fn an_upcoming_pepper_is_accepted_and_keys_stay_under_it() {
 fn a_scope_that_the_catalog_does_not_know_is_a_mistake_of_the_program() {
     let world = World::new();
     let catalog = ScopeCatalog::new(["kyc"]).unwrap();
-    let gate = world.builder().catalog(catalog).build().unwrap();
+    let gate = world
+        .builder_with(&scheme().catalog(catalog))
+        .build()
+        .unwrap();
     gate.assert_meetable(&Requirement::new().scope("kyc"));
     gate.assert_meetable(&Requirement::new().scope("kcy"));
 }
@@ -811,7 +831,10 @@ fn a_key_that_moves_between_the_looks_at_both_its_places_is_found() {
         world.feed();
         let end = SystemTime::UNIX_EPOCH + NOW + Duration::from_secs(10);
         let both = Peppers::new(pepper("new")).retired_until(pepper("old"), end);
-        let gate = world.builder().peppers(both.unwrap()).build().unwrap();
+        let gate = world
+            .builder_with(&scheme().peppers(both.unwrap()))
+            .build()
+            .unwrap();
 
         // It is not in its new place yet, and the clock tells whether the old one is looked at.
         let mut later = World {
@@ -895,7 +918,7 @@ fn a_key_that_moves_to_another_digest_is_never_missed() {
     world.record.digest = digests[0].clone();
     world.feed();
     let both = Peppers::new(pepper("a")).retired(pepper("b")).unwrap();
-    let gate = world.builder().peppers(both).build().unwrap();
+    let gate = world.builder_with(&scheme().peppers(both)).build().unwrap();
     let head = World {
         fields: world.fields.clone(),
         ..World::new()

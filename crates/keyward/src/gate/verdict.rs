@@ -16,7 +16,7 @@ use crate::reply::{Reply, ResponseHead};
 ///
 /// ```
 /// # use std::{borrow::Cow, sync::Arc};
-/// # use keyward::{AccountId, Environment, Gate, KeyFormat, KeyId, Peppers, Scopes, Store};
+/// # use keyward::{AccountId, Environment, Gate, KeyFormat, KeyId, KeyScheme, Peppers, Scopes};
 /// # use keyward::gate::{Access, Decision, KeyHeaderAction, Verdict};
 /// # use keyward::reply::ResponseHead;
 /// # use keyward::record::{Account, KeyRecord};
@@ -40,7 +40,7 @@ use crate::reply::{Reply, ResponseHead};
 /// # poll.account(Account::new(acme));
 /// # poll.key(&record);
 /// # poll.finish(Revision { number: 1, nonce: 0 })?;
-/// # let gate = Gate::builder(&replica).format(format).build()?;
+/// # let gate = Gate::builder_from_replica(&replica, &KeyScheme::new(format)).build()?;
 /// # struct Fields(Vec<(&'static str, String)>);
 /// # impl ResponseHead for Fields {
 /// #     fn status(&self) -> u16 { 200 }
@@ -175,7 +175,7 @@ pub enum Access {
 ///
 /// ```
 /// # use std::sync::Arc;
-/// # use keyward::{Gate, KeyFormat, MemoryStore, Requirement, Store};
+/// # use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore, Requirement};
 /// # use keyward::gate::{Access, Decision, Verdict};
 /// # use keyward::request::RequestHead;
 /// # struct Get<'a>(Option<&'a str>);
@@ -187,7 +187,8 @@ pub enum Access {
 /// #     }
 /// # }
 /// # let store = MemoryStore::new();
-/// # let gate = Gate::builder(store.replica()).format(KeyFormat::new("vhk_{env}_")?).build()?;
+/// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+/// # let gate = Gate::new(&store, &scheme)?;
 /// let decision = gate.check(&Get(None), &Arc::new(Requirement::new().optional()), None);
 /// let Decision::Ready(Verdict::Admit(admitted)) = decision else { panic!("{decision:?}") };
 /// let Some(Access::Anonymous(anonymous)) = admitted.access else { unreachable!() };
@@ -277,7 +278,7 @@ impl Finish {
 ///
 /// ```
 /// # use std::sync::Arc;
-/// # use keyward::{Gate, KeyFormat, MemoryStore, Store};
+/// # use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore};
 /// # use keyward::denial::DenialKind;
 /// # use keyward::gate::{Decision, Verdict};
 /// # use keyward::request::RequestHead;
@@ -290,7 +291,8 @@ impl Finish {
 /// #     }
 /// # }
 /// # let store = MemoryStore::new();
-/// # let gate = Gate::builder(store.replica()).format(KeyFormat::new("vhk_{env}_")?).build()?;
+/// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+/// # let gate = Gate::new(&store, &scheme)?;
 /// let decision = gate.check(&Get(None), &Arc::default(), None);
 /// let Decision::Ready(Verdict::Refuse(refusal)) = decision else { panic!("{decision:?}") };
 /// assert_eq!(refusal.reply.status(), 401);

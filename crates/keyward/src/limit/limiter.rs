@@ -37,7 +37,7 @@ use crate::limit::{Bucket, Quota};
 ///     }
 /// }
 /// # use std::sync::Arc;
-/// # use keyward::{AccountId, Environment, Gate, KeyFormat, KeyId, Peppers, RateLimit, Store};
+/// # use keyward::{AccountId, Environment, Gate, KeyFormat, KeyId, KeyScheme, Peppers, RateLimit};
 /// # use keyward::gate::{Decision, Verdict};
 /// # use keyward::record::{Account, KeyRecord};
 /// # use keyward::replica::{Replica, Revision};
@@ -60,8 +60,7 @@ use crate::limit::{Bucket, Quota};
 /// # poll.key(&record);
 /// # poll.finish(Revision { number: 1, nonce: 0 })?;
 ///
-/// let gate = Gate::builder(&replica)
-///     .format(format)
+/// let gate = Gate::builder_from_replica(&replica, &KeyScheme::new(format))
 ///     .rate_limits(Environment::LIVE, RateLimit::per_minute(1))
 ///     .limiter(Here)
 ///     .build()?;

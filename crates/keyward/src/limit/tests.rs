@@ -21,6 +21,7 @@ use crate::record::{Account, AdminErrorKind, AuditAction, KeyRecord, Metadata};
 use crate::replica::{Replica, Revision};
 use crate::reply::ResponseHead;
 use crate::request::RequestHead;
+use crate::scheme::KeyScheme;
 use crate::scope::{Permission, Scopes};
 use crate::store::{AuditQuery, Store};
 use crate::test_store::open;
@@ -38,7 +39,7 @@ impl World {
     fn new() -> Self {
         let clock = Arc::new(ManualClock::at(NOW));
         let store = open(Arc::<ManualClock>::clone(&clock));
-        let admin = KeyAdmin::new(Arc::clone(&store), format());
+        let admin = KeyAdmin::new(&store, &scheme());
         let acme = AccountId::parse("acme").unwrap();
         block_on(admin.open_account(&operator(), &acme)).unwrap();
         Self {
@@ -78,9 +79,7 @@ impl World {
     }
 
     fn builder(&self) -> GateBuilder {
-        Gate::builder(self.store.replica())
-            .format(format())
-            .max_staleness(Duration::MAX)
+        Gate::builder(&self.store, &scheme()).max_staleness(Duration::MAX)
     }
 
     fn gate(&self) -> Gate {
@@ -94,6 +93,10 @@ fn operator() -> Actor {
 
 fn format() -> KeyFormat {
     KeyFormat::new("vhk_{env}_").unwrap()
+}
+
+fn scheme() -> KeyScheme {
+    KeyScheme::new(format())
 }
 
 fn minute(count: u32) -> RateLimit {
@@ -383,7 +386,7 @@ fn rotating_a_key_that_was_just_rehashed_doubles_no_limit() {
     let (old, id) = world.key(Environment::LIVE, |new| new.rate_limits(minute(5)));
     let peppers = Peppers::new(Pepper::new("new", &[7; 32]).unwrap());
     let accepting = peppers.clone().accepting(DigestScheme::Sha256).unwrap();
-    let gate = Gate::builder(&replica).format(format()).peppers(accepting);
+    let gate = Gate::builder_from_replica(&replica, &scheme().peppers(accepting));
     let gate = gate.build().unwrap();
     let feed = |keys: &[&KeyRecord], number| {
         let mut poll = replica.poll();

@@ -11,13 +11,13 @@ use crate::record::AdminErrorKind;
 /// [too often](crate::admin::KeyAdmin::unlisted_refusals).
 ///
 /// ```
-/// # use std::sync::Arc;
 /// # use keyward::{
-/// #     AccountId, Actor, Environment, KeyAdmin, KeyFormat, MemoryStore, NewKey, Permission, Store,
+/// #     AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey, Permission, Store,
 /// # };
 /// # use keyward::record::{AdminErrorKind, AuditAction};
 /// # let mut example = std::pin::pin!(async {
-/// # let admin = KeyAdmin::new(Arc::new(MemoryStore::new()), KeyFormat::new("vhk_{env}_")?);
+/// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+/// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
 /// # let operator = Actor::operator("docs");
 /// # let acme = AccountId::parse("acme")?;
 /// # let created = admin.bootstrap(&operator, NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;

@@ -216,7 +216,7 @@ impl Replica {
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use keyward::{AccountId, Environment, Gate, KeyFormat, KeyId, Peppers, Scopes, Store};
+    /// # use keyward::{AccountId, Environment, Gate, KeyFormat, KeyId, KeyScheme, Peppers, Scopes};
     /// # use keyward::gate::{Decision, Verdict};
     /// # use keyward::record::{Account, KeyRecord};
     /// # use keyward::replica::{Replica, Revision};
@@ -239,7 +239,7 @@ impl Replica {
     /// # poll.account(Account::new(acme));
     /// # poll.key(&record);
     /// # poll.finish(Revision { number: 1, nonce: 0 })?;
-    /// # let gate = Gate::builder(&replica).format(format).build()?;
+    /// # let gate = Gate::builder_from_replica(&replica, &KeyScheme::new(format)).build()?;
     /// let decision = gate.check(&Get(Some(key.expose_secret())), &Arc::default(), None);
     /// assert!(matches!(decision, Decision::Ready(Verdict::Admit(_))));
     /// let counts = replica.take_usage();

@@ -13,7 +13,7 @@ use serde_json::Value;
 /// use keyward::Replies;
 /// use keyward::reply::{ErrorBody, Problem};
 /// # use std::sync::Arc;
-/// # use keyward::{Gate, KeyFormat, MemoryStore, Store};
+/// # use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore};
 /// # use keyward::gate::{Decision, Verdict};
 /// # use keyward::request::RequestHead;
 /// # struct Get<'a>(Option<&'a str>);
@@ -39,8 +39,8 @@ use serde_json::Value;
 ///     }
 /// }
 ///
-/// let format = KeyFormat::new("vhk_{env}_")?;
-/// let gate = Gate::builder(store.replica()).format(format).replies(Replies::new(Plain)).build()?;
+/// let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+/// let gate = Gate::builder(&store, &scheme).replies(Replies::new(Plain)).build()?;
 /// let decision = gate.check(&Get(Some("nonsense")), &Arc::default(), None);
 /// let Decision::Ready(Verdict::Refuse(refusal)) = decision else { panic!("{decision:?}") };
 /// assert!(refusal.reply.body().starts_with(b"invalid_api_key: The API key is not valid."));

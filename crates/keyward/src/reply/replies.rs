@@ -18,7 +18,7 @@ use crate::request::KeyLocation;
 /// use keyward::denial::ErrorCode;
 /// use keyward::reply::ErrorJson;
 /// # use std::sync::Arc;
-/// # use keyward::{Gate, KeyFormat, MemoryStore, Store};
+/// # use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore};
 /// # use keyward::gate::{Decision, Verdict};
 /// # use keyward::request::RequestHead;
 /// # struct Get<'a>(Option<&'a str>);
@@ -35,8 +35,8 @@ use crate::request::KeyLocation;
 ///     .text(ErrorCode::OriginNotAllowed, "Origin not allowed for this key")
 ///     .text(ErrorCode::InvalidApiKey, "Invalid API key")
 ///     .status(ErrorCode::MissingApiKey, 403);
-/// # let format = KeyFormat::new("vhk_{env}_")?;
-/// let gate = Gate::builder(store.replica()).format(format).replies(replies).build()?;
+/// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+/// let gate = Gate::builder(&store, &scheme).replies(replies).build()?;
 ///
 /// let decision = gate.check(&Get(Some("nonsense")), &Arc::default(), None);
 /// let Decision::Ready(Verdict::Refuse(refusal)) = decision else { panic!("{decision:?}") };

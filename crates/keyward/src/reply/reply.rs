@@ -22,7 +22,7 @@ use std::sync::{Arc, OnceLock};
 ///
 /// ```
 /// # use std::sync::Arc;
-/// # use keyward::{ApiKey, Gate, KeyFormat, MemoryStore, Store};
+/// # use keyward::{ApiKey, Gate, KeyFormat, KeyScheme, MemoryStore};
 /// # use keyward::gate::{Decision, Verdict};
 /// # use keyward::request::RequestHead;
 /// # struct Get<'a>(Option<&'a str>);
@@ -34,7 +34,8 @@ use std::sync::{Arc, OnceLock};
 /// #     }
 /// # }
 /// # let store = MemoryStore::new();
-/// # let gate = Gate::builder(store.replica()).format(KeyFormat::new("vhk_{env}_")?).build()?;
+/// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+/// # let gate = Gate::new(&store, &scheme)?;
 /// # let decision = gate.check(&Get(None), &Arc::default(), None);
 /// # let Decision::Ready(Verdict::Refuse(refusal)) = decision else { panic!("{decision:?}") };
 /// # let reply = refusal.reply;
@@ -148,7 +149,7 @@ impl Reply {
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use keyward::{Gate, KeyFormat, MemoryStore, Store};
+    /// # use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore};
     /// # use keyward::gate::{Decision, Verdict};
     /// # use keyward::reply::Reply;
     /// # use keyward::request::RequestHead;
@@ -161,7 +162,8 @@ impl Reply {
     /// #     }
     /// # }
     /// # let store = MemoryStore::new();
-    /// # let gate = Gate::builder(store.replica()).format(KeyFormat::new("vhk_{env}_")?).build()?;
+    /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+    /// # let gate = Gate::new(&store, &scheme)?;
     /// # let decision = gate.check(&Get(None), &Arc::default(), None);
     /// # let Decision::Ready(Verdict::Refuse(refusal)) = decision else { panic!("{decision:?}") };
     /// # let reply = refusal.reply;

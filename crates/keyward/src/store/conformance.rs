@@ -35,6 +35,7 @@ use crate::record::{
 };
 use crate::replica::UsageQuery;
 use crate::request::RequestHead;
+use crate::scheme::KeyScheme;
 use crate::scope::Scopes;
 use crate::store::{
     ActiveKeys, AuditQuery, Commit, CreateToken, CreditChange, KeyCursor, KeyQuery, Store,
@@ -709,11 +710,7 @@ fn digests_a_key_anew<S: Store>(store: &S) {
         .unwrap()
         .accepting(DigestScheme::Sha256)
         .unwrap();
-    let gate = Gate::builder(store.replica())
-        .format(format())
-        .peppers(both)
-        .build()
-        .unwrap();
+    let gate = Gate::new(store, &scheme().peppers(both)).unwrap();
     let ask = |key| ask_gate(&gate, key);
     assert_eq!(ask(&secret), Ok(()));
     assert_eq!(
@@ -888,7 +885,7 @@ fn takes_refunded_credits_back_at_once<S: Store>(store: &S) {
     };
     write(store, balance).unwrap();
     commit(store, [], [&record]).unwrap();
-    let gate = Gate::builder(store.replica()).format(format());
+    let gate = Gate::builder(store, &scheme());
     let gate = gate.build().unwrap();
     let requirement = Arc::new(Requirement::new());
     for _ in 0..3 {
@@ -917,6 +914,10 @@ fn environment(text: &str) -> Environment {
 
 fn format() -> KeyFormat {
     KeyFormat::new("conf_{env}_").unwrap()
+}
+
+fn scheme() -> KeyScheme {
+    KeyScheme::new(format())
 }
 
 fn key(account: &str, environment: Environment) -> (ApiKey, KeyRecord) {
@@ -959,13 +960,7 @@ fn stored_account<S: Store>(store: &S, id: &AccountId) -> Account {
 
 /// What a gate over the store says to the key.
 fn ask<S: Store>(store: &S, key: &ApiKey) -> Result<(), DenialKind> {
-    ask_gate(
-        &Gate::builder(store.replica())
-            .format(format())
-            .build()
-            .unwrap(),
-        key,
-    )
+    ask_gate(&Gate::new(store, &scheme()).unwrap(), key)
 }
 
 fn ask_gate(gate: &Gate, key: &ApiKey) -> Result<(), DenialKind> {

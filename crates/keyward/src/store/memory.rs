@@ -25,6 +25,7 @@ use crate::store::{
 /// let store = MemoryStore::new();
 /// assert!(store.replica().is_empty());
 /// ```
+#[derive(Clone)]
 pub struct MemoryStore {
     replica: Replica,
     rows: Arc<Mutex<Rows>>,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::credits::{CreditOwner, Credits};
@@ -363,4 +364,50 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// When the store cannot answer.
     fn audit(&self, query: AuditQuery) -> StoreFuture<'_, Vec<AuditEntry>>;
+}
+
+impl<S: Store + ?Sized> Store for Arc<S> {
+    fn replica(&self) -> &Replica {
+        (**self).replica()
+    }
+
+    fn commit(&self, commit: Commit) -> StoreFuture<'_, ()> {
+        (**self).commit(commit)
+    }
+
+    fn account(&self, id: AccountId) -> StoreFuture<'_, Option<Account>> {
+        (**self).account(id)
+    }
+
+    fn key(&self, id: KeyId) -> StoreFuture<'_, Option<KeyRecord>> {
+        (**self).key(id)
+    }
+
+    fn keys(&self, query: KeyQuery) -> StoreFuture<'_, Vec<KeyRecord>> {
+        (**self).keys(query)
+    }
+
+    fn created_with(&self, account: AccountId, token: String) -> StoreFuture<'_, Option<KeyId>> {
+        (**self).created_with(account, token)
+    }
+
+    fn flush(&self) -> StoreFuture<'_, ()> {
+        (**self).flush()
+    }
+
+    fn credits(&self, owner: CreditOwner) -> StoreFuture<'_, Option<Credits>> {
+        (**self).credits(owner)
+    }
+
+    fn usage(&self, query: UsageQuery) -> StoreFuture<'_, Vec<UsageHour>> {
+        (**self).usage(query)
+    }
+
+    fn schemes(&self, now: SystemTime) -> StoreFuture<'_, Vec<(DigestScheme, u64)>> {
+        (**self).schemes(now)
+    }
+
+    fn audit(&self, query: AuditQuery) -> StoreFuture<'_, Vec<AuditEntry>> {
+        (**self).audit(query)
+    }
 }

@@ -43,7 +43,7 @@ use crate::throttle::failures::Failures;
 ///
 /// ```
 /// # use std::{net::IpAddr, sync::Arc, time::Duration};
-/// # use keyward::{Environment, Gate, KeyFormat, MemoryStore, RateLimit, Store};
+/// # use keyward::{Environment, Gate, KeyFormat, KeyScheme, MemoryStore, RateLimit};
 /// # use keyward::clock::ManualClock;
 /// # use keyward::gate::{Check, Decision, Verdict};
 /// # use keyward::request::RequestHead;
@@ -59,8 +59,7 @@ use crate::throttle::failures::Failures;
 /// # let store = MemoryStore::with_clock(Arc::new(ManualClock::at(Duration::from_secs(1_700_000_000))));
 /// # let format = KeyFormat::new("vhk_{env}_")?;
 /// # let unknown = format.generate(Environment::LIVE)?;
-/// let gate = Gate::builder(store.replica())
-///     .format(format)
+/// let gate = Gate::builder(&store, &KeyScheme::new(format))
 ///     .failure_throttle(AuthFailureLimiter::new(RateLimit::per_minute(10)))
 ///     .build()?;
 ///
