@@ -1,10 +1,14 @@
 //! What an error of SQLite means to the caller of a store.
 
 use std::error::Error;
+use std::time::Duration;
 
 use keyward::store::{StoreError, StoreErrorKind};
 use rusqlite::ErrorCode;
 use rusqlite::ffi::SQLITE_CONSTRAINT_CHECK;
+
+/// The time for which SQLite waits for another process that holds a lock.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Tells a change that came too late and a row that is not valid from an outage.
 pub(crate) fn failed(error: rusqlite::Error) -> StoreError {

@@ -9,12 +9,9 @@ use std::{fs, io, thread};
 use keyward::store::StoreError;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
-use crate::error::{failed, unavailable};
+use crate::error::{PATIENCE, failed, unavailable};
 use crate::migration::{NoTables, migrate};
 use crate::place::put_in_place;
-
-/// How long SQLite waits for another process.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long one attempt to leave a file that was moved waits for those who still have its log in use.
 const LEAVING: Duration = Duration::from_millis(100);

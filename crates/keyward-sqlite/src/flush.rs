@@ -19,7 +19,7 @@ const BATCH: usize = 512;
 /// same number, and the file counts each number once. Until then no more is taken: the replica adds up
 /// what comes meanwhile, so that however long it lasts, memory holds each key twice at most.
 #[derive(Debug)]
-pub(crate) struct LimitOutcome {
+pub(crate) struct FlushQueue {
     node: i64,
     sequence: i64,
     /// How often was taken what had been counted.
@@ -31,7 +31,7 @@ pub(crate) struct LimitOutcome {
     all: bool,
 }
 
-impl LimitOutcome {
+impl FlushQueue {
     /// For a store that was just opened: a node of its own, whatever ran here before.
     pub(crate) fn new(connection: &Connection) -> rusqlite::Result<Self> {
         Ok(Self {
@@ -313,7 +313,7 @@ mod tests {
         let store = fixture.open_slow();
         let (secret, _) = add(&store, "acme");
         let mut file = Connection::open(fixture.path()).unwrap();
-        let mut taken = LimitOutcome::new(&file).unwrap();
+        let mut taken = FlushQueue::new(&file).unwrap();
         ask_often(&store, &secret, 3);
         taken
             .next(store.replica())
@@ -338,7 +338,7 @@ mod tests {
         taken.written();
         assert!(taken.next(store.replica()).is_none());
 
-        let mut another = LimitOutcome::new(&file).unwrap();
+        let mut another = FlushQueue::new(&file).unwrap();
         ask_often(&store, &secret, 1);
         another
             .next(store.replica())

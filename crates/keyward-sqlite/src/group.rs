@@ -9,8 +9,7 @@ use keyward::credits::CreditOwner;
 use keyward::store::{Commit, StoreError, StoreErrorKind};
 use rusqlite::Connection;
 
-use crate::error::failed;
-use crate::file::PATIENCE;
+use crate::error::{PATIENCE, failed};
 
 /// The most changes in one commit.
 const AT_ONCE: usize = 256;

@@ -5,8 +5,7 @@ use std::time::Duration;
 use keyward::store::{StoreError, StoreErrorKind};
 use rusqlite::{Connection, TransactionBehavior};
 
-use crate::error::{failed, is_busy, unavailable};
-use crate::file::PATIENCE;
+use crate::error::{PATIENCE, failed, is_busy, unavailable};
 
 /// The tables as numbered SQL files, in order; each records its number.
 ///

@@ -1,5 +1,6 @@
 //! Threads that read from the file while another thread writes it.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
@@ -12,7 +13,6 @@ use rusqlite::config::DbConfig;
 
 use crate::error::{failed, unavailable};
 use crate::file::{self, Identity, Opened};
-use crate::worker::Task;
 
 /// A task for the thread of a [`Reader`].
 type Query = Box<dyn FnOnce(&mut ReadFile) + Send>;
@@ -61,7 +61,7 @@ impl Reader {
         })
     }
 
-    /// Ends the thread and closes its connection. Whoever writes closes the file last.
+    /// Ends the thread and closes its connection, before the thread that writes closes the file.
     pub(crate) fn stop(&mut self) {
         drop(self.queries.take());
         wait_for(self.thread.take());
@@ -78,12 +78,26 @@ pub(crate) fn wait_for(thread: Option<JoinHandle<()>>) {
     }
 }
 
-/// Where the file of a store is, for those who open it beside the thread that writes.
-#[derive(Clone, Debug)]
+/// Has the thread that writes poll, and calls this with the result.
+pub(crate) type PollRequest = Arc<dyn Fn(PollAnswer) + Send + Sync>;
+
+/// Takes the result of a poll. It is dropped where the thread has ended.
+pub(crate) type PollAnswer = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+/// The place of a store's file, for connections beside that of the thread that writes.
+#[derive(Clone)]
 pub(crate) struct Place {
     pub(crate) path: PathBuf,
     pub(crate) opened: Arc<Opened>,
-    pub(crate) tasks: Sender<Task>,
+    pub(crate) poll: PollRequest,
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Place")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Place {
@@ -96,18 +110,17 @@ impl Place {
         answer.map_err(|error| error.at(self.path.display()))
     }
 
-    /// Opens the file once the thread that writes has, and has it look where the file is another.
+    /// Opens the file once the thread that writes has opened it.
+    ///
+    /// Asks that thread to poll where another file was put in its place.
     pub(crate) fn connect(&self) -> Result<(Connection, Identity), StoreError> {
-        let look = || {
-            let poll = Task::Do(Box::new(|worker| drop(worker.poll())));
-            drop(self.tasks.send(poll)); // While the store lives there is the thread.
-        };
+        let look = || (self.poll)(Box::new(drop));
         let (connection, identity) = self.opened.connect(&self.path, look)?;
         file::prepare(&connection)?;
         Ok((connection, identity))
     }
 
-    /// The same for those who only read.
+    /// Opens the file for reading only.
     pub(crate) fn connect_to_read(&self) -> Result<(Connection, Identity), StoreError> {
         let (connection, identity) = self.connect()?;
         // The thread that writes closes the file last, and takes its log away.

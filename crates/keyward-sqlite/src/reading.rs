@@ -12,7 +12,6 @@ use keyward::store::StoreError;
 use crate::error::{failed, unavailable};
 use crate::feed;
 use crate::reader::Place;
-use crate::worker::Task;
 
 /// How often a thread that waits looks whether it is still wanted.
 const LOOK_UP: Duration = Duration::from_millis(20);
@@ -32,8 +31,15 @@ pub(crate) struct Reading {
 }
 
 impl Reading {
-    /// Starts to read, instead of whatever is being read.
-    pub(crate) fn start(&mut self, place: Place, everything: Poll) -> Result<(), StoreError> {
+    /// Starts to read, and calls `done` with the number of this reading and its result.
+    ///
+    /// A reading that is under way ends.
+    pub(crate) fn start(
+        &mut self,
+        place: Place,
+        everything: Poll,
+        done: impl FnOnce(u64, Result<(), StoreError>) + Send + 'static,
+    ) -> Result<(), StoreError> {
         self.over.store(true, Ordering::Release);
         self.over = Arc::default();
         self.number += 1;
@@ -46,9 +52,7 @@ impl Reading {
         let thread = thread.spawn(move || {
             #[cfg(test)]
             drop(pause.lock());
-            let read = read(&place, everything, &over);
-            let told = Task::Do(Box::new(move |worker| worker.has_read(number, &read)));
-            drop(place.tasks.send(told)); // A store that is dropped need not know.
+            done(number, read(&place, everything, &over));
         });
         self.threads.push(thread.map_err(unavailable)?);
         Ok(())
@@ -77,8 +81,7 @@ fn read(place: &Place, mut everything: Poll, over: &AtomicBool) -> Result<(), St
     drop(connection);
     // What was read is put beside what polls have seen, so they must have seen as much.
     let (tell, told) = mpsc::channel();
-    let poll = Task::Do(Box::new(move |worker| drop(tell.send(worker.poll()))));
-    drop(place.tasks.send(poll));
+    (place.poll)(Box::new(move |polled| drop(tell.send(polled))));
     loop {
         match told.recv_timeout(LOOK_UP) {
             Ok(polled) => break polled?,

@@ -21,14 +21,14 @@ use rusqlite::{Connection, OptionalExtension, named_params};
 
 use crate::SqliteOptions;
 use crate::backup::backup;
-use crate::error::unavailable;
-use crate::file::{self, KeyFile, PATIENCE};
+use crate::error::{PATIENCE, unavailable};
+use crate::file::{self, KeyFile};
 use crate::group::Write;
 #[cfg(feature = "webhooks")]
 use crate::outbox;
 use crate::reader::{Place, Reader, wait_for};
 use crate::row::Cells;
-use crate::worker::{Task, Worker};
+use crate::worker::{Task, Worker, poll_through};
 use crate::{audit, commit, list, row, usage};
 
 /// Keeps keys in an SQLite file.
@@ -145,7 +145,7 @@ impl SqliteStore {
         let place = Place {
             path: file::absolute(path)?,
             opened,
-            tasks: tasks.clone(),
+            poll: poll_through(tasks.clone()),
         };
         worker.serve(place.clone());
         worker.begin_work();

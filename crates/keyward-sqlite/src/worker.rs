@@ -15,12 +15,12 @@ use rusqlite::Connection;
 use crate::answers::Answers;
 use crate::backlog;
 use crate::credit;
-use crate::error::{failed, is_busy};
+use crate::error::{PATIENCE, failed, is_busy};
 use crate::feed::{self, News};
-use crate::file::{KeyFile, PATIENCE};
-use crate::flush::{LimitOutcome, forget};
+use crate::file::KeyFile;
+use crate::flush::{FlushQueue, forget};
 use crate::group::{Change, Changes, SLICE};
-use crate::reader::Place;
+use crate::reader::{Place, PollRequest};
 use crate::reading::Reading;
 
 /// How long the file stays unlocked, now and then, for other processes that wait to write.
@@ -62,7 +62,7 @@ pub(crate) struct Worker {
     poll_interval: Duration,
     polled: Instant,
     failing: bool,
-    taken: LimitOutcome,
+    taken: FlushQueue,
     flush_interval: Duration,
     flushed: Instant,
     settled: Instant,
@@ -90,7 +90,7 @@ impl Worker {
         flush_interval: Duration,
         tasks: Sender<Task>,
     ) -> Result<Self, StoreError> {
-        let taken = LimitOutcome::new(file.connection()?).map_err(failed)?;
+        let taken = FlushQueue::new(file.connection()?).map_err(failed)?;
         Ok(Self {
             file,
             replica,
@@ -570,7 +570,12 @@ impl Worker {
         if is_all {
             return Ok(poll.finish(head)?);
         }
-        self.reading.start(place.clone(), poll.reload(head)?)
+        let tasks = self.tasks.clone();
+        self.reading
+            .start(place.clone(), poll.reload(head)?, move |number, read| {
+                let told = Task::Do(Box::new(move |worker| worker.has_read(number, &read)));
+                drop(tasks.send(told)); // A store that is dropped need not know.
+            })
     }
 }
 
@@ -584,6 +589,14 @@ impl Drop for Worker {
         drop(self.replica.poll());
         self.replica.no_more_grants();
     }
+}
+
+/// Has the thread poll, and passes on the result.
+pub(crate) fn poll_through(tasks: Sender<Task>) -> PollRequest {
+    Arc::new(move |answer| {
+        let poll = Task::Do(Box::new(move |worker| answer(worker.poll())));
+        drop(tasks.send(poll)); // While the store lives there is the thread.
+    })
 }
 
 /// The wish for a poll: however many requests have it, one poll fulfils it for all.
