@@ -1,4 +1,4 @@
-//! A key as the replica holds it: small, and ready to be judged.
+//! The compact in-memory form of a key.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,19 +22,19 @@ use crate::replica::key_buckets::KeyBuckets;
 use crate::replica::usage::SharedTally;
 use crate::scope::Scopes;
 
-/// What the replica keeps of a key. A million of them are held, so every byte counts.
+/// A key in the replica. There may be a million of them, so every byte counts.
 pub(crate) struct CachedKey {
     pub(crate) digest: DigestBytes,
     pub(crate) id: KeyId,
     last: [u8; 4],
     pub(crate) group: Arc<AccountState>,
     pub(crate) grant: Arc<Grant>,
-    /// None before its first use.
+    /// Empty until the first use.
     tally: OnceBox<SharedTally>,
     epoch: u32,
-    /// Seconds since the Unix epoch, or when it was revoked; the maximum stands for never.
+    /// The expiry or revocation in seconds since the Unix epoch; the maximum means never.
     expires_at: u32,
-    /// The epoch of its own balance of credits; zero where it has none.
+    /// The epoch of the key's own balance of credits; zero if it has none.
     credits: u32,
     superseded: AtomicBool,
     redigested: AtomicBool,
@@ -66,7 +66,7 @@ impl CachedKey {
         }
     }
 
-    /// Whether the key itself is dead, whatever is asked of it.
+    /// Returns why the key itself is dead, whatever the request.
     pub(crate) fn dead(&self, now: Duration) -> Option<DenialKind> {
         match self.status {
             _ if self.is_revoked() => Some(DenialKind::Revoked),
@@ -79,41 +79,42 @@ impl CachedKey {
         }
     }
 
-    /// Whether it was revoked, by itself or with all keys of its account.
+    /// Returns whether the key is revoked, alone or with all keys of its account.
     pub(crate) fn is_revoked(&self) -> bool {
         self.status == KeyStatus::Revoked
             || self.epoch < self.group.revoked_before.load(Ordering::Acquire)
     }
 
-    /// Since when it cannot be used again as it is, in seconds since the Unix epoch; `None` while it may.
-    /// A key whose account is gone may: the account may come back.
+    /// Returns the time since which the key is unusable unless its record changes, in seconds since
+    /// the Unix epoch; `None` if it is usable. A key whose account is gone counts as usable,
+    /// because the account may come back.
     pub(crate) fn died_at(&self, now: Duration) -> Option<u32> {
         let own = died_at(self.status, self.expires_at, now);
         let with_all = self.group.revoked_all_at(self.epoch);
         own.into_iter().chain(with_all).min()
     }
 
-    /// Where its uses are counted, once there are any.
+    /// Returns the usage counters, which exist after the first use.
     pub(crate) fn tally(&self) -> Option<&SharedTally> {
         self.tally.get()
     }
 
-    /// Gives it a place to count, unless somebody was faster.
+    /// Sets the usage counters unless another thread was faster.
     pub(crate) fn set_tally(&self, tally: &SharedTally) -> bool {
         self.tally.set(Box::new(SharedTally::clone(tally))).is_ok()
     }
 
-    /// The epoch of its own balance of credits, if it has one.
+    /// Returns the epoch of the key's own balance of credits, if it has one.
     pub(crate) fn own_credits(&self) -> Option<u32> {
         (self.credits > 0).then_some(self.credits)
     }
 
-    /// Whether a newer entry of the key, or none, has taken its place.
+    /// Returns whether a newer entry has replaced this one, or the key is gone.
     pub(crate) fn is_superseded(&self) -> bool {
         self.superseded.load(Ordering::Acquire)
     }
 
-    /// Whether nobody has asked before for a new digest of it.
+    /// Returns `true` to the first caller that requests a new digest.
     pub(crate) fn first_to_redigest(&self) -> bool {
         !self.redigested.swap(true, Ordering::AcqRel)
     }
@@ -138,7 +139,7 @@ impl fmt::Debug for CachedKey {
     }
 }
 
-/// Since when a key is dead by its own record, in seconds since the Unix epoch.
+/// Returns since when a key is dead by its own record, in seconds since the Unix epoch.
 pub(crate) fn died(record: &KeyRecord, now: Duration) -> Option<u32> {
     died_at(record.status, ends_at(record, now), now)
 }
@@ -148,8 +149,8 @@ fn died_at(status: KeyStatus, ends_at: u32, now: Duration) -> Option<u32> {
     (is_over && ends_at != u32::MAX).then_some(ends_at)
 }
 
-/// When a key expires or was revoked, whatever comes first. Of one that nobody knows of when it was
-/// revoked, as it was typed, that is now.
+/// Returns when a key expires or was revoked, whichever is first. A revoked key without a date
+/// counts as revoked now.
 fn ends_at(record: &KeyRecord, now: Duration) -> u32 {
     let expires_at = record.expires_at.map_or(u32::MAX, |at| secs(unix_time(at)));
     if record.status != KeyStatus::Revoked {
@@ -164,7 +165,7 @@ fn secs(time: Duration) -> u32 {
     u32::try_from(time.as_secs()).unwrap_or(u32::MAX)
 }
 
-/// What a key may; one for all keys that may the same.
+/// The permissions of a key, shared by all keys with the same permissions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Grant {
     pub(crate) scopes: Scopes,
@@ -182,10 +183,10 @@ impl Grant {
     }
 }
 
-/// The epoch of an account that is gone: no key reaches it.
+/// The epoch of an account that is gone. No key reaches it.
 const GONE: u32 = u32::MAX;
 
-/// What all keys of one account and environment share, changed in place when the account changes.
+/// The state shared by all keys of an account and environment, updated in place.
 #[derive(Debug)]
 pub(crate) struct AccountState {
     pub(crate) account: AccountId,
@@ -194,31 +195,32 @@ pub(crate) struct AccountState {
     active: AtomicBool,
     api_access: AtomicBool,
     revoked_before: AtomicU32,
-    /// The same as it was last followed, and when it changed, in seconds since the Unix epoch.
+    /// The last applied value of `revoked_before`, and when it changed, in seconds since the Unix
+    /// epoch.
     followed: AtomicU32,
     revoked_at: AtomicU32,
-    /// The buckets that all keys of the account and environment share.
+    /// The rate limit buckets shared by all keys of the account and environment.
     pub(crate) meter: Arc<KeyBuckets>,
     plan: ArcSwapOption<Plan>,
-    /// Whether there is one: most have none, and this costs less to look at.
+    /// True if there is a plan. Most accounts have none, and this check is cheaper.
     has_plan: AtomicBool,
 }
 
-/// What the account's plan says of limits, where it says anything.
+/// The limits and credits of an account's plan, if it sets any.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    /// Of each key that has none of its own.
+    /// The rate limits of each key without its own.
     pub(crate) rate_limits: RateLimits,
-    /// Of all keys together.
+    /// The rate limits that all keys share.
     pub(crate) shared: Vec<Arc<Bucket>>,
-    /// Of all keys that have no credits of their own.
+    /// The credits of all keys without their own.
     pub(crate) budget: Option<Budget>,
 }
 
-/// Credits that may be spent.
+/// A balance of credits that may be spent.
 #[derive(Clone, Debug)]
 pub(crate) struct Budget {
-    /// Of the balance; what was taken from an earlier one is void.
+    /// The epoch of the balance. Credits drawn from an earlier epoch are void.
     pub(crate) epoch: u32,
     pub(crate) purse: Arc<CreditCache>,
 }
@@ -238,7 +240,8 @@ impl Plan {
 }
 
 impl AccountState {
-    /// A group whose account is not known yet: closed until [`follow`](Self::follow) opens it.
+    /// Creates the state of an account that is not known yet. It refuses all requests until
+    /// [`follow`](Self::follow) opens it.
     pub(crate) fn closed(
         account: AccountId,
         environment: Environment,
@@ -260,7 +263,7 @@ impl AccountState {
         }
     }
 
-    /// Takes over what the account's state forbids.
+    /// Applies only the restrictions of the account's new state.
     pub(crate) fn close(&self, account: &Account) {
         let epoch = account.epoch(self.environment);
         self.revoked_before.fetch_max(epoch, Ordering::AcqRel);
@@ -272,7 +275,7 @@ impl AccountState {
         }
     }
 
-    /// Takes over the account's state; `None` for an account that is gone.
+    /// Applies the account's new state; `None` for an account that is gone.
     pub(crate) fn follow(&self, account: Option<&Account>, budget: Option<Budget>, now: Duration) {
         let epoch = account.map_or(GONE, |account| account.epoch(self.environment));
         let active = account.is_some_and(|account| account.status == AccountStatus::Active);
@@ -289,7 +292,7 @@ impl AccountState {
         self.api_access.store(access, Ordering::Release);
     }
 
-    /// Since when keys of this epoch are revoked with all others, if they are.
+    /// Returns since when all keys of this epoch are revoked, if they are.
     fn revoked_all_at(&self, epoch: u32) -> Option<u32> {
         let revoked_before = self.revoked_before.load(Ordering::Acquire);
         let is_revoked = epoch < revoked_before && revoked_before != GONE;
@@ -318,8 +321,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_takes_no_more_than_its_share_of_memory() {
-        // With the two counters of an `Arc` and the allocator's word: 112 bytes.
+    fn a_key_takes_no_more_memory_than_promised() {
+        // 112 bytes with the two counters of an `Arc` and the allocator's header.
         assert!(size_of::<CachedKey>() <= 88, "{}", size_of::<CachedKey>());
     }
 }

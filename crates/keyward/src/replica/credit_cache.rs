@@ -1,4 +1,4 @@
-//! Credits that this process has taken from the store.
+//! Credits that this process has drawn from the store.
 
 use std::fmt;
 use std::mem;
@@ -15,50 +15,50 @@ use crate::replica::replica::WeakReplica;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
-/// How long it is believed that a balance is empty: others may give back, or an operator add some.
+/// The time for which a balance is assumed to be empty. Credits may be returned or added meanwhile.
 const BELIEF: Duration = Duration::from_secs(1);
 
-/// How long what was spent counts when the next credits are taken.
+/// The period whose spending determines how many credits are drawn ahead.
 const LATELY: Duration = Duration::from_secs(1);
 
-/// Credits of one owner that this process has taken from the store and not spent yet.
+/// The credits of one owner that were drawn from the store and not spent yet.
 pub(crate) struct CreditCache {
     owner: CreditOwner,
-    /// The balance's epoch in the upper half, how many there are in the lower.
+    /// The epoch of the balance in the upper half, the number of credits in the lower.
     held: AtomicU64,
-    /// How many the last grant brought.
+    /// The number of credits in the last grant.
     granted: AtomicU32,
-    /// When the balance is replaced, in nanoseconds since the Unix epoch.
+    /// The time of the next refill, in nanoseconds since the Unix epoch.
     refill_at: AtomicU64,
-    /// Until when it is believed to be empty, in nanoseconds of the boot clock.
+    /// The end of the assumption that the balance is empty, in nanoseconds of the boot clock.
     empty_until: AtomicU64,
-    /// How many may be held beyond what the waiting requests need.
+    /// The number of credits that may be held ahead of waiting requests.
     ahead: AtomicU32,
-    /// How many the requests need that wait.
+    /// The number of credits that waiting requests need.
     wanted: AtomicU32,
-    /// Whether the store has been asked and has not answered.
+    /// True if the store was asked and has not responded.
     asked: AtomicBool,
-    /// Whether the store has been told to take back what is too much, and has not done so.
+    /// True if the store was told to take back the excess and has not done so.
     is_excess_told: AtomicBool,
-    /// Where it is, to tell the store; known once the store was asked.
+    /// The replica, to notify the store; set when the store is first asked.
     replica: OnceLock<WeakReplica>,
-    /// How many the store has given and not got back: what is not held of it was spent.
+    /// The number of credits drawn and not returned. Those that are not held were spent.
     given: AtomicU64,
-    /// Only for the store, which asks now and then.
+    /// Used only when the store asks, which is rare.
     pace: Mutex<Pace>,
     answers: AtomicU32,
     failures: AtomicU32,
     waiting: Mutex<Vec<Waker>>,
 }
 
-/// When how much had been spent in all, twice: half a second apart at least.
+/// Two readings of the total spending, at least half a second apart.
 #[derive(Clone, Copy, Debug, Default)]
 struct Pace {
     older: (Duration, u64),
     newer: (Duration, u64),
 }
 
-/// Credits that were spent, to be given back should the request be refused after all.
+/// Spent credits, which are refunded if the request is refused after all.
 #[derive(Debug)]
 pub(crate) struct Spent {
     purse: Arc<CreditCache>,
@@ -72,12 +72,12 @@ impl Spent {
     }
 }
 
-/// Why nothing was spent.
+/// The reason for not spending credits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotSpent {
-    /// There are none left.
+    /// No credits are left.
     Exhausted,
-    /// The store must be asked.
+    /// The store has to be asked.
     Ask,
 }
 
@@ -102,7 +102,7 @@ impl CreditCache {
         }
     }
 
-    /// Spends credits that are here, of the epoch that the record names or of a later one.
+    /// Spends held credits of the epoch in the record or of a later one.
     pub(crate) fn spend(
         self: &Arc<Self>,
         amount: u32,
@@ -115,7 +115,7 @@ impl CreditCache {
         self.spend_held(amount, epoch, replica)
     }
 
-    /// Spends what is here, also where it is to be replaced by now.
+    /// Spends held credits, even if a refill is due.
     fn spend_held(
         self: &Arc<Self>,
         amount: u32,
@@ -130,7 +130,7 @@ impl CreditCache {
         match spend {
             Ok(before) => {
                 let (epoch, left) = parts(before);
-                // In time, so that no request has to wait.
+                // Early enough that no request has to wait.
                 if left - amount < self.granted.load(Ordering::Relaxed) / 4 {
                     self.ask(replica, false);
                 }
@@ -148,20 +148,22 @@ impl CreditCache {
         }
     }
 
-    /// Whether a request would be refused for want of credits, as far as is known here.
+    /// Returns whether a request would be refused for lack of credits, as far as this process
+    /// knows.
     pub(crate) fn would_refuse(&self, amount: u32, epoch: u32, replica: &Replica) -> bool {
         let held = self.held.load(Ordering::Acquire);
         self.is_known_empty(held, amount, epoch, replica)
     }
 
-    /// Whether what is held is too little, and it is believed that the store has no more.
+    /// Returns whether the held credits do not suffice and the store is assumed to have no more.
     fn is_known_empty(&self, held: u64, amount: u32, epoch: u32, replica: &Replica) -> bool {
         let (own, left) = parts(held);
         let now = nanos(replica.clock().boot());
         own >= epoch && left < amount && now < self.empty_until.load(Ordering::Acquire)
     }
 
-    /// Spends credits that the store gives, or says why not: `Ask` when it cannot answer.
+    /// Spends credits after drawing them from the store. The error is `Ask` if the store cannot
+    /// respond.
     pub(crate) async fn fetch(
         self: Arc<Self>,
         amount: u32,
@@ -180,18 +182,18 @@ impl CreditCache {
                 purse: &self,
             };
             let answered = self.ask(&replica, true) && answer.await;
-            // A balance that is older than the record says is not the one that is meant.
+            // A balance older than the record is not the right one.
             if !answered || parts(self.held.load(Ordering::Acquire)).0 < epoch {
                 return Err(NotSpent::Ask);
             }
-            // When the balance is replaced, the store decides: its clock may be behind, and to ask
-            // again and again would empty the balance.
+            // The store decides when a refill is due: its clock may be behind, and asking
+            // repeatedly would drain the balance.
             spent = self.spend_held(amount, epoch, &replica);
         }
     }
 
-    /// Has the store asked for more; `false` when nobody will answer. Where it need not be, and the
-    /// list is in use, the next request tries.
+    /// Asks the store for credits; `false` if it will not respond. Without `must`, the next request
+    /// tries again if the list is in use.
     fn ask(self: &Arc<Self>, replica: &Replica, must: bool) -> bool {
         let will_answer = self.asked.load(Ordering::Acquire) || replica.want(self, must);
         if !will_answer {
@@ -200,14 +202,14 @@ impl CreditCache {
         will_answer
     }
 
-    /// Whether the store is not asked yet: it is from now on. Only for who can ask it, as others rely
-    /// on the answer.
+    /// Returns `true` to the first caller since the last response. Call it only if the store can
+    /// then be asked, because others rely on the response.
     pub(crate) fn first_to_ask(&self, replica: &Replica) -> bool {
         self.replica.get_or_init(|| replica.downgrade());
         !self.asked.swap(true, Ordering::AcqRel)
     }
 
-    /// Tells the store, once, when more is held than may be.
+    /// Notifies the store once if more credits are held than allowed.
     fn tell_excess(self: &Arc<Self>) {
         let (_, left) = parts(self.held.load(Ordering::Acquire));
         if left > self.most()
@@ -218,22 +220,22 @@ impl CreditCache {
         }
     }
 
-    /// How many may be held: what the waiting requests need, and what may be taken ahead.
+    /// Returns how many credits may be held: those for waiting requests and those drawn ahead.
     fn most(&self) -> u32 {
         let ahead = self.ahead.load(Ordering::Acquire);
         ahead.saturating_add(self.wanted.load(Ordering::Acquire))
     }
 
-    /// Takes what is held, where it is more than may be.
+    /// Takes excess credits, if more are held than allowed.
     pub(crate) fn take_excess(&self, now: Duration) -> Option<Unspent> {
-        // First, and with one that reads: whoever has added to what is held and found that the store was
-        // told is seen, and whoever comes later tells it again.
+        // This comes first and is a read-modify-write: a thread that added credits and found the
+        // store notified is seen here, and any later one notifies it again.
         self.is_excess_told.swap(false, Ordering::AcqRel);
         let (_, left) = parts(self.held.load(Ordering::Acquire));
         (left > self.most()).then(|| self.take_unspent(false, now))?
     }
 
-    /// What is asked of the store.
+    /// Returns the request to the store.
     pub(crate) fn take_want(&self, now: Duration) -> CreditWant {
         let (epoch, held) = parts(self.held.load(Ordering::Acquire));
         CreditWant {
@@ -245,18 +247,18 @@ impl CreditCache {
         }
     }
 
-    /// What is held.
+    /// Returns the held credits.
     pub(crate) fn held(&self) -> Unspent {
         let (epoch, amount) = parts(self.held.load(Ordering::Acquire));
         self.unspent(epoch, amount)
     }
 
-    /// Whether it holds nothing and expects nothing, so that a new one would be the same.
+    /// Returns whether it holds and expects nothing, so that a new one would be equal.
     pub(crate) fn is_idle(&self) -> bool {
         self.held().amount == 0 && !self.asked.load(Ordering::Acquire)
     }
 
-    /// How many were spent in the last second, or in the last half of it.
+    /// Returns the spending of the last second, or of its last half.
     fn spent_lately(&self, now: Duration) -> u32 {
         let (_, held) = parts(self.held.load(Ordering::Acquire));
         let given = self.given.load(Ordering::Acquire);
@@ -278,13 +280,13 @@ impl CreditCache {
         }
     }
 
-    /// The store has answered.
+    /// Adds the credits of a grant.
     pub(crate) fn take_in(&self, grant: &CreditGrant, now: Duration) {
         let refill_at = grant.refill_at.map(|at| nanos(unix_time(at)));
         self.granted.store(grant.amount, Ordering::Relaxed);
         self.ahead.store(grant.ahead, Ordering::Release);
         let (read, done) = (Ordering::Acquire, Ordering::AcqRel);
-        // In this order: what is given and not here yet counts as spent before, and not as spent lately.
+        // In this order: credits in transit count as spent earlier, not as spent lately.
         self.given.fetch_add(grant.amount.into(), done);
         let before = self.held.fetch_update(done, read, |held| {
             let (own, left) = parts(held);
@@ -304,27 +306,29 @@ impl CreditCache {
         self.wake_all();
     }
 
-    /// Whoever needs more asks again. One that reads, so that it comes after those who found it asked.
+    /// Allows asking again. It is a read-modify-write, so that it is ordered after threads that
+    /// found the store asked.
     fn has_answered(&self) {
         self.asked.swap(false, Ordering::AcqRel);
     }
 
-    /// The store cannot answer.
+    /// Reports that the store cannot respond.
     pub(crate) fn fail(&self) {
         self.has_answered();
         self.failures.fetch_add(1, Ordering::AcqRel);
         self.wake_all();
     }
 
-    /// The balance may have changed: it is no longer believed to be empty.
+    /// Reports that the balance may have changed: it is no longer assumed to be empty.
     pub(crate) fn doubt(&self) {
         self.empty_until.store(0, Ordering::Release);
     }
 
-    /// Takes what is held; unless `all`, only what is not needed.
+    /// Takes held credits. Without `all`, takes only those that are not needed.
     ///
-    /// Needed is what requests wait for, and ahead of others as much as was spent lately and may be held.
-    /// Where that is exceeded only half of it is kept, so that the next refund does not exceed it again.
+    /// Credits are needed for waiting requests and, within the limit, to match recent spending. If
+    /// the limit is exceeded, only half of it is kept, so that the next refund does not exceed it
+    /// again.
     pub(crate) fn take_unspent(&self, all: bool, now: Duration) -> Option<Unspent> {
         let spent = if all { 0 } else { self.spent_lately(now) };
         let ahead = self.ahead.load(Ordering::Acquire);
@@ -347,7 +351,7 @@ impl CreditCache {
 
     fn put(self: &Arc<Self>, epoch: u32, amount: u32) {
         let (read, done) = (Ordering::Acquire, Ordering::AcqRel);
-        // Of a balance that was replaced meanwhile nothing comes back.
+        // Credits of a replaced balance are void.
         _ = self.held.fetch_update(done, read, |held| {
             let (own, left) = parts(held);
             (own == epoch).then(|| joined(own, left.saturating_add(amount)))
@@ -374,7 +378,7 @@ impl fmt::Debug for CreditCache {
     }
 }
 
-/// Credits that a request waits for, until it goes on or is given up.
+/// The credits that a request waits for, until it continues or is dropped.
 struct Waits<'a> {
     purse: &'a Arc<CreditCache>,
     amount: u32,
@@ -390,12 +394,12 @@ impl<'a> Waits<'a> {
 impl Drop for Waits<'_> {
     fn drop(&mut self) {
         self.purse.wanted.fetch_sub(self.amount, Ordering::AcqRel);
-        // What was taken for a request that is given up is needed by nobody.
+        // The credits drawn for a dropped request are excess.
         self.purse.tell_excess();
     }
 }
 
-/// Ends when the store has answered (`true`) or has failed (`false`).
+/// A future that resolves when the store has responded (`true`) or failed (`false`).
 struct Answer<'a> {
     purse: &'a CreditCache,
     answers: u32,
@@ -406,7 +410,7 @@ impl Future for Answer<'_> {
     type Output = bool;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<bool> {
-        // Registered before the look, so that an answer that comes in between still wakes it.
+        // Register before checking, so that a response in between still wakes this task.
         self.purse.waiting().push(context.waker().clone());
         if self.purse.answers.load(Ordering::Acquire) != self.answers {
             Poll::Ready(true)
@@ -468,13 +472,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_ahead_follows_what_was_spent_in_the_last_second() {
+    fn credits_are_drawn_ahead_by_the_spending_of_the_last_second() {
         let (replica, purse) = (replica(), purse(0));
         let millis = Duration::from_millis;
         let mut credits = crate::credits::Credits::new(1_000_000);
         credits.epoch = 1;
         let mut at = Duration::from_secs(100);
-        // As many requests as are held and one more: how many are taken then.
+        // Sends one request more than there are held credits, and returns how many are then drawn.
         let mut next = |later| {
             at += later;
             while purse.spend(1, 1, &replica).is_ok() {}
@@ -494,7 +498,7 @@ mod tests {
             assert!(second.iter().sum::<u32>() > *now, "{taken:?}");
         }
         assert!(all > 1000, "{taken:?}");
-        // Half a second later nothing is needed any more, all of it goes back, and once.
+        // Half a second later nothing is needed, and everything is returned once.
         let held = purse.held().amount;
         assert!(held > 0);
         let back = |later| purse.take_unspent(false, Duration::from_secs(200) + later);
@@ -505,16 +509,16 @@ mod tests {
     }
 
     #[test]
-    fn a_balance_is_believed_to_be_empty_for_a_while_and_only_then() {
+    fn a_balance_is_assumed_to_be_empty_for_one_second() {
         let replica = replica();
         let now = || replica.clock().boot();
         for (more, answer) in [(true, NotSpent::Ask), (false, NotSpent::Exhausted)] {
             let purse = purse(1);
             purse.take_in(&grant(0, more), now());
             assert_eq!(purse.spend(2, 1, &replica).unwrap_err(), answer);
-            // Of a later balance nothing is known.
+            // Nothing is known about a later balance.
             assert_eq!(purse.spend(2, 2, &replica).unwrap_err(), NotSpent::Ask);
-            // What is given back may be enough.
+            // A refund may be enough.
             purse.spend(1, 1, &replica).unwrap().give_back();
             assert_eq!(purse.spend(2, 1, &replica).unwrap_err(), NotSpent::Ask);
             purse.take_in(&grant(0, more), now().saturating_sub(BELIEF));
@@ -523,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refunded_beyond_what_may_be_held_goes_back_and_the_store_is_told_once() {
+    fn excess_refunds_are_returned_and_the_store_is_notified_once() {
         let told = Arc::new(AtomicU32::new(0));
         let (replica, purse) = (Replica::new(), purse(0));
         let tells = Arc::clone(&told);
@@ -540,7 +544,7 @@ mod tests {
         let spent: Vec<_> = (0..70)
             .map(|_| purse.spend(1, 1, &replica).unwrap())
             .collect();
-        // Twenty are for a request that waits, and not too much.
+        // Twenty are for a waiting request and no excess.
         let waits = Waits::new(&purse, 20);
         told.store(0, Ordering::Release);
         spent.into_iter().for_each(Spent::give_back);
@@ -552,14 +556,14 @@ mod tests {
         };
         assert_eq!(taken(&replica), (vec![80], 20));
         assert_eq!(taken(&replica), (vec![], 20));
-        // It gives up: nobody needs them.
+        // The request is dropped, so no one needs them.
         drop(waits);
         assert_eq!(told.load(Ordering::Acquire), 2);
         assert_eq!(taken(&replica), (vec![20], 0));
     }
 
     #[test]
-    fn the_store_is_asked_for_what_all_need_that_wait_and_once() {
+    fn the_store_is_asked_once_for_the_credits_of_all_waiting_requests() {
         let (replica, purse) = (replica(), purse(0));
         let context = &mut Context::from_waker(Waker::noop());
         let mut waiting: Vec<_> = [3, 40, 500]
@@ -595,7 +599,7 @@ mod every_order {
     use super::*;
 
     #[test]
-    fn whoever_waits_for_credits_gets_them() {
+    fn every_waiting_request_gets_its_credits() {
         loom::model(|| {
             let (replica, purse) = (Replica::new(), purse(0));
             let store = Arc::clone(&purse);
@@ -616,7 +620,7 @@ mod every_order {
     }
 
     #[test]
-    fn credits_are_spent_given_back_and_returned_once() {
+    fn credits_are_spent_refunded_and_returned_once() {
         loom::model(|| {
             let (replica, purse) = (Replica::new(), purse(2));
             let spender = {
@@ -643,7 +647,7 @@ mod every_order {
     }
 
     #[test]
-    fn no_refund_beyond_what_may_be_held_stays() {
+    fn excess_refunds_do_not_stay() {
         loom::model(|| {
             let (replica, purse) = (Replica::new(), purse(0));
             let back = Arc::new(AtomicU32::new(0));

@@ -1,4 +1,4 @@
-//! What the entries of a replica share, and what only its feed touches.
+//! The shared parts of entries, and the state that only the feed uses.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -18,26 +18,26 @@ use crate::replica::credit_cache::CreditCache;
 use crate::replica::key_buckets::KeyBuckets;
 use crate::replica::reload::Reload;
 
-/// What only the feed touches.
+/// The state that only the feed uses.
 #[derive(Default)]
 pub(crate) struct Feed {
     pub(crate) revision: Option<Revision>,
-    /// Boxed, as a table has room for more than it holds.
+    /// Boxed because a hash table has more slots than entries.
     accounts: HashMap<AccountId, Box<Known>>,
     grants: HashSet<Arc<Grant>>,
-    /// The dead that still answer, by when they died.
+    /// The dead keys in memory, by time of death.
     pub(crate) dead: BTreeMap<(u32, KeyId), Arc<CachedKey>>,
-    /// When they died, as it was noted.
+    /// The recorded time of death of each.
     pub(crate) buried: HashMap<KeyId, u32>,
-    /// When the last of those died that memory has forgotten, if it has forgotten any.
+    /// The latest time of death among the forgotten keys, if any were forgotten.
     pub(crate) forgotten: Option<u32>,
-    /// Of the table, which part is looked through for the dead next, and when the last one was.
+    /// The next shard to search for dead keys, and the time of the last search.
     pub(crate) swept: (usize, Duration),
     pub(crate) warned: Option<Duration>,
-    /// The buckets of every chain of rotations, by its first key.
+    /// The buckets of every rotation chain, by its first key.
     meters: HashMap<KeyId, Arc<KeyBuckets>>,
     purses: HashMap<CreditOwner, Arc<CreditCache>>,
-    /// Everything that is read anew beside the polls, and how often that was begun.
+    /// The reload in progress, and the number of reloads started so far.
     pub(crate) reload: Option<Reload>,
     pub(crate) reloads: u64,
     groups_made: usize,
@@ -47,8 +47,8 @@ pub(crate) struct Feed {
     groups_doubling: Doubling,
 }
 
-/// Says when a collection has doubled since it was last cleared, so that clearing it costs a fixed
-/// share of what filling it does.
+/// Tells when a collection has doubled since it was last cleaned, so that the cost of cleaning is
+/// proportional to that of filling.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Doubling(usize);
 
@@ -62,14 +62,14 @@ impl Doubling {
     }
 }
 
-/// What is known of an account.
+/// The known state of an account.
 #[derive(Default)]
 struct Known {
-    /// None where it is gone, or has not come yet.
+    /// `None` if the account is gone or has not arrived yet.
     account: Option<Account>,
-    /// Whether it was missing when everything was read; keys of it may be older than an account that comes.
+    /// True if a full read did not contain it. If it reappears, older keys may be in memory.
     gone: bool,
-    /// The number of the reload that gave it last.
+    /// The number of the last reload that contained it.
     reload: u64,
     groups: SmallVec<[Arc<AccountState>; 1]>,
 }
@@ -90,9 +90,9 @@ impl Feed {
         if let Some(group) = groups.iter().find(same) {
             return Arc::clone(group);
         }
-        // The account's own name, where it is there already: a record's is a copy.
+        // Share the account's id if it is known, because that of the record is a copy.
         let id = account.as_ref().map_or(&record.account, |own| &own.id);
-        // Keys of another form share their limits with these.
+        // Keys with another prefix share their limits with these.
         let sibling = groups.iter().find(|group| group.environment == environment);
         let meter = sibling.map_or_else(
             || {
@@ -110,7 +110,7 @@ impl Feed {
         group
     }
 
-    /// What the key may: one for all that are equal.
+    /// Returns the permissions of a key, shared with all keys that have the same.
     pub(crate) fn grant(&mut self, record: &KeyRecord) -> Arc<Grant> {
         let grant = Grant::of(record);
         if let Some(known) = self.grants.get(&grant) {
@@ -121,7 +121,7 @@ impl Feed {
         new
     }
 
-    /// The buckets of a chain of rotations; `make` where none are known.
+    /// Returns the buckets of a rotation chain, calling `make` if there are none.
     pub(crate) fn meter(
         &mut self,
         lineage: KeyId,
@@ -130,7 +130,7 @@ impl Feed {
         Arc::clone(self.meters.entry(lineage).or_insert_with(make))
     }
 
-    /// The credits that this process has taken from a balance.
+    /// Returns the credits that this process has drawn from a balance.
     pub(crate) fn purse(&mut self, owner: CreditOwner) -> Arc<CreditCache> {
         purse(&mut self.purses, owner)
     }
@@ -171,7 +171,7 @@ impl Feed {
 }
 
 impl Feed {
-    /// Takes over the state of an account.
+    /// Applies the new state of an account.
     pub(crate) fn follow_one(&mut self, account: Account, now: Duration) {
         let budget = budget(&mut self.purses, Some(&account));
         let known = self.accounts.entry(account.id.clone()).or_default();
@@ -182,13 +182,13 @@ impl Feed {
         (known.gone, known.reload) = (false, self.reloads);
     }
 
-    /// Whether keys may be here that are older than the account's present state.
+    /// Returns whether keys older than the account's present state may be in memory.
     pub(crate) fn has_known(&self, account: &AccountId) -> bool {
         let known = self.accounts.get(account);
         known.is_some_and(|known| known.gone || known.account.is_some())
     }
 
-    /// Closes the accounts that this reload has not given.
+    /// Closes the accounts that this reload did not contain.
     pub(crate) fn leave_others(&mut self, reload: u64, now: Duration) {
         let others = self.accounts.values_mut();
         for known in others.filter(|known| known.reload != reload) {
@@ -198,7 +198,7 @@ impl Feed {
 }
 
 impl Known {
-    /// Closes it: the account is gone.
+    /// Closes the account, which is gone.
     fn leave(&mut self, now: Duration) {
         self.account = None;
         self.gone = true;
@@ -209,7 +209,7 @@ impl Known {
 }
 
 impl Feed {
-    /// Whether this brings keys of the account back to life, of which memory may have forgotten some.
+    /// Returns whether this update revives keys of the account that may have been forgotten.
     pub(crate) fn may_revive(&self, account: &Account) -> bool {
         let known = self.accounts.get(&account.id);
         let Some(old) = known.and_then(|known| known.account.as_ref()) else {
@@ -221,8 +221,8 @@ impl Feed {
                 || environments.any(|of| account.epoch(*of) < old.epoch(*of)))
     }
 
-    /// Notes the dead, with when they died. A key that was noted stays where it is: it does not die again
-    /// with all others of its account.
+    /// Records dead keys with their time of death. A recorded key keeps its time, even if all keys
+    /// of its account are revoked later.
     pub(crate) fn bury(&mut self, dead: impl Iterator<Item = (u32, Arc<CachedKey>)>) {
         for (died, entry) in dead {
             let id = entry.id;
@@ -238,14 +238,14 @@ impl Feed {
         }
     }
 
-    /// A key is not counted among the dead any longer.
+    /// Removes a key from the dead.
     pub(crate) fn unbury(&mut self, id: KeyId) {
         if let Some(died) = self.buried.remove(&id) {
             self.dead.remove(&(died, id));
         }
     }
 
-    /// Takes the first that has died, if this is so of when.
+    /// Takes the key that died first if its time of death matches.
     pub(crate) fn first_dead(
         &mut self,
         is_so: impl FnOnce(u32) -> bool,
@@ -258,8 +258,8 @@ impl Feed {
         })
     }
 
-    /// Drops what no key holds any more, where there may be much of it. What was taken of a rate limit
-    /// or a balance stays until it makes no difference.
+    /// Drops state that no key uses any more, if there may be much of it. Levels of rate limits and
+    /// drawn credits are kept until they make no difference.
     pub(crate) fn tidy(&mut self) {
         if self.grants_doubling.is_due(self.grants.len()) {
             self.grants.retain(|grant| Arc::strong_count(grant) > 1);
@@ -293,7 +293,7 @@ impl Feed {
     }
 }
 
-/// The credits of all keys of an account that have none of their own.
+/// Returns the credits for all keys of an account without their own.
 fn budget(
     purses: &mut HashMap<CreditOwner, Arc<CreditCache>>,
     account: Option<&Account>,

@@ -1,4 +1,4 @@
-//! How fresh the replica is.
+//! The freshness of the replica.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use crate::clock::Clock;
 use crate::limit::bucket::nanos;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// Both clocks at one moment, in nanoseconds.
+/// A reading of both clocks at one moment, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Moment {
     boot: u64,
@@ -14,7 +14,7 @@ pub(crate) struct Moment {
 }
 
 impl Moment {
-    /// The freshness of a replica that nothing else can change behind its back.
+    /// The freshness of a replica that nothing else can change.
     pub(crate) const ALWAYS: Self = Self {
         boot: u64::MAX,
         unix: u64::MAX,
@@ -28,18 +28,19 @@ impl Moment {
         }
     }
 
-    /// Of the clock that never steps.
+    /// Returns the reading of the boot clock, which never jumps.
     pub(crate) fn boot(self) -> Duration {
         Duration::from_nanos(self.boot)
     }
 
-    /// Since the Unix epoch.
+    /// Returns the time since the Unix epoch.
     pub(crate) fn unix(self) -> Duration {
         Duration::from_nanos(self.unix)
     }
 
-    /// Whether this is longer ago than allowed. A virtual machine that was put to sleep may see only
-    /// the time of day jump, so that clock may say so too, with a second for its corrections.
+    /// Returns whether this moment is too long ago. After a virtual machine was suspended, only the
+    /// time of day may have jumped, so that clock counts too, with a tolerance of one second for
+    /// its corrections.
     pub(crate) fn is_older_than(self, age: Duration, now: Self) -> bool {
         let age = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
         let jump = age.saturating_add(1_000_000_000);
@@ -81,7 +82,7 @@ mod every_order {
     use super::*;
 
     #[test]
-    fn neither_clock_is_of_a_later_poll_than_the_one_that_says_when() {
+    fn the_boot_time_is_never_newer_than_the_time_of_day() {
         loom::model(|| {
             let freshness = Arc::new(Freshness::default());
             let feed = Arc::clone(&freshness);

@@ -1,4 +1,4 @@
-//! The buckets of one owner.
+//! The rate limit buckets of one owner.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use crate::clock::Clock;
 use crate::limit::bucket::nanos;
 use crate::limit::{Bucket, BucketOwner, RateLimit};
 
-/// The buckets of one owner, each made when its limit is first asked for.
+/// The buckets of one owner, each created when its limit is first used.
 ///
-/// A limit that changes gets a new bucket, which is full; one that stays keeps what was taken,
-/// whatever else changes.
+/// A changed limit gets a new, full bucket. An unchanged limit keeps its level, whatever else
+/// changes.
 pub(crate) struct KeyBuckets {
     owner: BucketOwner,
     clock: Arc<dyn Clock>,
@@ -28,7 +28,7 @@ impl KeyBuckets {
         }
     }
 
-    /// The bucket of a limit.
+    /// Returns the bucket of a limit.
     pub(crate) fn bucket(&self, limit: RateLimit) -> Arc<Bucket> {
         if let Some(buckets) = &*self.buckets.load()
             && let Some(bucket) = find(buckets, limit)
@@ -43,7 +43,7 @@ impl KeyBuckets {
             let mut all = known.to_vec();
             if find(known, limit).is_none() {
                 if all.len() >= MOST {
-                    // One that is full is like a new one: nothing is lost with it.
+                    // A full bucket equals a new one, so dropping it loses nothing.
                     all.retain(|bucket| bucket.level(0, now).full_in > 0);
                     all.drain(..all.len().saturating_sub(MOST - 1));
                 }
@@ -58,7 +58,7 @@ impl KeyBuckets {
 }
 
 impl KeyBuckets {
-    /// Whether nothing is taken of any bucket, so that new ones would be the same.
+    /// Returns whether all buckets are full, so that new ones would be equal.
     pub(crate) fn is_full(&self) -> bool {
         let now = nanos(self.clock.boot());
         let buckets = self.buckets.load();
@@ -67,7 +67,7 @@ impl KeyBuckets {
     }
 }
 
-/// More buckets than these are kept only of limits that were changed again and again.
+/// The number of buckets that are kept even if limits are changed repeatedly.
 const MOST: usize = 32;
 
 fn find(buckets: &[Arc<Bucket>], limit: RateLimit) -> Option<Arc<Bucket>> {
@@ -92,7 +92,7 @@ mod tests {
     use crate::ids::KeyId;
 
     #[test]
-    fn limits_that_are_changed_again_and_again_take_no_more_room() {
+    fn limits_that_change_repeatedly_take_bounded_memory() {
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(Duration::from_secs(100)));
         let now = nanos(clock.boot());
         let owner = BucketOwner::Key(KeyId::random().unwrap());
@@ -105,7 +105,7 @@ mod tests {
             assert!(Arc::ptr_eq(&bucket, &meter.bucket(bucket.limit())));
             assert!(held() <= MOST, "{}", held());
         }
-        // What is full gives way first.
+        // Full buckets are dropped first.
         assert!(Arc::ptr_eq(&used, &meter.bucket(used.limit())));
         for count in 1..=200 {
             let bucket = meter.bucket(RateLimit::per_hour(count));

@@ -1,4 +1,4 @@
-//! The keys in memory that answer requests, fed by a store.
+//! The in-memory copy of keys and accounts that answers requests, fed by a store.
 
 pub(crate) mod cached_key;
 pub(crate) mod credit_cache;

@@ -1,4 +1,4 @@
-//! One round of asking the store what has changed.
+//! Polls: incremental updates from the store.
 
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
@@ -18,30 +18,30 @@ use crate::replica::feed::Feed;
 use crate::replica::freshness::Moment;
 use crate::replica::replica::Inner;
 
-/// Which of a store's changes was the last. See [`Replica`].
+/// A revision of a store, which identifies its last change. See [`Replica`].
 ///
-/// Its number, and a random number that a history which was lost and written anew does not repeat.
+/// The random nonce tells apart histories: one that was lost and rewritten does not repeat it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(
     clippy::exhaustive_structs,
     reason = "a store makes it from its two columns"
 )]
 pub struct Revision {
-    /// Grows with every change, by one or more.
+    /// A number that grows with every change, by one or more.
     pub number: u64,
-    /// Random.
+    /// A random number.
     pub nonce: u64,
 }
 
-/// A key in a chain of rotations, or with credits of its own.
+/// A key in a rotation chain, or with its own credits.
 pub(super) struct Chained {
     pub(super) entry: Arc<CachedKey>,
-    /// The first of the chain.
+    /// The first key of the chain.
     lineage: KeyId,
     is_revoked: bool,
 }
 
-/// One round of asking the store what has changed; made by [`Replica::poll`]. See [`Replica`].
+/// An update from the store, started by [`Replica::poll`]. See [`Replica`].
 #[must_use = "a poll changes nothing until it is finished"]
 pub struct Poll {
     pub(super) replica: Replica,
@@ -50,25 +50,25 @@ pub struct Poll {
     pub(super) restarted: bool,
     pub(super) accounts: Vec<Account>,
     pub(super) entries: Vec<Arc<CachedKey>>,
-    /// Keys that may still be there under an old digest.
+    /// Rehashed keys that may still be in memory under their old digest.
     moved: HashMap<KeyId, DigestBytes>,
-    /// Keys that share what is counted of them.
+    /// Keys that share counters and buckets.
     pub(super) chained: Vec<Chained>,
-    /// How many of the keys of a restart are dead, and when the last of those died that were left out.
+    /// The number of dead keys in a restart, and the latest time of death among those left out.
     dead: usize,
     pub(super) left_out: Option<u32>,
-    /// The number of the reload that it is, beside which others go on.
+    /// The number of the reload if this is one, beside which polls continue.
     pub(super) reload: Option<u64>,
     pub(super) finished: bool,
 }
 
-/// How long a dead key answers as what it is.
+/// The period for which a dead key is remembered, so that requests learn why it is dead.
 const REMEMBERED: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// How often the log is told that there are more keys than the ceiling.
+/// The interval between warnings about the ceiling.
 const WARNED: Duration = Duration::from_secs(3600);
 
-/// How often a part of the table is looked through for keys that have expired.
+/// The interval at which the next shard is searched for expired keys.
 const SWEPT: Duration = Duration::from_millis(200);
 
 impl Poll {
@@ -89,16 +89,16 @@ impl Poll {
         }
     }
 
-    /// The last change that is in the replica; `None` before the first poll.
+    /// Returns the last change in the replica; `None` before the first poll.
     ///
-    /// A store that does not know it, number and nonce, must [`restart`](Self::restart) and give
-    /// everything.
+    /// A store that does not know this revision (number and nonce) must [`restart`](Self::restart)
+    /// and deliver everything.
     #[must_use]
     pub fn since(&self) -> Option<Revision> {
         self.since
     }
 
-    /// Says that what follows is everything, and what is not in it is gone.
+    /// Starts a full read: everything that does not follow is removed.
     pub fn restart(&mut self) {
         self.restarted = true;
         self.accounts.clear();
@@ -108,10 +108,10 @@ impl Poll {
         (self.dead, self.left_out) = (0, None);
     }
 
-    /// Whether the store must [`restart`](Self::restart) and give everything.
+    /// Returns whether the store must [`restart`](Self::restart) and deliver everything.
     ///
-    /// An account that was given brings keys back to life that memory has forgotten. To be asked when
-    /// all that is new was given.
+    /// That is the case if an account in this poll revives keys that the replica has forgotten.
+    /// Call it after everything new was delivered.
     ///
     /// ```
     /// use keyward::replica::Replica;
@@ -125,14 +125,14 @@ impl Poll {
     }
 
     fn brings_back(&self, feed: &Feed) -> bool {
-        // Where everything is read beside it, whatever was forgotten is given too.
+        // A reload beside this poll includes the forgotten keys.
         let is_all_given = self.restarted || feed.reload.is_some();
         !is_all_given && self.accounts.iter().any(|new| feed.may_revive(new))
     }
 
-    /// Before when keys have died that need not be given at a restart.
+    /// Returns the time before which dead keys can be left out of a restart.
     ///
-    /// Memory would not keep them.
+    /// The replica would not keep them.
     ///
     /// ```
     /// use std::time::{Duration, SystemTime};
@@ -144,18 +144,18 @@ impl Poll {
     #[must_use]
     pub fn remembers_since(&mut self) -> SystemTime {
         let since = self.asked.unix().saturating_sub(REMEMBERED);
-        // What the store leaves out is forgotten too.
+        // Keys that the store leaves out count as forgotten.
         let died = u32::try_from(since.as_secs()).unwrap_or(u32::MAX);
         self.left_out = self.left_out.max(Some(died));
         SystemTime::UNIX_EPOCH + since
     }
 
-    /// An account that is new or has changed.
+    /// Delivers an account that is new or has changed.
     pub fn account(&mut self, account: Account) {
         self.accounts.push(account);
     }
 
-    /// A key that is new or has changed.
+    /// Delivers a key that is new or has changed.
     pub fn key(&mut self, record: &KeyRecord) {
         let now = self.asked.unix();
         let died = self.restarted.then(|| died(record, now)).flatten();
@@ -195,7 +195,7 @@ impl Poll {
         }
     }
 
-    /// Leaves out the dead that would be forgotten at once.
+    /// Drops dead keys that would be forgotten at once.
     pub(super) fn forget_what_is_too_much(&mut self) {
         let most = self.replica.most_dead();
         if self.dead > most {
@@ -203,7 +203,7 @@ impl Poll {
         }
     }
 
-    /// Leaves out the dead that would be forgotten at once, so that no room is made for them.
+    /// Drops all but the latest `most` dead keys, so that they take no memory.
     fn keep_latest_dead(&mut self, most: usize) {
         let now = self.asked.unix();
         let mut deaths: Vec<_> = self
@@ -215,7 +215,7 @@ impl Poll {
         let Some(last) = deaths.get(most).copied() else {
             return;
         };
-        // Of those that died in the same second, as many as there is room for.
+        // Among keys that died in the same second, keep as many as there is room for.
         let mut room = most - deaths.partition_point(|died| *died > last);
         self.entries.retain(|entry| match entry.died_at(now) {
             Some(died) if died == last && room > 0 => {
@@ -229,16 +229,16 @@ impl Poll {
         self.left_out = self.left_out.max(Some(last));
     }
 
-    /// Applies what was given.
+    /// Applies everything that was delivered.
     ///
-    /// The replica then stands at `head`, and is as fresh as the start of this poll.
+    /// Afterwards, the replica is at `head` and as fresh as the start of this poll.
     ///
     /// # Errors
-    /// When another poll finished first, or this one [must restart](Self::must_restart) and has not.
-    /// Nothing is changed then.
+    /// Returns an error and changes nothing if another poll finished first, or if this one [must
+    /// restart](Self::must_restart) and did not.
     ///
-    /// A [`reload`](Self::reload) is finished once polls have come to `head`, the last change that it may have
-    /// read.
+    /// Finish a [`reload`](Self::reload) only after polls have reached its `head`, the last change
+    /// that it may have read.
     pub fn finish(mut self, head: Revision) -> Result<(), ReplicaError> {
         if let Some(number) = self.reload {
             return self.finish_reload(number, head);
@@ -247,7 +247,7 @@ impl Poll {
         let (inner, mut feed) = (&replica.inner, replica.feed());
         self.overtaken_by(&feed)?;
         if self.brings_back(&feed) {
-            // The next poll gives everything.
+            // The next poll delivers everything.
             feed.revision = None;
             return Err(ReplicaError::new(ReplicaErrorKind::Incomplete));
         }
@@ -258,8 +258,8 @@ impl Poll {
             return Ok(());
         }
         let revoked = self.revoked_until_now();
-        // What an account forbids comes before its keys, what it allows after them: no request may
-        // see an old key under an account that was opened when the key was closed.
+        // The restrictions of an account come before its keys and its permissions after them: no
+        // request may see an old key under an account that was opened while the key was closed.
         let accounts = mem::take(&mut self.accounts);
         feed.close(&accounts);
         let given = self.apply_keys(&mut feed);
@@ -277,17 +277,17 @@ impl Poll {
         Ok(())
     }
 
-    /// Fails where another poll finished first.
+    /// Returns an error if another poll finished first.
     pub(super) fn overtaken_by(&mut self, feed: &Feed) -> Result<(), ReplicaError> {
         if feed.revision == self.since {
             return Ok(());
         }
-        // The store has not failed: the other poll did what this one should.
+        // The store has not failed: the other poll did the work of this one.
         self.finished = true;
         Err(ReplicaError::new(ReplicaErrorKind::Overtaken))
     }
 
-    /// Puts the keys that were given into the table, and tells which they are; not those of a restart.
+    /// Inserts the delivered keys into the table and returns them, except those of a restart.
     pub(super) fn apply_keys(&mut self, feed: &mut Feed) -> Vec<Arc<CachedKey>> {
         let inner = &self.replica.inner;
         let gone = if self.moved.is_empty() {
@@ -298,7 +298,7 @@ impl Poll {
         self.hand_on_tallies(&gone);
         self.share_chained(feed, &self.chained);
         let entries = mem::take(&mut self.entries);
-        // All of a restart are looked through by themselves.
+        // A restart searches the whole table for dead keys anyway.
         let given = if self.restarted {
             Vec::new()
         } else {
@@ -319,7 +319,7 @@ impl Poll {
         given
     }
 
-    /// The keys that memory knows as revoked, where all is read anew.
+    /// Returns the keys that are revoked in memory before a full read.
     pub(super) fn revoked_until_now(&self) -> HashSet<KeyId> {
         if !self.restarted || self.since.is_none() {
             return HashSet::new();
@@ -330,7 +330,7 @@ impl Poll {
 }
 
 impl Inner {
-    /// How many of these keys are there and not revoked.
+    /// Counts those of the keys that are in memory and not revoked.
     fn revived(&self, revoked: &HashSet<KeyId>) -> usize {
         if revoked.is_empty() {
             return 0;
@@ -339,7 +339,7 @@ impl Inner {
         self.table.matching(revived).len()
     }
 
-    /// Logs how many they are.
+    /// Logs the number of revived keys.
     pub(super) fn tell_revived(&self, revoked: &HashSet<KeyId>) {
         let revived = self.revived(revoked);
         if revived > 0 {
@@ -353,7 +353,7 @@ impl Inner {
 }
 
 impl Poll {
-    /// Notes which keys are dead, and forgets the first that died where it is time or they are too many.
+    /// Records dead keys, and forgets the oldest when it is time or there are too many.
     fn bury(&self, feed: &mut Feed, given: Vec<Arc<CachedKey>>) {
         let inner = &self.replica.inner;
         let (now, boot) = (self.asked.unix(), self.asked.boot());
@@ -373,7 +373,7 @@ impl Poll {
             feed.swept = (dead.as_ref().map_or(0, |_| part + 1), boot);
             feed.bury(dead.into_iter().flatten());
             inner.table.each(part, |entry| {
-                // Noted while the clock was wrong.
+                // Recorded while the clock was wrong.
                 if !feed.buried.is_empty() && entry.died_at(now).is_none() {
                     feed.unbury(entry.id);
                 }
@@ -387,7 +387,7 @@ impl Poll {
             else {
                 break;
             };
-            // It may have come back, with its account.
+            // The key may have been revived with its account.
             if entry.died_at(now).is_some() {
                 feed.forgotten = feed.forgotten.max(Some(died));
                 forgotten.push(entry);
@@ -407,17 +407,17 @@ impl Poll {
             tracing::warn!(
                 above,
                 ceiling,
-                "more keys live than the ceiling says; all are held"
+                "there are more live keys than the ceiling; all are kept in memory"
             );
         }
     }
 
-    /// Lets every key go on with its counters.
+    /// Carries the usage counters over to the new entries.
     fn hand_on_tallies(&self, moved: &[Arc<CachedKey>]) {
         let Self { replica, .. } = self;
         let moved: HashMap<_, _> = moved.iter().map(|old| (old.id, old)).collect();
         for entry in &self.entries {
-            // Also one that is not in use yet: a request that is just now the first must count in both.
+            // Includes unused keys, because a concurrent first request must count in both entries.
             let old = moved.get(&entry.id).map(|old| Arc::clone(old));
             let old = old.or_else(|| replica.find(&entry.digest));
             let tally = old.as_ref().and_then(|old| {
@@ -436,10 +436,10 @@ impl Poll {
         }
     }
 
-    /// Lets the keys of a chain share their buckets.
+    /// Makes the keys of a rotation chain share their buckets.
     pub(super) fn share_chained(&self, feed: &mut Feed, chained: &[Chained]) {
         let Self { replica, .. } = self;
-        // The keys that are in use come first: it is their buckets that the others get.
+        // Used keys come first, because the others get their buckets.
         let is_used = |chained: &&Chained| chained.entry.tally().is_some();
         let (used, unused): (Vec<_>, Vec<_>) = chained.iter().partition(is_used);
         let unused = unused.into_iter().filter(|chained| !chained.is_revoked);
@@ -460,7 +460,7 @@ fn is_forgotten(died: u32, now: Duration) -> bool {
 }
 
 impl Replica {
-    /// How many of the dead are remembered.
+    /// Returns the number of dead keys that are remembered.
     fn most_dead(&self) -> usize {
         self.inner.ceiling / 10
     }
@@ -476,7 +476,7 @@ impl Drop for Poll {
             if !feed.is_reloading(number) {
                 return;
             }
-            // The next poll finds that everything is to be given.
+            // The next poll will have to deliver everything.
             (feed.reload, feed.revision) = (None, None);
         }
         self.replica.inner.refresh.fail();
@@ -493,7 +493,7 @@ impl fmt::Debug for Poll {
     }
 }
 
-/// Why the store's news could not be applied.
+/// The error returned when a poll cannot be applied.
 ///
 /// ```
 /// use keyward::replica::{Replica, ReplicaErrorKind, Revision};
@@ -515,7 +515,7 @@ impl ReplicaError {
         Self { kind }
     }
 
-    /// Which it is.
+    /// Returns the kind of error.
     #[must_use]
     pub const fn kind(&self) -> ReplicaErrorKind {
         self.kind
@@ -525,7 +525,7 @@ impl ReplicaError {
 impl fmt::Display for ReplicaError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
-            ReplicaErrorKind::Incomplete => "the news bring keys back that memory has forgotten",
+            ReplicaErrorKind::Incomplete => "the poll revives keys that the replica has forgotten",
             ReplicaErrorKind::Overtaken => "another poll finished first",
         })
     }
@@ -533,13 +533,13 @@ impl fmt::Display for ReplicaError {
 
 impl Error for ReplicaError {}
 
-/// Which error it is. See [`ReplicaError`].
+/// The kind of a [`ReplicaError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReplicaErrorKind {
-    /// The news bring keys back that memory has forgotten: see [`Poll::must_restart`].
+    /// The poll revives keys that the replica has forgotten: see [`Poll::must_restart`].
     Incomplete,
-    /// Another poll finished during this one: what it read may be old.
+    /// Another poll finished during this one, so its data may be outdated.
     Overtaken,
 }
 
@@ -578,13 +578,13 @@ pub(crate) mod tests {
         poll.finish(head).unwrap();
     }
 
-    /// Odd: as if a key were just being moved to another digest.
+    /// An odd number simulates a key that is being moved to another digest.
     pub(crate) fn set_moves(replica: &Replica, moves: u64) {
         replica.inner.moves.store(moves, Ordering::Release);
     }
 
     #[test]
-    fn a_restart_forgets_what_is_not_given_again() {
+    fn a_restart_forgets_keys_that_are_not_delivered_again() {
         let replica = Replica::new();
         load(&replica, 0..200, FIRST);
         assert_eq!(replica.len(), 200);
@@ -648,7 +648,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn keys_of_one_account_share_what_they_have_in_common() {
+    fn keys_of_one_account_share_their_common_state() {
         let replica = Replica::new();
         load(&replica, 0..2, FIRST);
         let find = |n| replica.find(&record(n).digest.bytes()).unwrap();
@@ -662,7 +662,7 @@ pub(crate) mod tests {
     const DAY: Duration = Duration::from_secs(24 * 3600);
     const START: Duration = Duration::from_secs(1_700_000_000);
 
-    /// A replica on a clock that the test moves, which keeps ten dead keys.
+    /// A replica on a manual clock that keeps ten dead keys.
     struct Aging {
         clock: Arc<ManualClock>,
         replica: Replica,
@@ -703,7 +703,7 @@ pub(crate) mod tests {
             Revision { number, nonce: 0 }
         }
 
-        /// As many polls as look through the whole table, a second apart.
+        /// Runs enough polls, one per second, to search the whole table.
         fn sweep(&mut self) {
             for _ in 0..200 {
                 self.clock.advance(Duration::from_secs(1));
@@ -766,7 +766,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn of_the_dead_a_tenth_of_the_ceiling_is_remembered_the_latest() {
+    fn the_latest_dead_keys_are_remembered_up_to_a_tenth_of_the_ceiling() {
         let mut aging = Aging::new();
         let now = aging.now();
         let died = |n: u8| now - Duration::from_secs(u64::from(n) + 1);
@@ -779,11 +779,11 @@ pub(crate) mod tests {
         let latest: Vec<_> = (0..30).map(|n| n < 10).collect();
         assert_eq!(kept(&aging), latest);
 
-        // What comes too late to be remembered is not.
+        // A key that died before all of them is not remembered.
         aging.feed(&[&dead[29]]);
         assert_eq!(kept(&aging), latest);
 
-        // A restart, and one with so many that they are thinned out on the way.
+        // Also after a restart, and after one with so many that they are thinned out early.
         let many: Vec<_> = (0..1100_u32)
             .map(|n| {
                 let mut one = revoked(0, now - Duration::from_secs(1000 + u64::from(n)));
@@ -822,7 +822,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn keys_that_are_revoked_with_all_others_again_die_once() {
+    fn keys_revoked_repeatedly_with_their_account_die_once() {
         let mut aging = Aging::new();
         let records: Vec<_> = (0..5).map(record).collect();
         aging.feed(&records.iter().collect::<Vec<_>>());
@@ -847,7 +847,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_key_that_a_wrong_clock_made_expire_counts_among_the_living_again() {
+    fn a_key_that_expired_by_a_wrong_clock_counts_as_live_again() {
         let mut aging = Aging::new();
         let mut expires = record(1);
         expires.expires_at = Some(aging.now() + 5 * DAY);
@@ -861,7 +861,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn more_living_keys_than_the_ceiling_are_held_and_counted() {
+    fn live_keys_above_the_ceiling_are_kept_and_counted() {
         let replica = Replica::with(Arc::new(ManualClock::at(START)), 100);
         load(&replica, 0..150, FIRST);
         assert_eq!((replica.living(), replica.above_ceiling()), (150, 50));
@@ -870,7 +870,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn keys_that_an_account_brings_back_to_life_are_read_anew() {
+    fn keys_that_an_account_revives_are_read_again() {
         let mut aging = Aging::new();
         let key = record(1);
         aging.feed(&[&key]);
@@ -903,7 +903,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_wrong_makes_memory_read_everything_anew_once() {
+    fn a_corrected_clock_triggers_one_full_read() {
         let mut aging = Aging::new();
         let mut expires = record(1);
         expires.expires_at = Some(aging.now() + DAY);

@@ -11,15 +11,15 @@ use crate::replica::freshness::Moment;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
-/// The most requests that wait at once: each takes memory, and an outage must not take all of it.
+/// The maximum number of waiting requests. Each takes memory, which an outage must not exhaust.
 pub(crate) const MOST_WAITING: usize = 10_000;
 
 /// The state that all waiting requests share.
 #[derive(Default)]
 pub(crate) struct Refresh {
-    /// Whether a poll was asked for and has not begun.
+    /// True if a poll was requested and has not begun.
     wanted: AtomicBool,
-    /// Whether the last poll failed.
+    /// True if the last poll failed.
     failing: AtomicBool,
     waiting: Mutex<Waiting>,
 }
@@ -27,30 +27,30 @@ pub(crate) struct Refresh {
 #[derive(Default)]
 struct Waiting {
     next: u64,
-    /// An entry for each request; `None` until its future is polled.
+    /// One entry per request; `None` until its future is polled.
     wakers: HashMap<u64, Option<Waker>>,
 }
 
 impl Refresh {
-    /// A poll begins, which answers everybody who has asked for one until now. To be called before
+    /// Records the start of a poll, which serves all requests made until now. Must be called before
     /// the poll reads the clock.
     pub(crate) fn begin(&self) {
         self.wanted.swap(false, Ordering::AcqRel);
     }
 
-    /// A poll was applied.
+    /// Records that a poll was applied.
     pub(crate) fn succeed(&self) {
         self.failing.store(false, Ordering::Release);
         self.wake_all();
     }
 
-    /// A poll failed: until one succeeds, no request waits.
+    /// Records that a poll failed. No request waits until one succeeds.
     pub(crate) fn fail(&self) {
         self.failing.store(true, Ordering::Release);
         self.wake_all();
     }
 
-    /// Wakes everybody, to look again.
+    /// Wakes all waiting requests, to check again.
     pub(crate) fn wake_all(&self) {
         let wakers: Vec<_> = {
             let mut waiting = self.waiting();
@@ -64,7 +64,7 @@ impl Refresh {
         self.failing.load(Ordering::Acquire)
     }
 
-    /// Takes one of the places for waiting requests, if one is free.
+    /// Reserves a place for a waiting request, if one is free.
     fn enter(&self) -> Option<u64> {
         let mut waiting = self.waiting();
         if waiting.wakers.len() >= MOST_WAITING {
@@ -90,9 +90,9 @@ impl Refresh {
 }
 
 impl Replica {
-    /// Waits until the replica is not older than this; with zero, for a poll that begins from now on.
+    /// Waits until the replica is at most this old; with zero, waits for a poll that begins later.
     ///
-    /// `None` where it is pointless to wait: the last poll failed, nobody will poll, or too many
+    /// Returns `None` if waiting is pointless: the last poll failed, no poll will come, or too many
     /// requests wait already.
     pub(crate) fn refreshed(&self, max_staleness: Duration) -> Option<Refreshed> {
         let asked = Moment::now(&*self.inner.clock);
@@ -108,11 +108,11 @@ impl Replica {
             over: Arc::new(AtomicBool::new(false)),
             is_registered: false,
         };
-        // After `asked` was read: the poll that this wakes is younger.
+        // After `asked` was read, so that the poll that this triggers is newer.
         self.want_poll().then_some(refreshed)
     }
 
-    /// Makes the next poll come at once, however many requests want it; `false` when none will come.
+    /// Triggers the next poll, once for all requests; `false` if none will come.
     fn want_poll(&self) -> bool {
         let wanted = &self.inner.refresh.wanted;
         if wanted.swap(true, Ordering::AcqRel) {
@@ -126,7 +126,8 @@ impl Replica {
     }
 }
 
-/// Ends with whether the replica is fresh enough: `false` when the store has failed, or time is over.
+/// A future that resolves to whether the replica is fresh enough: `false` after a failure of the
+/// store or a timeout.
 pub(crate) struct Refreshed {
     id: u64,
     replica: Replica,
@@ -137,7 +138,7 @@ pub(crate) struct Refreshed {
 }
 
 impl Refreshed {
-    /// The flag by which whoever has a timer says that time is over.
+    /// Returns the flag that a timer sets when the time is over.
     pub(crate) fn over(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.over)
     }
@@ -159,7 +160,7 @@ impl Future for Refreshed {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<bool> {
         let refresh = &self.replica.inner.refresh;
-        // Registered before the look, so that a poll that ends in between still wakes it.
+        // Register before checking, so that a poll that ends in between still wakes this task.
         refresh.register(self.id, context.waker());
         if self.is_fresh() {
             return Poll::Ready(true);
@@ -167,7 +168,7 @@ impl Future for Refreshed {
         if refresh.is_failing() || self.over.load(Ordering::Acquire) {
             return Poll::Ready(false);
         }
-        // The poll that woke it began too long ago.
+        // The poll that woke this task began too early.
         if self.is_registered && !self.replica.want_poll() {
             return Poll::Ready(false);
         }
@@ -188,7 +189,7 @@ mod tests {
     use crate::replica::Revision;
 
     #[test]
-    fn who_waits_and_gives_up_leaves_nothing_behind() {
+    fn a_request_that_stops_waiting_leaves_nothing_behind() {
         let replica = Replica::new();
         replica.on_demand(|_| true);
         let context = &mut Context::from_waker(Waker::noop());
@@ -231,7 +232,7 @@ mod every_order {
     use crate::clock::ManualClock;
     use crate::replica::Revision;
 
-    /// A replica that is an hour old, and polls in the thread that asks for it.
+    /// A replica that is an hour old and polls in the thread that requests it.
     fn stale(poll: impl Fn(&Replica, u64) -> bool + Send + Sync + 'static) -> Replica {
         let clock = Arc::new(ManualClock::at(Duration::from_secs(1)));
         let replica = Replica::with(Arc::<ManualClock>::clone(&clock), 1);
@@ -242,7 +243,7 @@ mod every_order {
     }
 
     fn finish(replica: &Replica, number: u64) -> bool {
-        // The other thread's poll may have overtaken it.
+        // The other thread's poll may have overtaken this one.
         _ = replica.poll().finish(Revision { number, nonce: 0 });
         true
     }
@@ -252,7 +253,7 @@ mod every_order {
     }
 
     #[test]
-    fn whoever_waits_for_a_poll_is_woken_by_one() {
+    fn a_poll_wakes_every_waiting_request() {
         for max_staleness in [Duration::ZERO, Duration::from_secs(1)] {
             loom::model(move || {
                 let replica = stale(finish);
@@ -266,7 +267,7 @@ mod every_order {
     }
 
     #[test]
-    fn whoever_waits_for_a_poll_that_fails_is_told() {
+    fn a_failed_poll_wakes_every_waiting_request() {
         loom::model(|| {
             let replica = stale(|replica, _| {
                 drop(replica.poll());
@@ -280,9 +281,9 @@ mod every_order {
     }
 
     #[test]
-    fn a_timer_that_ends_while_a_poll_does_leaves_nobody_waiting() {
+    fn a_timeout_during_a_poll_leaves_no_request_waiting() {
         loom::model(|| {
-            // The store says that it will poll, and the poll comes from another thread or not in time.
+            // The store promises a poll, which another thread runs, perhaps too late.
             let replica = stale(|_, _| true);
             let refreshed = replica.refreshed(Duration::from_secs(1)).unwrap();
             let over = refreshed.over();
@@ -290,7 +291,7 @@ mod every_order {
                 let replica = replica.clone();
                 thread::spawn(move || finish(&replica, 1))
             };
-            // As `Pending` does it: the flag, and then one more look.
+            // Like `Pending`: set the flag, then check once more.
             let mut refreshed = refreshed;
             let context = &mut Context::from_waker(Waker::noop());
             let mut answer = Pin::new(&mut refreshed).poll(context);

@@ -1,4 +1,4 @@
-//! Refused calls, as far as the audit log lists them.
+//! Refused management calls that the audit log lists.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,24 +11,24 @@ use crate::ids::AccountId;
 use crate::log_limit::LogLimit;
 use crate::record::AuditEntry;
 
-/// How many refused calls of an actor are listed in an hour.
+/// The number of refused calls per actor and hour that are listed.
 const LISTED: u64 = 20;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// How many actors are told apart; those beyond them are counted together.
+/// The number of actors that are counted separately. All others are counted together.
 const ACTORS: usize = 1000;
 
-/// Refused calls of a process over one store. The memory is bounded, and so is what is written.
+/// The refused management calls of a process over one store, bounded in memory and in output.
 ///
-/// There is no timer: what an hour leaves is written with the first refused call, or before the first
-/// look into the audit log, that comes after it.
+/// There is no timer: the summary of an hour is written with the first refused call, or before the
+/// first read of the audit log, after that hour.
 #[derive(Default)]
 pub(crate) struct Refusals {
-    /// By account and name; without either, those beyond the bound.
+    /// The windows by account and actor. The entry without either counts all other actors.
     actors: Mutex<HashMap<(Option<AccountId>, String), Window>>,
     unlisted: AtomicU64,
-    /// What is logged instead.
+    /// The limit for the log lines about unlisted refusals.
     pub(crate) log: LogLimit,
 }
 
@@ -36,13 +36,13 @@ pub(crate) struct Refusals {
 struct Window {
     began: Duration,
     refused: u64,
-    /// The last of them that was not listed.
+    /// The last refused call that was not listed.
     last: Option<AuditEntry>,
 }
 
 impl Refusals {
-    /// What to write when a call is refused: its line, if there were not too many in the last hour, and
-    /// what hours that are over leave.
+    /// Returns the entries to write for a refused call: its own, unless there were too many in the
+    /// last hour, and the summaries of past hours.
     pub(crate) fn list(
         &self,
         account: Option<&AccountId>,
@@ -67,7 +67,7 @@ impl Refusals {
             lines.push(line);
             return lines;
         }
-        // What follows may be about several keys and environments.
+        // The following calls may concern several keys and environments.
         let mut last = AuditEntry::new(line.at, &line.actor, line.action);
         last.refused = line.refused;
         if is_beyond {
@@ -82,7 +82,8 @@ impl Refusals {
         lines
     }
 
-    /// What hours that are over leave: for each actor one line that says how many followed.
+    /// Returns the summaries of past hours: for each actor an entry with the number of unlisted
+    /// calls.
     pub(crate) fn left(&self, now: Duration) -> Vec<AuditEntry> {
         let mut lines = Vec::new();
         let mut actors = self.actors.lock().unwrap_or_else(PoisonError::into_inner);
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_and_written_is_bounded_however_many_actors_there_are() {
+    fn memory_and_output_are_bounded_for_any_number_of_actors() {
         let refusals = Refusals::default();
         let mut lines = 0;
         for number in 0..100_000_u32 {

@@ -1,4 +1,4 @@
-//! Everything read anew, while polls go on.
+//! Full reloads that run beside polls.
 
 use std::collections::{HashMap, HashSet};
 use std::mem;
@@ -14,19 +14,19 @@ use crate::replica::freshness::Moment;
 use crate::replica::{Poll, Replica, ReplicaError, ReplicaErrorKind, Revision};
 use crate::sync::MutexGuard;
 
-/// How many accounts or keys are looked at before polls have their turn.
+/// The number of accounts or keys that are processed before polls get a turn.
 const AT_ONCE: usize = 1000;
 
-/// How long polls may take the lock between two steps.
+/// The time that polls have to take the lock between two steps.
 const GIVE_WAY: Duration = Duration::from_micros(50);
 
-/// What polls have given while everything is read anew: it is newer than that.
+/// The updates from polls during a full reload, which are newer than its data.
 pub(crate) struct Reload {
     number: u64,
     keys: HashSet<KeyId>,
-    /// They close at once. They open at the end, when no key is older than they are.
+    /// Restrictions of these accounts apply at once, the rest when no older key is left.
     accounts: HashMap<AccountId, Account>,
-    /// When the last of these polls began.
+    /// The start of the last of these polls.
     asked: Moment,
 }
 
@@ -54,15 +54,15 @@ impl Feed {
 }
 
 impl Poll {
-    /// Ends this poll, and begins another that gives everything while polls go on.
+    /// Ends this poll and begins a full reload that runs beside further polls.
     ///
-    /// For a store whose history no longer leads from [`since`](Self::since) to `head`, its last change, and
-    /// that has too much to give all of it within one poll. What is returned may be filled by another thread, and
-    /// read the rows in several transactions, all of them later than `head`. Polls go on from `head` meanwhile.
-    /// What they give wins, and closes at once: a revocation holds when its poll is finished. An account that
-    /// opens does so when everything is read, as only then no key is older than it is. The replica gets no
-    /// fresher until then, so requests are refused where it gets too old.
-    ///
+    /// For a store whose history no longer leads from [`since`](Self::since) to `head`, its last
+    /// change, and that has too much data to deliver within one poll. Another thread may fill the
+    /// returned poll and may read the rows in several transactions, all of them later than `head`.
+    /// Meanwhile, polls continue from `head`. Their data wins over that of the reload, and
+    /// restrictions apply at once: a revocation holds when its poll is finished. An account that
+    /// becomes active does so when everything is read, because only then no key in memory is older.
+    /// The replica gets no fresher until then, so requests are refused if it becomes too old.
     /// ```
     /// use keyward::AccountId;
     /// use keyward::record::Account;
@@ -73,16 +73,16 @@ impl Poll {
     /// let mut everything = replica.poll().reload(first)?;
     /// everything.account(Account::new(AccountId::parse("acme")?));
     ///
-    /// let poll = replica.poll(); // of what has changed meanwhile
+    /// let poll = replica.poll(); // the changes in the meantime
     /// assert_eq!((poll.since(), poll.is_beside_reload()), (Some(first), true));
     /// poll.finish(second)?;
-    /// everything.finish(second)?; // has read no later change
+    /// everything.finish(second)?; // and read no later change
     /// assert!(!replica.poll().is_beside_reload());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
-    /// When another poll finished first.
+    /// Returns an error if another poll finished first.
     pub fn reload(mut self, head: Revision) -> Result<Self, ReplicaError> {
         let replica = self.replica.clone();
         let mut feed = replica.feed();
@@ -95,9 +95,9 @@ impl Poll {
             accounts: HashMap::new(),
             asked: self.asked,
         });
-        // What was forgotten is given too.
+        // The reload includes the forgotten keys.
         feed.forgotten = None;
-        // What was given is applied, and all else stays until everything is there.
+        // Apply what was delivered so far. Everything else stays until the reload is complete.
         self.restarted = false;
         self.apply_beside(&mut feed, head);
         let mut reload = Self::new(&replica, self.asked, Some(head));
@@ -106,16 +106,16 @@ impl Poll {
         Ok(reload)
     }
 
-    /// Whether everything is read anew beside this poll.
+    /// Returns whether a full reload runs beside this poll.
     ///
-    /// Then the account of each key must be given too, changed or not, so that no key that opens is judged by
-    /// an older account. See [`reload`](Self::reload).
+    /// Such a poll must contain the account of each of its keys, changed or not, so that an older
+    /// account does not judge a key. See [`reload`](Self::reload).
     #[must_use]
     pub fn is_beside_reload(&self) -> bool {
         self.reload.is_none() && self.replica.feed().reload.is_some()
     }
 
-    /// Applies what a poll has given beside a reload.
+    /// Applies a poll that runs beside a reload.
     pub(super) fn apply_beside(&mut self, feed: &mut Feed, head: Revision) {
         let now = self.asked.unix();
         let accounts = mem::take(&mut self.accounts);
@@ -123,7 +123,7 @@ impl Poll {
         let keys = self.apply_keys(feed);
         for account in accounts {
             if !feed.has_known(&account.id) {
-                // No key is older than an account that is new.
+                // No key is older than a new account.
                 feed.follow_one(account.clone(), now);
             }
             if let Some(reload) = &mut feed.reload {
@@ -137,7 +137,7 @@ impl Poll {
         self.finished = true;
     }
 
-    /// Applies a reload: a little at a time, so that polls have their turn.
+    /// Applies a reload in small steps, so that polls get their turn.
     pub(super) fn finish_reload(mut self, number: u64, head: Revision) -> Result<(), ReplicaError> {
         let replica = self.replica.clone();
         let (inner, now) = (&replica.inner, self.asked.unix());
@@ -149,7 +149,7 @@ impl Poll {
             if feed.revision.is_none_or(|seen| seen.number < head.number) {
                 return Err(ReplicaError::new(ReplicaErrorKind::Incomplete));
             }
-            // Also those groups that were made for keys of the reload.
+            // Includes account states that were created for keys of the reload.
             for account in feed
                 .reload
                 .iter()
@@ -214,7 +214,7 @@ impl Poll {
         Ok(())
     }
 
-    /// Notes which keys are dead, one part of the table after the other.
+    /// Records the dead keys, one shard after the other.
     fn bury_all(&self, now: Duration) {
         let table = &self.replica.inner.table;
         for part in 0.. {
@@ -228,9 +228,9 @@ impl Poll {
     }
 }
 
-/// What only the feed touches, while this reload is under way.
+/// Locks the feed while this reload is in progress.
 fn reloading(replica: &Replica, number: u64) -> Result<MutexGuard<'_, Feed>, ReplicaError> {
-    // A lock that is taken again at once is hardly ever had by whoever waits for it.
+    // Waiting threads hardly ever get a lock that is retaken at once.
     thread::sleep(GIVE_WAY);
     let feed = replica.feed();
     if feed.is_reloading(number) {
@@ -241,7 +241,7 @@ fn reloading(replica: &Replica, number: u64) -> Result<MutexGuard<'_, Feed>, Rep
 }
 
 impl Replica {
-    /// Lets a key go on with the counters that it has, if it is in use.
+    /// Carries the usage counters of a used key over to its new entry.
     fn hand_on(&self, entry: &CachedKey) {
         let old = self.find(&entry.digest);
         if let Some(tally) = old.as_ref().and_then(|old| old.tally()) {
@@ -305,7 +305,7 @@ mod tests {
         account
     }
 
-    /// A replica that was given this, on a clock.
+    /// A replica with this data, on a clock.
     fn loaded(account: Account) -> (Replica, Arc<ManualClock>) {
         let clock = Arc::new(ManualClock::at(Duration::from_secs(1_700_000_000)));
         let replica = Replica::with(Arc::<ManualClock>::clone(&clock), 100);
@@ -338,11 +338,12 @@ mod tests {
     }
 
     #[test]
-    fn what_polls_give_while_everything_is_read_holds_at_once_and_wins() {
+    fn polls_beside_a_reload_apply_at_once_and_win() {
         let (replica, _) = loaded(acme());
         let mut everything = replica.poll().reload(HEADS[1]).unwrap();
         everything.account(acme());
-        // One was read before it was revoked, one is gone, one has come meanwhile, one after it was read.
+        // One key was read before its revocation, one is gone, one is new, and one was added after
+        // the read.
         everything.key(&record(0));
         everything.key(&record(2));
         beside(&replica, &[revoked(0), record(5)], acme(), HEADS[2]);
@@ -365,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn the_replica_is_as_fresh_as_the_last_poll_once_everything_is_read_and_not_before() {
+    fn the_replica_becomes_as_fresh_as_the_last_poll_when_a_reload_ends() {
         let (replica, clock) = loaded(acme());
         let loaded = replica.fresh_as_of().boot();
         let second = Duration::from_secs(1);
@@ -381,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn an_account_closes_at_once_and_opens_when_no_key_is_older_than_it_is() {
+    fn an_account_closes_at_once_and_opens_when_no_older_key_is_left() {
         let (replica, _) = loaded(suspended());
         let mut everything = replica.poll().reload(HEADS[1]).unwrap();
         everything.account(suspended());
@@ -401,7 +402,7 @@ mod tests {
         everything.finish(HEADS[2]).unwrap();
         assert!(!is_open(&replica, 1));
 
-        // One that nobody has given is gone, and one that is new has no older keys.
+        // A missing account is gone, and a new one has no older keys.
         let everything = replica.poll().reload(HEADS[1]).unwrap();
         let new = AccountId::parse("new").unwrap();
         let mut key = record(7);
@@ -417,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reload_that_has_read_more_than_polls_or_is_overtaken_or_given_up_ends() {
+    fn a_reload_fails_if_it_is_ahead_of_polls_overtaken_or_dropped() {
         let (replica, _) = loaded(acme());
         let early = replica.poll().reload(HEADS[1]).unwrap();
         let error = early.finish(HEADS[2]).unwrap_err();

@@ -1,4 +1,4 @@
-//! The copy of all keys in memory that answers requests, and how fresh it is.
+//! The in-memory copy of all keys, and its freshness.
 
 use std::fmt;
 use std::mem;
@@ -24,10 +24,10 @@ use crate::sync::{Mutex, MutexGuard};
 
 const DEFAULT_CEILING: usize = 1_000_000;
 
-/// All keys of a service in memory, fed by one store.
+/// An in-memory copy of all keys of a service, fed by one store.
 ///
-/// Its gates read it, and reading never waits and never does I/O. A store feeds it with
-/// [`poll`](Self::poll). A clone is another handle to the same memory.
+/// Gates read it without ever waiting or doing I/O. A store feeds it with [`poll`](Self::poll). A
+/// clone is another handle to the same memory.
 ///
 /// ```
 /// # use keyward::{AccountId, Environment, KeyFormat, KeyId, Peppers, Store};
@@ -40,7 +40,7 @@ const DEFAULT_CEILING: usize = 1_000_000;
 /// # let record = KeyRecord::new(KeyId::random()?, digest, hint, acme.clone(), live, now);
 /// let replica = Replica::new();
 /// let mut poll = replica.poll();
-/// assert_eq!(poll.since(), None); // so the store gives everything
+/// assert_eq!(poll.since(), None); // so the store provides everything
 /// poll.account(Account::new(acme));
 /// poll.key(&record);
 ///
@@ -63,35 +63,36 @@ pub(super) struct Inner {
     pub(super) refresh: Refresh,
     feed: Mutex<Feed>,
     pub(super) tallies: Tallies,
-    /// How many of the keys are dead.
+    /// The number of dead keys in memory.
     pub(super) dead: AtomicUsize,
     pub(super) moves: AtomicU64,
     redigested: Mutex<Vec<Rehash>>,
-    /// Those for which the store shall be asked.
+    /// The caches that want credits from the store.
     wanting: Mutex<Vec<Arc<CreditCache>>>,
-    /// Those that hold more than they may.
+    /// The caches that hold more credits than they may.
     excess: Mutex<Vec<Arc<CreditCache>>>,
     nudge: OnceLock<Nudge>,
-    /// Here, as it is the one thing that all admins over a store share.
+    /// Kept here because the replica is the one thing that all admins of a store share.
     refusals: Refusals,
 }
 
 type Nudge = Box<dyn Fn(&Replica) -> bool + Send + Sync>;
 
 impl Replica {
-    /// An empty replica on the machine's clocks, for up to a million keys.
+    /// Creates an empty replica on the system clocks, for up to a million keys.
     ///
-    /// It answers nothing until its first poll is finished.
+    /// It answers no lookups until its first poll is finished; until then, the gate responds with
+    /// 503.
     #[must_use]
     pub fn new() -> Self {
         Self::with(Arc::new(SystemClock), DEFAULT_CEILING)
     }
 
-    /// An empty replica on a clock of the caller's, for up to `ceiling` keys.
+    /// Creates an empty replica on a custom clock, for up to `ceiling` keys.
     ///
-    /// It holds all that live, also where they are [more](Self::above_ceiling), and says so in the log.
-    /// Revoked and expired keys answer as such for 30 days, the latest first, and as unknown from then
-    /// on, or where they would be more than a tenth of the ceiling.
+    /// It holds all live keys even if there are [more](Self::above_ceiling), and logs a warning.
+    /// Revoked and expired keys are reported as such for 30 days and as unknown afterwards. The
+    /// most recent ones are kept, up to a tenth of the ceiling.
     #[must_use]
     pub fn with(clock: Arc<dyn Clock>, ceiling: usize) -> Self {
         Self {
@@ -114,7 +115,7 @@ impl Replica {
         }
     }
 
-    /// The clock by which keys expire and freshness is judged.
+    /// Returns the clock that judges expiry and freshness.
     #[must_use]
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.inner.clock
@@ -124,18 +125,18 @@ impl Replica {
         &self.inner.refusals
     }
 
-    /// Starts to ask the store for news: notes the time *before* anything is read.
+    /// Starts a poll: notes the time *before* anything is read from the store.
     ///
-    /// What the store's answer holds was true at that time or later, so the replica is as fresh as
-    /// that once [`Poll::finish`] has applied it. A poll that is dropped unfinished changes nothing, and
-    /// has failed: requests that find the replica too old are refused at once, and not made to wait
-    /// for a poll, until one succeeds. So a store polls again soon after one has failed.
+    /// The data that the store then returns was true at that time or later, so the replica is that
+    /// fresh once [`Poll::finish`] has applied it. A poll that is dropped unfinished changes
+    /// nothing and counts as failed. Until a poll succeeds, requests that find the replica too old
+    /// are refused at once instead of waiting for a poll, so a store should retry soon.
     pub fn poll(&self) -> Poll {
-        // In this order: whoever asked for a poll before gets one that began later.
+        // In this order: a request that asked for a poll before this gets one that began later.
         self.inner.refresh.begin();
         let asked = Moment::now(&*self.inner.clock);
         let mut feed = self.feed();
-        // A clock that was wrong has made memory forget keys that live: it starts anew.
+        // A wrong clock made the replica forget live keys, so it starts anew.
         if feed
             .forgotten
             .is_some_and(|died| asked.unix().as_secs() < died.into())
@@ -145,27 +146,27 @@ impl Replica {
         Poll::new(self, asked, feed.revision)
     }
 
-    /// Says that nothing can change behind the replica's back.
+    /// Declares that nothing can change without the replica.
     ///
-    /// Every change comes through this process, and is applied before it is acknowledged.
+    /// Use it if every change goes through this process and is applied before it is acknowledged.
     pub fn always_fresh(&self) {
         self.inner.freshness.set(Moment::ALWAYS);
     }
 
-    /// Says how to make the next poll come at once, and credits be taken from the store.
+    /// Sets the callback that triggers a poll or a credit exchange at once.
     ///
-    /// Called when requests wait for a poll, once for all of them, when they want credits, see
-    /// [`take_wanted`](Self::take_wanted), and when some are to be given back, see
-    /// [`take_excess`](Self::take_excess). It must not block, and gives `false` when neither will come.
-    /// The first one given stays.
+    /// It is called when requests wait for a poll, once for all of them, when they want credits
+    /// ([`take_wanted`](Self::take_wanted)), and when credits have to be returned
+    /// ([`take_excess`](Self::take_excess)). It must not block, and returns `false` if neither will
+    /// happen. Only the first callback that is set takes effect.
     pub fn on_demand(&self, nudge: impl Fn(&Self) -> bool + Send + Sync + 'static) {
-        // A second nudge would be a second feed, which a replica never has.
+        // A second callback would be a second feed, which a replica never has.
         drop(self.inner.nudge.set(Box::new(nudge)));
     }
 
-    /// The number of living keys in memory: neither revoked nor expired.
+    /// Returns the number of live keys in memory, neither revoked nor expired.
     ///
-    /// A key that expires is counted for up to a minute more.
+    /// An expired key may be counted for up to another minute.
     ///
     /// ```
     /// use keyward::{MemoryStore, Store};
@@ -178,12 +179,12 @@ impl Replica {
         self.len().saturating_sub(dead)
     }
 
-    /// The number of living keys above the ceiling; each takes some 130 bytes of memory.
+    /// Returns the number of live keys above the ceiling. Each takes about 130 bytes of memory.
     ///
     /// ```
     /// use keyward::replica::Replica;
     ///
-    /// let replica = Replica::new(); // for up to a million keys
+    /// let replica = Replica::new(); // ceiling: one million keys
     /// assert_eq!(replica.above_ceiling(), 0);
     /// ```
     #[must_use]
@@ -191,28 +192,28 @@ impl Replica {
         self.living().saturating_sub(self.inner.ceiling)
     }
 
-    /// The number of keys in memory, revoked and expired ones included.
+    /// Returns the number of keys in memory, including revoked and expired ones.
     #[must_use]
     pub fn len(&self) -> usize {
         self.inner.table.len()
     }
 
-    /// Whether no key is in memory.
+    /// Returns whether no key is in memory.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// When the key was used last through this replica, to the second.
+    /// Returns when the key was last used through this replica, to the second.
     #[must_use]
     pub fn last_used(&self, record: &KeyRecord) -> Option<SystemTime> {
         self.find(&record.digest.bytes())?.tally()?.last_used()
     }
 
-    /// Takes what was counted since the last time.
+    /// Takes the usage counted since the last call.
     ///
-    /// The store adds it to what it keeps. Sorted by key, each once. What is taken and not kept is
-    /// lost.
+    /// The store adds it to its own counts. The result is sorted by key and has one entry per key.
+    /// Counts that are taken but not stored are lost.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -255,10 +256,10 @@ impl Replica {
         counts
     }
 
-    /// Takes the new digests of used keys that are kept under an old scheme.
+    /// Takes the new digests of used keys that are stored under an old scheme.
     ///
-    /// The store keeps them instead of the old. What is taken and not kept is asked for again after
-    /// a restart.
+    /// The store replaces the old digests with them. Rehashes that are taken but not stored come up
+    /// again after a restart.
     #[must_use]
     pub fn take_redigested(&self) -> Vec<Rehash> {
         mem::take(
@@ -270,10 +271,11 @@ impl Replica {
         )
     }
 
-    /// Takes what is wanted of balances.
+    /// Takes the requests for credits.
     ///
-    /// The store [draws](crate::credits::Credits::draw) it from them, keeps what that leaves, and then answers
-    /// each with [`grant`](Self::grant), or with [`no_grant`](Self::no_grant) when it cannot.
+    /// The store [draws](crate::credits::Credits::draw) them from the balances, saves what remains,
+    /// and then responds to each with [`grant`](Self::grant), or with [`no_grant`](Self::no_grant)
+    /// if it cannot.
     #[must_use]
     pub fn take_wanted(&self) -> Vec<CreditWant> {
         let wanting = mem::take(&mut *self.wanting());
@@ -282,21 +284,21 @@ impl Replica {
         wants.collect()
     }
 
-    /// Credits that the store no longer has, for this process to spend.
+    /// Hands over credits that have left the store, for this process to spend.
     pub fn grant(&self, grant: &CreditGrant) {
         if let Some(purse) = self.purse(&grant.owner) {
             purse.take_in(grant, self.inner.clock.boot());
         }
     }
 
-    /// The store cannot say whether there are credits: requests that wait for them are refused.
+    /// Reports that the store cannot provide credits. Requests that wait for them are refused.
     pub fn no_grant(&self, owner: &CreditOwner) {
         if let Some(purse) = self.purse(owner) {
             purse.fail();
         }
     }
 
-    /// The store answers no more: whatever waits for credits is refused.
+    /// Reports that the store has shut down. All requests that wait for credits are refused.
     pub fn no_more_grants(&self) {
         self.wanting().clear();
         let purses = self.feed().purses();
@@ -305,17 +307,18 @@ impl Replica {
         }
     }
 
-    /// The balance has changed in the store.
+    /// Reports that a balance has changed in the store.
     pub fn credits_changed(&self, owner: &CreditOwner) {
         if let Some(purse) = self.purse(owner) {
             purse.doubt();
         }
     }
 
-    /// Takes the credits that were taken from the store and not spent, to be given back to it.
+    /// Takes unspent credits, to return them to the store.
     ///
-    /// Unless `all`, only what is more than was spent in the last second, or than 1 % of the balance, and
-    /// what no request waits for. What is taken and not kept is lost. Those of another epoch than the stored balance are void: see
+    /// Unless `all` is set, it takes only credits that no request waits for and that exceed either
+    /// the spending of the last second or 1 % of the balance. Credits that are taken but not stored
+    /// are lost. Credits of another epoch than the stored balance are void; see
     /// [`Credits::put_back`](crate::credits::Credits::put_back).
     #[must_use]
     pub fn take_unspent(&self, all: bool) -> Vec<Unspent> {
@@ -327,11 +330,12 @@ impl Replica {
             .collect()
     }
 
-    /// Takes the credits by which this process holds more of a balance than it may: 1 % of it.
+    /// Takes the credits that this process holds beyond its limit of 1 % of a balance.
     ///
-    /// That many come together where requests are refunded or given up. The store gives them back when
-    /// it is woken, [on demand](Self::on_demand), like those of [`take_unspent`](Self::take_unspent), and
-    /// before it draws others. Where it cannot, it takes none, and has them with the next.
+    /// They accumulate when requests are refunded or abandoned. The store returns them to the
+    /// balance, like those of [`take_unspent`](Self::take_unspent), when it is
+    /// [triggered](Self::on_demand) and before it draws others. If it cannot, it takes none and
+    /// gets them with the next call.
     ///
     /// ```
     /// assert!(keyward::replica::Replica::new().take_excess().is_empty());
@@ -346,16 +350,16 @@ impl Replica {
             .collect()
     }
 
-    /// Takes what [`take_unspent`](Self::take_unspent) takes, of one balance.
+    /// Takes the unspent credits of one balance, like [`take_unspent`](Self::take_unspent).
     #[must_use]
     pub fn take_unspent_of(&self, owner: &CreditOwner) -> Option<Unspent> {
         let now = self.inner.clock.boot();
         self.purse(owner)?.take_unspent(false, now)
     }
 
-    /// The credits of a balance that were taken from the store and are not spent yet.
+    /// Returns the credits of a balance that were drawn and are not spent yet.
     ///
-    /// A store adds them to the balance that it shows, between its draws.
+    /// A store adds them to the balance that it displays between draws.
     #[must_use]
     pub fn held_of(&self, owner: &CreditOwner) -> Option<Unspent> {
         let held = self.purse(owner)?.held();
@@ -366,8 +370,8 @@ impl Replica {
         self.feed().known_purse(owner)
     }
 
-    /// Has the store asked for credits, once; `false` when it will not answer. Unless it must be, it is
-    /// not where the list is in use.
+    /// Asks the store for credits, once; `false` if it will not respond. Without `must`, it does
+    /// nothing while the list is in use.
     pub(crate) fn want(&self, purse: &Arc<CreditCache>, must: bool) -> bool {
         let list = if must {
             Some(self.wanting())
@@ -383,10 +387,10 @@ impl Replica {
         self.nudge()
     }
 
-    /// Has the store take back what is too much in a purse, which it is told of once.
+    /// Tells the store once to take back the excess credits of a cache.
     pub(crate) fn has_excess(&self, purse: &Arc<CreditCache>) {
         self.excess().push(Arc::clone(purse));
-        // Where the store sleeps for good, it has taken all that it will take.
+        // A store that has shut down has taken everything that it will take.
         self.nudge();
     }
 
@@ -394,7 +398,7 @@ impl Replica {
         WeakReplica(Arc::downgrade(&self.inner))
     }
 
-    /// Wakes the store; `false` when it sleeps for good.
+    /// Wakes the store; `false` if it has shut down.
     pub(super) fn nudge(&self) -> bool {
         self.inner.nudge.get().is_some_and(|nudge| nudge(self))
     }
@@ -413,9 +417,9 @@ impl Replica {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes the digest that a key shall have from now on, once.
+    /// Records the new digest of a key, once.
     pub(crate) fn redigest(&self, entry: &CachedKey, digest: impl FnOnce() -> KeyDigest) {
-        // A request does not wait: if the list is in use, the next request with an old key tries.
+        // Requests never wait: if the list is in use, the next request with an old key tries again.
         if let Ok(mut list) = self.inner.redigested.try_lock()
             && entry.first_to_redigest()
         {
@@ -427,7 +431,7 @@ impl Replica {
         }
     }
 
-    /// The counters of a key, made now if it has none.
+    /// Returns the counters of a key, creating them if necessary.
     pub(crate) fn tally<'a>(&self, entry: &'a CachedKey) -> Option<&'a SharedTally> {
         if entry.tally().is_none() {
             let tally = SharedTally::new(UsageCounter::new(entry.id));
@@ -438,7 +442,7 @@ impl Replica {
         entry.tally()
     }
 
-    /// How often keys have moved to another digest; odd while they do.
+    /// Returns how often keys have moved to another digest. The number is odd during a move.
     pub(crate) fn moves(&self) -> u64 {
         self.inner.moves.load(Ordering::Acquire)
     }
@@ -447,16 +451,16 @@ impl Replica {
         self.inner.table.find(digest)
     }
 
-    /// The entry of a key that has been used, as it is now; `None` where the key is gone.
+    /// Returns the current entry of a key that has been used; `None` if the key is gone.
     pub(crate) fn current(&self, entry: &CachedKey) -> Option<Arc<CachedKey>> {
         let moved = || self.find(&entry.tally()?.moved_to()?);
-        // It is in its new place before it is gone from the old one.
+        // A moved key appears in its new place before it leaves the old one.
         let found = self.find(&entry.digest).or_else(moved);
         found.filter(|found| found.id == entry.id)
     }
 
-    /// The time of the store's answer that was last applied. Read it *before* an entry: an entry
-    /// read later is at least as fresh.
+    /// Returns the time of the last applied poll. Read it *before* an entry: an entry read later is
+    /// at least as fresh.
     pub(crate) fn fresh_as_of(&self) -> Moment {
         self.inner.freshness.get()
     }
@@ -469,7 +473,7 @@ impl Replica {
     }
 }
 
-/// A replica, for what is itself a part of it.
+/// A weak handle, for parts of the replica itself.
 pub(crate) struct WeakReplica(Weak<Inner>);
 
 impl WeakReplica {

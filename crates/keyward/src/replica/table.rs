@@ -1,4 +1,4 @@
-//! Entries by their digest, changed without a reader waiting.
+//! The table of keys by digest, which changes without blocking readers.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
@@ -11,11 +11,11 @@ use crate::ids::KeyId;
 use crate::key::digest::DigestBytes;
 use crate::replica::cached_key::CachedKey;
 
-/// A change replaces one of these tables whole. Three times a power of two, so that a round number
-/// of keys does not fall just past the size at which a table doubles.
+/// The number of shards; a change replaces one of them whole. It is three times a power of two, so
+/// that a round number of keys does not just exceed the size at which a hash table doubles.
 const SHARDS: usize = 192;
 
-/// Entries by their digest. A reader never waits; a change replaces a part of the whole.
+/// A table of keys by digest. Readers never wait; a change replaces whole shards.
 pub(crate) struct Table {
     shards: Box<[ArcSwap<Shard>]>,
 }
@@ -32,7 +32,7 @@ impl Table {
         self.shards.iter().map(|shard| shard.load().len()).sum()
     }
 
-    /// Puts entries in the place of those of the same digest; `all`: and removes every other.
+    /// Inserts or replaces entries by digest. With `all`, removes every other entry.
     #[expect(
         clippy::mutable_key_type,
         reason = "only counters change, never the digest"
@@ -57,7 +57,7 @@ impl Table {
                 new.replace(ByDigest(entry));
             }
             shard.store(Arc::new(new));
-            // Before their accounts change: see `Gate::conclude`.
+            // Must happen before their accounts change: see `Gate::conclude`.
             for entry in gone {
                 entry.supersede();
             }
@@ -67,7 +67,7 @@ impl Table {
         }
     }
 
-    /// Entries by the part of the table that they are in.
+    /// Groups entries by their shard.
     pub(crate) fn by_part(&self, entries: Vec<Arc<CachedKey>>) -> Vec<Vec<Arc<CachedKey>>> {
         let mut parts: Vec<Vec<Arc<CachedKey>>> = self.shards.iter().map(|_| Vec::new()).collect();
         for entry in entries {
@@ -78,7 +78,7 @@ impl Table {
         parts
     }
 
-    /// Replaces one part of the table by these entries and those of it that stay.
+    /// Replaces a shard with these entries and those of the old ones that stay.
     #[expect(
         clippy::mutable_key_type,
         reason = "only counters change, never the digest"
@@ -100,33 +100,33 @@ impl Table {
             new.replace(entry.clone());
         }
         shard.store(Arc::new(new));
-        // Before their accounts change: see `Gate::conclude`.
+        // Must happen before their accounts change: see `Gate::conclude`.
         for entry in gone {
             entry.0.supersede();
         }
     }
 
-    /// The dead of one part of the table, with when they died; `None` behind the last part.
+    /// Returns the dead keys of a shard with the time of death; `None` after the last shard.
     pub(crate) fn dead(&self, part: usize, now: Duration) -> Option<Vec<(u32, Arc<CachedKey>)>> {
         let shard = self.shards.get(part)?.load();
         let died = |found: &ByDigest| Some((found.0.died_at(now)?, Arc::clone(&found.0)));
         Some(shard.iter().filter_map(died).collect())
     }
 
-    /// Calls this with each entry of one part of the table.
+    /// Calls a function with each entry of a shard.
     pub(crate) fn each(&self, part: usize, call: impl FnMut(&Arc<CachedKey>)) {
         if let Some(shard) = self.shards.get(part) {
             shard.load().iter().map(|found| &found.0).for_each(call);
         }
     }
 
-    /// The keys that were digested anew, where they were before. A search through all keys, as only
-    /// their digest says where that is.
+    /// Finds the old entries of rehashed keys. It searches all keys, because only the old digest
+    /// would tell where they are.
     pub(crate) fn moved(&self, moved: &HashMap<KeyId, DigestBytes>) -> Vec<Arc<CachedKey>> {
         self.matching(|entry| moved.get(&entry.id).is_some_and(|new| *new != entry.digest))
     }
 
-    /// All entries of which this is so. It looks at each.
+    /// Returns all entries that match. It examines every entry.
     pub(crate) fn matching(&self, is_so: impl Fn(&CachedKey) -> bool) -> Vec<Arc<CachedKey>> {
         let shards = self.shards.iter().map(ArcSwap::load);
         let found = shards.flat_map(|shard| {
@@ -136,7 +136,7 @@ impl Table {
         found.collect()
     }
 
-    /// Removes these, where no other entry has taken their place.
+    /// Removes these entries unless others have replaced them.
     #[expect(
         clippy::mutable_key_type,
         reason = "only counters change, never the digest"
@@ -179,7 +179,7 @@ fn shard_of(digest: &DigestBytes) -> usize {
     usize::try_from(digest.word(1) % SHARDS as u64).unwrap_or_default()
 }
 
-/// An entry that is found by its digest.
+/// An entry that is hashed by its digest.
 #[derive(Clone)]
 struct ByDigest(Arc<CachedKey>);
 
@@ -203,7 +203,7 @@ impl Hash for ByDigest {
     }
 }
 
-/// A digest is uniform: eight of its bytes are its hash.
+/// A hasher for digests, which are uniform: eight of their bytes are the hash.
 #[derive(Clone, Copy, Default)]
 struct Identity(u64);
 

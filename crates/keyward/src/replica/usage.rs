@@ -1,4 +1,4 @@
-//! How often keys are used: counted in memory, kept by the store.
+//! Usage metering: counters in memory, which the store collects.
 
 use std::fmt;
 use std::mem;
@@ -20,21 +20,23 @@ use crate::sync;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// What was counted of a key since it was last taken.
+/// The usage of a key counted since the last collection.
 ///
 /// See [`Replica::take_usage`](crate::replica::Replica::take_usage).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "a store takes it apart")]
 pub struct UsageCount {
-    /// Which key.
+    /// The key.
     pub key: KeyId,
-    /// Requests that passed.
+    /// The number of admitted requests.
     pub admitted: u64,
-    /// Requests that were refused although the key was proved, such as an expired one.
+    /// The number of requests that were refused although the key was proved, for example because it
+    /// has expired.
     pub refused: u64,
-    /// What the service has recorded: [`Principal::record`](crate::gate::Principal::record).
+    /// The units that the service recorded with
+    /// [`Principal::record`](crate::gate::Principal::record).
     pub units: u64,
-    /// When a request passed last, to the second.
+    /// The time of the last admitted request, to the second.
     pub last_used_at: Option<SystemTime>,
 }
 
@@ -48,7 +50,7 @@ impl UsageCount {
     }
 }
 
-/// How often a key was used in an hour.
+/// The metered usage of a key within an hour.
 ///
 /// ```
 /// use keyward::{Environment, KeyId};
@@ -56,28 +58,29 @@ impl UsageCount {
 ///
 /// let mut hour = UsageHour::new(KeyId::random()?, Environment::TEST, 472_222);
 /// (hour.admitted, hour.units) = (10, 25);
-/// assert_eq!((hour.billable(), hour.billable_units()), (0, 0)); // what is done in `test` is free
+/// assert_eq!((hour.billable(), hour.billable_units()), (0, 0)); // the `test` environment is free
 /// # Ok::<(), keyward::key::RandomError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UsageHour {
-    /// Which key.
+    /// The key.
     pub key: KeyId,
-    /// The world it acts in.
+    /// The environment of the key.
     pub environment: Environment,
     /// The hour, counted from the Unix epoch.
     pub hour: u64,
-    /// Requests that passed.
+    /// The number of admitted requests.
     pub admitted: u64,
-    /// Requests that were refused although the key was proved.
+    /// The number of requests that were refused although the key was proved.
     pub refused: u64,
-    /// What the service has recorded: [`Principal::record`](crate::gate::Principal::record).
+    /// The units that the service recorded with
+    /// [`Principal::record`](crate::gate::Principal::record).
     pub units: u64,
 }
 
 impl UsageHour {
-    /// An hour in which nothing was counted.
+    /// Creates an hour without usage.
     #[must_use]
     pub fn new(key: KeyId, environment: Environment, hour: u64) -> Self {
         Self {
@@ -90,13 +93,13 @@ impl UsageHour {
         }
     }
 
-    /// What may be billed: requests that passed, of live keys only.
+    /// Returns the billable requests: the admitted ones of live keys.
     #[must_use]
     pub fn billable(&self) -> u64 {
         self.if_live(self.admitted)
     }
 
-    /// What may be billed of the units: those of live keys only.
+    /// Returns the billable units, which are those of live keys.
     #[must_use]
     pub fn billable_units(&self) -> u64 {
         self.if_live(self.units)
@@ -111,15 +114,15 @@ impl UsageHour {
     }
 }
 
-/// A key that shall have another digest, because it was used and is kept under an old scheme.
+/// A new digest for a used key that is stored under an old scheme.
 #[derive(Clone, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "a store takes it apart")]
 pub struct Rehash {
-    /// Which key.
+    /// The key.
     pub key: KeyId,
-    /// The bytes it is kept under. If they are others by now, it stays as it is.
+    /// The digest that it is stored under. If the store has another one by now, nothing is changed.
     pub from: [u8; 32],
-    /// What it shall be kept under.
+    /// The new digest.
     pub to: KeyDigest,
 }
 
@@ -130,31 +133,31 @@ impl fmt::Debug for Rehash {
     }
 }
 
-/// Which usage is wanted. See [`Store::usage`](crate::store::Store::usage).
+/// A query for usage. See [`Store::usage`](crate::store::Store::usage).
 #[derive(Clone, Debug)]
 #[expect(clippy::exhaustive_structs, reason = "a store takes it apart")]
 pub struct UsageQuery {
-    /// Of which account's keys.
+    /// The account that owns the keys.
     pub account: AccountId,
-    /// Only of this environment.
+    /// Restricts the result to this environment.
     pub environment: Option<Environment>,
-    /// From this hour on, counted from the Unix epoch.
+    /// The first hour, counted from the Unix epoch.
     pub from: u64,
-    /// Up to and without this hour.
+    /// The end, exclusive: the first hour after the range.
     pub until: u64,
 }
 
-/// The counters of a key that is in use, and the buckets of its chain of rotations.
+/// The counters of a used key, and the buckets of its rotation chain.
 pub(crate) struct UsageCounter {
     key: KeyId,
-    /// Seconds since the Unix epoch; zero stands for never.
+    /// The last use in seconds since the Unix epoch; zero means never.
     last_used: AtomicU32,
     admitted: AtomicU32,
     refused: AtomicU32,
     units: AtomicU64,
     meter: OnceLock<Arc<KeyBuckets>>,
     purse: OnceLock<Arc<CreditCache>>,
-    /// Where the key is now, if its digest has changed since it was used first.
+    /// The current digest of the key, if it was rehashed after its first use.
     moved_to: ArcSwapOption<DigestBytes>,
 }
 
@@ -175,7 +178,7 @@ impl UsageCounter {
     pub(crate) fn count(&self, admitted: bool, now: Duration) {
         if admitted {
             let now = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
-            // It changes once a second, and what is only read need not travel between processors.
+            // Changes once per second. Memory that is only read stays in every processor's cache.
             if self.last_used.load(Ordering::Relaxed) != now {
                 self.last_used.store(now, Ordering::Relaxed);
             }
@@ -186,15 +189,15 @@ impl UsageCounter {
     }
 
     pub(crate) fn record(&self, units: u64) {
-        // Beyond all measure it stays at the most there is.
+        // Saturates instead of overflowing.
         let add = |sum: u64| Some(sum.saturating_add(units));
         _ = self
             .units
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
     }
 
-    /// The buckets of the key, made now if there are none. One that came out of a rotation has been
-    /// given those of the key before it.
+    /// Returns the buckets of the key, creating them if necessary. A rotated key was given those of
+    /// its predecessor.
     pub(crate) fn meter(&self, lineage: KeyId, clock: &Arc<dyn Clock>) -> &Arc<KeyBuckets> {
         self.meter.get_or_init(|| {
             let owner = BucketOwner::Key(lineage);
@@ -202,7 +205,7 @@ impl UsageCounter {
         })
     }
 
-    /// Where the key is now, if its digest has changed since it was used first.
+    /// Returns the current digest of the key, if it was rehashed after its first use.
     pub(crate) fn moved_to(&self) -> Option<DigestBytes> {
         self.moved_to.load().as_deref().copied()
     }
@@ -211,25 +214,25 @@ impl UsageCounter {
         self.moved_to.store(Some(Arc::new(digest)));
     }
 
-    /// The credits of the key, where it has a balance of its own.
+    /// Returns the key's own credits, if it has a balance.
     pub(crate) fn purse(&self) -> Option<&Arc<CreditCache>> {
         self.purse.get()
     }
 
     pub(crate) fn give_purse(&self, purse: Arc<CreditCache>) {
-        // There is one for each chain of rotations, so it is the same where it has one.
+        // There is one per rotation chain, so an existing one is the same.
         _ = self.purse.set(purse);
     }
 
-    /// Gives it buckets, if it has none yet.
+    /// Sets the buckets, if there are none yet.
     pub(crate) fn share(&self, meter: Arc<KeyBuckets>) {
-        // Whoever was first has given it some.
+        // Another thread may have set them first.
         _ = self.meter.set(meter);
     }
 
-    /// What was counted as let in was refused after all, further inside.
+    /// Corrects the counts for an admitted request that an inner layer refused.
     pub(crate) fn refuse_after_all(&self) {
-        // Nothing to take back where it was flushed in between.
+        // Nothing to correct if the counter was collected in the meantime.
         let taken = self
             .admitted
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |admitted| {
@@ -251,10 +254,10 @@ impl UsageCounter {
         counted != [0, 0] || self.units.load(Ordering::Relaxed) > 0
     }
 
-    /// What was counted; `None` when there is nothing.
+    /// Takes the counts; `None` if there are none.
     pub(crate) fn take(&self) -> Option<UsageCount> {
         let take = |counter: &AtomicU32| match counter.load(Ordering::Relaxed) {
-            0 => 0, // A look first: most are not in use, and a write would dirty their memory.
+            0 => 0, // Read first: most are unused, and a write would dirty their memory.
             _ => u64::from(counter.swap(0, Ordering::Relaxed)),
         };
         let (admitted, refused) = (take(&self.admitted), take(&self.refused));
@@ -279,17 +282,17 @@ impl fmt::Debug for UsageCounter {
     }
 }
 
-/// The counters of a key, which all its entries and the list of all share.
+/// The counters of a key, shared by all its entries and the list of counters.
 #[cfg_attr(
     not(keyward_loom),
     expect(unused_qualifications, reason = "loom has an `Arc` of its own")
 )]
 pub(crate) type SharedTally = sync::Arc<UsageCounter>;
 
-/// The counters of all keys that were used.
+/// The counters of all used keys.
 ///
-/// To add some takes no lock. They leave when no entry of their key is left, be it in memory or in the
-/// hands of a request, and what was counted has been taken.
+/// Adding counters takes no lock. Counters are removed after they were collected, once no entry of
+/// their key is left in memory or held by a request.
 #[derive(Default)]
 pub(crate) struct Tallies {
     new: ArcSwap<boxcar::Vec<SharedTally>>,
@@ -298,7 +301,7 @@ pub(crate) struct Tallies {
 
 #[derive(Default)]
 struct Listed {
-    /// Were new; who adds to one has not let go of it yet.
+    /// Replaced lists of new counters that a thread may still be adding to.
     replaced: Vec<Arc<boxcar::Vec<SharedTally>>>,
     all: Vec<SharedTally>,
     doubling: Doubling,
@@ -309,7 +312,7 @@ impl Tallies {
         self.new.load().push(tally);
     }
 
-    /// Takes what was counted.
+    /// Takes all counts.
     pub(crate) fn take(&self) -> Vec<UsageCount> {
         let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
         listed.gather(&self.new);
@@ -318,7 +321,7 @@ impl Tallies {
         counts
     }
 
-    /// Forgets counters that nobody holds and that are zero, when there may be many.
+    /// Drops unused counters that are zero, if there may be many.
     pub(crate) fn tidy(&self) {
         let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
         if listed
@@ -345,26 +348,26 @@ impl Listed {
         for replaced in mem::take(&mut self.replaced) {
             match Arc::try_unwrap(replaced) {
                 Ok(new) => self.all.extend(new),
-                // Somebody is about to add to it: the next time.
+                // A thread is about to add to it; try again next time.
                 Err(in_use) => self.replaced.push(in_use),
             }
         }
     }
 }
 
-/// Takes what was counted, and drops the counters that nobody holds any more.
+/// Takes all counts and drops the counters that are no longer held elsewhere.
 fn take_from(all: &mut Vec<SharedTally>, counts: &mut Vec<UsageCount>) {
     all.retain_mut(|tally| {
-        // In this order: what the last holder has counted is taken with the rest.
+        // In this order, so that the counts of the last holder are taken as well.
         let is_held = last_of(tally).is_none();
         counts.extend(tally.take());
         is_held
     });
 }
 
-/// The counters, where nobody else holds them: all that was ever counted is seen.
+/// Returns the counters if they are not held elsewhere, so that no count can be missed.
 fn last_of(tally: &mut SharedTally) -> Option<&mut UsageCounter> {
-    // A look first: `get_mut` writes, and most are held.
+    // Read first: `get_mut` writes, and most are held.
     if SharedTally::strong_count(tally) > 1 {
         return None;
     }
@@ -378,7 +381,7 @@ mod every_order {
     use super::*;
 
     #[test]
-    fn what_is_counted_while_a_key_leaves_is_taken_once() {
+    fn usage_counted_while_a_key_is_removed_is_taken_once() {
         loom::model(|| {
             let own = SharedTally::new(UsageCounter::new(KeyId::random().unwrap()));
             let mut all = vec![SharedTally::clone(&own)];
