@@ -1,25 +1,29 @@
-//! The two clocks a decision needs, so that a test can hand in its own.
+//! The clocks that decisions use, and a manual clock for tests.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-/// Where the gate reads the time.
+/// A source of time for the gate.
 ///
-/// Both are read on every request: an implementation must not lock or allocate. See [`ManualClock`].
+/// Both clocks are read on every request, so an implementation must not lock or allocate. See
+/// [`ManualClock`] for tests.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
-    /// Time since the Unix epoch. Judges expiry and dates last-used; may step either way.
+    /// Returns the time since the Unix epoch, for expiry and last use. It may jump in both
+    /// directions.
     fn unix(&self) -> Duration;
 
-    /// Time since some start that never steps and goes on while the machine sleeps.
-    /// Judges how old the replica is.
+    /// Returns the time since an arbitrary start, for the age of the replica.
+    ///
+    /// It never jumps and continues while the machine sleeps.
     fn boot(&self) -> Duration;
 }
 
-/// The machine's own clocks.
+/// The clocks of the operating system.
 ///
-/// On Linux `CLOCK_REALTIME_COARSE` (a few milliseconds of resolution) and `CLOCK_BOOTTIME`;
-/// elsewhere [`SystemTime`] and the monotonic clock, which may stand still while the machine sleeps.
+/// On Linux, they are `CLOCK_REALTIME_COARSE` (a resolution of a few milliseconds) and
+/// `CLOCK_BOOTTIME`. Elsewhere they are [`SystemTime`] and the monotonic clock, which may stop
+/// while the machine sleeps.
 ///
 /// ```
 /// use keyward::clock::{Clock, SystemClock};
@@ -49,7 +53,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until it is told to move; for tests.
+/// A clock for tests that moves only when told to.
 ///
 /// ```
 /// use std::time::Duration;
@@ -70,21 +74,21 @@ struct Reading {
 }
 
 impl ManualClock {
-    /// A clock that shows this time since the Unix epoch, a second after boot.
+    /// Creates a clock that shows this time since the Unix epoch, one second after boot.
     #[must_use]
     pub fn at(unix: Duration) -> Self {
         let boot = Duration::from_secs(1);
         Self(Mutex::new(Reading { unix, boot }))
     }
 
-    /// Lets time pass.
+    /// Advances both clocks.
     pub fn advance(&self, by: Duration) {
         let mut now = self.lock();
         now.unix += by;
         now.boot += by;
     }
 
-    /// Sets the time of day, as an administrator would; no time passes.
+    /// Sets the time of day, as an administrator might, without advancing the boot clock.
     pub fn set_unix(&self, unix: Duration) {
         self.lock().unix = unix;
     }

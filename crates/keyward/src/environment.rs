@@ -1,13 +1,13 @@
-//! Which world a key acts in: live, test, or one of the service's own.
+//! Environments of keys and routes: live, test, or one of the service's own.
 
 use std::fmt;
 
 use crate::error::{ParseError, ParseErrorKind};
 
-/// The world a key acts in: `live`, `test`, or a token of the service's own.
+/// The environment of a key: `live`, `test`, or a token of the service's own.
 ///
-/// It stands in the record, in the key's text where the format has it, and in the route's
-/// requirement; all that are there must agree.
+/// The key's record, the key's text if its format includes the environment, and the route's
+/// requirement all state it, and they have to agree.
 ///
 /// ```
 /// use keyward::Environment;
@@ -26,21 +26,21 @@ pub struct Environment {
 impl Environment {
     pub(crate) const MAX_LEN: usize = 15;
 
-    /// Production: what is done here is real.
+    /// The production environment, where requests have real effects.
     pub const LIVE: Self = Self {
         text: *b"live\0\0\0\0\0\0\0\0\0\0\0",
         len: 4,
     };
-    /// Development: nothing done here is real or billable.
+    /// The development environment, where nothing is real or billable.
     pub const TEST: Self = Self {
         text: *b"test\0\0\0\0\0\0\0\0\0\0\0",
         len: 4,
     };
 
-    /// Parses a token: a lower-case letter, then up to 14 of `a-z`, `0-9` and `-`.
+    /// Parses a token: a lower-case letter, followed by up to 14 of `a-z`, `0-9` and `-`.
     ///
     /// # Errors
-    /// When it is empty, longer than 15 bytes or holds another character.
+    /// Returns an error if the text is empty, longer than 15 bytes, or contains another character.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let error = |kind| ParseError::new("environment", kind);
         let token = Self::check(text.as_bytes()).map_err(error)?;
@@ -52,7 +52,7 @@ impl Environment {
         Ok(Self { text: own, len })
     }
 
-    /// Gives the bytes back where they are a token.
+    /// Returns the bytes if they are a valid token.
     pub(crate) fn check(text: &[u8]) -> Result<&[u8], ParseErrorKind> {
         let first = text.first().ok_or(ParseErrorKind::Empty)?;
         if text.len() > Self::MAX_LEN {
@@ -64,7 +64,7 @@ impl Environment {
         Ok(text)
     }
 
-    /// Whether this is its token.
+    /// Returns whether this is the environment's token.
     pub(crate) fn is(&self, token: &[u8]) -> bool {
         self.text.get(..usize::from(self.len)) == Some(token)
     }
@@ -73,7 +73,7 @@ impl Environment {
         matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')
     }
 
-    /// The token.
+    /// Returns the token.
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.text
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_only_short_lower_case_tokens() {
+    fn accepts_only_short_lower_case_tokens() {
         for good in ["live", "test", "s", "eu-west-1", "abcdefghijklmno"] {
             assert_eq!(Environment::parse(good).unwrap().as_str(), good);
         }

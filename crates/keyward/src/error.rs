@@ -1,11 +1,11 @@
-//! The error of everything that is parsed from text.
+//! Errors of parsing.
 
 use std::error::Error;
 use std::fmt;
 
-/// Text that is not what it should be.
+/// The error returned when text cannot be parsed.
 ///
-/// It names the kind of value and the rule it breaks, never the text itself: the text may be a
+/// It names the kind of value and the violated rule, but never contains the text, which may be a
 /// secret.
 ///
 /// ```
@@ -14,7 +14,7 @@ use std::fmt;
 ///
 /// let error = Environment::parse("Live").unwrap_err();
 /// assert_eq!(error.kind(), ParseErrorKind::Character);
-/// assert_eq!(error.to_string(), "invalid environment: holds a character that is not allowed");
+/// assert_eq!(error.to_string(), "invalid environment: contains a character that is not allowed");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParseError {
@@ -31,7 +31,7 @@ impl ParseError {
     /// use keyward::error::{ParseError, ParseErrorKind};
     ///
     /// let error = ParseError::new("invoice number", ParseErrorKind::TooLong).advise("drop the prefix");
-    /// assert_eq!(error.to_string(), "invalid invoice number: is too long: drop the prefix");
+    /// assert_eq!(error.to_string(), "invalid invoice number: is too long; drop the prefix");
     /// ```
     #[must_use]
     pub const fn new(subject: &'static str, kind: ParseErrorKind) -> Self {
@@ -43,7 +43,7 @@ impl ParseError {
         }
     }
 
-    /// Adds what to do instead.
+    /// Adds advice on what to do instead.
     #[must_use]
     pub const fn advise(mut self, advice: &'static str) -> Self {
         self.advice = Some(advice);
@@ -55,18 +55,18 @@ impl ParseError {
         self
     }
 
-    /// The rule that is broken.
+    /// Returns the violated rule.
     #[must_use]
     pub const fn kind(&self) -> ParseErrorKind {
         self.kind
     }
 
-    /// The entry of a list of origins or scopes that is wrong, counted from 0.
+    /// Returns the index of the invalid entry in a list of origins or scopes, counted from 0.
     ///
     /// ```
     /// let error = keyward::OriginPolicy::listed(["shop.example", "*shop.example"]).unwrap_err();
     /// assert_eq!(error.entry(), Some(1));
-    /// let text = "invalid origin pattern at index 1: holds a wildcard where none may stand";
+    /// let text = "invalid origin pattern at index 1: contains a wildcard where none is allowed";
     /// assert_eq!(error.to_string(), text);
     /// ```
     #[must_use]
@@ -91,67 +91,71 @@ impl fmt::Display for ParseError {
 
 impl Error for ParseError {}
 
-/// Why text was refused. See [`ParseError`].
+/// The rule that the text violates. See [`ParseError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ParseErrorKind {
-    /// There is nothing to parse, or too little.
+    /// The text is empty or too short.
     Empty,
-    /// It is longer than its bound.
+    /// The text is too long.
     TooLong,
-    /// It holds a character that is not allowed, or not allowed there.
+    /// The text contains a character that is not allowed, or not allowed at its position.
     Character,
-    /// A wildcard stands where only a plain value may.
+    /// The text contains a wildcard where none is allowed.
     Wildcard,
-    /// There are more entries than the bound.
+    /// There are too many entries.
     TooMany,
-    /// It has less than 112 bits of randomness: no secret (NIST SP 800-63B-4 §3.1.2.2).
+    /// The secret has less than 112 bits of randomness (NIST SP 800-63B-4 §3.1.2.2).
     TooWeak,
-    /// It is `null`, the origin that stands for every opaque origin (RFC 6454 §4).
+    /// The origin is `null`, which stands for every opaque origin (RFC 6454 §4).
     Null,
-    /// It has a path, query, fragment or userinfo; an origin has none (RFC 6454 §4).
+    /// The text has a path, query, fragment or userinfo, which an origin has not (RFC 6454 §4).
     NotAnOrigin,
-    /// The scheme is neither `http` nor `https`; of an origin, nor that of an app or a browser extension.
+    /// The scheme is neither `http` nor `https`, nor for an origin that of an app or browser
+    /// extension.
     Scheme,
-    /// The host is not a host name or an IP address.
+    /// The host is neither a host name nor an IP address.
     Host,
     /// The port is not a number from 1 to 65535.
     Port,
-    /// It is `http://`, in a live key: anybody on the way can change such a page.
+    /// The origin of a live key is `http://`, and anyone on the network path can change such a
+    /// page.
     Http,
-    /// Its wildcard stands before a public suffix, where anybody can have a domain.
+    /// The wildcard covers a public suffix, under which anyone can register a domain.
     PublicSuffix,
-    /// It is not a JSON object.
+    /// The text is not a JSON object.
     Json,
-    /// It is a number that is too small or too large.
+    /// The number is too small or too large.
     Range,
-    /// It is neither an address nor a network such as `10.0.0.0/8`, or one that holds everybody.
+    /// The text is neither an address nor a network such as `10.0.0.0/8`, or includes every
+    /// address.
     Network,
-    /// It has userinfo or a fragment; an endpoint has neither.
+    /// The URL has userinfo or a fragment, which an endpoint must not have.
     NotAnEndpoint,
-    /// The host is not on the public Internet.
+    /// The host is not on the public Internet (SSRF protection).
     NotPublic,
-    /// It is there already.
+    /// The value is already present.
     Repeated,
-    /// It is not in the list of known values.
+    /// The value is not in the list of known values.
     Unknown,
-    /// It has a meaning of its own, to browsers, proxies, caches or servers.
+    /// The name is reserved, because browsers, proxies, caches or servers give it a meaning.
     Reserved,
-    /// A prefix of keys goes on after `{env}` with nothing, or with what could belong to an environment.
+    /// Nothing separates `{env}` in a key prefix from what follows.
     NoSeparator,
-    /// Some text has the form of two formats of a [`KeyScheme`](crate::KeyScheme).
+    /// Some text matches two key formats of a [`KeyScheme`](crate::KeyScheme).
     Ambiguous,
-    /// The secret begins with a byte order mark, as some editors write it.
+    /// The secret begins with a byte order mark, which some editors write.
     ByteOrderMark,
-    /// The secret ends in a newline, mostly that of the file it was read from.
+    /// The secret ends in a newline, usually that of the file it was read from.
     Newline,
     /// The secret begins or ends with white space.
     Blank,
-    /// The secret stands in quotation marks.
+    /// The secret is enclosed in quotation marks.
     Quoted,
-    /// The secret holds a line break, a tab or another character that is not seen.
+    /// The secret contains a line break, a tab or another invisible character.
     Invisible,
-    /// The secret begins like another one, or with a label; the message says what to do.
+    /// The secret begins like a different kind of secret or with a label; the message says what to
+    /// do.
     WrongPrefix,
 }
 
@@ -160,8 +164,8 @@ impl ParseErrorKind {
         match self {
             Self::Empty => "is empty or too short",
             Self::TooLong => "is too long",
-            Self::Character => "holds a character that is not allowed",
-            Self::Wildcard => "holds a wildcard where none may stand",
+            Self::Character => "contains a character that is not allowed",
+            Self::Wildcard => "contains a wildcard where none is allowed",
             Self::TooMany => "has too many entries",
             Self::TooWeak => "has less than 112 bits of randomness",
             Self::Null => "null stands for every opaque origin",
@@ -170,32 +174,32 @@ impl ParseErrorKind {
             Self::Host => "the host is not a host name or an IP address",
             Self::Port => "the port is not a number from 1 to 65535",
             Self::Http => "http is for test environments",
-            Self::PublicSuffix => "anybody can have a domain for which the wildcard stands",
+            Self::PublicSuffix => "the wildcard covers domains that anyone can register",
             Self::Json => "is not a JSON object",
             Self::Range => "is out of range",
-            Self::Network => "is no address and no network, or one that holds everybody",
+            Self::Network => "is neither an address nor a network, or includes every address",
             Self::NotAnEndpoint => "has userinfo or a fragment",
             Self::NotPublic => "the host is not public",
-            Self::Repeated => "is there already",
+            Self::Repeated => "is already present",
             Self::Unknown => "is not a known value",
-            Self::Reserved => "is reserved: it has a meaning of its own",
+            Self::Reserved => "is reserved for another use",
             Self::NoSeparator => "lacks a separator such as `_` after `{env}`",
             Self::Ambiguous => "its keys could be confused with those of another format",
             Self::ByteOrderMark => "begins with a byte order mark",
             Self::Newline => "ends in a newline",
             Self::Blank => "begins or ends with white space",
             Self::Quoted => "stands in quotation marks",
-            Self::Invisible => "holds a line break, tab or other invisible character",
+            Self::Invisible => "contains a line break, tab or other invisible character",
             Self::WrongPrefix => "has the wrong prefix",
         }
     }
 }
 
-/// Gives an enum its names: `as_str` and `parse`.
+/// Implements `as_str` and `parse` for an enum.
 macro_rules! named {
     ($type:ident, $subject:literal: $($variant:ident = $name:literal),+ $(,)?) => {
         impl $type {
-            /// Its name, as stores keep it.
+            /// Returns the name under which stores keep this value.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self {
@@ -203,10 +207,10 @@ macro_rules! named {
                 }
             }
 
-            /// Parses what [`as_str`](Self::as_str) gives.
+            /// Parses the name that [`as_str`](Self::as_str) returns.
             ///
             /// # Errors
-            /// When the text is none of the names.
+            /// Returns an error if the text is not one of the names.
             pub fn parse(text: &str) -> Result<Self, $crate::error::ParseError> {
                 match text {
                     $($name => Ok(Self::$variant),)+

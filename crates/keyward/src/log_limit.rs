@@ -1,16 +1,18 @@
-//! A bound on log lines that callers can cause.
+//! A rate limit for log lines that clients can cause.
 
 use std::fmt;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// How many lines about one thing are logged in a minute.
+/// The number of lines per minute about one subject.
 const LINES: u64 = 10;
 
 const SLOTS: usize = 1024;
 
-/// A limit on log lines: ten a minute about one thing. It takes 8 KiB, however many things there are.
+/// A rate limiter for log lines: ten per minute about one subject.
+///
+/// It takes 8 KiB, however many subjects there are.
 ///
 /// ```
 /// use std::time::Duration;
@@ -24,17 +26,21 @@ const SLOTS: usize = 1024;
 /// assert_eq!(next_minute, Some(Unlogged(Some(5))));
 /// ```
 ///
-/// A slot is a minute and the lines of that minute, so that one compare-and-swap changes both. Things that
-/// fall into one slot share its lines: nobody can choose that, as the hash has a secret.
+/// A slot holds a minute and the number of lines in it, so that one compare-and-swap changes both.
+/// Subjects with the same slot share its lines. The hash has a random secret, so clients cannot
+/// choose a slot.
 pub struct LogLimit {
     secret: RandomState,
     slots: Box<[AtomicU64]>,
 }
 
 impl LogLimit {
-    /// Returns whether to log a line about something, and how many were not logged since the last.
+    /// Decides whether to log a line about a subject.
     ///
-    /// `now` is the time since a start that never steps, such as [`Clock::boot`](crate::clock::Clock::boot).
+    /// Returns how many lines were suppressed since the last one, or `None` to suppress this line.
+    ///
+    /// `now` is the time since a start that never jumps, such as
+    /// [`Clock::boot`](crate::clock::Clock::boot).
     pub fn admit(&self, about: impl Hash, now: Duration) -> Option<Unlogged> {
         let minute = (now.as_secs() / 60) << 32;
         let place = usize::try_from(self.secret.hash_one(about) % (SLOTS as u64)).ok()?;
@@ -64,7 +70,9 @@ impl LogLimit {
     }
 }
 
-/// The number of lines that were not logged; `None` when all were. See [`LogLimit::admit`].
+/// The number of suppressed log lines; `None` if there were none.
+///
+/// See [`LogLimit::admit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "it is a number, and stays one")]
 pub struct Unlogged(pub Option<u64>);
@@ -95,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_lines_a_minute_and_then_how_many_there_were_more() {
+    fn logs_ten_lines_a_minute_and_then_the_number_of_suppressed_lines() {
         let limit = LogLimit::default();
         let admitted = |now| {
             let lines = (0..100).filter_map(|_| limit.admit("one", now));
@@ -111,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn however_many_there_are_the_lines_are_bounded() {
+    fn many_subjects_cause_a_bounded_number_of_lines() {
         let limit = LogLimit::default();
         let lines = (0..1_000_000_u64).filter_map(|about| limit.admit(about, at(60)));
         assert_eq!(lines.count(), SLOTS * 10);
@@ -119,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_are_logged_where_threads_meet() {
+    fn concurrent_threads_log_no_more_lines() {
         let limit = LogLimit::default();
         let logged: usize = thread::scope(|threads| {
             let log = || (0..1000).filter_map(|_| limit.admit("one", at(60))).count();

@@ -1,4 +1,4 @@
-//! Which web pages may use a key (RFC 6454).
+//! Origin allowlists: the web pages that may use a key (RFC 6454).
 
 use std::fmt;
 
@@ -8,39 +8,40 @@ use crate::error::{ParseError, ParseErrorKind};
 
 const MAX_PATTERNS: usize = 25;
 
-/// Which web pages may use a key.
+/// The origin allowlist of a key, which restricts the web pages that may use it.
 ///
-/// A browser states the page's origin and a page cannot forge it; any other program can. So a list
-/// proves that a browser page is one of the listed, and nothing about other callers.
+/// A browser sends the page's origin and pages cannot forge it, but any other program can. The
+/// allowlist therefore restricts pages in browsers and proves nothing about other callers.
 ///
 /// ```
 /// use keyward::OriginPolicy;
 ///
 /// let policy = OriginPolicy::listed(["shop.example", "*.shop.example"])?;
 /// assert!(policy.patterns().eq(["https://shop.example", "https://*.shop.example"]));
-/// assert!(OriginPolicy::listed(Vec::<String>::new()).is_err()); // "nobody" is not said by accident
+/// assert!(OriginPolicy::listed(Vec::<String>::new()).is_err()); // an empty list is an error
 /// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum OriginPolicy {
-    /// `Origin` is not looked at.
+    /// Any origin is allowed, and requests without `Origin` too.
     Any,
-    /// Only pages of the listed origins.
+    /// Allows only pages of the listed origins.
     Listed(OriginList),
 }
 
 impl OriginPolicy {
-    /// Only pages of the listed origins; a call without `Origin` is refused.
+    /// Allows only pages of the listed origins. Requests without `Origin` are refused.
     ///
-    /// A pattern is `[scheme://][*.]host[:port]`: `https` unless it says `http`, the scheme's own port
-    /// unless it says another or `*` for any. `*.` stands for one label or more. A slash at the end, as in
-    /// an address that was copied from a browser, is dropped.
+    /// A pattern is `[scheme://][*.]host[:port]`. The scheme defaults to `https` and the port to
+    /// that of the scheme; the port `*` allows any. `*.` stands for one label or more. A trailing
+    /// slash, as in an address copied from a browser, is dropped.
     ///
-    /// The origins of apps and browser extensions can be listed by their exact value, without wildcards:
-    /// `capacitor://localhost`, `ionic://localhost`, `tauri://localhost`, `chrome-extension://…` and
-    /// `moz-extension://…` with the extension's id. All apps of such a framework have the same origin, so it
-    /// tells an app from a web page and not one app from another; an extension's id is its own.
+    /// The origins of apps and browser extensions are listed by their exact value, without
+    /// wildcards: `capacitor://localhost`, `ionic://localhost`, `tauri://localhost`, and
+    /// `chrome-extension://…` and `moz-extension://…` with the extension's id. All apps of such a
+    /// framework have the same origin, which distinguishes apps from web pages but not from each
+    /// other. The id of an extension is unique.
     ///
     /// ```
     /// use keyward::OriginPolicy;
@@ -50,13 +51,13 @@ impl OriginPolicy {
     /// # Ok::<(), keyward::error::ParseError>(())
     /// ```
     ///
-    /// Whether a key may have such a list is [`KeyAdmin`](crate::admin::KeyAdmin)'s to say, which knows the
-    /// key's environment: [`NewKey::origins`](crate::admin::NewKey::origins).
+    /// [`KeyAdmin`](crate::admin::KeyAdmin) decides whether a key may have a list, because that
+    /// depends on the key's environment: see [`NewKey::origins`](crate::admin::NewKey::origins).
     ///
     /// # Errors
-    /// When the list is empty, has more than 25 entries, or one is not a pattern: the error says
-    /// [which](ParseError::entry). A wildcard alone or as a part of a label, a wildcard before an IP
-    /// address, a path, userinfo and `null` are none.
+    /// Returns an error if the list is empty or has more than 25 entries, or if an entry is not a
+    /// pattern; the error tells [which one](ParseError::entry). A lone wildcard, a wildcard within
+    /// a label or before an IP address, a path, userinfo and `null` are not allowed.
     pub fn listed<I>(patterns: I) -> Result<Self, ParseError>
     where
         I: IntoIterator<Item: AsRef<str>>,
@@ -80,7 +81,7 @@ impl OriginPolicy {
         Err(ParseError::new("origin list", kind))
     }
 
-    /// Also lets a call without `Origin` pass: a server, an app, or a same-origin `GET`.
+    /// Additionally allows requests without `Origin`: servers, apps, and same-origin `GET`s.
     ///
     /// ```
     /// let listed = keyward::OriginPolicy::listed(["shop.example"])?;
@@ -96,7 +97,7 @@ impl OriginPolicy {
         self
     }
 
-    /// The listed patterns in their normal form; none where any origin may call.
+    /// Returns the normalised patterns; empty if any origin is allowed.
     pub fn patterns(&self) -> impl Iterator<Item = &str> {
         let patterns = match self {
             Self::Any => &[][..],
@@ -105,7 +106,7 @@ impl OriginPolicy {
         patterns.iter().map(|pattern| &*pattern.text)
     }
 
-    /// Whether every call that `other` lets pass would pass here too.
+    /// Returns whether this policy allows every request that `other` allows.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
         match (self, other) {
@@ -121,7 +122,7 @@ impl OriginPolicy {
         }
     }
 
-    /// Whether a call without `Origin` passes.
+    /// Returns whether a request without `Origin` is allowed.
     #[must_use]
     pub fn allows_no_origin(&self) -> bool {
         match self {
@@ -130,7 +131,7 @@ impl OriginPolicy {
         }
     }
 
-    /// Judges all `Origin` values of a request.
+    /// Checks all `Origin` values of a request.
     pub(crate) fn judge<'a>(
         &self,
         mut origins: impl Iterator<Item = &'a [u8]>,
@@ -147,14 +148,16 @@ impl OriginPolicy {
     }
 }
 
-/// Why a request's origin is refused.
+/// The reason for refusing a request's origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OriginRefusal {
     Missing,
     NotAllowed,
 }
 
-/// A list of origin patterns; made by [`OriginPolicy::listed`], read by [`OriginPolicy::patterns`].
+/// A list of origin patterns, created by [`OriginPolicy::listed`].
+///
+/// [`OriginPolicy::patterns`] returns its entries.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct OriginList {
     patterns: Box<[OriginPattern]>,
@@ -167,13 +170,13 @@ impl OriginList {
     }
 }
 
-/// `[scheme://][*.]host[:port or :*]` in its normal form.
+/// A normalised pattern of the form `[scheme://][*.]host[:port or :*]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct OriginPattern {
-    /// The whole; where nothing in it is wild, this is the origin's own serialisation.
+    /// The whole pattern, which without wildcards is the serialised origin.
     text: Box<str>,
     scheme: Scheme,
-    /// Whether one label or more must stand before the host.
+    /// True if one or more labels have to precede the host.
     subdomains: bool,
     host: Box<str>,
     port: Port,
@@ -192,7 +195,7 @@ enum Scheme {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Port {
-    /// The scheme's own, which a serialised origin leaves out.
+    /// The scheme's default port, which a serialised origin omits.
     Default,
     Exactly(u16),
     Any,
@@ -203,7 +206,7 @@ impl OriginPattern {
         let error = |kind| {
             match kind {
             ParseErrorKind::Scheme => ParseError::new("origin pattern", kind).advise(
-                "of apps and extensions it is capacitor, ionic, tauri, chrome-extension or moz-extension",
+                "for apps and extensions use capacitor, ionic, tauri, chrome-extension or moz-extension",
             ),
             kind => ParseError::new("origin pattern", kind),
         }
@@ -263,7 +266,7 @@ impl OriginPattern {
         })
     }
 
-    /// The exact origin of an app or an extension.
+    /// Parses the exact origin of an app or an extension.
     fn of_an_app(scheme: Scheme, rest: &str) -> Result<Self, ParseErrorKind> {
         if rest.contains('*') {
             return Err(ParseErrorKind::Wildcard);
@@ -272,7 +275,7 @@ impl OriginPattern {
         let is_id =
             |len: usize, is_one: fn(u8) -> bool| host.len() == len && host.bytes().all(is_one);
         let is_host = match scheme {
-            // 128 bits in letters from a to p.
+            // 128 bits, written with the letters a to p.
             Scheme::ChromeExtension => is_id(32, |byte| matches!(byte, b'a'..=b'p')),
             Scheme::MozExtension => {
                 is_id(36, |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-'))
@@ -298,8 +301,8 @@ impl OriginPattern {
         std::str::from_utf8(origin).is_ok_and(|origin| self.matches_wildly(origin))
     }
 
-    /// A wildcard leaves parts of the origin open: what stands there must be in the form in which a
-    /// browser serialises it.
+    /// Matches a pattern with a wildcard. The parts that the wildcard covers have to be in the form
+    /// in which a browser serialises them.
     fn matches_wildly(&self, origin: &str) -> bool {
         let Some(rest) = origin.strip_prefix(self.scheme.before_host()) else {
             return false;
@@ -371,7 +374,7 @@ impl Scheme {
     }
 }
 
-/// Splits at the colon before the port, which is not one inside an IPv6 address.
+/// Splits at the colon before the port, which is never a colon within an IPv6 address.
 fn split_port(text: &str) -> (&str, Option<&str>) {
     match text.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, Some(port)),
@@ -379,7 +382,8 @@ fn split_port(text: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// One label or more of 1 to 63 `a-z`, `0-9`, `-` and `_`, with dots between them.
+/// Returns whether the text is one or more dot-separated labels of 1 to 63 `a-z`, `0-9`, `-` and
+/// `_`.
 fn are_labels(text: &[u8]) -> bool {
     text.split(|byte| *byte == b'.').all(|label| {
         (1..=63).contains(&label.len())
@@ -389,7 +393,7 @@ fn are_labels(text: &[u8]) -> bool {
     })
 }
 
-/// Whether punycode in the host is valid and in its only form; needs the tables of IDNA.
+/// Returns whether punycode in the host is valid and canonical, which needs the IDNA tables.
 fn serialises_to_itself(origin: &str) -> bool {
     Url::parse(origin).is_ok_and(|url| url.origin().ascii_serialization() == origin)
 }
@@ -412,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn normalises_what_is_stored() {
+    fn normalises_patterns() {
         for (stored, normal) in [
             ("example.com", "https://example.com"),
             ("HTTPS://Example.COM:443", "https://example.com"),
@@ -445,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_pattern() {
+    fn refuses_invalid_patterns() {
         use ParseErrorKind as Kind;
         for (bad, kind) in [
             ("", Kind::Empty),
@@ -570,7 +574,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subdomain_pattern_takes_labels_and_never_the_apex() {
+    fn a_subdomain_pattern_matches_labels_and_never_the_apex() {
         for yes in [
             "https://a.example.com",
             "https://a.b-c.example.com",
@@ -601,7 +605,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_pattern_takes_ports_as_a_browser_writes_them() {
+    fn a_port_pattern_matches_ports_as_browsers_serialise_them() {
         for yes in [
             "http://localhost",
             "http://localhost:1",
@@ -626,7 +630,7 @@ mod tests {
     }
 
     #[test]
-    fn judges_the_number_of_fields() {
+    fn refuses_more_than_one_origin_header() {
         let listed = OriginPolicy::listed(["example.com"]).unwrap();
         let one = &b"https://example.com"[..];
         assert_eq!(listed.judge([].into_iter()), Err(OriginRefusal::Missing));
@@ -641,7 +645,7 @@ mod tests {
     }
 
     #[test]
-    fn covers_what_lets_no_more_pass() {
+    fn covers_policies_that_allow_no_more() {
         let list = |patterns: &[&str]| OriginPolicy::listed(patterns).unwrap();
         let (one, two) = (list(&["a.example"]), list(&["a.example", "b.example"]));
         let with_servers = |list: &OriginPolicy| list.clone().or_no_origin();
@@ -652,7 +656,7 @@ mod tests {
             (with_servers(&two), true),
             (OriginPolicy::Any, true),
         ];
-        // Row by row, what each of the same covers.
+        // Each row lists what one policy covers of the others.
         let covered = [
             [true, false, false, false, false],
             [true, true, false, false, false],
@@ -673,9 +677,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever passes is an origin as the URL standard serialises it.
+        /// Any origin that passes is serialised as the URL standard requires.
         #[test]
-        fn what_passes_is_its_own_serialisation(
+        fn an_allowed_origin_is_its_own_serialisation(
             origin in "https?://([a-zA-Z0-9_.*-]{0,9}\\.|xn--[a-z0-9-]{1,6}\\.)?(example\\.com|localhost)(:[0-9+]{0,6})?[/.]?"
         ) {
             for pattern in ["*.example.com", "*.example.com:*", "example.com:*", "http://localhost:*"] {

@@ -1,14 +1,14 @@
-//! Checks of secrets in configuration: detects what a file, a shell or a form has put around one.
+//! Checks of configured secrets, which detect what a file, a shell or a form has added.
 
 use crate::error::{ParseError, ParseErrorKind};
 
-/// A prefix that a secret cannot have, and what to do about it.
+/// A prefix that the secret cannot have, with advice on what to do about it.
 pub type WrongPrefix<'a> = (&'a str, &'static str);
 
-/// Checks that a secret text is as it was issued.
+/// Checks that a secret text was not altered on its way.
 ///
-/// With the newline of its file or the quotation marks of its configuration a secret is another one: every
-/// request would be refused, and nobody told why. The error names `subject`.
+/// A secret with the newline of its file or the quotation marks of its configuration is a different
+/// secret: every request would be refused without an explanation. The error names `subject`.
 ///
 /// ```
 /// use keyward::error::ParseErrorKind;
@@ -23,7 +23,8 @@ pub type WrongPrefix<'a> = (&'a str, &'static str);
 /// ```
 ///
 /// # Errors
-/// When something stands around the secret that is no part of it.
+/// Returns an error if the secret is surrounded by characters that are not part of it, contains an
+/// invisible character, or begins with one of `wrong_prefixes`.
 pub fn check_text(
     subject: &'static str,
     text: &str,
@@ -47,10 +48,10 @@ pub fn check_text(
     }
 }
 
-/// Checks that the bytes of a secret, if they are text, are as they were issued.
+/// Checks that the bytes of a secret, if they are text, were not altered on their way.
 ///
-/// Random bytes pass: of 16 that are random, fewer than one in ten million are text with a blank or a
-/// quotation mark at its ends.
+/// Random bytes pass: fewer than one in ten million random 16-byte secrets are text with white
+/// space or a quotation mark at an end.
 ///
 /// ```
 /// use keyward::secret_text::check_bytes;
@@ -60,14 +61,15 @@ pub fn check_text(
 /// ```
 ///
 /// # Errors
-/// When something stands around the secret that is no part of it.
+/// Returns an error if the bytes are text that is surrounded by characters that are not part of the
+/// secret, or that contains an invisible character. The error ends in `advice`.
 pub fn check_bytes(
     subject: &'static str,
     bytes: &[u8],
     advice: &'static str,
 ) -> Result<(), ParseError> {
     let kind = match bytes {
-        // UTF-16, as PowerShell writes it: every other byte of ASCII is 0.
+        // UTF-16, which PowerShell writes: every other byte of ASCII text is 0.
         [0xFF, 0xFE, rest @ ..] if rest.chunks(2).all(|unit| unit.ends_with(&[0])) => {
             Some(ParseErrorKind::ByteOrderMark)
         }
@@ -82,7 +84,7 @@ pub fn check_bytes(
     }
 }
 
-/// Returns the text that the bytes are, unless they are no text.
+/// Returns the bytes as text, or `None` if they are binary.
 ///
 /// ```
 /// use keyward::secret_text::as_text;
@@ -97,7 +99,9 @@ pub fn as_text(bytes: &[u8]) -> Option<&str> {
     (!inner.is_empty() && !inner.contains(char::is_control)).then_some(text)
 }
 
-/// Checks that a text can name a secret of the service: 1 to 32 ASCII letters, digits, `-`, `_` or `.`.
+/// Checks the id of a pepper or another secret of the service.
+///
+/// An id is 1 to 32 ASCII letters, digits, `-`, `_` or `.`.
 ///
 /// ```
 /// use keyward::secret_text::check_id;
@@ -107,7 +111,7 @@ pub fn as_text(bytes: &[u8]) -> Option<&str> {
 /// ```
 ///
 /// # Errors
-/// When it is empty, longer or holds another character.
+/// Returns an error if the text is empty, longer, or contains another character.
 pub fn check_id(subject: &'static str, text: &str) -> Result<(), ParseError> {
     let holds = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     let kind = match text.len() {
@@ -137,7 +141,7 @@ fn fault(text: &str) -> Option<ParseErrorKind> {
     }
 }
 
-/// Whether quotation marks stand at both ends. One alone may be a part of the secret.
+/// Returns whether the text is enclosed in quotation marks. A single one may be part of the secret.
 fn is_quoted(text: &str) -> bool {
     let mut chars = text.chars();
     match (chars.next(), chars.next_back()) {
@@ -149,8 +153,8 @@ fn is_quoted(text: &str) -> bool {
     }
 }
 
-/// Control characters, every white space but the space, and the format characters that a page or a
-/// document leaves in what is copied from it.
+/// Returns whether this is a control character, white space other than a space, or a format
+/// character that stays in text copied from a page or a document.
 fn is_invisible(c: char) -> bool {
     c.is_control()
         || (c.is_whitespace() && c != ' ')

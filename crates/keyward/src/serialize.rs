@@ -1,8 +1,8 @@
-//! How what a management API shows is written as JSON.
+//! JSON serialisation of what a management API returns.
 //!
-//! Members are named as the fields are. A time is a whole number of milliseconds since the Unix epoch, what is
-//! not there is `null`, and what is a text elsewhere (ids, states, rate limits) is the same text. The digest of
-//! a key is never written, nor what only a store needs.
+//! Members have the names of the fields. Times are milliseconds since the Unix epoch, absent values
+//! are `null`, and ids, states and rate limits are strings in their `Display` form. Key digests and
+//! anything that only a store needs are never written.
 
 use std::time::SystemTime;
 
@@ -17,7 +17,7 @@ use crate::record::{Account, AuditEntry, DisabledBy, KeyRecord};
 use crate::replica::UsageHour;
 use crate::scope::Scopes;
 
-/// Without the digest, and without what only a store needs.
+/// The number of fields without the digest and what only a store needs.
 const RECORD: usize = 20;
 
 impl Serialize for KeyView {
@@ -79,7 +79,7 @@ impl Serialize for AuditPage {
     }
 }
 
-/// Writes the plan, without the counters that a store compares.
+/// Serialises the account without the counters that only a store compares.
 ///
 /// ```
 /// use keyward::{AccountId, RateLimit};
@@ -114,7 +114,7 @@ impl Serialize for Account {
     }
 }
 
-/// Writes the counts of an hour, and what of them may be billed.
+/// Serialises the counts of an hour, including the billable ones.
 ///
 /// ```
 /// use keyward::{Environment, KeyId};
@@ -152,7 +152,7 @@ impl Serialize for UsageHour {
     }
 }
 
-/// Writes the balance, without its epoch.
+/// Serialises the balance without its epoch.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
@@ -174,7 +174,7 @@ impl Serialize for Credits {
     }
 }
 
-/// Writes the refill as part of [`Credits`].
+/// Serialises the refill as part of [`Credits`].
 impl Serialize for Refill {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let mut to = to.serialize_struct("Refill", 2)?;
@@ -228,7 +228,7 @@ fn scopes(scopes: &Scopes) -> Vec<&str> {
     scopes.iter().collect()
 }
 
-/// `null` where any page may use the key.
+/// Returns `None`, serialised as `null`, if any page may use the key.
 fn origins(policy: &OriginPolicy) -> Option<Vec<&str>> {
     matches!(policy, OriginPolicy::Listed(_)).then(|| policy.patterns().collect())
 }

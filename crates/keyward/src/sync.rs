@@ -1,5 +1,5 @@
-//! Atomics and locks: the standard library's, but for those of loom while it tries every order in which
-//! threads can run (`scripts/loom`).
+//! Atomics and locks of the standard library, or of loom while it explores thread interleavings
+//! (`scripts/loom`).
 
 #[cfg(not(all(test, keyward_loom)))]
 pub(crate) use std::sync::{Arc, Mutex, MutexGuard, atomic};

@@ -1,4 +1,4 @@
-//! The store over which the life of keys is tested here.
+//! The store that the key lifecycle tests in this crate use.
 
 use std::sync::Arc;
 

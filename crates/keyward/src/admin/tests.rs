@@ -500,7 +500,8 @@ fn origins_that_would_let_anybody_in_are_refused_unless_they_are_named() {
     create(test.origins(http.clone())).unwrap();
 
     let suffix = origins(&["*.co.uk"]);
-    let suffix_refused = "invalid origin pattern at index 0: anybody can have a domain for which the wildcard stands";
+    let suffix_refused =
+        "invalid origin pattern at index 0: the wildcard covers domains that anyone can register";
     let error = create(world.new_key().origins(suffix.clone())).unwrap_err();
     assert_eq!(why(error), suffix_refused);
     let digest = KeyDigest::import(DigestScheme::Sha256, &"0".repeat(64)).unwrap();

@@ -373,7 +373,9 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "invalid scope: holds a wildcard where none may stand: \"kyc.*\"")]
+    #[should_panic(
+        expected = "invalid scope: contains a wildcard where none is allowed: \"kyc.*\""
+    )]
     fn an_invalid_scope_is_named_when_the_layer_is_made() {
         drop(Requirement::new().scope("kyc.*"));
     }

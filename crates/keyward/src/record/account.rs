@@ -1,4 +1,4 @@
-//! Who owns keys.
+//! The account that owns keys.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::ids::AccountId;
 
 use crate::limit::RateLimits;
 
-/// Who owns keys, as far as a decision needs to know.
+/// An account that owns keys, with everything that a decision needs to know about it.
 ///
 /// ```
 /// use keyward::AccountId;
@@ -16,36 +16,39 @@ use crate::limit::RateLimits;
 ///
 /// let mut account = Account::new(AccountId::parse("acct_42")?);
 /// assert_eq!(account.status, AccountStatus::Active);
-/// account.status = AccountStatus::Suspended; // every key now gets 403 `account_inactive`
+/// account.status = AccountStatus::Suspended; // its keys now get 403 `account_inactive`
 /// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Account {
-    /// Its name.
+    /// The account id.
     pub id: AccountId,
-    /// Which version this is; the store sets it. Zero: not stored yet.
+    /// The revision of this record, set by the store. Zero if it is not stored yet.
     pub revision: u64,
-    /// Whether its keys work at all.
+    /// The status, which decides whether the account's keys work at all.
     pub status: AccountStatus,
-    /// Whether its plan includes the API; without it every key gets 403 `key_not_allowed`.
+    /// True if the account's plan includes API access. Otherwise every key gets 403
+    /// `key_not_allowed`.
     pub api_access: bool,
-    /// How many active keys it may have; the service's own bound where there is none.
+    /// The maximum number of active keys. `None` applies the service's own limit.
     pub max_active_keys: Option<u32>,
-    /// How often each of its keys may be used that has no limits of its own; none: as the service says.
+    /// The rate limits of each key that has none of its own. If empty, the service's limits apply.
     pub rate_limits: RateLimits,
-    /// How often all its keys of an environment together may be used.
+    /// The rate limits that all keys of the account share, per environment.
     pub shared_rate_limits: RateLimits,
-    /// The epoch of its balance of [`Credits`](crate::credits::Credits), from one on; `None`: it has none.
+    /// The epoch of the account's balance of [`Credits`](crate::credits::Credits), from 1. `None`
+    /// means that there is no balance.
     pub credits: Option<u32>,
-    /// How often all its keys were revoked. A counter, never a time.
+    /// The number of times that all keys were revoked. A counter rather than a time, so that clocks
+    /// do not matter.
     pub revoked_all: u32,
-    /// How often all its keys of an environment were revoked.
+    /// The number of times that all keys of an environment were revoked.
     pub revoked: BTreeMap<Environment, u32>,
 }
 
 impl Account {
-    /// An active account whose plan includes the API.
+    /// Creates an active account whose plan includes API access.
     #[must_use]
     pub fn new(id: AccountId) -> Self {
         Self {
@@ -62,7 +65,7 @@ impl Account {
         }
     }
 
-    /// The epoch of keys that are made now; those of an earlier one are revoked.
+    /// Returns the epoch of keys created now. Keys of an earlier epoch are revoked.
     #[must_use]
     pub fn epoch(&self, environment: Environment) -> u32 {
         let own = self.revoked.get(&environment).copied();
@@ -70,13 +73,13 @@ impl Account {
     }
 }
 
-/// Whether an account's keys work. See [`Account`].
+/// The status of an account. See [`Account`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AccountStatus {
-    /// They do.
+    /// The account's keys work.
     Active,
-    /// They get 403 `account_inactive` until it is lifted.
+    /// The account's keys get 403 `account_inactive` until the suspension is lifted.
     Suspended,
 }
 

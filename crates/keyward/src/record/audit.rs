@@ -1,4 +1,4 @@
-//! Who did what to which key.
+//! The audit log of key management.
 
 use std::time::SystemTime;
 
@@ -7,8 +7,10 @@ use crate::error::named;
 use crate::ids::{AccountId, KeyId};
 use crate::record::AdminErrorKind;
 
-/// One line of the audit log. A refused call leaves one too, unless that happens
-/// [too often](crate::admin::KeyAdmin::unlisted_refusals).
+/// An entry of the audit log: who did what to which key, and when.
+///
+/// A refused call is logged too, unless that happens [too
+/// often](crate::admin::KeyAdmin::unlisted_refusals).
 ///
 /// ```
 /// # use keyward::{
@@ -37,34 +39,33 @@ use crate::record::AdminErrorKind;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AuditEntry {
-    /// Its place in the trail; the store sets it. Zero: not stored yet.
+    /// The position in the audit log, set by the store. Zero if it is not stored yet.
     pub number: u64,
-    /// When.
+    /// The time of the action.
     pub at: SystemTime,
-    /// Who: `user:` or `operator:` and a name, or `key:` and the id of a key.
+    /// The actor: `user:` or `operator:` and a name, or `key:` and a key id.
     pub actor: String,
-    /// What.
+    /// The action.
     pub action: AuditAction,
-    /// In which account, where it was known.
+    /// The account, if it was known.
     pub account: Option<AccountId>,
-    /// Of which environment the key or endpoint is, where there was one; else of which the key is that
-    /// acted.
+    /// The environment of the key or endpoint, if there was one; otherwise that of the acting key.
     ///
-    /// A key that reads the audit log sees the lines of its own environment only.
+    /// A key that reads the audit log sees only the entries of its own environment.
     pub environment: Option<Environment>,
-    /// To which key, where there was one.
+    /// The key that was acted on, if any.
     pub key: Option<KeyId>,
-    /// Why it was refused; `None` when it was done.
+    /// The reason for a refusal; `None` if the action was carried out.
     pub refused: Option<AdminErrorKind>,
-    /// What was done in particular, such as `environment=live` or `successor=key_…`; and to which
-    /// endpoint, `endpoint=whe_…`, also where it was refused.
+    /// Details such as `environment=live` or `successor=key_…`. For an endpoint it contains
+    /// `endpoint=whe_…`, even if the call was refused.
     pub detail: String,
-    /// The reason that was given for a revocation.
+    /// The reason given for a revocation.
     pub reason: String,
 }
 
 impl AuditEntry {
-    /// A line about something that was done.
+    /// Creates an entry for an action that was carried out.
     #[must_use]
     pub fn new(at: SystemTime, actor: &str, action: AuditAction) -> Self {
         Self {
@@ -82,7 +83,7 @@ impl AuditEntry {
     }
 }
 
-/// What was done or refused.
+/// An action in the audit log.
 ///
 /// ```
 /// use keyward::record::AuditAction;
@@ -94,51 +95,51 @@ impl AuditEntry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AuditAction {
-    /// The first account and key of an empty store.
+    /// The first account and key of an empty store were created.
     Bootstrap,
-    /// An account was opened.
+    /// An account was created.
     OpenAccount,
-    /// An account's status, plan or bound was changed.
+    /// An account's status, plan or key limit was changed.
     UpdateAccount,
     /// A key was created.
     Create,
-    /// A key that was made elsewhere was taken over.
+    /// A key of another system was imported.
     Import,
-    /// Keys or the trail were read; only refusals are noted.
+    /// Keys or the audit log were read. Only refusals are logged.
     Read,
-    /// A key's name, scopes, origins, limit or metadata were changed.
+    /// A key's name, scopes, origins, rate limits or metadata were changed.
     Update,
-    /// A key was switched off.
+    /// A key was disabled.
     Disable,
-    /// A key was switched on.
+    /// A key was enabled.
     Enable,
-    /// A key was replaced by a successor.
+    /// A key was rotated: a successor replaced it.
     Rotate,
     /// A key was revoked.
     Revoke,
-    /// A balance of credits was replaced or lifted.
+    /// A balance of credits was replaced or removed.
     SetCredits,
     /// Credits were added to a balance.
     AddCredits,
     /// All keys of an account, or of one of its environments, were revoked.
     RevokeAll,
-    /// An endpoint of webhooks was made.
+    /// A webhook endpoint was created.
     CreateEndpoint,
-    /// An endpoint's URL was changed, or it was switched on or off.
+    /// A webhook endpoint's URL was changed, or it was enabled or disabled.
     UpdateEndpoint,
-    /// An endpoint got a new secret.
+    /// A webhook endpoint got a new secret.
     RegenerateSecret,
-    /// An endpoint was asked to answer a challenge.
+    /// A webhook endpoint was sent a challenge.
     VerifyEndpoint,
-    /// An endpoint was deleted.
+    /// A webhook endpoint was deleted.
     DeleteEndpoint,
-    /// Endpoints, or attempts to reach them, were read; only refusals are noted.
+    /// Webhook endpoints or delivery attempts were read. Only refusals are logged.
     ReadEndpoints,
-    /// What had been given up, or a message, was made due again for an endpoint.
+    /// A message, or everything that had been given up, was scheduled for redelivery.
     Redeliver,
-    /// A message was accepted; only refusals are noted, for the message itself is kept.
+    /// A message was accepted. Only refusals are logged, because the message itself is stored.
     Publish,
-    /// The secrets of endpoints were sealed anew, or old messages forgotten.
+    /// Endpoint secrets were sealed with a new key, or old messages were deleted.
     Maintain,
 }
 

@@ -1,4 +1,4 @@
-//! What is kept of a key. Never the secret.
+//! The stored record of a key.
 
 use std::time::SystemTime;
 
@@ -12,7 +12,7 @@ use crate::origin::OriginPolicy;
 use crate::record::{Account, Metadata};
 use crate::scope::Scopes;
 
-/// What is kept of a key: never the secret.
+/// The stored record of a key, which never contains the secret.
 ///
 /// ```
 /// # use std::time::{Duration, SystemTime};
@@ -33,71 +33,73 @@ use crate::scope::Scopes;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyRecord {
-    /// Its public name.
+    /// The public id.
     pub id: KeyId,
-    /// Which version this is; the store sets it. Zero: not stored yet.
+    /// The revision of this record, set by the store. Zero if it is not stored yet.
     pub revision: u64,
-    /// By which the key is found.
+    /// The digest by which the key is found.
     pub digest: KeyDigest,
-    /// How often it was digested anew; a commit that changes the digest adds one.
+    /// The number of times that the key was rehashed. A commit that changes the digest adds one.
     pub redigested: u32,
-    /// What may be shown of the key.
+    /// The displayable part of the key.
     pub hint: Hint,
-    /// The owner's name for it.
+    /// The name that the owner gave to the key.
     pub name: String,
-    /// Who owns it.
+    /// The account that owns the key.
     pub account: AccountId,
-    /// The world it acts in.
+    /// The environment of the key.
     pub environment: Environment,
-    /// Where it may live.
+    /// The kind of key: secret or publishable.
     pub kind: KeyKind,
-    /// What it may do.
+    /// The scopes granted to the key.
     pub scopes: Scopes,
-    /// Which web pages may use it.
+    /// The origin policy, which restricts the web pages that may use the key.
     pub origins: OriginPolicy,
-    /// How often it may be used; none: as its account's plan or the service says.
+    /// The rate limits of the key. If empty, those of its account's plan or the service apply.
     pub rate_limits: RateLimits,
-    /// The epoch of its own balance of [`Credits`](crate::credits::Credits), from one on; `None`: it has none, and
-    /// spends those of its account.
+    /// The epoch of the key's own balance of [`Credits`](crate::credits::Credits), from 1. `None`
+    /// means that it spends the credits of its account, if any.
     pub credits: Option<u32>,
-    /// What the service wants to remember of it.
+    /// The service's own data about the key.
     pub metadata: Metadata,
-    /// The account's epoch when it was made; below the account's present one it is revoked.
+    /// The account's epoch at creation. The key is revoked if it is below the account's current
+    /// epoch.
     pub epoch: u32,
-    /// Whether it works.
+    /// The stored status.
     pub status: KeyStatus,
-    /// Who disabled it.
+    /// The kind of actor that disabled the key.
     ///
-    /// `None` of a disabled key stands for somebody unknown, such as a version or a tool that does not
-    /// write it down. It counts as an operator: only an operator enables the key.
+    /// `None` for a disabled key means that the actor is unknown, for example because an older
+    /// version or another tool did not record it. It counts as an operator: only an operator can
+    /// enable the key.
     pub disabled_by: Option<DisabledBy>,
-    /// When it was made.
+    /// The time of creation.
     pub created_at: SystemTime,
-    /// From this moment on it is dead. Kept in whole seconds, rounded down.
+    /// The expiry: the key stops working at this time. Stored in whole seconds, rounded down.
     pub expires_at: Option<SystemTime>,
-    /// When it was revoked by itself.
+    /// The time at which the key itself was revoked.
     ///
-    /// A revocation of all its account's keys leaves no mark here.
+    /// It stays `None` if all keys of the account are revoked at once.
     pub revoked_at: Option<SystemTime>,
-    /// Why it was revoked.
+    /// The reason given for the revocation.
     pub revoked_for: String,
-    /// The first key of its chain of rotations, itself to begin with. What is counted and bounded for it,
-    /// such as a limit, belongs to the chain: a rotation does not double it.
+    /// The first key of the rotation chain, at first the key itself. Everything that is counted or
+    /// limited, such as a rate limit, belongs to the chain, so a rotation does not double it.
     pub lineage: KeyId,
-    /// The key whose place it took.
+    /// The key that this one replaced.
     pub predecessor: Option<KeyId>,
-    /// The key that took its place.
+    /// The key that replaced this one.
     pub successor: Option<KeyId>,
-    /// When it was used last, as far as the store knows.
+    /// The time of the last use, as far as the store knows.
     ///
     /// A commit does not change it.
     pub last_used_at: Option<SystemTime>,
 }
 
 impl KeyRecord {
-    /// A secret key that works, without scopes, origins, limit or end.
+    /// Creates the record of an active secret key without scopes, origins, limits or expiry.
     ///
-    /// Made in the account's first epoch; see [`Account::epoch`].
+    /// It belongs to the account's first epoch; see [`Account::epoch`].
     #[must_use]
     pub fn new(
         id: KeyId,
@@ -136,7 +138,7 @@ impl KeyRecord {
         }
     }
 
-    /// A new key that may do the same, in the same chain, without an end.
+    /// Creates a successor with the same permissions, in the same chain, without expiry.
     pub(crate) fn succeeded_by(
         &self,
         id: KeyId,
@@ -161,7 +163,7 @@ impl KeyRecord {
         }
     }
 
-    /// Whether it works, all things considered but those of its account's status.
+    /// Returns the state of the key, which considers everything except its account's status.
     #[must_use]
     pub fn state(&self, account: &Account, now: SystemTime) -> KeyState {
         match self.status {
@@ -174,17 +176,17 @@ impl KeyRecord {
     }
 }
 
-/// Whether a key works at a moment. See [`KeyRecord::state`].
+/// The state of a key at a moment. See [`KeyRecord::state`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeyState {
-    /// It does.
+    /// The key works.
     Active,
-    /// It is switched off and can be switched on again.
+    /// The key is disabled and can be enabled again.
     Disabled,
-    /// It is dead for good: by itself, or with all keys of its account.
+    /// The key is revoked for good, alone or with all keys of its account.
     Revoked,
-    /// Its time is over.
+    /// The key has expired.
     Expired,
 }
 
@@ -193,19 +195,19 @@ named! {
     Active = "active", Disabled = "disabled", Revoked = "revoked", Expired = "expired",
 }
 
-/// Whether a key works, as it is kept. [`KeyState`] also knows of expiry and of the account.
+/// The stored status of a key. [`KeyState`] also considers expiry and the account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeyStatus {
-    /// It works until it expires.
+    /// The key works until it expires.
     Active,
-    /// It is switched off and can be switched on again.
+    /// The key is disabled and can be enabled again.
     Disabled,
-    /// It is dead for good.
+    /// The key is revoked for good.
     Revoked,
 }
 
-/// Who disabled a key or an endpoint of webhooks.
+/// The kind of actor that disabled a key or a webhook endpoint.
 ///
 /// See [`KeyRecord::disabled_by`] and `WebhookEndpoint::disabled_by` of keyward-webhooks.
 ///
@@ -218,7 +220,7 @@ pub enum KeyStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DisabledBy {
-    /// An operator, and only an operator enables it again.
+    /// An operator. Only an operator can enable it again.
     Operator,
     /// A user of the account.
     User,
@@ -229,7 +231,9 @@ pub enum DisabledBy {
 named!(DisabledBy, "actor": Operator = "operator", User = "user", Key = "key");
 
 impl DisabledBy {
-    /// Returns whether only an operator may enable what this actor has disabled: also if nobody is known.
+    /// Returns whether only an operator can enable what this actor has disabled.
+    ///
+    /// That is also the case if the actor is unknown.
     ///
     /// ```
     /// use keyward::record::DisabledBy;

@@ -1,4 +1,4 @@
-//! What a service wants to remember of a key.
+//! The service's own data about a key.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -10,10 +10,10 @@ use crate::error::{ParseError, ParseErrorKind};
 
 const MAX_LEN: usize = 4096;
 
-/// What a service wants to remember of a key.
+/// The service's own data about a key: a JSON object of at most 4096 bytes.
 ///
-/// A JSON object of at most 4096 bytes, in which no object has two members of one name: readers disagree
-/// about which of them counts.
+/// No object in it may have two members of the same name, because JSON readers disagree about which
+/// of them counts.
 ///
 /// ```
 /// use keyward::record::Metadata;
@@ -29,10 +29,11 @@ const MAX_LEN: usize = 4096;
 pub struct Metadata(Box<str>);
 
 impl Metadata {
-    /// Takes a JSON object, as it is written.
+    /// Parses a JSON object and keeps it as written.
     ///
     /// # Errors
-    /// When it is longer than 4096 bytes, no JSON object, or has two members of one name in an object.
+    /// Returns an error if the text is longer than 4096 bytes, is not a JSON object, or has two
+    /// members of the same name in an object.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let metadata = Self::stored(text)?;
         if metadata.texts().repeated {
@@ -41,7 +42,9 @@ impl Metadata {
         Ok(metadata)
     }
 
-    /// Takes metadata as a store has kept it: 0.1.0 let two members of one name pass.
+    /// Parses stored metadata, which may have members of the same name.
+    ///
+    /// Version 0.1.0 did not reject them.
     ///
     /// ```
     /// use keyward::record::Metadata;
@@ -53,7 +56,7 @@ impl Metadata {
     /// ```
     ///
     /// # Errors
-    /// When it is longer than 4096 bytes or no JSON object.
+    /// Returns an error if the text is longer than 4096 bytes or not a JSON object.
     pub fn stored(text: &str) -> Result<Self, ParseError> {
         let kind = if text.len() > MAX_LEN {
             ParseErrorKind::TooLong
@@ -65,27 +68,27 @@ impl Metadata {
         Err(ParseError::new("metadata", kind))
     }
 
-    /// The JSON object.
+    /// Returns the JSON object.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// All that is said in it, as it is read and not as it is written.
+    /// Collects all names and strings, unescaped.
     pub(crate) fn texts(&self) -> Texts {
         let mut texts = Texts::default();
         let mut json = serde_json::Deserializer::from_str(&self.0);
-        // It is known to be JSON.
+        // The text is valid JSON.
         drop(Walk(&mut texts).deserialize(&mut json));
         texts
     }
 }
 
-/// All names and strings of a JSON text, also those of members that a later one of the same name hides.
+/// All names and strings of a JSON text, including members hidden by a later one of the same name.
 #[derive(Debug, Default)]
 pub(crate) struct Texts {
     pub(crate) all: Vec<String>,
-    /// Whether an object has two members of one name.
+    /// True if an object has two members of the same name.
     pub(crate) repeated: bool,
 }
 

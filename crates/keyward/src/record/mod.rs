@@ -1,4 +1,4 @@
-//! What is kept of a key and of the account that owns it.
+//! Stored records: keys, accounts and the audit log.
 
 pub(crate) mod account;
 pub(crate) mod audit;

@@ -1,6 +1,6 @@
-//! The reason why a management call was refused, as the audit log keeps it.
+//! Reasons for refusing management calls, as recorded in the audit log.
 
-/// Which error it is. Each has a name, under which the audit trail keeps it.
+/// The kind of a management error, recorded in the audit log by its name.
 ///
 /// ```
 /// assert_eq!(keyward::record::AdminErrorKind::TooWide.as_str(), "too_wide");
@@ -8,61 +8,63 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AdminErrorKind {
-    /// There is no such key, or it is another account's.
+    /// The key does not exist or belongs to another account.
     UnknownKey,
-    /// There is no such account, or it is not the actor's.
+    /// The account does not exist or is not the actor's.
     UnknownAccount,
     /// The actor lacks the permission.
     NotPermitted,
-    /// The actor would hand on more than it holds.
+    /// The actor would grant more than it holds.
     ///
-    /// Also when it would widen a key without being allowed to create one, and when it would create,
-    /// widen, rotate or enable a key with a [permission](crate::scope::Permission) that it lacks itself.
+    /// This includes widening a key without the permission to create keys, and creating, widening,
+    /// rotating or enabling a key with a [permission](crate::scope::Permission) that the actor
+    /// lacks.
     TooWide,
-    /// The name is empty, longer than 100 characters or holds a control character.
+    /// The name is empty, longer than 100 characters, or contains a control character.
     Name,
-    /// A name, reason, token, scope, the metadata or the URL of an endpoint holds a key.
+    /// A name, reason, token, scope, metadata or endpoint URL contains an API key.
     HoldsKey,
-    /// A reason of more than 500 characters, or an ill-formed token.
+    /// The reason is longer than 500 characters, or the token is malformed.
     ///
-    /// A token has 1 to 128 printable ASCII characters.
+    /// A token consists of 1 to 128 printable ASCII characters.
     TooLong,
     /// The expiry is not in the future, or later than the service allows.
     Expiry,
-    /// The catalog does not permit these scopes for such a key.
+    /// The catalog does not permit these scopes for this kind of key.
     ///
-    /// Also, with any catalog and without one, when a scope begins with `api_keys.` or `webhooks.` and is
-    /// that of no [`Permission`](crate::scope::Permission).
+    /// Returned with or without a catalog if a scope begins with `api_keys.` or `webhooks.` but
+    /// names no [`Permission`](crate::scope::Permission).
     Scopes,
-    /// Such a key may not have these origins.
+    /// The key may not have these origins.
     ///
-    /// The source is a [`ParseError`], which says [which entry](ParseError::entry) and why.
+    /// The source is a [`ParseError`](crate::error::ParseError), whose
+    /// [`entry`](crate::error::ParseError::entry) is the index of the invalid one.
     Origins,
-    /// The account has as many active keys as it may.
+    /// The account has reached its limit of active keys.
     TooManyKeys,
     /// The key is revoked, which is final.
     Revoked,
     /// The key has expired.
     Expired,
-    /// The key has a successor already, or somebody else was faster.
+    /// The key already has a successor, or a concurrent change came first.
     Conflict,
-    /// There is no such endpoint, or it is another account's.
+    /// The endpoint does not exist or belongs to another account.
     UnknownEndpoint,
-    /// There is no such message in the endpoint's account and environment, or it was forgotten.
+    /// The message does not exist in the endpoint's account and environment, or was deleted.
     UnknownMessage,
-    /// An endpoint may not be at this URL; the source says why.
+    /// The endpoint URL is not allowed; the source says why.
     Url,
-    /// The account has as many endpoints in this environment as it may.
+    /// The account has reached its limit of endpoints in this environment.
     TooManyEndpoints,
     /// The endpoint has not answered its challenge.
     Unanswered,
-    /// A live key needs a live endpoint that has answered a challenge, and there is none.
+    /// A live key requires a live endpoint that has answered a challenge, and there is none.
     NoWorkingEndpoint,
-    /// A [policy](crate::admin::CreatePolicy) of the service does not allow such a key.
+    /// A [policy](crate::admin::CreatePolicy) of the service rejects the key.
     Policy,
-    /// A secret was sealed with a key that is not there.
+    /// A secret was sealed with a key that is not configured.
     Sealed,
-    /// The operating system gave no random bytes.
+    /// The operating system provided no random bytes.
     Random,
     /// No thread could be started to search a long text.
     Thread,
@@ -71,10 +73,11 @@ pub enum AdminErrorKind {
 }
 
 impl AdminErrorKind {
-    /// The HTTP status that a management API should answer with.
+    /// Returns the HTTP status that a management API should send.
     ///
-    /// 403 where the actor may not, 404 where there is no such thing for him, 409 where what is there
-    /// stands against it, 422 where what was sent is not valid, 503 where the store failed or no thread could be started, and 500.
+    /// It is 403 if the actor is not allowed, 404 if the target does not exist for the actor, 409
+    /// if the current state conflicts, 422 if the input is invalid, 503 if the store failed or no
+    /// thread could be started, and 500 otherwise.
     ///
     /// ```
     /// use keyward::record::AdminErrorKind;
@@ -114,26 +117,26 @@ impl AdminErrorKind {
             Self::UnknownKey => "no such key",
             Self::UnknownAccount => "no such account",
             Self::NotPermitted => "the actor lacks the permission",
-            Self::TooWide => "the key would be wider than its creator may make it",
+            Self::TooWide => "the key would exceed what the actor may grant",
             Self::Name => "a name has 1 to 100 characters and no control characters",
-            Self::HoldsKey => "a text that is to be kept holds a key",
+            Self::HoldsKey => "the text contains an API key",
             Self::TooLong => "a text is too long",
-            Self::Expiry => "the expiry is past, or later than allowed",
+            Self::Expiry => "the expiry is in the past or later than allowed",
             Self::Scopes => "such a key may not have these scopes",
             Self::Origins => "such a key may not have these origins",
-            Self::TooManyKeys => "the account has as many active keys as it may",
+            Self::TooManyKeys => "active key limit reached",
             Self::Revoked => "the key is revoked for good",
             Self::Expired => "the key has expired",
-            Self::Conflict => "somebody else was faster",
+            Self::Conflict => "conflicting concurrent change",
             Self::UnknownEndpoint => "no such endpoint",
             Self::UnknownMessage => "no such message",
             Self::Url => "no endpoint may be at this URL",
-            Self::TooManyEndpoints => "the account has as many endpoints as it may",
+            Self::TooManyEndpoints => "endpoint limit reached",
             Self::Unanswered => "the endpoint has not answered its challenge",
             Self::NoWorkingEndpoint => "a live key needs a working live endpoint",
             Self::Policy => "a policy of the service does not allow such a key",
-            Self::Sealed => "a secret cannot be opened",
-            Self::Random => "nothing random could be generated",
+            Self::Sealed => "a sealed secret cannot be opened",
+            Self::Random => "the operating system returned no random bytes",
             Self::Thread => "no thread could be started",
             Self::Store => "the store failed",
         }

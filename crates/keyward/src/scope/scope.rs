@@ -93,7 +93,7 @@ impl Scopes {
     /// ```
     /// let error = keyward::Scopes::parse(["kyc", "age check"]).unwrap_err();
     /// assert_eq!(error.entry(), Some(1));
-    /// let text = "invalid scope at index 1: holds a character that is not allowed";
+    /// let text = "invalid scope at index 1: contains a character that is not allowed";
     /// assert_eq!(error.to_string(), text);
     /// ```
     pub fn parse<I>(grants: I) -> Result<Self, ParseError>
