@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use keyward::conformance::block_on;
+use keyward::testing::block_on;
 use keyward::{Actor, KeyAdmin, KeyFormat, MemoryStore};
 use keyward::admin::Leak;
 use keyward::key::{Alphabet, ForeignFormat};

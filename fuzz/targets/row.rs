@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use keyward::conformance::{block_on, decided};
+use keyward::testing::{block_on, decided};
 use keyward::{AccountId, Actor, Environment, Gate, KeyAdmin, Requirement, Store};
 use keyward::admin::KeyFilter;
 use keyward::clock::ManualClock;

@@ -7,7 +7,7 @@
 use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
-use keyward::conformance::block_on;
+use keyward::testing::block_on;
 use keyward::KeyLocation;
 use keyward::clock::ManualClock;
 use keyward_webhooks::receive::{WebhookReceiver, WebhookVerdict};

@@ -14,11 +14,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use keyward::admin::KeyFilter;
-use keyward::conformance::block_on;
 use keyward::gate::Decision;
 use keyward::record::{Account, KeyRecord};
 use keyward::request::RequestHead;
 use keyward::store::Commit;
+use keyward::testing::block_on;
 use keyward::{
     AccountId, Actor, ApiKey, Environment, Gate, KeyAdmin, KeyFormat, KeyId, KeyScheme, NewKey,
     Peppers, RateLimit, RateLimits, Requirement, Store,

@@ -27,7 +27,7 @@ use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use keyward::conformance::block_on;
+use keyward::testing::block_on;
 use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, NewKey};
 use keyward_sqlite::SqliteStore;
 use keyward_tower::{ReceiveWebhookLayer, WebhookSender};

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use keyward::admin::{AdminError, KeyChange, KeyFilter};
-use keyward::conformance::{block_on, decided};
 use keyward::gate::{Access, Verdict};
 use keyward::key::Hint;
 use keyward::record::{DisabledBy, KeyRecord, KeyState, KeyStatus};
 use keyward::request::RequestHead;
 use keyward::store::Commit;
+use keyward::testing::{block_on, decided};
 use keyward::{
     AccountId, Actor, ApiKey, Environment, Gate, Grace, KeyAdmin, KeyFormat, KeyId, KeyKind,
     KeyLocation, KeyScheme, NewKey, OriginPolicy, Peppers, Permission, RateLimit, RateLimits,

@@ -7,7 +7,6 @@ use std::time::SystemTime;
 use keyward::admin::{
     AccountChange, Actor, AdminError, Grace, KeyAdmin, KeyChange, KeyFilter, NewKey,
 };
-use keyward::conformance::{block_on, decided};
 use keyward::credits::Credits;
 use keyward::environment::Environment;
 use keyward::gate::{Access, Gate, GateBuilder, Requirement, Verdict};
@@ -20,6 +19,7 @@ use keyward::request::{KeyLocation, RequestHead};
 use keyward::scheme::KeyScheme;
 use keyward::scope::{Permission, ScopeCatalog, Scopes};
 use keyward::store::{Commit, KeyQuery, Store};
+use keyward::testing::{block_on, decided};
 use keyward_webhooks::admin::{EndpointChange, WebhookAdmin};
 use keyward_webhooks::sealing::{SealingKey, SealingKeys};
 use keyward_webhooks::send::{

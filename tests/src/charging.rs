@@ -9,9 +9,9 @@ use axum::Router;
 use axum::body::Body;
 use axum::routing::get;
 use http::{Request, Response, StatusCode};
-use keyward::conformance::block_on;
 use keyward::credits::Credits;
 use keyward::limit::ResetUnit;
+use keyward::testing::block_on;
 use keyward::{
     AccountId, Actor, Gate, KeyAdmin, KeyFormat, KeyScheme, RateLimit, RateLimits, Requirement,
     Store,

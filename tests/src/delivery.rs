@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use keyward::conformance::block_on;
+use keyward::testing::block_on;
 use keyward::{AccountId, Environment, Grace, NewKey};
 use keyward_sqlite::SqliteOptions;
 use keyward_tower::WebhookSender;

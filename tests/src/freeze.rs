@@ -11,7 +11,7 @@ use std::{env, fs, thread};
 use actix_web::{App, HttpServer, web};
 use axum::Router;
 use axum::routing::get;
-use keyward::conformance::block_on;
+use keyward::testing::block_on;
 use keyward::{
     AccountId, Actor, ApiKey, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, NewKey,
 };

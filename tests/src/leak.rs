@@ -9,10 +9,10 @@ use axum::response::Response;
 use axum::routing::get;
 use http::Request;
 use keyward::admin::CreatedKey;
-use keyward::conformance::block_on;
 use keyward::denial::DenialKind;
 use keyward::gate::Denial;
 use keyward::record::AuditAction;
+use keyward::testing::block_on;
 use keyward::{
     AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyKind, KeyLocation, KeyScheme,
     MemoryStore, NewKey,

@@ -88,6 +88,6 @@ mod written_by_0_1_0;
 
 #[cfg(test)]
 use keyward::{
-    admin, clock, conformance, credits, denial, environment, error, gate, ids, key, limit, origin,
-    record, replica, reply, request, scheme, scope, store,
+    admin, clock, credits, denial, environment, error, gate, ids, key, limit, origin, record,
+    replica, reply, request, scheme, scope, store, testing,
 };

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use keyward::admin::{KeyChange, KeyFilter};
 use keyward::clock::ManualClock;
-use keyward::conformance::block_on;
 use keyward::gate::{Decision, Verdict};
 use keyward::key::Pepper;
 use keyward::request::RequestHead;
 use keyward::store::Commit;
+use keyward::testing::block_on;
 use keyward::{
     AccountId, Actor, Environment, Gate, Grace, KeyAdmin, KeyFormat, KeyScheme, MemoryStore,
     NewKey, Peppers, Permission, Requirement, Store,

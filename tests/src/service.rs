@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use keyward::clock::ManualClock;
-use keyward::conformance::block_on;
 use keyward::denial::ErrorCode;
 use keyward::gate::GateBuilder;
 use keyward::key::Alphabet;
@@ -13,6 +12,7 @@ use keyward::record::{Account, AccountStatus, KeyRecord, KeyStatus};
 use keyward::replica::Replica;
 use keyward::reply::{DetailJson, ErrorJson, ErrorMessageJson};
 use keyward::store::Commit;
+use keyward::testing::block_on;
 use keyward::{
     AccountId, Cors, Environment, Gate, KeyFormat, KeyId, KeyKind, KeyLocation, KeyScheme,
     MemoryStore, OriginPolicy, Peppers, Replies, Requirement, ScopeCatalog, Scopes, Store,

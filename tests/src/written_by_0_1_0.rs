@@ -15,7 +15,6 @@ use AttemptOutcome::{Delivered, Refused, TimedOut};
 use DenialKind::{AccountInactive, Disabled, Expired, OriginMissing, Revoked};
 use keyward::admin::KeyFilter;
 use keyward::clock::ManualClock;
-use keyward::conformance::{block_on, decided};
 use keyward::credits::CreditOwner;
 use keyward::denial::DenialKind;
 use keyward::gate::Verdict;
@@ -24,6 +23,7 @@ use keyward::record::{AccountStatus, AuditAction};
 use keyward::replica::UsageQuery;
 use keyward::request::RequestHead;
 use keyward::store::AuditQuery;
+use keyward::testing::{block_on, decided};
 use keyward::{
     AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyKind, KeyLocation, KeyScheme,
     Peppers, RateLimits, Requirement, Store,

@@ -16,13 +16,13 @@ use std::time::{Duration, Instant, SystemTime};
 use std::{env, fs};
 
 use keyward::clock::{Clock, ManualClock};
-use keyward::conformance::{block_on, decided};
 use keyward::credits::Credits;
 use keyward::denial::DenialKind;
 use keyward::gate::Verdict;
 use keyward::record::{Account, KeyRecord, KeyStatus};
 use keyward::replica::{Replica, Revision};
 use keyward::request::RequestHead;
+use keyward::testing::{block_on, decided};
 use keyward::{
     AccountId, Actor, ApiKey, Environment, Gate, Grace, KeyAdmin, KeyFormat, KeyId, KeyScheme,
     NewKey, Peppers, RateLimit, RateLimits, Requirement, Store,

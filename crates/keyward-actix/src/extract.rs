@@ -59,6 +59,14 @@ impl Deref for Principal {
     }
 }
 
+#[cfg(feature = "testing")]
+impl From<keyward::testing::TestPrincipal> for Principal {
+    #[track_caller]
+    fn from(principal: keyward::testing::TestPrincipal) -> Self {
+        Self(principal.build())
+    }
+}
+
 impl FromRequest for Principal {
     type Error = PrincipalError;
     type Future = Ready<Result<Self, PrincipalError>>;
@@ -286,8 +294,9 @@ impl ResponseError for PrincipalError {
 
 #[cfg(test)]
 mod tests {
-    use actix_web::test::{TestRequest, read_body};
+    use actix_web::test::{TestRequest, call_service, init_service, read_body};
     use actix_web::{App, web};
+    use keyward::testing::{World, principal};
 
     use super::*;
     use crate::RequireKey;
@@ -316,14 +325,39 @@ mod tests {
     }
 
     #[actix_web::test]
+    async fn no_middleware_accepts_the_principal_of_a_test() {
+        let world = World::new();
+        let who = async |MaybePrincipal(principal): MaybePrincipal| match principal {
+            Some(principal) => principal.account().to_string(),
+            None => "nobody".to_owned(),
+        };
+        let layer = RequireKey::new(world.gate().clone()).scope("kyc");
+        for (layer, status, body) in [
+            (layer.clone(), 401, None),
+            (layer.optional(), 200, Some("nobody")),
+        ] {
+            let app = App::new().wrap(layer).route("/", web::get().to(who));
+            let app = init_service(app).await;
+            let request = TestRequest::default().to_request();
+            let forged = principal("acme").scope("kyc").build();
+            request.extensions_mut().insert(forged);
+            let response = call_service(&app, request).await;
+            assert_eq!(response.status(), status);
+            if let Some(body) = body {
+                assert_eq!(read_body(response).await, body);
+            }
+        }
+    }
+
+    #[actix_web::test]
     async fn without_a_middleware_nobody_is_let_in() {
         let app = App::new()
             .route("/", web::get().to(async |_: Principal| "in"))
             .route("/maybe", web::get().to(async |_: MaybePrincipal| "in"));
-        let app = actix_web::test::init_service(app).await;
+        let app = init_service(app).await;
         for path in ["/", "/maybe"] {
             let request = TestRequest::with_uri(path).to_request();
-            let response = actix_web::test::call_service(&app, request).await;
+            let response = call_service(&app, request).await;
             assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
             assert_eq!(response.headers().len(), 0);
             assert!(read_body(response).await.is_empty());

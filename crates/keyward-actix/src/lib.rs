@@ -89,6 +89,41 @@
 //! to its end, without a limit. To `Expect: 100-continue` actix-web sends `100 Continue` before it calls any
 //! middleware.
 //!
+//! # Testing handlers
+//!
+//! With the feature `testing`, [`keyward::testing::principal`] becomes a [`Principal`] for the unit test of a
+//! handler. No gate accepts it: a middleware that finds it in the extensions of a request still requires a key.
+//!
+//! ```
+//! use keyward_actix::Principal;
+//!
+//! async fn submit(caller: Principal) -> String {
+//!     caller.account().to_string()
+//! }
+//!
+//! # #[actix_web::main]
+//! # async fn main() {
+//! let caller = keyward::testing::principal("acme").scope("kyc");
+//! assert_eq!(submit(caller.into()).await, "acme");
+//! # }
+//! ```
+//!
+//! [`keyward::testing::World`] is a service in memory, whose keys pass through the middleware:
+//!
+//! ```
+//! # use actix_web::{App, test::{TestRequest, call_service, init_service}, web};
+//! # use keyward_actix::{Principal, RequireKey};
+//! # async fn submit(caller: Principal) -> String { caller.account().to_string() }
+//! # #[actix_web::main]
+//! # async fn main() {
+//! let world = keyward::testing::World::new();
+//! let layer = RequireKey::new(world.gate().clone()).scope("kyc");
+//! let app = init_service(App::new().wrap(layer).route("/", web::get().to(submit))).await;
+//! let request = TestRequest::get().insert_header(("x-api-key", world.key("kyc")));
+//! assert_eq!(call_service(&app, request.to_request()).await.status(), 200);
+//! # }
+//! ```
+//!
 //! # Webhooks
 //!
 //! With the feature `webhooks`, a `ReceiveWebhook` verifies incoming webhooks before a handler sees them.

@@ -110,9 +110,9 @@ mod tests {
     use std::sync::{Arc, mpsc};
 
     use keyward::admin::{AccountChange, KeyChange};
-    use keyward::conformance::block_on;
     use keyward::denial::DenialKind;
     use keyward::record::{AccountStatus, KeyRecord, KeyStatus};
+    use keyward::testing::block_on;
     use keyward::{Actor, ApiKey, Environment, Grace, KeyAdmin, OriginPolicy};
     use rusqlite::Connection;
 

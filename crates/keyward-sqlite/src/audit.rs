@@ -80,8 +80,8 @@ mod tests {
     use std::time::SystemTime;
 
     use keyward::Store;
-    use keyward::conformance::block_on;
     use keyward::store::Commit;
+    use keyward::testing::block_on;
 
     use super::*;
     use crate::SqliteStore;

@@ -233,7 +233,7 @@ mod tests {
     use std::sync::mpsc::{Sender, channel};
     use std::time::SystemTime;
 
-    use keyward::conformance::block_on;
+    use keyward::testing::block_on;
     use keyward::{AccountId, Actor, Environment, KeyAdmin};
     use keyward_webhooks::admin::WebhookAdmin;
     use keyward_webhooks::sealing::{SealingKey, SealingKeys};

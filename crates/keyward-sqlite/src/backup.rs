@@ -44,10 +44,10 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::{fs, thread};
 
-    use keyward::conformance::block_on;
     use keyward::denial::DenialKind;
     use keyward::record::KeyStatus;
     use keyward::store::StoreErrorKind;
+    use keyward::testing::block_on;
     use rusqlite::Connection;
 
     use crate::SqliteStore;

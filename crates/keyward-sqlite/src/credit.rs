@@ -173,8 +173,8 @@ mod tests {
     use std::thread;
     use std::time::Instant;
 
-    use keyward::conformance::block_on;
     use keyward::denial::DenialKind;
+    use keyward::testing::block_on;
     use keyward::{AccountId, Actor, ApiKey, KeyAdmin, Store};
 
     use super::*;

@@ -174,9 +174,9 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use keyward::conformance::block_on;
     use keyward::denial::DenialKind;
     use keyward::store::StoreErrorKind;
+    use keyward::testing::block_on;
     use keyward::{AccountId, Actor, Environment, Grace, KeyAdmin, NewKey, Store};
     use rusqlite::Connection;
 

@@ -310,9 +310,9 @@ pub(crate) fn identity(path: &Path) -> io::Result<Identity> {
 #[cfg(all(test, unix))]
 mod tests {
     use keyward::Store;
-    use keyward::conformance::block_on;
     use keyward::denial::DenialKind;
     use keyward::store::StoreErrorKind;
+    use keyward::testing::block_on;
 
     use super::*;
     use crate::fixture::{Fixture, add, ask, ask_strictly, commit, eventually, key, stored};

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use keyward::conformance::{block_on, decided};
 use keyward::denial::DenialKind;
 use keyward::gate::{Finish, Verdict};
 use keyward::record::{Account, KeyRecord};
 use keyward::replica::{Replica, UsageQuery};
 use keyward::request::RequestHead;
 use keyward::store::{Commit, StoreErrorKind};
+use keyward::testing::{block_on, decided};
 use keyward::{
     AccountId, ApiKey, Environment, Gate, KeyFormat, KeyId, KeyScheme, Peppers, Requirement, Store,
 };

@@ -294,9 +294,9 @@ mod tests {
     use std::time::{Duration, SystemTime};
 
     use keyward::clock::ManualClock;
-    use keyward::conformance::block_on;
     use keyward::key::{DigestScheme, Pepper};
     use keyward::store::StoreErrorKind;
+    use keyward::testing::block_on;
     use keyward::{ApiKey, Gate, Peppers, Store};
 
     use super::*;

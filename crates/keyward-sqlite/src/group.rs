@@ -266,9 +266,9 @@ mod tests {
     use std::sync::mpsc;
 
     use keyward::Store;
-    use keyward::conformance::block_on;
     use keyward::record::{AuditAction, AuditEntry};
     use keyward::store::{AuditQuery, StoreErrorKind};
+    use keyward::testing::block_on;
 
     use super::*;
     use crate::SqliteStore;

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant, SystemTime};
 use std::{env, fs, io, thread};
 
 use keyward::admin::{AccountChange, KeyFilter};
-use keyward::conformance::block_on;
 use keyward::credits::{CreditOwner, Credits};
 use keyward::denial::DenialKind;
 use keyward::gate::Finish;
 use keyward::record::{AccountStatus, AuditAction, AuditEntry, KeyStatus};
 use keyward::store::{AuditQuery, Commit};
+use keyward::testing::block_on;
 use keyward::{AccountId, Actor, Environment, Gate, Grace, KeyAdmin, KeyId, NewKey, Store};
 use keyward_webhooks::admin::WebhookAdmin;
 use keyward_webhooks::sealing::{SealingKey, SealingKeys};

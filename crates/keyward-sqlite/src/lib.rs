@@ -11,7 +11,7 @@
 //! let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
 //! let gate = Gate::new(&store, &scheme)?;
 //! let admin = KeyAdmin::new(&store, &scheme);
-//! # keyward::conformance::block_on(async {
+//! # keyward::testing::block_on(async {
 //! let acme = AccountId::parse("acme")?;
 //! let operator = Actor::operator("sign-up");
 //! admin.open_account(&operator, &acme).await?;

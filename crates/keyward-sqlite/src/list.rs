@@ -84,8 +84,8 @@ mod tests {
     use std::time::{Duration, SystemTime};
 
     use keyward::Store;
-    use keyward::conformance::block_on;
     use keyward::store::KeyCursor;
+    use keyward::testing::block_on;
 
     use super::*;
     use crate::fixture::{Fixture, add, commit, key};

@@ -97,10 +97,10 @@ mod tests {
     use std::thread;
     use std::time::Instant;
 
-    use keyward::conformance::block_on;
     use keyward::denial::DenialKind;
     use keyward::record::{AdminErrorKind, DisabledBy, KeyStatus};
     use keyward::store::AuditQuery;
+    use keyward::testing::block_on;
     use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyId, Permission, Store};
 
     use super::*;

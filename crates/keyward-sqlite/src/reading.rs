@@ -97,9 +97,9 @@ mod tests {
     use std::sync::PoisonError;
 
     use keyward::Store;
-    use keyward::conformance::block_on;
     use keyward::denial::DenialKind;
     use keyward::record::KeyStatus;
+    use keyward::testing::block_on;
 
     use crate::SqliteStore;
     use crate::fixture::{Fixture, add, ask, ask_strictly, commit, eventually, key, stored};

@@ -62,7 +62,7 @@ use crate::{audit, commit, list, row, usage};
 /// # let path = dir.path().join("keys.db");
 /// let store = SqliteStore::open(&path)?;
 /// let acme = AccountId::parse("acme")?;
-/// # keyward::conformance::block_on(async {
+/// # keyward::testing::block_on(async {
 /// let mut commit = Commit::default();
 /// commit.accounts.push(Account::new(acme.clone()));
 /// store.commit(commit).await?;
@@ -184,7 +184,7 @@ impl SqliteStore {
     /// # let path = dir.path().join("keys.db");
     /// # let backup = dir.path().join("backup.db");
     /// let store = SqliteStore::open(&path)?;
-    /// # keyward::conformance::block_on(async {
+    /// # keyward::testing::block_on(async {
     /// store.backup(&backup).await?;
     /// assert!(SqliteStore::open(&backup).is_ok());
     /// assert!(store.backup(&backup).await.is_err()); // it writes over no file
@@ -362,10 +362,10 @@ mod tests {
     use std::fs;
     use std::time::{Instant, SystemTime};
 
-    use keyward::conformance::block_on;
     use keyward::denial::DenialKind;
     use keyward::record::{AuditAction, KeyStatus};
     use keyward::store::{ActiveKeys, CreateToken, StoreErrorKind};
+    use keyward::testing::block_on;
 
     use super::*;
     use crate::fixture::{
@@ -375,7 +375,7 @@ mod tests {
     #[test]
     fn keeps_the_promises_of_a_store() {
         let (fixture, next) = (Fixture::new(), Cell::new(0));
-        keyward::conformance::check(|| {
+        keyward::testing::suites::check(|| {
             next.set(next.get() + 1);
             SqliteStore::open(fixture.at(&next.get().to_string())).unwrap()
         });

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use keyward::admin::AccountChange;
-use keyward::conformance::block_on;
 use keyward::denial::DenialKind;
 use keyward::record::{AccountStatus, AuditAction, KeyStatus};
 use keyward::store::{AuditQuery, StoreErrorKind};
+use keyward::testing::block_on;
 use keyward::{Actor, KeyAdmin, Store};
 
 use crate::fixture::{Fixture, add, ask_strictly, commit, scheme, stored};

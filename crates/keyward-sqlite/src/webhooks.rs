@@ -129,8 +129,8 @@ mod tests {
     use std::cell::Cell;
     use std::task::{Context, Waker};
 
-    use keyward::conformance::block_on;
     use keyward::record::{AdminErrorKind, DisabledBy};
+    use keyward::testing::block_on;
     use keyward::{Actor, KeyAdmin, Permission};
     use keyward_webhooks::admin::{EndpointChange, WebhookAdmin};
     use keyward_webhooks::sealing::{SealingKey, SealingKeys};
@@ -413,7 +413,7 @@ mod tests {
     #[test]
     fn keeps_the_promises_of_a_store_of_webhooks() {
         let (fixture, next) = (Fixture::new(), Cell::new(0));
-        keyward_webhooks::conformance::check_webhooks(|| {
+        keyward_webhooks::testing::check_webhooks(|| {
             next.set(next.get() + 1);
             SqliteStore::open(fixture.at(&next.get().to_string())).unwrap()
         });

@@ -622,8 +622,8 @@ mod tests {
     use std::time::Duration;
 
     use keyward::clock::ManualClock;
-    use keyward::conformance::block_on;
     use keyward::denial::DenialKind;
+    use keyward::testing::block_on;
 
     use super::*;
     use crate::SqliteOptions;

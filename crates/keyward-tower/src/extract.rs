@@ -63,6 +63,14 @@ impl Deref for Principal {
     }
 }
 
+#[cfg(feature = "testing")]
+impl From<keyward::testing::TestPrincipal> for Principal {
+    #[track_caller]
+    fn from(principal: keyward::testing::TestPrincipal) -> Self {
+        Self(principal.build())
+    }
+}
+
 impl<S: Sync> FromRequestParts<S> for Principal {
     type Rejection = PrincipalRejection;
 
@@ -195,6 +203,45 @@ impl IntoResponse for PrincipalRejection {
         match self.0 {
             Some(anonymous) => to_response(anonymous.missing_key().clone()).map(Body::from),
             None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use axum::{Extension, Router};
+    use http::Request;
+    use keyward::testing::{World, principal};
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::RequireKeyLayer;
+
+    #[tokio::test]
+    async fn no_layer_accepts_the_principal_of_a_test() {
+        let world = World::new();
+        let forged = Extension(principal("acme").scope("kyc").build());
+        let who = async |principal: Option<Principal>| match principal {
+            Some(principal) => principal.account().to_string(),
+            None => "nobody".to_owned(),
+        };
+        let layer = RequireKeyLayer::new(world.gate().clone()).scope("kyc");
+        for (layer, status, body) in [
+            (layer.clone(), 401, None),
+            (layer.optional(), 200, Some("nobody")),
+        ] {
+            let app = Router::<()>::new()
+                .route("/", get(who))
+                .layer(layer)
+                .layer(forged.clone());
+            let request = Request::new(Body::empty());
+            let response = app.oneshot(request).await.unwrap();
+            assert_eq!(response.status(), status);
+            if let Some(body) = body {
+                let whole = axum::body::to_bytes(response.into_body(), 100).await;
+                assert_eq!(whole.unwrap(), body);
+            }
         }
     }
 }

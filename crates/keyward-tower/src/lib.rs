@@ -106,6 +106,43 @@
 //! tokio panics when a timer is created without `enable_time`. The panic is caught, and an error is logged
 //! once; with `panic = "abort"` in the profile it cannot be caught and **ends the process**.
 //!
+//! # Testing handlers
+//!
+//! With the feature `testing`, [`keyward::testing::principal`] becomes a [`Principal`] for the unit test of a
+//! handler. No gate accepts it: a layer that finds it in the extensions of a request still requires a key.
+//!
+//! ```
+//! use keyward_tower::Principal;
+//!
+//! async fn submit(caller: Principal) -> String {
+//!     caller.account().to_string()
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! let caller = keyward::testing::principal("acme").scope("kyc");
+//! assert_eq!(submit(caller.into()).await, "acme");
+//! # }
+//! ```
+//!
+//! [`keyward::testing::World`] is a service in memory, whose keys pass through a layer:
+//!
+//! ```
+//! # use axum::{Router, body::Body, routing::get};
+//! # use keyward_tower::{Principal, RequireKeyLayer};
+//! # use tower::ServiceExt;
+//! # async fn submit(caller: Principal) -> String { caller.account().to_string() }
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let world = keyward::testing::World::new();
+//! let layer = RequireKeyLayer::new(world.gate().clone()).scope("kyc");
+//! let app: Router = Router::new().route("/", get(submit)).layer(layer);
+//! let request = http::Request::get("/").header("x-api-key", world.key("kyc"));
+//! assert_eq!(app.oneshot(request.body(Body::empty())?).await?.status(), 200);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Webhooks
 //!
 //! With the feature `webhooks`, a `ReceiveWebhookLayer` verifies incoming webhooks before a handler sees them,

@@ -48,7 +48,7 @@
 //! - `serde`: [`WebhookEndpoint`](send::WebhookEndpoint) and [`DeliveryAttempt`](send::DeliveryAttempt) are
 //!   `Serialize`, for a management API. Times are in milliseconds since the Unix epoch; secrets are never
 //!   written.
-//! - `conformance`: the test suite for implementations of [`WebhookStore`].
+//! - `testing`: the test suite for implementations of [`WebhookStore`].
 
 // docs.rs has nightly: it says there which feature brings what.
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -63,11 +63,11 @@ pub mod send;
 mod serialize;
 pub mod signature;
 pub mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use crate::admin::WebhookAdmin;
 pub use crate::receive::WebhookReceiver;
 pub use crate::send::WebhookMessage;
 pub use crate::signature::{WebhookSigner, WebhookVerifier};
-#[cfg(any(test, feature = "conformance"))]
-pub use crate::store::conformance;
 pub use crate::store::{MemoryWebhooks, WebhookStore};

@@ -48,6 +48,8 @@ pub mod store;
 mod sync;
 #[cfg(test)]
 mod test_store;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod throttle;
 
 pub use crate::admin::{Actor, Grace, KeyAdmin, NewKey};
@@ -61,6 +63,4 @@ pub use crate::reply::Replies;
 pub use crate::request::KeyLocation;
 pub use crate::scheme::KeyScheme;
 pub use crate::scope::{Permission, ScopeCatalog, Scopes};
-#[cfg(any(test, feature = "conformance"))]
-pub use crate::store::conformance;
 pub use crate::store::{MemoryStore, Store};

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use keyward::conformance::block_on;
+use keyward::testing::block_on;
 use keyward::{AccountId, Actor};
 use serde_json::{Value, json};
 

@@ -13,9 +13,9 @@ use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::{any, get};
-use keyward::conformance::block_on;
 use keyward::gate::{Denial, GateBuilder};
 use keyward::replica::Replica;
+use keyward::testing::block_on;
 use keyward::{
     AccountId, Actor, Cors, Environment, Gate, KeyAdmin, KeyFormat, KeyId, KeyKind, KeyLocation,
     KeyScheme, MemoryStore, NewKey, OriginPolicy, RateLimit, Requirement, Store,

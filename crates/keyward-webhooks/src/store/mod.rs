@@ -1,7 +1,5 @@
 //! The store of endpoints, messages and deliveries.
 
-#[cfg(any(test, feature = "conformance"))]
-pub mod conformance;
 pub(crate) mod memory;
 pub(crate) mod outbox;
 pub(crate) mod signal;

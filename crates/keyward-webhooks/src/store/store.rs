@@ -18,7 +18,7 @@ use crate::store::OutboxSignal;
 ///
 /// What is written together with a message is a delivery for each endpoint that it is
 /// [deliverable](WebhookMessage::deliverable) to: once a message is accepted it is delivered at least
-/// once, whatever happens to the process. The suite `keyward_webhooks::conformance::check_webhooks` runs over any
+/// once, whatever happens to the process. The suite `keyward_webhooks::testing::check_webhooks` runs over any
 /// such store.
 ///
 /// ```

@@ -4,10 +4,10 @@ use crate::store::MemoryWebhooks;
 
 #[test]
 fn memory_keeps_the_promises_of_a_store_of_webhooks() {
-    crate::conformance::check_webhooks(MemoryWebhooks::new);
+    crate::testing::check_webhooks(MemoryWebhooks::new);
 }
 
 #[test]
 fn memory_with_webhooks_keeps_the_promises_of_a_store_of_keys() {
-    keyward::conformance::check(MemoryWebhooks::new);
+    keyward::testing::suites::check(MemoryWebhooks::new);
 }

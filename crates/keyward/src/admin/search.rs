@@ -96,11 +96,11 @@ mod tests {
 
     use super::*;
     use crate::admin::{Actor, KeyAdmin, NewKey};
-    use crate::conformance::block_on;
     use crate::environment::Environment;
     use crate::ids::AccountId;
     use crate::key::KeyFormat;
     use crate::store::MemoryStore;
+    use crate::testing::block_on;
 
     #[test]
     fn a_search_ends_soon_when_nobody_waits_for_it() {

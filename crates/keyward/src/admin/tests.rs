@@ -12,7 +12,6 @@ use crate::admin::{
     AccountChange, Actor, AdminError, CreatedKey, Grace, KeyAdmin, KeyChange, KeyFilter, NewKey,
 };
 use crate::clock::{Clock, ManualClock};
-use crate::conformance::block_on;
 use crate::credits::{CreditOwner, Credits};
 use crate::denial::DenialKind;
 use crate::environment::Environment;
@@ -33,6 +32,7 @@ use crate::scheme::KeyScheme;
 use crate::scope::{Permission, ScopeCatalog, Scopes};
 use crate::store::{AuditQuery, Commit, KeyCursor, KeyQuery, Store, StoreFuture};
 use crate::test_store::open;
+use crate::testing::block_on;
 
 const NOW: Duration = Duration::from_secs(1_700_000_000);
 

@@ -97,8 +97,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::conformance::block_on;
     use crate::record::AdminErrorKind;
+    use crate::testing::block_on;
 
     const LONG: Duration = Duration::from_secs(60);
 

@@ -239,7 +239,8 @@ impl GateBuilder {
     /// locations, the realm or the body's content type cannot stand in a field, a status is mapped
     /// out of its class, or a method or field name of the CORS fields is none.
     pub fn build(mut self) -> Result<Gate, GateError> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
+        /// From one: [`NO_GATE`](crate::gate::principal) is zero.
+        static NEXT: AtomicU64 = AtomicU64::new(1);
         if self.locations.is_empty() {
             self.locations = vec![KeyLocation::x_api_key(), KeyLocation::bearer()];
         }

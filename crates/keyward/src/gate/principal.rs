@@ -11,6 +11,10 @@ use crate::limit::Quota;
 use crate::replica::cached_key::CachedKey;
 use crate::scope::{Scope, Scopes};
 
+/// The gate of a principal that no gate has let in, as gates are numbered from one.
+#[cfg(feature = "testing")]
+pub(crate) const NO_GATE: u64 = 0;
+
 /// Who calls: what a handler gets of a key that has passed.
 ///
 /// It cannot yield the secret. A clone is one reference more to the same memory.
@@ -55,7 +59,7 @@ use crate::scope::{Scope, Scopes};
 #[derive(Clone)]
 pub struct Principal {
     pub(crate) entry: Arc<CachedKey>,
-    /// Which gate let it pass.
+    /// The gate that let it pass.
     pub(crate) gate: u64,
     /// Where the key stood, as an index into the gate's locations.
     pub(crate) location: usize,

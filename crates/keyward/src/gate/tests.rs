@@ -12,7 +12,6 @@ use std::time::{Duration, SystemTime};
 use sha2::{Digest, Sha256};
 
 use crate::clock::{Clock, ManualClock};
-use crate::conformance::decided;
 use crate::denial::DenialKind;
 use crate::environment::Environment;
 use crate::gate::{
@@ -32,6 +31,7 @@ use crate::reply::Replies;
 use crate::request::{KeyLocation, RequestHead};
 use crate::scheme::KeyScheme;
 use crate::scope::{ScopeCatalog, Scopes};
+use crate::testing::decided;
 use crate::throttle::AuthFailureLimiter;
 
 const NOW: Duration = Duration::from_secs(1_700_000_000);

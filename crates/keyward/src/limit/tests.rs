@@ -7,7 +7,6 @@ use std::time::{Duration, SystemTime};
 
 use crate::admin::{AccountChange, Actor, AdminError, Grace, KeyAdmin, KeyChange, NewKey};
 use crate::clock::ManualClock;
-use crate::conformance::{block_on, decided};
 use crate::credits::{CreditOwner, Credits, Refill};
 use crate::denial::DenialKind;
 use crate::environment::Environment;
@@ -25,6 +24,7 @@ use crate::scheme::KeyScheme;
 use crate::scope::{Permission, Scopes};
 use crate::store::{AuditQuery, Store};
 use crate::test_store::open;
+use crate::testing::{block_on, decided};
 
 const NOW: Duration = Duration::from_secs(1_700_000_000);
 

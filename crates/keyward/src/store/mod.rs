@@ -1,8 +1,6 @@
 //! Where keys are kept, and the copy in memory that answers requests.
 
 pub(crate) mod commit;
-#[cfg(any(test, feature = "conformance"))]
-pub mod conformance;
 pub(crate) mod cursor;
 pub(crate) mod error;
 pub(crate) mod memory;

@@ -279,8 +279,8 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///     }
 /// }
 ///
-/// # #[cfg(feature = "conformance")]
-/// keyward::conformance::check(VecStore::new); // the suite every store must pass
+/// # #[cfg(feature = "testing")]
+/// keyward::testing::suites::check(VecStore::new); // the suite every store must pass
 /// ```
 pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// The copy in memory that this store feeds.

@@ -182,13 +182,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::conformance::decided;
     use crate::environment::Environment;
     use crate::gate::tests::{World, format, principal, reason};
     use crate::gate::{Decision, Gate, GateBuilder, Requirement, Verdict};
     use crate::ids::AccountId;
     use crate::record::{AccountStatus, KeyStatus};
     use crate::reply::Replies;
+    use crate::testing::decided;
 
     const HERE: [u8; 4] = [192, 0, 2, 1];
     const ELSEWHERE: [u8; 4] = [192, 0, 2, 2];

@@ -2,7 +2,7 @@
 //!
 //! ```
 //! # use keyward::MemoryStore;
-//! keyward::conformance::check(MemoryStore::new);
+//! keyward::testing::suites::check(MemoryStore::new);
 //! ```
 
 #![expect(
@@ -12,19 +12,14 @@
 )]
 
 use std::collections::BTreeMap;
-use std::future::poll_fn;
-use std::net::IpAddr;
-use std::pin::pin;
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
+use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::credits::{CreditOwner, Credits, Refill};
 use crate::denial::DenialKind;
 use crate::environment::Environment;
-use crate::gate::{Decision, Finish, Gate, Requirement, Verdict};
+use crate::gate::{Finish, Gate, Requirement, Verdict};
 use crate::ids::{AccountId, KeyId};
 use crate::key::{ApiKey, DigestScheme, Hint, KeyDigest, KeyFormat, KeyKind, Pepper, Peppers};
 use crate::limit::{RateLimit, RateLimits};
@@ -34,13 +29,13 @@ use crate::record::{
     KeyState, KeyStatus, Metadata,
 };
 use crate::replica::UsageQuery;
-use crate::request::RequestHead;
 use crate::scheme::KeyScheme;
 use crate::scope::Scopes;
 use crate::store::{
     ActiveKeys, AuditQuery, Commit, CreateToken, CreditChange, KeyCursor, KeyQuery, Store,
     StoreErrorKind,
 };
+use crate::testing::{TestRequest, block_on, decided};
 
 /// Runs the suite; `open` gives a new, empty store each time it is called.
 ///
@@ -64,59 +59,6 @@ pub fn check<S: Store>(open: impl Fn() -> S) {
     keeps_balances_of_credits(&open());
     gives_out_credits_and_takes_them_back(&open());
     takes_refunded_credits_back_at_once(&open());
-}
-
-/// Waits for a future on this thread.
-pub fn block_on<F: Future>(future: F) -> F::Output {
-    struct Unpark(Thread);
-
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-
-    let mut future = pin!(future);
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut context = Context::from_waker(&waker);
-    loop {
-        match future.as_mut().poll(&mut context) {
-            Poll::Ready(output) => return output,
-            Poll::Pending => thread::park(),
-        }
-    }
-}
-
-/// Waits for what a gate decides on this thread, for as long as the gate may wait.
-pub fn decided(decision: Decision) -> Verdict {
-    match decision {
-        Decision::Ready(verdict) => verdict,
-        Decision::Pending(pending) => block_on(pending.with_timer(sleep)),
-    }
-}
-
-/// A timer that needs no runtime: a thread, which ends when the timer is dropped.
-fn sleep(wait: Duration) -> impl Future<Output = ()> + Send {
-    let (alive, dropped) = mpsc::channel::<()>();
-    let over: Arc<Mutex<(bool, Option<Waker>)>> = Arc::default();
-    let state = Arc::clone(&over);
-    thread::spawn(move || {
-        if dropped.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
-            let mut state = state.lock().unwrap();
-            state.0 = true;
-            state.1.take().into_iter().for_each(Waker::wake);
-        }
-    });
-    poll_fn(move |context| {
-        let _alive = &alive;
-        let mut state = over.lock().unwrap();
-        state.1 = Some(context.waker().clone());
-        if state.0 {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
-    })
 }
 
 fn gives_back_what_was_committed<S: Store>(store: &S) {
@@ -889,7 +831,7 @@ fn takes_refunded_credits_back_at_once<S: Store>(store: &S) {
     let gate = gate.build().unwrap();
     let requirement = Arc::new(Requirement::new());
     for _ in 0..3 {
-        let pay = || match decided(gate.check(&Head(&secret), &requirement, None)) {
+        let pay = || match decided(gate.check(&request(&secret), &requirement, None)) {
             Verdict::Admit(admitted) => Some(admitted.finish),
             Verdict::Refuse(_) => None,
         };
@@ -964,25 +906,12 @@ fn ask<S: Store>(store: &S, key: &ApiKey) -> Result<(), DenialKind> {
 }
 
 fn ask_gate(gate: &Gate, key: &ApiKey) -> Result<(), DenialKind> {
-    match decided(gate.check(&Head(key), &Arc::new(Requirement::new()), None)) {
+    match decided(gate.check(&request(key), &Arc::new(Requirement::new()), None)) {
         Verdict::Admit(_) => Ok(()),
         Verdict::Refuse(refusal) => Err(refusal.denial.unwrap().kind()),
     }
 }
 
-struct Head<'a>(&'a ApiKey);
-
-impl RequestHead for Head<'_> {
-    fn method(&self) -> &'static str {
-        "GET"
-    }
-
-    fn peer(&self) -> Option<IpAddr> {
-        None
-    }
-
-    fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        let key = self.0.expose_secret().as_bytes();
-        (field == "x-api-key").then_some(key).into_iter()
-    }
+fn request(key: &ApiKey) -> TestRequest {
+    TestRequest::get().key(key.expose_secret())
 }

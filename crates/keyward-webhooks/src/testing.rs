@@ -12,11 +12,11 @@ use std::task::{Context, Waker};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use keyward::conformance::block_on;
 use keyward::environment::Environment;
 use keyward::ids::AccountId;
 use keyward::record::{Account, AuditAction, AuditEntry, DisabledBy};
 use keyward::store::{AuditQuery, Commit, StoreErrorKind};
+use keyward::testing::block_on;
 
 use crate::sealing::{SealingKey, SealingKeys};
 use crate::send::{
@@ -32,7 +32,7 @@ use crate::store::{
 ///
 /// ```
 /// # use keyward_webhooks::store::MemoryWebhooks;
-/// keyward_webhooks::conformance::check_webhooks(MemoryWebhooks::new);
+/// keyward_webhooks::testing::check_webhooks(MemoryWebhooks::new);
 /// ```
 ///
 /// # Panics

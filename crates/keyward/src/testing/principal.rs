@@ -1,0 +1,168 @@
+//! A principal that no gate has let in.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::clock::{ManualClock, unix_time};
+use crate::environment::Environment;
+use crate::gate::Principal;
+use crate::gate::charging::Cost;
+use crate::gate::principal::NO_GATE;
+use crate::ids::{AccountId, KeyId};
+use crate::key::{KeyFormat, KeyKind, Peppers};
+use crate::limit::{BucketOwner, Quota};
+use crate::record::KeyRecord;
+use crate::replica::cached_key::{AccountState, CachedKey, Grant};
+use crate::replica::key_buckets::KeyBuckets;
+use crate::scope::Scopes;
+
+/// Starts a principal of this account, for the unit test of a handler.
+///
+/// It has a live secret key without scopes. No gate accepts it: a layer that finds it in the extensions of a
+/// request still demands a key.
+///
+/// ```
+/// use keyward::{Environment, Principal, testing};
+///
+/// fn greeting(caller: &Principal) -> String {
+///     format!("hello, {} in {}", caller.account(), caller.environment())
+/// }
+///
+/// let caller = testing::principal("acme").scope("kyc").environment(Environment::TEST);
+/// assert_eq!(greeting(&caller.into()), "hello, acme in test");
+/// ```
+///
+/// # Panics
+/// If the account's id is not valid.
+#[track_caller]
+pub fn principal(account: &str) -> TestPrincipal {
+    TestPrincipal {
+        account: AccountId::parse(account).unwrap(),
+        environment: Environment::LIVE,
+        kind: KeyKind::Secret,
+        scopes: Vec::new(),
+        quota: None,
+    }
+}
+
+/// A builder of a principal for the unit test of a handler; see [`principal`].
+///
+/// It converts into [`keyward::Principal`](Principal), and into the extractors of the adapters with their own
+/// feature `testing`.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct TestPrincipal {
+    account: AccountId,
+    environment: Environment,
+    kind: KeyKind,
+    scopes: Vec<String>,
+    quota: Option<Quota>,
+}
+
+impl TestPrincipal {
+    /// Grants a scope, or several with a wildcard such as `reports.*`.
+    ///
+    /// ```
+    /// use keyward::scope::Scope;
+    /// use keyward::testing;
+    ///
+    /// let caller = testing::principal("acme").scope("kyc").scope("reports.*").build();
+    /// assert!(caller.holds(&Scope::parse("reports.read")?));
+    /// # Ok::<(), keyward::error::ParseError>(())
+    /// ```
+    pub fn scope(mut self, scope: &str) -> Self {
+        self.scopes.push(scope.to_owned());
+        self
+    }
+
+    /// Sets the environment. The default is [`Environment::LIVE`].
+    pub fn environment(mut self, environment: Environment) -> Self {
+        self.environment = environment;
+        self
+    }
+
+    /// Sets the kind of key. The default is [`KeyKind::Secret`].
+    ///
+    /// ```
+    /// use keyward::{KeyKind, testing};
+    ///
+    /// let caller = testing::principal("acme").kind(KeyKind::Publishable).build();
+    /// assert_eq!(caller.kind(), KeyKind::Publishable);
+    /// ```
+    pub fn kind(mut self, kind: KeyKind) -> Self {
+        self.kind = kind;
+        self
+    }
+
+    /// Sets what is left of the rate limit. By default there is no limit.
+    pub fn quota(mut self, quota: Quota) -> Self {
+        self.quota = Some(quota);
+        self
+    }
+
+    /// Builds the principal, with a random key id.
+    ///
+    /// # Panics
+    /// If a scope is not valid.
+    #[must_use]
+    #[track_caller]
+    pub fn build(self) -> Principal {
+        let (id, now) = (KeyId::random().unwrap(), SystemTime::now());
+        let format = KeyFormat::new("vhk_{env}_").unwrap();
+        let key = format.generate(self.environment).unwrap();
+        let (digest, hint) = (Peppers::none().digest(&key), key.hint().clone());
+        let prefix = hint.prefix.clone();
+        let account = self.account.clone();
+        let mut record = KeyRecord::new(id, digest, hint, account, self.environment, now);
+        record.kind = self.kind;
+        record.scopes = Scopes::parse(&self.scopes).unwrap();
+        let clock = Arc::new(ManualClock::at(unix_time(now)));
+        let owner = BucketOwner::Account(self.account.clone(), self.environment);
+        let buckets = Arc::new(KeyBuckets::new(owner, clock));
+        let group = AccountState::closed(self.account, self.environment, prefix, buckets);
+        let (group, grant) = (Arc::new(group), Arc::new(Grant::of(&record)));
+        Principal {
+            entry: Arc::new(CachedKey::new(&record, group, grant, unix_time(now))),
+            gate: NO_GATE,
+            location: usize::MAX,
+            paid: Cost::default(),
+            quota: self.quota,
+        }
+    }
+}
+
+impl From<TestPrincipal> for Principal {
+    #[track_caller]
+    fn from(principal: TestPrincipal) -> Self {
+        principal.build()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::denial::DenialKind;
+    use crate::gate::{Requirement, Verdict};
+    use crate::testing::{TestRequest, World, decided};
+
+    #[test]
+    fn no_gate_accepts_a_principal_of_a_test() {
+        let world = World::new();
+        // Whatever number a gate has.
+        let gates: Vec<_> = (0..3).map(|_| world.builder().build().unwrap()).collect();
+        let forged = principal("acme").scope("kyc").build();
+        let requirement = Arc::new(Requirement::new().scope("kyc"));
+        for gate in &gates {
+            let request = TestRequest::get();
+            match decided(gate.check(&request, &requirement, Some(&forged))) {
+                Verdict::Refuse(refusal) => {
+                    assert_eq!(refusal.denial.unwrap().kind(), DenialKind::Missing);
+                }
+                Verdict::Admit(admitted) => panic!("{admitted:?}"),
+            }
+            assert!(!gate.is_alive(&forged));
+        }
+    }
+}
