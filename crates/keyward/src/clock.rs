@@ -53,7 +53,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock for tests that moves only when told to.
+/// A manual clock for tests, which moves only when advanced.
 ///
 /// ```
 /// use std::time::Duration;

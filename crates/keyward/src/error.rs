@@ -25,7 +25,7 @@ pub struct ParseError {
 }
 
 impl ParseError {
-    /// Creates an error about a kind of value, such as `"webhook secret"`, and the rule it breaks.
+    /// Creates an error from the kind of value, such as `"webhook secret"`, and the violated rule.
     ///
     /// ```
     /// use keyward::error::{ParseError, ParseErrorKind};
@@ -61,7 +61,7 @@ impl ParseError {
         self.kind
     }
 
-    /// Returns the index of the invalid entry in a list of origins or scopes, counted from 0.
+    /// Returns the index of the invalid entry in a list, counted from 0.
     ///
     /// ```
     /// let error = keyward::OriginPolicy::listed(["shop.example", "*shop.example"]).unwrap_err();
@@ -111,15 +111,17 @@ pub enum ParseErrorKind {
     Null,
     /// The text has a path, query, fragment or userinfo, which an origin has not (RFC 6454 §4).
     NotAnOrigin,
-    /// The scheme is neither `http` nor `https`, nor for an origin that of an app or browser
-    /// extension.
+    /// The scheme is neither `http` nor `https`.
+    ///
+    /// Origins may also have the scheme of an app framework or a browser extension.
     Scheme,
     /// The host is neither a host name nor an IP address.
     Host,
     /// The port is not a number from 1 to 65535.
     Port,
-    /// The origin of a live key is `http://`, and anyone on the network path can change such a
-    /// page.
+    /// The origin of a live key is `http://`.
+    ///
+    /// Anyone on the network path could change such a page.
     Http,
     /// The wildcard covers a public suffix, under which anyone can register a domain.
     PublicSuffix,
@@ -127,8 +129,7 @@ pub enum ParseErrorKind {
     Json,
     /// The number is too small or too large.
     Range,
-    /// The text is neither an address nor a network such as `10.0.0.0/8`, or includes every
-    /// address.
+    /// The text is neither an address nor a network, or it includes every address.
     Network,
     /// The URL has userinfo or a fragment, which an endpoint must not have.
     NotAnEndpoint,

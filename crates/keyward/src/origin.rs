@@ -374,7 +374,7 @@ impl Scheme {
     }
 }
 
-/// Splits at the colon before the port, which is never a colon within an IPv6 address.
+/// Splits at the colon before the port, not at those of an IPv6 address.
 fn split_port(text: &str) -> (&str, Option<&str>) {
     match text.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, Some(port)),
@@ -382,8 +382,9 @@ fn split_port(text: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// Returns whether the text is one or more dot-separated labels of 1 to 63 `a-z`, `0-9`, `-` and
-/// `_`.
+/// Returns whether the text consists of dot-separated labels.
+///
+/// A label is 1 to 63 `a-z`, `0-9`, `-` and `_`.
 fn are_labels(text: &[u8]) -> bool {
     text.split(|byte| *byte == b'.').all(|label| {
         (1..=63).contains(&label.len())

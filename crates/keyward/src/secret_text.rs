@@ -1,4 +1,4 @@
-//! Checks of configured secrets, which detect what a file, a shell or a form has added.
+//! Checks of configured secrets for alterations by a file, a shell or a form.
 
 use crate::error::{ParseError, ParseErrorKind};
 
@@ -48,7 +48,7 @@ pub fn check_text(
     }
 }
 
-/// Checks that the bytes of a secret, if they are text, were not altered on their way.
+/// Checks that secret bytes, if they are text, were not altered on their way.
 ///
 /// Random bytes pass: fewer than one in ten million random 16-byte secrets are text with white
 /// space or a quotation mark at an end.
@@ -153,8 +153,10 @@ fn is_quoted(text: &str) -> bool {
     }
 }
 
-/// Returns whether this is a control character, white space other than a space, or a format
-/// character that stays in text copied from a page or a document.
+/// Returns whether this character is invisible.
+///
+/// These are control characters, white space other than a space, and format characters that remain
+/// in text copied from a page or a document.
 fn is_invisible(c: char) -> bool {
     c.is_control()
         || (c.is_whitespace() && c != ' ')

@@ -48,7 +48,7 @@ impl fmt::Debug for ApiKey {
     }
 }
 
-/// Stands for unknown last characters. No key contains NUL bytes.
+/// The placeholder for unknown last characters. No key contains NUL bytes.
 const NOT_KNOWN: [u8; 4] = [0; 4];
 
 /// A displayable part of a key: its prefix and its last four characters.

@@ -139,7 +139,7 @@ impl fmt::Display for DigestScheme {
     }
 }
 
-/// Decodes hexadecimal or base64. The length tells which of them it is.
+/// Decodes hexadecimal or base64, which differ in length.
 fn decode(text: &str) -> Option<Vec<u8>> {
     if !matches!(text.len(), 64 | 128) {
         let text = text

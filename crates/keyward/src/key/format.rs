@@ -293,7 +293,7 @@ pub(crate) struct Recognised<'a> {
     pub(crate) environment: Option<&'a [u8]>,
     /// The offset of the secret part.
     pub(crate) secret: usize,
-    /// True if the secret part alone identifies the key, because the text before it is arbitrary.
+    /// True if only the secret part identifies the key, because the text before it is arbitrary.
     pub(crate) secret_alone: bool,
 }
 

@@ -10,7 +10,7 @@ use crate::error::named;
 pub enum KeyKind {
     /// A secret key, which belongs on a server and nowhere else.
     Secret,
-    /// A publishable key, which sits in a web page or an app where anyone can read it.
+    /// A publishable key, which anyone can read in a web page or an app.
     ///
     /// It is accepted only on routes that allow it and only in the headers meant for it.
     Publishable,

@@ -45,7 +45,7 @@ impl fmt::Display for PepperId {
     }
 }
 
-/// A secret of the service that is kept outside the database, and its public name.
+/// A secret of the service outside the database, and its public name.
 ///
 /// ```
 /// use keyward::Peppers;
@@ -255,8 +255,10 @@ impl Peppers {
         KeyDigest::new(self.current(), bytes.map_or([0; 32], |bytes| bytes.0))
     }
 
-    /// Yields the digests that the key may be stored under, in the order in which to try them, each
-    /// with the index of its method. An imported key may be stored under plain SHA-256.
+    /// Yields the digests to look up, each with the index of its method.
+    ///
+    /// They are in the order in which to try them. An imported key may be stored under plain
+    /// SHA-256.
     pub(crate) fn candidates<'a>(
         &'a self,
         key: &'a [u8],
@@ -278,8 +280,7 @@ impl Peppers {
             .map(move |(place, way)| (place, way.digest(key, secret)))
     }
 
-    /// Returns whether a key found by the method at this index has to be rehashed with the current
-    /// one.
+    /// Returns whether a key that this method finds has to be rehashed.
     pub(crate) fn is_old(&self, way: usize) -> bool {
         let accepted = self.0.get(way).map(|accepted| &accepted.way);
         way > 0 && !matches!(accepted, Some(Way::Upcoming(_)))

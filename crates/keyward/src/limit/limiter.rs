@@ -238,7 +238,7 @@ impl Charge {
         }
     }
 
-    /// Returns the quota of the bucket with the longest wait, if any would refuse the charge.
+    /// Returns the quota with the longest wait if any bucket would refuse the charge.
     pub(crate) fn refusal(&self, now: Duration) -> Option<Quota> {
         let (cost, now) = (self.cost, nanos(now));
         let levels = self

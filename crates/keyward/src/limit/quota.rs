@@ -49,7 +49,7 @@ pub struct Quota {
     limit: RateLimit,
     is_shared: bool,
     remaining: u32,
-    /// Kept in nanoseconds to stay small: every request with a limit carries a quota.
+    /// In nanoseconds to stay small: every request with a limit carries a quota.
     wait: u64,
     full_in: u64,
 }

@@ -265,7 +265,7 @@ fn a_key_has_its_own_limit_or_its_plans_or_the_services() {
     assert_eq!(passing(&services, &without), 9);
     let (test, _) = world.key(Environment::TEST, |new| new);
     assert_eq!(passing(&services, &test), 3);
-    // Counting starts anew with the plan, whatever was used of another limit.
+    // A plan starts with a full bucket, however much of another limit was used.
     world.change_account(AccountChange::new().rate_limits(minute(7)));
     assert_eq!(passing(&services, &without), 7);
     assert_eq!(passing(&services, &test), 7);
@@ -802,7 +802,7 @@ fn credits_of_a_key_are_shared_by_the_live_keys_of_its_chain() {
     let third = rotate(second, Grace::None).record.id;
     let fourth = rotate(third, day).record.id;
     for named in [id, third, fourth] {
-        // The second is revoked, and the first goes on beside the third.
+        // The second key is revoked, and the first continues to work beside the third.
         world.set_credits(named, 3);
         assert_eq!(passing(&gate, &first), 3);
         block_on(world.admin.set_credits(&operator(), named, None)).unwrap();
@@ -1044,7 +1044,7 @@ fn only_an_operator_gives_a_key_more_than_its_plan() {
     for actor in [&actors[0], &actors[2]] {
         assert_eq!(create(actor, minute(5)), Ok(()));
     }
-    // What an operator has given may be narrowed, whatever the plan says.
+    // Limits set by an operator can be narrowed, whatever the plan allows.
     assert_eq!(update(&operator(), minute(9)), Ok(()));
     assert_eq!(update(&actors[1], minute(8)), Ok(()));
     assert_eq!(update(&actors[1], minute(9)), too_wide);

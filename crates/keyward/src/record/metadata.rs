@@ -84,7 +84,9 @@ impl Metadata {
     }
 }
 
-/// All names and strings of a JSON text, including members hidden by a later one of the same name.
+/// All names and strings of a JSON text, including hidden duplicates.
+///
+/// A later member of the same name hides an earlier one.
 #[derive(Debug, Default)]
 pub(crate) struct Texts {
     pub(crate) all: Vec<String>,

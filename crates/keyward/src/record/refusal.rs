@@ -58,7 +58,7 @@ pub enum AdminErrorKind {
     TooManyEndpoints,
     /// The endpoint has not answered its challenge.
     Unanswered,
-    /// A live key requires a live endpoint that has answered a challenge, and there is none.
+    /// A live key requires a live endpoint that has answered its challenge.
     NoWorkingEndpoint,
     /// A [policy](crate::admin::CreatePolicy) of the service rejects the key.
     Policy,

@@ -85,9 +85,10 @@ impl CachedKey {
             || self.epoch < self.group.revoked_before.load(Ordering::Acquire)
     }
 
-    /// Returns the time since which the key is unusable unless its record changes, in seconds since
-    /// the Unix epoch; `None` if it is usable. A key whose account is gone counts as usable,
-    /// because the account may come back.
+    /// Returns the time since which the key is unusable; `None` if it is usable.
+    ///
+    /// The time is in seconds since the Unix epoch. A dead key stays unusable unless its record
+    /// changes. A key whose account is gone counts as usable, because the account may come back.
     pub(crate) fn died_at(&self, now: Duration) -> Option<u32> {
         let own = died_at(self.status, self.expires_at, now);
         let with_all = self.group.revoked_all_at(self.epoch);
@@ -139,7 +140,7 @@ impl fmt::Debug for CachedKey {
     }
 }
 
-/// Returns since when a key is dead by its own record, in seconds since the Unix epoch.
+/// Returns when a key died by its own record, in seconds since the Unix epoch.
 pub(crate) fn died(record: &KeyRecord, now: Duration) -> Option<u32> {
     died_at(record.status, ends_at(record, now), now)
 }
@@ -195,8 +196,7 @@ pub(crate) struct AccountState {
     active: AtomicBool,
     api_access: AtomicBool,
     revoked_before: AtomicU32,
-    /// The last applied value of `revoked_before`, and when it changed, in seconds since the Unix
-    /// epoch.
+    /// The last applied `revoked_before`, and when it changed, in Unix seconds.
     followed: AtomicU32,
     revoked_at: AtomicU32,
     /// The rate limit buckets shared by all keys of the account and environment.

@@ -24,13 +24,13 @@ const LATELY: Duration = Duration::from_secs(1);
 /// The credits of one owner that were drawn from the store and not spent yet.
 pub(crate) struct CreditCache {
     owner: CreditOwner,
-    /// The epoch of the balance in the upper half, the number of credits in the lower.
+    /// The epoch of the balance (upper half) and the number of credits (lower half).
     held: AtomicU64,
     /// The number of credits in the last grant.
     granted: AtomicU32,
     /// The time of the next refill, in nanoseconds since the Unix epoch.
     refill_at: AtomicU64,
-    /// The end of the assumption that the balance is empty, in nanoseconds of the boot clock.
+    /// The time until which the balance is assumed to be empty, in nanoseconds of the boot clock.
     empty_until: AtomicU64,
     /// The number of credits that may be held ahead of waiting requests.
     ahead: AtomicU32,
@@ -38,7 +38,7 @@ pub(crate) struct CreditCache {
     wanted: AtomicU32,
     /// True if the store was asked and has not responded.
     asked: AtomicBool,
-    /// True if the store was told to take back the excess and has not done so.
+    /// True if the store was notified of the excess and has not taken it.
     is_excess_told: AtomicBool,
     /// The replica, to notify the store; set when the store is first asked.
     replica: OnceLock<WeakReplica>,
@@ -148,14 +148,13 @@ impl CreditCache {
         }
     }
 
-    /// Returns whether a request would be refused for lack of credits, as far as this process
-    /// knows.
+    /// Returns whether a request would be refused, as far as this process knows.
     pub(crate) fn would_refuse(&self, amount: u32, epoch: u32, replica: &Replica) -> bool {
         let held = self.held.load(Ordering::Acquire);
         self.is_known_empty(held, amount, epoch, replica)
     }
 
-    /// Returns whether the held credits do not suffice and the store is assumed to have no more.
+    /// Returns whether the held credits are too few and the store presumably has none.
     fn is_known_empty(&self, held: u64, amount: u32, epoch: u32, replica: &Replica) -> bool {
         let (own, left) = parts(held);
         let now = nanos(replica.clock().boot());
@@ -253,7 +252,7 @@ impl CreditCache {
         self.unspent(epoch, amount)
     }
 
-    /// Returns whether it holds and expects nothing, so that a new one would be equal.
+    /// Returns whether it is empty and expects nothing, so that a new one would be equal.
     pub(crate) fn is_idle(&self) -> bool {
         self.held().amount == 0 && !self.asked.load(Ordering::Acquire)
     }

@@ -47,8 +47,9 @@ pub(crate) struct Feed {
     groups_doubling: Doubling,
 }
 
-/// Tells when a collection has doubled since it was last cleaned, so that the cost of cleaning is
-/// proportional to that of filling.
+/// A trigger for cleaning a collection when it has doubled since the last cleaning.
+///
+/// The cost of cleaning is then proportional to that of filling.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Doubling(usize);
 

@@ -20,7 +20,8 @@ use crate::replica::replica::Inner;
 
 /// A revision of a store, which identifies its last change. See [`Replica`].
 ///
-/// The random nonce tells apart histories: one that was lost and rewritten does not repeat it.
+/// The random nonce distinguishes histories: a history that was lost and rewritten has other
+/// nonces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(
     clippy::exhaustive_structs,
@@ -54,7 +55,7 @@ pub struct Poll {
     moved: HashMap<KeyId, DigestBytes>,
     /// Keys that share counters and buckets.
     pub(super) chained: Vec<Chained>,
-    /// The number of dead keys in a restart, and the latest time of death among those left out.
+    /// The number of dead keys in a restart, and the latest death among those left out.
     dead: usize,
     pub(super) left_out: Option<u32>,
     /// The number of the reload if this is one, beside which polls continue.
@@ -62,7 +63,7 @@ pub struct Poll {
     pub(super) finished: bool,
 }
 
-/// The period for which a dead key is remembered, so that requests learn why it is dead.
+/// The period for which the replica remembers dead keys and why they died.
 const REMEMBERED: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The interval between warnings about the ceiling.
@@ -353,7 +354,7 @@ impl Inner {
 }
 
 impl Poll {
-    /// Records dead keys, and forgets the oldest when it is time or there are too many.
+    /// Records dead keys and forgets the oldest.
     fn bury(&self, feed: &mut Feed, given: Vec<Arc<CachedKey>>) {
         let inner = &self.replica.inner;
         let (now, boot) = (self.asked.unix(), self.asked.boot());

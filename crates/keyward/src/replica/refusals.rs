@@ -19,7 +19,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// The number of actors that are counted separately. All others are counted together.
 const ACTORS: usize = 1000;
 
-/// The refused management calls of a process over one store, bounded in memory and in output.
+/// The refused management calls of a process, bounded in memory and in output.
 ///
 /// There is no timer: the summary of an hour is written with the first refused call, or before the
 /// first read of the audit log, after that hour.

@@ -72,7 +72,7 @@ pub(super) struct Inner {
     /// The caches that hold more credits than they may.
     excess: Mutex<Vec<Arc<CreditCache>>>,
     nudge: OnceLock<Nudge>,
-    /// Kept here because the replica is the one thing that all admins of a store share.
+    /// Kept here because all admins of a store share only the replica.
     refusals: Refusals,
 }
 
@@ -136,7 +136,7 @@ impl Replica {
         self.inner.refresh.begin();
         let asked = Moment::now(&*self.inner.clock);
         let mut feed = self.feed();
-        // A wrong clock made the replica forget live keys, so it starts anew.
+        // A wrong clock made the replica forget live keys, so it starts over.
         if feed
             .forgotten
             .is_some_and(|died| asked.unix().as_secs() < died.into())
@@ -330,7 +330,7 @@ impl Replica {
             .collect()
     }
 
-    /// Takes the credits that this process holds beyond its limit of 1 % of a balance.
+    /// Takes the credits that exceed this process's limit of 1 % of a balance.
     ///
     /// They accumulate when requests are refunded or abandoned. The store returns them to the
     /// balance, like those of [`take_unspent`](Self::take_unspent), when it is
@@ -387,7 +387,7 @@ impl Replica {
         self.nudge()
     }
 
-    /// Tells the store once to take back the excess credits of a cache.
+    /// Notifies the store once of the excess credits of a cache.
     pub(crate) fn has_excess(&self, purse: &Arc<CreditCache>) {
         self.excess().push(Arc::clone(purse));
         // A store that has shut down has taken everything that it will take.

@@ -30,8 +30,9 @@ pub struct UsageCount {
     pub key: KeyId,
     /// The number of admitted requests.
     pub admitted: u64,
-    /// The number of requests that were refused although the key was proved, for example because it
-    /// has expired.
+    /// The number of requests that were refused although the key was proved.
+    ///
+    /// For example, the key has expired.
     pub refused: u64,
     /// The units that the service recorded with
     /// [`Principal::record`](crate::gate::Principal::record).
@@ -365,7 +366,7 @@ fn take_from(all: &mut Vec<SharedTally>, counts: &mut Vec<UsageCount>) {
     });
 }
 
-/// Returns the counters if they are not held elsewhere, so that no count can be missed.
+/// Returns the counters unless they are held elsewhere, so that no count is missed.
 fn last_of(tally: &mut SharedTally) -> Option<&mut UsageCounter> {
     // Read first: `get_mut` writes, and most are held.
     if SharedTally::strong_count(tally) > 1 {

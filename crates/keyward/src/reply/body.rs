@@ -64,7 +64,7 @@ pub struct Problem<'a> {
     pub title: &'a str,
     /// The machine-readable code, such as `invalid_api_key`.
     pub code: &'a str,
-    /// The explanation for people, which says what to do.
+    /// The human-readable explanation of what to do.
     pub detail: &'a str,
 }
 

@@ -1,5 +1,4 @@
-//! The responses of the layer itself, rendered in the core so that every adapter sends the same
-//! bytes.
+//! Responses of the layer itself, which are the same bytes in every adapter.
 
 pub(crate) mod body;
 pub(crate) mod cache;

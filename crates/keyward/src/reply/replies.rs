@@ -186,8 +186,9 @@ impl Replies {
         )
     }
 
-    /// Renders a denial whose text may differ from that of its code, on a route that accepts keys
-    /// of these kinds in these locations.
+    /// Renders a denial, whose text may be more specific than that of its code.
+    ///
+    /// `accepts` are the kinds of keys that the route accepts.
     pub(crate) fn render_denial(
         &self,
         kind: DenialKind,

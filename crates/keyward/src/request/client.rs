@@ -33,8 +33,10 @@ impl Client {
     }
 }
 
-/// Returns the peer's address or, if the peer is a trusted proxy, the last address in
-/// `X-Forwarded-For` that is not a trusted proxy. Anything before that one may be forged.
+/// Returns the address of the client.
+///
+/// It is the peer's or, if the peer is a trusted proxy, the last address in `X-Forwarded-For` that
+/// is not a trusted proxy. Anything before that one may be forged.
 ///
 /// The search from the right ends at an entry that is not an address. The loop runs from the left,
 /// so that no header line has to be stored: an entry that ends the search discards what was found

@@ -52,7 +52,7 @@ impl<'a> Credential<'a> {
             }
             let key = match location.key_in(line) {
                 Some(key) => key,
-                // The key may stand on either side of the comma. One in front is refused by its
+                // The key may be on either side of the comma. One in front is refused by its
                 // format.
                 None if location.is_joined_in(line) => return Credential::Several,
                 None if names_a_scheme(line) => continue,

@@ -220,8 +220,9 @@ impl KeyLocation {
         }
     }
 
-    /// Returns whether a line that begins with another credential contains a key of this location
-    /// after a comma, which joins what were two lines (RFC 9110 §5.3).
+    /// Returns whether a line contains a key of this location after a comma.
+    ///
+    /// The comma joins what were two lines (RFC 9110 §5.3), the first with another credential.
     pub(crate) fn is_joined_in(&self, line: &[u8]) -> bool {
         // Fast path: most lines of other schemes have no comma.
         line.contains(&b',')
