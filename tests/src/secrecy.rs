@@ -177,7 +177,7 @@ fn no_debug_holds_a_secret() {
     );
     text += &format!("{:?}{:?}", store.replica(), store.replica().poll());
     text += &format!("{:?}", store.replica().take_usage());
-    text += &format!("{:?}", store.replica().take_redigested());
+    text += &format!("{:?}", store.replica().take_rehashes());
     assert_eq!(find(text.as_bytes(), [key.expose_secret()]), None);
     assert!(!text.contains("a pepper of some length"));
     assert!(text.contains(&key.hint().to_string()));

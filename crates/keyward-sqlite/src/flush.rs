@@ -54,7 +54,7 @@ impl FlushQueue {
         if self.batches.is_empty() {
             self.takings += 1;
             let mut counts = replica.take_usage().into_iter();
-            let mut digests = replica.take_redigested().into_iter();
+            let mut digests = replica.take_rehashes().into_iter();
             let mut unspent = replica.take_unspent(self.all).into_iter();
             while counts.len() + digests.len() + unspent.len() > 0 {
                 let mut batch = self.batch(replica);

@@ -742,7 +742,7 @@ fn an_upcoming_pepper_is_accepted_and_keys_stay_under_it() {
         .build()
         .unwrap();
     assert_eq!(reason(world.verdict(&gate)), Ok(()));
-    assert_eq!(world.replica.take_redigested(), []);
+    assert_eq!(world.replica.take_rehashes(), []);
 }
 
 #[test]

@@ -261,7 +261,7 @@ impl Replica {
     /// The store replaces the old digests with them. Rehashes that are taken but not stored come up
     /// again after a restart.
     #[must_use]
-    pub fn take_redigested(&self) -> Vec<Rehash> {
+    pub fn take_rehashes(&self) -> Vec<Rehash> {
         mem::take(
             &mut *self
                 .inner

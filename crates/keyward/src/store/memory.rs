@@ -211,7 +211,7 @@ impl Store for MemoryStore {
         }
         rows.count(&self.replica.take_usage(), now.as_secs() / 3600);
         let mut keys = Vec::new();
-        for moved in self.replica.take_redigested() {
+        for moved in self.replica.take_rehashes() {
             let key = rows
                 .keys
                 .get(&moved.key)

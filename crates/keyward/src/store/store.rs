@@ -229,7 +229,7 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///             }
 ///         }
 ///         let mut commit = Commit::default();
-///         for moved in self.replica.take_redigested() {
+///         for moved in self.replica.take_rehashes() {
 ///             let mut keys = rows.keys.iter();
 ///             let Some(key) = keys.find(|key| key.id == moved.key) else { continue };
 ///             let mut key = key.clone();
@@ -328,7 +328,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     fn created_with(&self, account: AccountId, token: String) -> StoreFuture<'_, Option<KeyId>>;
 
     /// Keeps what the replica has counted since the last time: [`Replica::take_usage`]. Also the new
-    /// digests of [`Replica::take_redigested`], each with `redigested` one higher,
+    /// digests of [`Replica::take_rehashes`], each with `redigested` one higher,
     /// where the key is still kept under the old one; and the credits of [`Replica::take_unspent`], where
     /// the balance is still of their epoch.
     ///
