@@ -124,6 +124,8 @@ pub enum ParseErrorKind {
     /// Anyone on the network path could change such a page.
     Http,
     /// The wildcard covers a public suffix, under which anyone can register a domain.
+    ///
+    /// Without the feature `psl`, every domain except `localhost` counts as one.
     PublicSuffix,
     /// The text is not a JSON object.
     Json,
@@ -175,7 +177,10 @@ impl ParseErrorKind {
             Self::Host => "the host is not a host name or an IP address",
             Self::Port => "the port is not a number from 1 to 65535",
             Self::Http => "http is for test environments",
+            #[cfg(feature = "psl")]
             Self::PublicSuffix => "the wildcard covers domains that anyone can register",
+            #[cfg(not(feature = "psl"))]
+            Self::PublicSuffix => "a wildcard cannot be checked without the feature `psl`",
             Self::Json => "is not a JSON object",
             Self::Range => "is out of range",
             Self::Network => "is neither an address nor a network, or includes every address",

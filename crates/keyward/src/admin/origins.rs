@@ -52,15 +52,26 @@ fn is_http(pattern: &str) -> bool {
 ///
 /// A top-level domain that the list does not know counts too: it may be newer than the list. All of
 /// `localhost` is the visitor's own machine (RFC 6761 §6.3).
+/// Without the feature `psl` there is no list, and every other domain counts as one.
 fn is_over_public_suffix(pattern: &str) -> bool {
     let host = pattern.split_once("://*.").map(|(_, rest)| rest);
     let host = host.and_then(|rest| rest.split(':').next());
     let Some(host) = host.filter(|host| *host != "localhost") else {
         return false;
     };
+    is_public_suffix(host)
+}
+
+#[cfg(feature = "psl")]
+fn is_public_suffix(host: &str) -> bool {
     // Under a rule such as `*.kawasaki.jp` every domain right below is a suffix.
     let below = format!("any-label.{host}");
     psl::suffix_str(host) == Some(host) || psl::suffix_str(&below) == Some(&below)
+}
+
+#[cfg(not(feature = "psl"))]
+fn is_public_suffix(_: &str) -> bool {
+    true
 }
 
 #[cfg(test)]
@@ -79,6 +90,27 @@ mod tests {
         Some((error.entry().unwrap(), error.kind()))
     }
 
+    #[cfg(not(feature = "psl"))]
+    #[test]
+    fn without_the_list_only_localhost_has_wildcards() {
+        let check = |pattern, public_suffixes| {
+            let exceptions = OriginExceptions {
+                public_suffixes,
+                ..OriginExceptions::default()
+            };
+            refused(Environment::TEST, &[pattern], exceptions).map(|(_, kind)| kind)
+        };
+        for wildcard in ["*.shop.com", "*.com", "*.me.github.io"] {
+            let why = Some(ParseErrorKind::PublicSuffix);
+            assert_eq!(check(wildcard, false), why, "{wildcard}");
+            assert_eq!(check(wildcard, true), None, "{wildcard}");
+        }
+        for good in ["shop.com", "http://*.localhost:*"] {
+            assert_eq!(check(good, false), None, "{good}");
+        }
+    }
+
+    #[cfg(feature = "psl")]
     #[test]
     fn a_wildcard_needs_a_domain_of_ones_own() {
         let refused = |patterns: &[&str]| {

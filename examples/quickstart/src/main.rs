@@ -1,25 +1,28 @@
-//! A small API behind keys, on actix-web and a `SQLite` file.
+//! A small API behind keys, on axum and a `SQLite` file.
 //!
 //! ```text
-//! cargo run --example quickstart-actix
-//! PORT=8080 DATABASE_URL=sqlite:///var/lib/demo/keys.db cargo run --example quickstart-actix
+//! cargo run -p quickstart
+//! PORT=8080 DATABASE_URL=sqlite:///var/lib/demo/keys.db cargo run -p quickstart
 //! ```
 
 use std::env;
 use std::error::Error;
-use std::net::TcpListener;
 use std::sync::Arc;
 
-use actix_web::web::{self, Data, Json, ServiceConfig};
-use actix_web::{App, HttpResponse, HttpServer};
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::{delete, get, post};
+use axum::{Json, Router};
 use keyward::{
     AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, NewKey, Scopes,
 };
-use keyward_actix::{Principal, RequireKey};
 use keyward_sqlite::SqliteStore;
+use keyward_tower::{Principal, RequireKeyLayer};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 
-#[actix_web::main]
+#[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
@@ -31,8 +34,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .filter(|path| !path.is_empty() && !path.contains(['?', ':']))
         .ok_or("DATABASE_URL must be sqlite://path, without options")?;
 
-    let (routes, admin) = service(database)?;
-    let listener = TcpListener::bind(format!("127.0.0.1:{port}"))?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let (app, admin) = service(database)?;
+    let listener = TcpListener::bind(format!("127.0.0.1:{port}")).await?;
     println!(
         "{} is open. Try, each with the status it gets:\n",
         listener.local_addr()?
@@ -42,40 +46,34 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     println!("\nThe keys are in {database}, by their digest only: this is the one time they are");
     println!("shown. The next start makes new ones; these go on working until they are revoked.");
-    let server = HttpServer::new(move || App::new().configure(routes.clone()));
-    Ok(server.listen(listener)?.run().await?)
+    // The store is dropped at the end: it writes what was counted, and completes its file.
+    let end = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+    };
+    let server = axum::serve(listener, app).with_graceful_shutdown(end);
+    Ok(server.await?)
 }
 
 /// The store, the gate before the routes, and the one who makes keys.
-fn service(
-    database: &str,
-) -> Result<(impl FnOnce(&mut ServiceConfig) + Clone + use<>, KeyAdmin), Box<dyn Error>> {
+fn service(database: &str) -> Result<(Router, KeyAdmin), Box<dyn Error>> {
     let scheme = KeyScheme::new(KeyFormat::new("demo_{env}_")?);
     let store = Arc::new(SqliteStore::open(database)?);
     let gate = Gate::new(&store, &scheme)?;
     let admin = KeyAdmin::new(&store, &scheme).max_active_keys(1000);
 
-    let state = Data::new(admin.clone());
-    let routes = move |app: &mut ServiceConfig| {
-        // A live key, unless the middleware says otherwise; and the scopes it says.
-        let key = || RequireKey::new(gate.clone());
-        let any = key().any_environment();
-        app.app_data(state)
-            .service(web::resource("/whoami").wrap(any).get(whoami))
-            .service(
-                web::resource("/charges")
-                    .wrap(key().scope("charges"))
-                    .post(charge),
-            )
-            .service(
-                web::resource("/reports")
-                    .wrap(key().scope("reports.read"))
-                    .get(report),
-            )
-            .service(web::resource("/key").wrap(key()).delete(revoke))
-            .service(web::resource("/health").get(async || "ok"));
-    };
-    Ok((routes, admin))
+    // A live key, unless the layer says otherwise; and the scopes it says.
+    let key = || RequireKeyLayer::new(gate.clone());
+    let app = Router::new()
+        .route("/whoami", get(whoami).layer(key().any_environment()))
+        .route("/charges", post(charge).layer(key().scope("charges")))
+        .route("/reports", get(report).layer(key().scope("reports.read")))
+        .route("/key", delete(revoke).layer(key()))
+        .route("/health", get(async || "ok"))
+        .with_state(admin.clone());
+    Ok((app, admin))
 }
 
 async fn whoami(principal: Principal) -> Json<Value> {
@@ -87,8 +85,11 @@ async fn whoami(principal: Principal) -> Json<Value> {
     }))
 }
 
-async fn charge(principal: Principal) -> HttpResponse {
-    HttpResponse::Created().json(json!({ "charged": principal.account().as_str() }))
+async fn charge(principal: Principal) -> (StatusCode, Json<Value>) {
+    (
+        StatusCode::CREATED,
+        Json(json!({ "charged": principal.account().as_str() })),
+    )
 }
 
 async fn report() -> Json<Value> {
@@ -96,11 +97,11 @@ async fn report() -> Json<Value> {
 }
 
 /// Revokes the key that calls: the next request with it is refused.
-async fn revoke(principal: Principal, admin: Data<KeyAdmin>) -> HttpResponse {
+async fn revoke(principal: Principal, State(admin): State<KeyAdmin>) -> StatusCode {
     let actor = Actor::key(&principal);
     match admin.revoke(&actor, principal.key_id(), "by itself").await {
-        Ok(_) => HttpResponse::NoContent().finish(),
-        Err(_) => HttpResponse::ServiceUnavailable().finish(),
+        Ok(_) => StatusCode::NO_CONTENT,
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 
@@ -137,7 +138,8 @@ async fn try_these(admin: &KeyAdmin, address: &str) -> Result<Vec<String>, Box<d
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
 
     use super::*;
 
@@ -153,25 +155,65 @@ mod tests {
         (status, comment[..3].to_owned())
     }
 
-    #[actix_web::test]
+    /// Not a test of its own: what runs in the child.
+    #[test]
+    fn serves_until_it_is_told_to_end() {
+        if env::var_os("QUICKSTART_IN_A_CHILD").is_some() {
+            main().unwrap();
+        }
+    }
+
+    #[test]
+    fn sigterm_ends_it_with_a_complete_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("quickstart.db");
+        let mut child = Command::new(env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "tests::serves_until_it_is_told_to_end",
+                "--nocapture",
+            ])
+            .env("QUICKSTART_IN_A_CHILD", "1")
+            .env("PORT", "0")
+            .env("DATABASE_URL", format!("sqlite://{}", database.display()))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // The last line that is printed before it serves. Nobody sees the keys in the others.
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().starts_with("shown.")));
+        let log = folder.path().join("quickstart.db-wal");
+        assert!(log.exists(), "it is in use");
+        let told = Command::new("kill")
+            .args(["-TERM", &child.id().to_string()])
+            .status();
+        assert!(told.unwrap().success());
+        lines.for_each(drop);
+        assert!(child.wait().unwrap().success());
+        assert!(!log.exists(), "it was closed");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn every_printed_line_gets_the_status_it_says_and_again_after_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let database = folder.path().join("quickstart.db");
         for _ in 0..2 {
-            let (routes, admin) = service(database.to_str().unwrap()).unwrap();
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let (app, admin) = service(database.to_str().unwrap()).unwrap();
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap().to_string();
-            let server = HttpServer::new(move || App::new().configure(routes.clone()));
-            let server = server.workers(1).listen(listener).unwrap().run();
-            let handle = server.handle();
-            actix_web::rt::spawn(server);
+            let server = tokio::spawn(async { axum::serve(listener, app).await });
             let lines = try_these(&admin, &address).await.unwrap();
             for line in lines {
-                let again = line.clone();
-                let (status, said) = web::block(move || run(&again)).await.unwrap();
+                let (status, said) = tokio::task::spawn_blocking({
+                    let line = line.clone();
+                    move || run(&line)
+                })
+                .await
+                .unwrap();
                 assert_eq!(status, said, "{line}");
             }
-            handle.stop(false).await;
+            server.abort();
         }
     }
 }
