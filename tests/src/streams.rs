@@ -24,10 +24,10 @@ use tokio::time::{interval, timeout};
 use tokio_stream::wrappers::IntervalStream;
 use tokio_stream::{Stream, StreamExt};
 
-#[path = "../../examples/actix/streams.rs"]
+#[path = "../../examples/streams/actix.rs"]
 mod on_actix;
 #[expect(dead_code, reason = "a program, whose `main` is not called here")]
-#[path = "../../examples/streams.rs"]
+#[path = "../../examples/streams/axum.rs"]
 mod on_axum;
 
 /// How long it may take on a busy machine until an end is seen; on one that is not, 250 ms.

@@ -10,9 +10,9 @@ use fantoccini::Locator;
 use crate::browser::driver::Browser;
 
 #[expect(dead_code, reason = "a program, whose `main` is not called here")]
-#[path = "../../../examples/widget.rs"]
+#[path = "../../../examples/widget/axum.rs"]
 mod widget;
-#[path = "../../../examples/actix/widget.rs"]
+#[path = "../../../examples/widget/actix.rs"]
 mod widget_actix;
 
 #[tokio::test]

@@ -5,7 +5,7 @@
 //! more than it may.
 //!
 //! ```text
-//! cargo run --example limits
+//! cargo run --example three-minutes
 //! ```
 
 use std::error::Error;

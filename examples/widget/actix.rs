@@ -90,12 +90,12 @@ pub(crate) async fn service(
     let demo = Data::new(Demo {
         admin: admin.clone(),
         key: publishable.record.id,
-        stage: include_str!("../widget/stage.html")
+        stage: include_str!("stage.html")
             .replace("{shop}", &shop)
             .replace("{copycat}", &copycat)
             .replace("{hint}", &publishable.record.hint.to_string())
             .replace("{port}", &port.to_string()),
-        page: include_str!("../widget/page.html")
+        page: include_str!("page.html")
             .replace("{api}", &api)
             .replace("{key}", key),
     });
@@ -159,7 +159,7 @@ async fn page(demo: Data<Demo>, request: HttpRequest) -> HttpResponse {
 async fn script() -> HttpResponse {
     let mut response = HttpResponse::Ok();
     response.content_type("text/javascript; charset=utf-8");
-    response.body(include_str!("../widget/widget.js"))
+    response.body(include_str!("widget.js"))
 }
 
 /// Stands for the service's key page, where somebody has logged in. No page but ours may call it.

@@ -94,12 +94,12 @@ pub(crate) async fn service(port: u16) -> Result<(Router, Vec<String>), Box<dyn 
     let demo = Demo {
         admin: admin.clone(),
         key: publishable.record.id,
-        stage: include_str!("widget/stage.html")
+        stage: include_str!("stage.html")
             .replace("{shop}", &shop)
             .replace("{copycat}", &copycat)
             .replace("{hint}", &publishable.record.hint.to_string())
             .replace("{port}", &port.to_string()),
-        page: include_str!("widget/page.html")
+        page: include_str!("page.html")
             .replace("{api}", &api)
             .replace("{key}", key),
     };
@@ -157,7 +157,7 @@ async fn page(State(demo): State<Demo>, fields: HeaderMap) -> Html<String> {
 
 async fn script() -> ([(HeaderName, &'static str); 1], &'static str) {
     let fields = [(CONTENT_TYPE, "text/javascript; charset=utf-8")];
-    (fields, include_str!("widget/widget.js"))
+    (fields, include_str!("widget.js"))
 }
 
 /// Stands for the service's key page, where somebody has logged in. No page but ours may call it.

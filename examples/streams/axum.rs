@@ -56,7 +56,7 @@ pub(crate) async fn service() -> Result<(Router, String), Box<dyn Error>> {
     let created = admin.bootstrap(&operator, new).await?;
     let key = created.key.ok_or("no token, so a key")?;
     let key = key.expose_secret().to_owned();
-    let page = include_str!("streams/page.html").replace("{key}", &key);
+    let page = include_str!("page.html").replace("{key}", &key);
 
     let streams = Router::new()
         .route("/events", get(events))

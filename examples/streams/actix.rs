@@ -67,7 +67,7 @@ pub(crate) async fn service() -> Result<
     let created = admin.bootstrap(&operator, new).await?;
     let key = created.key.ok_or("no token, so a key")?;
     let key = key.expose_secret().to_owned();
-    let page = include_str!("../streams/page.html").replace("{key}", &key);
+    let page = include_str!("page.html").replace("{key}", &key);
     let demo = Data::new(Demo {
         admin,
         key: created.record.id,

@@ -4,7 +4,7 @@
 //! is killed twice, with what it has in hand, and started again a second later. Every event arrives.
 //!
 //! ```text
-//! cargo run --example webhooks
+//! cargo run --example killed-receiver
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -5,7 +5,7 @@
 //! dies a second later, when nobody uses it any more.
 //!
 //! ```text
-//! cargo run --example rotate
+//! cargo run --example rotate-under-load
 //! ```
 
 use std::error::Error;
