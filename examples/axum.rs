@@ -1,0 +1,47 @@
+//! Protects an axum router with API keys.
+//!
+//! ```text
+//! cargo run --example axum
+//! ```
+
+use std::error::Error;
+use std::sync::Arc;
+
+use axum::{Router, routing::get};
+use keyward::{AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, NewKey, Scopes, Store};
+use keyward_sqlite::SqliteStore;
+use keyward_tower::{Principal, RequireKeyLayer};
+use tokio::net::TcpListener;
+
+async fn whoami(caller: Principal) -> String {
+    format!("{} calls with {}\n", caller.account(), caller.hint())
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let store = Arc::new(SqliteStore::open("keys.db")?);
+    let format = KeyFormat::new("acme_{env}_")?;
+    let gate = Gate::builder(store.replica())
+        .format(format.clone())
+        .build()?;
+
+    // At sign-up: open an account and create its first key, which is shown once.
+    let admin = KeyAdmin::new(store, format);
+    let operator = Actor::operator("sign-up");
+    let account = AccountId::parse("customer-1")?;
+    admin.open_account(&operator, &account).await?;
+    let new = NewKey::new(account, Environment::LIVE, "production").scopes(Scopes::parse(["kyc"])?);
+    let created = admin.create(&operator, new).await?;
+    let key = created.key.ok_or("the key was created before")?;
+
+    let app = Router::new()
+        .route("/whoami", get(whoami))
+        .layer(RequireKeyLayer::new(gate).scope("kyc"))
+        .route("/health", get(async || "ok\n")); // after the layer: needs no key
+    let listener = TcpListener::bind("127.0.0.1:3000").await?;
+    println!(
+        "curl -i localhost:3000/whoami -H 'x-api-key: {}'",
+        key.expose_secret()
+    );
+    Ok(axum::serve(listener, app).await?)
+}
