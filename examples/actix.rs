@@ -5,10 +5,11 @@
 //! ```
 
 use std::error::Error;
-use std::sync::Arc;
 
 use actix_web::{App, HttpServer, web};
-use keyward::{AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, NewKey, Scopes, Store};
+use keyward::{
+    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, NewKey, Scopes,
+};
 use keyward_actix::{Principal, RequireKey};
 use keyward_sqlite::SqliteStore;
 
@@ -18,14 +19,12 @@ async fn whoami(caller: Principal) -> String {
 
 #[actix_web::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let store = Arc::new(SqliteStore::open("keys.db")?);
-    let format = KeyFormat::new("acme_{env}_")?;
-    let gate = Gate::builder(store.replica())
-        .format(format.clone())
-        .build()?;
+    let store = SqliteStore::open("keys.db")?;
+    let scheme = KeyScheme::new(KeyFormat::new("acme_{env}_")?);
+    let gate = Gate::new(&store, &scheme)?;
 
     // At sign-up: open an account and create its first key, which is shown once.
-    let admin = KeyAdmin::new(store, format);
+    let admin = KeyAdmin::new(&store, &scheme);
     let operator = Actor::operator("sign-up");
     let account = AccountId::parse("customer-1")?;
     admin.open_account(&operator, &account).await?;

@@ -5,31 +5,30 @@
 //! ```
 
 use std::error::Error;
-use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::Request;
 use axum::{Router, routing::get};
 use keyward::credits::Credits;
 use keyward::{
-    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, MemoryStore, NewKey, RateLimit, Store,
+    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey,
+    RateLimit,
 };
 use keyward_tower::RequireKeyLayer;
 use tower::ServiceExt;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let store = Arc::new(MemoryStore::new());
-    let format = KeyFormat::new("acme_{env}_")?;
-    let gate = Gate::builder(store.replica())
-        .format(format.clone())
+    let store = MemoryStore::new();
+    let scheme = KeyScheme::new(KeyFormat::new("acme_{env}_")?);
+    let gate = Gate::builder(&store, &scheme)
         .rate_limits(Environment::LIVE, RateLimit::per_minute(60).burst(5)) // unless a plan or key has its own
         .build()?;
     let app = Router::new()
         .route("/report", get(async || "done"))
         .layer(RequireKeyLayer::new(gate).cost(2).credits(3)); // a request counts as 2 and costs 3 credits
 
-    let admin = KeyAdmin::new(store, format);
+    let admin = KeyAdmin::new(&store, &scheme);
     let operator = Actor::operator("sign-up");
     let account = AccountId::parse("customer-1")?;
     admin.open_account(&operator, &account).await?;

@@ -5,31 +5,28 @@
 //! ```
 
 use std::error::Error;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use axum::{Router, routing::get};
 use keyward::{
-    AccountId, Actor, ApiKey, Environment, Gate, Grace, KeyAdmin, KeyFormat, MemoryStore, NewKey,
-    Store,
+    AccountId, Actor, ApiKey, Environment, Gate, Grace, KeyAdmin, KeyFormat, KeyScheme,
+    MemoryStore, NewKey,
 };
 use keyward_tower::RequireKeyLayer;
 use tower::ServiceExt;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let store = Arc::new(MemoryStore::new());
-    let format = KeyFormat::new("acme_{env}_")?;
-    let gate = Gate::builder(store.replica())
-        .format(format.clone())
-        .build()?;
+    let store = MemoryStore::new();
+    let scheme = KeyScheme::new(KeyFormat::new("acme_{env}_")?);
+    let gate = Gate::new(&store, &scheme)?;
     let app = Router::new()
         .route("/", get(async || "ok"))
         .layer(RequireKeyLayer::new(gate));
 
-    let admin = KeyAdmin::new(store, format);
+    let admin = KeyAdmin::new(&store, &scheme);
     let account = AccountId::parse("customer-1")?;
     let operator = Actor::operator("sign-up");
     admin.open_account(&operator, &account).await?;
