@@ -176,7 +176,7 @@ impl Gate {
         let wait = short.quota.map(|quota| seconds(quota.wait()).max(1));
         let mut refusal = refusal.retry_after(wait);
         if let Some(quota) = short.quota {
-            for (name, value) in quota.fields(self.inner.legacy_fields, now) {
+            for (name, value) in quota.headers(self.inner.legacy_fields, now) {
                 refusal.reply.push_header(name, value);
             }
         }

@@ -94,7 +94,7 @@ impl Charged {
         let Some(quota) = self.quota else { return };
         // An inner layer that charged more has said it already.
         if !response.has("ratelimit") {
-            for (name, value) in quota.fields(self.legacy, Duration::from_nanos(self.at)) {
+            for (name, value) in quota.headers(self.legacy, Duration::from_nanos(self.at)) {
                 response.append(name, value.into());
             }
         }

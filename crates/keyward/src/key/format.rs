@@ -259,7 +259,7 @@ impl KeyFormat {
         !checksums_differ && forms.any(|own| others.iter().any(|other| meet(&own, other)))
     }
 
-    /// Returns, for each length of the environment, the set of possible bytes at each offset, as bits.
+    /// Returns the possible bytes at each offset as bit sets, one list per environment length.
     fn forms(&self) -> impl Iterator<Item = Vec<u128>> {
         let set = |holds: &dyn Fn(u8) -> bool| {
             let bytes = (0..128).filter(|byte| holds(*byte));

@@ -162,7 +162,7 @@ impl Error for LimiterError {
 pub struct Charge {
     cost: u32,
     first: Drawn,
-    /// Allocates only from the fifth bucket on.
+    /// Up to three more buckets fit inline; only a fifth one allocates.
     others: SmallVec<[Drawn; 3]>,
 }
 

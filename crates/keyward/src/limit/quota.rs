@@ -117,7 +117,7 @@ impl Quota {
     /// Returns the headers that describe the quota.
     ///
     /// `now` is the time since the Unix epoch.
-    pub(crate) fn fields(
+    pub(crate) fn headers(
         &self,
         legacy: Option<ResetUnit>,
         now: Duration,
@@ -193,9 +193,9 @@ mod tests {
     }
 
     fn shown(quota: Quota, legacy: Option<ResetUnit>) -> Vec<String> {
-        let fields = quota.fields(legacy, Duration::from_secs(1_700_000_000));
+        let headers = quota.headers(legacy, Duration::from_secs(1_700_000_000));
         let line = |(name, value): (_, _)| format!("{name}: {value}");
-        fields.map(line).collect()
+        headers.map(line).collect()
     }
 
     #[test]
@@ -242,9 +242,9 @@ mod tests {
         ] {
             for shared in [false, true] {
                 let quota = quota(limit, shared, remaining, Duration::from_millis(1));
-                let fields: Vec<_> = quota.fields(None, Duration::ZERO).collect();
+                let headers: Vec<_> = quota.headers(None, Duration::ZERO).collect();
                 let names = [("ratelimit-policy", ["q", "w"]), ("ratelimit", ["r", "t"])];
-                for ((name, value), (expected, keys)) in fields.iter().zip(names) {
+                for ((name, value), (expected, keys)) in headers.iter().zip(names) {
                     assert_eq!(*name, expected);
                     let list: List = Parser::new(value).parse().unwrap();
                     let [ListEntry::Item(item)] = &list[..] else {

@@ -14,15 +14,15 @@ use crate::request::list::elements;
 /// one header line, because some caches read only the first. `private` comes first, so that
 /// malformed directives after it cannot hide it.
 pub(crate) fn keep_private<R: ResponseHead>(response: &mut R) {
-    let field = "cache-control";
-    if !response.has(field) {
-        response.append(field, "private".into());
+    let header = "cache-control";
+    if !response.has(header) {
+        response.append(header, "private".into());
         return;
     }
-    let own = || response.values(field).flat_map(elements);
+    let own = || response.values(header).flat_map(elements);
     if !own().any(is_decided_by) {
         let line = joined([&b"private"[..]].into_iter().chain(own()));
-        response.replace(field, line);
+        response.replace(header, line);
     }
 }
 
@@ -41,14 +41,14 @@ fn is_decided_by(directive: &[u8]) -> bool {
 /// Adds request headers to `Vary` (RFC 9110 §12.5.5), in one line: nginx before 1.23 reads only the
 /// last.
 pub(crate) fn vary_by<'a, R: ResponseHead>(response: &mut R, names: &[&'a str]) {
-    let field = "vary";
-    let told = || response.values(field).flat_map(elements);
+    let header = "vary";
+    let told = || response.values(header).flat_map(elements);
     let is_told = |name: &&'a str| told().any(|own| own == b"*" || is(own, name));
     let new = names.iter().filter(|name| !is_told(name));
     let mut new = new.map(|name| name.as_bytes()).peekable();
     if new.peek().is_some() {
         let line = joined(told().chain(new));
-        response.replace(field, line);
+        response.replace(header, line);
     }
 }
 
@@ -79,8 +79,8 @@ mod tests {
     struct Head(Vec<(&'static str, String)>);
 
     impl Head {
-        fn new(field: &'static str, lines: &[&str]) -> Self {
-            let lines = lines.iter().map(|line| (field, (*line).to_owned()));
+        fn new(name: &'static str, lines: &[&str]) -> Self {
+            let lines = lines.iter().map(|line| (name, (*line).to_owned()));
             Self(lines.collect())
         }
 
@@ -98,18 +98,18 @@ mod tests {
             false
         }
 
-        fn values<'a>(&'a self, field: &'static str) -> impl Iterator<Item = &'a [u8]> {
-            let lines = self.0.iter().filter(move |(name, _)| *name == field);
+        fn values<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a [u8]> {
+            let lines = self.0.iter().filter(move |(own, _)| *own == name);
             lines.map(|(_, value)| value.as_bytes())
         }
 
-        fn append(&mut self, field: &'static str, value: Cow<'static, str>) {
-            self.0.push((field, value.into_owned()));
+        fn append(&mut self, name: &'static str, value: Cow<'static, str>) {
+            self.0.push((name, value.into_owned()));
         }
 
-        fn replace(&mut self, field: &'static str, value: Cow<'static, str>) {
-            self.0.retain(|(name, _)| *name != field);
-            self.append(field, value);
+        fn replace(&mut self, name: &'static str, value: Cow<'static, str>) {
+            self.0.retain(|(own, _)| *own != name);
+            self.append(name, value);
         }
     }
 

@@ -22,18 +22,18 @@ use std::borrow::Cow;
 ///         false // no `Denial` among its extensions
 ///     }
 ///
-///     fn values<'a>(&'a self, field: &'static str) -> impl Iterator<Item = &'a [u8]> {
-///         let lines = self.0.iter().filter(move |(name, _)| *name == field);
+///     fn values<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a [u8]> {
+///         let lines = self.0.iter().filter(move |(own, _)| *own == name);
 ///         lines.map(|(_, value)| value.as_bytes())
 ///     }
 ///
-///     fn append(&mut self, field: &'static str, value: Cow<'static, str>) {
-///         self.0.push((field, value.into_owned()));
+///     fn append(&mut self, name: &'static str, value: Cow<'static, str>) {
+///         self.0.push((name, value.into_owned()));
 ///     }
 ///
-///     fn replace(&mut self, field: &'static str, value: Cow<'static, str>) {
-///         self.0.retain(|(name, _)| *name != field);
-///         self.append(field, value);
+///     fn replace(&mut self, name: &'static str, value: Cow<'static, str>) {
+///         self.0.retain(|(own, _)| *own != name);
+///         self.append(name, value);
 ///     }
 /// }
 ///
@@ -51,16 +51,16 @@ pub trait ResponseHead {
     fn is_denied(&self) -> bool;
 
     /// Returns the value of every line of a header, in order.
-    fn values<'a>(&'a self, field: &'static str) -> impl Iterator<Item = &'a [u8]>;
+    fn values<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a [u8]>;
 
     /// Returns whether the header is present.
-    fn has(&self, field: &'static str) -> bool {
-        self.values(field).next().is_some()
+    fn has(&self, name: &'static str) -> bool {
+        self.values(name).next().is_some()
     }
 
     /// Adds a header line. The value consists of visible ASCII characters and spaces.
-    fn append(&mut self, field: &'static str, value: Cow<'static, str>);
+    fn append(&mut self, name: &'static str, value: Cow<'static, str>);
 
     /// Replaces all lines of a header, if any, with one line.
-    fn replace(&mut self, field: &'static str, value: Cow<'static, str>);
+    fn replace(&mut self, name: &'static str, value: Cow<'static, str>);
 }

@@ -21,8 +21,8 @@ use std::net::IpAddr;
 ///         Some(self.1.ip())
 ///     }
 ///
-///     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-///         let lines = self.0.iter().filter(move |(name, _)| name.eq_ignore_ascii_case(field));
+///     fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+///         let lines = self.0.iter().filter(move |(own, _)| own.eq_ignore_ascii_case(name));
 ///         lines.map(|(_, value)| &value[..])
 ///     }
 /// }
@@ -54,7 +54,7 @@ pub trait RequestHead {
     /// Returns the value of every line of a header, in order. The name is in lower case.
     ///
     /// It must neither join lines nor stop at the first: a second line may be an attacker's.
-    fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]>;
+    fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]>;
 
     /// Returns the [`values`](Self::values) of the header of a key location.
     ///
@@ -62,14 +62,14 @@ pub trait RequestHead {
     ///
     /// The gate calls this for every request, so an adapter that prepared the names when it was
     /// built can skip parsing them.
-    fn values_at<'a>(&'a self, location: usize, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    fn values_at<'a>(&'a self, location: usize, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
         _ = location;
-        self.values(field)
+        self.values(name)
     }
 }
 
 /// Returns whether the request is a CORS preflight (Fetch standard, "CORS-preflight request").
 pub(crate) fn is_preflight<R: RequestHead>(request: &R) -> bool {
-    let has = |field| request.values(field).next().is_some();
+    let has = |name| request.values(name).next().is_some();
     request.method() == "OPTIONS" && has("origin") && has("access-control-request-method")
 }
