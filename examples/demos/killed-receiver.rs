@@ -28,11 +28,12 @@ use hyper_util::rt::TokioExecutor;
 use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme};
 use keyward_sqlite::SqliteStore;
 use keyward_tower::{PublicOnlyResolver, ReceiveWebhookLayer, VerifiedJson, WebhookSender};
-use keyward_webhooks::admin::WebhookAdmin;
-use keyward_webhooks::receive::WebhookReceiver;
+use keyward_webhooks::WebhookMessage;
+use keyward_webhooks::WebhookVerifier;
 use keyward_webhooks::sealing::{SealingKey, SealingKeys};
-use keyward_webhooks::send::{EndpointRules, EndpointUrl, RetrySchedule, WebhookMessage};
-use keyward_webhooks::signature::{WebhookId, WebhookVerifier};
+use keyward_webhooks::send::{EndpointRules, EndpointUrl, RetrySchedule};
+use keyward_webhooks::signature::WebhookId;
+use keyward_webhooks::{WebhookAdmin, WebhookReceiver};
 use serde_json::{Value, json};
 
 /// Tells a child what it is: `send` or `receive`.

@@ -6,7 +6,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use keyward::{Gate, Principal, Requirement};
-use keyward_webhooks::receive::{WebhookEvent, WebhookReceiver};
+use keyward_webhooks::WebhookReceiver;
+use keyward_webhooks::receive::WebhookEvent;
 use serde_json::{Value, json};
 
 use crate::{Answer, Answered, Call, People, Person};

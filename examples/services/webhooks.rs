@@ -16,12 +16,13 @@ use keyward::record::AdminErrorKind;
 use keyward::{AccountId, Actor, Environment, KeyScheme};
 use keyward_sqlite::SqliteStore;
 use keyward_tower::{PublicOnlyResolver, WebhookSender};
-use keyward_webhooks::admin::{EndpointChange, WebhookAdmin};
+use keyward_webhooks::admin::EndpointChange;
 use keyward_webhooks::sealing::{SealingKey, SealingKeys};
 use keyward_webhooks::send::{
-    DueDelivery, EndpointId, EndpointRules, EndpointUrl, WebhookEndpoint, WebhookMessage,
+    DueDelivery, EndpointId, EndpointRules, EndpointUrl, WebhookEndpoint,
 };
 use keyward_webhooks::signature::{WebhookId, WebhookSecret};
+use keyward_webhooks::{WebhookAdmin, WebhookMessage};
 use serde_json::{Value, json};
 use tokio::time::Sleep;
 use tower::util::BoxCloneSyncService;

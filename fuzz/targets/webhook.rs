@@ -10,8 +10,9 @@ use std::time::SystemTime;
 use keyward::testing::block_on;
 use keyward::KeyLocation;
 use keyward::clock::ManualClock;
-use keyward_webhooks::receive::{WebhookReceiver, WebhookVerdict};
-use keyward_webhooks::signature::WebhookVerifier;
+use keyward_webhooks::WebhookReceiver;
+use keyward_webhooks::receive::WebhookVerdict;
+use keyward_webhooks::WebhookVerifier;
 use keyward_fuzz::{Head, NOW};
 use libfuzzer_sys::fuzz_target;
 

@@ -16,7 +16,8 @@ use keyward::scope::Scope;
 use keyward::store::KeyCursor;
 use keyward::throttle::AuthFailureLimiter;
 use keyward_webhooks::sealing::{SealedSecret, SealingKey, SealingKeys};
-use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookVerifier};
+use keyward_webhooks::WebhookVerifier;
+use keyward_webhooks::signature::{WebhookId, WebhookSecret};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &[u8]| {

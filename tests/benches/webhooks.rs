@@ -31,12 +31,13 @@ use keyward::testing::block_on;
 use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, NewKey};
 use keyward_sqlite::SqliteStore;
 use keyward_tower::{ReceiveWebhookLayer, WebhookSender};
-use keyward_webhooks::admin::WebhookAdmin;
-use keyward_webhooks::receive::WebhookReceiver;
 use keyward_webhooks::sealing::{SealingKey, SealingKeys};
-use keyward_webhooks::send::{DueDelivery, EndpointUrl, WebhookEndpoint, WebhookMessage};
-use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookSigner, WebhookVerifier};
-use keyward_webhooks::store::{WebhookCommit, WebhookStore};
+use keyward_webhooks::send::{DueDelivery, EndpointUrl, WebhookEndpoint};
+use keyward_webhooks::signature::{WebhookId, WebhookSecret};
+use keyward_webhooks::store::WebhookCommit;
+use keyward_webhooks::{
+    WebhookAdmin, WebhookMessage, WebhookReceiver, WebhookSigner, WebhookStore, WebhookVerifier,
+};
 use rusqlite::{Connection, params};
 use sha2::Sha256;
 use tower::{Layer, ServiceExt, service_fn};

@@ -18,10 +18,11 @@ use keyward::{
     Requirement, ScopeCatalog, Scopes,
 };
 use keyward_sqlite::SqliteOptions;
-use keyward_webhooks::admin::{EndpointChange, WebhookAdmin};
+use keyward_webhooks::WebhookAdmin;
+use keyward_webhooks::admin::EndpointChange;
 use keyward_webhooks::sealing::{SealingKey, SealingKeys};
 use keyward_webhooks::send::{EndpointId, EndpointUrl, WebhookEndpoint};
-use keyward_webhooks::store::{MemoryWebhooks, WebhookStore};
+use keyward_webhooks::{MemoryWebhooks, WebhookStore};
 use proptest::collection::vec;
 use proptest::prelude::*;
 

@@ -20,14 +20,14 @@ use keyward::scheme::KeyScheme;
 use keyward::scope::{Permission, ScopeCatalog, Scopes};
 use keyward::store::{Commit, KeyQuery, Store};
 use keyward::testing::{block_on, decided};
-use keyward_webhooks::admin::{EndpointChange, WebhookAdmin};
+use keyward_webhooks::admin::EndpointChange;
 use keyward_webhooks::sealing::{SealingKey, SealingKeys};
 use keyward_webhooks::send::{
     AttemptOutcome, DueDelivery, EndpointId, EndpointStatus, EndpointUrl, RetrySchedule,
-    WebhookMessage,
 };
 use keyward_webhooks::signature::{WebhookId, WebhookSecret};
-use keyward_webhooks::store::{DeliveryClaim, MemoryWebhooks, Redelivery, WebhookStore};
+use keyward_webhooks::store::{DeliveryClaim, Redelivery};
+use keyward_webhooks::{MemoryWebhooks, WebhookAdmin, WebhookMessage, WebhookStore};
 
 type Outcome = Result<(), AdminErrorKind>;
 

@@ -14,11 +14,10 @@ use keyward_sqlite::SqliteOptions;
 use keyward_tower::WebhookSender;
 use keyward_webhooks::admin::{EndpointChange, RequireWorkingEndpoint};
 use keyward_webhooks::sealing::{SealingKey, SealingKeys};
-use keyward_webhooks::send::{
-    AttemptOutcome, EndpointRules, EndpointStatus, RetrySchedule, WebhookMessage,
-};
-use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookVerifier};
+use keyward_webhooks::send::{AttemptOutcome, EndpointRules, EndpointStatus, RetrySchedule};
+use keyward_webhooks::signature::{WebhookId, WebhookSecret};
 use keyward_webhooks::store::Redelivery;
+use keyward_webhooks::{WebhookMessage, WebhookVerifier};
 use proptest::prelude::*;
 
 use crate::outbox::{Client, Does, Got, LIVE, TEST, World, sealing, url};
@@ -384,7 +383,7 @@ async fn what_another_process_accepts_is_found_by_the_poll() {
     let client = Client::default();
     let running = tokio::spawn(world.timed_sender(&client).run());
     let scheme = keyward::KeyScheme::new(keyward::KeyFormat::new("vhk_{env}_").unwrap());
-    let other = keyward_webhooks::admin::WebhookAdmin::new(open(), &scheme, sealing());
+    let other = keyward_webhooks::WebhookAdmin::new(open(), &scheme, sealing());
     let id = WebhookId::random().unwrap();
     let message = WebhookMessage::new(world.acme.clone(), LIVE, id, "{}").unwrap();
     other.publish(&world.operator, message).await.unwrap();

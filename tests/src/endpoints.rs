@@ -7,11 +7,11 @@ use keyward::record::{AdminErrorKind, AuditAction};
 use keyward::{
     AccountId, Actor, Environment, Grace, KeyFormat, KeyScheme, NewKey, Permission, Scopes,
 };
-use keyward_webhooks::admin::{EndpointChange, WebhookAdmin};
+use keyward_webhooks::admin::EndpointChange;
 use keyward_webhooks::sealing::{SealingKey, SealingKeys};
-use keyward_webhooks::send::WebhookMessage;
-use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookSigner};
+use keyward_webhooks::signature::{WebhookId, WebhookSecret};
 use keyward_webhooks::store::Redelivery;
+use keyward_webhooks::{WebhookAdmin, WebhookMessage, WebhookSigner};
 
 use crate::outbox::{Client, LIVE, TEST, World, sealing, url};
 use crate::secrecy::capture;

@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use keyward::request::RequestHead;
-use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookSigner, WebhookVerifier};
+use keyward_webhooks::signature::{WebhookId, WebhookSecret};
+use keyward_webhooks::{WebhookSigner, WebhookVerifier};
 
 /// Reads `sign <secret> <id> <time>` or `verify <secret> <id> <time> <signature>` from its arguments
 /// and the body from its input; writes the signature, or `good` or `bad`.

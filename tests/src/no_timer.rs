@@ -17,9 +17,10 @@ use keyward::{
     Principal,
 };
 use keyward_tower::{ReceiveWebhookLayer, RequireKeyLayer, WhileAlive};
+use keyward_webhooks::WebhookReceiver;
 use keyward_webhooks::error::WebhookErrorKind;
-use keyward_webhooks::receive::WebhookReceiver;
-use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookSigner, WebhookVerifier};
+use keyward_webhooks::signature::{WebhookId, WebhookSecret};
+use keyward_webhooks::{WebhookSigner, WebhookVerifier};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tower::{Layer, ServiceExt, service_fn};
 

@@ -14,11 +14,10 @@ use keyward::request::RequestHead;
 use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, Permission};
 use keyward_sqlite::SqliteOptions;
 use keyward_tower::WebhookSender;
-use keyward_webhooks::admin::WebhookAdmin;
 use keyward_webhooks::sealing::{SealingKey, SealingKeys};
-use keyward_webhooks::send::{DueDelivery, EndpointId, EndpointUrl, WebhookMessage};
+use keyward_webhooks::send::{DueDelivery, EndpointId, EndpointUrl};
 use keyward_webhooks::signature::{WebhookId, WebhookSecret};
-use keyward_webhooks::store::{MemoryWebhooks, WebhookStore};
+use keyward_webhooks::{MemoryWebhooks, WebhookAdmin, WebhookMessage, WebhookStore};
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, service_fn};
 

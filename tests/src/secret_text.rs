@@ -4,9 +4,9 @@ use ParseErrorKind::{Blank, ByteOrderMark, Invisible, Newline, Quoted, WrongPref
 use keyward::error::{ParseError, ParseErrorKind};
 use keyward::key::{Pepper, Peppers};
 use keyward::request::KeyLocation;
-use keyward_webhooks::receive::WebhookReceiver;
 use keyward_webhooks::sealing::SealingKey;
-use keyward_webhooks::signature::{WebhookSecret, WebhookVerifier};
+use keyward_webhooks::signature::WebhookSecret;
+use keyward_webhooks::{WebhookReceiver, WebhookVerifier};
 
 /// 31 characters of base64, so that with a newline they are a sealing key; and 32.
 const ODD: &str = "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS";

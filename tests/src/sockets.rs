@@ -24,13 +24,14 @@ use hyper_util::rt::TokioExecutor;
 use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme};
 use keyward_sqlite::SqliteStore;
 use keyward_tower::{PublicOnlyResolver, ReceiveWebhookLayer, WebhookSender};
-use keyward_webhooks::admin::WebhookAdmin;
-use keyward_webhooks::receive::{WebhookEvent, WebhookReceiver};
+use keyward_webhooks::receive::WebhookEvent;
 use keyward_webhooks::send::{
-    AttemptOutcome, DeliveryAttempt, EndpointId, EndpointRules, RetrySchedule, WebhookMessage,
+    AttemptOutcome, DeliveryAttempt, EndpointId, EndpointRules, RetrySchedule,
 };
-use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookVerifier};
-use keyward_webhooks::store::WebhookStore;
+use keyward_webhooks::signature::{WebhookId, WebhookSecret};
+use keyward_webhooks::{
+    WebhookAdmin, WebhookMessage, WebhookReceiver, WebhookStore, WebhookVerifier,
+};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 

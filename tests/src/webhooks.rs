@@ -24,12 +24,14 @@ use keyward::store::{StoreError, StoreErrorKind, StoreFuture};
 use keyward::testing::block_on;
 use keyward::{KeyLocation, Replies};
 use keyward_tower::{ReceiveWebhookLayer, RequireKeyLayer};
+use keyward_webhooks::WebhookReceiver;
 use keyward_webhooks::error::WebhookErrorKind;
 use keyward_webhooks::receive::{
-    RecentWebhooks, ReplayMemory, ReplayStatus, WebhookAttempt, WebhookEvent, WebhookReceiver,
+    RecentWebhooks, ReplayMemory, ReplayStatus, WebhookAttempt, WebhookEvent,
     WebhookReceiverBuilder, WebhookVerdict,
 };
-use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookSigner, WebhookVerifier};
+use keyward_webhooks::signature::{WebhookId, WebhookSecret};
+use keyward_webhooks::{WebhookSigner, WebhookVerifier};
 use serde_json::Value;
 use tower::limit::ConcurrencyLimitLayer;
 use tower::{Layer, Service as _, ServiceBuilder, ServiceExt, service_fn};

@@ -29,11 +29,11 @@ use keyward::{
     Peppers, RateLimits, Requirement, Store,
 };
 use keyward_sqlite::{SqliteOptions, SqliteStore};
-use keyward_webhooks::admin::{EndpointChange, WebhookAdmin};
+use keyward_webhooks::admin::EndpointChange;
 use keyward_webhooks::sealing::{SealingKey, SealingKeys};
 use keyward_webhooks::send::{AttemptOutcome, EndpointStatus};
-use keyward_webhooks::signature::WebhookVerifier;
-use keyward_webhooks::store::{DeliveryClaim, WebhookStore};
+use keyward_webhooks::store::DeliveryClaim;
+use keyward_webhooks::{WebhookAdmin, WebhookStore, WebhookVerifier};
 use rusqlite::Connection;
 use tempfile::TempDir;
 

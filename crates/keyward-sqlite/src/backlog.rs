@@ -235,10 +235,10 @@ mod tests {
 
     use keyward::testing::block_on;
     use keyward::{AccountId, Actor, Environment, KeyAdmin};
-    use keyward_webhooks::admin::WebhookAdmin;
     use keyward_webhooks::sealing::{SealingKey, SealingKeys};
     use keyward_webhooks::send::{EndpointId, EndpointUrl};
-    use keyward_webhooks::store::{DeliveryClaim, WebhookStore};
+    use keyward_webhooks::store::DeliveryClaim;
+    use keyward_webhooks::{WebhookAdmin, WebhookStore};
 
     use super::*;
     use crate::SqliteStore;

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use keyward::denial::DenialKind;
-use keyward::gate::{Finish, Verdict};
+#[cfg(feature = "webhooks")]
+use keyward::gate::Finish;
+use keyward::gate::Verdict;
 use keyward::record::{Account, KeyRecord};
 use keyward::replica::{Replica, UsageQuery};
 use keyward::request::RequestHead;

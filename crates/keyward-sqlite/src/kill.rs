@@ -17,11 +17,11 @@ use keyward::record::{AccountStatus, AuditAction, AuditEntry, KeyStatus};
 use keyward::store::{AuditQuery, Commit};
 use keyward::testing::block_on;
 use keyward::{AccountId, Actor, Environment, Gate, Grace, KeyAdmin, KeyId, NewKey, Store};
-use keyward_webhooks::admin::WebhookAdmin;
 use keyward_webhooks::sealing::{SealingKey, SealingKeys};
-use keyward_webhooks::send::{AttemptOutcome, EndpointUrl, RetrySchedule, WebhookMessage};
+use keyward_webhooks::send::{AttemptOutcome, EndpointUrl, RetrySchedule};
 use keyward_webhooks::signature::WebhookId;
-use keyward_webhooks::store::{DeliveryClaim, WebhookCommit, WebhookStore};
+use keyward_webhooks::store::{DeliveryClaim, WebhookCommit};
+use keyward_webhooks::{WebhookAdmin, WebhookMessage, WebhookStore};
 use rusqlite::Connection;
 
 use crate::fixture::{Fixture, add, ask, paid, scheme, stored};

@@ -85,6 +85,11 @@
 //! - An empty file is refused, as it may be what is left of a store with keys; see
 //!   [`SqliteOptions::initialise_empty`]. Where no file is, a new one appears complete.
 //!
+//! # Webhooks
+//!
+//! With the feature `webhooks`, [`SqliteStore`] is also a `WebhookStore` of `keyward-webhooks`. The schema is the
+//! same without the feature: every build opens every file, and keeps the webhooks in it.
+//!
 //! # A file of its own, or the application's
 //!
 //! All tables begin with `keyward_`; nothing else in the file is touched, except that it is put into

@@ -314,6 +314,40 @@ mod tests {
     }
 
     #[test]
+    fn a_build_with_or_without_webhooks_opens_a_file_that_has_some_and_does_what_is_left() {
+        let fixture = Fixture::new();
+        for (_, sql) in &MIGRATIONS[..2] {
+            fixture.type_in(sql).unwrap();
+        }
+        fixture
+            .type_in(
+                "INSERT INTO keyward_account (id) VALUES ('acme'); \
+                 INSERT INTO keyward_endpoint (id, account, environment, url, secret, created_at) \
+                 VALUES ('whe_0123456789ab', 'acme', 'live', 'https://acme.example/', \
+                 'a:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA', 0); \
+                 INSERT INTO keyward_message (account, environment, id, payload, created_at) \
+                 WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) \
+                 SELECT 'acme', 'live', 'n' || i, x'', i FROM n; \
+                 INSERT INTO keyward_delivery (account, environment, message, endpoint, due_at) \
+                 SELECT account, environment, id, 'whe_0123456789ab', 7 FROM keyward_message",
+            )
+            .unwrap();
+        let store = fixture.open();
+        let (key, _) = add(&store, "acme");
+        ask_strictly(&store, &key).unwrap();
+        let count = |status: &str| -> u32 {
+            let sql = "SELECT count(*) FROM keyward_delivery WHERE status = ?1";
+            let file = Connection::open(fixture.path()).unwrap();
+            file.query_row(sql, [status], |row| row.get(0)).unwrap()
+        };
+        assert_eq!(count("pending"), 1000);
+        fixture
+            .type_in("UPDATE keyward_endpoint SET status = 'disabled'")
+            .unwrap();
+        eventually(|| count("held") == 1000);
+    }
+
+    #[test]
     fn lines_that_an_older_version_wrote_are_of_their_keys_environment() {
         let fixture = Fixture::new();
         for (_, sql) in &MIGRATIONS[..3] {

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use keyward::record::DisabledBy;
 use keyward::store::{StoreError, StoreErrorKind};
 use keyward::{AccountId, Environment};
+use keyward_webhooks::WebhookMessage;
 use keyward_webhooks::sealing::SealedSecret;
 use keyward_webhooks::send::{
     AttemptOutcome, Conclusion, DeliveryAttempt, DueDelivery, EndpointId, EndpointStatus,
-    EndpointUrl, NextStep, WebhookEndpoint, WebhookMessage,
+    EndpointUrl, NextStep, WebhookEndpoint,
 };
 use keyward_webhooks::signature::WebhookId;
 use keyward_webhooks::store::{DeliveryClaim, EndpointLimit, Redelivery, WebhookCommit};

@@ -6,10 +6,11 @@ use std::time::SystemTime;
 use keyward::store::StoreFuture;
 use keyward::{AccountId, Environment};
 use keyward_webhooks::send::{
-    Conclusion, DeliveryAttempt, DueDelivery, EndpointId, WebhookEndpoint, WebhookMessage,
+    Conclusion, DeliveryAttempt, DueDelivery, EndpointId, WebhookEndpoint,
 };
 use keyward_webhooks::signature::WebhookId;
-use keyward_webhooks::store::{DeliveryClaim, OutboxSignal, WebhookCommit, WebhookStore};
+use keyward_webhooks::store::{DeliveryClaim, OutboxSignal, WebhookCommit};
+use keyward_webhooks::{WebhookMessage, WebhookStore};
 
 use crate::error::failed;
 use crate::{SqliteStore, outbox, row};
@@ -132,7 +133,8 @@ mod tests {
     use keyward::record::{AdminErrorKind, DisabledBy};
     use keyward::testing::block_on;
     use keyward::{Actor, KeyAdmin, Permission};
-    use keyward_webhooks::admin::{EndpointChange, WebhookAdmin};
+    use keyward_webhooks::WebhookAdmin;
+    use keyward_webhooks::admin::EndpointChange;
     use keyward_webhooks::sealing::{SealingKey, SealingKeys};
     use keyward_webhooks::send::{EndpointStatus, EndpointUrl};
 

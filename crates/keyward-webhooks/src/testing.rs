@@ -31,7 +31,7 @@ use crate::store::{
 /// Runs the suite over a store that also keeps webhooks; `open` gives a new, empty one each time.
 ///
 /// ```
-/// # use keyward_webhooks::store::MemoryWebhooks;
+/// # use keyward_webhooks::MemoryWebhooks;
 /// keyward_webhooks::testing::check_webhooks(MemoryWebhooks::new);
 /// ```
 ///

@@ -19,9 +19,10 @@ use keyward::admin::{AdminError, KeyView};
 use keyward::clock::Clock;
 use keyward::gate::PerEnvironment;
 use keyward::{AccountId, Actor, Environment, Grace, KeyAdmin, NewKey, Permission, Principal};
+use keyward_webhooks::WebhookVerifier;
 use keyward_webhooks::sealing::SealedSecret;
 use keyward_webhooks::send::WebhookEndpoint;
-use keyward_webhooks::signature::{WebhookSecret, WebhookVerifier};
+use keyward_webhooks::signature::WebhookSecret;
 use serde_json::{Value, json};
 use services::{
     Answer, Answered, Call, Opened, People, Person, Records, Routes, Setting, Webhooks,

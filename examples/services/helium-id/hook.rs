@@ -4,9 +4,10 @@ use std::error::Error;
 use std::time::SystemTime;
 
 use keyward::AccountId;
+use keyward_webhooks::WebhookSigner;
 use keyward_webhooks::sealing::{SealedSecret, SealingKeys};
 use keyward_webhooks::send::WebhookEndpoint;
-use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookSigner};
+use keyward_webhooks::signature::{WebhookId, WebhookSecret};
 use serde_json::json;
 use services::{Records, post};
 

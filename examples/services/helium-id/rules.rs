@@ -9,9 +9,7 @@ use keyward::{
     Environment, Gate, KeyAdmin, KeyFormat, KeyLocation, KeyScheme, RateLimit, Replies, Requirement,
 };
 use keyward_webhooks::admin::RequireWorkingEndpoint;
-use keyward_webhooks::receive::WebhookReceiver;
-use keyward_webhooks::signature::WebhookVerifier;
-use keyward_webhooks::store::WebhookStore;
+use keyward_webhooks::{WebhookReceiver, WebhookStore, WebhookVerifier};
 
 /// Test keys, which are not for stress tests, and live keys, which require a working webhook.
 pub(crate) fn rules(store: Arc<dyn WebhookStore>) -> Result<(Gate, KeyAdmin), Box<dyn Error>> {
@@ -22,8 +20,10 @@ pub(crate) fn rules(store: Arc<dyn WebhookStore>) -> Result<(Gate, KeyAdmin), Bo
         .rate_ceiling(Environment::TEST, RateLimit::per_minute(60).burst(20))
         .build()?;
     let admin = KeyAdmin::new(&store, &scheme);
-    let policy = RequireWorkingEndpoint::new(store);
-    Ok((gate, admin.create_policy(policy)))
+    Ok((
+        gate,
+        admin.create_policy(RequireWorkingEndpoint::new(store)),
+    ))
 }
 
 /// A session can be of either sort, and is of the sort of its key.

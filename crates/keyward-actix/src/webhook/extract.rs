@@ -26,8 +26,8 @@ use crate::head::to_response;
 /// # #[actix_web::main]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # use std::time::SystemTime;
-/// # use keyward_webhooks::receive::WebhookReceiver;
-/// # use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookSigner, WebhookVerifier};
+/// # use keyward_webhooks::{WebhookReceiver, WebhookSigner, WebhookVerifier};
+/// # use keyward_webhooks::signature::{WebhookId, WebhookSecret};
 /// # use keyward_actix::ReceiveWebhook;
 /// # let secret = WebhookSecret::random()?;
 /// # let verifier = WebhookVerifier::standard(secret.expose_secret())?;

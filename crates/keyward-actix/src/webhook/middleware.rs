@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use actix_web::body::EitherBody;
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse, forward_ready};
-use keyward_webhooks::receive::WebhookReceiver;
+use keyward_webhooks::WebhookReceiver;
 
 use crate::ReceiveFuture;
 use crate::head::{FieldNames, Head, peer_addr};

@@ -4,7 +4,7 @@ use std::future::{Ready, ready};
 
 use actix_web::body::EitherBody;
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse, Transform};
-use keyward_webhooks::receive::WebhookReceiver;
+use keyward_webhooks::WebhookReceiver;
 
 use crate::ReceiveWebhookMiddleware;
 
@@ -42,8 +42,8 @@ use crate::ReceiveWebhookMiddleware;
 /// # #[actix_web::main]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::time::SystemTime;
-/// use keyward_webhooks::receive::WebhookReceiver;
-/// use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookSigner, WebhookVerifier};
+/// use keyward_webhooks::{WebhookReceiver, WebhookSigner, WebhookVerifier};
+/// use keyward_webhooks::signature::{WebhookId, WebhookSecret};
 /// use keyward_actix::ReceiveWebhook;
 ///
 /// let secret = WebhookSecret::random()?; // the sender's

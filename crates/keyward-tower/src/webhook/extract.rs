@@ -23,8 +23,8 @@ use crate::head::to_response;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # use std::time::SystemTime;
-/// # use keyward_webhooks::receive::WebhookReceiver;
-/// # use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookSigner, WebhookVerifier};
+/// # use keyward_webhooks::{WebhookReceiver, WebhookSigner, WebhookVerifier};
+/// # use keyward_webhooks::signature::{WebhookId, WebhookSecret};
 /// # use keyward_tower::ReceiveWebhookLayer;
 /// # let secret = WebhookSecret::random()?;
 /// # let verifier = WebhookVerifier::standard(secret.expose_secret())?;

@@ -1,6 +1,6 @@
 //! The tower layer.
 
-use keyward_webhooks::receive::WebhookReceiver;
+use keyward_webhooks::WebhookReceiver;
 use tower_layer::Layer;
 
 use crate::ReceiveWebhook;
@@ -45,8 +45,8 @@ use crate::head::FieldNames;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::time::SystemTime;
-/// use keyward_webhooks::receive::WebhookReceiver;
-/// use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookSigner, WebhookVerifier};
+/// use keyward_webhooks::{WebhookReceiver, WebhookSigner, WebhookVerifier};
+/// use keyward_webhooks::signature::{WebhookId, WebhookSecret};
 /// use keyward_tower::ReceiveWebhookLayer;
 ///
 /// let secret = WebhookSecret::random()?; // the sender's

@@ -16,13 +16,13 @@ use http_body::Body;
 use keyward::Actor;
 use keyward::admin::AdminError;
 use keyward::store::StoreError;
-use keyward_webhooks::admin::WebhookAdmin;
 use keyward_webhooks::sealing::SealingKeys;
 use keyward_webhooks::send::{
     AnsweredChallenge, AttemptOutcome, Conclusion, DueDelivery, EndpointChallenge, EndpointId,
     EndpointRules, NextStep, RetrySchedule, WebhookEndpoint,
 };
-use keyward_webhooks::store::{OutboxSignal, WebhookStore};
+use keyward_webhooks::store::OutboxSignal;
+use keyward_webhooks::{WebhookAdmin, WebhookStore};
 use tower_service::Service;
 
 use crate::webhook::in_flight::{Ended, InFlight};
@@ -53,10 +53,9 @@ const ANSWER: usize = 1024;
 /// # use http::{Request, Response};
 /// # use http_body_util::Full;
 /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme};
-/// # use keyward_webhooks::store::MemoryWebhooks;
-/// # use keyward_webhooks::admin::WebhookAdmin;
-/// # use keyward_webhooks::send::{AttemptOutcome, EndpointUrl, WebhookMessage};
-/// # use keyward_webhooks::store::WebhookStore;
+/// # use keyward_webhooks::{MemoryWebhooks, WebhookAdmin, WebhookMessage};
+/// # use keyward_webhooks::send::{AttemptOutcome, EndpointUrl};
+/// # use keyward_webhooks::WebhookStore;
 /// # use keyward_webhooks::sealing::{SealingKey, SealingKeys};
 /// # use keyward_webhooks::signature::WebhookId;
 /// # use tower::service_fn;
@@ -116,8 +115,9 @@ const ANSWER: usize = 1024;
 ///     request
 /// }
 /// # use keyward::{AccountId, Environment, Store};
-/// # use keyward_webhooks::send::{EndpointUrl, WebhookEndpoint, WebhookMessage};
-/// # use keyward_webhooks::store::WebhookStore;
+/// # use keyward_webhooks::WebhookMessage;
+/// # use keyward_webhooks::send::{EndpointUrl, WebhookEndpoint};
+/// # use keyward_webhooks::WebhookStore;
 /// # use keyward_webhooks::sealing::{SealingKey, SealingKeys};
 /// # use keyward_webhooks::signature::{WebhookId, WebhookSecret};
 /// # let keys = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
@@ -323,12 +323,11 @@ where
     /// # use std::sync::Arc;
     /// # use axum::{Router, body::Body, routing::post};
     /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme};
-    /// # use keyward_webhooks::store::MemoryWebhooks;
-    /// # use keyward_webhooks::admin::WebhookAdmin;
+    /// # use keyward_webhooks::{MemoryWebhooks, WebhookAdmin};
     /// # use keyward_webhooks::send::EndpointUrl;
-    /// # use keyward_webhooks::receive::WebhookReceiver;
+    /// # use keyward_webhooks::WebhookReceiver;
     /// # use keyward_webhooks::sealing::{SealingKey, SealingKeys};
-    /// # use keyward_webhooks::signature::WebhookVerifier;
+    /// # use keyward_webhooks::WebhookVerifier;
     /// # use keyward_tower::{ReceiveWebhookLayer, WebhookSender};
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use keyward_webhooks::receive::WebhookReceiver;
+use keyward_webhooks::WebhookReceiver;
 use tower_service::Service;
 
 use crate::head::{FieldNames, Head, socket_addr};
@@ -19,8 +19,7 @@ use crate::{ReceiveFuture, ResponseBody};
 /// ```
 /// # use bytes::Bytes;
 /// # use http_body_util::Full;
-/// # use keyward_webhooks::receive::WebhookReceiver;
-/// # use keyward_webhooks::signature::WebhookVerifier;
+/// # use keyward_webhooks::{WebhookReceiver, WebhookVerifier};
 /// # use keyward_tower::ReceiveWebhookLayer;
 /// # use tower::{Layer, ServiceExt};
 /// # #[tokio::main(flavor = "current_thread")]

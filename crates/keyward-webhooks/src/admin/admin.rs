@@ -24,9 +24,8 @@ use crate::store::{WebhookCommit, WebhookStore};
 /// use std::sync::Arc;
 /// use std::time::Duration;
 /// use keyward::{AccountId, Actor, Environment, Grace, KeyAdmin, KeyFormat, KeyScheme, Permission};
-/// use keyward_webhooks::store::MemoryWebhooks;
-/// use keyward_webhooks::admin::WebhookAdmin;
-/// use keyward_webhooks::send::{EndpointUrl, WebhookMessage};
+/// use keyward_webhooks::{MemoryWebhooks, WebhookAdmin, WebhookMessage};
+/// use keyward_webhooks::send::EndpointUrl;
 /// use keyward_webhooks::sealing::{SealingKey, SealingKeys};
 /// use keyward_webhooks::signature::WebhookId;
 ///

@@ -69,9 +69,8 @@ impl WebhookAdmin {
     /// ```
     /// # use std::sync::Arc;
     /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, Permission};
-    /// # use keyward_webhooks::store::MemoryWebhooks;
-    /// # use keyward_webhooks::admin::WebhookAdmin;
-    /// # use keyward_webhooks::send::{EndpointUrl, WebhookMessage};
+    /// # use keyward_webhooks::{MemoryWebhooks, WebhookAdmin, WebhookMessage};
+    /// # use keyward_webhooks::send::EndpointUrl;
     /// # use keyward_webhooks::store::Redelivery;
     /// # use keyward_webhooks::sealing::{SealingKey, SealingKeys};
     /// # use keyward_webhooks::signature::WebhookId;

@@ -181,10 +181,10 @@ impl WebhookAdmin {
     /// ```
     /// # use std::sync::Arc;
     /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, NewKey};
-    /// # use keyward_webhooks::store::MemoryWebhooks;
-    /// # use keyward_webhooks::admin::{RequireWorkingEndpoint, WebhookAdmin};
+    /// # use keyward_webhooks::{MemoryWebhooks, WebhookAdmin};
+    /// # use keyward_webhooks::admin::RequireWorkingEndpoint;
     /// # use keyward_webhooks::send::EndpointUrl;
-    /// # use keyward_webhooks::store::WebhookStore;
+    /// # use keyward_webhooks::WebhookStore;
     /// # use keyward::record::AdminErrorKind;
     /// # use keyward_webhooks::sealing::{SealingKey, SealingKeys};
     /// # let mut example = std::pin::pin!(async {
@@ -296,8 +296,8 @@ pub struct CreatedEndpoint {
 /// ```
 /// # use std::sync::Arc;
 /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme};
-/// # use keyward_webhooks::store::MemoryWebhooks;
-/// # use keyward_webhooks::admin::{EndpointChange, WebhookAdmin};
+/// # use keyward_webhooks::{MemoryWebhooks, WebhookAdmin};
+/// # use keyward_webhooks::admin::EndpointChange;
 /// # use keyward_webhooks::send::{EndpointStatus, EndpointUrl};
 /// # use keyward::record::{AdminErrorKind, DisabledBy};
 /// # use keyward_webhooks::sealing::{SealingKey, SealingKeys};

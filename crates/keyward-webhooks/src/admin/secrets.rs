@@ -39,11 +39,11 @@ impl WebhookAdmin {
     /// ```
     /// # use std::sync::Arc;
     /// # use keyward::{AccountId, Actor, Environment, Grace, KeyAdmin, KeyFormat, KeyScheme};
-    /// # use keyward_webhooks::store::MemoryWebhooks;
-    /// # use keyward_webhooks::admin::WebhookAdmin;
+    /// # use keyward_webhooks::{MemoryWebhooks, WebhookAdmin};
     /// # use keyward_webhooks::send::EndpointUrl;
     /// # use keyward_webhooks::sealing::{SealingKey, SealingKeys};
-    /// # use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookSigner};
+    /// # use keyward_webhooks::WebhookSigner;
+    /// # use keyward_webhooks::signature::{WebhookId, WebhookSecret};
     /// # let mut example = std::pin::pin!(async {
     /// # let (store, scheme) = (Arc::new(MemoryWebhooks::new()), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
     /// # let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);

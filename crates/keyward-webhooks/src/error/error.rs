@@ -10,7 +10,7 @@ use crate::error::WebhookErrorCode;
 /// ```
 /// use std::time::SystemTime;
 /// use keyward_webhooks::error::WebhookErrorKind;
-/// use keyward_webhooks::signature::WebhookVerifier;
+/// use keyward_webhooks::WebhookVerifier;
 /// # use keyward::request::RequestHead;
 /// # struct NoFields;
 /// # impl RequestHead for NoFields {
@@ -153,8 +153,7 @@ impl WebhookErrorKind {
 /// use keyward::Replies;
 /// use keyward::reply::ErrorJson;
 /// use keyward_webhooks::error::{ReceiverErrorKind, WebhookErrorCode};
-/// use keyward_webhooks::receive::WebhookReceiver;
-/// use keyward_webhooks::signature::WebhookVerifier;
+/// use keyward_webhooks::{WebhookReceiver, WebhookVerifier};
 ///
 /// let verifier = WebhookVerifier::standard("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")?;
 /// let replies = Replies::new(ErrorJson).status(WebhookErrorCode::StaleWebhook, 200);

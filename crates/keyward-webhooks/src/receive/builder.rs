@@ -27,8 +27,9 @@ use crate::signature::WebhookVerifier;
 /// use std::time::Duration;
 /// use keyward::{KeyLocation, Replies};
 /// use keyward::reply::ErrorJson;
-/// use keyward_webhooks::receive::{RecentWebhooks, WebhookReceiver};
-/// use keyward_webhooks::signature::WebhookVerifier;
+/// use keyward_webhooks::WebhookReceiver;
+/// use keyward_webhooks::receive::RecentWebhooks;
+/// use keyward_webhooks::WebhookVerifier;
 ///
 /// let verifier = WebhookVerifier::standard("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")?;
 /// let receiver = WebhookReceiver::builder(verifier)
@@ -88,8 +89,9 @@ impl WebhookReceiverBuilder {
     /// sized by the rate:
     ///
     /// ```
-    /// use keyward_webhooks::receive::{RecentWebhooks, WebhookReceiver};
-    /// use keyward_webhooks::signature::WebhookVerifier;
+    /// use keyward_webhooks::WebhookReceiver;
+    /// use keyward_webhooks::receive::RecentWebhooks;
+    /// use keyward_webhooks::WebhookVerifier;
     ///
     /// let verifier = WebhookVerifier::standard("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")?;
     /// let memory = RecentWebhooks::per_second(1_000);

@@ -19,8 +19,10 @@ use crate::signature::{SignedWebhook, WebhookId};
 /// # use std::time::{Duration, SystemTime};
 /// # use keyward::request::RequestHead;
 /// # use keyward_webhooks::error::WebhookErrorKind;
-/// # use keyward_webhooks::receive::{WebhookEvent, WebhookReceiver, WebhookVerdict};
-/// # use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookSigner, WebhookVerifier};
+/// # use keyward_webhooks::WebhookReceiver;
+/// # use keyward_webhooks::receive::{WebhookEvent, WebhookVerdict};
+/// # use keyward_webhooks::{WebhookSigner, WebhookVerifier};
+/// # use keyward_webhooks::signature::{WebhookId, WebhookSecret};
 /// # struct Head<'a>(&'a [(&'static str, String)]);
 /// # impl RequestHead for Head<'_> {
 /// #     fn peer(&self) -> Option<std::net::IpAddr> { None }

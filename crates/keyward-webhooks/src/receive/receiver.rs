@@ -69,10 +69,12 @@ use crate::signature::scheme::Claim;
 /// ```
 /// # use std::time::SystemTime;
 /// # use keyward::gate::Check;
-/// # use keyward_webhooks::store::WebhookStore;
+/// # use keyward_webhooks::WebhookStore;
 /// # use keyward::request::RequestHead;
-/// # use keyward_webhooks::receive::{WebhookReceiver, WebhookVerdict};
-/// # use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookSigner, WebhookVerifier};
+/// # use keyward_webhooks::WebhookReceiver;
+/// # use keyward_webhooks::receive::WebhookVerdict;
+/// # use keyward_webhooks::{WebhookSigner, WebhookVerifier};
+/// # use keyward_webhooks::signature::{WebhookId, WebhookSecret};
 /// # struct Head<'a>(&'a [(&'static str, String)]);
 /// # impl RequestHead for Head<'_> {
 /// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
@@ -151,8 +153,7 @@ impl WebhookReceiver {
     ///
     /// ```
     /// use keyward::KeyLocation;
-    /// use keyward_webhooks::receive::WebhookReceiver;
-    /// use keyward_webhooks::signature::WebhookVerifier;
+    /// use keyward_webhooks::{WebhookReceiver, WebhookVerifier};
     ///
     /// let verifier = WebhookVerifier::standard("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")?;
     /// let receiver = WebhookReceiver::builder(verifier);

@@ -23,7 +23,7 @@ const AFTER: &[u8] = br#""}"#;
 /// # use std::time::SystemTime;
 /// # use keyward::{AccountId, Environment};
 /// # use keyward_webhooks::send::{EndpointChallenge, EndpointUrl, WebhookEndpoint};
-/// # use keyward_webhooks::store::WebhookStore;
+/// # use keyward_webhooks::WebhookStore;
 /// # use keyward_webhooks::sealing::{SealingKey, SealingKeys};
 /// # use keyward_webhooks::signature::WebhookSecret;
 /// # let keys = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);

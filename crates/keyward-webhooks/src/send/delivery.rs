@@ -16,8 +16,9 @@ use crate::send::{
 /// ```
 /// # use std::time::SystemTime;
 /// # use keyward::{AccountId, Environment};
-/// # use keyward_webhooks::send::{DueDelivery, EndpointUrl, WebhookEndpoint, WebhookMessage};
-/// # use keyward_webhooks::store::WebhookStore;
+/// # use keyward_webhooks::WebhookMessage;
+/// # use keyward_webhooks::send::{DueDelivery, EndpointUrl, WebhookEndpoint};
+/// # use keyward_webhooks::WebhookStore;
 /// # use keyward_webhooks::sealing::{SealingKey, SealingKeys};
 /// # use keyward_webhooks::signature::{WebhookId, WebhookSecret};
 /// # let keys = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
@@ -122,11 +123,11 @@ impl DueDelivery {
     /// ```
     /// # use std::time::{Duration, SystemTime};
     /// # use keyward::{AccountId, Environment};
+    /// # use keyward_webhooks::WebhookMessage;
     /// # use keyward_webhooks::send::{
     /// #     AttemptOutcome, DueDelivery, EndpointUrl, NextStep, RetrySchedule, WebhookEndpoint,
-    /// #     WebhookMessage,
     /// # };
-    /// # use keyward_webhooks::store::WebhookStore;
+    /// # use keyward_webhooks::WebhookStore;
     /// # use keyward_webhooks::sealing::{SealingKey, SealingKeys};
     /// # use keyward_webhooks::signature::{WebhookId, WebhookSecret};
     /// # let keys = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);

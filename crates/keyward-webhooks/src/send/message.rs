@@ -18,7 +18,7 @@ const MAX_PAYLOAD: usize = 1 << 20;
 ///
 /// ```
 /// use keyward::{AccountId, Environment};
-/// use keyward_webhooks::send::WebhookMessage;
+/// use keyward_webhooks::WebhookMessage;
 /// use keyward_webhooks::signature::WebhookId;
 ///
 /// let acme = AccountId::parse("acme")?;
@@ -106,8 +106,9 @@ impl WebhookMessage {
     /// ```
     /// # use std::time::SystemTime;
     /// # use keyward::{AccountId, Environment};
-    /// # use keyward_webhooks::send::{EndpointUrl, WebhookEndpoint, WebhookMessage};
-    /// # use keyward_webhooks::store::WebhookStore;
+    /// # use keyward_webhooks::WebhookMessage;
+    /// # use keyward_webhooks::send::{EndpointUrl, WebhookEndpoint};
+    /// # use keyward_webhooks::WebhookStore;
     /// # use keyward_webhooks::sealing::{SealingKey, SealingKeys};
     /// # use keyward_webhooks::signature::{WebhookId, WebhookSecret};
     /// # let keys = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);

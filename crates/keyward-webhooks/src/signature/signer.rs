@@ -13,7 +13,8 @@ use crate::signature::{WebhookId, WebhookSecret};
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
-/// use keyward_webhooks::signature::{WebhookId, WebhookSecret, WebhookSigner};
+/// use keyward_webhooks::WebhookSigner;
+/// use keyward_webhooks::signature::{WebhookId, WebhookSecret};
 ///
 /// let secret = WebhookSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")?;
 /// let id = WebhookId::parse("msg_p5jXN8AQM9LWM0D4loKWxJek")?;

@@ -62,7 +62,7 @@ const GITHUB_TOKEN: &str = "that is an access token, use the secret of the webho
 /// ```
 /// use std::time::{Duration, SystemTime};
 /// use keyward::request::RequestHead;
-/// use keyward_webhooks::signature::WebhookVerifier;
+/// use keyward_webhooks::WebhookVerifier;
 ///
 /// struct Head([(&'static str, &'static str); 3]);
 ///
@@ -109,7 +109,7 @@ impl WebhookVerifier {
     ///
     /// ```
     /// use keyward::error::ParseErrorKind;
-    /// use keyward_webhooks::signature::WebhookVerifier;
+    /// use keyward_webhooks::WebhookVerifier;
     ///
     /// let error = WebhookVerifier::standard("v1,whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap_err();
     /// assert_eq!(error.kind(), ParseErrorKind::WrongPrefix);
@@ -128,7 +128,7 @@ impl WebhookVerifier {
     /// part of it, or is an API key.
     ///
     /// ```
-    /// let error = keyward_webhooks::signature::WebhookVerifier::stripe("\"whsec_of_an_endpoint\"").unwrap_err();
+    /// let error = keyward_webhooks::WebhookVerifier::stripe("\"whsec_of_an_endpoint\"").unwrap_err();
     /// assert_eq!(error.to_string(), "invalid webhook secret: stands in quotation marks");
     /// ```
     pub fn stripe(secret: &str) -> Result<Self, ParseError> {
@@ -146,7 +146,7 @@ impl WebhookVerifier {
     ///
     /// ```
     /// use keyward::error::ParseErrorKind;
-    /// use keyward_webhooks::signature::WebhookVerifier;
+    /// use keyward_webhooks::WebhookVerifier;
     ///
     /// let file = "It's a Secret to Everybody\n"; // as `echo` writes it
     /// assert_eq!(WebhookVerifier::github(file).unwrap_err().kind(), ParseErrorKind::Newline);
@@ -162,7 +162,8 @@ impl WebhookVerifier {
     /// When it is not a secret of this form, or a fifth one.
     ///
     /// ```
-    /// use keyward_webhooks::signature::{WebhookSecret, WebhookVerifier};
+    /// use keyward_webhooks::WebhookVerifier;
+    /// use keyward_webhooks::signature::WebhookSecret;
     ///
     /// let [new, old] = [WebhookSecret::random()?, WebhookSecret::random()?];
     /// let verifier = WebhookVerifier::standard(new.expose_secret())?.or(old.expose_secret())?;

@@ -24,7 +24,7 @@ use crate::store::{DeliveryClaim, OutboxSignal, WebhookCommit, WebhookStore};
 ///
 /// ```
 /// use keyward::Store;
-/// use keyward_webhooks::store::MemoryWebhooks;
+/// use keyward_webhooks::MemoryWebhooks;
 ///
 /// let store = MemoryWebhooks::new();
 /// assert!(store.replica().is_empty());

@@ -24,9 +24,10 @@ use crate::store::OutboxSignal;
 /// ```
 /// # use std::time::{Duration, SystemTime};
 /// # use keyward::{AccountId, Environment};
-/// # use keyward_webhooks::store::MemoryWebhooks;
-/// # use keyward_webhooks::send::{EndpointUrl, WebhookEndpoint, WebhookMessage};
-/// # use keyward_webhooks::store::{DeliveryClaim, WebhookCommit, WebhookStore};
+/// # use keyward_webhooks::{MemoryWebhooks, WebhookMessage};
+/// # use keyward_webhooks::send::{EndpointUrl, WebhookEndpoint};
+/// # use keyward_webhooks::WebhookStore;
+/// # use keyward_webhooks::store::{DeliveryClaim, WebhookCommit};
 /// # use keyward::record::Account;
 /// # use keyward::store::Commit;
 /// # use keyward_webhooks::sealing::{SealingKey, SealingKeys};
