@@ -36,14 +36,6 @@ mod freeze;
 mod interop;
 #[cfg(test)]
 mod leak;
-/// What the life of keys promises, as core tests it over memory, here over SQLite.
-#[cfg(test)]
-#[path = "../../crates/keyward/src/admin/tests.rs"]
-mod life;
-/// What limits and credits promise, likewise.
-#[cfg(test)]
-#[path = "../../crates/keyward/src/limit/tests.rs"]
-mod limits;
 #[cfg(test)]
 mod mistakes;
 #[cfg(test)]
@@ -74,8 +66,6 @@ mod stacks;
 mod starvation;
 #[cfg(test)]
 mod streams;
-#[cfg(test)]
-mod test_store;
 // Only Linux has all of 127.0.0.0/8.
 #[cfg(all(test, target_os = "linux"))]
 mod throttle;
@@ -85,9 +75,3 @@ mod uploads;
 mod webhooks;
 #[cfg(test)]
 mod written_by_0_1_0;
-
-#[cfg(test)]
-use keyward::{
-    admin, clock, credits, denial, environment, error, gate, ids, key, limit, origin, record,
-    replica, reply, request, scheme, scope, store, testing,
-};

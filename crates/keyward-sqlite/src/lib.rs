@@ -124,6 +124,8 @@ mod reading;
 mod row;
 mod store;
 #[cfg(test)]
+mod suites;
+#[cfg(test)]
 mod typed;
 mod usage;
 #[cfg(feature = "webhooks")]

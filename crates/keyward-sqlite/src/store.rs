@@ -358,7 +358,6 @@ impl Drop for Threads {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
     use std::fs;
     use std::time::{Instant, SystemTime};
 
@@ -371,15 +370,6 @@ mod tests {
     use crate::fixture::{
         Fixture, add, ask, ask_strictly, commit, eventually, key, stored, type_inside, used, write,
     };
-
-    #[test]
-    fn keeps_the_promises_of_a_store() {
-        let (fixture, next) = (Fixture::new(), Cell::new(0));
-        keyward::testing::suites::check(|| {
-            next.set(next.get() + 1);
-            SqliteStore::open(fixture.at(&next.get().to_string())).unwrap()
-        });
-    }
 
     #[test]
     fn everything_survives_a_reopening() {

@@ -46,8 +46,6 @@ pub mod secret_text;
 mod serialize;
 pub mod store;
 mod sync;
-#[cfg(test)]
-mod test_store;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod throttle;

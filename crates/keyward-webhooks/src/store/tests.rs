@@ -9,5 +9,5 @@ fn memory_keeps_the_promises_of_a_store_of_webhooks() {
 
 #[test]
 fn memory_with_webhooks_keeps_the_promises_of_a_store_of_keys() {
-    keyward::testing::suites::check(MemoryWebhooks::new);
+    keyward::testing::suites::store(|_| MemoryWebhooks::new());
 }

@@ -21,8 +21,6 @@ pub(crate) mod revoke;
 pub(crate) mod rotate;
 pub(crate) mod rules;
 pub(crate) mod search;
-#[cfg(test)]
-mod tests;
 pub(crate) mod threads;
 pub(crate) mod update;
 

@@ -1090,3 +1090,15 @@ fn an_explanation_changes_nothing() {
             .eq([(Check::Credential, Some(DenialKind::Missing))])
     );
 }
+
+#[test]
+#[should_panic(expected = "a cost of 11 can never pass the limit 10/60;10")]
+fn panics_if_a_route_costs_more_than_the_burst() {
+    let gate = World::new()
+        .builder()
+        .rate_limits(Environment::LIVE, RateLimit::per_minute(10))
+        .build()
+        .unwrap();
+    gate.assert_meetable(&Requirement::new().environment(Environment::TEST).cost(11));
+    gate.assert_meetable(&Requirement::new().cost(11));
+}

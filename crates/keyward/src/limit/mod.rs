@@ -5,8 +5,6 @@ pub(crate) mod limiter;
 pub(crate) mod quota;
 pub(crate) mod rate_limit;
 pub(crate) mod rate_limits;
-#[cfg(test)]
-mod tests;
 
 pub use self::bucket::{Bucket, BucketOwner};
 pub use self::limiter::{Charge, LimitFuture, LimitOutcome, Limiter, LimiterError};

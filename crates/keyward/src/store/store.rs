@@ -280,7 +280,7 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 /// }
 ///
 /// # #[cfg(feature = "testing")]
-/// keyward::testing::suites::check(VecStore::new); // the suite every store must pass
+/// keyward::testing::suites::store(|_| VecStore::new()); // a suite every store must pass
 /// ```
 pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// The copy in memory that this store feeds.

@@ -11,7 +11,7 @@
 //! - [`World`] is a service in memory: a store, a gate, an admin and, in one line, a key that passes.
 //! - [`TestRequest`] and [`TestResponse`] are heads of messages, for tests without a framework.
 //! - [`block_on`] and [`decided`] wait without a runtime.
-//! - [`suites`] tests that a store of your own keeps every promise of [`Store`](crate::store::Store).
+//! - [`suites!`](crate::testing::suites!) tests that a store of your own keeps every promise of [`Store`](crate::store::Store).
 //!
 //! The functions here panic where a real service would return an error.
 //!
@@ -29,6 +29,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::indexing_slicing,
     reason = "what fails here ends a test"
 )]
 
@@ -42,5 +43,6 @@ pub(crate) mod world;
 pub use self::principal::{TestPrincipal, principal};
 pub use self::request::TestRequest;
 pub use self::response::TestResponse;
+pub use self::suites::suites;
 pub use self::wait::{block_on, decided};
 pub use self::world::World;

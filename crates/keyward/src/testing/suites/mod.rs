@@ -1,5 +1,109 @@
-//! What every store must keep to, as suites that run over any of them.
+//! Suites of tests for stores.
+//!
+//! A store keeps keys, and much of what [`Gate`](crate::gate::Gate) and [`KeyAdmin`](crate::admin::KeyAdmin)
+//! promise depends on it. The macro [`suites!`](crate::testing::suites!) tests every promise over your store,
+//! each as a test of its own; the functions here run one suite as a whole.
 
+mod key_lifecycle;
+mod limits;
 mod store;
 
-pub use self::store::check;
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::store::Store;
+
+pub use self::key_lifecycle::key_lifecycle;
+pub use self::limits::limits;
+pub use self::store::store;
+
+/// Opens a new, empty store on a clock.
+pub(crate) type Open<'a> = &'a dyn Fn(Arc<dyn Clock>) -> Arc<dyn Store>;
+
+/// The promises of every suite, for the macro.
+#[doc(hidden)]
+pub mod promises {
+    pub use super::key_lifecycle::promises as key_lifecycle;
+    pub use super::limits::promises as limits;
+    pub use super::store::promises as store;
+}
+
+/// Tests that a store keeps every promise, each as a test of its own.
+///
+/// It takes a function that opens a new, empty store on an `Arc<dyn Clock>`, and stands for about a hundred
+/// functions with `#[test]`. Give it a module of its own.
+///
+/// ```
+/// #[cfg(test)]
+/// mod suites {
+///     keyward::testing::suites!(keyward::MemoryStore::with_clock);
+/// }
+/// ```
+///
+/// ```text
+/// test suites::a_commit_is_in_force_when_it_returns ... ok
+/// test suites::a_rotation_doubles_no_limit ... ok
+/// test suites::neither_a_revoked_nor_an_expired_key_is_rotated ... ok
+/// ```
+#[doc(inline)]
+pub use crate::__suites as suites;
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __suites {
+    ($open:expr) => {
+        $crate::__store_promises!(__test_promises $open);
+        $crate::__key_lifecycle_promises!(__test_promises $open);
+        $crate::__limits_promises!(__test_promises $open);
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __test_promises {
+    ([$open:expr] $suite:ident $($promise:ident)*) => {
+        $(
+            #[test]
+            fn $promise() {
+                $crate::testing::suites::promises::$suite::$promise($open);
+            }
+        )*
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __run_promises {
+    ([$open:expr] $suite:ident $($promise:ident)*) => {
+        $($promise($open);)*
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __publish_promises {
+    ([] $suite:ident $($promise:ident)*) => {
+        $(
+            #[doc(hidden)]
+            pub fn $promise<S: $crate::store::Store>(
+                open: impl Fn(std::sync::Arc<dyn $crate::clock::Clock>) -> S,
+            ) {
+                super::$promise(&|clock| std::sync::Arc::new(open(clock)));
+            }
+        )*
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::store::MemoryStore;
+
+    #[test]
+    #[should_panic(expected = "Conflict")]
+    fn a_store_that_breaks_a_promise_fails() {
+        let not_empty = MemoryStore::new();
+        super::store(|_| not_empty.clone());
+    }
+
+    crate::testing::suites!(MemoryStore::with_clock);
+}

@@ -1,21 +1,11 @@
-//! What every store promises, as a suite that runs over any of them.
-//!
-//! ```
-//! # use keyward::MemoryStore;
-//! keyward::testing::suites::check(MemoryStore::new);
-//! ```
-
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a broken promise ends the test"
-)]
+//! What every store promises, whatever keys and accounts it keeps.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::clock::{Clock, SystemClock};
 use crate::credits::{CreditOwner, Credits, Refill};
 use crate::denial::DenialKind;
 use crate::environment::Environment;
@@ -35,33 +25,61 @@ use crate::store::{
     ActiveKeys, AuditQuery, Commit, CreateToken, CreditChange, KeyCursor, KeyQuery, Store,
     StoreErrorKind,
 };
+use crate::testing::suites::Open;
 use crate::testing::{TestRequest, block_on, decided};
 
-/// Runs the suite; `open` gives a new, empty store each time it is called.
+/// Tests what the gate and the admin rely on: commits are atomic, in force when they return, and conflict
+/// where something has changed.
+///
+/// `open` opens a new, empty store on this clock, each time that it is called. The macro
+/// [`suites!`](crate::testing::suites!) makes each promise a test of its own.
+///
+/// ```
+/// use keyward::{MemoryStore, testing};
+///
+/// testing::suites::store(MemoryStore::with_clock);
+/// ```
 ///
 /// # Panics
-/// When the store breaks a promise.
-pub fn check<S: Store>(open: impl Fn() -> S) {
-    gives_back_what_was_committed(&open());
-    an_unknown_name_is_no_error(&open());
-    a_commit_is_in_force_when_it_returns(&open());
-    an_account_rules_its_keys(&open());
-    refuses_what_is_at_odds_with_what_is_stored(&open());
-    of_two_changes_at_once_one_wins(&open());
-    writes_only_where_nothing_has_changed(&open());
-    makes_a_first_account_only_where_there_is_none(&open());
-    keeps_the_bound_of_active_keys(&open());
-    lists_keys_page_by_page(&open());
-    a_token_stands_for_one_key(&open());
-    the_audit_trail_only_grows(&open());
-    counts_every_use_once(&open());
-    digests_a_key_anew(&open());
-    keeps_balances_of_credits(&open());
-    gives_out_credits_and_takes_them_back(&open());
-    takes_refunded_credits_back_at_once(&open());
+/// If the store breaks a promise.
+pub fn store<S: Store>(open: impl Fn(Arc<dyn Clock>) -> S) {
+    let open: Open<'_> = &|clock| Arc::new(open(clock));
+    crate::__store_promises!(__run_promises open);
 }
 
-fn gives_back_what_was_committed<S: Store>(store: &S) {
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __store_promises {
+    ($then:ident $($with:tt)*) => {
+        $crate::$then! { [$($with)*] store
+            gives_back_what_was_committed
+            an_unknown_name_is_no_error
+            a_commit_is_in_force_when_it_returns
+            an_account_rules_its_keys
+            refuses_what_is_at_odds_with_what_is_stored
+            of_two_changes_at_once_one_wins
+            writes_only_where_nothing_has_changed
+            makes_a_first_account_only_where_there_is_none
+            keeps_the_bound_of_active_keys
+            lists_keys_page_by_page
+            a_token_stands_for_one_key
+            the_audit_trail_only_grows
+            counts_every_use_once
+            digests_a_key_anew
+            keeps_balances_of_credits
+            gives_out_credits_and_takes_them_back
+            takes_refunded_credits_back_at_once
+        }
+    };
+}
+
+/// The promises, one by one.
+pub mod promises {
+    crate::__store_promises!(__publish_promises);
+}
+
+fn gives_back_what_was_committed(open: Open<'_>) {
+    let store = &open(Arc::new(SystemClock));
     let mut account = account("acme");
     account.api_access = false;
     account.max_active_keys = Some(0);
@@ -112,13 +130,15 @@ fn gives_back_what_was_committed<S: Store>(store: &S) {
     }
 }
 
-fn an_unknown_name_is_no_error<S: Store>(store: &S) {
+fn an_unknown_name_is_no_error(open: Open<'_>) {
+    let store = &open(Arc::new(SystemClock));
     assert_eq!(block_on(store.key(KeyId::random().unwrap())).unwrap(), None);
     let nobody = AccountId::parse("nobody").unwrap();
     assert_eq!(block_on(store.account(nobody)).unwrap(), None);
 }
 
-fn a_commit_is_in_force_when_it_returns<S: Store>(store: &S) {
+fn a_commit_is_in_force_when_it_returns(open: Open<'_>) {
+    let store = &open(Arc::new(SystemClock));
     commit(store, [&account("acme")], []).unwrap();
     let (secret, record) = key("acme", Environment::LIVE);
     assert_eq!(ask(store, &secret), Err(DenialKind::Unknown));
@@ -138,7 +158,8 @@ fn a_commit_is_in_force_when_it_returns<S: Store>(store: &S) {
     }
 }
 
-fn an_account_rules_its_keys<S: Store>(store: &S) {
+fn an_account_rules_its_keys(open: Open<'_>) {
+    let store = &open(Arc::new(SystemClock));
     let (secret, record) = key("acme", Environment::LIVE);
     let (others, other) = key("other", Environment::LIVE);
     commit(
@@ -177,7 +198,8 @@ fn an_account_rules_its_keys<S: Store>(store: &S) {
     assert_eq!(ask(store, &secret), Ok(()), "a key of the new epoch");
 }
 
-fn refuses_what_is_at_odds_with_what_is_stored<S: Store>(store: &S) {
+fn refuses_what_is_at_odds_with_what_is_stored(open: Open<'_>) {
+    let store = &open(Arc::new(SystemClock));
     let (_, stored) = key("acme", Environment::LIVE);
     commit(store, [&account("acme")], [&stored]).unwrap();
     let current = stored_key(store, stored.id);
@@ -220,7 +242,8 @@ fn refuses_what_is_at_odds_with_what_is_stored<S: Store>(store: &S) {
     assert_eq!(error, StoreErrorKind::Conflict, "an account made anew");
 }
 
-fn of_two_changes_at_once_one_wins<S: Store>(store: &S) {
+fn of_two_changes_at_once_one_wins(open: Open<'_>) {
+    let store = &open(Arc::new(SystemClock));
     let (_, record) = key("acme", Environment::LIVE);
     commit(store, [&account("acme")], [&record]).unwrap();
     let current = stored_key(store, record.id);
@@ -238,7 +261,8 @@ fn of_two_changes_at_once_one_wins<S: Store>(store: &S) {
     assert_eq!(winners, [stored_key(store, record.id).name]);
 }
 
-fn writes_only_where_nothing_has_changed<S: Store>(store: &S) {
+fn writes_only_where_nothing_has_changed(open: Open<'_>) {
+    let store = &open(Arc::new(SystemClock));
     let (_, record) = key("acme", Environment::LIVE);
     commit(store, [&account("acme")], [&record]).unwrap();
     let owner = stored_account(store, &record.account);
@@ -283,7 +307,8 @@ fn writes_only_where_nothing_has_changed<S: Store>(store: &S) {
     }
 }
 
-fn makes_a_first_account_only_where_there_is_none<S: Store>(store: &S) {
+fn makes_a_first_account_only_where_there_is_none(open: Open<'_>) {
+    let store = &open(Arc::new(SystemClock));
     let first = |id: &str| {
         let accounts = vec![account(id)];
         write(
@@ -300,7 +325,8 @@ fn makes_a_first_account_only_where_there_is_none<S: Store>(store: &S) {
     commit(store, [&account("other")], []).unwrap();
 }
 
-fn keeps_the_bound_of_active_keys<S: Store>(store: &S) {
+fn keeps_the_bound_of_active_keys(open: Open<'_>) {
+    let store = &open(Arc::new(SystemClock));
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     let mut owner = account("acme");
     owner.revoked_all = 1;
@@ -352,7 +378,8 @@ fn keeps_the_bound_of_active_keys<S: Store>(store: &S) {
     create(&|_| {}, 3).unwrap();
 }
 
-fn lists_keys_page_by_page<S: Store>(store: &S) {
+fn lists_keys_page_by_page(open: Open<'_>) {
+    let store = &open(Arc::new(SystemClock));
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     let mut owner = account("acme");
     owner.revoked.insert(Environment::TEST, 1);
@@ -425,7 +452,8 @@ fn lists_keys_page_by_page<S: Store>(store: &S) {
     assert_eq!(block_on(store.keys(nobody)).unwrap(), []);
 }
 
-fn a_token_stands_for_one_key<S: Store>(store: &S) {
+fn a_token_stands_for_one_key(open: Open<'_>) {
+    let store = &open(Arc::new(SystemClock));
     commit(store, [&account("acme"), &account("other")], []).unwrap();
     let create = |owner: &str, token: &str| {
         let (_, record) = key(owner, Environment::LIVE);
@@ -460,7 +488,8 @@ fn a_token_stands_for_one_key<S: Store>(store: &S) {
     create("acme", "'").unwrap();
 }
 
-fn the_audit_trail_only_grows<S: Store>(store: &S) {
+fn the_audit_trail_only_grows(open: Open<'_>) {
+    let store = &open(Arc::new(SystemClock));
     let owner = AccountId::parse("acme").unwrap();
     let mut written = Vec::new();
     for n in 0..9_u64 {
@@ -499,7 +528,7 @@ fn the_audit_trail_only_grows<S: Store>(store: &S) {
     )
     .unwrap_err();
 
-    let audit = |store: &S, query| block_on(store.audit(query)).unwrap();
+    let audit = |store: &Arc<dyn Store>, query| block_on(store.audit(query)).unwrap();
     let newest = || AuditQuery::newest(100);
     let all = audit(store, newest());
     assert!(all.windows(2).all(|pair| pair[0].number > pair[1].number));
@@ -548,7 +577,8 @@ fn the_audit_trail_only_grows<S: Store>(store: &S) {
     }
 }
 
-fn counts_every_use_once<S: Store>(store: &S) {
+fn counts_every_use_once(open: Open<'_>) {
+    let store = &open(Arc::new(SystemClock));
     let (secret, record) = key("acme", Environment::LIVE);
     let (others, _) = key("other", Environment::TEST);
     let (tests, test) = key("acme", Environment::TEST);
@@ -632,7 +662,8 @@ fn counts_every_use_once<S: Store>(store: &S) {
     assert_eq!(query("acme", None, 0..hour - 2), (0, 0, 0));
 }
 
-fn digests_a_key_anew<S: Store>(store: &S) {
+fn digests_a_key_anew(open: Open<'_>) {
+    let store = &open(Arc::new(SystemClock));
     let pepper = |id| Pepper::new(id, format!("the secret of {id}").as_bytes()).unwrap();
     let (secret, mut record) = key("acme", Environment::LIVE);
     let (others, other) = key("acme", Environment::LIVE);
@@ -675,7 +706,8 @@ fn digests_a_key_anew<S: Store>(store: &S) {
     assert_eq!(ask(&others), Ok(()));
 }
 
-fn keeps_balances_of_credits<S: Store>(store: &S) {
+fn keeps_balances_of_credits(open: Open<'_>) {
+    let store = &open(Arc::new(SystemClock));
     commit(store, [&account("acme")], []).unwrap();
     let id = AccountId::parse("acme").unwrap();
     let owner = CreditOwner::Account(id.clone());
@@ -737,7 +769,8 @@ fn keeps_balances_of_credits<S: Store>(store: &S) {
     assert_eq!(stored_account(store, &id).credits, Some(7));
 }
 
-fn gives_out_credits_and_takes_them_back<S: Store>(store: &S) {
+fn gives_out_credits_and_takes_them_back(open: Open<'_>) {
+    let store = &open(Arc::new(SystemClock));
     let (secret, record) = key("acme", Environment::LIVE);
     let owner = CreditOwner::Account(record.account.clone());
     let mut acme = account("acme");
@@ -807,7 +840,8 @@ fn gives_out_credits_and_takes_them_back<S: Store>(store: &S) {
     assert_eq!(ask(store, &secret), Err(DenialKind::LimitUnavailable));
 }
 
-fn takes_refunded_credits_back_at_once<S: Store>(store: &S) {
+fn takes_refunded_credits_back_at_once(open: Open<'_>) {
+    let store = &open(Arc::new(SystemClock));
     let (secret, record) = key("acme", Environment::LIVE);
     let owner = CreditOwner::Account(record.account.clone());
     let mut acme = account("acme");

@@ -1,12 +1,11 @@
-//! Tests of limits and credits, over the store that `crate::test_store` opens.
+//! What rate limits and credits promise over any store.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
 use crate::admin::{AccountChange, Actor, AdminError, Grace, KeyAdmin, KeyChange, NewKey};
-use crate::clock::ManualClock;
+use crate::clock::{Clock, ManualClock};
 use crate::credits::{CreditOwner, Credits, Refill};
 use crate::denial::DenialKind;
 use crate::environment::Environment;
@@ -18,13 +17,77 @@ use crate::key::{ApiKey, DigestScheme, KeyFormat, Pepper, Peppers};
 use crate::limit::{Charge, LimitFuture, Limiter, LimiterError, RateLimit, RateLimits, ResetUnit};
 use crate::record::{Account, AdminErrorKind, AuditAction, KeyRecord, Metadata};
 use crate::replica::{Replica, Revision};
-use crate::reply::ResponseHead;
-use crate::request::RequestHead;
 use crate::scheme::KeyScheme;
 use crate::scope::{Permission, Scopes};
 use crate::store::{AuditQuery, Store};
-use crate::test_store::open;
-use crate::testing::{block_on, decided};
+use crate::testing::suites::Open;
+use crate::testing::{TestRequest, TestResponse, block_on, decided};
+
+/// Tests rate limits, credits and metering over a store.
+///
+/// `open` opens a new, empty store on this clock, each time that it is called. The macro
+/// [`suites!`](crate::testing::suites!) makes each promise a test of its own.
+///
+/// ```
+/// use keyward::{MemoryStore, testing};
+///
+/// testing::suites::limits(MemoryStore::with_clock);
+/// ```
+///
+/// # Panics
+/// If the store breaks a promise.
+pub fn limits<S: Store>(open: impl Fn(Arc<dyn Clock>) -> S) {
+    let open: Open<'_> = &|clock| Arc::new(open(clock));
+    crate::__limits_promises!(__run_promises open);
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __limits_promises {
+    ($then:ident $($with:tt)*) => {
+        $crate::$then! { [$($with)*] limits
+            rate_limiting_is_off_by_default
+            a_key_has_its_own_limit_or_its_plans_or_the_services
+            a_ceiling_holds_beside_every_other_limit
+            keys_of_an_account_share_a_limit_in_each_environment
+            a_refusal_by_one_limit_takes_nothing_from_the_others
+            concurrent_requests_pass_exactly_up_to_the_tightest_limit
+            a_rotation_doubles_no_limit
+            rotating_a_key_that_was_just_rehashed_doubles_no_limit
+            a_change_of_a_key_leaves_its_counters
+            a_route_counts_by_its_cost_and_a_free_one_not_at_all
+            layers_of_one_gate_charge_once_the_highest_cost
+            a_request_that_is_refused_costs_nothing_in_the_end
+            a_client_that_hangs_up_has_paid
+            a_refusal_contains_the_time_to_retry
+            the_most_restrictive_limit_is_described
+            an_external_limiter_is_charged_and_refunded
+            an_explanation_includes_credits_but_no_external_limits
+            a_limiter_that_does_not_answer_is_a_503
+            requests_that_wait_for_the_store_are_charged_too
+            credits_are_spent_by_live_keys_down_to_nothing
+            a_key_spends_its_own_credits_and_shares_them_with_its_successors
+            credits_of_a_key_are_shared_by_the_live_keys_of_its_chain
+            one_of_many_concurrent_requests_gets_the_last_credit
+            concurrent_requests_pass_exactly_as_many_as_there_are_credits
+            a_refill_replaces_the_balance_once_at_its_instant
+            a_refill_between_two_milliseconds_delays_no_request
+            server_errors_are_refunded_if_the_service_asks_for_it
+            client_errors_are_refunded_if_the_service_asks_for_it
+            refunded_credits_return_to_the_store_at_the_next_flush
+            a_new_balance_voids_credits_of_the_old_one
+            only_an_operator_gives_credits
+            only_an_operator_gives_a_key_more_than_its_plan
+            a_key_with_its_own_credits_cannot_create_a_key_without
+            units_are_recorded_per_key_and_billed_for_live_keys
+        }
+    };
+}
+
+/// The promises, one by one.
+pub mod promises {
+    crate::__limits_promises!(__publish_promises);
+}
 
 const NOW: Duration = Duration::from_secs(1_700_000_000);
 
@@ -36,7 +99,7 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(open: Open<'_>) -> Self {
         let clock = Arc::new(ManualClock::at(NOW));
         let store = open(Arc::<ManualClock>::clone(&clock));
         let admin = KeyAdmin::new(&store, &scheme());
@@ -115,7 +178,7 @@ fn verdict(
     outer: Option<&Principal>,
 ) -> Verdict {
     gate.assert_meetable(&requirement);
-    decided(gate.check(&Head(key), &Arc::new(requirement), outer))
+    decided(gate.check(&request(key), &Arc::new(requirement), outer))
 }
 
 fn ask(gate: &Gate, key: &ApiKey) -> Result<(), DenialKind> {
@@ -153,106 +216,29 @@ fn finish_of(verdict: Verdict) -> Finish {
     }
 }
 
-struct Head<'a>(&'a ApiKey);
-
-impl RequestHead for Head<'_> {
-    fn method(&self) -> &'static str {
-        "GET"
-    }
-
-    fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        let key = self.0.expose_secret().as_bytes();
-        (field == "x-api-key").then_some(key).into_iter()
-    }
-
-    fn peer(&self) -> Option<std::net::IpAddr> {
-        None
-    }
+fn request(key: &ApiKey) -> TestRequest {
+    TestRequest::get().key(key.expose_secret())
 }
 
-#[derive(Default)]
-struct Response {
-    status: u16,
-    is_denied: bool,
-    fields: Vec<(&'static str, String)>,
+fn finished(mut response: TestResponse, mut finish: Finish) -> Vec<String> {
+    finish.apply(&mut response);
+    response.lines()
 }
 
-impl Response {
-    fn ok() -> Self {
-        let status = 200;
-        Self {
-            status,
-            ..Self::default()
-        }
-    }
-
-    fn denied() -> Self {
-        let (status, is_denied) = (403, true);
-        Self {
-            status,
-            is_denied,
-            ..Self::default()
-        }
-    }
-
-    fn failed() -> Self {
-        Self::of(500)
-    }
-
-    fn of(status: u16) -> Self {
-        Self {
-            status,
-            ..Self::default()
-        }
-    }
-
-    fn finished(mut self, mut finish: Finish) -> Vec<String> {
-        finish.apply(&mut self);
-        let lines = self
-            .fields
-            .into_iter()
-            .map(|(name, value)| format!("{name}: {value}"));
-        lines.collect()
-    }
-}
-
-impl ResponseHead for Response {
-    fn status(&self) -> u16 {
-        self.status
-    }
-
-    fn is_denied(&self) -> bool {
-        self.is_denied
-    }
-
-    fn values<'a>(&'a self, field: &'static str) -> impl Iterator<Item = &'a [u8]> {
-        let lines = self.fields.iter().filter(move |(name, _)| *name == field);
-        lines.map(|(_, value)| value.as_bytes())
-    }
-
-    fn append(&mut self, field: &'static str, value: Cow<'static, str>) {
-        self.fields.push((field, value.into_owned()));
-    }
-
-    fn replace(&mut self, field: &'static str, value: Cow<'static, str>) {
-        self.fields.retain(|(name, _)| *name != field);
-        self.append(field, value);
-    }
-}
-
-#[test]
-fn rate_limiting_is_off_by_default() {
-    let world = World::new();
+fn rate_limiting_is_off_by_default(open: Open<'_>) {
+    let world = World::new(open);
     let (gate, key) = (world.gate(), world.live(|new| new));
     assert_eq!(passing(&gate, &key), 1000);
     let (principal, finish) = admitted(verdict(&gate, &key, any(), None));
     assert_eq!(principal.quota(), None);
-    assert_eq!(Response::ok().finished(finish), ["cache-control: private"]);
+    assert_eq!(
+        finished(TestResponse::new(200), finish),
+        ["cache-control: private"]
+    );
 }
 
-#[test]
-fn a_key_has_its_own_limit_or_its_plans_or_the_services() {
-    let world = World::new();
+fn a_key_has_its_own_limit_or_its_plans_or_the_services(open: Open<'_>) {
+    let world = World::new(open);
     let services = world
         .builder()
         .rate_limits(Environment::LIVE, minute(9))
@@ -278,9 +264,8 @@ fn a_key_has_its_own_limit_or_its_plans_or_the_services() {
     );
 }
 
-#[test]
-fn a_ceiling_holds_beside_every_other_limit() {
-    let world = World::new();
+fn a_ceiling_holds_beside_every_other_limit(open: Open<'_>) {
+    let world = World::new(open);
     let gate = world.builder().rate_ceiling(Environment::TEST, minute(2));
     let gate = gate.build().unwrap();
     let (test, _) = world.key(Environment::TEST, |new| new.rate_limits(minute(50)));
@@ -297,9 +282,8 @@ fn a_ceiling_holds_beside_every_other_limit() {
     );
 }
 
-#[test]
-fn keys_of_an_account_share_a_limit_in_each_environment() {
-    let world = World::new();
+fn keys_of_an_account_share_a_limit_in_each_environment(open: Open<'_>) {
+    let world = World::new(open);
     let gate = world.gate();
     world.change_account(AccountChange::new().shared_rate_limits(minute(5)));
     let keys = [
@@ -318,9 +302,8 @@ fn keys_of_an_account_share_a_limit_in_each_environment() {
     assert_eq!(passing(&gate, &test), 5);
 }
 
-#[test]
-fn a_refusal_by_one_limit_takes_nothing_from_the_others() {
-    let world = World::new();
+fn a_refusal_by_one_limit_takes_nothing_from_the_others(open: Open<'_>) {
+    let world = World::new(open);
     let gate = world.gate();
     let limits = RateLimits::new([RateLimit::per_second(2), RateLimit::per_day(6)]).unwrap();
     let key = world.live(|new| new.rate_limits(limits));
@@ -336,9 +319,8 @@ fn a_refusal_by_one_limit_takes_nothing_from_the_others() {
     assert_eq!(passing(&gate, &key), 1);
 }
 
-#[test]
-fn concurrent_requests_pass_exactly_up_to_the_tightest_limit() {
-    let world = World::new();
+fn concurrent_requests_pass_exactly_up_to_the_tightest_limit(open: Open<'_>) {
+    let world = World::new(open);
     let gate = world.gate();
     let limits = RateLimits::new([RateLimit::per_hour(500), RateLimit::per_day(700)]).unwrap();
     world.change_account(AccountChange::new().shared_rate_limits(RateLimit::per_hour(600)));
@@ -353,9 +335,8 @@ fn concurrent_requests_pass_exactly_up_to_the_tightest_limit() {
     assert_eq!(passed + passing(&gate, &key), 500);
 }
 
-#[test]
-fn a_rotation_doubles_no_limit() {
-    let world = World::new();
+fn a_rotation_doubles_no_limit(open: Open<'_>) {
+    let world = World::new(open);
     let gate = world.gate();
     let (mut key, mut id) = world.key(Environment::LIVE, |new| {
         new.rate_limits(RateLimit::per_day(10))
@@ -380,9 +361,8 @@ fn a_rotation_doubles_no_limit() {
     assert_eq!(passing(&gate, &key), 3, "seven were used by four keys");
 }
 
-#[test]
-fn rotating_a_key_that_was_just_rehashed_doubles_no_limit() {
-    let (world, replica) = (World::new(), Replica::new());
+fn rotating_a_key_that_was_just_rehashed_doubles_no_limit(open: Open<'_>) {
+    let (world, replica) = (World::new(open), Replica::new());
     let (old, id) = world.key(Environment::LIVE, |new| new.rate_limits(minute(5)));
     let peppers = Peppers::new(Pepper::new("new", &[7; 32]).unwrap());
     let accepting = peppers.clone().accepting(DigestScheme::Sha256).unwrap();
@@ -412,9 +392,8 @@ fn rotating_a_key_that_was_just_rehashed_doubles_no_limit() {
     assert_eq!(replica.len(), 2, "nothing is left at the old place");
 }
 
-#[test]
-fn a_change_of_a_key_leaves_its_counters() {
-    let world = World::new();
+fn a_change_of_a_key_leaves_its_counters(open: Open<'_>) {
+    let world = World::new(open);
     let gate = world.gate();
     let (key, id) = world.key(Environment::LIVE, |new| {
         new.rate_limits(RateLimit::per_day(3))
@@ -429,9 +408,8 @@ fn a_change_of_a_key_leaves_its_counters() {
     assert_eq!(passing(&gate, &key), 2);
 }
 
-#[test]
-fn a_route_counts_by_its_cost_and_a_free_one_not_at_all() {
-    let world = World::new();
+fn a_route_counts_by_its_cost_and_a_free_one_not_at_all(open: Open<'_>) {
+    let world = World::new(open);
     let gate = world
         .builder()
         .rate_limits(Environment::LIVE, minute(10))
@@ -453,22 +431,8 @@ fn a_route_counts_by_its_cost_and_a_free_one_not_at_all() {
     );
 }
 
-#[test]
-#[should_panic(expected = "a cost of 11 can never pass the limit 10/60;10")]
-fn panics_if_a_route_costs_more_than_the_burst() {
-    let world = World::new();
-    let gate = world
-        .builder()
-        .rate_limits(Environment::LIVE, minute(10))
-        .build()
-        .unwrap();
-    gate.assert_meetable(&Requirement::new().environment(Environment::TEST).cost(11));
-    gate.assert_meetable(&Requirement::new().cost(11));
-}
-
-#[test]
-fn layers_of_one_gate_charge_once_the_highest_cost() {
-    let world = World::new();
+fn layers_of_one_gate_charge_once_the_highest_cost(open: Open<'_>) {
+    let world = World::new(open);
     let gate = world
         .builder()
         .rate_limits(Environment::LIVE, RateLimit::per_day(20))
@@ -487,33 +451,37 @@ fn layers_of_one_gate_charge_once_the_highest_cost() {
     let unchanged = |verdict: &_| matches!(verdict, Verdict::Admit(Admitted { access: None, .. }));
     assert!([&silent, &lower, &innermost].into_iter().all(unchanged));
     for finish in [silent, lower, innermost].map(finish_of) {
-        assert_eq!(Response::ok().finished(finish), [""; 0]);
+        assert_eq!(finished(TestResponse::new(200), finish), [""; 0]);
     }
     // Only the innermost layer that has charged sends the headers.
-    let mut response = Response::ok();
+    let mut response = TestResponse::new(200);
     more.apply(&mut response);
-    assert!(response.has("ratelimit"));
-    let before = response.fields.len();
+    assert!(
+        response
+            .lines()
+            .iter()
+            .any(|line| line.starts_with("ratelimit: "))
+    );
+    let before = response.lines().len();
     first.apply(&mut response);
-    assert_eq!(response.fields.len(), before + 1, "{:?}", response.fields);
+    assert_eq!(response.lines().len(), before + 1, "{:?}", response.lines());
     assert_eq!(world.left(world.acme.clone()), Some(17));
     // Inside a free layer, a layer without a cost charges nothing.
     let (free, _) = admitted(verdict(&gate, &key, any().cost(0).credits(0), None));
     let silent = finish_of(verdict(&gate, &key, any(), Some(&free)));
-    assert_eq!(Response::ok().finished(silent), [""; 0]);
+    assert_eq!(finished(TestResponse::new(200), silent), [""; 0]);
     assert_eq!(world.left(world.acme.clone()), Some(17));
     // A layer that sets only one of the two costs charges only that.
     let (dearer, _) = admitted(verdict(&gate, &key, any().cost(2), Some(&free)));
     assert_eq!(dearer.quota().unwrap().remaining(), 13);
     assert_eq!(world.left(world.acme.clone()), Some(17));
     let (_, paid) = admitted(verdict(&gate, &key, any().credits(2), Some(&free)));
-    assert_eq!(Response::ok().finished(paid), [""; 0]);
+    assert_eq!(finished(TestResponse::new(200), paid), [""; 0]);
     assert_eq!(world.left(world.acme.clone()), Some(15));
 }
 
-#[test]
-fn a_request_that_is_refused_costs_nothing_in_the_end() {
-    let world = World::new();
+fn a_request_that_is_refused_costs_nothing_in_the_end(open: Open<'_>) {
+    let world = World::new(open);
     let gate = world
         .builder()
         .rate_limits(Environment::LIVE, RateLimit::per_day(5))
@@ -530,7 +498,7 @@ fn a_request_that_is_refused_costs_nothing_in_the_end() {
         let denied = verdict(&gate, &key, lacking(), Some(&outer));
         assert_eq!(reason(&denied), Err(DenialKind::ScopeMissing));
         assert_eq!(
-            Response::denied().finished(finish),
+            finished(TestResponse::new(403).denied(), finish),
             ["cache-control: private"]
         );
         // By an adapter that cannot hand it on.
@@ -538,8 +506,8 @@ fn a_request_that_is_refused_costs_nothing_in_the_end() {
         // By a third layer, after two have charged.
         let (outer, first) = admitted(verdict(&gate, &key, any(), None));
         let (_, second) = admitted(verdict(&gate, &key, any().cost(4).credits(4), Some(&outer)));
-        Response::denied().finished(second);
-        Response::denied().finished(first);
+        finished(TestResponse::new(403).denied(), second);
+        finished(TestResponse::new(403).denied(), first);
         // By the credits, after a limit has been charged.
         let denied = verdict(&gate, &key, any().credits(6), None);
         assert_eq!(reason(&denied), Err(DenialKind::CreditsExhausted));
@@ -549,18 +517,16 @@ fn a_request_that_is_refused_costs_nothing_in_the_end() {
     assert_eq!(passing(&gate, &key), 5);
 }
 
-#[test]
-fn a_client_that_hangs_up_has_paid() {
-    let world = World::new();
+fn a_client_that_hangs_up_has_paid(open: Open<'_>) {
+    let world = World::new(open);
     let gate = world.gate();
     let key = world.live(|new| new.rate_limits(minute(2)));
     drop(verdict(&gate, &key, any(), None));
     assert_eq!(passing(&gate, &key), 1);
 }
 
-#[test]
-fn a_refusal_contains_the_time_to_retry() {
-    let world = World::new();
+fn a_refusal_contains_the_time_to_retry(open: Open<'_>) {
+    let world = World::new(open);
     let gate = world
         .builder()
         .legacy_rate_limit_fields(ResetUnit::UnixTime)
@@ -591,13 +557,12 @@ fn a_refusal_contains_the_time_to_retry() {
     world.clock.advance(Duration::from_secs(1));
     let (principal, finish) = admitted(verdict(&gate, &key, any(), None));
     assert_eq!(principal.quota().unwrap().remaining(), 0);
-    let lines = Response::ok().finished(finish);
+    let lines = finished(TestResponse::new(200), finish);
     assert_eq!(lines[2], r#"ratelimit: "minute";r=0;t=15"#);
 }
 
-#[test]
-fn the_most_restrictive_limit_is_described() {
-    let world = World::new();
+fn the_most_restrictive_limit_is_described(open: Open<'_>) {
+    let world = World::new(open);
     let gate = world.gate();
     let limits = RateLimits::new([RateLimit::per_second(3), RateLimit::per_day(4)]).unwrap();
     let key = world.live(|new| new.rate_limits(limits));
@@ -651,33 +616,31 @@ impl Limiter for Remote {
     }
 }
 
-#[test]
-fn an_external_limiter_is_charged_and_refunded() {
-    let world = World::new();
+fn an_external_limiter_is_charged_and_refunded(open: Open<'_>) {
+    let world = World::new(open);
     let gate = world.builder().limiter(Remote(true)).build().unwrap();
     let key = world.live(|new| new.rate_limits(RateLimit::per_day(2)));
     for _ in 0..5 {
         let (outer, finish) = admitted(verdict(&gate, &key, any(), None));
         let denied = verdict(&gate, &key, any().scope("lacking"), Some(&outer));
         assert!(reason(&denied).is_err());
-        Response::denied().finished(finish);
+        finished(TestResponse::new(403).denied(), finish);
     }
     assert_eq!(passing(&gate, &key), 2);
     let unlimited = world.live(|new| new);
-    let asked = gate.check(&Head(&unlimited), &Arc::new(any()), None);
+    let asked = gate.check(&request(&unlimited), &Arc::new(any()), None);
     assert!(
         matches!(asked, Decision::Ready(_)),
         "nobody is asked for nothing"
     );
 }
 
-#[test]
-fn an_explanation_includes_credits_but_no_external_limits() {
-    let world = World::new();
+fn an_explanation_includes_credits_but_no_external_limits(open: Open<'_>) {
+    let world = World::new(open);
     let gate = world.builder().limiter(Remote(true)).build().unwrap();
     let key = world.live(|new| new.rate_limits(minute(9)));
     let costs = |gate: &Gate, requirement: Requirement| {
-        let explained = gate.explain(&Head(&key), &requirement);
+        let explained = gate.explain(&request(&key), &requirement);
         let costs = |check: &Check| matches!(check, Check::RateLimit | Check::Credits);
         let checks = explained.checks().filter(|(check, _)| costs(check));
         checks.collect::<Vec<_>>()
@@ -687,7 +650,7 @@ fn an_explanation_includes_credits_but_no_external_limits() {
     world.set_credits(world.acme.clone(), 1);
     // A free route needs no credits, even if none have been drawn yet.
     let free = any().cost(0).credits(0);
-    let asked = gate.check(&Head(&key), &Arc::new(free.clone()), None);
+    let asked = gate.check(&request(&key), &Arc::new(free.clone()), None);
     assert!(matches!(asked, Decision::Ready(Verdict::Admit(_))));
     assert_eq!(costs(&gate, any()), [(Check::Credits, None)]);
     assert_eq!(passing(&gate, &key), 1);
@@ -696,9 +659,8 @@ fn an_explanation_includes_credits_but_no_external_limits() {
     assert_eq!(costs(&gate, free), []);
 }
 
-#[test]
-fn a_limiter_that_does_not_answer_is_a_503() {
-    let world = World::new();
+fn a_limiter_that_does_not_answer_is_a_503(open: Open<'_>) {
+    let world = World::new(open);
     let gate = world.builder().limiter(Remote(false)).build().unwrap();
     let key = world.live(|new| new.rate_limits(minute(2)));
     let Verdict::Refuse(refusal) = verdict(&gate, &key, any(), None) else {
@@ -715,9 +677,8 @@ fn a_limiter_that_does_not_answer_is_a_503() {
     );
 }
 
-#[test]
-fn requests_that_wait_for_the_store_are_charged_too() {
-    let world = World::new();
+fn requests_that_wait_for_the_store_are_charged_too(open: Open<'_>) {
+    let world = World::new(open);
     let gate = world
         .builder()
         .max_staleness(Duration::ZERO)
@@ -727,9 +688,8 @@ fn requests_that_wait_for_the_store_are_charged_too() {
     assert_eq!(passing(&gate, &key), 2);
 }
 
-#[test]
-fn credits_are_spent_by_live_keys_down_to_nothing() {
-    let world = World::new();
+fn credits_are_spent_by_live_keys_down_to_nothing(open: Open<'_>) {
+    let world = World::new(open);
     let gate = world.gate();
     let (live, (test, _)) = (
         world.live(|new| new),
@@ -768,9 +728,8 @@ fn credits_are_spent_by_live_keys_down_to_nothing() {
     assert_eq!(passing(&gate, &live), 0, "zero means spent");
 }
 
-#[test]
-fn a_key_spends_its_own_credits_and_shares_them_with_its_successors() {
-    let world = World::new();
+fn a_key_spends_its_own_credits_and_shares_them_with_its_successors(open: Open<'_>) {
+    let world = World::new(open);
     let gate = world.gate();
     world.set_credits(world.acme.clone(), 10);
     let (key, id) = world.key(Environment::LIVE, |new| new.credits(Credits::new(5)));
@@ -791,9 +750,8 @@ fn a_key_spends_its_own_credits_and_shares_them_with_its_successors() {
     assert_eq!(passing(&gate, &key), 10, "those of the account again");
 }
 
-#[test]
-fn credits_of_a_key_are_shared_by_the_live_keys_of_its_chain() {
-    let world = World::new();
+fn credits_of_a_key_are_shared_by_the_live_keys_of_its_chain(open: Open<'_>) {
+    let world = World::new(open);
     let gate = world.gate();
     let (first, id) = world.key(Environment::LIVE, |new| new);
     let rotate = |id, grace| block_on(world.admin.rotate(&operator(), id, grace)).unwrap();
@@ -810,10 +768,9 @@ fn credits_of_a_key_are_shared_by_the_live_keys_of_its_chain() {
     }
 }
 
-#[test]
-fn one_of_many_concurrent_requests_gets_the_last_credit() {
+fn one_of_many_concurrent_requests_gets_the_last_credit(open: Open<'_>) {
     for key_of_its_own in [false, true] {
-        let world = World::new();
+        let world = World::new(open);
         let gate = world.gate();
         let (key, id) = world.key(Environment::LIVE, |new| new);
         if key_of_its_own {
@@ -830,9 +787,8 @@ fn one_of_many_concurrent_requests_gets_the_last_credit() {
     }
 }
 
-#[test]
-fn concurrent_requests_pass_exactly_as_many_as_there_are_credits() {
-    let world = World::new();
+fn concurrent_requests_pass_exactly_as_many_as_there_are_credits(open: Open<'_>) {
+    let world = World::new(open);
     let gate = world.gate();
     let key = world.live(|new| new);
     world.set_credits(world.acme.clone(), 1000);
@@ -845,9 +801,8 @@ fn concurrent_requests_pass_exactly_as_many_as_there_are_credits() {
     assert_eq!(world.left(world.acme.clone()), Some(0));
 }
 
-#[test]
-fn a_refill_replaces_the_balance_once_at_its_instant() {
-    let world = World::new();
+fn a_refill_replaces_the_balance_once_at_its_instant(open: Open<'_>) {
+    let world = World::new(open);
     let gate = world.gate();
     let key = world.live(|new| new);
     let at = SystemTime::UNIX_EPOCH + NOW + Duration::from_secs(60);
@@ -869,9 +824,8 @@ fn a_refill_replaces_the_balance_once_at_its_instant() {
     assert_eq!(world.left(world.acme.clone()), Some(0));
 }
 
-#[test]
-fn a_refill_between_two_milliseconds_delays_no_request() {
-    let world = World::new();
+fn a_refill_between_two_milliseconds_delays_no_request(open: Open<'_>) {
+    let world = World::new(open);
     let gate = world.gate();
     let key = world.live(|new| new);
     let minute = Duration::from_secs(60);
@@ -888,9 +842,8 @@ fn a_refill_between_two_milliseconds_delays_no_request() {
     assert!((19..=20).contains(&passed), "{passed}");
 }
 
-#[test]
-fn server_errors_are_refunded_if_the_service_asks_for_it() {
-    let world = World::new();
+fn server_errors_are_refunded_if_the_service_asks_for_it(open: Open<'_>) {
+    let world = World::new(open);
     let key = world.live(|new| new);
     world.set_credits(world.acme.clone(), 10);
     for (gate, left) in [
@@ -898,17 +851,19 @@ fn server_errors_are_refunded_if_the_service_asks_for_it() {
         (world.builder().refund_server_errors().build().unwrap(), 9),
     ] {
         let finish = finish_of(verdict(&gate, &key, any(), None));
-        Response::failed().finished(finish);
+        finished(TestResponse::new(500), finish);
         assert_eq!(world.left(world.acme.clone()), Some(left));
     }
     let gate = world.builder().refund_server_errors().build().unwrap();
-    Response::ok().finished(finish_of(verdict(&gate, &key, any(), None)));
+    finished(
+        TestResponse::new(200),
+        finish_of(verdict(&gate, &key, any(), None)),
+    );
     assert_eq!(world.left(world.acme.clone()), Some(8));
 }
 
-#[test]
-fn client_errors_are_refunded_if_the_service_asks_for_it() {
-    let world = World::new();
+fn client_errors_are_refunded_if_the_service_asks_for_it(open: Open<'_>) {
+    let world = World::new(open);
     let key = world.live(|new| new);
     world.set_credits(world.acme.clone(), 10);
     let all = world.builder().refund_errors().build().unwrap();
@@ -927,14 +882,13 @@ fn client_errors_are_refunded_if_the_service_asks_for_it() {
         (&server, 499, 8),
     ] {
         let finish = finish_of(verdict(gate, &key, any(), None));
-        Response::of(status).finished(finish);
+        finished(TestResponse::new(status), finish);
         assert_eq!(world.left(world.acme.clone()), Some(left), "{status}");
     }
 }
 
-#[test]
-fn refunded_credits_return_to_the_store_at_the_next_flush() {
-    let world = World::new();
+fn refunded_credits_return_to_the_store_at_the_next_flush(open: Open<'_>) {
+    let world = World::new(open);
     let gate = world.builder().refund_server_errors().build().unwrap();
     let key = world.live(|new| new);
     world.set_credits(world.acme.clone(), 2000);
@@ -942,7 +896,7 @@ fn refunded_credits_return_to_the_store_at_the_next_flush() {
         .map(|_| finish_of(verdict(&gate, &key, any(), None)))
         .collect();
     for finish in asked {
-        Response::failed().finished(finish);
+        finished(TestResponse::new(500), finish);
     }
     block_on(world.store.flush()).unwrap();
     let owner = world.acme.clone().into();
@@ -952,9 +906,8 @@ fn refunded_credits_return_to_the_store_at_the_next_flush() {
     assert_eq!(world.left(world.acme.clone()), Some(1000));
 }
 
-#[test]
-fn a_new_balance_voids_credits_of_the_old_one() {
-    let world = World::new();
+fn a_new_balance_voids_credits_of_the_old_one(open: Open<'_>) {
+    let world = World::new(open);
     let gate = world.gate();
     let key = world.live(|new| new);
     world.set_credits(world.acme.clone(), 800);
@@ -966,9 +919,8 @@ fn a_new_balance_voids_credits_of_the_old_one() {
     assert_eq!(world.left(world.acme.clone()), Some(0));
 }
 
-#[test]
-fn only_an_operator_gives_credits() {
-    let world = World::new();
+fn only_an_operator_gives_credits(open: Open<'_>) {
+    let world = World::new(open);
     let user = Actor::user("ann", world.acme.clone(), Permission::ALL);
     let error = |outcome: Result<(), AdminError>| outcome.unwrap_err().kind();
     let acme = || world.acme.clone();
@@ -1005,9 +957,8 @@ fn only_an_operator_gives_credits() {
     assert_eq!(line.refused, Some(AdminErrorKind::Conflict));
 }
 
-#[test]
-fn only_an_operator_gives_a_key_more_than_its_plan() {
-    let world = World::new();
+fn only_an_operator_gives_a_key_more_than_its_plan(open: Open<'_>) {
+    let world = World::new(open);
     let gate = world.gate();
     let user = |permissions: &[Permission]| {
         Actor::user("ann", world.acme.clone(), permissions.iter().copied())
@@ -1050,9 +1001,8 @@ fn only_an_operator_gives_a_key_more_than_its_plan() {
     assert_eq!(update(&actors[1], minute(9)), too_wide);
 }
 
-#[test]
-fn a_key_with_its_own_credits_cannot_create_a_key_without() {
-    let world = World::new();
+fn a_key_with_its_own_credits_cannot_create_a_key_without(open: Open<'_>) {
+    let world = World::new(open);
     let gate = world.gate();
     let scopes = Scopes::parse(["api_keys.*"]).unwrap();
     let key = world.live(|new| new.scopes(scopes).credits(Credits::new(50)));
@@ -1062,9 +1012,8 @@ fn a_key_with_its_own_credits_cannot_create_a_key_without() {
     assert_eq!(made.unwrap_err().kind(), AdminErrorKind::TooWide);
 }
 
-#[test]
-fn units_are_recorded_per_key_and_billed_for_live_keys() {
-    let world = World::new();
+fn units_are_recorded_per_key_and_billed_for_live_keys(open: Open<'_>) {
+    let world = World::new(open);
     for gate in [
         world.gate(),
         world.builder().without_usage().build().unwrap(),

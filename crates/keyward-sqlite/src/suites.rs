@@ -1,16 +1,18 @@
-//! The store over which the life of keys is tested here.
+//! What every store promises, over a file.
 
 use std::env::temp_dir;
 use std::fs::OpenOptions;
 use std::sync::{Arc, Mutex, Once};
 
-use keyward::Store;
 use keyward::clock::Clock;
-use keyward_sqlite::SqliteOptions;
+
+use crate::{SqliteOptions, SqliteStore};
+
+keyward::testing::suites!(open);
 
 /// Opens a store in a folder that stays, and has everything logged beside it: `scripts/test` looks
 /// for keys in both.
-pub(crate) fn open(clock: Arc<dyn Clock>) -> Arc<dyn Store> {
+fn open(clock: Arc<dyn Clock>) -> SqliteStore {
     static LOG: Once = Once::new();
     LOG.call_once(|| {
         let log = OpenOptions::new()
@@ -27,5 +29,5 @@ pub(crate) fn open(clock: Arc<dyn Clock>) -> Arc<dyn Store> {
     let store = SqliteOptions::new()
         .clock(clock)
         .open(folder.join("keys.db"));
-    Arc::new(store.unwrap())
+    store.unwrap()
 }

@@ -1,6 +1,5 @@
-//! What the life of keys promises, over the store that `crate::test_store` opens.
+//! What the life of keys promises over any store.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -27,12 +26,95 @@ use crate::record::{
     Account, AccountStatus, AdminErrorKind, AuditAction, AuditEntry, KeyRecord, KeyState, Metadata,
 };
 use crate::replica::{Replica, UsageHour, UsageQuery};
-use crate::request::{KeyLocation, RequestHead};
+use crate::request::KeyLocation;
 use crate::scheme::KeyScheme;
 use crate::scope::{Permission, ScopeCatalog, Scopes};
 use crate::store::{AuditQuery, Commit, KeyCursor, KeyQuery, Store, StoreFuture};
-use crate::test_store::open;
-use crate::testing::block_on;
+use crate::testing::suites::Open;
+use crate::testing::{TestRequest, block_on};
+
+/// Tests the life of keys over a store: creation, permissions, changes, rotation, revocation, the audit log.
+///
+/// `open` opens a new, empty store on this clock, each time that it is called. The macro
+/// [`suites!`](crate::testing::suites!) makes each promise a test of its own.
+///
+/// ```
+/// use keyward::{MemoryStore, testing};
+///
+/// testing::suites::key_lifecycle(MemoryStore::with_clock);
+/// ```
+///
+/// # Panics
+/// If the store breaks a promise.
+pub fn key_lifecycle<S: Store>(open: impl Fn(Arc<dyn Clock>) -> S) {
+    let open: Open<'_> = &|clock| Arc::new(open(clock));
+    crate::__key_lifecycle_promises!(__run_promises open);
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __key_lifecycle_promises {
+    ($then:ident $($with:tt)*) => {
+        $crate::$then! { [$($with)*] key_lifecycle
+            a_created_key_works_and_is_shown_once
+            a_name_is_required_and_bounded
+            what_is_kept_holds_no_key
+            a_repeated_create_gives_the_same_key_without_its_secret
+            of_200_creates_at_once_at_the_limit_minus_one_exactly_one_passes
+            each_kind_of_key_keeps_its_own_format
+            the_catalog_rules_new_and_changed_keys
+            a_user_does_what_it_may_and_nothing_else
+            another_accounts_key_answers_like_an_unknown_one
+            only_an_operator_acts_on_accounts_and_reads_the_whole_trail
+            a_key_acts_by_its_own_scopes_while_it_lives
+            origins_that_would_let_anybody_in_are_refused_unless_they_are_named
+            a_key_hands_on_at_most_what_it_holds
+            a_key_with_a_balance_of_its_own_takes_no_other_over
+            an_update_widens_only_for_who_may_create
+            the_first_key_comes_from_one_explicit_call
+            pages_go_on_where_they_ended_and_show_revoked_keys
+            a_key_is_switched_off_and_on_and_revoked_for_good
+            revoke_all_ends_an_environment_or_all_and_no_key_slips_through
+            a_suspended_or_downgraded_account_refuses_its_keys_until_it_is_lifted
+            a_successor_can_do_the_same_and_the_old_key_dies_when_told
+            a_grace_is_never_shorter_than_promised
+            a_grace_never_extends_a_life
+            of_100_rotations_at_once_one_wins
+            a_full_account_can_still_rotate_once
+            an_expiry_is_ahead_and_within_the_services_bounds
+            every_call_leaves_a_line_and_a_refused_one_too
+            who_has_no_permission_leaves_no_line_however_often_it_calls
+            of_an_actor_twenty_refused_calls_an_hour_are_listed_and_how_many_followed
+            a_request_past_the_gate_may_finish
+            a_leak_is_found_in_a_text_and_told_apart
+            a_leak_is_told_once_with_its_first_places
+            keys_made_elsewhere_work_and_are_digested_anew_at_their_first_use
+            a_row_of_plain_sha256_is_imported_with_one_call_whatever_peppers_there_are
+            a_key_of_the_service_itself_is_not_found_under_a_digest_without_its_pepper
+            a_key_that_died_with_all_others_is_not_switched_or_changed
+            a_key_that_acts_keeps_to_its_environment_and_opens_nothing_wider
+            a_token_is_for_one_key_and_no_other
+            a_successor_keeps_to_the_services_bounds
+            a_successor_is_of_the_present_epoch_and_as_disabled_as_the_old_key
+            metadata_holds_no_key_however_it_is_written
+            usage_that_is_switched_off_is_not_counted
+            a_request_that_is_refused_further_inside_counts_as_refused
+            a_key_that_dies_while_it_acts_has_done_nothing
+            a_publishable_key_manages_nothing_whatever_its_scopes
+            an_imported_key_counts_as_one_more
+            a_key_that_rotates_gives_no_longer_life_than_its_own
+            a_refused_revocation_keeps_no_reason
+            a_list_tells_all_there_is_to_tell_and_shows_traffic_move
+            neither_a_revoked_nor_an_expired_key_is_rotated
+            metadata_is_a_bounded_json_object
+        }
+    };
+}
+
+/// The promises, one by one.
+pub mod promises {
+    crate::__key_lifecycle_promises!(__publish_promises);
+}
 
 const NOW: Duration = Duration::from_secs(1_700_000_000);
 
@@ -46,8 +128,8 @@ struct World {
 
 impl World {
     /// A service with two accounts.
-    fn new() -> Self {
-        let world = Self::empty();
+    fn new(open: Open<'_>) -> Self {
+        let world = Self::empty(open);
         for id in ["acme", "other"] {
             let id = AccountId::parse(id).unwrap();
             block_on(world.admin.open_account(&operator(), &id)).unwrap();
@@ -55,7 +137,7 @@ impl World {
         world
     }
 
-    fn empty() -> Self {
+    fn empty(open: Open<'_>) -> Self {
         let clock = Arc::new(ManualClock::at(NOW));
         let store = open(Arc::<ManualClock>::clone(&clock));
         let admin = KeyAdmin::new(&store, &scheme());
@@ -91,7 +173,11 @@ impl World {
             .build()
             .unwrap();
         let requirement = Arc::new(Requirement::new().any_environment());
-        match gate.check(&Head(key.expose_secret()), &requirement, None) {
+        match gate.check(
+            &TestRequest::get().key(key.expose_secret()),
+            &requirement,
+            None,
+        ) {
             Decision::Ready(Verdict::Admit(Admitted {
                 access: Some(Access::Principal(principal)),
                 ..
@@ -142,9 +228,8 @@ fn user(account: &str, permissions: &[Permission]) -> Actor {
     )
 }
 
-#[test]
-fn a_created_key_works_and_is_shown_once() {
-    let world = World::new();
+fn a_created_key_works_and_is_shown_once(open: Open<'_>) {
+    let world = World::new(open);
     let created = world.create(world.new_key());
     let key = created.key.unwrap();
     world.ask(&key).unwrap();
@@ -157,9 +242,8 @@ fn a_created_key_works_and_is_shown_once() {
     assert_eq!(view.last_used_at, Some(SystemTime::UNIX_EPOCH + NOW));
 }
 
-#[test]
-fn a_name_is_required_and_bounded() {
-    let world = World::new();
+fn a_name_is_required_and_bounded(open: Open<'_>) {
+    let world = World::new(open);
     for bad in ["", "   ", "a\nb", "a\u{7f}", &"x".repeat(101)] {
         let new = NewKey::new(world.acme.clone(), Environment::LIVE, bad);
         let error = error_of(block_on(world.admin.create(&world.user, new)));
@@ -172,9 +256,8 @@ fn a_name_is_required_and_bounded() {
     ));
 }
 
-#[test]
-fn what_is_kept_holds_no_key() {
-    let world = World::new();
+fn what_is_kept_holds_no_key(open: Open<'_>) {
+    let world = World::new(open);
     let created = world.create(world.new_key());
     let secret = created.key.unwrap();
     let text = format!("see {}!", secret.expose_secret());
@@ -199,9 +282,8 @@ fn what_is_kept_holds_no_key() {
     world.ask(&secret).unwrap();
 }
 
-#[test]
-fn a_repeated_create_gives_the_same_key_without_its_secret() {
-    let world = World::new();
+fn a_repeated_create_gives_the_same_key_without_its_secret(open: Open<'_>) {
+    let world = World::new(open);
     let new = || world.new_key().token("retry-1");
     let first = world.create(new());
     let again = world.create(new());
@@ -224,9 +306,8 @@ fn a_repeated_create_gives_the_same_key_without_its_secret() {
     assert_eq!(error, AdminErrorKind::TooLong);
 }
 
-#[test]
-fn of_200_creates_at_once_at_the_limit_minus_one_exactly_one_passes() {
-    let world = World::new();
+fn of_200_creates_at_once_at_the_limit_minus_one_exactly_one_passes(open: Open<'_>) {
+    let world = World::new(open);
     (0..49).for_each(|_| drop(world.create(world.new_key())));
     let passed: usize = thread::scope(|threads| {
         let create = || block_on(world.admin.create(&world.user, world.new_key()));
@@ -248,9 +329,8 @@ fn of_200_creates_at_once_at_the_limit_minus_one_exactly_one_passes() {
     world.create(world.new_key());
 }
 
-#[test]
-fn each_kind_of_key_keeps_its_own_format() {
-    let world = World::new();
+fn each_kind_of_key_keeps_its_own_format(open: Open<'_>) {
+    let world = World::new(open);
     let format = |prefix| KeyFormat::new(prefix).unwrap();
     let scheme = KeyScheme::new(format("sk_{env}_"))
         .format(KeyKind::Publishable, format("pk_{env}_"))
@@ -281,7 +361,11 @@ fn each_kind_of_key_keeps_its_own_format() {
 
         // A secret key stands where only publishable ones may, and is found there nevertheless.
         let requirement = Arc::new(Requirement::new().kinds([KeyKind::Publishable]));
-        let decision = gate.check(&Head(key.expose_secret()), &requirement, None);
+        let decision = gate.check(
+            &TestRequest::get().key(key.expose_secret()),
+            &requirement,
+            None,
+        );
         match (kind, decision) {
             (KeyKind::Publishable, Decision::Ready(Verdict::Admit(_))) => {}
             (KeyKind::Secret, Decision::Ready(Verdict::Refuse(refusal))) => {
@@ -297,7 +381,11 @@ fn each_kind_of_key_keeps_its_own_format() {
         (unknown, DenialKind::Unknown),
         (other, DenialKind::Malformed),
     ] {
-        let decision = gate.check(&Head(key.expose_secret()), &Arc::default(), None);
+        let decision = gate.check(
+            &TestRequest::get().key(key.expose_secret()),
+            &Arc::default(),
+            None,
+        );
         let Decision::Ready(Verdict::Refuse(refusal)) = decision else {
             panic!("{decision:?}")
         };
@@ -305,9 +393,8 @@ fn each_kind_of_key_keeps_its_own_format() {
     }
 }
 
-#[test]
-fn the_catalog_rules_new_and_changed_keys() {
-    let world = World::new();
+fn the_catalog_rules_new_and_changed_keys(open: Open<'_>) {
+    let world = World::new(open);
     let catalog = ScopeCatalog::new(["kyc", "age", "api_keys.create"])
         .unwrap()
         .implying("hybrid", ["kyc", "age"])
@@ -344,9 +431,8 @@ fn the_catalog_rules_new_and_changed_keys() {
     assert_eq!(error.kind(), AdminErrorKind::Scopes);
 }
 
-#[test]
-fn a_user_does_what_it_may_and_nothing_else() {
-    let world = World::new();
+fn a_user_does_what_it_may_and_nothing_else(open: Open<'_>) {
+    let world = World::new(open);
     let id = world.create(world.new_key()).record.id;
     let of_keys = |permission: &Permission| permission.as_str().starts_with("api_keys.");
     for permission in Permission::ALL.into_iter().filter(of_keys) {
@@ -383,9 +469,8 @@ fn a_user_does_what_it_may_and_nothing_else() {
     assert_eq!(error, AdminErrorKind::NotPermitted);
 }
 
-#[test]
-fn another_accounts_key_answers_like_an_unknown_one() {
-    let world = World::new();
+fn another_accounts_key_answers_like_an_unknown_one(open: Open<'_>) {
+    let world = World::new(open);
     let created = world.create(world.new_key());
     let stranger = user("other", &Permission::ALL);
     let admin = &world.admin;
@@ -431,9 +516,8 @@ fn another_accounts_key_answers_like_an_unknown_one() {
     world.ask(&created.key.unwrap()).unwrap();
 }
 
-#[test]
-fn only_an_operator_acts_on_accounts_and_reads_the_whole_trail() {
-    let world = World::new();
+fn only_an_operator_acts_on_accounts_and_reads_the_whole_trail(open: Open<'_>) {
+    let world = World::new(open);
     let change = AccountChange::new().max_active_keys(None);
     let new = AccountId::parse("new").unwrap();
     for actor in [&world.user, &world.acting(&["api_keys.*"], |new| new)] {
@@ -453,9 +537,8 @@ fn only_an_operator_acts_on_accounts_and_reads_the_whole_trail() {
     block_on(world.admin.audit(&operator(), None, None)).unwrap();
 }
 
-#[test]
-fn a_key_acts_by_its_own_scopes_while_it_lives() {
-    let world = World::new();
+fn a_key_acts_by_its_own_scopes_while_it_lives(open: Open<'_>) {
+    let world = World::new(open);
     let lister = world.acting(&["api_keys.read"], |new| new);
     block_on(world.admin.keys(&lister, &world.acme, KeyFilter::new())).unwrap();
     let error = error_of(block_on(world.admin.create(&lister, world.new_key())));
@@ -481,9 +564,8 @@ fn a_key_acts_by_its_own_scopes_while_it_lives() {
     );
 }
 
-#[test]
-fn origins_that_would_let_anybody_in_are_refused_unless_they_are_named() {
-    let world = World::new();
+fn origins_that_would_let_anybody_in_are_refused_unless_they_are_named(open: Open<'_>) {
+    let world = World::new(open);
     let origins = |list: &[&str]| OriginPolicy::listed(list).unwrap();
     let why = |error: AdminError| {
         assert_eq!(error.kind(), AdminErrorKind::Origins);
@@ -509,7 +591,7 @@ fn origins_that_would_let_anybody_in_are_refused_unless_they_are_named() {
     let new = world.new_key().origins(suffix.clone());
     let imported = block_on(world.admin.import(&operator(), new, digest, hint));
     assert_eq!(why(imported.unwrap_err()), suffix_refused);
-    let empty = World::empty();
+    let empty = World::empty(open);
     let first = empty.new_key().origins(suffix.clone());
     let first = block_on(empty.admin.bootstrap(&operator(), first));
     assert_eq!(why(first.unwrap_err()), suffix_refused);
@@ -530,9 +612,8 @@ fn origins_that_would_let_anybody_in_are_refused_unless_they_are_named() {
     assert_eq!(rotated.unwrap().record.origins, kept);
 }
 
-#[test]
-fn a_key_hands_on_at_most_what_it_holds() {
-    let world = World::new();
+fn a_key_hands_on_at_most_what_it_holds(open: Open<'_>) {
+    let world = World::new(open);
     world.plan(RateLimit::per_minute(1000));
     let limit = RateLimit::per_minute(100);
     let end = world.after(1000);
@@ -587,9 +668,8 @@ fn a_key_hands_on_at_most_what_it_holds() {
     assert_eq!(error, AdminErrorKind::TooWide);
 }
 
-#[test]
-fn a_key_with_a_balance_of_its_own_takes_no_other_over() {
-    let world = World::new();
+fn a_key_with_a_balance_of_its_own_takes_no_other_over(open: Open<'_>) {
+    let world = World::new(open);
     let scopes = ["api_keys.create", "api_keys.revoke", "api_keys.update"];
     let with = |credits: u64| {
         let new = world.new_key().scopes(Scopes::parse(scopes).unwrap());
@@ -610,9 +690,8 @@ fn a_key_with_a_balance_of_its_own_takes_no_other_over() {
     block_on(world.admin.rotate(&actor, poor, Grace::None)).unwrap();
 }
 
-#[test]
-fn an_update_widens_only_for_who_may_create() {
-    let world = World::new();
+fn an_update_widens_only_for_who_may_create(open: Open<'_>) {
+    let world = World::new(open);
     world.plan(RateLimit::per_minute(1000));
     let scopes = |scopes: &[&str]| Scopes::parse(scopes).unwrap();
     let limit = RateLimit::per_minute(5);
@@ -645,9 +724,8 @@ fn an_update_widens_only_for_who_may_create() {
     }
 }
 
-#[test]
-fn the_first_key_comes_from_one_explicit_call() {
-    let world = World::empty();
+fn the_first_key_comes_from_one_explicit_call(open: Open<'_>) {
+    let world = World::empty(open);
     let root = AccountId::parse("root").unwrap();
     let new = |account: &AccountId| {
         let new = NewKey::new(account.clone(), Environment::LIVE, "root");
@@ -672,9 +750,8 @@ fn the_first_key_comes_from_one_explicit_call() {
     }
 }
 
-#[test]
-fn pages_go_on_where_they_ended_and_show_revoked_keys() {
-    let world = World::new();
+fn pages_go_on_where_they_ended_and_show_revoked_keys(open: Open<'_>) {
+    let world = World::new(open);
     let ids: Vec<_> = (0..5)
         .map(|_| {
             world.clock.advance(Duration::from_secs(1));
@@ -704,9 +781,8 @@ fn pages_go_on_where_they_ended_and_show_revoked_keys() {
     assert_eq!(page.keys.len(), 1);
 }
 
-#[test]
-fn a_key_is_switched_off_and_on_and_revoked_for_good() {
-    let world = World::new();
+fn a_key_is_switched_off_and_on_and_revoked_for_good(open: Open<'_>) {
+    let world = World::new(open);
     let created = world.create(world.new_key());
     let (id, key) = (created.record.id, created.key.unwrap());
     let (admin, user) = (&world.admin, &world.user);
@@ -733,9 +809,8 @@ fn a_key_is_switched_off_and_on_and_revoked_for_good() {
     assert_eq!(error, AdminErrorKind::TooLong);
 }
 
-#[test]
-fn revoke_all_ends_an_environment_or_all_and_no_key_slips_through() {
-    let world = World::new();
+fn revoke_all_ends_an_environment_or_all_and_no_key_slips_through(open: Open<'_>) {
+    let world = World::new(open);
     let make = |environment| {
         let new = NewKey::new(world.acme.clone(), environment, "name");
         world.create(new).key.unwrap()
@@ -780,9 +855,8 @@ fn revoke_all_ends_an_environment_or_all_and_no_key_slips_through() {
     });
 }
 
-#[test]
-fn a_suspended_or_downgraded_account_refuses_its_keys_until_it_is_lifted() {
-    let world = World::new();
+fn a_suspended_or_downgraded_account_refuses_its_keys_until_it_is_lifted(open: Open<'_>) {
+    let world = World::new(open);
     let key = world.create(world.new_key()).key.unwrap();
     let change =
         |change| block_on(world.admin.update_account(&operator(), &world.acme, change)).unwrap();
@@ -798,9 +872,8 @@ fn a_suspended_or_downgraded_account_refuses_its_keys_until_it_is_lifted() {
     world.ask(&key).unwrap();
 }
 
-#[test]
-fn a_successor_can_do_the_same_and_the_old_key_dies_when_told() {
-    let world = World::new();
+fn a_successor_can_do_the_same_and_the_old_key_dies_when_told(open: Open<'_>) {
+    let world = World::new(open);
     world.plan(RateLimit::per_minute(1000));
     let new = || {
         let new = world.new_key().scopes(Scopes::parse(["kyc"]).unwrap());
@@ -838,9 +911,8 @@ fn a_successor_can_do_the_same_and_the_old_key_dies_when_told() {
     world.ask(&now.key.unwrap()).unwrap();
 }
 
-#[test]
-fn a_grace_is_never_shorter_than_promised() {
-    let world = World::new();
+fn a_grace_is_never_shorter_than_promised(open: Open<'_>) {
+    let world = World::new(open);
     world.clock.advance(Duration::from_millis(900));
     let old = world.create(world.new_key());
     let grace = Grace::For(Duration::from_secs(1));
@@ -849,9 +921,8 @@ fn a_grace_is_never_shorter_than_promised() {
     world.ask(&old.key.unwrap()).unwrap();
 }
 
-#[test]
-fn a_grace_never_extends_a_life() {
-    let world = World::new();
+fn a_grace_never_extends_a_life(open: Open<'_>) {
+    let world = World::new(open);
     let old = world
         .create(world.new_key().expires_at(world.after(10)))
         .record;
@@ -871,9 +942,8 @@ fn a_grace_never_extends_a_life() {
     assert_eq!(error, AdminErrorKind::Expired);
 }
 
-#[test]
-fn of_100_rotations_at_once_one_wins() {
-    let world = World::new();
+fn of_100_rotations_at_once_one_wins(open: Open<'_>) {
+    let world = World::new(open);
     let id = world.create(world.new_key()).record.id;
     let grace = Grace::For(Duration::from_secs(60));
     let won = thread::scope(|threads| {
@@ -895,9 +965,8 @@ fn of_100_rotations_at_once_one_wins() {
     assert_eq!(page.keys.len(), 2);
 }
 
-#[test]
-fn a_full_account_can_still_rotate_once() {
-    let world = World::new();
+fn a_full_account_can_still_rotate_once(open: Open<'_>) {
+    let world = World::new(open);
     let admin = world.admin.clone().max_active_keys(1);
     let id = world.create(world.new_key()).record.id;
     let grace = Grace::For(Duration::from_secs(60));
@@ -911,9 +980,8 @@ fn a_full_account_can_still_rotate_once() {
     block_on(admin.rotate(&world.user, next, Grace::None)).unwrap();
 }
 
-#[test]
-fn an_expiry_is_ahead_and_within_the_services_bounds() {
-    let world = World::new();
+fn an_expiry_is_ahead_and_within_the_services_bounds(open: Open<'_>) {
+    let world = World::new(open);
     let day = Duration::from_secs(86_400);
     let admin = world
         .admin
@@ -941,9 +1009,8 @@ fn an_expiry_is_ahead_and_within_the_services_bounds() {
     assert_eq!(create(world.new_key().expires_at(last)), Ok(Some(last)));
 }
 
-#[test]
-fn every_call_leaves_a_line_and_a_refused_one_too() {
-    let world = World::new();
+fn every_call_leaves_a_line_and_a_refused_one_too(open: Open<'_>) {
+    let world = World::new(open);
     let id = world.create(world.new_key()).record.id;
     block_on(world.admin.disable(&world.user, id)).unwrap();
     block_on(world.admin.revoke(&world.user, id, "leaked")).unwrap();
@@ -979,9 +1046,8 @@ fn every_call_leaves_a_line_and_a_refused_one_too() {
     assert_eq!((rest.entries.len(), rest.next), (55, None));
 }
 
-#[test]
-fn who_has_no_permission_leaves_no_line_however_often_it_calls() {
-    let world = World::new();
+fn who_has_no_permission_leaves_no_line_however_often_it_calls(open: Open<'_>) {
+    let world = World::new(open);
     let id = world.create(world.new_key()).record.id;
     let key = |scopes: &[&str], kind| {
         let new = world.new_key().scopes(Scopes::parse(scopes).unwrap());
@@ -993,7 +1059,7 @@ fn who_has_no_permission_leaves_no_line_however_often_it_calls() {
         let gate = Gate::builder(&world.store, &scheme());
         let gate = gate.max_staleness(Duration::MAX).location(location);
         let requirement = Arc::new(Requirement::new().kinds([kind]));
-        let head = Head(key.expose_secret());
+        let head = TestRequest::get().key(key.expose_secret());
         match gate.build().unwrap().check(&head, &requirement, None) {
             Decision::Ready(Verdict::Admit(Admitted {
                 access: Some(Access::Principal(principal)),
@@ -1032,9 +1098,8 @@ fn who_has_no_permission_leaves_no_line_however_often_it_calls() {
     assert_eq!(world.admin.unlisted_refusals() - counted, 24);
 }
 
-#[test]
-fn of_an_actor_twenty_refused_calls_an_hour_are_listed_and_how_many_followed() {
-    let world = World::new();
+fn of_an_actor_twenty_refused_calls_an_hour_are_listed_and_how_many_followed(open: Open<'_>) {
+    let world = World::new(open);
     let id = world.create(world.new_key()).record.id;
     let lines = |actor: &str| {
         let trail = block_on(world.store.audit(AuditQuery::newest(1000))).unwrap();
@@ -1086,9 +1151,8 @@ fn of_an_actor_twenty_refused_calls_an_hour_are_listed_and_how_many_followed() {
     assert_eq!(lines("user:bob").len(), 20 + 1 + 20 + 20);
 }
 
-#[test]
-fn a_request_past_the_gate_may_finish() {
-    let world = World::new();
+fn a_request_past_the_gate_may_finish(open: Open<'_>) {
+    let world = World::new(open);
     let created = world.create(world.new_key());
     let key = created.key.unwrap();
     let in_flight = world.ask(&key).unwrap();
@@ -1097,9 +1161,8 @@ fn a_request_past_the_gate_may_finish() {
     assert_eq!(world.ask(&key).unwrap_err(), DenialKind::Revoked);
 }
 
-#[test]
-fn a_leak_is_found_in_a_text_and_told_apart() {
-    let world = World::new();
+fn a_leak_is_found_in_a_text_and_told_apart(open: Open<'_>) {
+    let world = World::new(open);
     let live = world.create(world.new_key());
     let dead = world.create(world.new_key());
     block_on(world.admin.revoke(&world.user, dead.record.id, "")).unwrap();
@@ -1135,9 +1198,8 @@ fn a_leak_is_found_in_a_text_and_told_apart() {
     assert!(!format!("{leaks:?}").contains(&live_key.expose_secret()[9..]));
 }
 
-#[test]
-fn a_leak_is_told_once_with_its_first_places() {
-    let world = World::new();
+fn a_leak_is_told_once_with_its_first_places(open: Open<'_>) {
+    let world = World::new(open);
     let keys = [(); 3].map(|()| world.create(world.new_key()).key.unwrap());
     let never = format().generate(Environment::LIVE).unwrap();
     let texts = [&keys[0], &keys[1], &keys[2], &never].map(ApiKey::expose_secret);
@@ -1158,9 +1220,8 @@ fn a_leak_is_told_once_with_its_first_places() {
     assert_eq!(known, [true, true, true, false]);
 }
 
-#[test]
-fn keys_made_elsewhere_work_and_are_digested_anew_at_their_first_use() {
-    let world = World::new();
+fn keys_made_elsewhere_work_and_are_digested_anew_at_their_first_use(open: Open<'_>) {
+    let world = World::new(open);
     let hex = |bytes: &[u8]| format!("{bytes:02x?}").replace(['[', ']', ',', ' '], "");
     let foreign = |prefix: &str| ForeignFormat::new(prefix).unwrap();
     let (unkey, better) = (
@@ -1190,7 +1251,7 @@ fn keys_made_elsewhere_work_and_are_digested_anew_at_their_first_use() {
     let admin = KeyAdmin::new(&world.store, &scheme);
     let ask = |key: &'static str| {
         let requirement = Arc::new(Requirement::new());
-        match gate.check(&Head(key), &requirement, None) {
+        match gate.check(&TestRequest::get().key(key), &requirement, None) {
             Decision::Ready(Verdict::Admit(_)) => true,
             Decision::Ready(Verdict::Refuse(_)) => false,
             Decision::Pending(_) => panic!("not decided at once"),
@@ -1250,8 +1311,7 @@ fn keys_made_elsewhere_work_and_are_digested_anew_at_their_first_use() {
     }
 }
 
-#[test]
-fn a_row_of_plain_sha256_is_imported_with_one_call_whatever_peppers_there_are() {
+fn a_row_of_plain_sha256_is_imported_with_one_call_whatever_peppers_there_are(open: Open<'_>) {
     let key = "re_3ZMWxBfZNpGdcLXDRbyPA7QW";
     let row = format!("{:02x?}", Sha256::digest(key).as_slice());
     let row = row.replace(['[', ']', ',', ' '], "");
@@ -1264,7 +1324,7 @@ fn a_row_of_plain_sha256_is_imported_with_one_call_whatever_peppers_there_are() 
         (Peppers::new(pepper("2026")), "hmac-sha256:2026"),
         (retired, "hmac-sha256:2026"),
     ] {
-        let world = World::new();
+        let world = World::new(open);
         let scheme = scheme().peppers(peppers.clone());
         let admin = KeyAdmin::new(&world.store, &scheme);
         let digest = KeyDigest::import(DigestScheme::Sha256, &row).unwrap();
@@ -1276,7 +1336,11 @@ fn a_row_of_plain_sha256_is_imported_with_one_call_whatever_peppers_there_are() 
             .build()
             .unwrap();
         let ask = |key| {
-            let decision = gate.check(&Head(key), &Arc::new(Requirement::new()), None);
+            let decision = gate.check(
+                &TestRequest::get().key(key),
+                &Arc::new(Requirement::new()),
+                None,
+            );
             match decision {
                 Decision::Ready(Verdict::Admit(admitted)) => match admitted.access {
                     Some(Access::Principal(principal)) => principal.hint().to_string(),
@@ -1295,9 +1359,8 @@ fn a_row_of_plain_sha256_is_imported_with_one_call_whatever_peppers_there_are() 
     }
 }
 
-#[test]
-fn a_key_of_the_service_itself_is_not_found_under_a_digest_without_its_pepper() {
-    let world = World::new();
+fn a_key_of_the_service_itself_is_not_found_under_a_digest_without_its_pepper(open: Open<'_>) {
+    let world = World::new(open);
     let key = world.create(world.new_key()).key.unwrap();
     let peppers = Peppers::new(Pepper::new("2026", b"sixteen bytes or more").unwrap());
     let gate = Gate::builder(&world.store, &scheme().peppers(peppers))
@@ -1305,7 +1368,7 @@ fn a_key_of_the_service_itself_is_not_found_under_a_digest_without_its_pepper() 
         .build()
         .unwrap();
     let decision = gate.check(
-        &Head(key.expose_secret()),
+        &TestRequest::get().key(key.expose_secret()),
         &Arc::new(Requirement::new()),
         None,
     );
@@ -1313,27 +1376,8 @@ fn a_key_of_the_service_itself_is_not_found_under_a_digest_without_its_pepper() 
 }
 
 /// A request with a key.
-struct Head<'a>(&'a str);
-
-impl RequestHead for Head<'_> {
-    fn method(&self) -> &'static str {
-        "GET"
-    }
-
-    fn peer(&self) -> Option<IpAddr> {
-        None
-    }
-
-    fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        (field == "x-api-key")
-            .then_some(self.0.as_bytes())
-            .into_iter()
-    }
-}
-
-#[test]
-fn a_key_that_died_with_all_others_is_not_switched_or_changed() {
-    let world = World::new();
+fn a_key_that_died_with_all_others_is_not_switched_or_changed(open: Open<'_>) {
+    let world = World::new(open);
     let id = world.create(world.new_key()).record.id;
     block_on(world.admin.revoke_all(&world.user, &world.acme, None, "")).unwrap();
     for outcome in [
@@ -1351,9 +1395,8 @@ fn a_key_that_died_with_all_others_is_not_switched_or_changed() {
     }
 }
 
-#[test]
-fn a_key_that_acts_keeps_to_its_environment_and_opens_nothing_wider() {
-    let world = World::new();
+fn a_key_that_acts_keeps_to_its_environment_and_opens_nothing_wider(open: Open<'_>) {
+    let world = World::new(open);
     let scopes = |scopes: &[&str]| Scopes::parse(scopes).unwrap();
     let test = NewKey::new(world.acme.clone(), Environment::TEST, "name");
     let test = world.create(test.scopes(scopes(&["api_keys.*"])));
@@ -1396,9 +1439,8 @@ fn a_key_that_acts_keeps_to_its_environment_and_opens_nothing_wider() {
     }
 }
 
-#[test]
-fn a_token_is_for_one_key_and_no_other() {
-    let world = World::new();
+fn a_token_is_for_one_key_and_no_other(open: Open<'_>) {
+    let world = World::new(open);
     let new = || world.new_key().token("retry");
     let id = world.create(new()).record.id;
     assert_eq!(world.create(new()).record.id, id);
@@ -1408,9 +1450,8 @@ fn a_token_is_for_one_key_and_no_other() {
     assert_eq!(world.last_line().refused, Some(AdminErrorKind::Conflict));
 }
 
-#[test]
-fn a_successor_keeps_to_the_services_bounds() {
-    let world = World::new();
+fn a_successor_keeps_to_the_services_bounds(open: Open<'_>) {
+    let world = World::new(open);
     let id = world.create(world.new_key()).record.id;
     let hour = Duration::from_secs(3600);
     let bounded = world.admin.clone().max_lifetime(hour);
@@ -1432,9 +1473,8 @@ fn a_successor_keeps_to_the_services_bounds() {
     block_on(full.rotate(&world.user, next.id, Grace::None)).unwrap();
 }
 
-#[test]
-fn a_successor_is_of_the_present_epoch_and_as_disabled_as_the_old_key() {
-    let world = World::new();
+fn a_successor_is_of_the_present_epoch_and_as_disabled_as_the_old_key(open: Open<'_>) {
+    let world = World::new(open);
     block_on(world.admin.revoke_all(&world.user, &world.acme, None, "")).unwrap();
     let id = world.create(world.new_key()).record.id;
     block_on(world.admin.disable(&world.user, id)).unwrap();
@@ -1445,9 +1485,8 @@ fn a_successor_is_of_the_present_epoch_and_as_disabled_as_the_old_key() {
     world.ask(&key).unwrap();
 }
 
-#[test]
-fn metadata_holds_no_key_however_it_is_written() {
-    let world = World::new();
+fn metadata_holds_no_key_however_it_is_written(open: Open<'_>) {
+    let world = World::new(open);
     let secret = world.create(world.new_key()).key.unwrap();
     let escaped = secret.expose_secret().replace("vhk", "\\u0076hk");
     for text in [
@@ -1470,15 +1509,14 @@ fn metadata_holds_no_key_however_it_is_written() {
     assert_eq!(world.last_line().actor, "(a name that holds a key)");
 }
 
-#[test]
-fn usage_that_is_switched_off_is_not_counted() {
-    let world = World::new();
+fn usage_that_is_switched_off_is_not_counted(open: Open<'_>) {
+    let world = World::new(open);
     let created = world.create(world.new_key());
     let gate = Gate::builder(&world.store, &scheme()).without_usage();
     let gate = gate.build().unwrap();
     let key = created.key.unwrap();
     gate.check(
-        &Head(key.expose_secret()),
+        &TestRequest::get().key(key.expose_secret()),
         &Arc::new(Requirement::new()),
         None,
     );
@@ -1489,14 +1527,13 @@ fn usage_that_is_switched_off_is_not_counted() {
     assert_eq!(usage, []);
 }
 
-#[test]
-fn a_request_that_is_refused_further_inside_counts_as_refused() {
-    let world = World::new();
+fn a_request_that_is_refused_further_inside_counts_as_refused(open: Open<'_>) {
+    let world = World::new(open);
     let created = world.create(world.new_key());
     let gate = Gate::new(&world.store, &scheme()).unwrap();
     let key = created.key.unwrap();
     let outer = match gate.check(
-        &Head(key.expose_secret()),
+        &TestRequest::get().key(key.expose_secret()),
         &Arc::new(Requirement::new()),
         None,
     ) {
@@ -1507,7 +1544,7 @@ fn a_request_that_is_refused_further_inside_counts_as_refused() {
         panic!("{outer:?}")
     };
     let inner = Arc::new(Requirement::new().scope("kyc"));
-    gate.check(&Head(""), &inner, Some(&outer));
+    gate.check(&TestRequest::get(), &inner, Some(&outer));
     let span = SystemTime::UNIX_EPOCH..world.after(3600);
     let usage = block_on(world.admin.usage(&world.user, &world.acme, None, span)).unwrap();
     assert_eq!(
@@ -1580,8 +1617,7 @@ impl Store for Between {
     }
 }
 
-#[test]
-fn a_key_that_dies_while_it_acts_has_done_nothing() {
+fn a_key_that_dies_while_it_acts_has_done_nothing(open: Open<'_>) {
     type Act = fn(&KeyAdmin, &Actor, KeyId, &World) -> Result<(), AdminError>;
     let acts: [Act; 6] = [
         |admin, actor, _, world| block_on(admin.create(actor, world.new_key())).map(drop),
@@ -1596,7 +1632,7 @@ fn a_key_that_dies_while_it_acts_has_done_nothing() {
         },
     ];
     for (act, suspends) in acts.into_iter().flat_map(|act| [(act, false), (act, true)]) {
-        let world = World::new();
+        let world = World::new(open);
         let created = world.create(
             world
                 .new_key()
@@ -1624,9 +1660,8 @@ fn a_key_that_dies_while_it_acts_has_done_nothing() {
     }
 }
 
-#[test]
-fn a_publishable_key_manages_nothing_whatever_its_scopes() {
-    let world = World::new();
+fn a_publishable_key_manages_nothing_whatever_its_scopes(open: Open<'_>) {
+    let world = World::new(open);
     let scopes = Scopes::parse(["api_keys.*"]).unwrap();
     let new = world.new_key().kind(KeyKind::Publishable).scopes(scopes);
     let key = world.create(new).key.unwrap();
@@ -1636,7 +1671,11 @@ fn a_publishable_key_manages_nothing_whatever_its_scopes() {
         .build()
         .unwrap();
     let requirement = Arc::new(Requirement::new().kinds([KeyKind::Publishable]));
-    let principal = match gate.check(&Head(key.expose_secret()), &requirement, None) {
+    let principal = match gate.check(
+        &TestRequest::get().key(key.expose_secret()),
+        &requirement,
+        None,
+    ) {
         Decision::Ready(Verdict::Admit(Admitted {
             access: Some(Access::Principal(principal)),
             ..
@@ -1652,9 +1691,8 @@ fn a_publishable_key_manages_nothing_whatever_its_scopes() {
     assert_eq!(error, AdminErrorKind::NotPermitted);
 }
 
-#[test]
-fn an_imported_key_counts_as_one_more() {
-    let world = World::new();
+fn an_imported_key_counts_as_one_more(open: Open<'_>) {
+    let world = World::new(open);
     let admin = world.admin.clone().max_active_keys(1);
     let import = |digit: &str| {
         let digest = KeyDigest::import(DigestScheme::Sha256, &digit.repeat(64)).unwrap();
@@ -1664,9 +1702,8 @@ fn an_imported_key_counts_as_one_more() {
     assert_eq!(error_of(import("2")), AdminErrorKind::TooManyKeys);
 }
 
-#[test]
-fn a_key_that_rotates_gives_no_longer_life_than_its_own() {
-    let world = World::new();
+fn a_key_that_rotates_gives_no_longer_life_than_its_own(open: Open<'_>) {
+    let world = World::new(open);
     let actor = world.acting(&["api_keys.*"], |new| new.expires_at(world.after(1000)));
     let id = world
         .create(world.new_key().expires_at(world.after(900)))
@@ -1677,9 +1714,8 @@ fn a_key_that_rotates_gives_no_longer_life_than_its_own() {
     assert_eq!(next.record.expires_at, Some(world.after(500)));
 }
 
-#[test]
-fn a_refused_revocation_keeps_no_reason() {
-    let world = World::new();
+fn a_refused_revocation_keeps_no_reason(open: Open<'_>) {
+    let world = World::new(open);
     let id = world.create(world.new_key()).record.id;
     let reader = user("acme", &[Permission::Read]);
     error_of(block_on(world.admin.revoke(&reader, id, "because")));
@@ -1703,9 +1739,8 @@ fn a_refused_revocation_keeps_no_reason() {
     );
 }
 
-#[test]
-fn a_list_tells_all_there_is_to_tell_and_shows_traffic_move() {
-    let world = World::new();
+fn a_list_tells_all_there_is_to_tell_and_shows_traffic_move(open: Open<'_>) {
+    let world = World::new(open);
     let test = NewKey::new(world.acme.clone(), Environment::TEST, "widget")
         .kind(KeyKind::Publishable)
         .scopes(Scopes::parse(["kyc"]).unwrap())
@@ -1765,9 +1800,8 @@ fn a_list_tells_all_there_is_to_tell_and_shows_traffic_move() {
     assert_eq!(counted, expected);
 }
 
-#[test]
-fn neither_a_revoked_nor_an_expired_key_is_rotated() {
-    let world = World::new();
+fn neither_a_revoked_nor_an_expired_key_is_rotated(open: Open<'_>) {
+    let world = World::new(open);
     let revoked = world.create(world.new_key()).record.id;
     block_on(world.admin.revoke(&world.user, revoked, "")).unwrap();
     let expired = world.create(world.new_key().expires_at(world.after(10)));
@@ -1787,8 +1821,7 @@ fn neither_a_revoked_nor_an_expired_key_is_rotated() {
     }
 }
 
-#[test]
-fn metadata_is_a_bounded_json_object() {
+fn metadata_is_a_bounded_json_object(open: Open<'_>) {
     let longest = format!(r#"{{"a":"{}"}}"#, "x".repeat(4096 - 8));
     assert!(Metadata::parse(&longest).is_ok());
     let kind = |text: &str| Metadata::parse(text).unwrap_err().kind();
@@ -1804,7 +1837,7 @@ fn metadata_is_a_bounded_json_object() {
         assert_eq!(kind(twice), ParseErrorKind::Repeated, "{twice}");
         assert_eq!(Metadata::stored(twice).unwrap().as_str(), twice);
     }
-    let world = World::new();
+    let world = World::new(open);
     let metadata = Metadata::parse(r#"{"team":"Ünï"}"#).unwrap();
     let created = world.create(world.new_key().metadata(metadata.clone()));
     assert_eq!(created.record.metadata, metadata);
