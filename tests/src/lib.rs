@@ -1,12 +1,7 @@
 //! What needs more than one crate of keyward to be tested.
 
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-struct Readme;
-
-#[cfg(doctest)]
-#[doc = include_str!("../../docs/browser.md")]
-struct Browser;
+mod docs;
 
 #[cfg(test)]
 mod allocations;
@@ -30,8 +25,12 @@ mod delivery;
 mod endpoints;
 #[cfg(test)]
 mod environments;
+#[cfg(test)]
+mod events;
 #[cfg(all(test, unix))]
 mod freeze;
+#[cfg(test)]
+mod front_page;
 #[cfg(test)]
 mod interop;
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! How many lines each service needs for its key rules, as the README says.
+//! How many lines each service needs for its key rules, as the README of the examples says.
 
 use std::fs;
 
-/// The folder of each, as the README's table has them.
+/// The folder of each, as the table has them.
 const SERVICES: [&str; 5] = [
     "helium-id",
     "helios-health",
@@ -14,7 +14,7 @@ const SERVICES: [&str; 5] = [
 #[test]
 fn the_readme_says_how_many_lines_the_key_rules_take() {
     let root = format!("{}/..", env!("CARGO_MANIFEST_DIR"));
-    let readme = fs::read_to_string(format!("{root}/README.md")).unwrap();
+    let readme = fs::read_to_string(format!("{root}/examples/README.md")).unwrap();
     for name in SERVICES {
         let path = format!("{root}/examples/services/{name}/rules.rs");
         let rules = fs::read_to_string(path).unwrap();
