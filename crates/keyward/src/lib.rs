@@ -1,24 +1,75 @@
-//! Decides about API keys.
+//! API key authentication for any Rust web stack: the core, which decides.
 //!
-//! This crate holds everything there is to decide: how a key looks ([`KeyFormat`]), what is kept of
-//! it ([`KeyRecord`](crate::record::KeyRecord)), what a route demands ([`Requirement`]) and whether a request may pass
-//! ([`Gate`]). It knows no web framework, no runtime and no database: `keyward-tower` and
-//! `keyward-actix` put a gate in front of handlers, `keyward-sqlite` keeps the keys.
+//! ```ignore
+//! use std::error::Error;
 //!
-//! [`KeyAdmin`] shows how keys are made and revoked, [`Gate`] how a request is decided, [`ErrorCode`](crate::denial::ErrorCode)
-//! what is answered, [`Store`] how keys are kept elsewhere. Webhooks, signed both ways, are in `keyward-webhooks`.
+//! use axum::{Router, routing::get};
+//! use keyward::{
+//!     AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, NewKey, Scopes,
+//! };
+//! use keyward_sqlite::SqliteStore;
+//! use keyward_tower::{Principal, RequireKeyLayer};
+//! use tokio::net::TcpListener;
 //!
-//! ```text
-//! request head -> exactly one key -> its form -> digest -> record -> checks -> Principal
-//!                                                                          or Denial -> Reply
+//! async fn whoami(caller: Principal) -> String {
+//!     format!("{} calls with {}\n", caller.account(), caller.hint())
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn Error>> {
+//!     let store = SqliteStore::open("keys.db")?;
+//!     let scheme = KeyScheme::new(KeyFormat::new("acme_{env}_")?);
+//!     let gate = Gate::new(&store, &scheme)?;
+//!
+//!     // At sign-up: open an account and create its first key, which is shown once.
+//!     let admin = KeyAdmin::new(&store, &scheme);
+//!     let operator = Actor::operator("sign-up");
+//!     let account = AccountId::parse("customer-1")?;
+//!     admin.open_account(&operator, &account).await?;
+//!     let new = NewKey::new(account, Environment::LIVE, "production").scopes(Scopes::parse(["kyc"])?);
+//!     let created = admin.create(&operator, new).await?;
+//!     let key = created.key.ok_or("the key was created before")?;
+//!
+//!     let app = Router::new()
+//!         .route("/whoami", get(whoami))
+//!         .layer(RequireKeyLayer::new(gate).scope("kyc"))
+//!         .route("/health", get(async || "ok\n")); // after the layer: needs no key
+//!     let listener = TcpListener::bind("127.0.0.1:3000").await?;
+//!     println!(
+//!         "curl -i localhost:3000/whoami -H 'x-api-key: {}'",
+//!         key.expose_secret()
+//!     );
+//!     Ok(axum::serve(listener, app).await?)
+//! }
 //! ```
 //!
-//! With the feature `serde`, what a management API shows is `Serialize`: [`KeyView`](crate::admin::KeyView), [`KeyPage`](crate::admin::KeyPage), [`Leak`](crate::admin::Leak),
-//! [`AuditEntry`](crate::record::AuditEntry), [`AuditPage`](crate::admin::AuditPage), [`Account`](crate::record::Account), [`UsageHour`](crate::replica::UsageHour) and [`Credits`](crate::credits::Credits);
-//! the `impl Serialize` of the last three shows the JSON. Members are named as the fields
-//! are, those of a key's record beside its state. A time is in milliseconds since the Unix epoch, what is not
-//! there is `null`. A digest or a secret is never written, nor what only a store needs. None of them is
-//! `Deserialize`: they come from a store alone.
+//! This is `examples/axum.rs`, with `keyward-tower` and `keyward-sqlite`. A [`Gate`] checks each request against the
+//! [`Requirement`] of its route, and a [`KeyAdmin`] creates, rotates and revokes keys. Both share a [`KeyScheme`]: the
+//! formats of keys, the peppers with which they are hashed, and the catalog of scopes. A [`Store`] keeps the
+//! [`KeyRecord`](crate::record::KeyRecord)s, with digests and never secrets. [`ErrorCode`](crate::denial::ErrorCode)
+//! lists what a rejected client reads.
+//!
+//! ```text
+//! request head -> exactly one key -> its format -> digest -> record -> checks -> Principal
+//!                                                                            or Denial -> Reply
+//! ```
+//!
+//! This crate knows no web framework, no runtime and no database. `keyward-tower` is the middleware for axum and
+//! tower, `keyward-actix` for actix-web; `keyward-sqlite` keeps the keys in a file; `keyward-webhooks` signs, verifies
+//! and delivers webhooks.
+//!
+//! # Features
+//!
+//! - `psl` (default): the public suffix list, by which a wildcard in a key's [list of
+//!   origins](OriginPolicy::listed) is checked. Without it, every wildcard except `*.localhost` is rejected.
+//! - `serde`: what a management API shows is `Serialize`: [`KeyView`](crate::admin::KeyView),
+//!   [`KeyPage`](crate::admin::KeyPage), [`Leak`](crate::admin::Leak), [`AuditEntry`](crate::record::AuditEntry),
+//!   [`AuditPage`](crate::admin::AuditPage), [`Account`](crate::record::Account),
+//!   [`UsageHour`](crate::replica::UsageHour) and [`Credits`](crate::credits::Credits). The `impl Serialize` of the
+//!   last three shows the JSON. Members have the names of the fields; those of a key's record stand beside its state.
+//!   A time is in milliseconds since the Unix epoch, and a missing value is `null`. A digest or a secret is never
+//!   written, nor what only a store needs. None of them is `Deserialize`: they come only from a store.
+//! - `testing`: helpers for tests, and the suites that every store must pass.
 
 // docs.rs has nightly: it says there which feature brings what.
 #![cfg_attr(docsrs, feature(doc_cfg))]
