@@ -1,9 +1,12 @@
 //! Balances of credits.
 
+use std::collections::HashMap;
 use std::error::Error;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use keyward::credits::{CreditGrant, CreditOwner, CreditWant, Credits, Refill, Unspent};
+use keyward::replica::{DeferredWake, Replica};
 use keyward::store::{CreditChange, StoreError, StoreErrorKind};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
@@ -13,6 +16,93 @@ use crate::row::{self, Cells};
 /// How long what another process holds is shown after it was reported. One that lives reports again
 /// before that.
 const FRESH: Duration = Duration::from_secs(3);
+
+/// The number of balances from which one transaction draws.
+///
+/// It takes a few milliseconds, while which nothing else is done.
+pub(crate) const DRAWN_AT_ONCE: usize = 128;
+
+/// The credits of this process that are neither in the file nor in the replica.
+///
+/// Its lock is held while credits move between the three: from a commit until the replica has what was
+/// drawn, while a batch is committed that returns some, and while some are taken from the replica. So a
+/// reader that holds it finds each credit once. It is never held while another process is waited for.
+#[derive(Clone, Debug)]
+pub(crate) struct CreditLedger {
+    node: i64,
+    returning: Arc<Mutex<Returning>>,
+}
+
+/// Credits on their way back to a balance, with the number of the batch that returns them.
+#[derive(Debug, Default)]
+pub(crate) struct Returning(HashMap<CreditOwner, Vec<(i64, Unspent)>>);
+
+impl CreditLedger {
+    /// Creates the ledger of a process, which the file knows by this number.
+    pub(crate) fn new(node: i64) -> Self {
+        Self {
+            node,
+            returning: Arc::default(),
+        }
+    }
+
+    /// The number by which the file knows this process.
+    pub(crate) fn node(&self) -> i64 {
+        self.node
+    }
+
+    /// Keeps credits from moving, or from being read while they move.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Returning> {
+        self.returning
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the balance of an owner, with all that processes hold of it.
+    ///
+    /// The connection is at the beginning of a transaction: its snapshot is taken by the first read.
+    pub(crate) fn balance(
+        &self,
+        connection: &Connection,
+        replica: &Replica,
+        owner: &CreditOwner,
+    ) -> rusqlite::Result<Option<Credits>> {
+        let now = SystemTime::UNIX_EPOCH + replica.clock().unix();
+        let returning = self.lock();
+        let Some(mut credits) = shown(connection, owner, self.node, now)? else {
+            return Ok(None);
+        };
+        if let Some(held) = replica.held_of(owner) {
+            credits.put_back(&held);
+        }
+        for (_, unspent) in returning.0.get(owner).into_iter().flatten() {
+            credits.put_back(unspent);
+        }
+        Ok(Some(credits))
+    }
+}
+
+impl Returning {
+    /// Notes what a batch is to return.
+    pub(crate) fn add(&mut self, batch: i64, unspent: &[Unspent]) {
+        for one in unspent {
+            let of_owner = self.0.entry(one.owner.clone()).or_default();
+            of_owner.push((batch, one.clone()));
+        }
+    }
+
+    /// Notes that a batch has returned this.
+    pub(crate) fn remove(&mut self, batch: i64, unspent: &[Unspent]) {
+        for one in unspent {
+            if let Some(of_owner) = self.0.get_mut(&one.owner) {
+                of_owner.retain(|(number, _)| *number != batch);
+                if of_owner.is_empty() {
+                    self.0.remove(&one.owner);
+                }
+            }
+        }
+    }
+}
 
 /// The balance of an owner.
 pub(crate) fn stored(
@@ -36,7 +126,7 @@ pub(crate) fn stored(
 }
 
 /// The balance of an owner, with what other processes hold of it.
-pub(crate) fn shown(
+fn shown(
     connection: &Connection,
     owner: &CreditOwner,
     node: i64,
@@ -64,7 +154,7 @@ pub(crate) fn shown(
     Ok(Some(credits))
 }
 
-/// Notes what a process holds, for others to show. What was not reported for long is of nobody.
+/// Notes what a process holds, for others to show, and deletes reports that are old.
 pub(crate) fn report(
     connection: &Connection,
     held: &Unspent,
@@ -100,14 +190,17 @@ pub(crate) fn change(connection: &Connection, change: &CreditChange) -> Result<(
     put(connection, owner, &credits).map_err(failed)
 }
 
-/// Takes out what a process wants; an owner without a balance, or with one that is not valid, gets
-/// nothing, and holds up nobody else.
+/// Takes out what this process wants, and gives it to the replica.
+///
+/// An owner without a valid balance gets nothing, and does not hold up the others. The requests that wait
+/// are woken when the caller drops the second part of the result.
 pub(crate) fn draw(
     connection: &mut Connection,
     wants: &[CreditWant],
-    node: i64,
-    now: SystemTime,
-) -> Result<Vec<CreditGrant>, StoreError> {
+    ledger: &CreditLedger,
+    replica: &Replica,
+) -> Result<(Vec<CreditGrant>, Vec<DeferredWake>), StoreError> {
+    let (node, now) = (ledger.node, SystemTime::UNIX_EPOCH + replica.clock().unix());
     let transaction = connection
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .map_err(failed)?;
@@ -133,8 +226,12 @@ pub(crate) fn draw(
             grants.push(grant);
         }
     }
+    let moving = ledger.lock();
     transaction.commit().map_err(failed)?;
-    Ok(grants)
+    let wakes = grants.iter().map(|grant| replica.grant_deferred(grant));
+    let wakes = wakes.collect();
+    drop(moving);
+    Ok((grants, wakes))
 }
 
 /// Gives back what was not spent, unless the balance was replaced meanwhile.
@@ -169,6 +266,7 @@ fn put(connection: &Connection, owner: &CreditOwner, credits: &Credits) -> rusql
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     use std::sync::mpsc;
     use std::thread;
     use std::time::Instant;
@@ -279,6 +377,130 @@ mod tests {
         fixture.type_in(&most).unwrap();
         let all = i64::MAX.cast_unsigned();
         assert!(left(&other, &owner) >= all);
+    }
+
+    #[test]
+    fn a_balance_is_told_at_once_while_another_process_writes() {
+        let fixture = Fixture::new();
+        let (owner, key) = rich(&fixture, 10_000);
+        let store = fixture.open_slow();
+        (0..50).for_each(|_| assert_eq!(ask(&store, &key), Ok(())));
+        let writer = Connection::open(fixture.path()).unwrap();
+        writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+        thread::scope(|threads| {
+            let write = threads.spawn(|| add(&store, "other"));
+            thread::sleep(Duration::from_millis(100));
+            let began = Instant::now();
+            for _ in 0..10 {
+                assert_eq!(left(&store, &owner), 9950);
+            }
+            let took = began.elapsed();
+            assert!(took < Duration::from_secs(3), "{took:?}");
+            assert!(!write.is_finished(), "the thread that writes waits");
+            writer.execute_batch("ROLLBACK").unwrap();
+            write.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_balance_is_exact_while_credits_are_drawn_spent_and_given_back() {
+        const ALL: u64 = 100_000;
+        let fixture = Fixture::new();
+        let (owner, key) = rich(&fixture, ALL);
+        let store = fixture.open_slow();
+        type_inside(&store, "PRAGMA synchronous = OFF");
+        // Also what is in use, so that requests draw again and again.
+        let take_all = |worker: &mut crate::worker::Worker| {
+            worker.queue.take_all();
+            Ok(())
+        };
+        block_on(store.ask(take_all)).unwrap();
+        let [begun, done] = [(); 2].map(|()| AtomicU64::new(0));
+        let is_over = AtomicBool::new(false);
+        let give_back = || {
+            while !is_over.load(Ordering::SeqCst) {
+                block_on(store.flush()).unwrap();
+            }
+        };
+        let read = || {
+            let mut reads = 0;
+            while !is_over.load(Ordering::SeqCst) {
+                let most = ALL - done.load(Ordering::SeqCst);
+                let left = left(&store, &owner);
+                let least = ALL - begun.load(Ordering::SeqCst);
+                if !(least..=most).contains(&left) {
+                    return Err(format!("{left} is not in {least}..={most}"));
+                }
+                reads += 1;
+            }
+            Ok(reads)
+        };
+        let spend = || {
+            for _ in 0..500 {
+                begun.fetch_add(1, Ordering::SeqCst);
+                assert_eq!(ask(&store, &key), Ok(()));
+                done.fetch_add(1, Ordering::SeqCst);
+            }
+        };
+        thread::scope(|threads| {
+            threads.spawn(give_back);
+            let readers = [threads.spawn(read), threads.spawn(read)];
+            let spenders = [threads.spawn(spend), threads.spawn(spend)];
+            let spent = spenders.map(thread::ScopedJoinHandle::join);
+            is_over.store(true, Ordering::SeqCst);
+            assert!(spent.iter().all(Result::is_ok));
+            for reader in readers {
+                assert!(reader.join().unwrap().unwrap() > 0);
+            }
+        });
+        assert_eq!(left(&store, &owner), ALL - 1000);
+    }
+
+    #[test]
+    fn one_transaction_draws_for_a_bounded_number_of_owners() {
+        const OWNERS: usize = DRAWN_AT_ONCE + 20;
+        let fixture = Fixture::new();
+        let store = fixture.open_slow();
+        let names: Vec<_> = (0..OWNERS).map(|i| format!("owner{i}")).collect();
+        let keys: Vec<_> = names.iter().map(|name| crate::fixture::key(name)).collect();
+        let accounts = names.iter().map(|name| AccountId::parse(name).unwrap());
+        let accounts = accounts.map(keyward::record::Account::new).collect();
+        let records = keys.iter().map(|(_, record)| record.clone()).collect();
+        crate::fixture::commit(&store, accounts, records).unwrap();
+        let typed = "UPDATE keyward_account SET credits = 1; INSERT INTO keyward_credit \
+                     SELECT 'account:' || id, 1, 9, NULL, NULL FROM keyward_account";
+        fixture.type_in(typed).unwrap();
+        block_on(store.ask(crate::worker::Worker::poll)).unwrap();
+        let drawn = |connection: &Connection| {
+            let sql = "SELECT count(*) FROM keyward_credit WHERE remaining < 9";
+            let drawn = connection.query_row(sql, [], |row| row.get::<_, isize>(0));
+            drawn.unwrap().cast_unsigned()
+        };
+        let (go, wait) = mpsc::channel::<()>();
+        thread::scope(|threads| {
+            let held = threads.spawn(|| {
+                let held = store.ask(move |worker| {
+                    assert!(wait.recv().is_err());
+                    // Behind the first draw, which all wait for.
+                    worker.later(move |worker| {
+                        let turn = |connection: &Connection| Ok(drawn(connection));
+                        assert!(worker.read(turn).unwrap() <= DRAWN_AT_ONCE);
+                    });
+                    Ok(())
+                });
+                block_on(held).unwrap();
+            });
+            let ask = |key| assert_eq!(ask(&store, key), Ok(()));
+            let asked: Vec<_> = keys
+                .iter()
+                .map(|(key, _)| threads.spawn(move || ask(key)))
+                .collect();
+            thread::sleep(Duration::from_millis(500));
+            drop(go);
+            asked.into_iter().for_each(|one| one.join().unwrap());
+            held.join().unwrap();
+        });
+        assert_eq!(drawn(&Connection::open(fixture.path()).unwrap()), OWNERS);
     }
 
     #[test]
@@ -426,7 +648,8 @@ mod tests {
              ('account:broken', 1, -5, NULL, NULL), ('account:whole', 1, 800, NULL, NULL)",
         )
         .unwrap();
-        let grants = draw(&mut file, &wants, 7, SystemTime::now()).unwrap();
+        let (ledger, other) = (CreditLedger::new(7), Replica::new());
+        let (grants, _) = draw(&mut file, &wants, &ledger, &other).unwrap();
         assert_eq!(grants.len(), 1);
         assert_eq!((&grants[0].owner, grants[0].amount), (&wants[1].owner, 9));
         assert_eq!(

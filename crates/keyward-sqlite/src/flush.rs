@@ -1,16 +1,19 @@
 //! What requests leave behind in memory, on its way into the file.
 
-use std::collections::{HashSet, VecDeque};
-use std::mem;
-use std::time::SystemTime;
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::time::{Duration, Instant, SystemTime};
+use std::{iter, mem, slice, vec};
 
+use keyward::KeyId;
 use keyward::credits::{CreditOwner, Unspent};
 use keyward::replica::{Rehash, Replica, UsageCount};
 use rusqlite::{Connection, TransactionBehavior, params};
 
+use crate::credit::CreditLedger;
+use crate::group::SLICE;
 use crate::{credit, row};
 
-/// So many keys are written in one transaction, while which nobody else can write.
+/// The number of keys in one transaction, during which other processes cannot write.
 const BATCH: usize = 512;
 
 /// What was taken out of the replica and is not known to be in the file.
@@ -18,26 +21,28 @@ const BATCH: usize = 512;
 /// When a write fails, it may have succeeded. So a batch stays as it is and is written again under the
 /// same number, and the file counts each number once. Until then no more is taken: the replica adds up
 /// what comes meanwhile, so that however long it lasts, memory holds each key twice at most.
-#[derive(Debug)]
 pub(crate) struct FlushQueue {
-    node: i64,
+    ledger: CreditLedger,
     sequence: i64,
-    /// How often was taken what had been counted.
-    takings: u64,
+    /// The number of rounds that have begun.
+    rounds: u64,
+    round: Option<Round>,
     batches: VecDeque<Batch>,
-    /// Whose credits may be out.
+    /// The owners of credits that may be out.
     lent: HashSet<CreditOwner>,
     /// Whether credits are given back that are in use.
     all: bool,
 }
 
 impl FlushQueue {
-    /// For a store that was just opened: a node of its own, whatever ran here before.
+    /// Creates the queue of a store that was just opened: a node of its own, whatever ran here before.
     pub(crate) fn new(connection: &Connection) -> rusqlite::Result<Self> {
+        let node = connection.query_row("SELECT random()", [], |row| row.get(0))?;
         Ok(Self {
-            node: connection.query_row("SELECT random()", [], |row| row.get(0))?,
+            ledger: CreditLedger::new(node),
             sequence: 0,
-            takings: 0,
+            rounds: 0,
+            round: None,
             batches: VecDeque::new(),
             lent: HashSet::new(),
             all: false,
@@ -49,34 +54,67 @@ impl FlushQueue {
         self.all = true;
     }
 
-    /// The batch to write next; more is taken only when none is left.
+    /// Returns the batch to write next.
+    ///
+    /// Where none waits, a part of what was counted is taken, for a few milliseconds. There may be no batch
+    /// although the round goes on: see [`is_idle`](Self::is_idle).
     pub(crate) fn next(&mut self, replica: &Replica) -> Option<&Batch> {
         if self.batches.is_empty() {
-            self.takings += 1;
-            let mut counts = replica.take_usage().into_iter();
-            let mut digests = replica.take_rehashes().into_iter();
-            let mut unspent = replica.take_unspent(self.all).into_iter();
-            while counts.len() + digests.len() + unspent.len() > 0 {
-                let mut batch = self.batch(replica);
-                batch.counts.extend(counts.by_ref().take(BATCH));
-                batch.digests.extend(digests.by_ref().take(BATCH));
-                batch.unspent.extend(unspent.by_ref().take(BATCH));
-                let owners = batch.unspent.iter().map(|unspent| &unspent.owner);
-                batch.held = owners.map(|owner| held(replica, owner)).collect();
-                self.batches.push_back(batch);
+            let mut round = self.round.take().unwrap_or_else(|| {
+                self.rounds += 1;
+                Round::begin(replica, self.all)
+            });
+            if round.collect() {
+                let batch = self.batch_of(&mut round, replica);
+                if !batch.is_empty() {
+                    self.batches.push_back(batch);
+                }
+                self.round = (!round.is_over()).then_some(round);
+            } else {
+                self.round = Some(round);
             }
         }
         self.batches.front()
     }
 
-    /// Takes the credits that are out and not needed, and what is held of the others.
+    /// Makes a batch of what the round has collected, with some credits to give back.
+    fn batch_of(&mut self, round: &mut Round, replica: &Replica) -> Batch {
+        let mut batch = self.batch(replica);
+        batch.hour = round.hour;
+        let counts = iter::from_fn(|| round.counts.pop_first());
+        batch.counts = counts.map(|(_, count)| count).take(BATCH).collect();
+        batch.digests.extend(round.digests.by_ref().take(BATCH));
+        let began = Instant::now();
+        while batch.unspent.is_empty()
+            && began.elapsed() < SLICE
+            && let Some(parts) = &mut round.unspent
+        {
+            let mut returning = self.ledger.lock();
+            match parts.next() {
+                Some(unspent) => {
+                    returning.add(batch.sequence, &unspent);
+                    batch.unspent = unspent;
+                }
+                None => round.unspent = None,
+            }
+        }
+        batch.report_held(replica);
+        batch
+    }
+
+    /// Takes the credits that are out and not needed, and reports what is held of the others.
     pub(crate) fn settle(&mut self, replica: &Replica) {
         let lent = mem::take(&mut self.lent);
         let mut owners = lent.into_iter().peekable();
         while owners.peek().is_some() {
             let mut batch = self.batch(replica);
             for owner in owners.by_ref().take(BATCH) {
-                batch.unspent.extend(replica.take_unspent_of(&owner));
+                let mut returning = self.ledger.lock();
+                if let Some(unspent) = replica.take_unspent_of(&owner) {
+                    returning.add(batch.sequence, slice::from_ref(&unspent));
+                    batch.unspent.push(unspent);
+                }
+                drop(returning);
                 let held = held(replica, &owner);
                 if held.amount > 0 {
                     self.lent.insert(owner);
@@ -89,12 +127,14 @@ impl FlushQueue {
 
     /// Takes the credits of which more are out than may be.
     pub(crate) fn take_excess(&mut self, replica: &Replica) {
+        let ledger = self.ledger.clone();
+        let mut returning = ledger.lock();
         let mut unspent = replica.take_excess().into_iter();
         while unspent.len() > 0 {
             let mut batch = self.batch(replica);
             batch.unspent.extend(unspent.by_ref().take(BATCH));
-            let owners = batch.unspent.iter().map(|unspent| &unspent.owner);
-            batch.held = owners.map(|owner| held(replica, owner)).collect();
+            returning.add(batch.sequence, &batch.unspent);
+            batch.report_held(replica);
             let kept = batch.held.iter().filter(|held| held.amount > 0);
             self.lent.extend(kept.map(|held| held.owner.clone()));
             self.batches.push_back(batch);
@@ -111,24 +151,15 @@ impl FlushQueue {
         !self.lent.is_empty()
     }
 
-    /// What is on its way back to a balance.
-    pub(crate) fn returning<'a>(
-        &'a self,
-        owner: &'a CreditOwner,
-    ) -> impl Iterator<Item = &'a Unspent> {
-        let all = self.batches.iter().flat_map(|batch| &batch.unspent);
-        all.filter(move |unspent| unspent.owner == *owner)
-    }
-
     /// A new batch, with nothing in it.
     fn batch(&mut self, replica: &Replica) -> Batch {
         self.sequence += 1;
         let now = replica.clock().unix();
         Batch {
-            node: self.node,
+            node: self.ledger.node(),
             sequence: self.sequence,
             now: SystemTime::UNIX_EPOCH + now,
-            hour: (now.as_secs() / 3600).cast_signed(),
+            hour: hour(now),
             counts: Vec::new(),
             digests: Vec::new(),
             unspent: Vec::new(),
@@ -136,30 +167,103 @@ impl FlushQueue {
         }
     }
 
-    /// The batch that was next is in the file.
+    /// Notes that the batch that was next is in the file.
     pub(crate) fn written(&mut self) {
         self.batches.pop_front();
     }
 
-    /// How often was taken what had been counted, and all of it, at that time.
-    pub(crate) fn takings(&self) -> u64 {
-        self.takings
+    /// The number of the round that takes all that was counted until now.
+    pub(crate) fn next_round(&self) -> u64 {
+        self.rounds + 1
     }
 
-    /// How many batches wait.
+    /// Whether all that this round has taken is written.
+    pub(crate) fn has_written(&self, round: u64) -> bool {
+        self.rounds > round || self.rounds == round && self.is_idle()
+    }
+
+    /// Whether no round is under way and nothing waits to be written.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.round.is_none() && self.batches.is_empty()
+    }
+
+    /// The number of batches that wait.
     pub(crate) fn waiting(&self) -> usize {
         self.batches.len()
     }
 
-    /// By which the file knows this store.
-    pub(crate) fn node(&self) -> i64 {
-        self.node
+    /// The credits on their way back.
+    pub(crate) fn ledger(&self) -> &CreditLedger {
+        &self.ledger
     }
 
     /// Whether the file may know it.
     pub(crate) fn is_known(&self) -> bool {
         self.sequence > 0 || self.has_lent()
     }
+}
+
+/// A taking of all that was counted, a few milliseconds at a time.
+struct Round {
+    /// The hour in which it began.
+    hour: i64,
+    /// The counters that were not looked at yet; `None` when all were.
+    usage: Option<Box<dyn Iterator<Item = Vec<UsageCount>> + Send>>,
+    /// Sorted like the tables: neighbours are in the same page of the file.
+    counts: BTreeMap<KeyId, UsageCount>,
+    digests: vec::IntoIter<Rehash>,
+    /// The balances that were not looked at yet; `None` when all were.
+    unspent: Option<Box<dyn Iterator<Item = Vec<Unspent>> + Send>>,
+}
+
+impl Round {
+    fn begin(replica: &Replica, all: bool) -> Self {
+        Self {
+            hour: hour(replica.clock().unix()),
+            usage: Some(Box::new(replica.take_usage_in_parts())),
+            counts: BTreeMap::new(),
+            digests: replica.take_rehashes().into_iter(),
+            unspent: Some(Box::new(replica.take_unspent_in_parts(all))),
+        }
+    }
+
+    /// Collects counts for a few milliseconds, and tells whether all are collected.
+    fn collect(&mut self) -> bool {
+        let began = Instant::now();
+        while let Some(usage) = &mut self.usage {
+            if began.elapsed() > SLICE {
+                return false;
+            }
+            let Some(part) = usage.next() else {
+                self.usage = None;
+                break;
+            };
+            for count in part {
+                let sum = self.counts.entry(count.key).or_insert(UsageCount {
+                    admitted: 0,
+                    refused: 0,
+                    units: 0,
+                    ..count
+                });
+                sum.admitted += count.admitted;
+                sum.refused += count.refused;
+                sum.units = sum.units.saturating_add(count.units);
+                sum.last_used_at = sum.last_used_at.max(count.last_used_at);
+            }
+        }
+        true
+    }
+
+    fn is_over(&self) -> bool {
+        self.usage.is_none()
+            && self.counts.is_empty()
+            && self.digests.len() == 0
+            && self.unspent.is_none()
+    }
+}
+
+fn hour(now: Duration) -> i64 {
+    (now.as_secs() / 3600).cast_signed()
 }
 
 /// What is written at once.
@@ -179,8 +283,22 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
+    fn is_empty(&self) -> bool {
+        self.counts.is_empty() && self.digests.is_empty() && self.unspent.is_empty()
+    }
+
+    /// Notes what is held of the balances that get something back.
+    fn report_held(&mut self, replica: &Replica) {
+        let owners = self.unspent.iter().map(|unspent| &unspent.owner);
+        self.held = owners.map(|owner| held(replica, owner)).collect();
+    }
+
     /// Adds the counts to those in the file, unless that was done before, and replaces the digests.
-    pub(crate) fn write(&self, connection: &mut Connection) -> rusqlite::Result<()> {
+    pub(crate) fn write(
+        &self,
+        connection: &mut Connection,
+        ledger: &CreditLedger,
+    ) -> rusqlite::Result<()> {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         if self.is_new(&transaction)? {
             for count in &self.counts {
@@ -196,7 +314,13 @@ impl Batch {
                 credit::report(&transaction, held, self.node, self.now)?;
             }
         }
-        transaction.commit()
+        if self.unspent.is_empty() {
+            return transaction.commit();
+        }
+        let mut returning = ledger.lock();
+        transaction.commit()?;
+        returning.remove(self.sequence, &self.unspent);
+        Ok(())
     }
 
     /// Whether it is news to the replica.
@@ -249,7 +373,7 @@ impl Batch {
     }
 }
 
-/// What is held of a balance; perhaps nothing.
+/// Returns what is held of a balance, which may be nothing.
 fn held(replica: &Replica, owner: &CreditOwner) -> Unspent {
     replica.held_of(owner).unwrap_or(Unspent {
         owner: owner.clone(),
@@ -314,25 +438,26 @@ mod tests {
         let (secret, _) = add(&store, "acme");
         let mut file = Connection::open(fixture.path()).unwrap();
         let mut taken = FlushQueue::new(&file).unwrap();
+        let ledger = taken.ledger().clone();
         ask_often(&store, &secret, 3);
         taken
             .next(store.replica())
             .unwrap()
-            .write(&mut file)
+            .write(&mut file, &ledger)
             .unwrap();
         // Nobody knows whether that succeeded; meanwhile the key is used.
         ask_often(&store, &secret, 4);
         taken
             .next(store.replica())
             .unwrap()
-            .write(&mut file)
+            .write(&mut file, &ledger)
             .unwrap();
         assert_eq!(used(&store, "acme"), (3, 0));
         taken.written();
         taken
             .next(store.replica())
             .unwrap()
-            .write(&mut file)
+            .write(&mut file, &ledger)
             .unwrap();
         assert_eq!(used(&store, "acme"), (7, 0));
         taken.written();
@@ -343,7 +468,7 @@ mod tests {
         another
             .next(store.replica())
             .unwrap()
-            .write(&mut file)
+            .write(&mut file, &ledger)
             .unwrap();
         assert_eq!(
             used(&store, "acme"),

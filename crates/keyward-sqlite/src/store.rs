@@ -21,6 +21,7 @@ use rusqlite::{Connection, OptionalExtension, named_params};
 
 use crate::SqliteOptions;
 use crate::backup::backup;
+use crate::credit::CreditLedger;
 use crate::error::{PATIENCE, unavailable};
 use crate::file::{self, KeyFile};
 use crate::group::Write;
@@ -76,6 +77,7 @@ pub struct SqliteStore {
     tasks: Sender<Task>,
     threads: Arc<Threads>,
     place: Place,
+    ledger: CreditLedger,
     /// Where the last claim has ended.
     #[cfg(feature = "webhooks")]
     pub(crate) claimed_to: Arc<Mutex<outbox::Cursor>>,
@@ -149,6 +151,7 @@ impl SqliteStore {
         };
         worker.serve(place.clone());
         worker.begin_work();
+        let ledger = worker.ledger().clone();
         let lookups = Reader::start(place.clone(), "keyward-lookups")?;
         let reports = Reader::start(place.clone(), "keyward-reports")?;
         let thread = thread::Builder::new().name("keyward-sqlite".to_owned());
@@ -164,6 +167,7 @@ impl SqliteStore {
             tasks,
             threads: Arc::new(threads),
             place,
+            ledger,
             #[cfg(feature = "webhooks")]
             claimed_to: Arc::default(),
             #[cfg(feature = "webhooks")]
@@ -314,15 +318,15 @@ impl Store for SqliteStore {
     }
 
     fn credits(&self, owner: CreditOwner) -> StoreFuture<'_, Option<Credits>> {
-        // Only the thread that takes out and gives back knows where all are.
-        self.ask(move |worker| worker.credits(&owner))
+        let (ledger, replica) = (self.ledger.clone(), self.replica.clone());
+        self.look_up(move |connection| ledger.balance(connection, &replica, &owner))
     }
 
     fn flush(&self) -> StoreFuture<'_, ()> {
         Box::pin(async move {
-            let taking = self.ask(|worker| Ok(worker.next_taking())).await?;
+            let round = self.ask(|worker| Ok(worker.next_round())).await?;
             // A batch at a time, so that others have their turn.
-            while !self.ask(move |worker| worker.flush_until(taking)).await? {}
+            while !self.ask(move |worker| worker.flush_until(round)).await? {}
             Ok(())
         })
     }

@@ -5,16 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use keyward::credits::{CreditOwner, Credits};
 use keyward::replica::{Replica, Revision};
 use keyward::store::StoreError;
 use rusqlite::Connection;
 
 use crate::answers::Answers;
 use crate::backlog;
-use crate::credit;
+use crate::credit::{self, CreditLedger};
 use crate::error::{PATIENCE, failed, is_busy};
 use crate::feed::{self, News};
 use crate::file::KeyFile;
@@ -62,7 +61,7 @@ pub(crate) struct Worker {
     poll_interval: Duration,
     polled: Instant,
     failing: bool,
-    taken: FlushQueue,
+    pub(crate) queue: FlushQueue,
     flush_interval: Duration,
     flushed: Instant,
     settled: Instant,
@@ -90,7 +89,7 @@ impl Worker {
         flush_interval: Duration,
         tasks: Sender<Task>,
     ) -> Result<Self, StoreError> {
-        let taken = FlushQueue::new(file.connection()?).map_err(failed)?;
+        let queue = FlushQueue::new(file.connection()?).map_err(failed)?;
         Ok(Self {
             file,
             replica,
@@ -98,7 +97,7 @@ impl Worker {
             poll_interval,
             polled: Instant::now(),
             failing: false,
-            taken,
+            queue,
             flush_interval,
             flushed: Instant::now(),
             settled: Instant::now(),
@@ -171,7 +170,7 @@ impl Worker {
             self.write_changes();
         }
         self.wait_until(Instant::now() + PATIENCE);
-        self.taken.take_all();
+        self.queue.take_all();
         if let Err(error) = self.flush().and_then(|()| self.leave()) {
             let error: &(dyn Error + 'static) = &error;
             let path = self.file.path().display();
@@ -332,42 +331,27 @@ impl Worker {
 
     /// Writes all that was counted until now, when the store is dropped.
     fn flush(&mut self) -> Result<(), StoreError> {
-        // Nothing is taken before what is left of an earlier flush is written.
-        for _ in 0..self.taken.waiting() {
-            self.until_free(Self::flush_batch)?;
-            self.poll_if_due();
-        }
-        while self.until_free(Self::flush_batch)? && self.taken.waiting() > 0 {
+        let round = self.queue.next_round();
+        while !self.flush_until(round)? {
             self.poll_if_due();
         }
         Ok(())
     }
 
-    /// Which taking of what was counted holds all that was counted until now.
-    pub(crate) fn next_taking(&self) -> u64 {
-        self.taken.takings() + 1
+    /// The number of the round that takes all that was counted until now.
+    pub(crate) fn next_round(&self) -> u64 {
+        self.queue.next_round()
     }
 
-    /// Writes a batch, and tells whether all of that taking is written.
-    pub(crate) fn flush_until(&mut self, taking: u64) -> Result<bool, StoreError> {
-        let is_some = self.until_free(Self::flush_batch)?;
-        let taken = self.taken.takings();
-        Ok(!is_some || taken > taking || taken == taking && self.taken.waiting() == 0)
+    /// Writes a batch, and tells whether all of this round is written.
+    pub(crate) fn flush_until(&mut self, round: u64) -> Result<bool, StoreError> {
+        self.until_free(Self::flush_batch)?;
+        Ok(self.queue.has_written(round))
     }
 
-    /// The balance of an owner, with what is out of it: only this thread takes out and gives back.
-    pub(crate) fn credits(&mut self, owner: &CreditOwner) -> Result<Option<Credits>, StoreError> {
-        let (node, now) = (self.taken.node(), self.now());
-        let shown = credit::shown(self.file.connection()?, owner, node, now).map_err(failed)?;
-        Ok(shown.map(|mut credits| {
-            if let Some(held) = self.replica.held_of(owner) {
-                credits.put_back(&held);
-            }
-            for unspent in self.taken.returning(owner) {
-                credits.put_back(unspent);
-            }
-            credits
-        }))
+    /// The credits that are neither in the file nor in the replica.
+    pub(crate) fn ledger(&self) -> &CreditLedger {
+        self.queue.ledger()
     }
 
     /// Does what is left of the deliveries of endpoints, unless that is under way.
@@ -409,8 +393,8 @@ impl Worker {
     fn settle(&mut self) {
         self.settled = Instant::now();
         // While batches cannot be written, no more are made.
-        if self.taken.waiting() == 0 {
-            self.taken.settle(&self.replica);
+        if self.queue.waiting() == 0 {
+            self.queue.settle(&self.replica);
         }
         self.write_waiting();
     }
@@ -418,23 +402,23 @@ impl Worker {
     /// Gives back the credits of which more are out than may be. Where batches wait to be written, it is
     /// done after them.
     fn give_back_excess(&mut self) {
-        if self.taken.waiting() > 0 {
+        if self.queue.waiting() > 0 {
             return;
         }
-        self.taken.take_excess(&self.replica);
+        self.queue.take_excess(&self.replica);
         self.write_waiting();
     }
 
     /// Writes the batches that wait, one at a time: others have their turn in between.
     fn write_waiting(&mut self) {
-        if self.taken.waiting() > 0 && self.write_some() {
+        if self.queue.waiting() > 0 && self.write_some() {
             self.later(Self::write_waiting);
         }
     }
 
     /// Writes a batch when it is time to.
     fn flush_some(&mut self) {
-        if !self.write_some() || self.taken.waiting() == 0 {
+        if !self.write_some() || self.queue.is_idle() {
             self.flushed = Instant::now();
         }
     }
@@ -452,35 +436,36 @@ impl Worker {
                     "the use of the keys cannot be written, memory keeps it"
                 );
             }
-            Ok(_) if self.unkept => tracing::info!("the use of the keys can be written again"),
+            Ok(()) if self.unkept => tracing::info!("the use of the keys can be written again"),
             _ => {}
         }
         self.unkept = flushed.is_err();
         !self.unkept
     }
 
-    /// Writes the next batch, and tells whether there was one.
-    fn flush_batch(&mut self) -> Result<bool, StoreError> {
-        let Some(batch) = self.taken.next(&self.replica) else {
-            return Ok(false);
+    /// Writes the next batch, if there is one.
+    fn flush_batch(&mut self) -> Result<(), StoreError> {
+        let ledger = self.queue.ledger().clone();
+        let Some(batch) = self.queue.next(&self.replica) else {
+            return Ok(());
         };
         let connection = self.file.connection()?;
         connection.busy_timeout(Duration::ZERO).map_err(failed)?;
-        let written = batch.write(connection);
+        let written = batch.write(connection, &ledger);
         connection.busy_timeout(PATIENCE).map_err(failed)?;
         written.map_err(failed)?;
         let changes_keys = batch.changes_keys();
-        self.taken.written();
+        self.queue.written();
         if changes_keys {
             self.poll()?;
         }
-        Ok(true)
+        Ok(())
     }
 
     /// The file need not know any longer what this store wrote last.
     fn leave(&mut self) -> Result<(), StoreError> {
-        if self.taken.is_known() {
-            forget(self.file.connection()?, self.taken.node()).map_err(failed)?;
+        if self.queue.is_known() {
+            forget(self.file.connection()?, self.queue.ledger().node()).map_err(failed)?;
         }
         Ok(())
     }
@@ -509,15 +494,11 @@ impl Worker {
     }
 
     fn until_settled(&self) -> Duration {
-        if self.taken.has_lent() {
+        if self.queue.has_lent() {
             SETTLE.saturating_sub(self.settled.elapsed())
         } else {
             Duration::MAX
         }
-    }
-
-    fn now(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + self.replica.clock().unix()
     }
 
     fn fulfil(&mut self) {
@@ -528,22 +509,26 @@ impl Worker {
         self.draw();
     }
 
-    /// Takes out the credits that requests want.
+    /// Takes out the credits that requests want, of some owners at a time.
     fn draw(&mut self) {
-        let wants = self.replica.take_wanted();
+        let wants = self.replica.take_some_wanted(credit::DRAWN_AT_ONCE);
         if wants.is_empty() {
             return;
         }
-        let (node, now) = (self.taken.node(), self.now());
+        if wants.len() == credit::DRAWN_AT_ONCE {
+            self.later(Self::draw);
+        }
         self.wait_until(Instant::now() + PATIENCE);
-        let drawn = self.patiently(|connection| credit::draw(connection, &wants, node, now));
-        let grants = drawn.unwrap_or_else(|error| {
+        let (ledger, replica) = (self.queue.ledger().clone(), self.replica.clone());
+        let drawn =
+            self.patiently(|connection| credit::draw(connection, &wants, &ledger, &replica));
+        let (grants, wakes) = drawn.unwrap_or_else(|error| {
             let error: &(dyn Error + 'static) = &error;
             tracing::error!(
                 error,
                 "credits cannot be taken out, requests will be refused"
             );
-            Vec::new()
+            (Vec::new(), Vec::new())
         });
         for want in &wants {
             let Some(grant) = grants.iter().find(|grant| grant.owner == want.owner) else {
@@ -552,10 +537,10 @@ impl Worker {
             };
             // What the waiting requests take is not out for long.
             if want.held_after(grant) > 0 {
-                self.taken.lend(grant.owner.clone());
+                self.queue.lend(grant.owner.clone());
             }
-            self.replica.grant(grant);
         }
+        drop(wakes);
     }
 
     fn feed(&mut self, own: Option<Revision>) -> Result<(), StoreError> {
@@ -770,7 +755,7 @@ mod tests {
             .unwrap();
         assert_eq!(ask_strictly(&store, &secret), Ok(()));
         let has_lent = || {
-            let lent = store.ask(|worker| Ok(worker.taken.has_lent()));
+            let lent = store.ask(|worker| Ok(worker.queue.has_lent()));
             block_on(lent).unwrap()
         };
         assert!(!has_lent());

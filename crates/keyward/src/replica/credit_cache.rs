@@ -58,6 +58,31 @@ struct Pace {
     newer: (Duration, u64),
 }
 
+/// Wakes the requests that wait for a grant when it is dropped.
+///
+/// Returned by [`Replica::grant_deferred`](crate::replica::Replica::grant_deferred).
+///
+/// ```
+/// use keyward::replica::{DeferredWake, Replica};
+/// use keyward::credits::CreditGrant;
+///
+/// fn grant_all(replica: &Replica, grants: &[CreditGrant]) -> Vec<DeferredWake> {
+///     grants.iter().map(|grant| replica.grant_deferred(grant)).collect()
+/// }
+/// assert!(grant_all(&Replica::new(), &[]).is_empty());
+/// ```
+#[derive(Debug)]
+#[must_use = "requests that wait for the grant are woken when it is dropped"]
+pub struct DeferredWake(pub(super) Option<Arc<CreditCache>>);
+
+impl Drop for DeferredWake {
+    fn drop(&mut self) {
+        if let Some(purse) = &self.0 {
+            purse.wake_all();
+        }
+    }
+}
+
 /// Spent credits, which are refunded if the request is refused after all.
 #[derive(Debug)]
 pub(crate) struct Spent {
@@ -246,6 +271,11 @@ impl CreditCache {
         }
     }
 
+    /// Returns the owner of the balance.
+    pub(crate) fn owner(&self) -> &CreditOwner {
+        &self.owner
+    }
+
     /// Returns the held credits.
     pub(crate) fn held(&self) -> Unspent {
         let (epoch, amount) = parts(self.held.load(Ordering::Acquire));
@@ -279,8 +309,15 @@ impl CreditCache {
         }
     }
 
-    /// Adds the credits of a grant.
+    /// Adds the credits of a grant, and wakes the requests that wait for it.
+    #[cfg(test)]
     pub(crate) fn take_in(&self, grant: &CreditGrant, now: Duration) {
+        self.take_in_without_waking(grant, now);
+        self.wake_all();
+    }
+
+    /// Adds the credits of a grant. The caller wakes the requests that wait for it.
+    pub(crate) fn take_in_without_waking(&self, grant: &CreditGrant, now: Duration) {
         let refill_at = grant.refill_at.map(|at| nanos(unix_time(at)));
         self.granted.store(grant.amount, Ordering::Relaxed);
         self.ahead.store(grant.ahead, Ordering::Release);
@@ -302,7 +339,6 @@ impl CreditCache {
             .store(refill_at.unwrap_or(u64::MAX), Ordering::Release);
         self.has_answered();
         self.answers.fetch_add(1, Ordering::AcqRel);
-        self.wake_all();
     }
 
     /// Allows asking again. It is a read-modify-write, so that it is ordered after threads that
@@ -359,7 +395,7 @@ impl CreditCache {
         self.tell_excess();
     }
 
-    fn wake_all(&self) {
+    pub(crate) fn wake_all(&self) {
         let waiting = mem::take(&mut *self.waiting());
         waiting.into_iter().for_each(Waker::wake);
     }

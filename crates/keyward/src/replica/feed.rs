@@ -1,6 +1,7 @@
 //! The shared parts of entries, and the state that only the feed uses.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +37,8 @@ pub(crate) struct Feed {
     pub(crate) warned: Option<Duration>,
     /// The buckets of every rotation chain, by its first key.
     meters: HashMap<KeyId, Arc<KeyBuckets>>,
-    purses: HashMap<CreditOwner, Arc<CreditCache>>,
+    /// Sorted, so that they can be visited in parts.
+    purses: BTreeMap<CreditOwner, Arc<CreditCache>>,
     /// The reload in progress, and the number of reloads started so far.
     pub(crate) reload: Option<Reload>,
     pub(crate) reloads: u64,
@@ -142,6 +144,18 @@ impl Feed {
 
     pub(crate) fn purses(&self) -> Vec<Arc<CreditCache>> {
         self.purses.values().cloned().collect()
+    }
+
+    /// Returns at most this many credit caches, in order, after an owner.
+    pub(crate) fn purses_after(
+        &self,
+        after: Option<&CreditOwner>,
+        most: usize,
+    ) -> Vec<Arc<CreditCache>> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let purses = self.purses.range((from, Bound::Unbounded));
+        let purses = purses.map(|(_, purse)| Arc::clone(purse));
+        purses.take(most).collect()
     }
 
     pub(crate) fn close(&self, accounts: &[Account]) {
@@ -296,7 +310,7 @@ impl Feed {
 
 /// Returns the credits for all keys of an account without their own.
 fn budget(
-    purses: &mut HashMap<CreditOwner, Arc<CreditCache>>,
+    purses: &mut BTreeMap<CreditOwner, Arc<CreditCache>>,
     account: Option<&Account>,
 ) -> Option<Budget> {
     let account = account?;
@@ -307,7 +321,7 @@ fn budget(
 }
 
 fn purse(
-    purses: &mut HashMap<CreditOwner, Arc<CreditCache>>,
+    purses: &mut BTreeMap<CreditOwner, Arc<CreditCache>>,
     owner: CreditOwner,
 ) -> Arc<CreditCache> {
     let known = purses.entry(owner.clone());

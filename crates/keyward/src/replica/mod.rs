@@ -17,6 +17,7 @@ pub(crate) mod replica;
 pub(crate) mod table;
 pub(crate) mod usage;
 
+pub use self::credit_cache::DeferredWake;
 pub use self::poll::{Poll, ReplicaError, ReplicaErrorKind, Revision};
 pub use self::replica::Replica;
 pub use self::usage::{Rehash, UsageCount, UsageHour, UsageQuery};

@@ -1,6 +1,7 @@
 //! The in-memory copy of all keys, and its freshness.
 
 use std::fmt;
+use std::iter;
 use std::mem;
 use std::sync::{Arc, OnceLock, PoisonError, Weak};
 use std::time::SystemTime;
@@ -11,7 +12,7 @@ use crate::key::KeyDigest;
 use crate::key::digest::DigestBytes;
 use crate::record::KeyRecord;
 use crate::replica::cached_key::CachedKey;
-use crate::replica::credit_cache::CreditCache;
+use crate::replica::credit_cache::{CreditCache, DeferredWake};
 use crate::replica::feed::Feed;
 use crate::replica::freshness::{Freshness, Moment};
 use crate::replica::refresh::Refresh;
@@ -75,6 +76,9 @@ pub(super) struct Inner {
     /// Kept here because all admins of a store share only the replica.
     refusals: Refusals,
 }
+
+/// The number of balances that are visited under one lock of the feed.
+const PURSES_AT_ONCE: usize = 512;
 
 type Nudge = Box<dyn Fn(&Replica) -> bool + Send + Sync>;
 
@@ -250,10 +254,34 @@ impl Replica {
     /// ```
     #[must_use]
     pub fn take_usage(&self) -> Vec<UsageCount> {
-        let mut counts = self.inner.tallies.take();
+        let mut counts: Vec<_> = self.take_usage_in_parts().flatten().collect();
         counts.sort_unstable_by_key(|count| count.key);
         counts.dedup_by(|next, first| next.key == first.key && first.add(next));
         counts
+    }
+
+    /// Takes the same counts as [`take_usage`](Self::take_usage) in parts.
+    ///
+    /// Each item holds the counts of up to a few thousand keys, unsorted, and may be empty. A store uses
+    /// it to do other work in between. Together the items hold everything that was counted before the
+    /// first was taken.
+    ///
+    /// ```
+    /// use keyward::replica::Replica;
+    ///
+    /// let replica = Replica::new();
+    /// assert_eq!(replica.take_usage_in_parts().flatten().count(), 0);
+    /// ```
+    pub fn take_usage_in_parts(&self) -> impl Iterator<Item = Vec<UsageCount>> + Send + use<> {
+        let (replica, mut below) = (self.clone(), None);
+        iter::from_fn(move || {
+            if below == Some(0) {
+                return None;
+            }
+            let (counts, rest) = replica.inner.tallies.take_part(below);
+            below = Some(rest);
+            Some(counts)
+        })
     }
 
     /// Takes the new digests of used keys that are stored under an old scheme.
@@ -271,14 +299,32 @@ impl Replica {
         )
     }
 
-    /// Takes the requests for credits.
+    /// Takes all requests for credits.
+    ///
+    /// See [`take_some_wanted`](Self::take_some_wanted).
+    ///
+    /// ```
+    /// assert!(keyward::replica::Replica::new().take_wanted().is_empty());
+    /// ```
+    #[must_use]
+    pub fn take_wanted(&self) -> Vec<CreditWant> {
+        self.take_some_wanted(usize::MAX)
+    }
+
+    /// Takes the oldest requests for credits, of at most this many balances.
     ///
     /// The store [draws](crate::credits::Credits::draw) them from the balances, saves what remains,
     /// and then responds to each with [`grant`](Self::grant), or with [`no_grant`](Self::no_grant)
-    /// if it cannot.
+    /// if it cannot. If it gets as many as it asked for, there may be more.
+    ///
+    /// ```
+    /// assert!(keyward::replica::Replica::new().take_some_wanted(100).is_empty());
+    /// ```
     #[must_use]
-    pub fn take_wanted(&self) -> Vec<CreditWant> {
-        let wanting = mem::take(&mut *self.wanting());
+    pub fn take_some_wanted(&self, most: usize) -> Vec<CreditWant> {
+        let mut wanting = self.wanting();
+        let most = most.min(wanting.len());
+        let wanting: Vec<_> = wanting.drain(..most).collect();
         let now = self.inner.clock.boot();
         let wants = wanting.iter().map(|purse| purse.take_want(now));
         wants.collect()
@@ -286,9 +332,33 @@ impl Replica {
 
     /// Hands over credits that have left the store, for this process to spend.
     pub fn grant(&self, grant: &CreditGrant) {
-        if let Some(purse) = self.purse(&grant.owner) {
-            purse.take_in(grant, self.inner.clock.boot());
+        drop(self.grant_deferred(grant));
+    }
+
+    /// Hands over credits like [`grant`](Self::grant), and wakes no request yet.
+    ///
+    /// Requests that wait for the credits are woken when the result is dropped. A store that holds a lock
+    /// from its commit until the replica has the credits, so that it can report an exact balance, drops the
+    /// result after the lock: wakers may run arbitrary code.
+    ///
+    /// ```
+    /// use keyward::AccountId;
+    /// use keyward::credits::{CreditWant, Credits};
+    /// use keyward::replica::Replica;
+    ///
+    /// let (replica, owner) = (Replica::new(), AccountId::parse("acme")?.into());
+    /// let want = CreditWant { owner, at_least: 1, spent: 0, held: 0, epoch: 0 };
+    /// let grant = Credits::new(1000).draw(&want, std::time::SystemTime::now());
+    /// let wake = replica.grant_deferred(&grant);
+    /// drop(wake);
+    /// # Ok::<(), keyward::error::ParseError>(())
+    /// ```
+    pub fn grant_deferred(&self, grant: &CreditGrant) -> DeferredWake {
+        let purse = self.purse(&grant.owner);
+        if let Some(purse) = &purse {
+            purse.take_in_without_waking(grant, self.inner.clock.boot());
         }
+        DeferredWake(purse)
     }
 
     /// Reports that the store cannot provide credits. Requests that wait for them are refused.
@@ -322,12 +392,36 @@ impl Replica {
     /// [`Credits::put_back`](crate::credits::Credits::put_back).
     #[must_use]
     pub fn take_unspent(&self, all: bool) -> Vec<Unspent> {
-        let now = self.inner.clock.boot();
-        let purses = self.feed().purses();
-        purses
-            .iter()
-            .filter_map(|purse| purse.take_unspent(all, now))
-            .collect()
+        self.take_unspent_in_parts(all).flatten().collect()
+    }
+
+    /// Takes the same credits as [`take_unspent`](Self::take_unspent) in parts.
+    ///
+    /// Each item holds the credits of up to a few hundred balances, and may be empty. A store uses it to do
+    /// other work in between.
+    ///
+    /// ```
+    /// use keyward::replica::Replica;
+    ///
+    /// let replica = Replica::new();
+    /// assert_eq!(replica.take_unspent_in_parts(true).flatten().count(), 0);
+    /// ```
+    pub fn take_unspent_in_parts(
+        &self,
+        all: bool,
+    ) -> impl Iterator<Item = Vec<Unspent>> + Send + use<> {
+        let (replica, mut after) = (self.clone(), None);
+        iter::from_fn(move || {
+            let purses = replica.feed().purses_after(after.as_ref(), PURSES_AT_ONCE);
+            after = Some(purses.last()?.owner().clone());
+            let now = replica.inner.clock.boot();
+            let unspent = purses.iter();
+            Some(
+                unspent
+                    .filter_map(|purse| purse.take_unspent(all, now))
+                    .collect(),
+            )
+        })
     }
 
     /// Takes the credits that exceed this process's limit of 1 % of a balance.

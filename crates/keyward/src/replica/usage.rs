@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::mem;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -290,6 +291,9 @@ impl fmt::Debug for UsageCounter {
 )]
 pub(crate) type SharedTally = sync::Arc<UsageCounter>;
 
+/// The number of counters that are visited under one lock of the list.
+const PART: usize = 4096;
+
 /// The counters of all used keys.
 ///
 /// Adding counters takes no lock. Counters are removed after they were collected, once no entry of
@@ -313,13 +317,20 @@ impl Tallies {
         self.new.load().push(tally);
     }
 
-    /// Takes all counts.
-    pub(crate) fn take(&self) -> Vec<UsageCount> {
+    /// Takes the counts of the [`PART`] counters before a position, or of the last ones.
+    ///
+    /// Also returns the position for the next part.
+    pub(crate) fn take_part(&self, below: Option<usize>) -> (Vec<UsageCount>, usize) {
         let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
-        listed.gather(&self.new);
+        let below = below.unwrap_or_else(|| {
+            listed.gather(&self.new);
+            listed.all.len()
+        });
+        // Backwards, because counters only move to the front when others are removed.
+        let from = below.saturating_sub(PART);
         let mut counts = Vec::new();
-        take_from(&mut listed.all, &mut counts);
-        counts
+        take_from(&mut listed.all, from..below, &mut counts);
+        (counts, from)
     }
 
     /// Drops unused counters that are zero, if there may be many.
@@ -356,14 +367,19 @@ impl Listed {
     }
 }
 
-/// Takes all counts and drops the counters that are no longer held elsewhere.
-fn take_from(all: &mut Vec<SharedTally>, counts: &mut Vec<UsageCount>) {
-    all.retain_mut(|tally| {
+/// Takes the counts of a range of counters, and drops the counters that nothing else holds.
+fn take_from(all: &mut Vec<SharedTally>, part: Range<usize>, counts: &mut Vec<UsageCount>) {
+    for place in part.rev() {
+        let Some(tally) = all.get_mut(place) else {
+            continue;
+        };
         // In this order, so that the counts of the last holder are taken as well.
         let is_held = last_of(tally).is_none();
         counts.extend(tally.take());
-        is_held
-    });
+        if !is_held {
+            drop(all.swap_remove(place));
+        }
+    }
 }
 
 /// Returns the counters unless they are held elsewhere, so that no count is missed.
@@ -391,9 +407,9 @@ mod every_order {
                 own.count(true, Duration::from_secs(1));
             });
             let mut counts = Vec::new();
-            take_from(&mut all, &mut counts);
+            take_from(&mut all, 0..1, &mut counts);
             request.join().unwrap();
-            take_from(&mut all, &mut counts);
+            take_from(&mut all, 0..1, &mut counts);
             assert!(all.is_empty());
             let admitted: u64 = counts.iter().map(|count| count.admitted).sum();
             assert_eq!(admitted, 2);
