@@ -268,16 +268,18 @@ fn put(connection: &Connection, owner: &CreditOwner, credits: &Credits) -> rusql
 mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     use std::sync::mpsc;
+    use std::task::{Context, Waker};
     use std::thread;
     use std::time::Instant;
 
     use keyward::denial::DenialKind;
+    use keyward::gate::Verdict;
     use keyward::testing::block_on;
-    use keyward::{AccountId, Actor, ApiKey, KeyAdmin, Store};
+    use keyward::{AccountId, Actor, ApiKey, Gate, KeyAdmin, Store};
 
     use super::*;
     use crate::SqliteStore;
-    use crate::fixture::{Fixture, add, ask, eventually, scheme, type_inside};
+    use crate::fixture::{Fixture, add, ask, eventually, scheme, type_inside, waiting};
 
     /// A key whose account has so many credits.
     fn rich(fixture: &Fixture, credits: u64) -> (CreditOwner, ApiKey) {
@@ -476,30 +478,34 @@ mod tests {
             let drawn = connection.query_row(sql, [], |row| row.get::<_, isize>(0));
             drawn.unwrap().cast_unsigned()
         };
+        let gate = Gate::builder_from_replica(store.replica(), &scheme());
+        let gate = gate.build().unwrap();
+        let context = &mut Context::from_waker(Waker::noop());
         let (go, wait) = mpsc::channel::<()>();
-        thread::scope(|threads| {
-            let held = threads.spawn(|| {
-                let held = store.ask(move |worker| {
-                    assert!(wait.recv().is_err());
-                    // Behind the first draw, which all wait for.
-                    worker.later(move |worker| {
-                        let turn = |connection: &Connection| Ok(drawn(connection));
-                        assert!(worker.read(turn).unwrap() <= DRAWN_AT_ONCE);
-                    });
-                    Ok(())
-                });
-                block_on(held).unwrap();
+        let (started, has_started) = mpsc::channel();
+        let (tell, first) = mpsc::channel();
+        let mut held = store.ask(move |worker| {
+            started.send(()).unwrap();
+            assert!(wait.recv().is_err());
+            // Behind the first draw, which all wait for.
+            worker.later(move |worker| {
+                let drawn = worker.read(|connection| Ok(drawn(connection)));
+                tell.send(drawn.unwrap()).unwrap();
             });
-            let ask = |key| assert_eq!(ask(&store, key), Ok(()));
-            let asked: Vec<_> = keys
-                .iter()
-                .map(|(key, _)| threads.spawn(move || ask(key)))
-                .collect();
-            thread::sleep(Duration::from_millis(500));
-            drop(go);
-            asked.into_iter().for_each(|one| one.join().unwrap());
-            held.join().unwrap();
+            Ok(())
         });
+        assert!(held.as_mut().poll(context).is_pending());
+        has_started.recv().unwrap();
+        let mut asked: Vec<_> = keys.iter().map(|(key, _)| waiting(&gate, key)).collect();
+        for one in &mut asked {
+            assert!(one.as_mut().poll(context).is_pending());
+        }
+        drop(go);
+        block_on(held).unwrap();
+        assert_eq!(first.recv().unwrap(), DRAWN_AT_ONCE);
+        for one in asked {
+            assert!(matches!(block_on(one), Verdict::Admit(_)));
+        }
         assert_eq!(drawn(&Connection::open(fixture.path()).unwrap()), OWNERS);
     }
 

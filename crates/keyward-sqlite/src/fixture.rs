@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use keyward::denial::DenialKind;
 #[cfg(feature = "webhooks")]
 use keyward::gate::Finish;
-use keyward::gate::Verdict;
+use keyward::gate::{Decision, Verdict};
 use keyward::record::{Account, KeyRecord};
 use keyward::replica::{Replica, UsageQuery};
 use keyward::request::RequestHead;
@@ -150,6 +151,14 @@ pub(crate) fn ask_with(gate: &Gate, key: &ApiKey) -> Result<(), DenialKind> {
     match decided(gate.check(&Head(key), &Arc::new(Requirement::new()), None)) {
         Verdict::Admit(_) => Ok(()),
         Verdict::Refuse(refusal) => Err(refusal.denial.unwrap().kind()),
+    }
+}
+
+/// A check that has to wait for the store, however long that takes.
+pub(crate) fn waiting(gate: &Gate, key: &ApiKey) -> Pin<Box<dyn Future<Output = Verdict> + Send>> {
+    match gate.check(&Head(key), &Arc::new(Requirement::new()), None) {
+        Decision::Pending(pending) => Box::pin(pending.with_timer(|_| std::future::pending())),
+        Decision::Ready(verdict) => panic!("{verdict:?}"),
     }
 }
 
