@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet};
 use std::mem;
 use std::slice;
-use std::thread;
 use std::time::Duration;
 
 use crate::ids::{AccountId, KeyId};
@@ -16,9 +15,6 @@ use crate::sync::MutexGuard;
 
 /// The number of accounts or keys that are processed before polls get a turn.
 const AT_ONCE: usize = 1000;
-
-/// The time that polls have to take the lock between two steps.
-const GIVE_WAY: Duration = Duration::from_micros(50);
 
 /// The updates from polls during a full reload, which are newer than its data.
 pub(crate) struct Reload {
@@ -218,7 +214,6 @@ impl Poll {
     fn bury_all(&self, now: Duration) {
         let table = &self.replica.inner.table;
         for part in 0.. {
-            thread::sleep(GIVE_WAY);
             let mut feed = self.replica.feed();
             let Some(dead) = table.dead(part, now) else {
                 break;
@@ -230,8 +225,6 @@ impl Poll {
 
 /// Locks the feed while this reload is in progress.
 fn reloading(replica: &Replica, number: u64) -> Result<MutexGuard<'_, Feed>, ReplicaError> {
-    // Waiting threads hardly ever get a lock that is retaken at once.
-    thread::sleep(GIVE_WAY);
     let feed = replica.feed();
     if feed.is_reloading(number) {
         Ok(feed)
@@ -253,6 +246,8 @@ impl Replica {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
     use std::time::SystemTime;
 
     use super::*;
@@ -335,6 +330,28 @@ mod tests {
     fn is_open(replica: &Replica, n: u8) -> bool {
         let found = replica.find(&record(n).digest.bytes()).unwrap();
         found.group.is_active()
+    }
+
+    #[test]
+    fn a_poll_that_waits_for_the_steps_of_a_reload_has_its_turn() {
+        const MOST: u32 = 2000;
+        let (replica, over) = (Replica::new(), AtomicBool::new(false));
+        thread::scope(|threads| {
+            let reload = threads.spawn(|| {
+                let mut steps = 0;
+                while !over.load(Ordering::Acquire) && steps < MOST {
+                    let _feed = replica.feed();
+                    thread::sleep(Duration::from_millis(1));
+                    steps += 1;
+                }
+                steps
+            });
+            for _ in 0..50 {
+                drop(replica.feed());
+            }
+            over.store(true, Ordering::Release);
+            assert!(reload.join().unwrap() < MOST, "it waited for them all");
+        });
     }
 
     #[test]

@@ -63,6 +63,8 @@ pub(super) struct Inner {
     pub(super) freshness: Freshness,
     pub(super) refresh: Refresh,
     feed: Mutex<Feed>,
+    /// Held by the thread that gets the feed next.
+    feed_turn: Mutex<()>,
     pub(super) tallies: Tallies,
     /// The number of dead keys in memory.
     pub(super) dead: AtomicUsize,
@@ -107,6 +109,7 @@ impl Replica {
                 freshness: Freshness::default(),
                 refresh: Refresh::default(),
                 feed: Mutex::default(),
+                feed_turn: Mutex::default(),
                 tallies: Tallies::default(),
                 dead: AtomicUsize::new(0),
                 moves: AtomicU64::new(0),
@@ -559,7 +562,13 @@ impl Replica {
         self.inner.freshness.get()
     }
 
+    /// Locks the feed. No thread gets it twice while another waits.
+    ///
+    /// A reload locks it in many short steps. A single mutex is not fair: a poll would hardly ever get it
+    /// between two of them.
     pub(super) fn feed(&self) -> MutexGuard<'_, Feed> {
+        let turn = &self.inner.feed_turn;
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.inner
             .feed
             .lock()
