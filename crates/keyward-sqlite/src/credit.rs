@@ -448,9 +448,9 @@ mod tests {
             threads.spawn(give_back);
             let readers = [threads.spawn(read), threads.spawn(read)];
             let spenders = [threads.spawn(spend), threads.spawn(spend)];
-            let spent = spenders.map(thread::ScopedJoinHandle::join);
+            let outcomes = spenders.map(thread::ScopedJoinHandle::join);
             is_over.store(true, Ordering::SeqCst);
-            assert!(spent.iter().all(Result::is_ok));
+            assert!(outcomes.iter().all(Result::is_ok));
             for reader in readers {
                 assert!(reader.join().unwrap().unwrap() > 0);
             }
