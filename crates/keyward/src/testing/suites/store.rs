@@ -871,7 +871,8 @@ fn takes_refunded_credits_back_at_once(open: Open<'_>) {
         };
         let under_way: Vec<_> = (0..300).map(|_| pay().unwrap()).collect();
         under_way.into_iter().for_each(Finish::give_back);
-        // The store answers this after what it was asked before.
+        // A store writes this after what it was asked before.
+        write(store, Commit::default()).unwrap();
         let left = block_on(store.credits(owner.clone())).unwrap().unwrap();
         let held = store.replica().held_of(&owner);
         let held = held.map_or(0, |held| held.amount);
