@@ -16,7 +16,7 @@ use crate::scope::ScopeCatalog;
 /// every scope is allowed.
 ///
 /// ```
-/// # let mut example = std::pin::pin!(async {
+/// # keyward::testing::block_on(async {
 /// # use keyward::{AccountId, Actor, Environment, NewKey};
 /// use keyward::{Gate, KeyAdmin, KeyFormat, KeyKind, KeyScheme, MemoryStore, ScopeCatalog};
 ///
@@ -34,10 +34,7 @@ use crate::scope::ScopeCatalog;
 /// let created = admin.bootstrap(&operator, new.kind(KeyKind::Publishable)).await?;
 /// assert!(created.key.is_some_and(|key| key.expose_secret().starts_with("pk_live_")));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # });
-/// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
-/// # let done = example.as_mut().poll(context);
-/// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+/// # }).unwrap();
 /// ```
 #[derive(Clone, Debug)]
 #[must_use]

@@ -20,7 +20,7 @@ use crate::store::{WebhookCommit, WebhookStore};
 /// acts in its own environment. A sender, such as `keyward_tower::WebhookSender`, does the rest.
 ///
 /// ```
-/// # let mut example = std::pin::pin!(async {
+/// # keyward::testing::block_on(async {
 /// use std::sync::Arc;
 /// use std::time::Duration;
 /// use keyward::{AccountId, Actor, Environment, Grace, KeyAdmin, KeyFormat, KeyScheme, Permission};
@@ -51,10 +51,7 @@ use crate::store::{WebhookCommit, WebhookStore};
 /// let renewed = webhooks.regenerate_secret(&user, created.endpoint.id(), hour).await?;
 /// assert_ne!(renewed.secret, created.secret);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # });
-/// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
-/// # let done = example.as_mut().poll(context);
-/// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+/// # }).unwrap();
 /// ```
 #[derive(Clone, Debug)]
 pub struct WebhookAdmin {

@@ -74,7 +74,7 @@ impl WebhookAdmin {
     /// # use keyward_webhooks::store::Redelivery;
     /// # use keyward_webhooks::sealing::{SealingKey, SealingKeys};
     /// # use keyward_webhooks::signature::WebhookId;
-    /// # let mut example = std::pin::pin!(async {
+    /// # keyward::testing::block_on(async {
     /// # let (store, scheme) = (Arc::new(MemoryWebhooks::new()), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
     /// # let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
     /// # let operator = Actor::operator("docs");
@@ -93,10 +93,7 @@ impl WebhookAdmin {
     /// webhooks.redeliver(&user, id, Redelivery::Message(message.id().clone())).await?;
     /// webhooks.redeliver(&user, id, Redelivery::FailedSince(began)).await?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # });
-    /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
-    /// # let done = example.as_mut().poll(context);
-    /// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+    /// # }).unwrap();
     /// ```
     pub async fn redeliver(
         &self,

@@ -187,7 +187,7 @@ impl WebhookAdmin {
     /// # use keyward_webhooks::WebhookStore;
     /// # use keyward::record::AdminErrorKind;
     /// # use keyward_webhooks::sealing::{SealingKey, SealingKeys};
-    /// # let mut example = std::pin::pin!(async {
+    /// # keyward::testing::block_on(async {
     /// # let (store, scheme) = (Arc::new(MemoryWebhooks::new()), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
     /// # let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
     /// # let operator = Actor::operator("docs");
@@ -211,10 +211,7 @@ impl WebhookAdmin {
     /// assert!(endpoint.is_working());
     /// assert!(keys.create(&operator, new).await.is_ok());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # });
-    /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
-    /// # let done = example.as_mut().poll(context);
-    /// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+    /// # }).unwrap();
     /// ```
     ///
     /// # Errors
@@ -301,7 +298,7 @@ pub struct CreatedEndpoint {
 /// # use keyward_webhooks::send::{EndpointStatus, EndpointUrl};
 /// # use keyward::record::{AdminErrorKind, DisabledBy};
 /// # use keyward_webhooks::sealing::{SealingKey, SealingKeys};
-/// # let mut example = std::pin::pin!(async {
+/// # keyward::testing::block_on(async {
 /// # let (store, scheme) = (Arc::new(MemoryWebhooks::new()), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
 /// # let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
 /// # let operator = Actor::operator("docs");
@@ -321,10 +318,7 @@ pub struct CreatedEndpoint {
 /// let error = webhooks.update_endpoint(&operator, id, EndpointChange::new().url(metadata)).await;
 /// assert_eq!(error.unwrap_err().kind(), AdminErrorKind::Url);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # });
-/// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
-/// # let done = example.as_mut().poll(context);
-/// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+/// # }).unwrap();
 /// ```
 #[derive(Clone, Debug, Default)]
 #[must_use]

@@ -44,7 +44,7 @@ impl WebhookAdmin {
     /// # use keyward_webhooks::sealing::{SealingKey, SealingKeys};
     /// # use keyward_webhooks::WebhookSigner;
     /// # use keyward_webhooks::signature::{WebhookId, WebhookSecret};
-    /// # let mut example = std::pin::pin!(async {
+    /// # keyward::testing::block_on(async {
     /// # let (store, scheme) = (Arc::new(MemoryWebhooks::new()), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
     /// # let sealing = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
     /// # let operator = Actor::operator("docs");
@@ -60,10 +60,7 @@ impl WebhookAdmin {
     /// let signature = endpoint.signer(&sealing, now)?.sign(&id, now, b"{}");
     /// assert_eq!(signature, WebhookSigner::new(&known).sign(&id, now, b"{}"));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # });
-    /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
-    /// # let done = example.as_mut().poll(context);
-    /// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+    /// # }).unwrap();
     /// ```
     ///
     /// # Errors

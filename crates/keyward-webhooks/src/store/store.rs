@@ -32,7 +32,7 @@ use crate::store::OutboxSignal;
 /// # use keyward::store::Commit;
 /// # use keyward_webhooks::sealing::{SealingKey, SealingKeys};
 /// # use keyward_webhooks::signature::{WebhookId, WebhookSecret};
-/// # let mut example = std::pin::pin!(async {
+/// # keyward::testing::block_on(async {
 /// # let keys = SealingKeys::new(SealingKey::new("2026", &[7; 32])?);
 /// # let url = EndpointUrl::parse("https://acme.example/hook")?;
 /// # let acme = AccountId::parse("acme")?;
@@ -50,10 +50,7 @@ use crate::store::OutboxSignal;
 /// assert_eq!(due[0].message().id(), message.id());
 /// assert!(store.claim(claim).await?.is_empty()); // for a minute it is ours
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # });
-/// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
-/// # let done = example.as_mut().poll(context);
-/// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+/// # }).unwrap();
 /// ```
 pub trait WebhookStore: Store {
     /// Writes all of it, durably and at once, or nothing.

@@ -15,7 +15,7 @@ impl KeyAdmin {
     /// ```
     /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey, Scopes};
     /// # use keyward::record::AdminErrorKind;
-    /// # let mut example = std::pin::pin!(async {
+    /// # keyward::testing::block_on(async {
     /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
     /// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
     /// # let operator = Actor::operator("docs");
@@ -25,10 +25,7 @@ impl KeyAdmin {
     /// let again = admin.bootstrap(&operator, new).await.unwrap_err();
     /// assert_eq!(again.kind(), AdminErrorKind::Conflict);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # });
-    /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
-    /// # let done = example.as_mut().poll(context);
-    /// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+    /// # }).unwrap();
     /// ```
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use crate::store::{Commit, Store};
 /// not exist.
 ///
 /// ```
-/// # let mut example = std::pin::pin!(async {
+/// # keyward::testing::block_on(async {
 /// use keyward::{
 ///     AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey, Permission,
 ///     Scopes,
@@ -40,10 +40,7 @@ use crate::store::{Commit, Store};
 /// let view = admin.revoke(&user, created.record.id, "posted in a chat").await?;
 /// assert_eq!(view.state, KeyState::Revoked);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # });
-/// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
-/// # let done = example.as_mut().poll(context);
-/// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+/// # }).unwrap();
 /// ```
 #[derive(Clone, Debug)]
 pub struct KeyAdmin {
@@ -216,7 +213,7 @@ impl KeyAdmin {
     ///
     /// ```
     /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
-    /// # let mut example = std::pin::pin!(async {
+    /// # keyward::testing::block_on(async {
     /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
     /// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
     /// # let operator = Actor::operator("docs");
@@ -230,10 +227,7 @@ impl KeyAdmin {
     /// assert_eq!(admin.unlisted_refusals(), 1000);
     /// assert_eq!(admin.audit(&operator, Some(&acme), None).await?.entries.len(), 1); // the bootstrap
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # });
-    /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
-    /// # let done = example.as_mut().poll(context);
-    /// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+    /// # }).unwrap();
     /// ```
     #[must_use]
     pub fn unlisted_refusals(&self) -> u64 {

@@ -20,7 +20,7 @@ impl KeyAdmin {
     /// # use keyward::{AccountId, Actor, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, Permission, Store};
     /// # use keyward::record::{AdminErrorKind, AuditAction};
     /// # use keyward::store::Commit;
-    /// # let mut example = std::pin::pin!(async {
+    /// # keyward::testing::block_on(async {
     /// # let store = Arc::new(MemoryStore::new());
     /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
     /// # let admin = KeyAdmin::new(&store, &scheme);
@@ -48,10 +48,7 @@ impl KeyAdmin {
     /// assert_eq!(lines[0].refused, Some(AdminErrorKind::NotPermitted));
     /// assert_eq!(lines[1].action, AuditAction::UpdateAccount);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # });
-    /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
-    /// # let done = example.as_mut().poll(context);
-    /// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+    /// # }).unwrap();
     /// ```
     pub fn audited<'a>(&'a self, actor: &'a Actor, action: AuditAction) -> AuditedCall<'a> {
         AuditedCall {

@@ -151,7 +151,7 @@ impl KeyAdmin {
     ///
     /// ```
     /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, Permission};
-    /// # let mut example = std::pin::pin!(async {
+    /// # keyward::testing::block_on(async {
     /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
     /// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
     /// let user = Actor::user("ann@acme.example", AccountId::parse("acme")?, [Permission::Read]);
@@ -159,10 +159,7 @@ impl KeyAdmin {
     /// assert!(permitted.sees(Environment::LIVE) && !permitted.is_operator());
     /// assert!(admin.permitted(&user, &[Permission::Revoke]).await.is_err());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # });
-    /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
-    /// # let done = example.as_mut().poll(context);
-    /// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+    /// # }).unwrap();
     /// ```
     ///
     /// # Errors

@@ -19,7 +19,7 @@ use crate::scope::Scopes;
 /// #     AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, KeyKind, MemoryStore, NewKey, OriginPolicy,
 /// #     Scopes,
 /// # };
-/// # let mut example = std::pin::pin!(async {
+/// # keyward::testing::block_on(async {
 /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
 /// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
 /// # let operator = Actor::operator("docs");
@@ -34,10 +34,7 @@ use crate::scope::Scopes;
 /// assert_eq!(record.kind, KeyKind::Publishable);
 /// assert!(record.hint.to_string().starts_with("vhk_test_…"));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # });
-/// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
-/// # let done = example.as_mut().poll(context);
-/// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+/// # }).unwrap();
 /// ```
 #[derive(Clone, Debug)]
 #[must_use]
@@ -114,7 +111,7 @@ impl NewKey {
     /// # };
     /// # use keyward::error::{ParseError, ParseErrorKind};
     /// # use keyward::record::AdminErrorKind;
-    /// # let mut example = std::pin::pin!(async {
+    /// # keyward::testing::block_on(async {
     /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
     /// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
     /// # let operator = Actor::operator("docs");
@@ -133,10 +130,7 @@ impl NewKey {
     /// let named = new.insecure_public_suffixes();
     /// assert!(admin.create(&operator, named).await.is_ok());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # });
-    /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
-    /// # let done = example.as_mut().poll(context);
-    /// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+    /// # }).unwrap();
     /// ```
     pub fn origins(mut self, origins: OriginPolicy) -> Self {
         self.origins = origins;
@@ -201,7 +195,7 @@ impl NewKey {
 ///
 /// ```
 /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
-/// # let mut example = std::pin::pin!(async {
+/// # keyward::testing::block_on(async {
 /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
 /// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
 /// # let operator = Actor::operator("docs");
@@ -214,10 +208,7 @@ impl NewKey {
 /// assert!(first.key.is_some() && again.key.is_none());
 /// assert_eq!(first.record, again.record);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # });
-/// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
-/// # let done = example.as_mut().poll(context);
-/// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+/// # }).unwrap();
 /// ```
 #[derive(Debug)]
 #[non_exhaustive]
@@ -233,7 +224,7 @@ pub struct CreatedKey {
 /// ```
 /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey, RateLimit};
 /// # use keyward::admin::KeyChange;
-/// # let mut example = std::pin::pin!(async {
+/// # keyward::testing::block_on(async {
 /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
 /// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
 /// # let operator = Actor::operator("docs");
@@ -245,10 +236,7 @@ pub struct CreatedKey {
 /// assert_eq!(view.record.name, "shop");
 /// assert_eq!(view.record.scopes, created.record.scopes);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # });
-/// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
-/// # let done = example.as_mut().poll(context);
-/// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+/// # }).unwrap();
 /// ```
 #[derive(Clone, Debug, Default)]
 #[must_use]
@@ -326,7 +314,7 @@ impl KeyChange {
 /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
 /// # use keyward::admin::AccountChange;
 /// # use keyward::record::AccountStatus;
-/// # let mut example = std::pin::pin!(async {
+/// # keyward::testing::block_on(async {
 /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
 /// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
 /// # let operator = Actor::operator("docs");
@@ -338,10 +326,7 @@ impl KeyChange {
 /// assert_eq!(account.status, AccountStatus::Suspended); // its keys now get 403 `account_inactive`
 /// assert!(account.api_access);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # });
-/// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
-/// # let done = example.as_mut().poll(context);
-/// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+/// # }).unwrap();
 /// ```
 #[derive(Clone, Debug, Default)]
 #[must_use]

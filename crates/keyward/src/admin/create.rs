@@ -70,8 +70,8 @@ impl KeyAdmin {
     /// # };
     /// # use keyward::gate::{Decision, Verdict};
     /// # use keyward::key::{DigestScheme, ForeignFormat, Hint, KeyDigest, Pepper};
-    /// # use keyward::request::RequestHead;
-    /// # let mut example = std::pin::pin!(async {
+    /// # use keyward::testing::TestRequest;
+    /// # keyward::testing::block_on(async {
     /// # let store = MemoryStore::new();
     /// # let peppers = Peppers::new(Pepper::new("2026", b"sixteen bytes or more")?);
     /// let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?).peppers(peppers);
@@ -88,22 +88,11 @@ impl KeyAdmin {
     /// let new = NewKey::new(acme, Environment::LIVE, "from the old system");
     /// let record = admin.import(&operator, new, digest, None).await?;
     /// assert_eq!(record.hint, Hint::unknown());
-    /// # struct Get(&'static str);
-    /// # impl RequestHead for Get {
-    /// #     fn method(&self) -> &str { "GET" }
-    /// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
-    /// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-    /// #         (field == "x-api-key").then_some(self.0.as_bytes()).into_iter()
-    /// #     }
-    /// # }
-    /// # let request = Get("re_3ZMWxBfZNpGdcLXDRbyPA7QW");
+    /// # let request = TestRequest::get().key("re_3ZMWxBfZNpGdcLXDRbyPA7QW");
     /// let decision = gate.check(&request, &Arc::new(Requirement::new()), None);
     /// assert!(matches!(decision, Decision::Ready(Verdict::Admit(_))));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # });
-    /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
-    /// # let done = example.as_mut().poll(context);
-    /// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+    /// # }).unwrap();
     /// ```
     ///
     /// # Errors

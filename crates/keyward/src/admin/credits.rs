@@ -44,7 +44,7 @@ impl KeyAdmin {
     /// ```
     /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
     /// # use keyward::credits::Credits;
-    /// # let mut example = std::pin::pin!(async {
+    /// # keyward::testing::block_on(async {
     /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
     /// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
     /// # let operator = Actor::operator("docs");
@@ -58,10 +58,7 @@ impl KeyAdmin {
     /// admin.set_credits(&operator, acme.clone(), None).await?; // as many requests as they like
     /// assert_eq!(admin.credits(&operator, acme).await?, None);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # });
-    /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
-    /// # let done = example.as_mut().poll(context);
-    /// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+    /// # }).unwrap();
     /// ```
     ///
     /// # Errors

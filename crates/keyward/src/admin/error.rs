@@ -14,7 +14,7 @@ use crate::store::{StoreError, StoreErrorKind};
 /// ```
 /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey, Permission};
 /// # use keyward::record::AdminErrorKind;
-/// # let mut example = std::pin::pin!(async {
+/// # keyward::testing::block_on(async {
 /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
 /// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
 /// # let operator = Actor::operator("docs");
@@ -26,10 +26,7 @@ use crate::store::{StoreError, StoreErrorKind};
 /// assert_eq!(error.kind(), AdminErrorKind::NotPermitted);
 /// assert_eq!(error.to_string(), "the actor lacks the permission");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # });
-/// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
-/// # let done = example.as_mut().poll(context);
-/// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+/// # }).unwrap();
 /// ```
 #[derive(Debug)]
 pub struct AdminError {

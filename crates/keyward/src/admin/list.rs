@@ -26,7 +26,7 @@ pub struct KeyView {
 /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
 /// # use keyward::admin::KeyFilter;
 /// # use keyward::record::KeyState;
-/// # let mut example = std::pin::pin!(async {
+/// # keyward::testing::block_on(async {
 /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
 /// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
 /// # let operator = Actor::operator("docs");
@@ -42,10 +42,7 @@ pub struct KeyView {
 /// let page = admin.keys(&operator, &acme, filter.after(next)).await?;
 /// assert_eq!((page.keys.len(), page.next), (1, None));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # });
-/// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
-/// # let done = example.as_mut().poll(context);
-/// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+/// # }).unwrap();
 /// ```
 #[derive(Clone, Copy, Debug)]
 #[must_use]
@@ -123,7 +120,7 @@ pub struct AuditPage {
 /// ```
 /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
 /// # use keyward::record::KeyState;
-/// # let mut example = std::pin::pin!(async {
+/// # keyward::testing::block_on(async {
 /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
 /// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
 /// # let operator = Actor::operator("docs");
@@ -138,10 +135,7 @@ pub struct AuditPage {
 /// let known = leaks[0].key.as_ref().expect("it is of this service");
 /// assert_eq!((known.record.id, known.state), (id, KeyState::Active)); // to be revoked
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # });
-/// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
-/// # let done = example.as_mut().poll(context);
-/// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+/// # }).unwrap();
 /// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]

@@ -38,7 +38,7 @@ pub type PolicyFuture<'a> = Pin<Box<dyn Future<Output = Result<(), AdminError>> 
 ///     }
 /// }
 ///
-/// # let mut example = std::pin::pin!(async {
+/// # keyward::testing::block_on(async {
 /// # let (store, scheme) = (Arc::new(MemoryStore::new()), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
 /// let admin = KeyAdmin::new(&store, &scheme).create_policy(LiveKeysForPlans);
 /// # let operator = Actor::operator("docs");
@@ -50,10 +50,7 @@ pub type PolicyFuture<'a> = Pin<Box<dyn Future<Output = Result<(), AdminError>> 
 /// let test = NewKey::new(acme, Environment::TEST, "staging");
 /// assert!(admin.create(&operator, test).await.is_ok());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # });
-/// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
-/// # let done = example.as_mut().poll(context);
-/// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+/// # }).unwrap();
 /// ```
 pub trait CreatePolicy: fmt::Debug + Send + Sync {
     /// Checks whether this key may be created in this account.

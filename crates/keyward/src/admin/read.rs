@@ -157,7 +157,7 @@ impl KeyAdmin {
     /// ```
     /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
     /// # use keyward::key::DigestScheme;
-    /// # let mut example = std::pin::pin!(async {
+    /// # keyward::testing::block_on(async {
     /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
     /// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
     /// # let operator = Actor::operator("docs");
@@ -166,10 +166,7 @@ impl KeyAdmin {
     /// # let id = created.record.id;
     /// assert_eq!(admin.schemes(&operator).await?, [(DigestScheme::Sha256, 1)]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # });
-    /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
-    /// # let done = example.as_mut().poll(context);
-    /// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+    /// # }).unwrap();
     /// ```
     ///
     /// # Errors

@@ -22,7 +22,7 @@ impl KeyAdmin {
     /// #     AccountId, Actor, Environment, Grace, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey, Store,
     /// # };
     /// # use keyward::record::KeyState;
-    /// # let mut example = std::pin::pin!(async {
+    /// # keyward::testing::block_on(async {
     /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
     /// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
     /// # let operator = Actor::operator("docs");
@@ -38,10 +38,7 @@ impl KeyAdmin {
     /// assert_eq!(old.state, KeyState::Active); // until tomorrow
     /// assert!(old.record.expires_at.is_some());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # });
-    /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
-    /// # let done = example.as_mut().poll(context);
-    /// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+    /// # }).unwrap();
     /// ```
     ///
     /// # Errors

@@ -89,7 +89,7 @@ impl KeyAdmin {
     /// ```
     /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey, Permission};
     /// # use keyward::record::{AdminErrorKind, DisabledBy};
-    /// # let mut example = std::pin::pin!(async {
+    /// # keyward::testing::block_on(async {
     /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
     /// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
     /// # let operator = Actor::operator("docs");
@@ -103,10 +103,7 @@ impl KeyAdmin {
     /// let error = admin.enable(&owner, id).await.unwrap_err();
     /// assert_eq!(error.kind(), AdminErrorKind::NotPermitted);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # });
-    /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
-    /// # let done = example.as_mut().poll(context);
-    /// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+    /// # }).unwrap();
     /// ```
     ///
     /// # Errors

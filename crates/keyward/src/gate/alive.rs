@@ -29,16 +29,8 @@ impl Gate {
     /// # use std::sync::Arc;
     /// # use keyward::{AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
     /// # use keyward::gate::{Access, Decision, Verdict};
-    /// # use keyward::request::RequestHead;
-    /// # struct Get<'a>(Option<&'a str>);
-    /// # impl RequestHead for Get<'_> {
-    /// #     fn method(&self) -> &str { "GET" }
-    /// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
-    /// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-    /// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
-    /// #     }
-    /// # }
-    /// # let mut example = std::pin::pin!(async {
+    /// # use keyward::testing::TestRequest;
+    /// # keyward::testing::block_on(async {
     /// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
     /// # let gate = Gate::new(&store, &scheme)?;
     /// # let admin = KeyAdmin::new(&store, &scheme);
@@ -46,17 +38,14 @@ impl Gate {
     /// # let acme = AccountId::parse("acme")?;
     /// # let created = admin.bootstrap(&operator, NewKey::new(acme, Environment::LIVE, "first")).await?;
     /// # let key = created.key.unwrap();
-    /// # let decision = gate.check(&Get(Some(key.expose_secret())), &Arc::default(), None);
+    /// # let decision = gate.check(&TestRequest::get().key(key.expose_secret()), &Arc::default(), None);
     /// # let Decision::Ready(Verdict::Admit(admitted)) = decision else { panic!("{decision:?}") };
     /// # let Some(Access::Principal(principal)) = admitted.access else { unreachable!() };
     /// assert!(gate.is_alive(&principal));
     /// admin.revoke(&operator, principal.key_id(), "laptop stolen").await?;
     /// assert!(!gate.is_alive(&principal));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # });
-    /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
-    /// # let done = example.as_mut().poll(context);
-    /// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+    /// # }).unwrap();
     /// ```
     #[must_use]
     pub fn is_alive(&self, principal: &Principal) -> bool {

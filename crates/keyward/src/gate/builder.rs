@@ -26,22 +26,14 @@ use crate::throttle::AuthFailureLimiter;
 /// # use std::sync::Arc;
 /// # use keyward::{Gate, KeyFormat, KeyLocation, KeyScheme, MemoryStore};
 /// # use keyward::gate::{Decision, Verdict};
-/// # use keyward::request::RequestHead;
-/// # struct Get<'a>(Option<&'a str>);
-/// # impl RequestHead for Get<'_> {
-/// #     fn method(&self) -> &str { "GET" }
-/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
-/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-/// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
-/// #     }
-/// # }
+/// # use keyward::testing::TestRequest;
 /// # let store = MemoryStore::new();
 /// let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
 /// let gate = Gate::builder(&store, &scheme)
 ///     .location(KeyLocation::bearer())
 ///     .realm("api.example.com")
 ///     .build()?;
-/// let decision = gate.check(&Get(None), &Arc::default(), None);
+/// let decision = gate.check(&TestRequest::get(), &Arc::default(), None);
 /// let Decision::Ready(Verdict::Refuse(refusal)) = decision else { unreachable!() };
 /// let challenge = ("www-authenticate", r#"Bearer realm="api.example.com""#);
 /// assert!(refusal.reply.headers().any(|field| field == challenge));

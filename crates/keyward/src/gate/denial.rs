@@ -23,20 +23,12 @@ use crate::replica::cached_key::CachedKey;
 /// # use keyward::{Environment, Gate, KeyFormat, KeyScheme, MemoryStore};
 /// # use keyward::denial::DenialKind;
 /// # use keyward::gate::{Decision, Verdict};
-/// # use keyward::request::RequestHead;
-/// # struct Get<'a>(Option<&'a str>);
-/// # impl RequestHead for Get<'_> {
-/// #     fn method(&self) -> &str { "GET" }
-/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
-/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-/// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
-/// #     }
-/// # }
+/// # use keyward::testing::TestRequest;
 /// # let store = MemoryStore::new();
 /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
 /// # let gate = Gate::new(&store, &scheme)?;
 /// let unknown = KeyFormat::new("vhk_{env}_")?.generate(Environment::LIVE)?;
-/// let decision = gate.check(&Get(Some(unknown.expose_secret())), &Arc::default(), None);
+/// let decision = gate.check(&TestRequest::get().key(unknown.expose_secret()), &Arc::default(), None);
 /// let Decision::Ready(Verdict::Refuse(refusal)) = decision else { panic!("{decision:?}") };
 /// let denial = refusal.denial.expect("only a preflight has none");
 /// assert_eq!((denial.kind(), denial.key_id()), (DenialKind::Unknown, None));

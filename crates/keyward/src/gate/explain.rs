@@ -153,15 +153,7 @@ impl Gate {
     /// # use keyward::{AccountId, Gate, KeyFormat, KeyId, Peppers, Store};
     /// # use keyward::record::{Account, KeyRecord};
     /// # use keyward::replica::{Replica, Revision};
-    /// # use keyward::request::RequestHead;
-    /// # struct Get<'a>(Option<&'a str>);
-    /// # impl RequestHead for Get<'_> {
-    /// #     fn method(&self) -> &str { "GET" }
-    /// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
-    /// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-    /// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
-    /// #     }
-    /// # }
+    /// # use keyward::testing::TestRequest;
     /// # let (replica, format) = (Replica::new(), KeyFormat::new("vhk_{env}_")?);
     /// # let (key, acme) = (format.generate(Environment::TEST)?, AccountId::parse("acme")?);
     /// # let (digest, now) = (Peppers::none().digest(&key), std::time::SystemTime::now());
@@ -172,7 +164,7 @@ impl Gate {
     /// # poll.key(&record);
     /// # poll.finish(Revision { number: 1, nonce: 0 })?;
     /// # let gate = Gate::builder_from_replica(&replica, &KeyScheme::new(format)).build()?;
-    /// # let request = Get(Some(key.expose_secret()));
+    /// # let request = TestRequest::get().key(key.expose_secret());
     ///
     /// let explained = gate.explain(&request, &Requirement::new().scope("kyc")); // a test key
     /// assert_eq!(explained.denial(), Some(DenialKind::EnvironmentMismatch));

@@ -56,15 +56,7 @@ use crate::throttle::throttle::Throttle;
 /// use std::sync::Arc;
 /// use keyward::{Gate, KeyFormat, KeyLocation, KeyScheme, MemoryStore, Requirement};
 /// use keyward::gate::{Decision, Verdict};
-/// # use keyward::request::RequestHead;
-/// # struct Get<'a>(Option<&'a str>);
-/// # impl RequestHead for Get<'_> {
-/// #     fn method(&self) -> &str { "GET" }
-/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
-/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-/// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
-/// #     }
-/// # }
+/// # use keyward::testing::TestRequest;
 ///
 /// let store = MemoryStore::new();
 /// let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
@@ -74,7 +66,7 @@ use crate::throttle::throttle::Throttle;
 ///     .realm("api.example.com")
 ///     .build()?;
 ///
-/// let request = Get(Some("vhk_live_nonsense"));
+/// let request = TestRequest::get().key("vhk_live_nonsense");
 /// match gate.check(&request, &Arc::new(Requirement::new()), None) {
 ///     Decision::Ready(Verdict::Refuse(refusal)) => assert_eq!(refusal.reply.status(), 401),
 ///     other => panic!("{other:?}"),

@@ -20,18 +20,10 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 /// # use keyward::{Environment, Gate, KeyFormat, KeyScheme};
 /// # use keyward::gate::{Decision, Verdict};
 /// # use keyward::replica::Replica;
-/// # use keyward::request::RequestHead;
-/// # struct Get<'a>(&'a str);
-/// # impl RequestHead for Get<'_> {
-/// #     fn method(&self) -> &str { "GET" }
-/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
-/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-/// #         (field == "x-api-key").then_some(self.0.as_bytes()).into_iter()
-/// #     }
-/// # }
+/// # use keyward::testing::TestRequest;
 /// # let (replica, format) = (Replica::new(), KeyFormat::new("vhk_{env}_")?);
 /// # let key = format.generate(Environment::LIVE)?;
-/// # let request = Get(key.expose_secret());
+/// # let request = TestRequest::get().key(key.expose_secret());
 /// // The store says that it will poll, and does not.
 /// replica.on_demand(|_| true);
 /// let gate = Gate::builder_from_replica(&replica, &KeyScheme::new(format)).build()?;

@@ -21,15 +21,7 @@ use crate::gate::Principal;
 /// # use keyward::gate::{Access, Decision, Verdict};
 /// # use keyward::record::{Account, KeyRecord};
 /// # use keyward::replica::{Replica, Revision};
-/// # use keyward::request::RequestHead;
-/// # struct Get<'a>(Option<&'a str>);
-/// # impl RequestHead for Get<'_> {
-/// #     fn method(&self) -> &str { "GET" }
-/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
-/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-/// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
-/// #     }
-/// # }
+/// # use keyward::testing::TestRequest;
 /// # let call = |environment: &str| -> Result<Principal, Box<dyn std::error::Error>> {
 /// # let environment = Environment::parse(environment)?;
 /// # let (replica, format) = (Replica::new(), KeyFormat::new("vhk_{env}_")?);
@@ -43,7 +35,7 @@ use crate::gate::Principal;
 /// # poll.finish(Revision { number: 1, nonce: 0 })?;
 /// # let gate = Gate::builder_from_replica(&replica, &KeyScheme::new(format)).build()?;
 /// # let any = Arc::new(Requirement::new().any_environment());
-/// # let decision = gate.check(&Get(Some(key.expose_secret())), &any, None);
+/// # let decision = gate.check(&TestRequest::get().key(key.expose_secret()), &any, None);
 /// # let Decision::Ready(Verdict::Admit(admitted)) = decision else { panic!("{decision:?}") };
 /// # let Some(Access::Principal(principal)) = admitted.access else { unreachable!() };
 /// # Ok(principal) };

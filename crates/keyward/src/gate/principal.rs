@@ -25,16 +25,8 @@ pub(crate) const NO_GATE: u64 = 0;
 /// # use keyward::gate::{Access, Decision, Verdict};
 /// # use keyward::record::{Account, KeyRecord};
 /// # use keyward::replica::{Replica, Revision};
-/// # use keyward::request::RequestHead;
+/// # use keyward::testing::TestRequest;
 /// # use keyward::scope::Scope;
-/// # struct Get<'a>(Option<&'a str>);
-/// # impl RequestHead for Get<'_> {
-/// #     fn method(&self) -> &str { "GET" }
-/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
-/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-/// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
-/// #     }
-/// # }
 /// # let (replica, format) = (Replica::new(), KeyFormat::new("vhk_{env}_")?);
 /// # let (key, acme) = (format.generate(Environment::LIVE)?, AccountId::parse("acme")?);
 /// # let (digest, now) = (Peppers::none().digest(&key), std::time::SystemTime::now());
@@ -46,7 +38,7 @@ pub(crate) const NO_GATE: u64 = 0;
 /// # poll.key(&record);
 /// # poll.finish(Revision { number: 1, nonce: 0 })?;
 /// # let gate = Gate::builder_from_replica(&replica, &KeyScheme::new(format)).build()?;
-/// # let request = Get(Some(key.expose_secret()));
+/// # let request = TestRequest::get().key(key.expose_secret());
 /// # let decision = gate.check(&request, &Arc::default(), None);
 /// # let Decision::Ready(Verdict::Admit(admitted)) = decision else { panic!("{decision:?}") };
 /// # let Some(Access::Principal(principal)) = admitted.access else { unreachable!() };

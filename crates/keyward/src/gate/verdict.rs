@@ -21,15 +21,7 @@ use crate::reply::{Reply, ResponseHead};
 /// # use keyward::reply::ResponseHead;
 /// # use keyward::record::{Account, KeyRecord};
 /// # use keyward::replica::{Replica, Revision};
-/// # use keyward::request::RequestHead;
-/// # struct Get<'a>(Option<&'a str>);
-/// # impl RequestHead for Get<'_> {
-/// #     fn method(&self) -> &str { "GET" }
-/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
-/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-/// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
-/// #     }
-/// # }
+/// # use keyward::testing::TestRequest;
 /// # let (replica, format) = (Replica::new(), KeyFormat::new("vhk_{env}_")?);
 /// # let (key, acme) = (format.generate(Environment::LIVE)?, AccountId::parse("acme")?);
 /// # let (digest, now) = (Peppers::none().digest(&key), std::time::SystemTime::now());
@@ -54,7 +46,7 @@ use crate::reply::{Reply, ResponseHead};
 /// #         self.append(field, value);
 /// #     }
 /// # }
-/// # let request = Get(Some(key.expose_secret()));
+/// # let request = TestRequest::get().key(key.expose_secret());
 /// # let mut response = Fields(vec![]);
 /// match gate.check(&request, &Arc::default(), None) {
 ///     Decision::Ready(Verdict::Admit(mut admitted)) => {
@@ -177,19 +169,11 @@ pub enum Access {
 /// # use std::sync::Arc;
 /// # use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore, Requirement};
 /// # use keyward::gate::{Access, Decision, Verdict};
-/// # use keyward::request::RequestHead;
-/// # struct Get<'a>(Option<&'a str>);
-/// # impl RequestHead for Get<'_> {
-/// #     fn method(&self) -> &str { "GET" }
-/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
-/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-/// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
-/// #     }
-/// # }
+/// # use keyward::testing::TestRequest;
 /// # let store = MemoryStore::new();
 /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
 /// # let gate = Gate::new(&store, &scheme)?;
-/// let decision = gate.check(&Get(None), &Arc::new(Requirement::new().optional()), None);
+/// let decision = gate.check(&TestRequest::get(), &Arc::new(Requirement::new().optional()), None);
 /// let Decision::Ready(Verdict::Admit(admitted)) = decision else { panic!("{decision:?}") };
 /// let Some(Access::Anonymous(anonymous)) = admitted.access else { unreachable!() };
 /// assert_eq!(anonymous.missing_key().status(), 401);
@@ -281,19 +265,11 @@ impl Finish {
 /// # use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore};
 /// # use keyward::denial::DenialKind;
 /// # use keyward::gate::{Decision, Verdict};
-/// # use keyward::request::RequestHead;
-/// # struct Get<'a>(Option<&'a str>);
-/// # impl RequestHead for Get<'_> {
-/// #     fn method(&self) -> &str { "GET" }
-/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
-/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-/// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
-/// #     }
-/// # }
+/// # use keyward::testing::TestRequest;
 /// # let store = MemoryStore::new();
 /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
 /// # let gate = Gate::new(&store, &scheme)?;
-/// let decision = gate.check(&Get(None), &Arc::default(), None);
+/// let decision = gate.check(&TestRequest::get(), &Arc::default(), None);
 /// let Decision::Ready(Verdict::Refuse(refusal)) = decision else { panic!("{decision:?}") };
 /// assert_eq!(refusal.reply.status(), 401);
 /// assert_eq!(refusal.denial.map(|denial| denial.kind()), Some(DenialKind::Missing));

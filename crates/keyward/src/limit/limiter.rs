@@ -41,15 +41,7 @@ use crate::limit::{Bucket, Quota};
 /// # use keyward::gate::{Decision, Verdict};
 /// # use keyward::record::{Account, KeyRecord};
 /// # use keyward::replica::{Replica, Revision};
-/// # use keyward::request::RequestHead;
-/// # struct Get<'a>(Option<&'a str>);
-/// # impl RequestHead for Get<'_> {
-/// #     fn method(&self) -> &str { "GET" }
-/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-/// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
-/// #     }
-/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
-/// # }
+/// # use keyward::testing::TestRequest;
 /// # let (replica, format) = (Replica::new(), KeyFormat::new("vhk_{env}_")?);
 /// # let (key, acme) = (format.generate(Environment::LIVE)?, AccountId::parse("acme")?);
 /// # let (digest, now) = (Peppers::none().digest(&key), std::time::SystemTime::now());
@@ -64,7 +56,7 @@ use crate::limit::{Bucket, Quota};
 ///     .rate_limits(Environment::LIVE, RateLimit::per_minute(1))
 ///     .limiter(Here)
 ///     .build()?;
-/// # let request = Get(Some(key.expose_secret()));
+/// # let request = TestRequest::get().key(key.expose_secret());
 /// # let ask = || {
 /// #     let Decision::Pending(pending) = gate.check(&request, &Arc::default(), None) else {
 /// #         panic!("a limiter was asked");

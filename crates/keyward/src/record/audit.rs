@@ -17,7 +17,7 @@ use crate::record::AdminErrorKind;
 /// #     AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey, Permission, Store,
 /// # };
 /// # use keyward::record::{AdminErrorKind, AuditAction};
-/// # let mut example = std::pin::pin!(async {
+/// # keyward::testing::block_on(async {
 /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
 /// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
 /// # let operator = Actor::operator("docs");
@@ -31,10 +31,7 @@ use crate::record::AdminErrorKind;
 /// assert_eq!((&*line.actor, line.action), ("user:ann", AuditAction::Revoke));
 /// assert_eq!(line.refused, Some(AdminErrorKind::NotPermitted));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # });
-/// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
-/// # let done = example.as_mut().poll(context);
-/// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+/// # }).unwrap();
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -228,15 +228,7 @@ impl Replica {
     /// # use keyward::gate::{Decision, Verdict};
     /// # use keyward::record::{Account, KeyRecord};
     /// # use keyward::replica::{Replica, Revision};
-    /// # use keyward::request::RequestHead;
-    /// # struct Get<'a>(Option<&'a str>);
-    /// # impl RequestHead for Get<'_> {
-    /// #     fn method(&self) -> &str { "GET" }
-    /// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
-    /// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-    /// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
-    /// #     }
-    /// # }
+    /// # use keyward::testing::TestRequest;
     /// # let (replica, format) = (Replica::new(), KeyFormat::new("vhk_{env}_")?);
     /// # let (key, acme) = (format.generate(Environment::LIVE)?, AccountId::parse("acme")?);
     /// # let (digest, now) = (Peppers::none().digest(&key), std::time::SystemTime::now());
@@ -248,7 +240,7 @@ impl Replica {
     /// # poll.key(&record);
     /// # poll.finish(Revision { number: 1, nonce: 0 })?;
     /// # let gate = Gate::builder_from_replica(&replica, &KeyScheme::new(format)).build()?;
-    /// let decision = gate.check(&Get(Some(key.expose_secret())), &Arc::default(), None);
+    /// let decision = gate.check(&TestRequest::get().key(key.expose_secret()), &Arc::default(), None);
     /// assert!(matches!(decision, Decision::Ready(Verdict::Admit(_))));
     /// let counts = replica.take_usage();
     /// assert_eq!((counts[0].admitted, counts[0].refused), (1, 0));

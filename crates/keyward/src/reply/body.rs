@@ -15,15 +15,7 @@ use serde_json::Value;
 /// # use std::sync::Arc;
 /// # use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore};
 /// # use keyward::gate::{Decision, Verdict};
-/// # use keyward::request::RequestHead;
-/// # struct Get<'a>(Option<&'a str>);
-/// # impl RequestHead for Get<'_> {
-/// #     fn method(&self) -> &str { "GET" }
-/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
-/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-/// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
-/// #     }
-/// # }
+/// # use keyward::testing::TestRequest;
 /// # let store = MemoryStore::new();
 ///
 /// #[derive(Debug)]
@@ -41,7 +33,7 @@ use serde_json::Value;
 ///
 /// let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
 /// let gate = Gate::builder(&store, &scheme).replies(Replies::new(Plain)).build()?;
-/// let decision = gate.check(&Get(Some("nonsense")), &Arc::default(), None);
+/// let decision = gate.check(&TestRequest::get().key("nonsense"), &Arc::default(), None);
 /// let Decision::Ready(Verdict::Refuse(refusal)) = decision else { panic!("{decision:?}") };
 /// assert!(refusal.reply.body().starts_with(b"invalid_api_key: The API key is not valid."));
 /// # Ok::<(), Box<dyn std::error::Error>>(())

@@ -6,22 +6,14 @@ use crate::request::{KeyLocation, RequestHead};
 /// The credential in the configured locations of a request.
 ///
 /// ```
-/// # use keyward::request::RequestHead;
+/// # use keyward::testing::TestRequest;
 /// use keyward::request::{Credential, KeyLocation};
 ///
-/// # struct Get(&'static str);
-/// # impl RequestHead for Get {
-/// #     fn method(&self) -> &str { "GET" }
-/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
-/// #     fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-/// #         (name == "authorization").then_some(self.0.as_bytes()).into_iter()
-/// #     }
-/// # }
 /// let locations = [KeyLocation::x_api_key(), KeyLocation::bearer()];
 /// // A request with `authorization: Bearer vhk_live_…`
-/// let request = Get("Bearer vhk_live_7f3a");
+/// let request = TestRequest::get().header("authorization", "Bearer vhk_live_7f3a");
 /// assert_eq!(Credential::find(&request, &locations), Credential::One(b"vhk_live_7f3a", 1));
-/// assert_eq!(Credential::find(&Get("Basic dTpw"), &locations), Credential::Absent);
+/// assert_eq!(Credential::find(&TestRequest::get().header("authorization", "Basic dTpw"), &locations), Credential::Absent);
 /// ```
 #[derive(Debug, PartialEq, Eq)]
 #[expect(

@@ -12,7 +12,7 @@ use crate::record::{Account, AuditEntry, KeyRecord};
 /// # use keyward::{AccountId, MemoryStore, Store};
 /// # use keyward::record::Account;
 /// # use keyward::store::{Commit, StoreErrorKind};
-/// # let mut example = std::pin::pin!(async {
+/// # keyward::testing::block_on(async {
 /// # let store = MemoryStore::new();
 /// # let acme = AccountId::parse("acme")?;
 /// let commit = Commit { accounts: vec![Account::new(acme.clone())], ..Commit::default() };
@@ -24,10 +24,7 @@ use crate::record::{Account, AuditEntry, KeyRecord};
 /// let error = store.commit(commit).await.unwrap_err();
 /// assert_eq!(error.kind(), StoreErrorKind::Conflict);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # });
-/// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
-/// # let done = example.as_mut().poll(context);
-/// # assert!(matches!(done, std::task::Poll::Ready(Ok(()))), "{done:?}");
+/// # }).unwrap();
 /// ```
 #[derive(Clone, Debug, Default)]
 #[expect(
