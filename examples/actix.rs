@@ -8,7 +8,8 @@ use std::error::Error;
 
 use actix_web::{App, HttpServer, web};
 use keyward::{
-    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, NewKey, Scopes,
+    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, NewKey, Requirement,
+    Scopes,
 };
 use keyward_actix::{Principal, RequireKey};
 use keyward_sqlite::SqliteStore;
@@ -39,7 +40,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // The gate is built once: the closure runs for every worker.
     let server = HttpServer::new(move || {
         let api = web::scope("/v1")
-            .wrap(RequireKey::new(gate.clone()).scope("kyc"))
+            .wrap(RequireKey::new(&gate, Requirement::new().scope("kyc")))
             .route("/whoami", web::get().to(whoami));
         App::new().service(api)
     });

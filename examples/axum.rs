@@ -8,7 +8,8 @@ use std::error::Error;
 
 use axum::{Router, routing::get};
 use keyward::{
-    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, NewKey, Scopes,
+    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, NewKey, Requirement,
+    Scopes,
 };
 use keyward_sqlite::SqliteStore;
 use keyward_tower::{Principal, RequireKeyLayer};
@@ -35,7 +36,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let app = Router::new()
         .route("/whoami", get(whoami))
-        .layer(RequireKeyLayer::new(gate).scope("kyc"))
+        .layer(RequireKeyLayer::new(&gate, Requirement::new().scope("kyc")))
         .route("/health", get(async || "ok\n")); // after the layer: needs no key
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
     println!(

@@ -12,7 +12,7 @@ use axum::{Router, routing::get};
 use keyward::credits::Credits;
 use keyward::{
     AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey,
-    RateLimit,
+    RateLimit, Requirement,
 };
 use keyward_tower::RequireKeyLayer;
 use tower::ServiceExt;
@@ -24,9 +24,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let gate = Gate::builder(&store, &scheme)
         .rate_limits(Environment::LIVE, RateLimit::per_minute(60).burst(5)) // unless a plan or key has its own
         .build()?;
+    // A request counts as 2 and costs 3 credits.
+    let expensive = Requirement::new().cost(2).credits(3);
     let app = Router::new()
         .route("/report", get(async || "done"))
-        .layer(RequireKeyLayer::new(gate).cost(2).credits(3)); // a request counts as 2 and costs 3 credits
+        .layer(RequireKeyLayer::new(&gate, expensive));
 
     let admin = KeyAdmin::new(&store, &scheme);
     let operator = Actor::operator("sign-up");

@@ -12,7 +12,7 @@ use axum::http::{Request, StatusCode};
 use axum::{Router, routing::get};
 use keyward::{
     AccountId, Actor, ApiKey, Environment, Gate, Grace, KeyAdmin, KeyFormat, KeyScheme,
-    MemoryStore, NewKey,
+    MemoryStore, NewKey, Requirement,
 };
 use keyward_tower::RequireKeyLayer;
 use tower::ServiceExt;
@@ -24,7 +24,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let gate = Gate::new(&store, &scheme)?;
     let app = Router::new()
         .route("/", get(async || "ok"))
-        .layer(RequireKeyLayer::new(gate));
+        .layer(RequireKeyLayer::new(&gate, Requirement::new()));
 
     let admin = KeyAdmin::new(&store, &scheme);
     let account = AccountId::parse("customer-1")?;

@@ -22,6 +22,7 @@ use hyper_util::rt::TokioIo;
 use keyward::admin::KeyFilter;
 use keyward::{
     AccountId, Actor, Environment, Gate, Grace, KeyAdmin, KeyFormat, KeyScheme, NewKey, Permission,
+    Requirement,
 };
 use keyward_sqlite::SqliteStore;
 use keyward_tower::RequireKeyLayer;
@@ -62,7 +63,7 @@ async fn rotate_under_load(
     let gate = Gate::new(&store, &scheme)?;
     let app = Router::new()
         .route("/", get(async || "ok"))
-        .layer(RequireKeyLayer::new(gate));
+        .layer(RequireKeyLayer::new(&gate, Requirement::new()));
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let server = tokio::spawn(async { axum::serve(listener, app).await });

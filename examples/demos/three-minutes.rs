@@ -20,6 +20,7 @@ use keyward::clock::ManualClock;
 use keyward::credits::{Credits, Refill};
 use keyward::{
     AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, NewKey, RateLimit,
+    Requirement,
 };
 use keyward_sqlite::SqliteOptions;
 use keyward_tower::RequireKeyLayer;
@@ -65,7 +66,7 @@ async fn three_minutes(database: &std::path::Path) -> Result<Vec<String>, Failur
 
     let app = Router::new()
         .route("/", get(async || "done"))
-        .layer(RequireKeyLayer::new(gate));
+        .layer(RequireKeyLayer::new(&gate, Requirement::new()));
     let mut lines = Vec::new();
     let (mut passed, mut refused) = (0, 0);
     for fifth in 0..=5 * 180 {

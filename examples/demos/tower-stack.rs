@@ -15,6 +15,7 @@ use axum::{BoxError, Router};
 use keyward::gate::Denial;
 use keyward::{
     AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey,
+    Requirement,
 };
 use keyward_tower::{Principal, RequireKeyLayer};
 use tokio::net::TcpListener;
@@ -57,11 +58,11 @@ async fn service() -> Result<(Router, String), Box<dyn Error>> {
     let new = NewKey::new(AccountId::parse("acme")?, Environment::LIVE, "demo");
     let created = admin.bootstrap(&Actor::operator("demo"), new).await?;
     let key = created.key.ok_or("an account's first key")?;
-    Ok((stack(gate), key.expose_secret().to_owned()))
+    Ok((stack(&gate), key.expose_secret().to_owned()))
 }
 
 /// Of a `ServiceBuilder` the first layer is the outermost; of a `Router` the last.
-fn stack(gate: Gate) -> Router {
+fn stack(gate: &Gate) -> Router {
     // What refusals need too. CORS stands here because it answers preflights, which carry no key.
     let outside = ServiceBuilder::new()
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
@@ -86,7 +87,7 @@ fn stack(gate: Gate) -> Router {
     Router::new()
         .route("/report", get(report))
         .layer(inside)
-        .layer(RequireKeyLayer::new(gate))
+        .layer(RequireKeyLayer::new(gate, Requirement::new()))
         .layer(outside)
 }
 

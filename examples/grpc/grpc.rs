@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use keyward::{
     AccountId, Actor, ApiKey, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, NewKey, Principal,
-    RateLimit, Scopes,
+    RateLimit, Requirement, Scopes,
 };
 use keyward_sqlite::SqliteStore;
 use keyward_tower::RequireKeyLayer;
@@ -89,10 +89,13 @@ impl Service {
         admin.open_account(&operator, &account).await?;
 
         let verifier = ServiceBuilder::new()
-            .layer(RequireKeyLayer::new(gate.clone()).grpc().scope("kyc"))
+            .layer(RequireKeyLayer::new(
+                &gate,
+                Requirement::new().grpc().scope("kyc"),
+            ))
             .named_layer(VerifierServer::new(Checks));
         let server = Server::builder()
-            .layer(RequireKeyLayer::new(gate).grpc())
+            .layer(RequireKeyLayer::new(&gate, Requirement::new().grpc()))
             .add_service(verifier);
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;

@@ -55,7 +55,7 @@ fn mounted(route: &Route) -> actix_web::Route {
     let to = web::route().guard(guard);
     match route.behind.clone() {
         Behind::Key(gate, requirement, handler) => {
-            let layer = RequireKey::new(gate).requirement(requirement);
+            let layer = RequireKey::new(&gate, requirement);
             to.to(move |who: Principal, call: Call| handler(who.into_inner(), call))
                 .wrap(layer)
         }

@@ -28,7 +28,7 @@ pub(crate) fn router(routes: &[Route]) -> Router {
     for route in routes {
         let methods = match route.behind.clone() {
             Behind::Key(gate, requirement, handler) => {
-                let layer = RequireKeyLayer::new(gate).requirement(requirement);
+                let layer = RequireKeyLayer::new(&gate, requirement);
                 let handler = move |who: Principal, call: Call| handler(who.into_inner(), call);
                 of_method(route, handler).layer(layer)
             }

@@ -19,7 +19,8 @@ use actix_web::web::{self, Bytes, Data, Payload, ServiceConfig};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
 use actix_ws::{CloseCode, CloseReason, Message};
 use keyward::{
-    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyId, KeyScheme, MemoryStore, NewKey,
+    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyId, KeyScheme, MemoryStore,
+    NewKey, Requirement,
 };
 use keyward_actix::{Principal, RequireKey, WhileAlive};
 use tokio_stream::StreamExt;
@@ -75,7 +76,7 @@ pub(crate) async fn service() -> Result<
     });
     let gate = Data::new(gate);
     let routes = move |app: &mut ServiceConfig| {
-        let layer = || RequireKey::new(gate.get_ref().clone());
+        let layer = || RequireKey::new(gate.get_ref(), Requirement::new());
         app.app_data(demo)
             .app_data(gate.clone())
             .service(web::resource("/events").wrap(layer()).get(events))

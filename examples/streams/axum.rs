@@ -21,6 +21,7 @@ use axum::response::{Html, Response};
 use axum::routing::{get, post};
 use keyward::{
     AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey,
+    Requirement,
 };
 use keyward_tower::{Principal, RequireKeyLayer, WhileAlive};
 use tokio::net::TcpListener;
@@ -61,7 +62,7 @@ pub(crate) async fn service() -> Result<(Router, String), Box<dyn Error>> {
     let streams = Router::new()
         .route("/events", get(events))
         .route("/socket", get(socket))
-        .layer(RequireKeyLayer::new(gate.clone()))
+        .layer(RequireKeyLayer::new(&gate, Requirement::new()))
         .with_state(gate);
     // Stands for the service's key page, where somebody has logged in.
     let revoke = async move || {

@@ -17,7 +17,7 @@ use actix_web::web::{self, Data, Json, ServiceConfig};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
 use keyward::{
     AccountId, Actor, Cors, Environment, Gate, KeyAdmin, KeyFormat, KeyId, KeyKind, KeyLocation,
-    KeyScheme, MemoryStore, NewKey, OriginPolicy,
+    KeyScheme, MemoryStore, NewKey, OriginPolicy, Requirement,
 };
 use keyward_actix::{Principal, RequireKey};
 use serde_json::{Value, json};
@@ -100,9 +100,12 @@ pub(crate) async fn service(
             .replace("{key}", key),
     });
     let routes = move |app: &mut ServiceConfig| {
-        let widget = RequireKey::new(gate)
-            .environment(Environment::TEST)
-            .kinds([KeyKind::Publishable]);
+        let widget = RequireKey::new(
+            &gate,
+            Requirement::new()
+                .environment(Environment::TEST)
+                .kinds([KeyKind::Publishable]),
+        );
         app.app_data(demo)
             .service(web::resource("/check").wrap(widget).post(check))
             .service(web::resource("/").get(page))

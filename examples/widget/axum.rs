@@ -19,7 +19,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use keyward::{
     AccountId, Actor, Cors, Environment, Gate, KeyAdmin, KeyFormat, KeyId, KeyKind, KeyLocation,
-    KeyScheme, MemoryStore, NewKey, OriginPolicy,
+    KeyScheme, MemoryStore, NewKey, OriginPolicy, Requirement,
 };
 use keyward_tower::{Principal, RequireKeyLayer};
 use serde_json::{Value, json};
@@ -103,9 +103,12 @@ pub(crate) async fn service(port: u16) -> Result<(Router, Vec<String>), Box<dyn 
             .replace("{api}", &api)
             .replace("{key}", key),
     };
-    let widget = RequireKeyLayer::new(gate)
-        .environment(Environment::TEST)
-        .kinds([KeyKind::Publishable]);
+    let widget = RequireKeyLayer::new(
+        &gate,
+        Requirement::new()
+            .environment(Environment::TEST)
+            .kinds([KeyKind::Publishable]),
+    );
     let app = Router::new()
         .route("/check", post(check).layer(widget))
         .route("/", get(page))

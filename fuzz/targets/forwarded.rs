@@ -37,7 +37,9 @@ static GATE: LazyLock<Gate> = LazyLock::new(|| {
     let throttle = AuthFailureLimiter::new(RateLimit::per_minute(1));
     let gate = Gate::builder_from_replica(&replica, &scheme())
         .max_staleness(Duration::MAX)
-        .failure_throttle(throttle.trusted_proxies(["10.0.0.0/8"]).unwrap())
+        .failure_throttle(throttle)
+        .trusted_proxies(["10.0.0.0/8"])
+        .unwrap()
         .build()
         .unwrap();
     let guess = head(GUESSER.parse().unwrap(), REVOKED, vec![]);

@@ -38,7 +38,6 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
             .max_staleness(Duration::MAX)
     };
     let throttle = AuthFailureLimiter::new(RateLimit::per_minute(60).burst(1000));
-    let throttle = throttle.trusted_proxies(["10.0.0.0/8"]).unwrap();
     let all = builder()
         .location(KeyLocation::x_api_key())
         .location(KeyLocation::bearer())
@@ -53,6 +52,8 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
         .insecure_forward_key();
     let counted = builder()
         .failure_throttle(throttle)
+        .trusted_proxies(["10.0.0.0/8"])
+        .unwrap()
         .rate_limits(Environment::LIVE, RateLimit::per_second(1).burst(3));
     World {
         gates: vec![

@@ -5,16 +5,16 @@
 use std::fmt::{Debug, Display};
 
 use keyward::{
-    AccountId, Environment, KeyFormat, KeyId, KeyKind, KeyLocation, RateLimit, RateLimits,
+    AccountId, Environment, Gate, KeyFormat, KeyId, KeyKind, KeyLocation, KeyScheme, RateLimits,
     ScopeCatalog, Scopes,
 };
 use keyward::credits::CreditOwner;
 use keyward::error::ParseError;
 use keyward::key::{Alphabet, DigestScheme, Hint, KeyDigest, PepperId};
 use keyward::record::{AccountStatus, KeyStatus, Metadata};
+use keyward::replica::Replica;
 use keyward::scope::Scope;
 use keyward::store::KeyCursor;
-use keyward::throttle::AuthFailureLimiter;
 use keyward_webhooks::sealing::{SealedSecret, SealingKey, SealingKeys};
 use keyward_webhooks::WebhookVerifier;
 use keyward_webhooks::signature::{WebhookId, WebhookSecret};
@@ -80,8 +80,8 @@ fuzz_target!(|text: &[u8]| {
     for scheme in [DigestScheme::Sha256, DigestScheme::Sha512] {
         let _ = KeyDigest::import(scheme, text);
     }
-    let throttle = AuthFailureLimiter::new(RateLimit::per_minute(1));
-    let _ = throttle.trusted_proxies(words());
+    let scheme = KeyScheme::new(KeyFormat::new("fuzz_").unwrap());
+    let _ = Gate::builder_from_replica(&Replica::new(), &scheme).trusted_proxies(words());
     let _ = KeyLocation::header(text);
     let _ = KeyLocation::scheme(text);
     let _ = WebhookVerifier::standard(text);

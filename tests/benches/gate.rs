@@ -250,7 +250,7 @@ impl World {
     }
 
     fn layer(&self) -> RequireKeyLayer {
-        RequireKeyLayer::new(self.gate()).scope("kyc")
+        RequireKeyLayer::new(&self.gate(), Requirement::new().scope("kyc"))
     }
 
     /// A key in the right form, which nobody has.
@@ -481,7 +481,7 @@ fn plain_tower(world: &World) -> Vec<Row> {
     let ours = |name, lines, status| {
         tower_row(name, lines, status, world.layer().layer(service_fn(hello)))
     };
-    let forbidden = RequireKeyLayer::new(world.gate()).scope("reports");
+    let forbidden = RequireKeyLayer::new(&world.gate(), Requirement::new().scope("reports"));
     vec![
         tower_row(UNPROTECTED, known(), 200, service_fn(hello)),
         tower_row("insert only", known(), 200, service_fn(insert)),
@@ -634,7 +634,7 @@ async fn actix(world: &World) -> Vec<Row> {
     }
 
     let (known, unknown) = (&world.keys[0], world.unknown());
-    let layer = || RequireKey::new(world.gate()).scope("kyc");
+    let layer = || RequireKey::new(&world.gate(), Requirement::new().scope("kyc"));
     vec![
         actix_row!(UNPROTECTED, known, 200, actix_web::App::new()),
         actix_row!("`wrap`", known, 200, actix_web::App::new().wrap(layer())),

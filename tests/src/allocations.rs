@@ -70,10 +70,12 @@ async fn an_allowed_request_allocates_what_an_insert_into_the_extensions_does() 
     let _quiet = tracing::subscriber::set_default(NoSubscriber::default());
     let mut service = service::Service::new();
     let limit = RateLimit::parse("10/60;10").unwrap();
-    let throttle = AuthFailureLimiter::new(limit).trusted_proxies(["10.0.0.0/8"]);
+    let throttle = AuthFailureLimiter::new(limit);
     let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_").unwrap());
     let gate = Gate::builder(&service.store, &scheme)
-        .failure_throttle(throttle.unwrap())
+        .failure_throttle(throttle)
+        .trusted_proxies(["10.0.0.0/8"])
+        .unwrap()
         .build()
         .unwrap();
     let throttled = ("/throttled", gate, Requirement::new());
@@ -124,7 +126,7 @@ async fn an_allowed_request_allocates_what_an_insert_into_the_extensions_does() 
             .iter()
             .find(|(route, ..)| *route == path)
             .unwrap();
-        let layer = RequireKeyLayer::new(gate.clone()).requirement(requirement.clone());
+        let layer = RequireKeyLayer::new(gate, requirement.clone());
         compare(&layer, request, path).await;
     }
 }
@@ -186,7 +188,7 @@ async fn a_request_that_pays_allocates_no_more() {
     let gate = Gate::builder_from_replica(&replica, &KeyScheme::new(format))
         .build()
         .unwrap();
-    let layer = RequireKeyLayer::new(gate);
+    let layer = RequireKeyLayer::new(&gate, Requirement::new());
     for (what, key) in keys {
         let request = || {
             Request::builder()

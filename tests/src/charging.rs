@@ -130,7 +130,7 @@ async fn check_axum(path: &str, status: u16, credits: u64) {
     let gate = limited(&service, RateLimit::per_day(10));
     give_credits(&service, 10);
     let inner = |scope| {
-        let layer = RequireKeyLayer::new(gate.clone()).scope(scope);
+        let layer = RequireKeyLayer::new(&gate, Requirement::new().scope(scope));
         get(async || "held").layer(layer)
     };
     let failing = async || StatusCode::INTERNAL_SERVER_ERROR;
@@ -139,7 +139,7 @@ async fn check_axum(path: &str, status: u16, credits: u64) {
         .route("/inner/held", inner("kyc"))
         .route("/fails", get(failing))
         .route("/fine", get(async || "fine"))
-        .layer(RequireKeyLayer::new(gate.clone()));
+        .layer(RequireKeyLayer::new(&gate, Requirement::new()));
     let send = async |path: &str| -> Response<Body> {
         let request = Request::get(path).header("x-api-key", &service.keys["kyc"]);
         app.clone()
@@ -183,7 +183,7 @@ async fn in_actix_what_is_refused_inside_is_given_back() {
         let gate = limited(&service, RateLimit::per_day(10));
         give_credits(&service, 10);
         let inner = |path, scope| {
-            let layer = RequireKey::new(gate.clone()).scope(scope);
+            let layer = RequireKey::new(&gate, Requirement::new().scope(scope));
             web::resource(path).wrap(layer).to(HttpResponse::Ok)
         };
         let app = App::new()
@@ -191,7 +191,7 @@ async fn in_actix_what_is_refused_inside_is_given_back() {
             .service(inner("/inner/held", "kyc"))
             .route("/fails", web::to(HttpResponse::InternalServerError))
             .route("/fine", web::to(HttpResponse::Ok))
-            .wrap(RequireKey::new(gate.clone()));
+            .wrap(RequireKey::new(&gate, Requirement::new()));
         let app = actix_web::test::init_service(app).await;
         let send = async |path: &str| {
             let request = actix_web::test::TestRequest::with_uri(path);
@@ -221,7 +221,7 @@ async fn a_request_that_actix_cannot_hand_on_costs_nothing() {
     for held in [true, true, false] {
         let resource = web::resource("/")
             .to(HttpResponse::Ok)
-            .wrap(RequireKey::new(gate.clone()))
+            .wrap(RequireKey::new(&gate, Requirement::new()))
             // A clone of the request that is alive makes its fields immutable.
             .wrap(from_fn(
                 move |request: actix_web::dev::ServiceRequest,
@@ -253,7 +253,7 @@ async fn a_request_that_is_cancelled_has_paid() {
     let app = Router::new()
         .route("/never", never)
         .route("/fine", get(async || "fine"))
-        .layer(RequireKeyLayer::new(gate));
+        .layer(RequireKeyLayer::new(&gate, Requirement::new()));
     let request = |path| {
         let request = Request::get(path).header("x-api-key", &service.keys["live"]);
         request.body(Body::empty()).unwrap()

@@ -17,7 +17,7 @@ use keyward::credits::{CreditOwner, Credits};
 use keyward::denial::DenialKind;
 use keyward::gate::Denial;
 use keyward::testing::block_on;
-use keyward::{AccountId, Actor, Gate, KeyAdmin, KeyFormat, KeyScheme, Store};
+use keyward::{AccountId, Actor, Gate, KeyAdmin, KeyFormat, KeyScheme, Requirement, Store};
 use keyward_tower::{Principal, RequireKeyLayer};
 use tokio::time::timeout;
 use tower::limit::ConcurrencyLimitLayer;
@@ -34,7 +34,7 @@ use crate::service::Service;
 const PAGE: &str = "https://shop.example";
 
 fn layer(service: &Service) -> RequireKeyLayer {
-    RequireKeyLayer::new(service.routes[0].1.clone())
+    RequireKeyLayer::new(&service.routes[0].1, Requirement::new())
 }
 
 /// A layer whose callers have ten credits, and get back what the service could not answer.
@@ -44,7 +44,10 @@ fn ten_credits(service: &Service) -> RequireKeyLayer {
     let (operator, acme) = (Actor::operator("ops"), AccountId::parse("acme").unwrap());
     block_on(admin.set_credits(&operator, acme, Some(Credits::new(10)))).unwrap();
     let gate = Gate::builder(&service.store, &scheme);
-    RequireKeyLayer::new(gate.refund_server_errors().build().unwrap())
+    RequireKeyLayer::new(
+        &gate.refund_server_errors().build().unwrap(),
+        Requirement::new(),
+    )
 }
 
 async fn credits_left(service: &Service) -> u64 {

@@ -5,7 +5,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::routing::get;
 use http::Request;
-use keyward::{Cors, Gate};
+use keyward::{Cors, Gate, Requirement};
 use keyward_actix::RequireKey;
 use keyward_tower::RequireKeyLayer;
 use tower::ServiceExt;
@@ -92,7 +92,10 @@ async fn an_outer_layer_of_tower_http_adds_its_fields_and_ours_none() {
     };
     let open = Router::new().route("/", get(async || "in")).layer(outer());
     let app = Router::new().route("/", get(async || "in"));
-    let app = app.layer(RequireKeyLayer::new(gate(&service, "/live")));
+    let app = app.layer(RequireKeyLayer::new(
+        &gate(&service, "/live"),
+        Requirement::new(),
+    ));
     let app = app.layer(outer());
     let (_, alone) = through_axum(&open, "GET", None).await;
     for (about, key, status) in [
@@ -125,7 +128,10 @@ async fn an_outer_middleware_of_actix_cors_adds_its_fields_and_ours_none() {
     };
     let handler = || web::get().to(async || "in");
     let open = test::init_service(App::new().wrap(outer()).route("/", handler())).await;
-    let app = App::new().wrap(RequireKey::new(gate(&service, "/live")));
+    let app = App::new().wrap(RequireKey::new(
+        &gate(&service, "/live"),
+        Requirement::new(),
+    ));
     let app = test::init_service(app.wrap(outer()).route("/", handler())).await;
     let (_, alone) = through_actix!(open, "GET", None);
     for (about, key, status) in [
@@ -150,7 +156,10 @@ async fn with_both_on_the_outer_layer_of_tower_http_has_the_last_word() {
     let app = |allowed: &str| {
         let outer = tower_http::cors::CorsLayer::new().allow_origin([allowed.parse().unwrap()]);
         let app = Router::new().route("/", get(async || "in"));
-        let app = app.layer(RequireKeyLayer::new(gate(&service, "/live")));
+        let app = app.layer(RequireKeyLayer::new(
+            &gate(&service, "/live"),
+            Requirement::new(),
+        ));
         app.layer(outer)
     };
     for key in [Some(&*service.keys["shop"]), None] {
@@ -167,7 +176,10 @@ async fn with_both_on_the_outer_layer_of_tower_http_has_the_last_word() {
 async fn with_both_on_the_outer_middleware_of_actix_cors_has_the_last_word() {
     let service = Service::with_cors(Some(Cors::new()));
     let outer = actix_cors::Cors::default().allowed_origin(PAGE);
-    let app = App::new().wrap(RequireKey::new(gate(&service, "/live")));
+    let app = App::new().wrap(RequireKey::new(
+        &gate(&service, "/live"),
+        Requirement::new(),
+    ));
     let app = app.wrap(outer).route("/", web::get().to(async || "in"));
     let app = test::init_service(app).await;
     for key in [Some(&*service.keys["shop"]), None] {
@@ -177,24 +189,62 @@ async fn with_both_on_the_outer_middleware_of_actix_cors_has_the_last_word() {
     }
 }
 
+#[actix_web::test]
+async fn the_cors_of_a_route_is_like_that_of_a_gate_on_every_stack() {
+    let by_gate = Service::with_cors(Some(Cors::new()));
+    let by_route = Service::new();
+    let handler = || Router::new().route("/", get(async || "in"));
+    let requirement = || Requirement::new().cors(Cors::new());
+    let outer = handler().layer(RequireKeyLayer::new(
+        &gate(&by_gate, "/live"),
+        Requirement::new(),
+    ));
+    let axum = handler().layer(RequireKeyLayer::new(
+        &gate(&by_route, "/live"),
+        requirement(),
+    ));
+    let actix = App::new().wrap(RequireKey::new(&gate(&by_route, "/live"), requirement()));
+    let actix = actix.route("/", web::get().to(async || HttpResponse::Ok()));
+    let actix = test::init_service(actix).await;
+    for (method, name, status) in [
+        ("OPTIONS", None, 204),
+        ("GET", None, 401),
+        ("GET", Some("live"), 200),
+        ("GET", Some("shop"), 200),
+    ] {
+        let key = |service: &Service| name.map(|name| service.keys[name].clone());
+        let expected = through_axum(&outer, method, key(&by_gate).as_deref()).await;
+        assert_eq!(expected.0, status, "{method} {name:?}");
+        assert_readable_once(method, &expected.1);
+        let key = key(&by_route);
+        let (axum, actix) = (
+            through_axum(&axum, method, key.as_deref()).await,
+            through_actix!(actix, method, key.as_deref()),
+        );
+        assert_eq!(axum, expected, "{method} {name:?}");
+        assert_eq!(actix, expected, "{method} {name:?}");
+    }
+}
+
 #[tokio::test]
 async fn layers_inside_each_other_mark_an_answer_once() {
     let service = Service::with_cors(Some(Cors::new()));
-    let layer = |path| RequireKeyLayer::new(gate(&service, path));
+    let layer = |path, requirement| RequireKeyLayer::new(&gate(&service, path), requirement);
+    let any = Requirement::new;
     let app = |inner| {
         let app = Router::new().route("/", get(async || "in"));
-        app.layer(inner).layer(layer("/live"))
+        app.layer(inner).layer(layer("/live", any()))
     };
     let key = Some(&*service.keys["shop"]);
     for (about, app, status) in [
-        ("the same gate, passed", app(layer("/live")), 200),
+        ("the same gate, passed", app(layer("/live", any())), 200),
         (
             "the same gate, refused",
-            app(layer("/live").scope("kyc")),
+            app(layer("/live", any().scope("kyc"))),
             403,
         ),
-        ("another gate, refused", app(layer("/apart")), 401),
-        ("optional", app(layer("/apart").optional()), 200),
+        ("another gate, refused", app(layer("/apart", any())), 401),
+        ("optional", app(layer("/apart", any().optional())), 200),
     ] {
         let (got, lines) = through_axum(&app, "GET", key).await;
         assert_eq!(got, status, "{about}");
@@ -213,7 +263,7 @@ async fn what_an_axum_handler_says_about_origins_stands() {
         ];
         (own, "in")
     };
-    let layer = RequireKeyLayer::new(gate(&service, "/live"));
+    let layer = RequireKeyLayer::new(&gate(&service, "/live"), Requirement::new());
     let app = Router::new().route("/", get(handler)).layer(layer);
     let (status, lines) = through_axum(&app, "GET", Some(&service.keys["shop"])).await;
     assert_eq!(status, 200);
@@ -236,7 +286,10 @@ async fn what_an_actix_handler_says_about_origins_stands() {
             .insert_header(("vary", "accept-encoding"))
             .finish()
     };
-    let app = App::new().wrap(RequireKey::new(gate(&service, "/live")));
+    let app = App::new().wrap(RequireKey::new(
+        &gate(&service, "/live"),
+        Requirement::new(),
+    ));
     let app = test::init_service(app.route("/", web::get().to(handler))).await;
     let (status, lines) = through_actix!(app, "GET", Some(&*service.keys["shop"]));
     assert_eq!(status, 200);

@@ -9,8 +9,8 @@ use axum::Router;
 use axum::body::Body;
 use axum::routing::get;
 use http::{Request, Response};
-use keyward::Environment;
 use keyward::gate::PerEnvironment;
+use keyward::{Environment, Requirement};
 use keyward_actix::{RequireKey, in_environment};
 use keyward_tower::{ByEnvironment, RequireKeyLayer};
 use tower::limit::ConcurrencyLimit;
@@ -45,9 +45,10 @@ async fn in_axum_a_handler_gets_what_its_caller_may_reach() {
     let open = Router::new()
         .route("/", handler.clone())
         .with_state(resources());
-    let app = open
-        .clone()
-        .layer(RequireKeyLayer::new(gate.clone()).any_environment());
+    let app = open.clone().layer(RequireKeyLayer::new(
+        &gate,
+        Requirement::new().any_environment(),
+    ));
     for (key, status, body) in CALLS {
         let answer = app
             .clone()
@@ -64,7 +65,7 @@ async fn in_axum_a_handler_gets_what_its_caller_may_reach() {
         "without a layer nobody reaches anything"
     );
     let optional = Router::new().route("/", handler).with_state(resources());
-    let optional = optional.layer(RequireKeyLayer::new(gate).optional());
+    let optional = optional.layer(RequireKeyLayer::new(&gate, Requirement::new().optional()));
     let anonymous = optional.oneshot(Request::new(Body::empty())).await.unwrap();
     assert_eq!(anonymous.status(), 401);
 }
@@ -81,9 +82,8 @@ async fn a_service_is_steered_to_by_environment_and_waits_for_that_one_only() {
     };
     let live = answering("live");
     let steered = ByEnvironment::new(PerEnvironment::new(live.clone(), answering("test")));
-    let behind = RequireKeyLayer::new(gate)
-        .any_environment()
-        .layer(steered.clone());
+    let behind =
+        RequireKeyLayer::new(&gate, Requirement::new().any_environment()).layer(steered.clone());
     for (key, status, body) in CALLS {
         let answer = behind
             .clone()
@@ -130,7 +130,7 @@ async fn in_actix_a_handler_gets_what_its_caller_may_reach() {
     let service = Service::new();
     let gate = service.routes[0].1.clone();
     let handler = async |own: Own| own.0;
-    let layer = RequireKey::new(gate).any_environment();
+    let layer = RequireKey::new(&gate, Requirement::new().any_environment());
     let guarded = web::scope("/steered")
         .route(
             "",

@@ -14,6 +14,7 @@ use axum::routing::get;
 use keyward::testing::block_on;
 use keyward::{
     AccountId, Actor, ApiKey, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, NewKey,
+    Requirement,
 };
 use keyward_actix::RequireKey;
 use keyward_sqlite::{SqliteOptions, SqliteStore};
@@ -205,7 +206,7 @@ async fn serve_axum(gate: Gate) {
     let reached = get(async || "reached");
     let app = Router::<()>::new()
         .route("/", reached)
-        .layer(RequireKeyLayer::new(gate));
+        .layer(RequireKeyLayer::new(&gate, Requirement::new()));
     axum::serve(listener, app).await.unwrap();
 }
 
@@ -213,7 +214,7 @@ async fn serve_actix(gate: Gate) {
     let app = move || {
         let reached = web::get().to(async || "reached");
         App::new()
-            .wrap(RequireKey::new(gate.clone()))
+            .wrap(RequireKey::new(&gate, Requirement::new()))
             .route("/", reached)
     };
     let server = HttpServer::new(app)

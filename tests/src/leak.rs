@@ -15,7 +15,7 @@ use keyward::record::AuditAction;
 use keyward::testing::block_on;
 use keyward::{
     AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyKind, KeyLocation, KeyScheme,
-    MemoryStore, NewKey,
+    MemoryStore, NewKey, Requirement,
 };
 use keyward_tower::RequireKeyLayer;
 use tower::ServiceExt;
@@ -75,7 +75,7 @@ async fn an_outer_layer_can_switch_it_off_and_leave_a_line_in_the_trail() {
     let kinds = [KeyKind::Publishable, KeyKind::Secret];
     let app = Router::new()
         .route("/", get(async || "in"))
-        .layer(RequireKeyLayer::new(gate).kinds(kinds))
+        .layer(RequireKeyLayer::new(&gate, Requirement::new().kinds(kinds)))
         .layer(map_response(move |response: Response| {
             stop_leaks(alarm.clone(), response)
         }));

@@ -12,7 +12,7 @@ use axum::routing::get;
 use keyward::record::{AuditAction, AuditEntry};
 use keyward::store::{AuditQuery, Commit};
 use keyward::testing::block_on;
-use keyward::{Environment, Gate, KeyFormat, KeyKind, MemoryStore, RateLimit, Requirement};
+use keyward::{Cors, Environment, Gate, KeyFormat, MemoryStore, RateLimit, Requirement};
 use keyward::{KeyScheme, ScopeCatalog, Store};
 use keyward_actix::RequireKey;
 use keyward_sqlite::SqliteStore;
@@ -73,24 +73,11 @@ fn a_panic_of_a_builder_points_to_the_line_that_is_wrong() {
     points_here!(RateLimit::per_hour(0));
     points_here!(RateLimit::per_day(0));
     points_here!(RateLimit::per_day(1).burst(0));
-    let layer = || RequireKeyLayer::new(gate());
-    points_here!(layer().scope("kcy"));
-    points_here!(layer().scope("a b"));
-    points_here!(layer().any_scope(["kcy"]));
-    points_here!(layer().any_scope(none()));
-    points_here!(layer().environments([]));
-    points_here!(layer().kinds([] as [KeyKind; 0]));
-    points_here!(layer().cost(11));
-    points_here!(layer().requirement(requirement().scope("kcy")));
-    let wrap = || RequireKey::new(gate());
-    points_here!(wrap().scope("kcy"));
-    points_here!(wrap().scope("a b"));
-    points_here!(wrap().any_scope(["kcy"]));
-    points_here!(wrap().any_scope(none()));
-    points_here!(wrap().environments([]));
-    points_here!(wrap().kinds([] as [KeyKind; 0]));
-    points_here!(wrap().cost(11));
-    points_here!(wrap().requirement(requirement().scope("kcy")));
+    for wrong in [requirement().scope("kcy"), requirement().cost(11)] {
+        points_here!(RequireKeyLayer::new(&gate(), wrong.clone()));
+        points_here!(RequireKey::new(&gate(), wrong.clone()));
+    }
+    points_here!(requirement().cors(Cors::new().methods(["GET, PUT"])));
 }
 
 #[test]

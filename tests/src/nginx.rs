@@ -149,7 +149,7 @@ fn serve_axum(service: &Service) -> SocketAddr {
         };
         let mut routes = service.routes.iter();
         let (_, gate, requirement) = routes.find(|(own, ..)| *own == path).unwrap();
-        let layer = RequireKeyLayer::new(gate.clone()).requirement(requirement.clone());
+        let layer = RequireKeyLayer::new(gate, requirement.clone());
         app = app.merge(Router::new().route(path, any(handler)).layer(layer));
     }
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -191,7 +191,7 @@ fn serve_actix(service: &Service) -> SocketAddr {
                 };
                 let mut routes = routes.iter();
                 let (_, gate, requirement) = routes.find(|(own, ..)| *own == path).unwrap();
-                let layer = RequireKey::new(gate.clone()).requirement(requirement.clone());
+                let layer = RequireKey::new(gate, requirement.clone());
                 app = app.service(web::resource(path).wrap(layer).to(handler));
             }
             app

@@ -14,7 +14,7 @@ use http_body_util::BodyExt;
 use keyward::gate::KeyDied;
 use keyward::{
     AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey,
-    Principal,
+    Principal, Requirement,
 };
 use keyward_tower::{ReceiveWebhookLayer, RequireKeyLayer, WhileAlive};
 use keyward_webhooks::WebhookReceiver;
@@ -62,7 +62,8 @@ impl http_body::Body for Late {
 fn a_refused_upload_is_answered_and_not_drained() {
     let store = MemoryStore::new();
     let gate = Gate::builder(&store, &KeyScheme::new(KeyFormat::new("x_").unwrap()));
-    let layer = RequireKeyLayer::new(gate.build().unwrap()).request_body::<Late>();
+    let layer =
+        RequireKeyLayer::new(&gate.build().unwrap(), Requirement::new()).request_body::<Late>();
     let reached = async |_: Request<Late>| Ok::<_, Infallible>(Response::new(Body::empty()));
     let service = layer.layer(service_fn(reached));
     let upload = Request::post("/").header("content-length", "100000");
@@ -88,7 +89,7 @@ fn a_body_that_ends_with_its_key_ends_at_once() {
     let created = runtime.block_on(admin.bootstrap(&operator, new)).unwrap();
     let key = created.key.unwrap();
 
-    let layer = RequireKeyLayer::new(gate.clone());
+    let layer = RequireKeyLayer::new(&gate, Requirement::new());
     let service = layer.layer(service_fn(move |request: Request<Body>| {
         let principal = request.extensions().get::<Principal>().unwrap().clone();
         let rows = WhileAlive::new(gate.clone(), principal, Body::from("a long table"));

@@ -44,7 +44,11 @@ fn forwarding_gate(service: &Service) -> Gate {
 }
 
 fn layer(service: &Service) -> RequireKeyLayer {
-    RequireKeyLayer::new(gate(service))
+    layer_of(service, Requirement::new())
+}
+
+fn layer_of(service: &Service, requirement: Requirement) -> RequireKeyLayer {
+    RequireKeyLayer::new(&gate(service), requirement)
 }
 
 fn ask(method: &str, path: &str, key: Option<&str>) -> Request<Body> {
@@ -131,7 +135,7 @@ async fn a_nested_layer_of_the_same_gate_adds_its_requirement() {
     let service = Service::new();
     let inner = Router::new()
         .route("/", get(account))
-        .layer(layer(&service).scope("kyc"));
+        .layer(layer_of(&service, Requirement::new().scope("kyc")));
     let app = Router::new()
         .nest("/kyc", inner)
         .route("/", get(account))
@@ -156,7 +160,7 @@ async fn a_nested_optional_layer_does_not_weaken_the_outer() {
     let service = Service::new();
     let inner = Router::new()
         .route("/", get(account))
-        .layer(layer(&service).optional());
+        .layer(layer_of(&service, Requirement::new().optional()));
     let app = inner.layer(layer(&service));
     assert_eq!(status(&app, "GET", "/", None).await, 401);
     assert_eq!(
@@ -171,7 +175,7 @@ async fn another_gate_inside_authenticates_for_itself() {
     let other = another_gate(&service);
     let inner = Router::new()
         .route("/", get(account))
-        .layer(RequireKeyLayer::new(other));
+        .layer(RequireKeyLayer::new(&other, Requirement::new()));
     let live = &*service.keys["live"];
     let removed = inner.clone().layer(layer(&service));
     assert_eq!(
@@ -180,7 +184,7 @@ async fn another_gate_inside_authenticates_for_itself() {
         "the key is gone"
     );
     let forwarding = forwarding_gate(&service);
-    let forwarded = inner.layer(RequireKeyLayer::new(forwarding));
+    let forwarded = inner.layer(RequireKeyLayer::new(&forwarding, Requirement::new()));
     assert_eq!(status(&forwarded, "GET", "/", Some(live)).await, 200);
 }
 
@@ -193,7 +197,7 @@ async fn an_anonymous_inner_gate_hides_the_principal_of_the_outer() {
             principal.account().to_string()
         })
     };
-    let inner = RequireKeyLayer::new(other).optional();
+    let inner = RequireKeyLayer::new(&other, Requirement::new().optional());
     let app = Router::new()
         .route("/", get(who))
         .layer(inner)
@@ -232,7 +236,7 @@ async fn a_handler_that_needs_a_principal_refuses_the_anonymous_like_the_layer()
             )
         }
     };
-    let mut by_handler = refuse(layer(&service).optional()).await;
+    let mut by_handler = refuse(layer_of(&service, Requirement::new().optional())).await;
     // As all answers where a key is optional.
     assert!(by_handler.1.remove("vary").is_some());
     assert_eq!(by_handler.0, StatusCode::UNAUTHORIZED);
@@ -264,7 +268,7 @@ async fn a_forwarded_key_is_marked_as_sensitive() {
         Ok::<_, Infallible>(Response::new(Body::empty()))
     });
     let service_behind = ServiceBuilder::new()
-        .layer(RequireKeyLayer::new(gate))
+        .layer(RequireKeyLayer::new(&gate, Requirement::new()))
         .service(inner);
     let request = ask("GET", "/", Some(&service.keys["live"]));
     assert_eq!(service_behind.oneshot(request).await.unwrap().status(), 200);
@@ -351,8 +355,8 @@ async fn one_requirement_serves_many_layers() {
     let requirement = Requirement::new().scope("kyc");
     let app = Router::new()
         .route("/", get(account))
-        .layer(layer(&service).requirement(requirement.clone()))
-        .layer(layer(&service).requirement(requirement));
+        .layer(layer_of(&service, requirement.clone()))
+        .layer(layer_of(&service, requirement));
     assert_eq!(
         status(&app, "GET", "/", Some(&service.keys["kyc"])).await,
         200

@@ -12,7 +12,7 @@ use http::{Request, Response};
 use http_body_util::Empty;
 use keyward::record::{Account, KeyRecord};
 use keyward::replica::{Replica, Revision};
-use keyward::{AccountId, Environment, Gate, KeyFormat, KeyScheme};
+use keyward::{AccountId, Environment, Gate, KeyFormat, KeyScheme, Requirement};
 use keyward_tower::RequireKeyLayer;
 use tokio::time::timeout;
 use tower::limit::ConcurrencyLimitLayer;
@@ -123,7 +123,7 @@ impl Waiting {
 async fn calls_the_service_that_was_ready() {
     let service = service::Service::new();
     let strict = Strict::<()>::default();
-    let layer = RequireKeyLayer::new(service.routes[0].1.clone());
+    let layer = RequireKeyLayer::new(&service.routes[0].1, Requirement::new());
     let mut behind = ServiceBuilder::new().layer(layer).service(strict.clone());
     for (key, status) in [
         ("live", 200),
@@ -142,7 +142,7 @@ async fn calls_the_service_that_was_ready() {
 async fn a_request_that_waits_for_the_store_keeps_the_service_that_was_ready() {
     let world = Waiting::new();
     let strict = Strict::<()>::default();
-    let layer = RequireKeyLayer::new(world.gate.clone());
+    let layer = RequireKeyLayer::new(&world.gate, Requirement::new());
     let mut behind = ServiceBuilder::new().layer(layer).service(strict.clone());
     let first = behind.ready().await.unwrap().call(ask(&world.key));
     let second = behind.ready().await.unwrap().call(ask("x_unknown"));
@@ -170,7 +170,10 @@ async fn a_refused_request_does_not_keep_the_only_permit() {
     let service = service::Service::new();
     let hello = service_fn(async |_| Ok::<_, tower::BoxError>(Response::new(Body::new())));
     let behind = ServiceBuilder::new()
-        .layer(RequireKeyLayer::new(service.routes[0].1.clone()))
+        .layer(RequireKeyLayer::new(
+            &service.routes[0].1,
+            Requirement::new(),
+        ))
         .layer(ConcurrencyLimitLayer::new(1))
         .service(hello);
     let mut one_connection = behind.clone();
@@ -200,7 +203,7 @@ async fn a_cancelled_request_gives_its_permit_back() {
     let world = Waiting::new();
     let hello = service_fn(async |_| Ok::<_, tower::BoxError>(Response::new(Body::new())));
     let mut behind = ServiceBuilder::new()
-        .layer(RequireKeyLayer::new(world.gate.clone()))
+        .layer(RequireKeyLayer::new(&world.gate, Requirement::new()))
         .layer(ConcurrencyLimitLayer::new(1))
         .service(hello);
     let waiting = behind.ready().await.unwrap().call(ask(&world.key));
@@ -220,7 +223,7 @@ fn where_tokio_has_no_timer_a_request_does_not_wait_for_the_store() {
     let runtime = runtime.build().unwrap();
     runtime.block_on(async {
         let world = Waiting::new();
-        let layer = RequireKeyLayer::new(world.gate.clone());
+        let layer = RequireKeyLayer::new(&world.gate, Requirement::new());
         let strict = Strict::<()>::default();
         let mut behind = ServiceBuilder::new().layer(layer).service(strict);
         let behind = behind.ready().await.unwrap();

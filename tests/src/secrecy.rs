@@ -164,8 +164,14 @@ fn no_debug_holds_a_secret() {
         let requirement = Arc::new(Requirement::new());
         let decision = gate.check(&head, &requirement, None);
         text += &format!("{gate:?}{decision:?}{decision:#?}");
-        text += &format!("{:?}", keyward_tower::RequireKeyLayer::new((*gate).clone()));
-        text += &format!("{:?}", keyward_actix::RequireKey::new((*gate).clone()));
+        text += &format!(
+            "{:?}",
+            keyward_tower::RequireKeyLayer::new(gate, Requirement::new())
+        );
+        text += &format!(
+            "{:?}",
+            keyward_actix::RequireKey::new(gate, Requirement::new())
+        );
         if let Decision::Ready(Verdict::Admit(admitted)) = decision {
             text += &format!("{:?}{:#?}", admitted.access, admitted.access);
         }
@@ -350,7 +356,7 @@ fn a_span_with_room_for_it_learns_who_calls() {
         .body(())
         .unwrap();
     let (_, gate, requirement) = service.routes.into_iter().next().unwrap();
-    let layer = keyward_tower::RequireKeyLayer::new(gate).requirement(requirement);
+    let layer = keyward_tower::RequireKeyLayer::new(&gate, requirement);
     let inner = tower::service_fn(async |_: http::Request<()>| {
         tracing::info!("in the handler");
         Ok::<_, std::convert::Infallible>(http::Response::new(String::new()))

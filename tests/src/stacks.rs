@@ -82,7 +82,7 @@ pub async fn axum(service: &Service, asks: &[Ask]) -> Vec<Answer> {
 
     let mut app = Router::new();
     for (path, gate, requirement) in &service.routes {
-        let layer = RequireKeyLayer::new(gate.clone()).requirement(requirement.clone());
+        let layer = RequireKeyLayer::new(gate, requirement.clone());
         app = app.merge(Router::new().route(path, any(handler)).layer(layer));
     }
     let mut answers = Vec::new();
@@ -101,7 +101,7 @@ pub async fn tower(service: &Service, asks: &[Ask]) -> Vec<Answer> {
     type Route = BoxCloneSyncService<Request<Full<Bytes>>, Answer, BoxError>;
 
     let routes = service.routes.iter().map(|(path, gate, requirement)| {
-        let layer = RequireKeyLayer::new(gate.clone()).requirement(requirement.clone());
+        let layer = RequireKeyLayer::new(gate, requirement.clone());
         let inner = service_fn(async |request| Ok::<_, BoxError>(hello(&request)));
         let service = ServiceBuilder::new().layer(layer).service(inner);
         let service = service.and_then(async |response| Ok(collect(response).await));
@@ -131,7 +131,7 @@ pub async fn actix(service: &Service, asks: &[Ask]) -> Vec<Answer> {
     let routes = service.routes.clone();
     let app = App::new().configure(|app| {
         for (path, gate, requirement) in routes {
-            let layer = RequireKey::new(gate).requirement(requirement);
+            let layer = RequireKey::new(&gate, requirement);
             app.service(
                 web::resource(path)
                     .wrap(layer)

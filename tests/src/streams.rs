@@ -14,7 +14,8 @@ use axum::extract::State;
 use axum::routing::get;
 use bytes::Bytes;
 use keyward::{
-    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyId, KeyScheme, MemoryStore, NewKey,
+    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyId, KeyScheme, MemoryStore,
+    NewKey, Requirement,
 };
 use keyward_actix::RequireKey;
 use keyward_tower::RequireKeyLayer;
@@ -169,7 +170,7 @@ async fn a_download_is_broken_off_so_that_nobody_takes_it_for_the_whole() {
     };
     let app = Router::new()
         .route("/export", get(on_axum))
-        .layer(RequireKeyLayer::new(gate.clone()))
+        .layer(RequireKeyLayer::new(&gate, Requirement::new()))
         .with_state(gate.clone());
     let on_actix = async |gate: Data<Gate>, principal: keyward_actix::Principal| {
         let (gate, principal) = (gate.get_ref().clone(), principal.into_inner());
@@ -177,7 +178,7 @@ async fn a_download_is_broken_off_so_that_nobody_takes_it_for_the_whole() {
         HttpResponse::Ok().body(keyward_actix::WhileAlive::new(gate, principal, rows))
     };
     let routes = move |app: &mut ServiceConfig| {
-        let export = web::resource("/export").wrap(RequireKey::new(gate.clone()));
+        let export = web::resource("/export").wrap(RequireKey::new(&gate, Requirement::new()));
         app.app_data(Data::new(gate)).service(export.get(on_actix));
     };
     let mut downloads = Vec::new();

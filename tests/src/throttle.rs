@@ -15,10 +15,11 @@ use http::{Request, Response};
 use http_body_util::{Empty, Full};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
+use keyward::gate::GateBuilder;
 use keyward::throttle::AuthFailureLimiter;
 use keyward::{Gate, KeyFormat, KeyScheme, RateLimit, Requirement};
-use keyward_actix::RequireKey;
-use keyward_tower::RequireKeyLayer;
+use keyward_actix::{PeerFromRequest, RequireKey};
+use keyward_tower::{PeerFromExtensions, RequireKeyLayer};
 use tokio::net::{TcpListener, TcpSocket, UnixStream};
 use tower::{ServiceBuilder, service_fn};
 
@@ -29,18 +30,21 @@ use crate::stacks::{Answer, Ask, collect, everywhere};
 type Call<'a> = (u8, &'a [(&'a str, &'a str)], u16);
 
 /// A gate that allows three failures at once, behind the proxy 127.0.0.9.
-fn gate(service: &Service) -> Gate {
+fn builder(service: &Service) -> GateBuilder {
     let throttle = AuthFailureLimiter::new(RateLimit::parse("10/60;3").unwrap());
     let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_").unwrap());
     Gate::builder(&service.store, &scheme)
-        .failure_throttle(throttle.trusted_proxies(["127.0.0.9"]).unwrap())
-        .build()
+        .failure_throttle(throttle)
+        .trusted_proxies(["127.0.0.9"])
         .unwrap()
 }
 
+fn gate(service: &Service) -> Gate {
+    builder(service).build().unwrap()
+}
+
 async fn serve_axum(gate: Gate) -> SocketAddr {
-    let layer = RequireKeyLayer::new(gate)
-        .peer(|extensions| Some(extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip()));
+    let layer = RequireKeyLayer::new(&gate, Requirement::new());
     let handler = async || Response::new(axum::body::Body::from("reached"));
     let app = Router::new().route("/", get(handler)).layer(layer);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -61,7 +65,7 @@ async fn serve_hyper(gate: Gate) -> SocketAddr {
                     request.extensions_mut().insert(peer);
                     request
                 })
-                .layer(RequireKeyLayer::new(gate.clone()))
+                .layer(RequireKeyLayer::new(&gate, Requirement::new()))
                 .service(service_fn(async |_| {
                     Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("reached"))))
                 }));
@@ -81,7 +85,7 @@ fn serve_actix(gate: Gate) -> (SocketAddr, impl FnOnce()) {
             let app = move || {
                 let reached = async || HttpResponse::Ok().body("reached");
                 App::new()
-                    .wrap(RequireKey::new(gate.clone()))
+                    .wrap(RequireKey::new(&gate, Requirement::new()))
                     .route("/", web::get().to(reached))
             };
             let server = HttpServer::new(app).workers(1).disable_signals();
@@ -167,7 +171,10 @@ async fn every_stack_counts_by_the_address_of_the_connection() {
         (9, &[(X, good)], 200),
     ];
     let (actix, stop) = serve_actix(gate(&service));
-    let axum = serve_axum(gate(&service)).await;
+    let of_axum = PeerFromExtensions::new(|extensions| {
+        Some(extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip())
+    });
+    let axum = serve_axum(builder(&service).peer(of_axum).build().unwrap()).await;
     let hyper = serve_hyper(gate(&service)).await;
     for (from, fields, status) in calls {
         let answer = send(axum, *from, fields).await;
@@ -208,17 +215,22 @@ async fn over_a_unix_socket_the_proxy_is_given_an_address_or_all_is_refused() {
     let service = Service::new();
     let throttle = AuthFailureLimiter::new(RateLimit::parse("10/60;2").unwrap());
     let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_").unwrap());
-    let gate = Gate::builder(&service.store, &scheme)
-        .failure_throttle(throttle.trusted_proxies(["127.0.0.1"]).unwrap())
-        .build()
-        .unwrap();
+    let gate = || {
+        Gate::builder(&service.store, &scheme)
+            .failure_throttle(throttle.clone())
+            .trusted_proxies(["127.0.0.1"])
+            .unwrap()
+    };
+    let local = PeerFromRequest::new(|_| Some(Ipv4Addr::LOCALHOST.into()));
+    let with = gate().peer(local).build().unwrap();
+    let without = gate().build().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let [told, untold] = ["told", "untold"].map(|name| folder.path().join(name));
     let (tell, ready) = mpsc::channel();
     let sockets = (told.clone(), untold.clone());
     let thread = thread::spawn(move || {
-        let with = RequireKey::new(gate).peer(|_| Some(Ipv4Addr::LOCALHOST.into()));
-        let without = with.clone().peer(|request| Some(request.peer_addr()?.ip()));
+        let [with, without] =
+            [with, without].map(|gate| RequireKey::new(&gate, Requirement::new()));
         let app = |layer: RequireKey| {
             move || {
                 let reached = web::get().to(async || HttpResponse::Ok());

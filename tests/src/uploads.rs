@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use keyward::Requirement;
 use keyward::gate::BodyDrain;
 use keyward_actix::{ReceiveWebhook, RequireKey};
 use keyward_tower::{ReceiveWebhookLayer, RequireKeyLayer};
@@ -79,7 +80,7 @@ fn signed_wrongly() -> serde_json::Value {
 }
 
 async fn axum() -> SocketAddr {
-    let layer = RequireKeyLayer::new(Service::new().routes[0].1.clone());
+    let layer = RequireKeyLayer::new(&Service::new().routes[0].1, Requirement::new());
     let receiver = ReceiveWebhookLayer::new(receiver());
     let hook = post(async || "handled").layer(receiver);
     let app: Router = Router::new()
@@ -101,7 +102,7 @@ fn actix() -> (SocketAddr, impl FnOnce()) {
         actix_web::rt::System::new().block_on(async move {
             let app = move || {
                 let upload = web::post().to(async |body: Bytes| body.len().to_string());
-                let layer = RequireKey::new(gate.clone());
+                let layer = RequireKey::new(&gate, Requirement::new());
                 let upload = web::resource("/upload").wrap(layer).route(upload);
                 let hook = web::resource("/hook").wrap(ReceiveWebhook::new(receiver.clone()));
                 App::new()
@@ -379,7 +380,7 @@ async fn uploads_beyond_the_hundredth_are_closed_and_hold_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn http_2_has_no_connection_to_close() {
-    let layer = RequireKeyLayer::new(Service::new().routes[0].1.clone());
+    let layer = RequireKeyLayer::new(&Service::new().routes[0].1, Requirement::new());
     let app: Router = Router::new()
         .route("/upload", post(async || "reached"))
         .layer(layer);

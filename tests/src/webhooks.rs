@@ -22,7 +22,7 @@ use keyward::reply::ErrorJson;
 use keyward::request::RequestHead;
 use keyward::store::{StoreError, StoreErrorKind, StoreFuture};
 use keyward::testing::block_on;
-use keyward::{KeyLocation, Replies};
+use keyward::{KeyLocation, Replies, Requirement};
 use keyward_tower::{ReceiveWebhookLayer, RequireKeyLayer};
 use keyward_webhooks::WebhookReceiver;
 use keyward_webhooks::error::WebhookErrorKind;
@@ -879,7 +879,7 @@ fn a_gate_in_front_demands_a_key_of_the_service_too() {
         .build()
         .unwrap();
     let app = ServiceBuilder::new()
-        .layer(RequireKeyLayer::new(gate.clone()))
+        .layer(RequireKeyLayer::new(gate, Requirement::new()))
         .layer(ReceiveWebhookLayer::new(builder().build().unwrap()))
         .service(Strict::<Full<Bytes>>::default());
     for (delivery, status) in &table {
@@ -893,7 +893,7 @@ fn a_gate_in_front_demands_a_key_of_the_service_too() {
             .wrap(keyward_actix::ReceiveWebhook::new(
                 builder().build().unwrap(),
             ))
-            .wrap(keyward_actix::RequireKey::new(gate.clone()));
+            .wrap(keyward_actix::RequireKey::new(gate, Requirement::new()));
         let app = actix_web::test::init_service(app).await;
         for (delivery, status) in &table {
             let mut request = actix_web::test::TestRequest::post();

@@ -38,7 +38,7 @@ pin_project! {
     /// # use keyward_actix::RequireKey;
     /// # #[actix_web::main]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use keyward::{AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
+    /// # use keyward::{AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey, Requirement};
     /// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
     /// # let gate = Gate::new(&store, &scheme)?;
     /// # let admin = KeyAdmin::new(&store, &scheme);
@@ -55,7 +55,7 @@ pin_project! {
     ///
     /// let app = App::new()
     ///     .app_data(Data::new(gate.clone()))
-    ///     .wrap(RequireKey::new(gate))
+    ///     .wrap(RequireKey::new(&gate, Requirement::new()))
     ///     .route("/", web::get().to(export));
     /// let app = init_service(app).await;
     /// let request = || TestRequest::default().insert_header(("x-api-key", key.expose_secret()));

@@ -95,11 +95,11 @@ impl FromRequest for Principal {
 /// # use keyward_actix::RequireKey;
 /// # #[actix_web::main]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # use keyward::{Environment, Gate, KeyFormat, KeyScheme, MemoryStore};
+/// # use keyward::{Environment, Gate, KeyFormat, KeyScheme, MemoryStore, Requirement};
 /// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
 /// # let gate = Gate::new(&store, &scheme)?;
 ///
-/// let optional = RequireKey::new(gate).optional();
+/// let optional = RequireKey::new(&gate, Requirement::new().optional());
 /// let app = init_service(App::new().wrap(optional).route("/", web::get().to(greet))).await;
 /// let response = call_service(&app, TestRequest::default().to_request()).await;
 /// assert_eq!(response.status(), 200);
@@ -139,7 +139,7 @@ impl FromRequest for MaybePrincipal {
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use keyward::Environment;
 /// use keyward::gate::PerEnvironment;
-/// # use keyward::{AccountId, Actor, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
+/// # use keyward::{AccountId, Actor, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey, Requirement};
 /// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
 /// # let gate = Gate::new(&store, &scheme)?;
 /// # let admin = KeyAdmin::new(&store, &scheme);
@@ -156,7 +156,7 @@ impl FromRequest for MaybePrincipal {
 /// let databases = PerEnvironment::new(Database("live.db"), Database("test.db"));
 /// let app = App::new()
 ///     .app_data(databases)
-///     .wrap(RequireKey::new(gate).any_environment())
+///     .wrap(RequireKey::new(&gate, Requirement::new().any_environment()))
 ///     .route("/history", web::get().to(history));
 ///
 /// let app = init_service(app).await;
@@ -203,7 +203,7 @@ impl<T: Clone + 'static> FromRequest for InEnvironment<T> {
 /// # #[actix_web::main]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use keyward::Environment;
-/// # use keyward::{AccountId, Actor, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
+/// # use keyward::{AccountId, Actor, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey, Requirement};
 /// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
 /// # let gate = Gate::new(&store, &scheme)?;
 /// # let admin = KeyAdmin::new(&store, &scheme);
@@ -211,7 +211,7 @@ impl<T: Clone + 'static> FromRequest for InEnvironment<T> {
 /// # let test_key = admin.bootstrap(&actor, NewKey::new(acme, Environment::TEST, "key")).await?.key.unwrap();
 ///
 /// let steered = web::scope("/verify")
-///     .wrap(RequireKey::new(gate).any_environment())
+///     .wrap(RequireKey::new(&gate, Requirement::new().any_environment()))
 ///     .route("", web::get().guard(in_environment(Environment::LIVE)).to(async || "by a person"))
 ///     .route("", web::get().guard(in_environment(Environment::TEST)).to(async || "simulated"));
 ///
@@ -296,6 +296,7 @@ impl ResponseError for PrincipalError {
 mod tests {
     use actix_web::test::{TestRequest, call_service, init_service, read_body};
     use actix_web::{App, web};
+    use keyward::Requirement;
     use keyward::testing::{World, principal};
 
     use super::*;
@@ -305,13 +306,17 @@ mod tests {
     #[actix_web::test]
     async fn a_handler_that_needs_a_key_answers_like_a_gate_that_does() {
         let fixture = Fixture::new().await;
-        let layer = RequireKey::new(fixture.gate());
+        let layer = |requirement| RequireKey::new(&fixture.gate(), requirement);
         let needs = async |principal: Principal| principal.account().to_string();
         let optional = App::new()
-            .wrap(layer.clone().optional())
+            .wrap(layer(Requirement::new().optional()))
             .route("/", web::get().to(needs));
         let by_handler = answer(optional, TestRequest::default()).await;
-        let by_gate = answer(App::new().wrap(layer), TestRequest::default()).await;
+        let by_gate = answer(
+            App::new().wrap(layer(Requirement::new())),
+            TestRequest::default(),
+        )
+        .await;
         assert_eq!(by_handler.status(), StatusCode::UNAUTHORIZED);
         assert_eq!(by_handler.status(), by_gate.status());
         for field in ["www-authenticate", "content-type", "cache-control"] {
@@ -331,11 +336,12 @@ mod tests {
             Some(principal) => principal.account().to_string(),
             None => "nobody".to_owned(),
         };
-        let layer = RequireKey::new(world.gate().clone()).scope("kyc");
-        for (layer, status, body) in [
-            (layer.clone(), 401, None),
-            (layer.optional(), 200, Some("nobody")),
+        let demanded = Requirement::new().scope("kyc");
+        for (requirement, status, body) in [
+            (demanded.clone(), 401, None),
+            (demanded.optional(), 200, Some("nobody")),
         ] {
+            let layer = RequireKey::new(world.gate(), requirement);
             let app = App::new().wrap(layer).route("/", web::get().to(who));
             let app = init_service(app).await;
             let request = TestRequest::default().to_request();

@@ -6,7 +6,7 @@
 //!
 //! ```no_run
 //! use actix_web::{App, HttpServer, web};
-//! use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore};
+//! use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore, Requirement};
 //! use keyward_actix::{Principal, RequireKey};
 //!
 //! async fn whoami(principal: Principal) -> String {
@@ -20,7 +20,7 @@
 //!     let gate = Gate::new(&store, &scheme)?;
 //!     let server = HttpServer::new(move || {
 //!         let api = web::scope("/v1")
-//!             .wrap(RequireKey::new(gate.clone()).scope("kyc"))
+//!             .wrap(RequireKey::new(&gate, Requirement::new().scope("kyc")))
 //!             .route("/whoami", web::get().to(whoami));
 //!         App::new().service(api)
 //!     });
@@ -117,7 +117,7 @@
 //! # #[actix_web::main]
 //! # async fn main() {
 //! let world = keyward::testing::World::new();
-//! let layer = RequireKey::new(world.gate().clone()).scope("kyc");
+//! let layer = RequireKey::new(world.gate(), Requirement::new().scope("kyc"));
 //! let app = init_service(App::new().wrap(layer).route("/", web::get().to(submit))).await;
 //! let request = TestRequest::get().insert_header(("x-api-key", world.key("kyc")));
 //! assert_eq!(call_service(&app, request.to_request()).await.status(), 200);
@@ -145,6 +145,7 @@ mod fixture;
 mod future;
 mod head;
 mod middleware;
+mod peer;
 mod transform;
 mod unread;
 #[cfg(feature = "webhooks")]
@@ -156,6 +157,7 @@ pub use crate::extract::{
 };
 pub use crate::future::ResponseFuture;
 pub use crate::middleware::RequireKeyMiddleware;
+pub use crate::peer::PeerFromRequest;
 pub use crate::transform::RequireKey;
 #[cfg(feature = "webhooks")]
 pub use crate::webhook::extract::{VerifiedJson, VerifiedJsonError};

@@ -105,7 +105,7 @@ mod tests {
     #[actix_web::test]
     async fn hands_on_the_principal_without_the_key() {
         let fixture = Fixture::new().await;
-        let layer = RequireKey::new(fixture.gate()).scope("kyc");
+        let layer = RequireKey::new(&fixture.gate(), Requirement::new().scope("kyc"));
         let app = App::new().wrap(layer).route("/", web::get().to(show));
         let response = answer(app, fixture.request("/")).await;
         assert_eq!(response.status(), StatusCode::OK);
@@ -118,7 +118,7 @@ mod tests {
         let fixture = Fixture::new().await;
         let gate = fixture.builder().insecure_forward_key().build().unwrap();
         let app = App::new()
-            .wrap(RequireKey::new(gate))
+            .wrap(RequireKey::new(&gate, Requirement::new()))
             .route("/", web::get().to(show));
         let response = answer(app, fixture.request("/")).await;
         assert_eq!(read_body(response).await, "acme with a sensitive key");
@@ -127,7 +127,7 @@ mod tests {
     #[actix_web::test]
     async fn a_refusal_keeps_every_line_and_carries_the_denial() {
         let fixture = Fixture::new().await;
-        let layer = RequireKey::new(fixture.gate()).scope("other");
+        let layer = RequireKey::new(&fixture.gate(), Requirement::new().scope("other"));
         let app = App::new().wrap(layer).route("/", web::get().to(show));
         let response = answer(app, fixture.request("/")).await;
         assert_eq!(response.status(), StatusCode::FORBIDDEN);
@@ -157,7 +157,7 @@ mod tests {
     #[actix_web::test]
     async fn a_preflight_is_answered_without_a_content_type() {
         let fixture = Fixture::new().await;
-        let app = App::new().wrap(RequireKey::new(fixture.gate()));
+        let app = App::new().wrap(RequireKey::new(&fixture.gate(), Requirement::new()));
         let preflight = TestRequest::with_uri("/anything")
             .method(Method::OPTIONS)
             .insert_header(("origin", "https://shop.example"))
@@ -172,7 +172,7 @@ mod tests {
     #[actix_web::test]
     async fn sees_every_line_of_a_field() {
         let fixture = Fixture::new().await;
-        let app = App::new().wrap(RequireKey::new(fixture.gate()));
+        let app = App::new().wrap(RequireKey::new(&fixture.gate(), Requirement::new()));
         let twice = fixture.request("/").append_header(("x-api-key", "another"));
         let response = answer(app, twice).await;
         assert_eq!(response.status(), StatusCode::BAD_REQUEST);
@@ -181,7 +181,7 @@ mod tests {
     #[actix_web::test]
     async fn covers_what_it_is_wrapped_around() {
         let fixture = Fixture::new().await;
-        let layer = || RequireKey::new(fixture.gate());
+        let layer = || RequireKey::new(&fixture.gate(), Requirement::new());
         let app = || App::new().wrap(layer()).route("/v1/a", web::get().to(show));
         let scope = || {
             let scope = web::scope("/v1").wrap(layer());
@@ -218,10 +218,10 @@ mod tests {
         let gate = fixture.gate();
         let app = || {
             let inner = |path, scope| {
-                let layer = RequireKey::new(gate.clone()).scope(scope);
+                let layer = RequireKey::new(&gate, Requirement::new().scope(scope));
                 web::resource(path).wrap(layer).get(show)
             };
-            let outer = web::scope("/v1").wrap(RequireKey::new(gate.clone()));
+            let outer = web::scope("/v1").wrap(RequireKey::new(&gate, Requirement::new()));
             App::new().service(
                 outer
                     .service(inner("/held", "kyc"))
@@ -239,7 +239,7 @@ mod tests {
     async fn where_a_key_is_optional_it_must_still_be_good() {
         let fixture = Fixture::new().await;
         let app = || {
-            let layer = RequireKey::new(fixture.gate()).optional();
+            let layer = RequireKey::new(&fixture.gate(), Requirement::new().optional());
             App::new().wrap(layer).route("/", web::get().to(show))
         };
         let response = answer(app(), TestRequest::default()).await;
@@ -255,10 +255,10 @@ mod tests {
     async fn nobody_is_whom_another_gate_knows() {
         let fixture = Fixture::new().await;
         let elsewhere = fixture.builder().location(KeyLocation::bearer());
-        let inner = RequireKey::new(elsewhere.build().unwrap()).optional();
+        let inner = RequireKey::new(&elsewhere.build().unwrap(), Requirement::new().optional());
         let app = App::new()
             .wrap(inner)
-            .wrap(RequireKey::new(fixture.gate()))
+            .wrap(RequireKey::new(&fixture.gate(), Requirement::new()))
             .route("/", web::get().to(show));
         let response = answer(app, fixture.request("/")).await;
         assert_eq!(read_body(response).await, "nobody with no key");
@@ -277,7 +277,7 @@ mod tests {
         }
         let fixture = Fixture::new().await;
         let app = || {
-            let layer = RequireKey::new(fixture.gate()).optional();
+            let layer = RequireKey::new(&fixture.gate(), Requirement::new().optional());
             let resource = web::resource("/").wrap(layer).wrap(from_fn(hold));
             App::new().service(resource.get(show))
         };
@@ -333,7 +333,7 @@ mod tests {
         };
         let app = App::new()
             .wrap(from_fn(fail))
-            .wrap(RequireKey::new(gate.clone()))
+            .wrap(RequireKey::new(&gate, Requirement::new()))
             .route("/", web::get().to(show));
         let app = init_service(app).await;
         for _ in 0..5 {
@@ -353,7 +353,7 @@ mod tests {
         }
         // Five failed, and there were credits for three.
         let works = App::new()
-            .wrap(RequireKey::new(gate))
+            .wrap(RequireKey::new(&gate, Requirement::new()))
             .route("/", web::get().to(show));
         let works = init_service(works).await;
         for status in [200, 200, 200, 429] {
@@ -367,11 +367,15 @@ mod tests {
     async fn around_one_method_the_others_and_preflights_are_not_its_own() {
         let fixture = Fixture::new().await;
         let gate = fixture.builder().cors(Cors::new()).build().unwrap();
-        let get = || web::get().to(show).wrap(RequireKey::new(gate.clone()));
+        let get = || {
+            web::get()
+                .to(show)
+                .wrap(RequireKey::new(&gate, Requirement::new()))
+        };
         let in_app = || App::new().route("/", get());
         let in_resource = || App::new().service(web::resource("/").route(get()));
         let around = || {
-            let resource = web::resource("/").wrap(RequireKey::new(gate.clone()));
+            let resource = web::resource("/").wrap(RequireKey::new(&gate, Requirement::new()));
             App::new().service(resource.route(web::get().to(show)))
         };
         let preflight = || {
@@ -422,7 +426,7 @@ mod tests {
         let strict = gate_over(&replica).max_staleness(Duration::ZERO);
         let gate = strict.build().unwrap();
         let app = |scope| {
-            let layer = RequireKey::new(gate.clone()).scope(scope);
+            let layer = RequireKey::new(&gate, Requirement::new().scope(scope));
             App::new().wrap(layer).route("/", web::get().to(show))
         };
         let response = answer(app("kyc"), fixture.request("/")).await;
@@ -432,7 +436,7 @@ mod tests {
         assert!(once > 0);
 
         let reached = web::get().to(async || HttpResponse::Ok());
-        let layer = RequireKey::new(gate.clone()).scope("other");
+        let layer = RequireKey::new(&gate, Requirement::new().scope("other"));
         let refusing = App::new().wrap(layer).route("/", reached);
         let response = answer(refusing, fixture.request("/")).await;
         assert_eq!(response.status(), StatusCode::FORBIDDEN);

@@ -40,7 +40,7 @@ pin_project! {
     /// # use tower::ServiceExt;
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use keyward::{AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
+    /// # use keyward::{AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey, Requirement};
     /// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
     /// # let gate = Gate::new(&store, &scheme)?;
     /// # let admin = KeyAdmin::new(&store, &scheme);
@@ -54,7 +54,7 @@ pin_project! {
     ///     Body::new(WhileAlive::new(gate, principal.into_inner(), rows))
     /// }
     ///
-    /// let layer = RequireKeyLayer::new(gate.clone());
+    /// let layer = RequireKeyLayer::new(&gate, Requirement::new());
     /// let app = Router::new().route("/", get(export)).layer(layer).with_state(gate);
     /// let request = || http::Request::get("/").header("x-api-key", key.expose_secret()).body(Body::empty());
     /// let whole = app.clone().oneshot(request()?).await?;

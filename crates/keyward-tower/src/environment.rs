@@ -31,7 +31,7 @@ use crate::ResponseBody;
 /// use keyward::Environment;
 /// use keyward::gate::PerEnvironment;
 /// use keyward_tower::ByEnvironment;
-/// # use keyward::{AccountId, Actor, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
+/// # use keyward::{AccountId, Actor, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey, Requirement};
 /// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
 /// # let gate = Gate::new(&store, &scheme)?;
 /// # let admin = KeyAdmin::new(&store, &scheme);
@@ -41,7 +41,7 @@ use crate::ResponseBody;
 /// let real = Router::<()>::new().route("/", get(async || "verified by a person"));
 /// let simulated = Router::<()>::new().route("/", get(async || "simulated"));
 /// let steered = ByEnvironment::new(PerEnvironment::new(real, simulated));
-/// let layer = RequireKeyLayer::new(gate).environments([Environment::LIVE, Environment::TEST]);
+/// let layer = RequireKeyLayer::new(&gate, Requirement::new().environments([Environment::LIVE, Environment::TEST]));
 /// let service = layer.layer(steered);
 ///
 /// let request = http::Request::get("/").header("x-api-key", test_key.expose_secret());

@@ -32,11 +32,11 @@ use crate::head::to_response;
 /// # use tower::ServiceExt;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # use keyward::{Environment, Gate, KeyFormat, KeyScheme, MemoryStore};
+/// # use keyward::{Environment, Gate, KeyFormat, KeyScheme, MemoryStore, Requirement};
 /// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
 /// # let gate = Gate::new(&store, &scheme)?;
 ///
-/// let layer = RequireKeyLayer::new(gate).optional();
+/// let layer = RequireKeyLayer::new(&gate, Requirement::new().optional());
 /// let app = Router::<()>::new().route("/report", get(report)).route("/", get(greet)).layer(layer);
 /// let anonymous = |path: &str| http::Request::get(path).body(Body::empty());
 /// assert_eq!(app.clone().oneshot(anonymous("/report")?).await?.status(), 401);
@@ -114,7 +114,7 @@ impl<S: Sync> OptionalFromRequestParts<S> for Principal {
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use keyward::Environment;
 /// use keyward::gate::PerEnvironment;
-/// # use keyward::{AccountId, Actor, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
+/// # use keyward::{AccountId, Actor, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey, Requirement};
 /// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
 /// # let gate = Gate::new(&store, &scheme)?;
 /// # let admin = KeyAdmin::new(&store, &scheme);
@@ -129,7 +129,7 @@ impl<S: Sync> OptionalFromRequestParts<S> for Principal {
 /// }
 ///
 /// let databases = PerEnvironment::new(Database("live.db"), Database("test.db"));
-/// let layer = RequireKeyLayer::new(gate).any_environment();
+/// let layer = RequireKeyLayer::new(&gate, Requirement::new().any_environment());
 /// let app = Router::new().route("/history", get(history)).layer(layer).with_state(databases);
 ///
 /// let request = http::Request::get("/history").header("x-api-key", test_key.expose_secret());
@@ -212,6 +212,7 @@ mod tests {
     use axum::routing::get;
     use axum::{Extension, Router};
     use http::Request;
+    use keyward::Requirement;
     use keyward::testing::{World, principal};
     use tower::ServiceExt;
 
@@ -226,11 +227,12 @@ mod tests {
             Some(principal) => principal.account().to_string(),
             None => "nobody".to_owned(),
         };
-        let layer = RequireKeyLayer::new(world.gate().clone()).scope("kyc");
-        for (layer, status, body) in [
-            (layer.clone(), 401, None),
-            (layer.optional(), 200, Some("nobody")),
+        let demanded = Requirement::new().scope("kyc");
+        for (requirement, status, body) in [
+            (demanded.clone(), 401, None),
+            (demanded.optional(), 200, Some("nobody")),
         ] {
+            let layer = RequireKeyLayer::new(world.gate(), requirement);
             let app = Router::<()>::new()
                 .route("/", get(who))
                 .layer(layer)

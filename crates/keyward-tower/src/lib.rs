@@ -7,7 +7,7 @@
 //!
 //! ```
 //! use axum::{Router, routing::get};
-//! use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore};
+//! use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore, Requirement};
 //! use keyward_tower::{Principal, RequireKeyLayer};
 //!
 //! async fn whoami(principal: Principal) -> String {
@@ -22,7 +22,7 @@
 //! let gate = Gate::new(&store, &scheme)?;
 //! let app: Router = Router::new()
 //!     .route("/whoami", get(whoami))
-//!     .layer(RequireKeyLayer::new(gate).scope("kyc"));
+//!     .layer(RequireKeyLayer::new(&gate, Requirement::new().scope("kyc")));
 //!
 //! let without_key = http::Request::get("/whoami").body(axum::body::Body::empty())?;
 //! assert_eq!(app.oneshot(without_key).await?.status(), 401);
@@ -46,6 +46,50 @@
 //!   requirements, and the key is verified and charged once. A different gate authenticates the request
 //!   again; in that case, build the outer gate with
 //!   [`insecure_forward_key`](keyward::gate::GateBuilder::insecure_forward_key).
+//!
+//! # Around a whole router
+//!
+//! [`Router::layer`] runs a layer after axum has found the route. To require a key before that, wrap the
+//! finished router, and serve the result as the fallback of an empty one, because `axum::serve` takes a router:
+//!
+//! ```
+//! # use axum::{Router, body::Body, routing::get};
+//! # use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore, Requirement};
+//! # use keyward_tower::RequireKeyLayer;
+//! use tower::Layer;
+//! # use tower::ServiceExt;
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
+//! # let gate = Gate::new(&store, &scheme)?;
+//!
+//! let router: Router = Router::new().route("/reports", get(async || "reports"));
+//! let layer = RequireKeyLayer::new(&gate, Requirement::new());
+//! let app: Router = Router::new().fallback_service(layer.layer(router));
+//! # let ask = || http::Request::post("/reports").body(Body::empty());
+//! # let response = app.clone().oneshot(ask()?).await?;
+//! # assert_eq!((response.status().as_u16(), response.headers().get("allow")), (401, None));
+//! # let router: Router = Router::new().route("/reports", get(async || "reports"));
+//! # let inside = router.layer(RequireKeyLayer::new(&gate, Requirement::new()));
+//! # assert_eq!(inside.oneshot(ask()?).await?.headers()["allow"], "GET,HEAD");
+//! # let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
+//! # let served = async {
+//! axum::serve(listener, app).await
+//! # };
+//! # drop(served);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Do this if every path of the server needs a key, and
+//!
+//! - a rejection must not reveal anything about routes, such as the `allow` header that axum adds otherwise, or
+//! - a layer inside, such as `NormalizePathLayer` of tower-http, changes the path before axum finds the route.
+//!
+//! A layer around the router does not know the route, so it cannot require a scope of only some routes. Add
+//! those requirements with another layer of the same gate on the routes themselves.
+//!
+//! [`Router::layer`]: https://docs.rs/axum/latest/axum/struct.Router.html#method.layer
 //!
 //! # Combining with other middleware
 //!
@@ -135,7 +179,7 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let world = keyward::testing::World::new();
-//! let layer = RequireKeyLayer::new(world.gate().clone()).scope("kyc");
+//! let layer = RequireKeyLayer::new(world.gate(), Requirement::new().scope("kyc"));
 //! let app: Router = Router::new().route("/", get(submit)).layer(layer);
 //! let request = http::Request::get("/").header("x-api-key", world.key("kyc"));
 //! assert_eq!(app.oneshot(request.body(Body::empty())?).await?.status(), 200);
@@ -163,6 +207,7 @@ mod extract;
 mod future;
 mod head;
 mod layer;
+mod peer;
 mod service;
 mod timer;
 #[cfg(feature = "webhooks")]
@@ -175,6 +220,7 @@ pub use crate::environment::{ByEnvironment, ByEnvironmentFuture};
 pub use crate::extract::{InEnvironment, Principal, PrincipalRejection};
 pub use crate::future::ResponseFuture;
 pub use crate::layer::RequireKeyLayer;
+pub use crate::peer::PeerFromExtensions;
 pub use crate::service::RequireKey;
 #[cfg(all(feature = "axum", feature = "webhooks"))]
 pub use crate::webhook::extract::{VerifiedJson, VerifiedJsonRejection};

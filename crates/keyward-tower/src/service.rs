@@ -28,13 +28,13 @@ use crate::{ResponseBody, ResponseFuture};
 /// # use tower::{Layer, ServiceExt};
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # use keyward::{Environment, Gate, KeyFormat, KeyScheme, MemoryStore};
+/// # use keyward::{Environment, Gate, KeyFormat, KeyScheme, MemoryStore, Requirement};
 /// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
 /// # let gate = Gate::new(&store, &scheme)?;
 /// let inner = tower::service_fn(async |_: http::Request<()>| {
 ///     Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(Bytes::from("reached"))))
 /// });
-/// let service = RequireKeyLayer::new(gate).layer(inner);
+/// let service = RequireKeyLayer::new(&gate, Requirement::new()).layer(inner);
 /// let response = service.oneshot(http::Request::new(())).await?;
 /// assert_eq!(response.status(), 401);
 /// assert_eq!(response.headers()["cache-control"], "no-store");

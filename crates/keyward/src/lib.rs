@@ -32,7 +32,7 @@
 //!
 //!     let app = Router::new()
 //!         .route("/whoami", get(whoami))
-//!         .layer(RequireKeyLayer::new(gate).scope("kyc"))
+//!         .layer(RequireKeyLayer::new(&gate, Requirement::new().scope("kyc")))
 //!         .route("/health", get(async || "ok\n")); // after the layer: needs no key
 //!     let listener = TcpListener::bind("127.0.0.1:3000").await?;
 //!     println!(

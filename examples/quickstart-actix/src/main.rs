@@ -13,7 +13,8 @@ use std::sync::Arc;
 use actix_web::web::{self, Data, Json, ServiceConfig};
 use actix_web::{App, HttpResponse, HttpServer};
 use keyward::{
-    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, NewKey, Scopes,
+    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, NewKey, Requirement,
+    Scopes,
 };
 use keyward_actix::{Principal, RequireKey};
 use keyward_sqlite::SqliteStore;
@@ -57,22 +58,26 @@ fn service(
 
     let state = Data::new(admin.clone());
     let routes = move |app: &mut ServiceConfig| {
-        // A live key, unless the middleware says otherwise; and the scopes it says.
-        let key = || RequireKey::new(gate.clone());
-        let any = key().any_environment();
+        // A live key, unless the requirement says otherwise; and the scopes it says.
+        let key = |requirement| RequireKey::new(&gate, requirement);
+        let any = key(Requirement::new().any_environment());
         app.app_data(state)
             .service(web::resource("/whoami").wrap(any).get(whoami))
             .service(
                 web::resource("/charges")
-                    .wrap(key().scope("charges"))
+                    .wrap(key(Requirement::new().scope("charges")))
                     .post(charge),
             )
             .service(
                 web::resource("/reports")
-                    .wrap(key().scope("reports.read"))
+                    .wrap(key(Requirement::new().scope("reports.read")))
                     .get(report),
             )
-            .service(web::resource("/key").wrap(key()).delete(revoke))
+            .service(
+                web::resource("/key")
+                    .wrap(key(Requirement::new()))
+                    .delete(revoke),
+            )
             .service(web::resource("/health").get(async || "ok"));
     };
     Ok((routes, admin))

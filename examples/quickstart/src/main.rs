@@ -14,7 +14,8 @@ use axum::http::StatusCode;
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use keyward::{
-    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, NewKey, Scopes,
+    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, NewKey, Requirement,
+    Scopes,
 };
 use keyward_sqlite::SqliteStore;
 use keyward_tower::{Principal, RequireKeyLayer};
@@ -65,12 +66,21 @@ fn service(database: &str) -> Result<(Router, KeyAdmin), Box<dyn Error>> {
     let admin = KeyAdmin::new(&store, &scheme).max_active_keys(1000);
 
     // A live key, unless the layer says otherwise; and the scopes it says.
-    let key = || RequireKeyLayer::new(gate.clone());
+    let key = |requirement| RequireKeyLayer::new(&gate, requirement);
     let app = Router::new()
-        .route("/whoami", get(whoami).layer(key().any_environment()))
-        .route("/charges", post(charge).layer(key().scope("charges")))
-        .route("/reports", get(report).layer(key().scope("reports.read")))
-        .route("/key", delete(revoke).layer(key()))
+        .route(
+            "/whoami",
+            get(whoami).layer(key(Requirement::new().any_environment())),
+        )
+        .route(
+            "/charges",
+            post(charge).layer(key(Requirement::new().scope("charges"))),
+        )
+        .route(
+            "/reports",
+            get(report).layer(key(Requirement::new().scope("reports.read"))),
+        )
+        .route("/key", delete(revoke).layer(key(Requirement::new())))
         .route("/health", get(async || "ok"))
         .with_state(admin.clone());
     Ok((app, admin))

@@ -238,7 +238,7 @@ fn serve_axum(listeners: [TcpListener; 2], routes: Routes, log: Log) {
     let page = get(async || axum::response::Html(PAGE));
     let mut app = Router::new().route("/page", page);
     for (path, gate, requirement) in routes {
-        let layer = RequireKeyLayer::new(gate).requirement(requirement);
+        let layer = RequireKeyLayer::new(&gate, requirement);
         let mut route = Router::new().route(path, any(handler)).layer(layer);
         if path == "/outer" {
             route = route.layer(
@@ -314,7 +314,7 @@ fn serve_actix(listeners: [TcpListener; 2], routes: Routes, log: Log) {
             )
             .configure(|app| {
                 for (path, gate, requirement) in routes {
-                    let layer = RequireKey::new(gate).requirement(requirement);
+                    let layer = RequireKey::new(&gate, requirement);
                     let route = web::resource(path)
                         .route(web::route().to(handler))
                         .wrap(layer);

@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use crate::denial::{DenialKind, ErrorCode};
 use crate::gate::charging::{Cost, Insufficient};
-use crate::gate::cors::CorsHeaders;
+use crate::gate::cors::{CorsHeaders, CorsReplies};
 use crate::gate::drain::UnreadBody;
 use crate::gate::gate::Inner;
 use crate::gate::prove::Presented;
+use crate::gate::replies::{RouteReplies, WithCors};
 use crate::gate::{
-    Access, Admitted, Anonymous, Denial, Finish, Gate, KeyHeaderAction, Principal, Refusal,
+    Access, Admitted, Anonymous, Cors, Denial, Finish, Gate, KeyHeaderAction, Principal, Refusal,
     Requirement, Verdict,
 };
+use crate::key::KeyKind;
 use crate::limit::quota::seconds;
 use crate::origin::OriginPolicy;
 use crate::replica::cached_key::CachedKey;
@@ -73,6 +75,7 @@ impl Gate {
     ) -> Admitted {
         note(&entry);
         let is_listed = entry.grant.origins != OriginPolicy::Any;
+        let readable = self.readable(requirement);
         let key_field = if self.inner.forwards_key {
             KeyHeaderAction::MarkSensitive(location)
         } else {
@@ -90,8 +93,8 @@ impl Gate {
             finish: Finish {
                 private: true,
                 charged: None,
-                readable: self.readable(requirement),
-                by_origin: is_listed && self.inner.readable.is_some(),
+                by_origin: is_listed && readable.is_some(),
+                readable,
                 by_key: requirement
                     .is_optional()
                     .then(|| Arc::clone(&self.inner.headers)),
@@ -99,22 +102,79 @@ impl Gate {
         }
     }
 
-    /// What a page may read of a passed answer.
-    fn readable(&self, requirement: &Requirement) -> Option<CorsHeaders> {
-        let own = &self.inner;
-        if requirement.is_grpc() {
-            own.grpc_readable.clone()
-        } else {
-            own.readable.clone()
+    /// What browsers are told on a route: as the route says, else as the gate does.
+    pub(super) fn cors<T>(
+        &self,
+        requirement: &Requirement,
+        read: impl FnOnce(&CorsReplies) -> T,
+    ) -> T {
+        match requirement.own_cors() {
+            None => read(&self.inner.cors),
+            Some(cors) => self.with_cors(cors, requirement, |own| read(&own.cors)),
         }
     }
 
+    /// What is answered on a route.
+    fn replies<T>(&self, requirement: &Requirement, read: impl FnOnce(&RouteReplies) -> T) -> T {
+        match requirement.own_cors() {
+            None => read(self.inner.rendered.of(requirement)),
+            Some(cors) => self.with_cors(cors, requirement, |own| read(&own.replies)),
+        }
+    }
+
+    #[cold]
+    fn with_cors<T>(
+        &self,
+        cors: &Cors,
+        requirement: &Requirement,
+        read: impl FnOnce(&WithCors) -> T,
+    ) -> T {
+        let own = &*self.inner;
+        let render = || {
+            let legacy = own.legacy_fields.is_some();
+            let cors = CorsReplies::made(Some(cors), &own.locations, legacy);
+            let kinds = [KeyKind::Secret, KeyKind::Publishable];
+            let kinds = kinds.into_iter().filter(|kind| requirement.accepts(*kind));
+            let kinds: Vec<_> = kinds.collect();
+            let readable = cors.readable.as_ref();
+            let replies =
+                RouteReplies::made(&own.replies, &own.realm, &own.locations, &kinds, readable);
+            Box::new(WithCors { cors, replies })
+        };
+        requirement.with_cors(own.id, render, read)
+    }
+
+    /// What a page may read of a passed answer.
+    fn readable(&self, requirement: &Requirement) -> Option<CorsHeaders> {
+        self.cors(requirement, |cors| {
+            if requirement.is_grpc() {
+                cors.grpc_readable.clone()
+            } else {
+                cors.readable.clone()
+            }
+        })
+    }
+
+    /// What an inner layer adds to that of an outer one, and whether another origin might have got
+    /// another answer.
+    pub(super) fn cors_of_inner(
+        &self,
+        entry: &CachedKey,
+        requirement: &Requirement,
+    ) -> (Option<CorsHeaders>, bool) {
+        if requirement.own_cors().is_none() {
+            return (None, false);
+        }
+        let is_listed = entry.grant.origins != OriginPolicy::Any;
+        (self.readable(requirement), is_listed)
+    }
+
     pub(super) fn admit_anonymous(&self, requirement: &Requirement) -> Verdict {
-        let replies = self.inner.rendered.of(requirement);
+        let missing = self.replies(requirement, |replies| {
+            replies.to(DenialKind::Missing, ErrorCode::MissingApiKey)
+        });
         Verdict::Admit(Admitted {
-            access: Some(Access::Anonymous(Anonymous(
-                replies.to(DenialKind::Missing, ErrorCode::MissingApiKey),
-            ))),
+            access: Some(Access::Anonymous(Anonymous(missing))),
             key_field: KeyHeaderAction::None,
             finish: Finish {
                 readable: self.readable(requirement),
@@ -142,20 +202,21 @@ impl Gate {
         let denial = Denial::new(kind, entry);
         denial.log(&self.inner.log, &**self.inner.replica.clock());
         let code = self.inner.replies.code(kind);
-        let rendered = self.inner.rendered.of(requirement);
         let reply = if code == ErrorCode::InsufficientScope {
             let Inner { realm, replies, .. } = &*self.inner;
-            let locations = &rendered.locations;
+            let locations = &self.inner.rendered.of(requirement).locations;
             requirement.scope_missing(self.inner.id, || {
                 let missing = requirement.missing_scopes();
                 let mut reply = replies.render_missing_scopes(&missing, realm, locations);
-                if let Some(readable) = &self.inner.readable {
-                    readable.mark(&mut reply);
-                }
+                self.cors(requirement, |cors| {
+                    if let Some(readable) = &cors.readable {
+                        readable.mark(&mut reply);
+                    }
+                });
                 reply
             })
         } else {
-            rendered.to(kind, code)
+            self.replies(requirement, |replies| replies.to(kind, code))
         };
         Refusal {
             reply,

@@ -7,16 +7,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::environment::Environment;
+use crate::error::ParseError;
+use crate::gate::cors::CorsReplies;
 use crate::gate::gate::Inner;
 use crate::gate::replies::GateReplies;
 use crate::gate::reports::Reports;
-use crate::gate::{Cors, Gate};
+use crate::gate::{Cors, Gate, PeerSource};
 use crate::key::ForeignFormat;
 use crate::limit::{Limiter, RateLimits, ResetUnit};
 use crate::log_limit::LogLimit;
 use crate::replica::Replica;
-use crate::reply::{Replies, Reply};
+use crate::reply::Replies;
 use crate::request::KeyLocation;
+use crate::request::network::Network;
 use crate::scheme::KeyScheme;
 use crate::throttle::AuthFailureLimiter;
 
@@ -59,6 +62,8 @@ pub struct GateBuilder {
     legacy_fields: Option<ResetUnit>,
     refunds_from: u16,
     throttle: Option<AuthFailureLimiter>,
+    trusted_proxies: Vec<Network>,
+    peers: Vec<Box<dyn PeerSource>>,
 }
 
 impl GateBuilder {
@@ -81,6 +86,8 @@ impl GateBuilder {
             legacy_fields: None,
             refunds_from: u16::MAX,
             throttle: None,
+            trusted_proxies: Vec::new(),
+            peers: Vec::new(),
         }
     }
 
@@ -224,6 +231,53 @@ impl GateBuilder {
         self
     }
 
+    /// Takes the client's address from these proxies: addresses, or networks such as `10.0.0.0/8`.
+    ///
+    /// If the connection comes from one of them, `X-Forwarded-For` is read from right to left, over all its
+    /// lines, to the first address that is not a trusted proxy. Whatever precedes it may be forged. An entry
+    /// that is not an address ends the search at the one before it; if all are proxies, the leftmost counts.
+    ///
+    /// Every proxy must append the address that it sees to the header. Do not name a network from which
+    /// clients connect: they could claim any address, and get it rejected. The address is used by the
+    /// [failure throttle](Self::failure_throttle).
+    ///
+    /// ```
+    /// # use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore, RateLimit};
+    /// # use keyward::error::ParseErrorKind;
+    /// # use keyward::throttle::AuthFailureLimiter;
+    /// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
+    /// let gate = || Gate::builder(&store, &scheme)
+    ///     .failure_throttle(AuthFailureLimiter::new(RateLimit::per_minute(10)));
+    /// assert!(gate().trusted_proxies(["10.0.0.0/8", "2001:db8::17"])?.build().is_ok());
+    ///
+    /// let everybody = gate().trusted_proxies(["0.0.0.0/0"]);
+    /// assert_eq!(everybody.unwrap_err().kind(), ParseErrorKind::Network);
+    /// # Ok::<(), keyward::error::ParseError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Returns an error if one is neither an address nor a network, if a network has bits behind its prefix,
+    /// or if it contains every IPv4 address.
+    pub fn trusted_proxies<I>(mut self, proxies: I) -> Result<Self, ParseError>
+    where
+        I: IntoIterator<Item: AsRef<str>>,
+    {
+        for proxy in proxies {
+            self.trusted_proxies.push(Network::parse(proxy.as_ref())?);
+        }
+        Ok(self)
+    }
+
+    /// Sets how an adapter finds the address at the other end of a connection.
+    ///
+    /// The source is a type of the adapter: `PeerFromExtensions` of keyward-tower, `PeerFromRequest` of
+    /// keyward-actix. Their docs say which address is used by default. A source of one adapter does not
+    /// affect another one, and a second source of the same type replaces the first.
+    pub fn peer(mut self, source: impl PeerSource) -> Self {
+        self.peers.push(Box::new(source));
+        self
+    }
+
     /// The gate.
     ///
     /// # Errors
@@ -244,26 +298,19 @@ impl GateBuilder {
             ..
         } = &self;
         let legacy = self.legacy_fields.is_some();
-        let cors = self.cors.as_ref();
-        let readable = cors.map(|cors| cors.readable(legacy, false));
-        let grpc_readable = cors.map(|cors| cors.readable(legacy, true));
-        let preflight = |grpc| match cors {
-            Some(cors) => cors.preflight(locations, grpc),
-            None => Reply::new(204, Vec::new()),
-        };
-        let (preflight, grpc_preflight) = (preflight(false), preflight(true));
-        let rendered = GateReplies::made(replies, realm, locations, readable.as_ref());
+        let cors = CorsReplies::made(self.cors.as_ref(), locations, legacy);
+        let rendered = GateReplies::made(replies, realm, locations, cors.readable.as_ref());
         let headers = headers(locations);
         Ok(Gate {
             inner: Arc::new(Inner {
                 id: NEXT.fetch_add(1, Ordering::Relaxed),
                 forwards_key: self.forwards_key,
                 rendered,
-                preflight,
-                grpc_preflight,
-                readable,
-                grpc_readable,
-                throttle: self.throttle.map(|it| it.start(self.replica.clock())),
+                cors,
+                peers: self.peers,
+                throttle: self
+                    .throttle
+                    .map(|it| it.start(self.trusted_proxies, self.replica.clock())),
                 replica: self.replica,
                 scheme: self.scheme,
                 headers,

@@ -178,6 +178,31 @@ impl Default for Cors {
     }
 }
 
+/// What browsers are told, rendered once: of a gate, or of a route.
+pub(crate) struct CorsReplies {
+    pub(crate) preflight: Reply,
+    /// Where calls of gRPC-Web are expected.
+    pub(crate) grpc_preflight: Reply,
+    /// Where pages of other origins may read the answers.
+    pub(crate) readable: Option<CorsHeaders>,
+    pub(crate) grpc_readable: Option<CorsHeaders>,
+}
+
+impl CorsReplies {
+    pub(crate) fn made(cors: Option<&Cors>, locations: &[KeyLocation], legacy: bool) -> Self {
+        let preflight = |grpc| match cors {
+            Some(cors) => cors.preflight(locations, grpc),
+            None => Reply::new(204, Vec::new()),
+        };
+        Self {
+            preflight: preflight(false),
+            grpc_preflight: preflight(true),
+            readable: cors.map(|cors| cors.readable(legacy, false)),
+            grpc_readable: cors.map(|cors| cors.readable(legacy, true)),
+        }
+    }
+}
+
 /// Lets any page read an answer; holds the names of the fields it may read.
 #[derive(Clone, Debug)]
 pub(crate) struct CorsHeaders(Arc<str>);
@@ -225,9 +250,11 @@ fn once_each<'a>(names: impl Iterator<Item = &'a str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gate::Verdict;
-    use crate::gate::tests::World;
+    use crate::gate::tests::{World, principal};
+    use crate::gate::{Decision, Gate, Principal, Requirement, Verdict};
+    use crate::key::KeyKind;
     use crate::origin::OriginPolicy;
+    use crate::record::KeyStatus;
 
     struct Head(Vec<(&'static str, String)>);
 
@@ -346,5 +373,140 @@ mod tests {
             assert_eq!(anonymous.has("access-control-allow-origin"), cors);
             assert!(!by_origin(&anonymous), "whoever shows no key is no other");
         }
+    }
+
+    /// The status, headers and body of what a gate answers, and what it adds to a handler's response.
+    fn answered(world: &World, gate: &Gate, outer: Option<&Principal>) -> (Vec<String>, bool) {
+        let Decision::Ready(verdict) = world.check(gate, outer) else {
+            panic!("not decided at once")
+        };
+        match verdict {
+            Verdict::Admit(mut admitted) => {
+                let mut response = head(&[]);
+                admitted.finish.apply(&mut response);
+                let lines = response.0.iter();
+                (
+                    lines
+                        .map(|(name, value)| format!("{name}: {value}"))
+                        .collect(),
+                    true,
+                )
+            }
+            Verdict::Refuse(refusal) => (vec![format!("{:?}", refusal.reply)], false),
+        }
+    }
+
+    #[test]
+    fn the_cors_of_a_route_answers_like_that_of_a_gate() {
+        let cors = || {
+            Cors::new()
+                .methods(["GET"])
+                .request_field("x-trace")
+                .response_field("etag")
+        };
+        let other = Cors::new().response_field("x-other");
+        let preflight = [
+            ("origin", "https://a.example"),
+            ("access-control-request-method", "GET"),
+        ];
+        let changes: [fn(&mut World); 8] = [
+            |_| {},
+            |world| world.fields.clear(),
+            |world| world.fields[0].1[12] ^= 1,
+            |world| world.requirement = Requirement::new().scope("none"),
+            |world| world.requirement = Requirement::new().kinds([KeyKind::Publishable]),
+            |world| {
+                world.requirement = Requirement::new().optional();
+                world.fields.clear();
+            },
+            |world| {
+                world.record.origins = OriginPolicy::listed(["shop.example"])
+                    .unwrap()
+                    .or_no_origin();
+            },
+            |world| world.record.status = KeyStatus::Revoked,
+        ];
+        for (number, change) in changes.iter().enumerate() {
+            for grpc in [false, true] {
+                for is_preflight in [false, true] {
+                    let mut world = World::new();
+                    change(&mut world);
+                    if grpc {
+                        world.requirement = world.requirement.grpc();
+                        world
+                            .fields
+                            .push(("content-type", b"application/grpc".into()));
+                    }
+                    if is_preflight {
+                        world.method = "OPTIONS";
+                        world
+                            .fields
+                            .extend(preflight.map(|(name, value)| (name, value.into())));
+                    }
+                    world.feed();
+                    let of_gate = world.builder().cors(cors()).build().unwrap();
+                    let by_gate = answered(&world, &of_gate, None);
+                    world.requirement = world.requirement.cors(cors());
+                    for gate in [world.builder(), world.builder().cors(other.clone())] {
+                        let gate = gate.build().unwrap();
+                        let by_route = answered(&world, &gate, None);
+                        assert_eq!(by_route, by_gate, "{number} {grpc} {is_preflight}");
+                    }
+                    if !is_preflight {
+                        assert!(by_gate.0.concat().contains("etag"), "{by_gate:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn of_two_layers_the_inner_cors_marks_the_response() {
+        let mut world = World::new();
+        world.record.origins = OriginPolicy::listed(["shop.example"])
+            .unwrap()
+            .or_no_origin();
+        world.feed();
+        let gate = world.builder().build().unwrap();
+        let outer = principal(world.verdict(&gate));
+        assert_eq!(answered(&world, &gate, Some(&outer)), (vec![], true));
+        world.requirement = Requirement::new().cors(Cors::new().response_field("etag"));
+        let (lines, _) = answered(&world, &gate, Some(&outer));
+        assert_eq!(lines[0], "access-control-allow-origin: *");
+        assert!(
+            lines[1].ends_with("etag") && lines[2] == "vary: Origin",
+            "{lines:?}"
+        );
+        world.requirement = world.requirement.scope("none");
+        let (refused, admitted) = answered(&world, &gate, Some(&outer));
+        assert!(!admitted && refused[0].contains("etag"), "{refused:?}");
+    }
+
+    #[test]
+    fn a_route_that_two_gates_share_gets_the_answers_of_each() {
+        let mut world = World::new();
+        world.fields.clear();
+        world.feed();
+        let requirement = Arc::new(Requirement::new().cors(Cors::new()));
+        for realm in ["one", "other", "one"] {
+            let gate = world.builder().realm(realm).build().unwrap();
+            let Decision::Ready(Verdict::Refuse(refusal)) = gate.check(&world, &requirement, None)
+            else {
+                panic!()
+            };
+            let challenge = format!("ApiKey realm=\"{realm}\"");
+            assert!(
+                refusal
+                    .reply
+                    .headers()
+                    .any(|field| field == ("www-authenticate", &challenge))
+            );
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "a method or a header name of the CORS policy is not a token")]
+    fn a_cors_of_a_route_that_cannot_be_sent_is_refused_when_it_is_made() {
+        drop(Requirement::new().cors(Cors::new().request_field("x y")));
     }
 }

@@ -1,5 +1,6 @@
 //! The one place that decides.
 
+use std::any::Any;
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
@@ -11,22 +12,23 @@ use zeroize::Zeroizing;
 use crate::denial::DenialKind;
 use crate::environment::Environment;
 use crate::gate::charging::{Charging, Cost, Paid};
-use crate::gate::cors::CorsHeaders;
+use crate::gate::cors::CorsReplies;
 use crate::gate::drain::UnreadBody;
 use crate::gate::judge::{enforce, judge_key};
 use crate::gate::prove::{Presented, Proved};
 use crate::gate::replies::GateReplies;
 use crate::gate::reports::Reports;
 use crate::gate::{
-    Admitted, Decision, GateBuilder, GateError, Pending, Principal, Refusal, Requirement, Verdict,
+    Admitted, Decision, GateBuilder, GateError, PeerSource, Pending, Principal, Refusal,
+    Requirement, Verdict,
 };
 use crate::key::ForeignFormat;
 use crate::limit::{Limiter, RateLimits, ResetUnit};
 use crate::log_limit::LogLimit;
 use crate::replica::Replica;
 use crate::replica::freshness::Moment;
+use crate::reply::Replies;
 use crate::reply::grpc;
-use crate::reply::{Replies, Reply};
 use crate::request::head::is_preflight;
 use crate::request::{KeyLocation, RequestHead};
 use crate::scheme::KeyScheme;
@@ -91,12 +93,8 @@ pub(crate) struct Inner {
     pub(crate) realm: String,
     pub(crate) replies: Replies,
     pub(crate) rendered: GateReplies,
-    pub(crate) preflight: Reply,
-    /// Where calls of gRPC-Web are expected.
-    pub(crate) grpc_preflight: Reply,
-    /// Where pages of other origins may read the answers.
-    pub(crate) readable: Option<CorsHeaders>,
-    pub(crate) grpc_readable: Option<CorsHeaders>,
+    pub(crate) cors: CorsReplies,
+    pub(crate) peers: Vec<Box<dyn PeerSource>>,
     pub(crate) max_staleness: Duration,
     pub(crate) refresh_wait: Duration,
     pub(crate) counts_usage: bool,
@@ -160,6 +158,30 @@ impl Gate {
         &self.inner.locations
     }
 
+    /// Returns the [peer source](GateBuilder::peer) of this type, for the adapter that it belongs to.
+    ///
+    /// ```
+    /// use std::net::IpAddr;
+    /// use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore};
+    /// use keyward::gate::PeerSource;
+    ///
+    /// /// What an adapter defines.
+    /// #[derive(Debug)]
+    /// struct FromRequest(fn(&[u8]) -> Option<IpAddr>);
+    /// impl PeerSource for FromRequest {}
+    ///
+    /// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
+    /// let gate = Gate::builder(&store, &scheme).peer(FromRequest(|_| None)).build()?;
+    /// assert!(gate.peer::<FromRequest>().is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn peer<P: PeerSource>(&self) -> Option<&P> {
+        let peers = self.inner.peers.iter().rev();
+        let mut peers = peers.map(|peer| -> &dyn Any { &**peer });
+        peers.find_map(|peer| peer.downcast_ref())
+    }
+
     /// Decides about a request.
     ///
     /// `outer` is the principal that an outer layer may have left in the request's extensions. Of
@@ -181,7 +203,7 @@ impl Gate {
         if requirement.is_grpc()
             && let Some(content_type) = grpc::content_type(request)
         {
-            let readable = self.inner.grpc_readable.clone();
+            let readable = self.cors(requirement, |cors| cors.grpc_readable.clone());
             decision =
                 decision.refusing(move |refusal| refusal.in_grpc(content_type, readable.as_ref()));
         }
@@ -199,11 +221,13 @@ impl Gate {
     ) -> Decision {
         if is_preflight(request) {
             return Decision::Ready(Verdict::Refuse(Refusal {
-                reply: if requirement.is_grpc() {
-                    self.inner.grpc_preflight.clone()
-                } else {
-                    self.inner.preflight.clone()
-                },
+                reply: self.cors(requirement, |cors| {
+                    if requirement.is_grpc() {
+                        cors.grpc_preflight.clone()
+                    } else {
+                        cors.preflight.clone()
+                    }
+                }),
                 denial: None,
                 body: UnreadBody::None,
             }));
@@ -420,8 +444,9 @@ impl Gate {
         }
         self.report(reported, entry, requirement);
         let more = principal.paid.beyond(requirement);
+        let cors = self.cors_of_inner(entry, requirement);
         if more.is_nothing() {
-            return Decision::Ready(Verdict::Admit(Admitted::again(None, None)));
+            return Decision::Ready(Verdict::Admit(Admitted::again(None, None, cors)));
         }
         let now = Moment::now(&**self.inner.replica.clock());
         let charging = self.charge(entry, more, now);
@@ -434,7 +459,7 @@ impl Gate {
                     principal.paid = principal.paid.and(more);
                     let quota = charged.as_ref().and_then(|charged| charged.quota);
                     principal.quota = quota.or(principal.quota);
-                    Verdict::Admit(Admitted::again(Some(principal), charged))
+                    Verdict::Admit(Admitted::again(Some(principal), charged, cors))
                 }
                 Err(short) => {
                     gate.uncount(&principal.entry);

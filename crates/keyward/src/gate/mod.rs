@@ -14,6 +14,7 @@ pub(crate) mod explain;
 )]
 pub(crate) mod gate;
 pub(crate) mod judge;
+pub(crate) mod peer;
 pub(crate) mod pending;
 pub(crate) mod per_environment;
 pub(crate) mod principal;
@@ -32,6 +33,7 @@ pub use self::denial::Denial;
 pub use self::drain::{BodyDrain, UnreadBody};
 pub use self::explain::{Check, Explanation};
 pub use self::gate::Gate;
+pub use self::peer::PeerSource;
 pub use self::pending::Pending;
 pub use self::per_environment::PerEnvironment;
 pub use self::principal::Principal;

@@ -2,7 +2,7 @@
 
 use crate::denial::{DenialKind, ErrorCode};
 use crate::gate::Requirement;
-use crate::gate::cors::CorsHeaders;
+use crate::gate::cors::{CorsHeaders, CorsReplies};
 use crate::key::KeyKind;
 use crate::reply::{Replies, Reply};
 use crate::request::KeyLocation;
@@ -23,6 +23,12 @@ pub(crate) struct RouteReplies {
     of_code: Vec<Reply>,
     /// In the order of [`DenialKind::WITH_OWN_TEXT`].
     of_kind: Vec<Reply>,
+}
+
+/// The answers of a route that has a [`Cors`](crate::gate::Cors) of its own.
+pub(crate) struct WithCors {
+    pub(crate) cors: CorsReplies,
+    pub(crate) replies: RouteReplies,
 }
 
 impl GateReplies {
@@ -51,7 +57,7 @@ impl GateReplies {
 }
 
 impl RouteReplies {
-    fn made(
+    pub(crate) fn made(
         replies: &Replies,
         realm: &str,
         locations: &[KeyLocation],

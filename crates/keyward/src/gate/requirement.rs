@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::OnceLock;
 
 use crate::environment::Environment;
+use crate::gate::Cors;
+use crate::gate::replies::WithCors;
 use crate::ids::AccountId;
 use crate::key::KeyKind;
 use crate::reply::Reply;
@@ -40,12 +42,13 @@ pub struct Requirement {
     credits: Option<u32>,
     report_only: bool,
     grpc: bool,
-    scope_missing: ScopeMissing,
+    /// `None` stands for what the gate has.
+    cors: Option<Box<Cors>>,
+    /// The answer where a scope is missing, which names those that are asked for.
+    scope_missing: Rendered<Reply>,
+    /// The answers of a route that has a [`Cors`] of its own.
+    with_cors: Rendered<Box<WithCors>>,
 }
-
-/// The answer where a scope is missing, which names those that are asked for. Of one gate.
-#[derive(Default)]
-struct ScopeMissing(OnceLock<(u64, Reply)>);
 
 impl Requirement {
     /// A live, secret key.
@@ -60,7 +63,9 @@ impl Requirement {
             credits: None,
             report_only: false,
             grpc: false,
-            scope_missing: ScopeMissing::default(),
+            cors: None,
+            scope_missing: Rendered::default(),
+            with_cors: Rendered::default(),
         }
     }
 
@@ -97,8 +102,7 @@ impl Requirement {
         }
         assert!(!choice.is_empty(), "a choice of no scopes can never be met");
         self.scopes.push(choice);
-        self.scope_missing = ScopeMissing::default();
-        self
+        self.rendered_anew()
     }
 
     /// Serves this environment only, instead of `live`.
@@ -139,7 +143,7 @@ impl Requirement {
             !self.kinds.is_empty(),
             "a choice of no kinds can never be met"
         );
-        self
+        self.rendered_anew()
     }
 
     /// Accepts only keys of this account; any other is answered like an unknown one.
@@ -217,6 +221,50 @@ impl Requirement {
         self
     }
 
+    /// Sets the CORS policy of this route, instead of the gate's.
+    ///
+    /// It applies to all that the layer answers, preflight requests included, and to the responses of the
+    /// handler. Where a request crosses several layers of a gate, the outermost one answers preflight
+    /// requests, and the innermost policy applies to the responses of the handler.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use keyward::{Cors, Gate, KeyFormat, KeyScheme, MemoryStore, Requirement};
+    /// # use keyward::gate::{Decision, Verdict};
+    /// # use keyward::request::RequestHead;
+    /// # struct Preflight;
+    /// # impl RequestHead for Preflight {
+    /// #     fn method(&self) -> &str { "OPTIONS" }
+    /// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
+    /// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    /// #         ["origin", "access-control-request-method"].contains(&field).then_some(&b"PUT"[..]).into_iter()
+    /// #     }
+    /// # }
+    /// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
+    /// let gate = Gate::new(&store, &scheme)?; // no page may read its answers,
+    /// let open = Requirement::new().cors(Cors::new().methods(["GET"])); // except on this route
+    ///
+    /// let Decision::Ready(Verdict::Refuse(answer)) = gate.check(&Preflight, &Arc::new(open), None) else { panic!() };
+    /// assert!(answer.reply.headers().any(|field| field == ("access-control-allow-methods", "GET")));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Panics
+    /// Panics if there is no method, or if a method or a header name is not a token.
+    #[track_caller]
+    pub fn cors(mut self, cors: Cors) -> Self {
+        assert!(
+            cors.is_valid(),
+            "a method or a header name of the CORS policy is not a token, or there is no method"
+        );
+        self.cors = Some(Box::new(cors));
+        self.rendered_anew()
+    }
+
+    pub(crate) fn own_cors(&self) -> Option<&Cors> {
+        self.cors.as_deref()
+    }
+
     pub(crate) fn is_grpc(&self) -> bool {
         self.grpc
     }
@@ -241,11 +289,23 @@ impl Requirement {
 
     /// What a gate answers where a scope is missing, rendered once.
     pub(crate) fn scope_missing(&self, gate: u64, render: impl Fn() -> Reply) -> Reply {
-        let rendered = self.scope_missing.0.get_or_init(|| (gate, render()));
-        match rendered {
-            (of, reply) if *of == gate => reply.clone(),
-            _ => render(),
-        }
+        self.scope_missing.read(gate, render, Reply::clone)
+    }
+
+    /// What a gate answers on a route that has a [`Cors`] of its own, rendered once.
+    pub(crate) fn with_cors<T>(
+        &self,
+        gate: u64,
+        render: impl Fn() -> Box<WithCors>,
+        read: impl FnOnce(&WithCors) -> T,
+    ) -> T {
+        self.with_cors.read(gate, render, |own| read(own))
+    }
+
+    fn rendered_anew(mut self) -> Self {
+        self.scope_missing = Rendered::default();
+        self.with_cors = Rendered::default();
+        self
     }
 
     pub(crate) fn own_credits(&self) -> Option<u32> {
@@ -300,22 +360,42 @@ impl Requirement {
     }
 }
 
-/// What is rendered is no part of what is demanded.
-impl Clone for ScopeMissing {
+/// What one gate has rendered for a requirement. It is no part of what is demanded.
+struct Rendered<T>(OnceLock<(u64, T)>);
+
+impl<T> Rendered<T> {
+    /// Reads what this gate renders: kept for the first gate, made each time for any other.
+    fn read<R>(&self, gate: u64, render: impl Fn() -> T, read: impl FnOnce(&T) -> R) -> R {
+        let (of, rendered) = self.0.get_or_init(|| (gate, render()));
+        if *of == gate {
+            read(rendered)
+        } else {
+            read(&render())
+        }
+    }
+}
+
+impl<T> Default for Rendered<T> {
+    fn default() -> Self {
+        Self(OnceLock::new())
+    }
+}
+
+impl<T> Clone for Rendered<T> {
     fn clone(&self) -> Self {
         Self::default()
     }
 }
 
-impl PartialEq for ScopeMissing {
+impl<T> PartialEq for Rendered<T> {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-impl Eq for ScopeMissing {}
+impl<T> Eq for Rendered<T> {}
 
-impl fmt::Debug for ScopeMissing {
+impl<T> fmt::Debug for Rendered<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("..")
     }

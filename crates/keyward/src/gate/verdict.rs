@@ -141,12 +141,18 @@ impl Admitted {
     }
 
     /// An inner layer has nothing to do with the key itself.
-    pub(crate) fn again(principal: Option<Principal>, charged: Option<Charged>) -> Self {
+    pub(crate) fn again(
+        principal: Option<Principal>,
+        charged: Option<Charged>,
+        (readable, by_origin): (Option<CorsHeaders>, bool),
+    ) -> Self {
         Self {
             access: principal.map(Access::Principal),
             key_field: KeyHeaderAction::None,
             finish: Finish {
                 charged,
+                readable,
+                by_origin,
                 ..Finish::default()
             },
         }

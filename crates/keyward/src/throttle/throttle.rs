@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::denial::{DenialKind, ErrorCode};
-use crate::error::ParseError;
 use crate::limit::RateLimit;
 use crate::request::RequestHead;
 use crate::request::client::Client;
@@ -32,9 +31,9 @@ use crate::throttle::failures::Failures;
 /// - An IPv6 address counts by its first 64 bits, an IPv4 address in IPv6 form as IPv4. Clients
 ///   behind one address, such as an office, share its limit.
 /// - The address is that of the connection, unless that is a [trusted
-///   proxy](Self::trusted_proxies). If the adapter knows no address, as over a Unix socket, the
-///   request is refused with 500 `internal_error`, which is logged. The `peer` method of each
-///   adapter's layer shows how to support Unix sockets.
+///   proxy](crate::gate::GateBuilder::trusted_proxies). If the adapter knows no address, as over a
+///   Unix socket, the request is refused with 500 `internal_error`, which is logged. Each adapter's
+///   [peer source](crate::gate::GateBuilder::peer) shows how to support Unix sockets.
 /// - The table takes 256 KiB per gate and holds 32,768 addresses. When it is full, the addresses
 ///   with the fewest failures are forgotten. It belongs to this process and does not survive a
 ///   restart.
@@ -84,56 +83,16 @@ use crate::throttle::failures::Failures;
 #[must_use]
 pub struct AuthFailureLimiter {
     limit: RateLimit,
-    trusted: Vec<Network>,
 }
 
 impl AuthFailureLimiter {
-    /// Creates a limiter that allows this rate of failures and trusts no proxy.
+    /// Creates a limiter that allows this rate of failures.
     pub fn new(limit: RateLimit) -> Self {
-        Self {
-            limit,
-            trusted: Vec::new(),
-        }
+        Self { limit }
     }
 
-    /// Takes the client's address from these proxies: addresses, or networks such as `10.0.0.0/8`.
-    ///
-    /// The header `X-Forwarded-For` is read if the connection comes from a trusted proxy: all its
-    /// lines, from right to left, up to the first address that is not a trusted proxy. Anything
-    /// before it may be forged. If an entry is not an address, the search ends at the entry after
-    /// it. If all entries are trusted proxies, the leftmost counts.
-    ///
-    /// Every proxy must append the address that it sees to the header. Do not list networks from
-    /// which clients connect: such a client could impersonate any address and get it refused.
-    ///
-    /// ```
-    /// # use keyward::RateLimit;
-    /// # use keyward::error::ParseErrorKind;
-    /// # use keyward::throttle::AuthFailureLimiter;
-    /// let throttle = AuthFailureLimiter::new(RateLimit::per_minute(10));
-    /// let behind_two = throttle.clone().trusted_proxies(["10.0.0.0/8", "2001:db8::17"])?;
-    ///
-    /// let everybody = throttle.trusted_proxies(["0.0.0.0/0"]);
-    /// assert_eq!(everybody.unwrap_err().kind(), ParseErrorKind::Network);
-    /// # Ok::<(), keyward::error::ParseError>(())
-    /// ```
-    ///
-    /// # Errors
-    /// Returns an error if an entry is neither an address nor a network, if a network has bits set
-    /// after its prefix, or if it includes every IPv4 address.
-    pub fn trusted_proxies<I>(mut self, proxies: I) -> Result<Self, ParseError>
-    where
-        I: IntoIterator<Item: AsRef<str>>,
-    {
-        for proxy in proxies {
-            self.trusted.push(Network::parse(proxy.as_ref())?);
-        }
-        Ok(self)
-    }
-
-    pub(crate) fn start(self, clock: &Arc<dyn Clock>) -> Throttle {
-        let Self { limit, trusted } = self;
-        let failures = Failures::new(limit, Arc::clone(clock));
+    pub(crate) fn start(self, trusted: Vec<Network>, clock: &Arc<dyn Clock>) -> Throttle {
+        let failures = Failures::new(self.limit, Arc::clone(clock));
         Throttle { trusted, failures }
     }
 }
@@ -435,8 +394,10 @@ mod tests {
         let world = World::new();
         world.feed();
         let limit = RateLimit::parse("1/60;1").unwrap();
-        let throttle = AuthFailureLimiter::new(limit).trusted_proxies(["10.0.0.0/8"]);
-        let builder = world.builder().failure_throttle(throttle.unwrap());
+        let builder = world
+            .builder()
+            .failure_throttle(AuthFailureLimiter::new(limit));
+        let builder = builder.trusted_proxies(["10.0.0.0/8"]).unwrap();
         let gate = builder.build().unwrap();
         let through = |peer: [u8; 4], client: &str| {
             let mut guess = guess(peer);
