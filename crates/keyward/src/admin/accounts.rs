@@ -7,10 +7,10 @@ use crate::record::{Account, AuditAction};
 use crate::store::Commit;
 
 impl KeyAdmin {
-    /// Makes the first account and its first key, in one step: only in an empty store. For an operator.
+    /// Creates the first account and its first key, in an empty store. For operators.
     ///
-    /// This is how the first key of a service comes to be that can manage others: give it the scope
-    /// `api_keys.*`. An empty store alone never lets anyone in.
+    /// This creates the first key that can manage others: give it the scope `api_keys.*`. An empty
+    /// store never lets any request through by itself.
     ///
     /// ```
     /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey, Scopes};
@@ -29,7 +29,7 @@ impl KeyAdmin {
     /// ```
     ///
     /// # Errors
-    /// [`Conflict`](crate::record::AdminErrorKind::Conflict) when any account exists, and as
+    /// [`Conflict`](crate::record::AdminErrorKind::Conflict) if any account exists; otherwise as
     /// [`create`](Self::create).
     pub async fn bootstrap(&self, actor: &Actor, new: NewKey) -> Result<CreatedKey, AdminError> {
         let account = Account::new(new.account.clone());
@@ -63,10 +63,10 @@ impl KeyAdmin {
         })
     }
 
-    /// The account of this name, made now if there is none. For an operator.
+    /// Returns the account with this id, and opens it if it does not exist. For operators.
     ///
     /// # Errors
-    /// When the actor is no operator or the store fails.
+    /// If the actor is not an operator or the store fails.
     pub async fn open_account(&self, actor: &Actor, id: &AccountId) -> Result<Account, AdminError> {
         let call = self.audited(actor, AuditAction::OpenAccount);
         call.amend(|line| line.account = Some(id.clone()));
@@ -86,10 +86,12 @@ impl KeyAdmin {
         self.account_of(actor, id).await
     }
 
-    /// Changes an account's status, plan or bound. For an operator. In force when it returns.
+    /// Changes the status, plan or limits of an account. For operators.
+    ///
+    /// The change is in effect when this returns.
     ///
     /// # Errors
-    /// When the actor is no operator, there is no such account or the store fails.
+    /// If the actor is not an operator, the account does not exist, or the store fails.
     pub async fn update_account(
         &self,
         actor: &Actor,

@@ -1,4 +1,4 @@
-//! Who asks for a change.
+//! The actor of a management call.
 
 use crate::admin::AdminError;
 use crate::environment::Environment;
@@ -7,7 +7,7 @@ use crate::ids::{AccountId, KeyId};
 use crate::record::{AdminErrorKind, DisabledBy};
 use crate::scope::Permission;
 
-/// Who asks for a change. There is no call without one, and none that trusts a missing one.
+/// The user, key or operator on whose behalf a call is made. Every call requires one.
 ///
 /// ```
 /// use keyward::{AccountId, Actor, Permission};
@@ -31,7 +31,7 @@ pub(crate) enum Authority {
 }
 
 impl Actor {
-    /// A signed-in user of an account: acts in that account, as far as permitted.
+    /// Creates an actor for a signed-in user, limited to an account and to these permissions.
     pub fn user(
         name: &str,
         account: AccountId,
@@ -43,11 +43,12 @@ impl Actor {
         }
     }
 
-    /// A key that has passed a gate: acts in its account, by its scopes.
+    /// Creates an actor for a key, limited to the key's account and scopes.
     ///
-    /// It needs the scope of a permission (`api_keys.create` and so on), directly or by `api_keys.*`;
-    /// that another scope implies it does not count. It hands on at most what it holds itself, and sees
-    /// and changes only what is of its own environment.
+    /// The principal is that of a key that has passed a gate. The key needs the scope of each
+    /// permission (`api_keys.create` and so on), either directly or through `api_keys.*`; being
+    /// implied by another scope in the catalog does not count. It can grant at most what it holds
+    /// itself, and sees and changes only resources of its own environment.
     #[must_use]
     pub fn key(principal: &Principal) -> Self {
         let id = principal.key_id();
@@ -57,9 +58,10 @@ impl Actor {
         }
     }
 
-    /// The service's own staff or machinery: acts in every account, and alone on accounts.
+    /// Creates an actor for the service's own staff or jobs, with full access.
     ///
-    /// Never make one from what a request says.
+    /// It may act in every account. Only an operator can open and change accounts. Never create one
+    /// from data in a request.
     #[must_use]
     pub fn operator(name: &str) -> Self {
         Self {
@@ -68,13 +70,15 @@ impl Actor {
         }
     }
 
-    /// As it stands in the audit trail: its first 200 characters, with what it is before the name.
+    /// Returns the kind of actor and its name, as written to the audit log.
+    ///
+    /// The audit log keeps the first 200 characters.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Returns the class of the actor, as it is kept with a key or an endpoint that the actor disables.
+    /// Returns the class of the actor, which is recorded on what it disables.
     #[must_use]
     pub fn class(&self) -> DisabledBy {
         match self.authority {
@@ -84,7 +88,7 @@ impl Actor {
         }
     }
 
-    /// Returns the account it acts in; `None` for an operator, who acts in all.
+    /// Returns the actor's account; `None` for an operator, who acts in all accounts.
     #[must_use]
     pub fn account(&self) -> Option<&AccountId> {
         match &self.authority {
@@ -93,7 +97,7 @@ impl Actor {
         }
     }
 
-    /// Returns the environment of a key that acts; `None` for operators and users, who act in all.
+    /// Returns the environment of an acting key; `None` for operators and users.
     #[must_use]
     pub fn environment(&self) -> Option<Environment> {
         match self.authority {
@@ -102,13 +106,13 @@ impl Actor {
         }
     }
 
-    /// Returns whether it acts in this account. An operator acts in all.
+    /// Returns whether the actor may act in this account. An operator acts in every account.
     #[must_use]
     pub fn acts_in(&self, account: &AccountId) -> bool {
         self.account().is_none_or(|own| own == account)
     }
 
-    /// Checks that it is an operator.
+    /// Checks that the actor is an operator.
     ///
     /// ```
     /// use keyward::{AccountId, Actor, Permission};
@@ -120,7 +124,7 @@ impl Actor {
     /// ```
     ///
     /// # Errors
-    /// [`NotPermitted`](AdminErrorKind::NotPermitted) when it is a user or a key.
+    /// [`NotPermitted`](AdminErrorKind::NotPermitted) if it is a user or a key.
     pub fn must_be_operator(&self) -> Result<(), AdminError> {
         match self.authority {
             Authority::Operator => Ok(()),

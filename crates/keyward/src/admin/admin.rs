@@ -1,4 +1,4 @@
-//! Creates, changes and ends keys.
+//! Manages the keys of a service.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,11 +11,11 @@ use crate::record::{Account, AdminErrorKind, AuditAction, AuditEntry, KeyRecord}
 use crate::scheme::KeyScheme;
 use crate::store::{Commit, Store};
 
-/// Creates, changes and ends the keys of a service, whatever store keeps them.
+/// Manages keys: creates, lists, changes, rotates and revokes them in any store.
 ///
-/// Every call says who acts, and leaves a line in the audit trail, also when it is refused, unless that
-/// happens [too often](Self::unlisted_refusals). What an actor may not see answers exactly like what does
-/// not exist.
+/// Every call names the [`Actor`] and writes a line to the audit log, including refused calls,
+/// unless an actor is refused [too often](Self::unlisted_refusals). A key or account that the actor
+/// may not see gets the same error as one that does not exist.
 ///
 /// ```
 /// # keyward::testing::block_on(async {
@@ -55,8 +55,8 @@ pub struct KeyAdmin {
 impl KeyAdmin {
     /// Creates an admin for the keys of a store.
     ///
-    /// Give the same scheme to the [`Gate`](crate::gate::Gate). By default, keys do not expire, and an account
-    /// can have 50 active ones.
+    /// Give the same scheme to the [`Gate`](crate::gate::Gate). By default, keys do not expire, and
+    /// an account may have 50 active keys.
     #[must_use]
     pub fn new<S: Store + Clone>(store: &S, scheme: &KeyScheme) -> Self {
         Self {
@@ -83,21 +83,21 @@ impl KeyAdmin {
         &self.scheme
     }
 
-    /// How many active keys an account may have that has no bound of its own.
+    /// Sets the default maximum number of active keys per account.
     #[must_use]
     pub fn max_active_keys(mut self, bound: u32) -> Self {
         self.max_active_keys = bound;
         self
     }
 
-    /// How long a key lives for which nothing else is said.
+    /// Sets the default lifetime of new keys.
     #[must_use]
     pub fn default_lifetime(mut self, lifetime: Duration) -> Self {
         self.default_lifetime = Some(lifetime);
         self
     }
 
-    /// How long a key lives at most. Without a default, it is the default too.
+    /// Sets the maximum lifetime of keys, which is also the default if none is set.
     #[must_use]
     pub fn max_lifetime(mut self, lifetime: Duration) -> Self {
         self.max_lifetime = Some(lifetime);
@@ -128,7 +128,7 @@ impl KeyAdmin {
     }
 
     pub(super) fn line(&self, actor: &Actor, action: AuditAction) -> AuditEntry {
-        // A name is what the service says it is: it may be long, or hold what it should not.
+        // The service chooses this name: it may be too long or contain a key.
         let name: String = actor
             .name()
             .chars()
@@ -145,7 +145,7 @@ impl KeyAdmin {
         line
     }
 
-    /// Adds a refused call to the audit log: see [`unlisted_refusals`](Self::unlisted_refusals).
+    /// Adds a refused call to the audit log. See [`unlisted_refusals`](Self::unlisted_refusals).
     pub(super) async fn note_refusal(&self, actor: &Actor, line: AuditEntry) {
         let replica = self.store.replica();
         let (refusals, now) = (replica.refusals(), replica.clock().boot());
@@ -154,7 +154,7 @@ impl KeyAdmin {
                 .write_lines(refusals.list(actor.account(), actor.environment(), line, now))
                 .await;
         }
-        // Who merely has a key or an account could make the audit log grow for good.
+        // An actor that merely holds a key or an account must not be able to grow the audit log.
         refusals.count();
         if let Some(Unlogged(unlogged)) = refusals.log.admit(&line.actor, now) {
             let action = line.action.as_str();
@@ -164,19 +164,19 @@ impl KeyAdmin {
                 action,
                 reason,
                 unlogged,
-                "a call by an actor without any permission was refused"
+                "refused a call by an actor without any permission"
             );
         }
     }
 
-    /// Writes what hours that are over leave of refused calls.
+    /// Writes the summary lines of refused calls for hours that have passed.
     pub(super) async fn write_left(&self) {
         let replica = self.store.replica();
         let left = replica.refusals().left(replica.clock().boot());
         self.write_lines(left).await;
     }
 
-    /// Adds lines to the audit log. A store that fails has no log either.
+    /// Adds lines to the audit log. If the store fails, the failure is only logged.
     async fn write_lines(&self, audit: Vec<AuditEntry>) {
         if audit.is_empty() {
             return;
@@ -193,23 +193,25 @@ impl KeyAdmin {
                 tracing::error!(
                     error,
                     unlogged,
-                    "a refused call could not be noted in the audit trail"
+                    "failed to write refused calls to the audit log"
                 );
             }
         }
     }
 
-    /// The number of refused calls that the audit log does not list, for metrics.
+    /// Returns the number of refused calls that the audit log does not list.
     ///
-    /// The audit log never shrinks, so nobody may fill it. A refused call of an actor without any
-    /// [`Permission`](crate::scope::Permission), such as a key without a scope for it, is counted here and logged
-    /// with `tracing`, at most ten times a minute, but not listed. Of any other actor 20 refused calls an
-    /// hour are listed. Those that follow are counted here, and become one line once the hour is over,
-    /// with `followed=` and their number as its detail: it is written with the next refused call, or
-    /// before the audit log is read next. A process that ends first writes none. Beyond 1,000 actors in an
-    /// hour the others are counted together.
+    /// The audit log never shrinks, so no client may be able to fill it. A refused call by an actor
+    /// without any [`Permission`](crate::scope::Permission), such as a key without a scope for it,
+    /// is counted here and logged with `tracing`, at most ten times a minute, but not listed. For
+    /// any other actor, 20 refused calls an hour are listed. Further ones are counted here and
+    /// summarized in one line once the hour is over, with `followed=` and their number as its
+    /// detail. That line is written with the next refused call, or before the audit log is read
+    /// next; a process that ends first does not write it. Beyond 1,000 actors in an hour, the
+    /// remaining ones are counted together.
     ///
-    /// Counted by this process since it has opened the store, whichever admin was called.
+    /// The count is that of this process since it opened the store, over all admins. Use it for
+    /// metrics.
     ///
     /// ```
     /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};

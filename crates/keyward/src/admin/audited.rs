@@ -1,4 +1,4 @@
-//! The audit log line of a call, and its retries.
+//! Writes the audit log line of a call and retries its commit.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,14 +6,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::admin::{Actor, AdminError, KeyAdmin};
 use crate::record::{AuditAction, AuditEntry};
 
-/// How many times a change is attempted when other commits conflict with it.
+/// The maximum number of attempts if other commits conflict with a change.
 const ATTEMPTS: usize = 64;
 
 impl KeyAdmin {
-    /// Begins a call that leaves a line in the audit log. For admins of other resources.
+    /// Begins a call that writes a line to the audit log.
     ///
-    /// [`KeyAdmin`] makes its own changes this way. The line names the actor, the action, and the account
-    /// and environment in which the actor acts.
+    /// [`KeyAdmin`] makes its own changes this way; admins of other resources can do the same. The
+    /// line names the actor, the action, and the account and environment in which the actor acts.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -27,7 +27,7 @@ impl KeyAdmin {
     /// # let operator = Actor::operator("docs");
     /// # let acme = AccountId::parse("acme")?;
     /// # admin.open_account(&operator, &acme).await?;
-    /// // Gives the account its bound back.
+    /// // Resets the account's limit to the default.
     /// let call = admin.audited(&operator, AuditAction::UpdateAccount);
     /// call.amend(|line| line.account = Some(acme.clone()));
     /// call.run(|| async {
@@ -59,7 +59,7 @@ impl KeyAdmin {
     }
 }
 
-/// A call that leaves a line in the audit log. See [`KeyAdmin::audited`].
+/// A call that writes a line to the audit log. See [`KeyAdmin::audited`].
 #[must_use]
 pub struct AuditedCall<'a> {
     admin: &'a KeyAdmin,
@@ -68,15 +68,15 @@ pub struct AuditedCall<'a> {
 }
 
 impl AuditedCall<'_> {
-    /// Adds to the line, whether the call succeeds or is refused.
+    /// Changes the line, whether the call succeeds or is refused.
     ///
-    /// What is true of a success only, such as a key that was created, belongs in the copy that
+    /// What is true only on success, such as the id of a created key, belongs in the copy that
     /// [`line`](Self::line) returns.
     pub fn amend(&self, change: impl FnOnce(&mut AuditEntry)) {
         change(&mut self.locked());
     }
 
-    /// Returns the line of a call that succeeds, to be committed together with the change.
+    /// Returns the line of a successful call, to be committed together with the change.
     #[must_use]
     pub fn line(&self) -> AuditEntry {
         self.locked().clone()
@@ -84,12 +84,13 @@ impl AuditedCall<'_> {
 
     /// Runs an attempt until it succeeds or fails for good, at most 64 times.
     ///
-    /// An attempt reads, decides and commits. It runs again when its commit fails with
-    /// [`StoreErrorKind::Conflict`](crate::store::StoreErrorKind::Conflict): what it has read was changed
-    /// by someone else.
+    /// An attempt reads, decides and commits. It is repeated if its commit fails with
+    /// [`StoreErrorKind::Conflict`](crate::store::StoreErrorKind::Conflict), because what it read
+    /// has been changed by another commit.
     ///
     /// # Errors
-    /// The error of the last attempt. The audit log then gets a line, as in [`check`](Self::check).
+    /// The error of the last attempt, which is also written to the audit log, as in
+    /// [`check`](Self::check).
     pub async fn run<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T, AdminError>
     where
         F: Future<Output = Result<T, AdminError>>,
@@ -104,11 +105,12 @@ impl AuditedCall<'_> {
         self.check(outcome).await
     }
 
-    /// Returns the outcome. If it is an error, the audit log gets the line with this refusal, unless there
-    /// are [too many](KeyAdmin::unlisted_refusals).
+    /// Returns the outcome, after writing a refusal to the audit log.
+    ///
+    /// Refusals that happen [too often](KeyAdmin::unlisted_refusals) are not written.
     ///
     /// # Errors
-    /// That of the outcome.
+    /// The error of the outcome.
     pub async fn check<T>(&self, outcome: Result<T, AdminError>) -> Result<T, AdminError> {
         if let Err(error) = &outcome {
             let mut line = self.line();

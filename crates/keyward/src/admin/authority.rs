@@ -1,4 +1,4 @@
-//! Who may do what.
+//! Decides what an actor may do.
 
 use crate::admin::actor::Authority;
 use crate::admin::{Actor, AdminError, KeyAdmin};
@@ -10,43 +10,45 @@ use crate::record::{Account, AccountStatus, AdminErrorKind, KeyRecord, KeyState}
 use crate::scope::{Permission, Scopes};
 use crate::store::Commit;
 
-/// What an actor may do, as of when that was read. See [`KeyAdmin::permitted`].
+/// The permissions of an actor at the time they were read. See [`KeyAdmin::permitted`].
 #[derive(Debug)]
 pub struct Permitted {
-    /// The key that acts, if one does, and its account.
+    /// The acting key and its account, if the actor is a key.
     holder: Option<(KeyRecord, Account)>,
     permissions: Vec<Permission>,
     is_operator: bool,
 }
 
 impl Permitted {
-    /// Whether the actor is an operator, who may do everything.
+    /// Returns whether the actor is an operator, who may do everything.
     #[must_use]
     pub fn is_operator(&self) -> bool {
         self.is_operator
     }
 
-    /// The key that acts, if one does: what it makes or opens must stay within it.
+    /// Returns the acting key, if there is one. What it creates or widens must stay within its own
+    /// grants.
     pub(super) fn holder(&self) -> Option<&KeyRecord> {
         self.holder.as_ref().map(|(record, _)| record)
     }
 
-    /// The environment to which a key that acts keeps.
+    /// Returns the environment to which an acting key is limited.
     pub(super) fn environment(&self) -> Option<Environment> {
         self.holder().map(|holder| holder.environment)
     }
 
-    /// Returns whether the actor may see resources of this environment: a key sees its own only.
+    /// Returns whether the actor may see resources of this environment. A key sees only its own.
     #[must_use]
     pub fn sees(&self, environment: Environment) -> bool {
         self.environment().is_none_or(|own| own == environment)
     }
 
-    /// Which environment is read where this one, or all, are asked for; of one that the actor does not
-    /// see there is nothing to read.
+    /// Narrows a requested environment (`None` for all) to what the actor may see.
+    ///
+    /// Returns `None` if the actor may not see the requested environment.
     #[expect(
         clippy::option_option,
-        reason = "`None` is nothing, `Some(None)` all environments"
+        reason = "`None` means nothing is visible, `Some(None)` means all environments"
     )]
     pub(super) fn seen(&self, asked: Option<Environment>) -> Option<Option<Environment>> {
         match (self.environment(), asked) {
@@ -55,21 +57,23 @@ impl Permitted {
         }
     }
 
-    /// Whether the actor may also do this.
+    /// Returns whether the actor also has this permission.
     pub(super) fn may(&self, permission: Permission) -> bool {
         self.permissions.contains(&permission)
     }
 
-    /// Whether the actor has every permission that a key with these scopes has: only then may it make,
-    /// widen, rotate or enable one.
+    /// Returns whether the actor has every permission that these scopes grant.
+    ///
+    /// An actor needs them to create, widen, rotate or enable a key with such scopes.
     pub(super) fn may_hand_on(&self, scopes: &Scopes) -> bool {
         Permission::given_by(scopes).all(|given| self.may(given))
     }
 
-    /// Whether the actor may give a key these limits, `before` being those it had.
+    /// Returns whether the actor may give a key these limits; `before` are its present limits.
     ///
-    /// They take the place of the plan's, so they must be covered by it, or by limits of a key's own. What
-    /// the service itself says nobody knows here: where there is nothing else, an operator must.
+    /// A key's limits replace those of the plan, so they must be covered by the plan, by the
+    /// present limits or by those of an acting key. The service's default limits are not known
+    /// here: if there are no limits to compare with, only an operator may set them.
     pub(super) fn may_limit(
         &self,
         limits: &RateLimits,
@@ -82,10 +86,11 @@ impl Permitted {
         self.is_operator || limits.is_empty() || bounds.into_iter().flatten().any(covers)
     }
 
-    /// Makes a commit fail with a conflict once this permission is no longer certain.
+    /// Makes a commit fail with a conflict if this permission may have changed meanwhile.
     ///
-    /// The account may be suspended and the key that acts may be revoked meanwhile. The commit then
-    /// requires the revisions on which the permission rests. A row that it writes has its own revision.
+    /// The account could be suspended or the acting key revoked before the commit. The commit
+    /// therefore requires that their revisions are unchanged. A row that it writes already carries
+    /// its own revision.
     #[must_use]
     pub fn bind(&self, account: &Account, commit: Commit) -> Commit {
         let written = |id: &AccountId| commit.accounts.iter().any(|account| account.id == *id);
@@ -110,16 +115,16 @@ impl Permitted {
 }
 
 impl KeyAdmin {
-    /// The key and its account, for an actor that has the permissions there.
+    /// Returns the key and its account, if the actor has the permissions there.
     ///
-    /// A key that acts sees only keys of its own environment.
+    /// An acting key sees only keys of its own environment.
     pub(super) async fn find(
         &self,
         actor: &Actor,
         permissions: &[Permission],
         id: KeyId,
     ) -> Result<(KeyRecord, Account, Permitted), AdminError> {
-        // Permission first: who may do nothing learns nothing.
+        // Check permissions first, so that an actor without them learns nothing about the key.
         let permitted = self.permitted(actor, permissions).await?;
         let record = self.store.key(id).await?;
         let record = record
@@ -129,12 +134,12 @@ impl KeyAdmin {
         Ok((record, account, permitted))
     }
 
-    /// Returns the account and what the actor may do in it, if that includes the permission.
+    /// Returns the account and the actor's permissions in it, if they include this one.
     ///
     /// See [`audited`](Self::audited) for an example.
     ///
     /// # Errors
-    /// As [`permitted`](Self::permitted) and [`account_of`](Self::account_of).
+    /// The errors of [`permitted`](Self::permitted) and [`account_of`](Self::account_of).
     pub async fn permit_in(
         &self,
         actor: &Actor,
@@ -145,9 +150,10 @@ impl KeyAdmin {
         Ok((self.account_of(actor, account).await?, permitted))
     }
 
-    /// Returns what the actor may do, if that includes all of these permissions.
+    /// Returns the actor's permissions, if they include all of these.
     ///
-    /// Check this before anything is read for the actor: an actor without the permission learns nothing.
+    /// Call this before reading anything for the actor, so that an actor without permission learns
+    /// nothing.
     ///
     /// ```
     /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, Permission};
@@ -163,8 +169,8 @@ impl KeyAdmin {
     /// ```
     ///
     /// # Errors
-    /// [`NotPermitted`](AdminErrorKind::NotPermitted) when a permission is missing or the key that acts
-    /// is no longer active; also when the store fails.
+    /// [`NotPermitted`](AdminErrorKind::NotPermitted) if a permission is missing or the acting key
+    /// is no longer active. Also if the store fails.
     pub async fn permitted(
         &self,
         actor: &Actor,
@@ -193,7 +199,7 @@ impl KeyAdmin {
         }
     }
 
-    /// The key that acts, as it is now: it may have died since it passed the gate.
+    /// Reads the acting key again: it may have been revoked since it passed the gate.
     async fn holder(&self, actor: &Actor) -> Result<Option<(KeyRecord, Account)>, AdminError> {
         let Authority::Key(account, _, id) = &actor.authority else {
             return Ok(None);
@@ -212,7 +218,7 @@ impl KeyAdmin {
         }
     }
 
-    /// Whether an actor has any permission, in whatever state a key that acts is by now.
+    /// Returns whether the actor has any permission, even if its key has since been revoked.
     pub(super) async fn may_do_something(&self, actor: &Actor) -> bool {
         match &actor.authority {
             Authority::Operator => true,
@@ -227,11 +233,11 @@ impl KeyAdmin {
         }
     }
 
-    /// Returns the account, if the actor acts in it. Permissions are not checked.
+    /// Returns the account, if the actor may act in it. Permissions are not checked.
     ///
     /// # Errors
-    /// [`UnknownAccount`](AdminErrorKind::UnknownAccount) when there is no such account or it is not the
-    /// actor's; also when the store fails.
+    /// [`UnknownAccount`](AdminErrorKind::UnknownAccount) if the account does not exist or is not
+    /// the actor's. Also if the store fails.
     pub async fn account_of(&self, actor: &Actor, id: &AccountId) -> Result<Account, AdminError> {
         if !actor.acts_in(id) {
             return Err(AdminErrorKind::UnknownAccount.into());

@@ -1,4 +1,4 @@
-//! What is to be created or changed.
+//! Requests to create or change keys and accounts.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +12,10 @@ use crate::origin::OriginPolicy;
 use crate::record::{AccountStatus, KeyRecord, Metadata};
 use crate::scope::Scopes;
 
-/// What a new key shall be: secret, without scopes, origins or limit, unless told otherwise.
+/// A request to create a key.
+///
+/// By default, it is a secret key that has no scopes and no limits and is not restricted to
+/// origins.
 ///
 /// ```
 /// # use keyward::{
@@ -54,10 +57,11 @@ pub struct NewKey {
 }
 
 impl NewKey {
-    /// A key of this account, under this name.
+    /// Creates a request for a key in this account and environment.
     ///
-    /// A name of other than 1 to 100 characters, or with a control character, is refused by
-    /// [`create`](crate::admin::KeyAdmin::create): [`Name`](crate::record::AdminErrorKind::Name).
+    /// The name must have 1 to 100 characters and no control characters; otherwise
+    /// [`create`](crate::admin::KeyAdmin::create) fails with
+    /// [`Name`](crate::record::AdminErrorKind::Name).
     pub fn new(account: AccountId, environment: Environment, name: &str) -> Self {
         Self {
             account,
@@ -87,23 +91,24 @@ impl NewKey {
         self.environment
     }
 
-    /// Where it may live.
+    /// Sets the kind, secret or publishable. The default is secret.
     pub fn kind(mut self, kind: KeyKind) -> Self {
         self.kind = kind;
         self
     }
 
-    /// What it may do.
+    /// Sets the scopes.
     pub fn scopes(mut self, scopes: Scopes) -> Self {
         self.scopes = scopes;
         self
     }
 
-    /// Which web pages may use it.
+    /// Sets the allowlist of origins from which web pages may use the key.
     ///
-    /// `http://` in a live key, and a wildcard over what anybody can register (`*.com`, `*.co.uk`,
-    /// `*.github.io`), are refused unless one of the two methods below says otherwise. A wildcard
-    /// further up, such as `*.amazonaws.com`, is not noticed, though others have pages there.
+    /// In a live key, `http://` origins are refused, and so are wildcards over a domain that anyone
+    /// can register under (`*.com`, `*.co.uk`, `*.github.io`), unless one of the two methods below
+    /// allows them. Wildcards further down, such as `*.amazonaws.com`, are accepted even though
+    /// other parties host pages there.
     ///
     /// ```
     /// # use keyward::{
@@ -137,61 +142,63 @@ impl NewKey {
         self
     }
 
-    /// Lets `http://` into the list of a live key too.
+    /// Allows `http://` origins in a live key.
     ///
-    /// Insecure: whoever is on the way between page and browser can put a script into such a page,
-    /// and with `http://localhost` any program on the visitor's machine can serve one.
+    /// Insecure: an attacker on the network between page and browser can inject a script into such
+    /// a page, and with `http://localhost` any program on the visitor's machine can serve one.
     pub fn insecure_http_origins(mut self) -> Self {
         self.origin_exceptions.http = true;
         self
     }
 
-    /// Lets a wildcard stand before a public suffix, such as `*.github.io`.
+    /// Allows wildcards over a public suffix, such as `*.github.io`.
     ///
-    /// Insecure: anybody can have a page there. For who owns the suffix.
+    /// Insecure: anyone can publish a page there. Use this only if you own the suffix.
     pub fn insecure_public_suffixes(mut self) -> Self {
         self.origin_exceptions.public_suffixes = true;
         self
     }
 
-    /// A balance of its own, instead of its account's. Only an operator may give it.
+    /// Sets a credit balance of its own, spent instead of the account's. Requires an operator.
     pub fn credits(mut self, credits: Credits) -> Self {
         self.credits = Some(credits);
         self
     }
 
-    /// How often it may be used, instead of what its account's plan or the service says.
+    /// Sets rate limits of the key's own.
     ///
-    /// Only an operator may give more than the plan does, or any where it says nothing. Whoever acts with
-    /// a key that has limits of its own may hand them on.
+    /// They replace those of the account's plan or the service. Limits above the plan's, or any
+    /// limits if the plan has none, require an operator. An actor whose key has limits of its own
+    /// may grant limits up to those.
     pub fn rate_limits(mut self, limits: impl Into<RateLimits>) -> Self {
         self.rate_limits = limits.into();
         self
     }
 
-    /// What the service wants to remember of it.
+    /// Sets metadata of the service, stored with the key.
     pub fn metadata(mut self, metadata: Metadata) -> Self {
         self.metadata = metadata;
         self
     }
 
-    /// From when on it is dead, to the second; else the service's default.
+    /// Sets the expiry, in whole seconds, instead of the service's default lifetime.
     pub fn expires_at(mut self, at: SystemTime) -> Self {
         self.expires_at = Some(at);
         self
     }
 
-    /// Makes a repeated create harmless. See [`CreatedKey`].
+    /// Sets an idempotency token, so that a repeated create returns the same key. See
+    /// [`CreatedKey`].
     ///
-    /// The same token of an account gives the same key again, without its secret. 1 to 128 printable
-    /// ASCII characters.
+    /// A repeated create with the same token in the same account returns the key without its
+    /// secret. A token has 1 to 128 printable ASCII characters.
     pub fn token(mut self, token: &str) -> Self {
         self.token = Some(token.to_owned());
         self
     }
 }
 
-/// A key that was created, and what is kept of it.
+/// A created key and its stored record.
 ///
 /// ```
 /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
@@ -213,13 +220,15 @@ impl NewKey {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct CreatedKey {
-    /// The secret, for its owner; `None` when the same token had made it earlier.
+    /// The secret, to be shown to its owner once.
+    ///
+    /// It is `None` if the same token had already created the key.
     pub key: Option<ApiKey>,
-    /// What is kept.
+    /// The stored record.
     pub record: KeyRecord,
 }
 
-/// What shall be different about a key; what is not named stays.
+/// A change to a key. Whatever is not set stays as it is.
 ///
 /// ```
 /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey, RateLimit};
@@ -250,65 +259,69 @@ pub struct KeyChange {
 }
 
 impl KeyChange {
-    /// No change.
+    /// Creates an empty change.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Another name.
+    /// Sets the name.
     pub fn name(mut self, name: &str) -> Self {
         self.name = Some(name.to_owned());
         self
     }
 
-    /// Other scopes. Wider ones need the permission to create too.
+    /// Replaces the scopes. Wider scopes also require
+    /// [`Permission::Create`](crate::scope::Permission::Create).
     pub fn scopes(mut self, scopes: Scopes) -> Self {
         self.scopes = Some(scopes);
         self
     }
 
-    /// Other origins. Wider ones need the permission to create too.
+    /// Replaces the origins. Wider ones also require
+    /// [`Permission::Create`](crate::scope::Permission::Create).
     ///
-    /// What is new in the list is judged as in [`NewKey::origins`].
+    /// Origins that the key does not have yet must satisfy the rules of [`NewKey::origins`].
     pub fn origins(mut self, origins: OriginPolicy) -> Self {
         self.origins = Some(origins);
         self
     }
 
-    /// Lets `http://` into the list of a live key too.
+    /// Allows `http://` origins in a live key.
     ///
-    /// Insecure: whoever is on the way between page and browser can put a script into such a page,
-    /// and with `http://localhost` any program on the visitor's machine can serve one.
+    /// Insecure: an attacker on the network between page and browser can inject a script into such
+    /// a page, and with `http://localhost` any program on the visitor's machine can serve one.
     pub fn insecure_http_origins(mut self) -> Self {
         self.origin_exceptions.http = true;
         self
     }
 
-    /// Lets a wildcard stand before a public suffix, such as `*.github.io`.
+    /// Allows wildcards over a public suffix, such as `*.github.io`.
     ///
-    /// Insecure: anybody can have a page there. For who owns the suffix.
+    /// Insecure: anyone can publish a page there. Use this only if you own the suffix.
     pub fn insecure_public_suffixes(mut self) -> Self {
         self.origin_exceptions.public_suffixes = true;
         self
     }
 
-    /// Other limits. Wider ones, as none are, need the permission to create too, and those that are
-    /// wider than the plan's [an operator](NewKey::rate_limits).
+    /// Replaces the rate limits.
     ///
-    /// A limit that stays keeps what was used of it; one that is new begins with a full bucket.
+    /// Raising or removing a limit also requires
+    /// [`Permission::Create`](crate::scope::Permission::Create), and limits above the plan's
+    /// require [an operator](NewKey::rate_limits). A limit that stays the same keeps its count; a
+    /// new one begins with a full bucket.
     pub fn rate_limits(mut self, limits: impl Into<RateLimits>) -> Self {
         self.rate_limits = Some(limits.into());
         self
     }
 
-    /// Other metadata.
+    /// Replaces the metadata.
     pub fn metadata(mut self, metadata: Metadata) -> Self {
         self.metadata = Some(metadata);
         self
     }
 }
 
-/// What shall be different about an account; what is not named stays.
+/// A change to an account. Whatever is not set stays as it is.
 ///
 /// ```
 /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
@@ -332,7 +345,7 @@ impl KeyChange {
 #[must_use]
 #[expect(
     clippy::option_option,
-    reason = "`None` leaves it, `Some(None)` lifts it"
+    reason = "`None` keeps the limit, `Some(None)` removes it"
 )]
 pub struct AccountChange {
     pub(crate) status: Option<AccountStatus>,
@@ -343,48 +356,55 @@ pub struct AccountChange {
 }
 
 impl AccountChange {
-    /// No change.
+    /// Creates an empty change.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Suspends it, or lifts that: its keys are refused at once, or work again.
+    /// Suspends or reactivates the account: its keys are refused, or accepted again, at once.
     pub fn status(mut self, status: AccountStatus) -> Self {
         self.status = Some(status);
         self
     }
 
-    /// Whether its plan includes the API: without, its keys are refused at once.
+    /// Sets whether the account's plan includes the API. If not, its keys are refused at once.
     pub fn api_access(mut self, included: bool) -> Self {
         self.api_access = Some(included);
         self
     }
 
-    /// How many active keys it may have; `None` for the service's own bound.
+    /// Sets the maximum number of active keys; `None` for the service's default.
     pub fn max_active_keys(mut self, bound: Option<u32>) -> Self {
         self.max_active_keys = Some(bound);
         self
     }
 
-    /// How often each of its keys may be used that has no limits of its own; none: as the service says.
+    /// Sets the plan's rate limits, which apply to each key without its own.
+    ///
+    /// If empty, the service's default limits apply.
     pub fn rate_limits(mut self, limits: impl Into<RateLimits>) -> Self {
         self.rate_limits = Some(limits.into());
         self
     }
 
-    /// How often all its keys of an environment together may be used, beside the limits of each.
+    /// Sets rate limits shared by all keys of an environment.
+    ///
+    /// They apply in addition to the limits of each key.
     pub fn shared_rate_limits(mut self, limits: impl Into<RateLimits>) -> Self {
         self.shared_rate_limits = Some(limits.into());
         self
     }
 }
 
-/// When a key that is rotated dies. See [`KeyAdmin::rotate`](crate::admin::KeyAdmin::rotate).
+/// The time for which a rotated key keeps working. See
+/// [`KeyAdmin::rotate`](crate::admin::KeyAdmin::rotate).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "now or later, there is no third")]
 pub enum Grace {
-    /// At once.
+    /// The old key stops working at once.
     None,
-    /// So much later, to the next whole second, but never later than it would have died anyway.
+    /// The old key works for this long, but never beyond its expiry.
+    ///
+    /// The end is rounded up to a whole second.
     For(Duration),
 }

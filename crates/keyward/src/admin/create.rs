@@ -1,4 +1,4 @@
-//! Creates keys and takes over those made elsewhere.
+//! Creates keys and imports those created by another system.
 
 use std::time::SystemTime;
 
@@ -15,11 +15,11 @@ use crate::scope::Permission;
 use crate::store::{ActiveKeys, Commit, CreateToken, CreditChange};
 
 impl KeyAdmin {
-    /// Makes a key. Its text is in the answer and nowhere else: nothing can give it again.
+    /// Creates a key. The secret is returned once and cannot be retrieved later.
     ///
     /// # Errors
-    /// When the actor may not, the account is unknown or full, or something about the key is not
-    /// allowed; see [`AdminErrorKind`]. Nothing is stored then but the line in the audit trail.
+    /// If the actor lacks the permission, the account is unknown or full, or the request is not
+    /// allowed; see [`AdminErrorKind`]. Nothing is stored then except the line in the audit log.
     pub async fn create(&self, actor: &Actor, new: NewKey) -> Result<CreatedKey, AdminError> {
         let call = self.audited_create(actor, AuditAction::Create, &new);
         let (key, record) = call
@@ -54,13 +54,14 @@ impl KeyAdmin {
         Ok(CreatedKey { key, record })
     }
 
-    /// Takes over a key that was made elsewhere, of which only the digest is known.
+    /// Imports a key that another system created, given only its digest.
     ///
-    /// Build the gate with the [`ForeignFormat`](crate::key::ForeignFormat) of such keys. It finds them under
-    /// SHA-256 of the whole key; have its peppers [accept](crate::key::Peppers::accepting) any other scheme. At
-    /// its first use the key is digested in the current way.
+    /// Build the gate with the [`ForeignFormat`](crate::key::ForeignFormat) of such keys. It looks
+    /// them up by the SHA-256 of the whole key; for any other digest scheme, add it to the peppers
+    /// with [`accepting`](crate::key::Peppers::accepting). On its first use, the key is rehashed
+    /// with the current scheme.
     ///
-    /// The hint is what may be shown of the key. Without one, views and logs show `…`.
+    /// The hint is the part of the key that may be displayed. Without one, views and logs show `…`.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -96,8 +97,8 @@ impl KeyAdmin {
     /// ```
     ///
     /// # Errors
-    /// As [`create`](Self::create); [`Conflict`](AdminErrorKind::Conflict) when the digest is there
-    /// already.
+    /// As [`create`](Self::create); [`Conflict`](AdminErrorKind::Conflict) if the digest is already
+    /// stored.
     pub async fn import(
         &self,
         actor: &Actor,
@@ -123,7 +124,7 @@ impl KeyAdmin {
             self.store.commit(permitted.bind(&account, commit)).await?;
             Ok(id)
         };
-        // Not again where the digest is there already.
+        // No retry: a conflict means that the digest is already stored.
         let id = call.check(done.await).await?;
         self.stored(id).await
     }
@@ -144,7 +145,7 @@ impl KeyAdmin {
         call
     }
 
-    /// The account, for an actor that may create in it what is well formed.
+    /// Validates a request and returns the account, if the actor may create keys in it.
     async fn prepare(
         &self,
         actor: &Actor,
@@ -157,7 +158,8 @@ impl KeyAdmin {
         let (account, permitted) = self
             .permit_in(actor, Permission::Create, &new.account)
             .await?;
-        // A key that acts does so in its own environment, and a repeated create tells what is there.
+        // An acting key is limited to its own environment, and a repeated create returns an
+        // existing key.
         if !permitted.sees(new.environment)
             || !permitted.may_hand_on(&new.scopes)
             || !permitted.may_limit(&new.rate_limits, &account, None)
@@ -170,7 +172,7 @@ impl KeyAdmin {
         Ok((account, permitted))
     }
 
-    /// That what is to be kept of the key is well formed.
+    /// Checks that everything to be stored with the key is well formed.
     pub(super) fn check_new(&self, new: &NewKey) -> Result<(), AdminErrorKind> {
         self.check_name(&new.name)?;
         self.check_metadata(&new.metadata)?;
@@ -183,7 +185,7 @@ impl KeyAdmin {
         Ok(())
     }
 
-    /// The key and the record of it, if it may be made.
+    /// Generates the key and its record, if they are permitted.
     pub(super) fn make(
         &self,
         new: &NewKey,
@@ -247,14 +249,14 @@ impl KeyAdmin {
         }
     }
 
-    /// Until when a key may live: one for which an end was asked for, and one for which none was.
+    /// Returns the latest expiry of a key, given whether one was requested.
     pub(super) fn longest(&self, asked: bool, now: SystemTime) -> Option<SystemTime> {
         let after = |lifetime| now.checked_add(lifetime);
         let default = self.default_lifetime.filter(|_| !asked);
         earlier(default.and_then(after), self.max_lifetime.and_then(after))
     }
 
-    /// The key that an earlier create with the same token made, if it was to be the same.
+    /// Returns the key of an earlier create with the same token, if the requests match.
     async fn made_before(&self, new: &NewKey) -> Result<Option<KeyRecord>, AdminError> {
         let Some(token) = new.token.clone() else {
             return Ok(None);
@@ -291,7 +293,7 @@ impl KeyAdmin {
 /// The first epoch of a balance.
 const FIRST: u32 = 1;
 
-/// The balance that a new key begins with.
+/// Returns the initial balance of a new key.
 pub(super) fn first_credits(new: &NewKey, id: KeyId) -> Option<CreditChange> {
     new.credits.map(|credits| CreditChange::Set {
         owner: CreditOwner::Key(id),

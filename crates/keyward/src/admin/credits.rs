@@ -1,4 +1,4 @@
-//! Balances of credits.
+//! Reads and changes balances of credits.
 
 use std::collections::HashSet;
 
@@ -12,14 +12,16 @@ use crate::scope::Permission;
 use crate::store::{Commit, CreditChange};
 
 impl KeyAdmin {
-    /// The balance of an account or a key; `None` where it is not limited by credits.
+    /// Returns the credit balance of an account or a key.
     ///
-    /// Only live keys spend credits: to a key of another environment its account has none.
+    /// It is `None` if credits do not limit the owner. Only live keys spend credits: a key of
+    /// another environment does not use its account's balance.
     ///
-    /// What processes have taken out and not spent yet is counted: see [`Credits`].
+    /// Credits that processes have taken in advance and not yet spent are included: see
+    /// [`Credits`].
     ///
     /// # Errors
-    /// When the actor may not read keys, there is no such account or key, or the store fails.
+    /// If the actor may not read keys, the account or key does not exist, or the store fails.
     pub async fn credits(
         &self,
         actor: &Actor,
@@ -36,10 +38,12 @@ impl KeyAdmin {
         Ok(credits.map(|credits| credits.at(self.now())))
     }
 
-    /// Replaces a balance, or lifts it: `None` limits no more. For an operator.
+    /// Replaces a balance, or removes it with `None` so that credits no longer limit. For
+    /// operators.
     ///
-    /// In force on this process when it returns, on others within its poll interval: what they have
-    /// taken of the old balance is void. A key's own balance is spent instead of its account's.
+    /// Takes effect in this process before it returns, and in others within their poll interval:
+    /// credits taken from the old balance become void. A key with a balance of its own spends that
+    /// instead of its account's.
     ///
     /// ```
     /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
@@ -62,7 +66,7 @@ impl KeyAdmin {
     /// ```
     ///
     /// # Errors
-    /// When the actor is no operator, there is no such account or key, or the store fails.
+    /// If the actor is not an operator, the account or key does not exist, or the store fails.
     pub async fn set_credits(
         &self,
         actor: &Actor,
@@ -119,10 +123,10 @@ impl KeyAdmin {
         .await
     }
 
-    /// Adds to a balance. For an operator.
+    /// Adds credits to a balance. For operators.
     ///
     /// # Errors
-    /// When the actor is no operator, there is no such account or key, it has no balance
+    /// If the actor is not an operator, the account or key does not exist, it has no balance
     /// ([`Conflict`](AdminErrorKind::Conflict)), or the store fails.
     pub async fn add_credits(
         &self,
@@ -200,8 +204,10 @@ impl KeyAdmin {
         }
     }
 
-    /// A key and those before and after it in rotations, as far as they are not revoked. One that is
-    /// may stand between two that live: the one before it has a grace of its own.
+    /// Returns a key with its predecessors and successors that are not revoked.
+    ///
+    /// A revoked key can be between two working ones, as its predecessor has a grace period of its
+    /// own.
     async fn chain_of(&self, record: KeyRecord) -> Result<Vec<KeyRecord>, AdminError> {
         let ways: [fn(&KeyRecord) -> Option<KeyId>; 2] =
             [|key| key.predecessor, |key| key.successor];
@@ -209,7 +215,7 @@ impl KeyAdmin {
         let mut chain = vec![record.clone()];
         for next_of in ways {
             let mut next = next_of(&record);
-            // Rows may be deleted or bent by hand: a chain ends where it breaks.
+            // Rows may have been deleted or edited by hand: stop where the chain is broken.
             while let Some(id) = next.filter(|id| seen.insert(*id)) {
                 let Some(record) = self.store.key(id).await? else {
                     break;
@@ -223,14 +229,14 @@ impl KeyAdmin {
     }
 }
 
-/// Whose credits are meant.
+/// The owner of a credit balance.
 struct FoundOwner {
     owner: CreditOwner,
     has_credits: bool,
     account: Account,
-    /// Of which the key is, where the credits are those of one.
+    /// The environment of the key, if the balance is a key's.
     environment: Option<Environment>,
     permitted: Permitted,
-    /// The keys that share them; `None` for those of the account.
+    /// The keys that share the balance; `None` if it is the account's.
     keys: Option<Vec<KeyRecord>>,
 }

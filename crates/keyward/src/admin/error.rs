@@ -1,4 +1,4 @@
-//! Why nothing was done.
+//! The error of management calls.
 
 use std::error::Error;
 use std::fmt;
@@ -9,7 +9,7 @@ use crate::key::RandomError;
 use crate::record::AdminErrorKind;
 use crate::store::{StoreError, StoreErrorKind};
 
-/// Why nothing was done.
+/// The error of a management call. Nothing was changed.
 ///
 /// ```
 /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey, Permission};
@@ -35,13 +35,13 @@ pub struct AdminError {
 }
 
 impl AdminError {
-    /// Which it is.
+    /// Returns the kind of error.
     #[must_use]
     pub fn kind(&self) -> AdminErrorKind {
         self.kind
     }
 
-    /// Adds what caused it.
+    /// Adds the cause of the error.
     ///
     /// ```
     /// use std::error::Error;
@@ -57,7 +57,8 @@ impl AdminError {
         Self { source, ..self }
     }
 
-    /// The HTTP status to answer with: that of its [kind](AdminErrorKind::http_status).
+    /// Returns the HTTP status that a management API should send, from the
+    /// [kind](AdminErrorKind::http_status).
     #[must_use]
     pub fn http_status(&self) -> u16 {
         self.kind.http_status()
@@ -77,19 +78,19 @@ impl Error for AdminError {
 }
 
 impl AdminError {
-    /// Whether a commit failed because what it rests on was changed by someone else.
+    /// Returns whether a commit failed because another commit changed what it relies on.
     pub(super) fn is_conflicting_commit(&self) -> bool {
         let source = self.source.as_ref();
         self.kind == AdminErrorKind::Conflict
             && source.is_some_and(|source| source.is::<StoreError>())
     }
 
-    /// A key may not have these origins; the source says which and why.
+    /// Creates an error for an origin that is not allowed; the source says why.
     pub(super) fn origins(source: ParseError) -> Self {
         Self::from(AdminErrorKind::Origins).with_source(source)
     }
 
-    /// A long text is searched by no thread; the source says why.
+    /// Creates an error for a thread that could not be started; the source says why.
     pub(super) fn thread(source: impl Error + Send + Sync + 'static) -> Self {
         Self::from(AdminErrorKind::Thread).with_source(source)
     }

@@ -1,4 +1,4 @@
-//! Keys and the audit trail, page by page.
+//! Pages of keys and of the audit log.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,19 +8,19 @@ use crate::store::KeyCursor;
 
 use crate::record::{AuditEntry, KeyRecord, KeyState};
 
-/// A key as its owner sees it. See [`KeyFilter`].
+/// A key as shown to its owner. See [`KeyFilter`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyView {
-    /// What is kept of it.
+    /// The stored record.
     pub record: KeyRecord,
-    /// Whether it works now, but for its account's status.
+    /// The state of the key, disregarding the status of its account.
     pub state: KeyState,
-    /// When it was used last, to the second.
+    /// The time of the last use, in whole seconds.
     pub last_used_at: Option<SystemTime>,
 }
 
-/// Which keys to list: all, newest first, 50 a page, unless told otherwise.
+/// A filter for listing keys; by default all of them, newest first, 50 per page.
 ///
 /// ```
 /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
@@ -54,7 +54,7 @@ pub struct KeyFilter {
 }
 
 impl KeyFilter {
-    /// All keys.
+    /// Creates a filter that matches all keys.
     pub fn new() -> Self {
         Self {
             environment: None,
@@ -64,25 +64,25 @@ impl KeyFilter {
         }
     }
 
-    /// Only keys of this environment.
+    /// Lists only keys of this environment.
     pub fn environment(mut self, environment: Environment) -> Self {
         self.environment = Some(environment);
         self
     }
 
-    /// Only keys in this state.
+    /// Lists only keys in this state.
     pub fn state(mut self, state: KeyState) -> Self {
         self.state = Some(state);
         self
     }
 
-    /// Goes on after an earlier page.
+    /// Continues after an earlier page.
     pub fn after(mut self, page: KeyCursor) -> Self {
         self.after = Some(page);
         self
     }
 
-    /// So many a page, from 1 to 1000.
+    /// Sets the page size, from 1 to 1000.
     pub fn limit(mut self, limit: usize) -> Self {
         self.limit = limit.clamp(1, 1000);
         self
@@ -95,27 +95,27 @@ impl Default for KeyFilter {
     }
 }
 
-/// Some keys, and where the next page begins. See [`KeyFilter`].
+/// A page of keys. See [`KeyFilter`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct KeyPage {
     /// The keys, newest first.
     pub keys: Vec<KeyView>,
-    /// For [`KeyFilter::after`]; `None` on the last page.
+    /// The position for [`KeyFilter::after`]; `None` on the last page.
     pub next: Option<KeyCursor>,
 }
 
-/// Some lines of the audit trail, and where the next page begins. See [`AuditEntry`].
+/// A page of the audit log. See [`AuditEntry`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct AuditPage {
     /// The lines, newest first.
     pub entries: Vec<AuditEntry>,
-    /// Ask for the lines before this number; `None` on the last page.
+    /// The number to pass as `before` for the next page; `None` on the last page.
     pub next: Option<u64>,
 }
 
-/// A key that was found in a text, once or more often.
+/// A leaked key, found once or more in a text.
 ///
 /// ```
 /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
@@ -140,13 +140,13 @@ pub struct AuditPage {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Leak {
-    /// Where the key begins in the text, in bytes: the first ten places.
+    /// The byte offsets of the first ten occurrences.
     pub positions: Vec<usize>,
-    /// How often it is in the text.
+    /// The number of occurrences in the text.
     pub count: u64,
-    /// What may be shown of it.
+    /// The part of the key that may be displayed.
     pub hint: crate::key::Hint,
-    /// The key, when it is known and the actor may see it.
+    /// The key, if it is known and the actor may see it.
     pub key: Option<Box<KeyView>>,
 }
 

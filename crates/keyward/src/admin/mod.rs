@@ -1,4 +1,4 @@
-//! The life of keys: who may do what to them, and what then happens.
+//! Key management: who may create, change, rotate and revoke keys, recorded in an audit log.
 
 pub(crate) mod accounts;
 pub(crate) mod actor;

@@ -1,23 +1,23 @@
-//! Which origins a key may be given.
+//! Decides which origins a key may be given.
 
 use crate::environment::Environment;
 use crate::error::{ParseError, ParseErrorKind};
 use crate::origin::OriginPolicy;
 
-/// What a list of origins may hold only where somebody has said so by name.
+/// Origins that are allowed in a list only if the caller opts in by name.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct OriginExceptions {
-    /// `http://` in a live key.
+    /// Allow `http://` in a live key.
     pub(crate) http: bool,
-    /// A wildcard before a public suffix.
+    /// Allow wildcards over a public suffix.
     pub(crate) public_suffixes: bool,
 }
 
 impl OriginExceptions {
-    /// That nothing is new in a list that may not be there.
+    /// Checks that no newly added origin is forbidden.
     ///
-    /// What stands in the key already may stay: it is in force whatever is decided here, and a list
-    /// could not be shortened otherwise.
+    /// Origins that the key already has may stay: they are in force whatever is decided here, and
+    /// otherwise a list could not be shortened.
     pub(crate) fn check(
         self,
         origins: &OriginPolicy,
@@ -40,19 +40,21 @@ impl OriginExceptions {
     }
 }
 
-/// Whoever is on the way can put his own script into such a page.
+/// Returns whether pages of this origin are transmitted unencrypted.
 ///
-/// Nobody is on the way to an app of Tauri, which on Windows and Android has this origin: what it shows is
-/// in the app itself.
+/// An attacker on the network could inject a script into them.
+///
+/// Apps built with Tauri have this origin on Windows and Android. Their content is in the app
+/// itself and does not cross the network.
 fn is_http(pattern: &str) -> bool {
     pattern.starts_with("http://") && pattern != "http://tauri.localhost"
 }
 
-/// Whether anybody can register a domain for which the wildcard stands (publicsuffix.org).
+/// Returns whether the wildcard covers domains that anyone can register (publicsuffix.org).
 ///
-/// A top-level domain that the list does not know counts too: it may be newer than the list. All of
-/// `localhost` is the visitor's own machine (RFC 6761 §6.3).
-/// Without the feature `psl` there is no list, and every other domain counts as one.
+/// A top-level domain that is not on the list counts too, as it may be newer than the list. All of
+/// `localhost` is the visitor's own machine (RFC 6761 §6.3). Without the feature `psl` there is no
+/// list, and every other domain counts as a public suffix.
 fn is_over_public_suffix(pattern: &str) -> bool {
     let host = pattern.split_once("://*.").map(|(_, rest)| rest);
     let host = host.and_then(|rest| rest.split(':').next());
@@ -64,7 +66,7 @@ fn is_over_public_suffix(pattern: &str) -> bool {
 
 #[cfg(feature = "psl")]
 fn is_public_suffix(host: &str) -> bool {
-    // Under a rule such as `*.kawasaki.jp` every domain right below is a suffix.
+    // Under a rule such as `*.kawasaki.jp`, every domain directly below is a suffix.
     let below = format!("any-label.{host}");
     psl::suffix_str(host) == Some(host) || psl::suffix_str(&below) == Some(&below)
 }
@@ -78,7 +80,7 @@ fn is_public_suffix(_: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// The entry that is refused in a key of this environment, and why.
+    /// Returns the entry that is refused in a key of this environment, and the reason.
     fn refused(
         environment: Environment,
         patterns: &[&str],
@@ -116,7 +118,7 @@ mod tests {
         let refused = |patterns: &[&str]| {
             let no_exception = OriginExceptions::default();
             let refused = refused(Environment::LIVE, patterns, no_exception);
-            // Test environments make no difference: anybody's pages are anybody's there too.
+            // Test environments get no exception: anyone can publish pages there as well.
             let http: Vec<_> = patterns
                 .iter()
                 .map(|pattern| format!("http://{pattern}"))

@@ -1,4 +1,4 @@
-//! A service's own rules about new keys.
+//! A service's own rules for new keys.
 
 use std::fmt;
 use std::pin::Pin;
@@ -10,12 +10,13 @@ use crate::record::Account;
 /// The future of [`CreatePolicy::check`].
 pub type PolicyFuture<'a> = Pin<Box<dyn Future<Output = Result<(), AdminError>> + Send + 'a>>;
 
-/// A service's own rule about which keys may be created.
+/// A service's own rule that decides which keys may be created.
 ///
-/// A [`KeyAdmin`] asks it after its own checks, in [`create`](KeyAdmin::create) and
-/// [`import`](KeyAdmin::import). A key that exists goes on working and can be rotated, whatever the policy
-/// says by then, and the first key of a service, made by [`bootstrap`](KeyAdmin::bootstrap), needs none.
-/// The crate `keyward-webhooks` has a policy that requires a working endpoint.
+/// [`KeyAdmin`] consults it after its own checks, in [`create`](KeyAdmin::create) and
+/// [`import`](KeyAdmin::import). An existing key keeps working and can be rotated even if the
+/// policy would no longer allow it, and the first key of a service, created by
+/// [`bootstrap`](KeyAdmin::bootstrap), is exempt. The crate `keyward-webhooks` has a policy that
+/// requires a working endpoint.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -23,7 +24,7 @@ pub type PolicyFuture<'a> = Pin<Box<dyn Future<Output = Result<(), AdminError>> 
 /// use keyward::record::{Account, AdminErrorKind};
 /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
 ///
-/// /// Accounts whose plan has a rate limit get live keys, others test keys only.
+/// /// Accounts whose plan has a rate limit get live keys, others only test keys.
 /// #[derive(Debug)]
 /// struct LiveKeysForPlans;
 ///
@@ -56,12 +57,13 @@ pub trait CreatePolicy: fmt::Debug + Send + Sync {
     /// Checks whether this key may be created in this account.
     ///
     /// # Errors
-    /// [`Policy`](crate::record::AdminErrorKind::Policy), or a more specific kind, when it may not.
+    /// [`Policy`](crate::record::AdminErrorKind::Policy) or a more specific kind, if it may not be
+    /// created.
     fn check<'a>(&'a self, account: &'a Account, new: &'a NewKey) -> PolicyFuture<'a>;
 }
 
 impl KeyAdmin {
-    /// Adds a policy: only keys that every policy allows are created.
+    /// Adds a policy. A key is created only if every policy allows it.
     ///
     /// See [`CreatePolicy`] for an example.
     #[must_use]

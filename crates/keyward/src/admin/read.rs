@@ -1,4 +1,4 @@
-//! Lists keys, usage and the audit trail, and finds keys in a text.
+//! Lists keys, usage and the audit log, and finds leaked keys in a text.
 
 use std::future::poll_fn;
 use std::mem;
@@ -19,17 +19,17 @@ use crate::replica::{UsageHour, UsageQuery};
 use crate::scope::Permission;
 use crate::store::{AuditQuery, KeyCursor, KeyQuery};
 
-/// The largest page of the audit trail.
+/// The page size of the audit log.
 const PAGE: usize = 100;
 
-/// How many known keys of a text are read from the store until other tasks of the thread run.
+/// The number of known keys to read before yielding to other tasks.
 const AT_ONCE: usize = 64;
 
 impl KeyAdmin {
-    /// A key of the actor's account.
+    /// Returns a key of the actor's account.
     ///
     /// # Errors
-    /// When the actor may not, there is no such key or the store fails.
+    /// If the actor lacks the permission, the key does not exist, or the store fails.
     pub async fn key(&self, actor: &Actor, id: KeyId) -> Result<KeyView, AdminError> {
         let found = self.find(actor, &[Permission::Read], id).await;
         let call = self.audited(actor, AuditAction::Read);
@@ -38,10 +38,10 @@ impl KeyAdmin {
         Ok(self.view(record, &account))
     }
 
-    /// The keys of an account, newest first, page by page. Revoked ones stay for good.
+    /// Lists the keys of an account, newest first, in pages. Revoked keys stay listed.
     ///
     /// # Errors
-    /// When the actor may not, the account is unknown or the store fails.
+    /// If the actor lacks the permission, the account is unknown, or the store fails.
     pub async fn keys(
         &self,
         actor: &Actor,
@@ -61,7 +61,7 @@ impl KeyAdmin {
             state: filter.state,
             now: self.now(),
             after: filter.after,
-            // One more, to see whether there is another page.
+            // One more than asked for, to find out whether there is another page.
             limit: filter.limit + 1,
         };
         let mut records = self.store.keys(query).await?;
@@ -77,14 +77,13 @@ impl KeyAdmin {
         })
     }
 
-    /// How often an account's keys were used, by key and hour. A key that reads it sees its own
-    /// environment.
+    /// Returns how often an account's keys were used, by key and hour.
     ///
-    /// The span of time is widened to whole hours. Requests count in the hour in which they were
-    /// flushed, at most one flush interval late.
+    /// An acting key sees the usage of its own environment. The period is widened to whole hours.
+    /// Requests count in the hour in which they were flushed, at most one flush interval late.
     ///
     /// # Errors
-    /// When the actor may not, the account is unknown, or the store fails.
+    /// If the actor lacks the permission, the account is unknown, or the store fails.
     pub async fn usage(
         &self,
         actor: &Actor,
@@ -110,14 +109,15 @@ impl KeyAdmin {
         Ok(self.store.usage(query).await?)
     }
 
-    /// The audit trail, newest first, 100 lines a page. See [`AuditEntry`](crate::record::AuditEntry).
+    /// Returns a page of the audit log, newest first, 100 lines each.
     ///
-    /// That of an account, or, for an operator who names none, of all. A key that reads it sees the lines
-    /// of its own environment: [`AuditEntry::environment`](crate::record::AuditEntry::environment). `before` is the
+    /// See [`AuditEntry`](crate::record::AuditEntry). Without an account, an operator reads the
+    /// lines of all accounts. An acting key sees the lines of its own environment
+    /// ([`AuditEntry::environment`](crate::record::AuditEntry::environment)). `before` is the
     /// [`next`](AuditPage::next) of an earlier page.
     ///
     /// # Errors
-    /// When the actor may not, or the store fails.
+    /// If the actor lacks the permission, or the store fails.
     pub async fn audit(
         &self,
         actor: &Actor,
@@ -139,7 +139,7 @@ impl KeyAdmin {
             account: account.cloned(),
             environment,
             before,
-            // One more, to see whether there is another page.
+            // One more than a page, to find out whether there is another.
             limit: PAGE + 1,
         };
         self.write_left().await;
@@ -150,9 +150,9 @@ impl KeyAdmin {
         Ok(AuditPage { entries, next })
     }
 
-    /// How many keys that can still be used are kept under each digest scheme. For an operator.
+    /// Returns the number of usable keys stored under each digest scheme. For operators.
     ///
-    /// When none is left under an old pepper, that can go.
+    /// A pepper can be removed when no key is left under it.
     ///
     /// ```
     /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
@@ -170,7 +170,7 @@ impl KeyAdmin {
     /// ```
     ///
     /// # Errors
-    /// When the actor is no operator or the store fails.
+    /// If the actor is not an operator, or the store fails.
     pub async fn schemes(&self, actor: &Actor) -> Result<Vec<(DigestScheme, u64)>, AdminError> {
         self.audited(actor, AuditAction::Read)
             .check(actor.must_be_operator())
@@ -179,20 +179,21 @@ impl KeyAdmin {
         Ok(self.store.schemes(self.now()).await?)
     }
 
-    /// Finds keys of this service in a text, and says which are live. See [`Leak`].
+    /// Finds leaked keys of this service in a text (secret scanning). See [`Leak`].
     ///
-    /// Each key is in the answer once, in the order in which they come. The text may be a log or a commit
-    /// of any size. A text of more than 32 KiB is searched on a thread of its own, so that the executor
-    /// runs other tasks meanwhile. A process has at most two such threads; further searches wait. A search
-    /// stops when its future is dropped. Pass a long text as a `String`: a `&str` is copied. What the
-    /// search remembers grows with the number of different keys, not with the text.
+    /// The text may be a log or a commit of any size. Each key is reported once, in the order of
+    /// first occurrence, with its state. A text of more than 32 KiB is searched on a thread of its
+    /// own, so that the executor runs other tasks meanwhile. A process has at most two such
+    /// threads; further searches wait. A search stops when its future is dropped. Pass a long text
+    /// as a `String`: a `&str` is copied. The memory used grows with the number of different keys,
+    /// not with the text.
     ///
-    /// A key that is another account's, or of another environment than the key that asks, answers like
-    /// one that is unknown, and so does one that another process has made since this one's last poll.
-    /// Keys of a [`ForeignFormat`](crate::key::ForeignFormat) are not looked for.
+    /// A key of another account, or of another environment than the acting key, is reported like an
+    /// unknown one, and so is a key that another process has created since the last poll of this
+    /// one. Keys of a [`ForeignFormat`](crate::key::ForeignFormat) are not searched for.
     ///
     /// # Errors
-    /// When the actor lacks the permission to read, the store fails, or no thread can be started.
+    /// If the actor lacks the permission to read, the store fails, or no thread can be started.
     pub async fn leaks(
         &self,
         actor: &Actor,
@@ -219,7 +220,7 @@ impl KeyAdmin {
         Ok(leaks)
     }
 
-    /// The key of this entry, if it is one that the actor may see.
+    /// Returns the key of this entry, if the actor may see it.
     async fn look_up(
         &self,
         actor: &Actor,

@@ -1,4 +1,4 @@
-//! Ends keys.
+//! Revokes keys.
 
 use crate::admin::{Actor, AdminError, KeyAdmin, KeyView};
 use crate::environment::Environment;
@@ -8,17 +8,17 @@ use crate::scope::Permission;
 use crate::store::Commit;
 
 impl KeyAdmin {
-    /// Ends a key for good. When this returns, the next request with it is refused on this node.
+    /// Revokes a key for good. This process refuses it from the next request on.
     ///
-    /// A response that is under way, such as server-sent events, a WebSocket or a download, goes on unless
-    /// its handler has wrapped it in `WhileAlive` of the adapter, which ends it within 250 ms. A job asks
-    /// [`Gate::is_alive`](crate::gate::Gate::is_alive) itself.
+    /// A response in progress, such as server-sent events, a WebSocket or a download, continues
+    /// unless its handler wraps it in the adapter's `WhileAlive`, which ends it within 250 ms. A
+    /// background job can call [`Gate::is_alive`](crate::gate::Gate::is_alive).
     ///
-    /// Revoking a key that is revoked changes nothing, not even the reason.
+    /// Revoking a revoked key changes nothing, not even the reason.
     ///
     /// # Errors
-    /// When the actor may not, there is no such key, the reason is longer than 500 characters or
-    /// holds a key, or the store fails.
+    /// If the actor lacks the permission, the key does not exist, the reason is longer than 500
+    /// characters or contains a key, or the store fails.
     pub async fn revoke(
         &self,
         actor: &Actor,
@@ -46,11 +46,10 @@ impl KeyAdmin {
         .await
     }
 
-    /// Ends all keys of an account, or of one of its environments, in one step.
+    /// Revokes all keys of an account, or of one of its environments, in one step.
     ///
-    /// What is open goes on or ends as with [`revoke`](Self::revoke).
-    ///
-    /// A key that is created at that moment is either ended too or was created after.
+    /// Responses in progress continue or end as with [`revoke`](Self::revoke). A key that is
+    /// created concurrently is either revoked too or was created afterwards.
     ///
     /// ```
     /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
@@ -87,7 +86,7 @@ impl KeyAdmin {
         call.run(|| async {
             self.check_reason(reason)?;
             let (before, permitted) = self.permit_in(actor, Permission::Revoke, account).await?;
-            // A key that acts does so in its own environment.
+            // An acting key is limited to its own environment.
             let own = permitted.environment();
             if own.is_some_and(|own| environment != Some(own)) {
                 return Err(AdminErrorKind::NotPermitted.into());

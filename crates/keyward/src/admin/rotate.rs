@@ -1,4 +1,4 @@
-//! Replaces keys.
+//! Rotates keys.
 
 use std::time::Duration;
 
@@ -11,11 +11,12 @@ use crate::scope::Permission;
 use crate::store::Commit;
 
 impl KeyAdmin {
-    /// Replaces a key by a successor that can do the same.
+    /// Rotates a key: creates a successor with the same grants and retires the old one.
     ///
-    /// The old one dies at once or after a grace. The successor lives as long as the old key was to
-    /// live, counted from now. Of two rotations at once one wins; a key that has a successor is not
-    /// rotated again. The successor of a disabled key is as disabled, and by the same one.
+    /// The old key stops working at once or after a grace period. The lifetime of the successor is
+    /// that of the old key, counted from now. Of two concurrent rotations one wins; a key that has
+    /// a successor cannot be rotated again. The successor of a disabled key is disabled too, by the
+    /// same class of actor.
     ///
     /// ```
     /// # use keyward::{
@@ -42,10 +43,10 @@ impl KeyAdmin {
     /// ```
     ///
     /// # Errors
-    /// When the actor lacks the permission to create, to revoke, or one that the key has
-    /// ([`TooWide`](AdminErrorKind::TooWide)); when there is no such key, it is
-    /// revoked, expired or has a successor ([`Conflict`](AdminErrorKind::Conflict)), the grace has no
-    /// end, the account is more than full, or the store fails.
+    /// If the actor lacks the permission to create, to revoke, or one that the key grants
+    /// ([`TooWide`](AdminErrorKind::TooWide)); if the key does not exist, or is revoked, expired or
+    /// already has a successor ([`Conflict`](AdminErrorKind::Conflict)); if the grace period is too
+    /// long to be represented, the account exceeds its limit of keys, or the store fails.
     pub async fn rotate(
         &self,
         actor: &Actor,
@@ -63,7 +64,7 @@ impl KeyAdmin {
                     return Err(AdminErrorKind::Conflict.into());
                 }
                 let holder = permitted.holder();
-                // Whoever rotates a key holds its successor.
+                // An actor that rotates a key gets to hold its successor.
                 if !permitted.may_hand_on(&old.scopes)
                     || holder.is_some_and(|holder| !self.is_within(&old, holder))
                 {
@@ -74,7 +75,8 @@ impl KeyAdmin {
                 let (digest, hint) = (self.scheme.peppers.digest(&key), key.hint().clone());
                 let mut new = old.succeeded_by(KeyId::random()?, digest, hint, now);
                 new.epoch = account.epoch(old.environment);
-                // As long as the old one was to live, within what the service and a key that acts may give.
+                // The same lifetime as the old key, within the limits of the service and of an
+                // acting key.
                 let lifetime = old.expires_at.map(|at| at.duration_since(old.created_at));
                 let end =
                     lifetime.and_then(|lifetime| now.checked_add(lifetime.unwrap_or_default()));
@@ -91,7 +93,8 @@ impl KeyAdmin {
                         "rotated".clone_into(&mut old.revoked_for);
                     }
                     Grace::For(grace) => {
-                        // Up to the next whole second: a grace is never shorter than promised.
+                        // Round up to the next whole second: a grace period is never shorter than
+                        // promised.
                         let grace = grace.checked_add(Duration::from_nanos(999_999_999));
                         let end = grace.and_then(|grace| now.checked_add(grace));
                         let end = end.map(in_whole_seconds).ok_or(AdminErrorKind::Expiry)?;
@@ -103,7 +106,7 @@ impl KeyAdmin {
                 line.account = Some(account.id.clone());
                 line.environment = Some(old.environment);
                 line.detail = format!("successor={id}");
-                // The old key may live beside the new one for a while, once.
+                // The old key may work beside the new one for a while, once.
                 let beside = matches!(grace, Grace::For(_));
                 let commit = Commit {
                     keys: vec![old, new],

@@ -1,4 +1,4 @@
-//! What may be kept of a key, and what a key may hand on.
+//! Checks what may be stored with a key, and what an acting key may grant.
 
 use std::time::SystemTime;
 
@@ -7,13 +7,13 @@ use crate::record::{Account, AdminErrorKind, KeyRecord, KeyState, Metadata};
 use crate::scope::Permission;
 
 impl KeyAdmin {
-    /// Whether a key can do no more than another: what a key may hand on.
+    /// Returns whether a key can do no more than `bound`.
     pub(super) fn is_within(&self, record: &KeyRecord, bound: &KeyRecord) -> bool {
         let scopes = match &self.scheme.catalog {
             Some(catalog) => catalog.covers(&bound.scopes, &record.scopes),
             None => bound.scopes.covers(&record.scopes),
         };
-        // What a scope manages counts only where it is held itself, not where another implies it.
+        // Permissions count only if held directly, not if another scope implies them.
         let scopes = scopes
             && Permission::given_by(&record.scopes)
                 .all(|given| bound.scopes.covers_grant(given.as_str()));
@@ -23,14 +23,14 @@ impl KeyAdmin {
         scopes
             && expires
             && bound.rate_limits.covers(&record.rate_limits)
-            // A balance of its own is no bound where another can be taken over.
+            // A balance of its own limits nothing if the key could take over another balance.
             && (bound.credits.is_none()
                 || record.credits.is_some() && record.lineage == bound.lineage)
             && record.environment == bound.environment
             && bound.origins.covers(&record.origins)
     }
 
-    /// That the key is not dead for good.
+    /// Checks that the key is neither revoked nor expired.
     pub(super) fn check_alive(
         &self,
         record: &KeyRecord,
@@ -43,7 +43,7 @@ impl KeyAdmin {
         }
     }
 
-    /// No text in it may hold a key, however it is written.
+    /// Checks that no text in the metadata contains a key, however it is escaped.
     pub(super) fn check_metadata(&self, metadata: &Metadata) -> Result<(), AdminErrorKind> {
         self.check_text(metadata.as_str())?;
         let texts = metadata.texts();
@@ -51,7 +51,7 @@ impl KeyAdmin {
     }
 
     pub(super) fn check_scopes(&self, record: &KeyRecord) -> Result<(), AdminErrorKind> {
-        // Who pastes a key where a scope belongs has chosen none.
+        // A key pasted in place of a scope is reported as such.
         let mut all = record.scopes.iter();
         all.try_for_each(|scope| self.check_text(scope))?;
         let mut reserved = record
@@ -83,12 +83,12 @@ impl KeyAdmin {
         self.check_text(reason)
     }
 
-    /// Checks that a text that is to be stored contains no key of this service.
+    /// Checks that a text to be stored contains no key of this service.
     ///
     /// People paste keys into names and reasons, for instance to say which one has leaked.
     ///
     /// # Errors
-    /// [`HoldsKey`](AdminErrorKind::HoldsKey) when it contains one.
+    /// [`HoldsKey`](AdminErrorKind::HoldsKey) if it contains one.
     pub fn check_text(&self, text: &str) -> Result<(), AdminErrorKind> {
         if self.scheme.is_key_in(text) {
             return Err(AdminErrorKind::HoldsKey);

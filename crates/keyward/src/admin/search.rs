@@ -1,4 +1,4 @@
-//! Finds the keys in a text, on a thread of its own where the text is long.
+//! Finds keys in a text; long texts are searched on a separate thread.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,32 +10,36 @@ use crate::replica::Replica;
 use crate::replica::cached_key::CachedKey;
 use crate::scheme::KeyScheme;
 
-/// The longest text that is searched where its caller is: a fraction of a millisecond.
+/// The longest text, in bytes, that is searched on the caller's thread.
+///
+/// This takes a fraction of a millisecond.
 const SHORT: usize = 32 * 1024;
 
-/// How much is searched until the next look at whether anybody still waits for the answer.
+/// The number of bytes searched between checks whether the result is still wanted.
 const PART: usize = 256 * 1024;
 
-/// How many places are told of one leaked key.
+/// The number of positions reported per leaked key.
 const POSITIONS: usize = 10;
 
-/// What is needed to tell which texts are keys, and which keys those are.
+/// The context needed to recognize and look up keys.
 pub(super) struct Search {
     pub(super) scheme: KeyScheme,
     pub(super) replica: Replica,
 }
 
-/// The keys in a text.
+/// The keys found in a text.
 #[derive(Default)]
 pub(super) struct Found {
-    /// Each key once, in the order in which they come.
+    /// Each key once, in the order of first occurrence.
     pub(super) leaks: Vec<Leak>,
-    /// Those of them, by their place, that are in memory.
+    /// Those in memory, each with its index in `leaks`.
     pub(super) known: Vec<(usize, Arc<CachedKey>)>,
 }
 
 impl Search {
-    /// Searches a text; a long one on a thread of its own, which stops when the future is dropped.
+    /// Searches a text, on a separate thread if it is long.
+    ///
+    /// The thread stops when the future is dropped.
     pub(super) async fn run(self, text: String) -> Result<Found, AdminError> {
         if text.len() <= SHORT {
             return Ok(self.find(&text, &|| true));
@@ -124,7 +128,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn the_executor_runs_other_tasks_while_a_long_text_is_searched() {
-        /// How long this thread has worked, whatever else the machine does.
+        /// Returns the CPU time of this thread, whatever else the machine does.
         fn worked() -> Duration {
             let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
             Duration::try_from(time).unwrap()

@@ -1,4 +1,4 @@
-//! Threads for what takes too long on the thread of an executor.
+//! Threads for work that would block an executor for too long.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,13 +8,13 @@ use futures_channel::oneshot;
 
 use crate::admin::AdminError;
 
-/// The most threads at once; each may hold a long text.
+/// The maximum number of concurrent threads; each may hold a long text.
 const AT_ONCE: usize = 2;
 
 /// The threads of this process, shared by every `KeyAdmin`.
 pub(super) static THREADS: Threads = Threads::new();
 
-/// Starts a thread for each job, a few at once; the other jobs wait in their futures.
+/// Runs each job on its own thread, up to a limit; others wait.
 pub(super) struct Threads(Mutex<State>);
 
 struct State {
@@ -30,8 +30,10 @@ impl Threads {
         }))
     }
 
-    /// Runs a job on a thread of its own. A job that is waiting is dropped with the future, and one that
-    /// runs is told by `is_wanted`.
+    /// Runs a job on a thread of its own.
+    ///
+    /// If the future is dropped, a waiting job is dropped too, and a running one sees it in
+    /// `is_wanted`.
     pub(super) async fn run<T: Send + 'static>(
         &'static self,
         job: impl FnOnce(&dyn Fn() -> bool) -> T + Send + 'static,
@@ -71,7 +73,8 @@ impl Threads {
         };
         state.running += 1;
         drop(state);
-        // Should its future be dropped just now, the permit comes back and goes to the one behind it.
+        // If its future is dropped at this moment, the permit is returned and goes to the next in
+        // line.
         drop(next.send(Permit(self)));
     }
 
@@ -80,7 +83,7 @@ impl Threads {
     }
 }
 
-/// One of the threads that may run at once.
+/// A permit for one of the concurrent threads.
 struct Permit(&'static Threads);
 
 impl Drop for Permit {
@@ -115,7 +118,7 @@ mod tests {
                 }
                 told.send("stopped").unwrap();
             }));
-            // The one before may still be about to make room.
+            // The previous job may still be about to release its thread.
             while tells.try_recv() != Ok("started") {
                 assert!(job.as_mut().poll(context).is_pending());
                 thread::yield_now();
@@ -155,7 +158,7 @@ mod tests {
             (state.running, state.waiting.len())
         };
         assert_eq!(state(), (AT_ONCE, 2 * AT_ONCE));
-        // What waits no more leaves nothing behind.
+        // Jobs that no longer wait leave nothing behind.
         drop(all.remove(AT_ONCE));
         drop(THREADS.ask());
         assert_eq!(state(), (AT_ONCE, 2 * AT_ONCE));

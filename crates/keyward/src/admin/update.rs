@@ -1,4 +1,4 @@
-//! Changes keys, and switches them off and on.
+//! Changes, disables and enables keys.
 
 use crate::admin::authority::Permitted;
 use crate::admin::{Actor, AdminError, KeyAdmin, KeyChange, KeyView};
@@ -10,11 +10,11 @@ use crate::scope::Permission;
 use crate::store::Commit;
 
 impl KeyAdmin {
-    /// Changes a key. In force when it returns; what was counted of the key stays.
+    /// Changes a key. The change is in effect when this returns; usage counts are kept.
     ///
     /// # Errors
-    /// When the actor may not, there is no such key, it is revoked or expired, the change would make
-    /// it wider than the actor may, or the store fails.
+    /// If the actor lacks the permission, the key does not exist, is revoked or expired, the change
+    /// would widen it beyond what the actor may grant, or the store fails.
     pub async fn update(
         &self,
         actor: &Actor,
@@ -72,19 +72,19 @@ impl KeyAdmin {
         .await
     }
 
-    /// Switches a key off, until it is switched on again.
+    /// Disables a key until it is enabled again.
     ///
-    /// The key keeps [who did so](KeyRecord::disabled_by): what an operator disables only an operator
-    /// enables.
+    /// The key records [the class of the actor](KeyRecord::disabled_by): a key that an operator
+    /// disabled can be enabled only by an operator.
     ///
     /// # Errors
-    /// When the actor may not, there is no such key, it is revoked, or the store fails.
+    /// If the actor lacks the permission, the key does not exist or is revoked, or the store fails.
     pub async fn disable(&self, actor: &Actor, id: KeyId) -> Result<KeyView, AdminError> {
         self.switch(actor, AuditAction::Disable, id, KeyStatus::Disabled)
             .await
     }
 
-    /// Switches a key on again.
+    /// Enables a disabled key.
     ///
     /// ```
     /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey, Permission};
@@ -107,9 +107,9 @@ impl KeyAdmin {
     /// ```
     ///
     /// # Errors
-    /// As [`disable`](Self::disable): a revoked key stays revoked. Also when an operator disabled it and
-    /// the actor is none ([`NotPermitted`](AdminErrorKind::NotPermitted)), or when the key can do what the
-    /// actor may not hand on ([`TooWide`](AdminErrorKind::TooWide)).
+    /// As [`disable`](Self::disable): a revoked key stays revoked. Also if an operator disabled it
+    /// and the actor is not one ([`NotPermitted`](AdminErrorKind::NotPermitted)), or if the key
+    /// grants more than the actor may ([`TooWide`](AdminErrorKind::TooWide)).
     pub async fn enable(&self, actor: &Actor, id: KeyId) -> Result<KeyView, AdminError> {
         self.switch(actor, AuditAction::Enable, id, KeyStatus::Active)
             .await
@@ -134,7 +134,7 @@ impl KeyAdmin {
                 }
                 let is_disabled = record.status == KeyStatus::Disabled;
                 if to == KeyStatus::Disabled {
-                    // Who has disabled it first counts, unless an operator does so too.
+                    // The first actor to disable it is recorded, unless an operator does so later.
                     if !is_disabled || permitted.is_operator() {
                         record.disabled_by = Some(actor.class());
                     }
@@ -145,7 +145,7 @@ impl KeyAdmin {
                 if is_disabled && by_operator && !permitted.is_operator() {
                     return Err(AdminErrorKind::NotPermitted.into());
                 }
-                // To enable a key is to hand on what it can do.
+                // Enabling a key grants what it can do.
                 let mine = permitted
                     .holder()
                     .is_none_or(|holder| self.is_within(record, holder));
@@ -160,7 +160,7 @@ impl KeyAdmin {
         .await
     }
 
-    /// Changes one key, as often as it takes to meet nobody else.
+    /// Changes one key, with retries until no concurrent commit conflicts.
     pub(super) async fn change(
         &self,
         actor: &Actor,

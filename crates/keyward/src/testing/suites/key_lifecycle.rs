@@ -1,4 +1,4 @@
-//! What the life of keys promises over any store.
+//! The test suite of `KeyAdmin`, over any store.
 
 use std::sync::Arc;
 use std::thread;
@@ -160,13 +160,13 @@ impl World {
         block_on(self.admin.create(&self.user, new)).unwrap()
     }
 
-    /// Within which the account gives its keys limits of their own.
+    /// Sets the plan's limits of the account.
     fn plan(&self, limit: RateLimit) {
         let change = AccountChange::new().rate_limits(limit);
         block_on(self.admin.update_account(&operator(), &self.acme, change)).unwrap();
     }
 
-    /// What a gate of the service says to a key, on a route that asks for nothing.
+    /// Returns the verdict of a gate on a key, for a route without requirements.
     fn ask(&self, key: &ApiKey) -> Result<Principal, DenialKind> {
         let gate = Gate::builder(&self.store, &scheme())
             .max_staleness(Duration::MAX)
@@ -187,7 +187,7 @@ impl World {
         }
     }
 
-    /// A key that acts, with these scopes and whatever else.
+    /// Creates a key that acts, with these scopes and further changes.
     fn acting(&self, scopes: &[&str], more: impl FnOnce(NewKey) -> NewKey) -> Actor {
         let new = more(self.new_key().scopes(Scopes::parse(scopes).unwrap()));
         Actor::key(&self.ask(&self.create(new).key.unwrap()).unwrap())
@@ -359,7 +359,7 @@ fn each_kind_of_key_keeps_its_own_format(open: Open<'_>) {
         let error = error_of(block_on(admin.create(&world.user, named)));
         assert_eq!(error, AdminErrorKind::HoldsKey);
 
-        // A secret key stands where only publishable ones may, and is found there nevertheless.
+        // A secret key where only publishable ones may be is found nevertheless.
         let requirement = Arc::new(Requirement::new().kinds([KeyKind::Publishable]));
         let decision = gate.check(
             &TestRequest::get().key(key.expose_secret()),
@@ -605,7 +605,7 @@ fn origins_that_would_let_anybody_in_are_refused_unless_they_are_named(open: Ope
     assert_eq!(why(update(change.clone()).unwrap_err()), http_refused);
     update(change.insecure_http_origins()).unwrap();
 
-    // In force already: it may be kept, turned round and handed to a successor.
+    // Origins in force may be kept, reordered and passed to a successor.
     let kept = origins(&["http://localhost:*", "*.shop.com"]);
     update(KeyChange::new().origins(kept.clone())).unwrap();
     let rotated = block_on(world.admin.rotate(&world.user, id, Grace::None));
@@ -686,7 +686,7 @@ fn a_key_with_a_balance_of_its_own_takes_no_other_over(open: Open<'_>) {
     block_on(world.admin.disable(&world.user, rich)).unwrap();
     let enabled = block_on(world.admin.enable(&actor, rich));
     assert_eq!(error_of(enabled), too_wide);
-    // Its own goes on with its successor.
+    // Its own balance passes to its successor.
     block_on(world.admin.rotate(&actor, poor, Grace::None)).unwrap();
 }
 
@@ -835,7 +835,7 @@ fn revoke_all_ends_an_environment_or_all_and_no_key_slips_through(open: Open<'_>
     assert_eq!(world.ask(&again).unwrap_err(), DenialKind::Revoked);
     world.ask(&make(staging)).unwrap();
 
-    // Whatever the order, a key that works was created after the last of them.
+    // In any order, a key that works was created after the last of them.
     let big = AccountChange::new().max_active_keys(Some(1000));
     block_on(world.admin.update_account(&operator(), &world.acme, big)).unwrap();
     thread::scope(|threads| {
@@ -1121,7 +1121,7 @@ fn of_an_actor_twenty_refused_calls_an_hour_are_listed_and_how_many_followed(ope
     refuse(&reader, 5);
     assert_eq!(lines("user:bob").len(), 20);
 
-    // The hour is over: whoever looks sees how many there were, and only once.
+    // The hour is over: the number of further calls is reported once.
     world.clock.advance(Duration::from_secs(1));
     for _ in 0..2 {
         let page = block_on(world.admin.audit(&world.user, Some(&world.acme), None));
@@ -1140,12 +1140,12 @@ fn of_an_actor_twenty_refused_calls_an_hour_are_listed_and_how_many_followed(ope
             );
         }
     }
-    // And in the next hour there are twenty again; an hour without more leaves nothing.
+    // The next hour lists twenty again; an hour without further calls adds no summary.
     refuse(&reader, 20);
     world.clock.advance(Duration::from_secs(3600));
     refuse(&reader, 1);
     assert_eq!(lines("user:bob").len(), 20 + 1 + 20 + 1);
-    // Other instances over the same store do not begin anew.
+    // Other instances over the same store share the count.
     let other = KeyAdmin::new(&world.store, &scheme());
     (0..30).for_each(|_| drop(block_on(other.revoke(&reader, id, ""))));
     assert_eq!(lines("user:bob").len(), 20 + 1 + 20 + 20);
@@ -1468,7 +1468,7 @@ fn a_successor_keeps_to_the_services_bounds(open: Open<'_>) {
     let strict = KeyAdmin::new(&world.store, &scheme().catalog(catalog));
     let error = error_of(block_on(strict.rotate(&world.user, next.id, Grace::None)));
     assert_eq!(error, AdminErrorKind::Scopes);
-    // However full the account: a key that dies at once leaves its place to its successor.
+    // This works in a full account: a key that ends at once makes room for its successor.
     let full = world.admin.clone().max_active_keys(0);
     block_on(full.rotate(&world.user, next.id, Grace::None)).unwrap();
 }
@@ -1492,7 +1492,7 @@ fn metadata_holds_no_key_however_it_is_written(open: Open<'_>) {
     for text in [
         format!("{{\"a\":[\"{escaped}\"]}}"),
         format!("{{\"{escaped}\":1}}"),
-        // Read by most, and hidden by the second from some.
+        // Most parsers read the first; some see only the second.
         format!("{{\"a\":\"{escaped}\",\"a\":1}}"),
         format!("{{\"a\":[{{\"b\":{{\"c\":\"{escaped}\"}},\"b\":1}}]}}"),
     ] {
@@ -1553,11 +1553,11 @@ fn a_request_that_is_refused_further_inside_counts_as_refused(open: Open<'_>) {
     );
 }
 
-/// A store in which something happens between a decision and its commit, once.
+/// A store in which a change happens once between a decision and its commit.
 #[derive(Debug)]
 struct Between {
     store: Arc<dyn Store>,
-    /// The key is revoked, or where there is an account, that is suspended.
+    /// Revokes the key or, if an account is given, suspends that.
     happens: std::sync::Mutex<Option<(KeyAdmin, KeyId, Option<AccountId>)>>,
 }
 
