@@ -336,7 +336,7 @@ fn who_is_refused_again_and_again_fills_no_log() {
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     for what in [
         "request refused",
-        "a call by an actor without any permission was refused",
+        "refused a call by an actor without any permission",
     ] {
         let lines: Vec<_> = log.lines().filter(|line| line.contains(what)).collect();
         assert_eq!(lines.len(), 11, "{what}");
