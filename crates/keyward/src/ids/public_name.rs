@@ -25,7 +25,7 @@ impl PublicName {
     /// Creates a random name.
     ///
     /// # Errors
-    /// When the operating system returns no random bytes.
+    /// Returns an error if the operating system provides no random bytes.
     pub fn random() -> Result<Self, RandomError> {
         let mut text = String::new();
         Alphabet::Base62.push_random(&mut text, LEN)?;
@@ -35,7 +35,8 @@ impl PublicName {
     /// Parses the name after a prefix. The error names `subject`, such as `"invoice id"`.
     ///
     /// # Errors
-    /// When the text has another prefix, length or character.
+    /// Returns an error if the text has another prefix, another length, or a character other than
+    /// `0-9`, `A-Z` and `a-z`.
     pub fn parse(text: &str, prefix: &str, subject: &'static str) -> Result<Self, ParseError> {
         text.strip_prefix(prefix)
             .filter(|id| id.bytes().all(|b| b.is_ascii_alphanumeric()))

@@ -84,7 +84,7 @@ impl Alphabet {
     /// ```
     ///
     /// # Errors
-    /// When the operating system returns no random bytes.
+    /// Returns an error if the operating system provides no random bytes.
     pub fn push_random(self, text: &mut String, count: usize) -> Result<(), RandomError> {
         let chars = self.chars();
         let fair = 256 / chars.len() * chars.len();
@@ -115,7 +115,7 @@ fn digits<const BASE: u32>(mut number: u32, chars: &[u8]) -> [u8; 8] {
     digits
 }
 
-/// Fills a buffer with random bytes of the operating system.
+/// Fills a buffer with random bytes from the operating system.
 ///
 /// ```
 /// let mut nonce = [0; 24];
@@ -125,7 +125,7 @@ fn digits<const BASE: u32>(mut number: u32, chars: &[u8]) -> [u8; 8] {
 /// ```
 ///
 /// # Errors
-/// When the operating system returns none.
+/// Returns an error if the operating system provides none.
 pub fn fill_random(bytes: &mut [u8]) -> Result<(), RandomError> {
     getrandom::fill(bytes).map_err(RandomError)
 }

@@ -245,9 +245,9 @@ impl KeyFormat {
         self.checksum
     }
 
-    /// Returns whether some text matches both formats, and no checksum decides between them.
+    /// Returns whether a text can match both formats without a checksum to decide.
     ///
-    /// If only one of them has a checksum, it decides as long as that format is tried first.
+    /// A checksum in only one of them decides as long as that format is tried first.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         let checksums_differ =
             self.checksum != other.checksum || self.checksum && self.alphabet != other.alphabet;

@@ -52,13 +52,16 @@ impl Feed {
 impl Poll {
     /// Ends this poll and begins a full reload that runs beside further polls.
     ///
-    /// For a store whose history no longer leads from [`since`](Self::since) to `head`, its last
-    /// change, and that has too much data to deliver within one poll. Another thread may fill the
-    /// returned poll and may read the rows in several transactions, all of them later than `head`.
-    /// Meanwhile, polls continue from `head`. Their data wins over that of the reload, and
-    /// restrictions apply at once: a revocation holds when its poll is finished. An account that
-    /// becomes active does so when everything is read, because only then no key in memory is older.
-    /// The replica gets no fresher until then, so requests are refused if it becomes too old.
+    /// Use it if the store's history no longer leads from [`since`](Self::since) to `head`, its last
+    /// change, and the store has too much data to deliver within one poll.
+    ///
+    /// Another thread may fill the returned poll and may read the rows in several transactions, all
+    /// of them later than `head`. Meanwhile, polls continue from `head`. Their data wins over that
+    /// of the reload, and restrictions apply at once: a revocation takes effect when its poll is
+    /// finished. An account that becomes active does so when everything is read, because only then
+    /// no key in memory is older. The replica gets no fresher until then, so requests are refused
+    /// if it becomes too old.
+    ///
     /// ```
     /// use keyward::AccountId;
     /// use keyward::record::Account;

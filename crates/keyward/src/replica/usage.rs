@@ -33,7 +33,7 @@ pub struct UsageCount {
     pub admitted: u64,
     /// The number of requests that were refused although the key was proved.
     ///
-    /// For example, the key has expired.
+    /// An expired key is an example.
     pub refused: u64,
     /// The units that the service recorded with
     /// [`Principal::record`](crate::gate::Principal::record).

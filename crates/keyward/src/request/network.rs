@@ -9,7 +9,7 @@ use crate::error::{ParseError, ParseErrorKind};
 pub(crate) struct Network {
     /// The address in the representation of [`bits`].
     address: u128,
-    /// From 1 to 128.
+    /// The number of significant bits, from 1 to 128.
     prefix: u32,
 }
 

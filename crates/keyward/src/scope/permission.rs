@@ -18,17 +18,19 @@ use crate::scope::Scopes;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Permission {
-    /// Create keys: `api_keys.create`. Together with [`Revoke`](Self::Revoke), also rotate keys.
+    /// The permission to create keys: `api_keys.create`.
+    ///
+    /// Together with [`Revoke`](Self::Revoke), it also permits rotating keys.
     Create,
-    /// List and view keys, usage and the audit log: `api_keys.read`.
+    /// The permission to list and view keys, usage and the audit log: `api_keys.read`.
     Read,
-    /// Update, disable and enable keys: `api_keys.update`.
+    /// The permission to update, disable and enable keys: `api_keys.update`.
     Update,
-    /// Revoke keys: `api_keys.revoke`.
+    /// The permission to revoke keys: `api_keys.revoke`.
     Revoke,
-    /// List webhook endpoints and delivery attempts: `webhooks.read`.
+    /// The permission to list webhook endpoints and delivery attempts: `webhooks.read`.
     ReadWebhooks,
-    /// Create, update, verify and delete webhook endpoints: `webhooks.manage`.
+    /// The permission to create, update, verify and delete webhook endpoints: `webhooks.manage`.
     ///
     /// Its holder decides where the account's events are sent.
     ManageWebhooks,
