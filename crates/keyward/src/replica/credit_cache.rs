@@ -32,6 +32,9 @@ pub(crate) struct CreditCache {
     refill_at: AtomicU64,
     /// The time until which the balance is assumed to be empty, in nanoseconds of the boot clock.
     empty_until: AtomicU64,
+    /// The most that was held before some of it was returned, since the last grant. The balance is
+    /// not assumed to be empty for requests of up to this cost.
+    returned: AtomicU32,
     /// The number of credits that may be held ahead of waiting requests.
     ahead: AtomicU32,
     /// The number of credits that waiting requests need.
@@ -114,6 +117,7 @@ impl CreditCache {
             granted: AtomicU32::new(0),
             refill_at: AtomicU64::new(u64::MAX),
             empty_until: AtomicU64::new(0),
+            returned: AtomicU32::new(0),
             ahead: AtomicU32::new(0),
             wanted: AtomicU32::new(0),
             asked: AtomicBool::new(false),
@@ -183,7 +187,10 @@ impl CreditCache {
     fn is_known_empty(&self, held: u64, amount: u32, epoch: u32, replica: &Replica) -> bool {
         let (own, left) = parts(held);
         let now = nanos(replica.clock().boot());
-        own >= epoch && left < amount && now < self.empty_until.load(Ordering::Acquire)
+        own >= epoch
+            && left < amount
+            && now < self.empty_until.load(Ordering::Acquire)
+            && self.returned.load(Ordering::Acquire) < amount
     }
 
     /// Spends credits after drawing them from the store. The error is `Ask` if the store cannot
@@ -333,6 +340,7 @@ impl CreditCache {
         if own != grant.epoch {
             self.given.fetch_sub(left.into(), done);
         }
+        self.returned.store(0, Ordering::Release);
         let believed = if grant.more { 0 } else { nanos(now + BELIEF) };
         self.empty_until.store(believed, Ordering::Release);
         self.refill_at
@@ -381,6 +389,7 @@ impl CreditCache {
         let (epoch, left) = parts(taken.ok()?);
         let taken = left - kept(left);
         self.given.fetch_sub(taken.into(), done);
+        self.returned.fetch_max(left, done);
         Some(self.unspent(epoch, taken))
     }
 
@@ -559,6 +568,29 @@ mod tests {
             purse.take_in(&grant(0, more), now().saturating_sub(BELIEF));
             assert_eq!(purse.spend(2, 1, &replica).unwrap_err(), NotSpent::Ask);
         }
+    }
+
+    #[test]
+    fn returned_credits_can_be_drawn_again_at_once() {
+        let replica = replica();
+        let now = || replica.clock().boot();
+        let purse = purse(0);
+        purse.take_in(&grant(2, false), now());
+        assert_eq!(
+            purse.spend(3, 1, &replica).unwrap_err(),
+            NotSpent::Exhausted
+        );
+        assert_eq!(purse.take_unspent(true, now()).unwrap().amount, 2);
+        assert_eq!(
+            purse.spend(3, 1, &replica).unwrap_err(),
+            NotSpent::Exhausted
+        );
+        assert_eq!(purse.spend(2, 1, &replica).unwrap_err(), NotSpent::Ask);
+        purse.take_in(&grant(0, false), now());
+        assert_eq!(
+            purse.spend(2, 1, &replica).unwrap_err(),
+            NotSpent::Exhausted
+        );
     }
 
     #[test]
