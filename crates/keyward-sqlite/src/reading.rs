@@ -157,6 +157,22 @@ mod tests {
     }
 
     #[test]
+    fn one_statement_that_changes_more_rows_than_are_remembered_is_read_beside_the_polls() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        let (secret, mut record) = add(&store, "acme");
+        let many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10500) \
+                    INSERT INTO keyward_account (id) SELECT 'many' || i FROM n";
+        while_reading(&store, &fixture, many, || {
+            eventually(|| is_reading(&store));
+            record.status = KeyStatus::Revoked;
+            commit(&store, vec![], vec![record]).unwrap();
+            assert_eq!(ask(&store, &secret), Err(DenialKind::Revoked));
+        });
+        eventually(|| !is_reading(&store));
+    }
+
+    #[test]
     fn a_key_that_works_again_waits_until_its_account_is_read() {
         let fixture = Fixture::new();
         let store = fixture.open();

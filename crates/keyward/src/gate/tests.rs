@@ -25,7 +25,7 @@ use crate::key::{
 use crate::limit::RateLimit;
 use crate::origin::OriginPolicy;
 use crate::record::{Account, AccountStatus, KeyRecord, KeyStatus};
-use crate::replica::poll::tests::set_moves;
+use crate::replica::poll::tests::{searches, set_moves};
 use crate::replica::{Replica, Revision};
 use crate::reply::Replies;
 use crate::request::{KeyLocation, RequestHead};
@@ -944,6 +944,28 @@ fn a_key_that_moves_to_another_digest_is_never_missed() {
         asker.join().unwrap();
     });
     assert_eq!(world.replica.len(), 1);
+}
+
+#[test]
+fn a_key_that_this_process_has_rehashed_is_found_without_a_search() {
+    let pepper = |id| Pepper::new(id, format!("the long secret of {id}").as_bytes()).unwrap();
+    let mut world = World::new();
+    world.record.digest = Peppers::new(pepper("old")).digest(&world.key);
+    world.feed();
+    let both = Peppers::new(pepper("new")).retired(pepper("old")).unwrap();
+    let gate = world.builder_with(&scheme().peppers(both)).build().unwrap();
+    assert_eq!(reason(world.verdict(&gate)), Ok(()));
+    let rehashes = world.replica.take_rehashes();
+    world.record.digest = rehashes[0].to.clone();
+    world.record.redigested = 1;
+    world.feed();
+    assert_eq!((world.replica.len(), searches(&world.replica)), (1, 0));
+
+    // One that another process has rehashed is not.
+    world.record.digest = Peppers::none().digest(&world.key);
+    world.record.redigested = 2;
+    world.feed();
+    assert_eq!((world.replica.len(), searches(&world.replica)), (1, 1));
 }
 
 #[test]

@@ -11,13 +11,15 @@ use crate::clock::Clock;
 use crate::credits::CreditOwner;
 use crate::environment::Environment;
 use crate::ids::{AccountId, KeyId};
+use crate::key::digest::DigestBytes;
 use crate::limit::BucketOwner;
 use crate::record::{Account, KeyRecord};
-use crate::replica::Revision;
 use crate::replica::cached_key::{AccountState, Budget, CachedKey, Grant};
 use crate::replica::credit_cache::CreditCache;
 use crate::replica::key_buckets::KeyBuckets;
 use crate::replica::reload::Reload;
+use crate::replica::table::Table;
+use crate::replica::{Rehash, Revision};
 
 /// The state that only the feed uses.
 #[derive(Default)]
@@ -39,6 +41,8 @@ pub(crate) struct Feed {
     meters: HashMap<KeyId, Arc<KeyBuckets>>,
     /// Sorted, so that they can be visited in parts.
     purses: BTreeMap<CreditOwner, Arc<CreditCache>>,
+    /// The previous digests of keys that this process has rehashed, until a poll gives the new ones.
+    rehashed: HashMap<KeyId, DigestBytes>,
     /// The reload in progress, and the number of reloads started so far.
     pub(crate) reload: Option<Reload>,
     pub(crate) reloads: u64,
@@ -48,6 +52,9 @@ pub(crate) struct Feed {
     purses_doubling: Doubling,
     groups_doubling: Doubling,
 }
+
+/// The number of rehashed keys whose previous digests are remembered: some 5 MB.
+const MOST_REHASHED: usize = 100_000;
 
 /// A trigger for cleaning a collection when it has doubled since the last cleaning.
 ///
@@ -156,6 +163,39 @@ impl Feed {
         let purses = self.purses.range((from, Bound::Unbounded));
         let purses = purses.map(|(_, purse)| Arc::clone(purse));
         purses.take(most).collect()
+    }
+
+    /// Remembers the digests under which these keys are in the table.
+    pub(crate) fn note_rehashes(&mut self, rehashes: &[Rehash]) {
+        if self.rehashed.len() + rehashes.len() > MOST_REHASHED {
+            self.rehashed.clear();
+        }
+        let known = rehashes.iter().take(MOST_REHASHED);
+        self.rehashed
+            .extend(known.map(|one| (one.key, DigestBytes(one.from))));
+    }
+
+    /// Returns the entries of keys whose digest has changed, under their previous digests.
+    ///
+    /// Keys that another process has rehashed are searched for among all keys.
+    pub(crate) fn moved(
+        &mut self,
+        moved: &HashMap<KeyId, DigestBytes>,
+        table: &Table,
+    ) -> Vec<Arc<CachedKey>> {
+        let (mut gone, mut unknown) = (Vec::new(), HashMap::new());
+        for (id, new) in moved {
+            let from = self.rehashed.remove(id).filter(|from| from != new);
+            let old = from.and_then(|from| table.find(&from));
+            match old.filter(|old| old.id == *id) {
+                Some(old) => gone.push(old),
+                None => _ = unknown.insert(*id, *new),
+            }
+        }
+        if !unknown.is_empty() {
+            gone.extend(table.moved(&unknown));
+        }
+        gone
     }
 
     pub(crate) fn close(&self, accounts: &[Account]) {

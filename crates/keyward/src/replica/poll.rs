@@ -294,7 +294,7 @@ impl Poll {
         let gone = if self.moved.is_empty() {
             Vec::new()
         } else {
-            inner.table.moved(&self.moved)
+            feed.moved(&self.moved, &inner.table)
         };
         self.hand_on_tallies(&gone);
         self.share_chained(feed, &self.chained);
@@ -577,6 +577,11 @@ pub(crate) mod tests {
         poll.restart();
         keys.for_each(|n| poll.key(&record(n)));
         poll.finish(head).unwrap();
+    }
+
+    /// How often all keys were searched for old entries.
+    pub(crate) fn searches(replica: &Replica) -> usize {
+        replica.inner.table.searches.load(Ordering::Relaxed)
     }
 
     /// An odd number simulates a key that is being moved to another digest.

@@ -285,13 +285,17 @@ impl Replica {
     /// again after a restart.
     #[must_use]
     pub fn take_rehashes(&self) -> Vec<Rehash> {
-        mem::take(
+        let rehashes = mem::take(
             &mut *self
                 .inner
                 .redigested
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner),
-        )
+        );
+        if !rehashes.is_empty() {
+            self.feed().note_rehashes(&rehashes);
+        }
+        rehashes
     }
 
     /// Takes all requests for credits.

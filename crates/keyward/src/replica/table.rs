@@ -18,6 +18,9 @@ const SHARDS: usize = 192;
 /// A table of keys by digest. Readers never wait; a change replaces whole shards.
 pub(crate) struct Table {
     shards: Box<[ArcSwap<Shard>]>,
+    /// The number of searches through all keys for old entries.
+    #[cfg(test)]
+    pub(crate) searches: std::sync::atomic::AtomicUsize,
 }
 
 type Shard = HashSet<ByDigest, BuildHasherDefault<Identity>>;
@@ -123,6 +126,9 @@ impl Table {
     /// Finds the old entries of rehashed keys. It searches all keys, because only the old digest
     /// would tell where they are.
     pub(crate) fn moved(&self, moved: &HashMap<KeyId, DigestBytes>) -> Vec<Arc<CachedKey>> {
+        #[cfg(test)]
+        self.searches
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.matching(|entry| moved.get(&entry.id).is_some_and(|new| *new != entry.digest))
     }
 
@@ -171,7 +177,11 @@ impl Table {
 impl Default for Table {
     fn default() -> Self {
         let shards = (0..SHARDS).map(|_| ArcSwap::default()).collect();
-        Self { shards }
+        Self {
+            shards,
+            #[cfg(test)]
+            searches: std::sync::atomic::AtomicUsize::default(),
+        }
     }
 }
 
