@@ -306,7 +306,7 @@ fn due_rows(
     claim: &DeliveryClaim,
     from: &mut Cursor,
 ) -> rusqlite::Result<Vec<DueRow>> {
-    let mut found = Found::new(connection, claim)?;
+    let mut found = Found::new(connection, claim);
     if found.is_enough() || found.look("ASC")? < LOOK {
         return Ok(found.due);
     }
@@ -324,6 +324,8 @@ struct Found<'a> {
     connection: &'a Connection,
     claim: &'a DeliveryClaim,
     busy: HashSet<String>,
+    /// Whether the endpoints that were looked at are closed.
+    closed: HashMap<String, bool>,
     /// How many to each endpoint; those that were visited have no more.
     taken: HashMap<String, usize>,
     /// How many to endpoints that are not proven.
@@ -332,25 +334,35 @@ struct Found<'a> {
 }
 
 impl<'a> Found<'a> {
-    fn new(connection: &'a Connection, claim: &'a DeliveryClaim) -> rusqlite::Result<Self> {
-        let mut busy: HashSet<_> = claim.busy.iter().map(EndpointId::to_string).collect();
-        // Those that are deleted or switched off, and have deliveries that do not say so yet.
-        let mut closed = connection.prepare_cached(
-            "SELECT endpoint FROM keyward_endpoint_deleted UNION ALL \
-             SELECT endpoint FROM keyward_endpoint_switching \
-             JOIN keyward_endpoint ON id = endpoint WHERE status <> 'enabled'",
-        )?;
-        for endpoint in closed.query_map([], |row| row.get(0))? {
-            busy.insert(endpoint?);
-        }
-        Ok(Self {
+    fn new(connection: &'a Connection, claim: &'a DeliveryClaim) -> Self {
+        Self {
             connection,
             claim,
-            busy,
+            busy: claim.busy.iter().map(EndpointId::to_string).collect(),
+            closed: HashMap::new(),
             taken: HashMap::new(),
             others: 0,
             due: Vec::new(),
-        })
+        }
+    }
+
+    /// Whether an endpoint was deleted or switched off, and has deliveries that do not say so yet.
+    ///
+    /// Only endpoints that are looked at are asked for: there may be very many such.
+    fn is_closed(&mut self, endpoint: &str) -> rusqlite::Result<bool> {
+        if let Some(is_closed) = self.closed.get(endpoint) {
+            return Ok(*is_closed);
+        }
+        let is_closed = self
+            .connection
+            .prepare_cached(
+                "SELECT EXISTS (SELECT 1 FROM keyward_endpoint_deleted WHERE endpoint = ?1) \
+                 OR EXISTS (SELECT 1 FROM keyward_endpoint_switching \
+                 JOIN keyward_endpoint ON id = endpoint WHERE endpoint = ?1 AND status <> 'enabled')",
+            )?
+            .query_row([endpoint], |row| row.get(0))?;
+        self.closed.insert(endpoint.to_owned(), is_closed);
+        Ok(is_closed)
     }
 
     fn is_proven(&self, endpoint: &str) -> bool {
@@ -381,8 +393,17 @@ impl<'a> Found<'a> {
         to_proven == 0 && (others == 0 || self.due.len() > self.others)
     }
 
-    /// How many more may go to this endpoint.
-    fn room(&self, endpoint: &str) -> usize {
+    /// Returns the number of deliveries that this endpoint may still get.
+    fn room(&mut self, endpoint: &str) -> rusqlite::Result<usize> {
+        let room = self.room_if_open(endpoint);
+        Ok(if room > 0 && self.is_closed(endpoint)? {
+            0
+        } else {
+            room
+        })
+    }
+
+    fn room_if_open(&self, endpoint: &str) -> usize {
         let taken = self.taken.get(endpoint).copied().unwrap_or(0);
         let (to_proven, others) = self.left();
         if self.busy.contains(endpoint) {
@@ -415,7 +436,7 @@ impl<'a> Found<'a> {
                 return Ok(0);
             }
             looked += 1;
-            if self.room(row.get_ref(4)?.as_str()?) == 0 {
+            if self.room(row.get_ref(4)?.as_str()?)? == 0 {
                 continue;
             }
             let row = DueRow::of(row)?;
@@ -486,7 +507,7 @@ impl<'a> Found<'a> {
 
     /// Takes what has waited longest for this endpoint, unless it was seen before.
     fn visit(&mut self, endpoint: &str, account: &str, environment: &str) -> rusqlite::Result<()> {
-        let room = self.room(endpoint);
+        let room = self.room(endpoint)?;
         if room == 0 || self.taken.contains_key(endpoint) {
             return Ok(());
         }

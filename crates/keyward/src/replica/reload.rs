@@ -249,7 +249,7 @@ impl Replica {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicU32, Ordering};
     use std::thread;
     use std::time::SystemTime;
 
@@ -337,23 +337,26 @@ mod tests {
 
     #[test]
     fn a_poll_that_waits_for_the_steps_of_a_reload_has_its_turn() {
-        const MOST: u32 = 2000;
-        let (replica, over) = (Replica::new(), AtomicBool::new(false));
+        const MOST: u32 = 5000;
+        let (replica, steps) = (Replica::new(), AtomicU32::new(0));
         thread::scope(|threads| {
-            let reload = threads.spawn(|| {
-                let mut steps = 0;
-                while !over.load(Ordering::Acquire) && steps < MOST {
+            threads.spawn(|| {
+                while steps.load(Ordering::Acquire) < MOST {
                     let _feed = replica.feed();
+                    steps.fetch_add(1, Ordering::AcqRel);
                     thread::sleep(Duration::from_millis(1));
-                    steps += 1;
                 }
-                steps
             });
             for _ in 0..50 {
+                // The reload has it again.
+                let before = steps.load(Ordering::Acquire);
+                while before < MOST && steps.load(Ordering::Acquire) == before {
+                    thread::yield_now();
+                }
                 drop(replica.feed());
             }
-            over.store(true, Ordering::Release);
-            assert!(reload.join().unwrap() < MOST, "it waited for them all");
+            let took = steps.swap(MOST, Ordering::AcqRel);
+            assert!(took < MOST, "it waited for all steps");
         });
     }
 
