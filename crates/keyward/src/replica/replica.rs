@@ -64,7 +64,7 @@ pub(super) struct Inner {
     pub(super) refresh: Refresh,
     feed: Mutex<Feed>,
     /// Held by the thread that gets the feed next.
-    feed_turn: Mutex<()>,
+    pub(super) feed_turn: Mutex<()>,
     pub(super) tallies: Tallies,
     /// The number of dead keys in memory.
     pub(super) dead: AtomicUsize,
