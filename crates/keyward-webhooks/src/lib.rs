@@ -12,7 +12,7 @@
 //!
 //! ```
 //! use std::time::SystemTime;
-//! use keyward::request::RequestHead;
+//! use keyward::testing::TestRequest;
 //! use keyward_webhooks::signature::{WebhookId, WebhookSecret};
 //! use keyward_webhooks::{WebhookSigner, WebhookVerifier};
 //!
@@ -24,19 +24,10 @@
 //! // The receiver:
 //! let verifier = WebhookVerifier::standard("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")?;
 //! let timestamp = now.duration_since(SystemTime::UNIX_EPOCH)?.as_secs().to_string();
-//! # struct Head<'a>([(&'a str, &'a str); 3]);
-//! # impl RequestHead for Head<'_> {
-//! #     fn method(&self) -> &str { "POST" }
-//! #     fn peer(&self) -> Option<std::net::IpAddr> { None }
-//! #     fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-//! #         self.0.iter().filter(move |(own, _)| *own == name).map(|(_, value)| value.as_bytes())
-//! #     }
-//! # }
-//! let head = Head([
-//!     ("webhook-id", "report-17-done"),
-//!     ("webhook-timestamp", &timestamp),
-//!     ("webhook-signature", &signature),
-//! ]);
+//! let head = TestRequest::new("POST")
+//!     .header("webhook-id", "report-17-done")
+//!     .header("webhook-timestamp", timestamp)
+//!     .header("webhook-signature", signature);
 //! let verified = verifier.verify(&head, body, now)?;
 //! assert_eq!(verified.id().map(|id| id.as_str()), Some("report-17-done"));
 //! assert!(verifier.verify(&head, br#"{"done":false}"#, now).is_err());

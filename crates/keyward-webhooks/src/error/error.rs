@@ -11,16 +11,10 @@ use crate::error::WebhookErrorCode;
 /// use std::time::SystemTime;
 /// use keyward_webhooks::error::WebhookErrorKind;
 /// use keyward_webhooks::WebhookVerifier;
-/// # use keyward::request::RequestHead;
-/// # struct NoFields;
-/// # impl RequestHead for NoFields {
-/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
-/// #     fn method(&self) -> &str { "POST" }
-/// #     fn values<'a>(&'a self, _: &'a str) -> impl Iterator<Item = &'a [u8]> { [].into_iter() }
-/// # }
+/// # use keyward::testing::TestRequest;
 ///
 /// let verifier = WebhookVerifier::standard("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")?;
-/// let error = verifier.verify(&NoFields, b"{}", SystemTime::now()).unwrap_err();
+/// let error = verifier.verify(&TestRequest::new("POST"), b"{}", SystemTime::now()).unwrap_err();
 /// assert_eq!(error.kind(), WebhookErrorKind::Missing);
 /// assert_eq!(error.to_string(), "no signature, or no id or timestamp with it");
 /// # Ok::<(), keyward::error::ParseError>(())

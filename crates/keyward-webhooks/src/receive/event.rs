@@ -17,31 +17,19 @@ use crate::signature::{SignedWebhook, WebhookId};
 /// ```
 /// # use std::sync::Arc;
 /// # use std::time::{Duration, SystemTime};
-/// # use keyward::request::RequestHead;
+/// # use keyward::testing::{TestRequest, block_on};
 /// # use keyward_webhooks::error::WebhookErrorKind;
 /// # use keyward_webhooks::WebhookReceiver;
 /// # use keyward_webhooks::receive::{WebhookEvent, WebhookVerdict};
 /// # use keyward_webhooks::{WebhookSigner, WebhookVerifier};
 /// # use keyward_webhooks::signature::{WebhookId, WebhookSecret};
-/// # struct Head<'a>(&'a [(&'static str, String)]);
-/// # impl RequestHead for Head<'_> {
-/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
-/// #     fn method(&self) -> &str { "POST" }
-/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-/// #         self.0.iter().filter(move |(name, _)| *name == field).map(|(_, value)| value.as_bytes())
-/// #     }
-/// # }
-/// # fn now_or_never<T>(mut future: std::pin::Pin<Box<dyn Future<Output = T> + Send>>) -> T {
-/// #     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-/// #     let std::task::Poll::Ready(ready) = future.as_mut().poll(&mut context) else { unreachable!() };
-/// #     ready
-/// # }
 /// # let secret = WebhookSecret::random()?;
 /// # let receiver = WebhookReceiver::builder(WebhookVerifier::standard(secret.expose_secret())?).build()?;
 /// # let id = WebhookId::parse("msg_1")?;
-/// # let fields = WebhookSigner::new(&secret).fields(&id, SystemTime::now(), b"[1, 2]");
-/// # let Ok(awaited) = receiver.check(&Head(&fields)) else { unreachable!() };
-/// # let WebhookVerdict::Deliver(delivery) = now_or_never(awaited.verify(*b"[1, 2]")) else { unreachable!() };
+/// # let headers = WebhookSigner::new(&secret).fields(&id, SystemTime::now(), b"[1, 2]");
+/// # let request = TestRequest::new("POST").headers(headers);
+/// # let Ok(awaited) = receiver.check(&request) else { unreachable!() };
+/// # let WebhookVerdict::Deliver(delivery) = block_on(awaited.verify(*b"[1, 2]")) else { unreachable!() };
 /// # let event: WebhookEvent = delivery.event;
 /// assert_eq!(event.id().map(|id| id.as_str()), Some("msg_1"));
 /// assert_eq!(event.body(), b"[1, 2]");

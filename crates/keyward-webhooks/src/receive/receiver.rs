@@ -70,34 +70,22 @@ use crate::signature::scheme::Claim;
 /// # use std::time::SystemTime;
 /// # use keyward::gate::Check;
 /// # use keyward_webhooks::WebhookStore;
-/// # use keyward::request::RequestHead;
+/// # use keyward::testing::{TestRequest, block_on};
 /// # use keyward_webhooks::WebhookReceiver;
 /// # use keyward_webhooks::receive::WebhookVerdict;
 /// # use keyward_webhooks::{WebhookSigner, WebhookVerifier};
 /// # use keyward_webhooks::signature::{WebhookId, WebhookSecret};
-/// # struct Head<'a>(&'a [(&'static str, String)]);
-/// # impl RequestHead for Head<'_> {
-/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
-/// #     fn method(&self) -> &str { "POST" }
-/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-/// #         self.0.iter().filter(move |(name, _)| *name == field).map(|(_, value)| value.as_bytes())
-/// #     }
-/// # }
-/// # fn now_or_never<T>(mut future: std::pin::Pin<Box<dyn Future<Output = T> + Send>>) -> T {
-/// #     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-/// #     let std::task::Poll::Ready(ready) = future.as_mut().poll(&mut context) else { unreachable!() };
-/// #     ready
-/// # }
 /// let secret = WebhookSecret::random()?; // the sender's
 /// let verifier = WebhookVerifier::standard(secret.expose_secret())?;
 /// let receiver = WebhookReceiver::builder(verifier).build()?;
 ///
 /// // What an adapter does with it:
-/// let fields = WebhookSigner::new(&secret).fields(&WebhookId::random()?, SystemTime::now(), b"{}");
-/// let mut awaited = receiver.check(&Head(&fields)).expect("nothing is wrong with the fields");
+/// let headers = WebhookSigner::new(&secret).fields(&WebhookId::random()?, SystemTime::now(), b"{}");
+/// let request = TestRequest::new("POST").headers(headers);
+/// let mut awaited = receiver.check(&request).expect("nothing is wrong with the fields");
 /// let _ = awaited.time_left(); // to be read within
 /// awaited.receive(2).expect("it is within the limit"); // for each chunk that arrives
-/// match now_or_never(awaited.verify(*b"{}")) {
+/// match block_on(awaited.verify(*b"{}")) {
 ///     WebhookVerdict::Deliver(delivery) => {
 ///         assert_eq!(delivery.event.body(), b"{}"); // into the extensions
 ///         // The inner service is called here.
@@ -106,14 +94,14 @@ use crate::signature::scheme::Claim;
 ///     WebhookVerdict::Answer(answer) => panic!("{answer:?}"),
 /// }
 ///
-/// let Err(answer) = receiver.check(&Head(&[])) else { unreachable!() };
+/// let Err(answer) = receiver.check(&TestRequest::new("POST")) else { unreachable!() };
 /// assert_eq!(answer.reply.status(), 401);
 ///
-/// let awaited = receiver.check(&Head(&fields)).expect("nothing is wrong with the fields");
-/// let WebhookVerdict::Answer(replay) = now_or_never(awaited.verify(*b"{}")) else { unreachable!() };
+/// let awaited = receiver.check(&request).expect("nothing is wrong with the fields");
+/// let WebhookVerdict::Answer(replay) = block_on(awaited.verify(*b"{}")) else { unreachable!() };
 /// assert_eq!(replay.reply.status(), 409);
-/// # let awaited = receiver.check(&Head(&fields)).expect("nothing is wrong with the fields");
-/// # let WebhookVerdict::Answer(wrong) = now_or_never(awaited.verify(*b"{ }")) else { unreachable!() };
+/// # let awaited = receiver.check(&request).expect("nothing is wrong with the fields");
+/// # let WebhookVerdict::Answer(wrong) = block_on(awaited.verify(*b"{ }")) else { unreachable!() };
 /// # let mut shown = wrong.reply.headers().map(|(name, value)| format!("{name}: {value}"));
 /// # assert_eq!(shown.next().as_deref(), Some("cache-control: no-store"));
 /// # assert_eq!(shown.next().as_deref(), Some("content-type: application/problem+json"));

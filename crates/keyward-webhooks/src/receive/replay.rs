@@ -57,9 +57,7 @@ const KEPT_FOR: usize = 601;
 /// # let table = Table(Pool);
 /// # let attempt = WebhookAttempt::new("msg_1", None);
 /// # let now = SystemTime::now();
-/// # let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-/// # let std::task::Poll::Ready(first) = table.begin(&attempt, now, now).as_mut().poll(&mut context) else { unreachable!() };
-/// # assert_eq!(first?, ReplayStatus::New);
+/// # assert_eq!(keyward::testing::block_on(table.begin(&attempt, now, now))?, ReplayStatus::New);
 /// # table.conclude(&attempt, true);
 /// # Ok::<(), keyward::store::StoreError>(())
 /// ```
@@ -143,23 +141,19 @@ pub enum ReplayStatus {
 /// ```
 /// use std::time::{Duration, SystemTime};
 /// use keyward_webhooks::receive::{RecentWebhooks, ReplayMemory, ReplayStatus, WebhookAttempt};
-/// # fn now_or_never<T>(mut future: keyward::store::StoreFuture<'_, T>) -> Result<T, keyward::store::StoreError> {
-/// #     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-/// #     let std::task::Poll::Ready(ready) = future.as_mut().poll(&mut context) else { unreachable!() };
-/// #     ready
-/// # }
+/// # use keyward::testing::block_on;
 ///
 /// let memory = RecentWebhooks::new(1);
 /// let (now, message) = (SystemTime::now(), WebhookAttempt::new("msg_1", None));
 /// let until = now + Duration::from_secs(600);
-/// assert_eq!(now_or_never(memory.begin(&message, now, until))?, ReplayStatus::New);
-/// assert_eq!(now_or_never(memory.begin(&message, now, until))?, ReplayStatus::InHand);
+/// assert_eq!(block_on(memory.begin(&message, now, until))?, ReplayStatus::New);
+/// assert_eq!(block_on(memory.begin(&message, now, until))?, ReplayStatus::InHand);
 /// memory.conclude(&message, true);
-/// assert_eq!(now_or_never(memory.begin(&message, now, until))?, ReplayStatus::Handled(None));
+/// assert_eq!(block_on(memory.begin(&message, now, until))?, ReplayStatus::Handled(None));
 ///
 /// let other = WebhookAttempt::new("msg_2", None);
-/// assert!(now_or_never(memory.begin(&other, now, until)).is_err()); // full
-/// assert_eq!(now_or_never(memory.begin(&other, until, until))?, ReplayStatus::New);
+/// assert!(block_on(memory.begin(&other, now, until)).is_err()); // full
+/// assert_eq!(block_on(memory.begin(&other, until, until))?, ReplayStatus::New);
 /// # Ok::<(), keyward::store::StoreError>(())
 /// ```
 #[derive(Debug)]

@@ -61,27 +61,13 @@ const GITHUB_TOKEN: &str = "that is an access token, use the secret of the webho
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
-/// use keyward::request::RequestHead;
+/// use keyward::testing::TestRequest;
 /// use keyward_webhooks::WebhookVerifier;
 ///
-/// struct Head([(&'static str, &'static str); 3]);
-///
-/// impl RequestHead for Head {
-///     fn peer(&self) -> Option<std::net::IpAddr> { None }
-///     fn method(&self) -> &str {
-///         "POST"
-///     }
-///
-///     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-///         self.0.iter().filter(move |(name, _)| *name == field).map(|(_, value)| value.as_bytes())
-///     }
-/// }
-///
-/// let head = Head([
-///     ("webhook-id", "msg_p5jXN8AQM9LWM0D4loKWxJek"),
-///     ("webhook-timestamp", "1614265330"),
-///     ("webhook-signature", "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="),
-/// ]);
+/// let head = TestRequest::new("POST")
+///     .header("webhook-id", "msg_p5jXN8AQM9LWM0D4loKWxJek")
+///     .header("webhook-timestamp", "1614265330")
+///     .header("webhook-signature", "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
 /// let verifier = WebhookVerifier::standard("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")?;
 /// let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_614_265_330);
 /// let signed = verifier.verify(&head, br#"{"test": 2432232314}"#, now)?;

@@ -26,21 +26,10 @@ impl Gate {
     /// plan and limits are not looked at again. The answer comes from memory: no lock, no I/O.
     ///
     /// ```
-    /// # use std::sync::Arc;
-    /// # use keyward::{AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
-    /// # use keyward::gate::{Access, Decision, Verdict};
-    /// # use keyward::testing::TestRequest;
+    /// # let world = keyward::testing::World::new();
+    /// # let (gate, admin, operator) = (world.gate(), world.admin(), world.operator());
+    /// # let principal = world.principal(&world.key("kyc"));
     /// # keyward::testing::block_on(async {
-    /// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
-    /// # let gate = Gate::new(&store, &scheme)?;
-    /// # let admin = KeyAdmin::new(&store, &scheme);
-    /// # let operator = Actor::operator("docs");
-    /// # let acme = AccountId::parse("acme")?;
-    /// # let created = admin.bootstrap(&operator, NewKey::new(acme, Environment::LIVE, "first")).await?;
-    /// # let key = created.key.unwrap();
-    /// # let decision = gate.check(&TestRequest::get().key(key.expose_secret()), &Arc::default(), None);
-    /// # let Decision::Ready(Verdict::Admit(admitted)) = decision else { panic!("{decision:?}") };
-    /// # let Some(Access::Principal(principal)) = admitted.access else { unreachable!() };
     /// assert!(gate.is_alive(&principal));
     /// admin.revoke(&operator, principal.key_id(), "laptop stolen").await?;
     /// assert!(!gate.is_alive(&principal));

@@ -56,15 +56,7 @@ const GRPC_RESPONSE: [&str; 3] = ["grpc-status", "grpc-message", "grpc-status-de
 /// # use std::sync::Arc;
 /// # use keyward::{Cors, Gate, KeyFormat, KeyLocation, KeyScheme, MemoryStore};
 /// # use keyward::gate::{Decision, Verdict};
-/// # use keyward::request::RequestHead;
-/// # struct Preflight;
-/// # impl RequestHead for Preflight {
-/// #     fn method(&self) -> &str { "OPTIONS" }
-/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
-/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-/// #         ["origin", "access-control-request-method"].contains(&field).then_some(&b"PUT"[..]).into_iter()
-/// #     }
-/// # }
+/// # use keyward::testing::TestRequest;
 /// # let store = MemoryStore::new();
 /// let cors = Cors::new().request_field("x-session").response_field("x-total-count");
 /// let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
@@ -74,7 +66,10 @@ const GRPC_RESPONSE: [&str; 3] = ["grpc-status", "grpc-message", "grpc-status-de
 ///     .cors(cors)
 ///     .build()?;
 ///
-/// let decision = gate.check(&Preflight, &Arc::default(), None);
+/// let preflight = TestRequest::new("OPTIONS")
+///     .header("origin", "https://shop.example")
+///     .header("access-control-request-method", "PUT");
+/// let decision = gate.check(&preflight, &Arc::default(), None);
 /// let Decision::Ready(Verdict::Refuse(answer)) = decision else { panic!("{decision:?}") };
 /// assert_eq!(answer.reply.status(), 204);
 /// assert!(answer.reply.headers().eq([

@@ -19,22 +19,12 @@ static DRAINING: AtomicUsize = AtomicUsize::new(0);
 /// # use std::sync::Arc;
 /// # use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore};
 /// # use keyward::gate::{Decision, Verdict};
-/// # use keyward::request::RequestHead;
-/// struct Upload;
-///
-/// impl RequestHead for Upload {
-///     fn method(&self) -> &str { "POST" }
-///     fn peer(&self) -> Option<std::net::IpAddr> { None }
-///     fn is_http1(&self) -> bool { true }
-///     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-///         (field == "content-length").then_some(&b"5000000"[..]).into_iter()
-///     }
-/// }
-///
+/// # use keyward::testing::TestRequest;
 /// # let store = MemoryStore::new();
 /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
 /// # let gate = Gate::new(&store, &scheme)?;
-/// let decision = gate.check(&Upload, &Arc::default(), None);
+/// let upload = TestRequest::new("POST").http1().header("content-length", "5000000");
+/// let decision = gate.check(&upload, &Arc::default(), None);
 /// let Decision::Ready(Verdict::Refuse(refusal)) = decision else { panic!("{decision:?}") };
 /// assert!(refusal.reply.headers().any(|field| field == ("connection", "close")));
 /// let mut drain = refusal.drain().expect("it has a body, and nobody else is draining");
@@ -81,19 +71,11 @@ impl Drop for BodyDrain {
 /// What the head of a request says of its body.
 ///
 /// ```
-/// # use keyward::request::RequestHead;
+/// # use keyward::testing::TestRequest;
 /// use keyward::gate::UnreadBody;
 ///
-/// # struct Upload;
-/// # impl RequestHead for Upload {
-/// #     fn method(&self) -> &str { "POST" }
-/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
-/// #     fn is_http1(&self) -> bool { true }
-/// #     fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-/// #         (name == "content-length").then_some(&b"5000000"[..]).into_iter()
-/// #     }
-/// # }
-/// let body = UnreadBody::of(&Upload); // an HTTP/1 request with `content-length: 5000000`
+/// let upload = TestRequest::new("POST").http1().header("content-length", "5000000");
+/// let body = UnreadBody::of(&upload);
 /// assert_eq!(body, UnreadBody::Coming);
 /// assert!(body.drain().is_some());
 /// ```

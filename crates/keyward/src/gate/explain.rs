@@ -147,24 +147,15 @@ impl Gate {
     /// memory has of them, and nothing of limits that are counted elsewhere.
     ///
     /// ```
-    /// use keyward::{Environment, KeyScheme, Requirement};
+    /// use keyward::{Environment, Requirement};
     /// use keyward::denial::DenialKind;
     /// use keyward::gate::Check;
-    /// # use keyward::{AccountId, Gate, KeyFormat, KeyId, Peppers, Store};
-    /// # use keyward::record::{Account, KeyRecord};
-    /// # use keyward::replica::{Replica, Revision};
-    /// # use keyward::testing::TestRequest;
-    /// # let (replica, format) = (Replica::new(), KeyFormat::new("vhk_{env}_")?);
-    /// # let (key, acme) = (format.generate(Environment::TEST)?, AccountId::parse("acme")?);
-    /// # let (digest, now) = (Peppers::none().digest(&key), std::time::SystemTime::now());
-    /// # let (id, hint) = (KeyId::random()?, key.hint().clone());
-    /// # let record = KeyRecord::new(id, digest, hint, acme.clone(), Environment::TEST, now);
-    /// # let mut poll = replica.poll();
-    /// # poll.account(Account::new(acme));
-    /// # poll.key(&record);
-    /// # poll.finish(Revision { number: 1, nonce: 0 })?;
-    /// # let gate = Gate::builder_from_replica(&replica, &KeyScheme::new(format)).build()?;
-    /// # let request = TestRequest::get().key(key.expose_secret());
+    /// # use keyward::{AccountId, NewKey};
+    /// # use keyward::testing::{TestRequest, World};
+    /// # let world = World::new();
+    /// # let acme = AccountId::parse("acme")?;
+    /// # let key = world.create(NewKey::new(acme, Environment::TEST, "test")).key.unwrap();
+    /// # let (gate, request) = (world.gate(), TestRequest::get().key(key.expose_secret()));
     ///
     /// let explained = gate.explain(&request, &Requirement::new().scope("kyc")); // a test key
     /// assert_eq!(explained.denial(), Some(DenialKind::EnvironmentMismatch));

@@ -20,7 +20,7 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 /// # use keyward::{Environment, Gate, KeyFormat, KeyScheme};
 /// # use keyward::gate::{Decision, Verdict};
 /// # use keyward::replica::Replica;
-/// # use keyward::testing::TestRequest;
+/// # use keyward::testing::{TestRequest, block_on};
 /// # let (replica, format) = (Replica::new(), KeyFormat::new("vhk_{env}_")?);
 /// # let key = format.generate(Environment::LIVE)?;
 /// # let request = TestRequest::get().key(key.expose_secret());
@@ -33,9 +33,7 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 ///     assert_eq!(wait, Duration::from_millis(500)); // `GateBuilder::refresh_wait`
 ///     std::future::ready(()) // an adapter gives `tokio::time::sleep(wait)`
 /// });
-/// # let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-/// # let std::task::Poll::Ready(verdict) = std::pin::pin!(verdict).poll(&mut context) else { panic!() };
-/// let Verdict::Refuse(refusal) = verdict else { panic!() };
+/// let Verdict::Refuse(refusal) = block_on(verdict) else { panic!() };
 /// assert_eq!(refusal.reply.status(), 503);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

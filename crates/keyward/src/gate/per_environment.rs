@@ -13,37 +13,18 @@ use crate::gate::Principal;
 /// ```
 /// use keyward::Environment;
 /// use keyward::gate::PerEnvironment;
+/// # use keyward::testing::principal;
 ///
 /// let urls = PerEnvironment::new("https://bank.example", "https://sandbox.bank.example")
 ///     .and(Environment::parse("staging")?, "https://sandbox.bank.example");
-/// # use std::sync::Arc;
-/// # use keyward::{AccountId, Gate, KeyFormat, KeyId, KeyScheme, Peppers, Principal, Requirement};
-/// # use keyward::gate::{Access, Decision, Verdict};
-/// # use keyward::record::{Account, KeyRecord};
-/// # use keyward::replica::{Replica, Revision};
-/// # use keyward::testing::TestRequest;
-/// # let call = |environment: &str| -> Result<Principal, Box<dyn std::error::Error>> {
-/// # let environment = Environment::parse(environment)?;
-/// # let (replica, format) = (Replica::new(), KeyFormat::new("vhk_{env}_")?);
-/// # let (key, acme) = (format.generate(environment)?, AccountId::parse("acme")?);
-/// # let (digest, now) = (Peppers::none().digest(&key), std::time::SystemTime::now());
-/// # let (id, hint) = (KeyId::random()?, key.hint().clone());
-/// # let record = KeyRecord::new(id, digest, hint, acme.clone(), environment, now);
-/// # let mut poll = replica.poll();
-/// # poll.account(Account::new(acme));
-/// # poll.key(&record);
-/// # poll.finish(Revision { number: 1, nonce: 0 })?;
-/// # let gate = Gate::builder_from_replica(&replica, &KeyScheme::new(format)).build()?;
-/// # let any = Arc::new(Requirement::new().any_environment());
-/// # let decision = gate.check(&TestRequest::get().key(key.expose_secret()), &any, None);
-/// # let Decision::Ready(Verdict::Admit(admitted)) = decision else { panic!("{decision:?}") };
-/// # let Some(Access::Principal(principal)) = admitted.access else { unreachable!() };
-/// # Ok(principal) };
-/// # let (tester, stager, other) = (call("test")?, call("staging")?, call("preview")?);
+///
+/// let calling = |environment| principal("acme").environment(environment).build();
+/// let (tester, other) = (calling(Environment::TEST), calling(Environment::parse("preview")?));
+/// let stager = calling(Environment::parse("staging")?);
 /// assert_eq!(urls.of(&tester), Some(&"https://sandbox.bank.example"));
 /// assert_eq!(urls.of(&stager), Some(&"https://sandbox.bank.example"));
 /// assert_eq!(urls.of(&other), None);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone)]
 #[must_use]

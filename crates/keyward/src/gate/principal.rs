@@ -20,33 +20,17 @@ pub(crate) const NO_GATE: u64 = 0;
 /// It cannot yield the secret. A clone is one reference more to the same memory.
 ///
 /// ```
-/// # use std::sync::Arc;
-/// # use keyward::{AccountId, Environment, Gate, KeyFormat, KeyId, KeyScheme, Peppers, Scopes};
-/// # use keyward::gate::{Access, Decision, Verdict};
-/// # use keyward::record::{Account, KeyRecord};
-/// # use keyward::replica::{Replica, Revision};
-/// # use keyward::testing::TestRequest;
+/// # use keyward::Environment;
 /// # use keyward::scope::Scope;
-/// # let (replica, format) = (Replica::new(), KeyFormat::new("vhk_{env}_")?);
-/// # let (key, acme) = (format.generate(Environment::LIVE)?, AccountId::parse("acme")?);
-/// # let (digest, now) = (Peppers::none().digest(&key), std::time::SystemTime::now());
-/// # let (id, hint, live) = (KeyId::random()?, key.hint().clone(), Environment::LIVE);
-/// # let mut record = KeyRecord::new(id, digest, hint, acme.clone(), live, now);
-/// # record.scopes = Scopes::parse(["kyc"])?;
-/// # let mut poll = replica.poll();
-/// # poll.account(Account::new(acme));
-/// # poll.key(&record);
-/// # poll.finish(Revision { number: 1, nonce: 0 })?;
-/// # let gate = Gate::builder_from_replica(&replica, &KeyScheme::new(format)).build()?;
-/// # let request = TestRequest::get().key(key.expose_secret());
-/// # let decision = gate.check(&request, &Arc::default(), None);
-/// # let Decision::Ready(Verdict::Admit(admitted)) = decision else { panic!("{decision:?}") };
-/// # let Some(Access::Principal(principal)) = admitted.access else { unreachable!() };
+/// # use keyward::testing::World;
+/// # let world = World::new();
+/// # let secret = world.key("kyc");
+/// # let principal = world.principal(&secret);
 /// assert_eq!(principal.account().as_str(), "acme");
 /// assert_eq!(principal.environment(), Environment::LIVE);
 /// assert!(principal.holds(&Scope::parse("kyc")?));
-/// assert!(!format!("{principal:?}").contains(key.expose_secret()));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// assert!(!format!("{principal:?}").contains(&secret));
+/// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone)]
 pub struct Principal {

@@ -191,20 +191,13 @@ impl Requirement {
     /// # use std::sync::Arc;
     /// # use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore, Requirement};
     /// # use keyward::gate::{Decision, Verdict};
-    /// # use keyward::request::RequestHead;
-    /// # struct Call(&'static str);
-    /// # impl RequestHead for Call {
-    /// #     fn method(&self) -> &str { self.0 }
-    /// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
-    /// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-    /// #         (field == "content-type").then_some(&b"application/grpc"[..]).into_iter()
-    /// #     }
-    /// # }
+    /// # use keyward::testing::TestRequest;
     /// # let store = MemoryStore::new();
     /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
     /// # let gate = Gate::new(&store, &scheme)?;
     /// # let answer = |method, requirement: Requirement| {
-    /// #     let decision = gate.check(&Call(method), &Arc::new(requirement), None);
+    /// #     let call = TestRequest::new(method).header("content-type", "application/grpc");
+    /// #     let decision = gate.check(&call, &Arc::new(requirement), None);
     /// #     let Decision::Ready(Verdict::Refuse(refusal)) = decision else { panic!("{decision:?}") };
     /// #     refusal.reply
     /// # };

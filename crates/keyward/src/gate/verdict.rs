@@ -15,39 +15,12 @@ use crate::reply::{Reply, ResponseHead};
 /// What an adapter does with it:
 ///
 /// ```
-/// # use std::{borrow::Cow, sync::Arc};
-/// # use keyward::{AccountId, Environment, Gate, KeyFormat, KeyId, KeyScheme, Peppers, Scopes};
+/// # use std::sync::Arc;
 /// # use keyward::gate::{Access, Decision, KeyHeaderAction, Verdict};
-/// # use keyward::reply::ResponseHead;
-/// # use keyward::record::{Account, KeyRecord};
-/// # use keyward::replica::{Replica, Revision};
-/// # use keyward::testing::TestRequest;
-/// # let (replica, format) = (Replica::new(), KeyFormat::new("vhk_{env}_")?);
-/// # let (key, acme) = (format.generate(Environment::LIVE)?, AccountId::parse("acme")?);
-/// # let (digest, now) = (Peppers::none().digest(&key), std::time::SystemTime::now());
-/// # let (id, hint, live) = (KeyId::random()?, key.hint().clone(), Environment::LIVE);
-/// # let mut record = KeyRecord::new(id, digest, hint, acme.clone(), live, now);
-/// # record.scopes = Scopes::parse(["kyc"])?;
-/// # let mut poll = replica.poll();
-/// # poll.account(Account::new(acme));
-/// # poll.key(&record);
-/// # poll.finish(Revision { number: 1, nonce: 0 })?;
-/// # let gate = Gate::builder_from_replica(&replica, &KeyScheme::new(format)).build()?;
-/// # struct Fields(Vec<(&'static str, String)>);
-/// # impl ResponseHead for Fields {
-/// #     fn status(&self) -> u16 { 200 }
-/// #     fn is_denied(&self) -> bool { false }
-/// #     fn values<'a>(&'a self, field: &'static str) -> impl Iterator<Item = &'a [u8]> {
-/// #         self.0.iter().filter(move |(name, _)| *name == field).map(|(_, value)| value.as_bytes())
-/// #     }
-/// #     fn append(&mut self, field: &'static str, value: Cow<'static, str>) { self.0.push((field, value.into())); }
-/// #     fn replace(&mut self, field: &'static str, value: Cow<'static, str>) {
-/// #         self.0.retain(|(name, _)| *name != field);
-/// #         self.append(field, value);
-/// #     }
-/// # }
-/// # let request = TestRequest::get().key(key.expose_secret());
-/// # let mut response = Fields(vec![]);
+/// # use keyward::testing::{TestRequest, TestResponse, World};
+/// # let world = World::new();
+/// # let (gate, request) = (world.gate(), TestRequest::get().key(&world.key("kyc")));
+/// # let mut response = TestResponse::new(200);
 /// match gate.check(&request, &Arc::default(), None) {
 ///     Decision::Ready(Verdict::Admit(mut admitted)) => {
 ///         assert!(matches!(admitted.access, Some(Access::Principal(_)))); // into the extensions
@@ -55,12 +28,11 @@ use crate::reply::{Reply, ResponseHead};
 ///         assert_eq!(gate.locations()[0].header_name(), "x-api-key");
 ///         // The inner service is called here.
 ///         admitted.finish.apply(&mut response);
-///         assert_eq!(response.0, [("cache-control", "private".to_owned())]);
+///         assert_eq!(response.lines(), ["cache-control: private"]);
 ///     }
 ///     Decision::Ready(Verdict::Refuse(refusal)) => panic!("{:?}", refusal.denial),
 ///     Decision::Pending(_) => panic!("memory is fresh"), // else the adapter lends a timer
 /// }
-/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[expect(clippy::exhaustive_enums, reason = "an adapter must handle both")]
 #[expect(

@@ -37,34 +37,22 @@ use crate::limit::{Bucket, Quota};
 ///     }
 /// }
 /// # use std::sync::Arc;
-/// # use keyward::{AccountId, Environment, Gate, KeyFormat, KeyId, KeyScheme, Peppers, RateLimit};
+/// # use keyward::{Environment, Gate, RateLimit};
 /// # use keyward::gate::{Decision, Verdict};
-/// # use keyward::record::{Account, KeyRecord};
-/// # use keyward::replica::{Replica, Revision};
-/// # use keyward::testing::TestRequest;
-/// # let (replica, format) = (Replica::new(), KeyFormat::new("vhk_{env}_")?);
-/// # let (key, acme) = (format.generate(Environment::LIVE)?, AccountId::parse("acme")?);
-/// # let (digest, now) = (Peppers::none().digest(&key), std::time::SystemTime::now());
-/// # let (id, hint, live) = (KeyId::random()?, key.hint().clone(), Environment::LIVE);
-/// # let record = KeyRecord::new(id, digest, hint, acme.clone(), live, now);
-/// # let mut poll = replica.poll();
-/// # poll.account(Account::new(acme));
-/// # poll.key(&record);
-/// # poll.finish(Revision { number: 1, nonce: 0 })?;
+/// # use keyward::testing::{TestRequest, World, block_on};
+/// # let world = World::new();
+/// # let (store, scheme) = (world.store(), world.scheme());
 ///
-/// let gate = Gate::builder_from_replica(&replica, &KeyScheme::new(format))
+/// let gate = Gate::builder(store, scheme)
 ///     .rate_limits(Environment::LIVE, RateLimit::per_minute(1))
 ///     .limiter(Here)
 ///     .build()?;
-/// # let request = TestRequest::get().key(key.expose_secret());
+/// # let request = TestRequest::get().key(&world.key("kyc"));
 /// # let ask = || {
 /// #     let Decision::Pending(pending) = gate.check(&request, &Arc::default(), None) else {
 /// #         panic!("a limiter was asked");
 /// #     };
-/// #     let mut verdict = pending.with_timer(|_| std::future::ready(()));
-/// #     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-/// #     let std::task::Poll::Ready(verdict) = verdict.as_mut().poll(&mut context) else { panic!() };
-/// #     verdict
+/// #     block_on(pending.with_timer(|_| std::future::ready(())))
 /// # };
 /// assert!(matches!(ask(), Verdict::Admit(_)));
 /// let Verdict::Refuse(refusal) = ask() else { panic!() };

@@ -223,29 +223,15 @@ impl Replica {
     /// Counts that are taken but not stored are lost.
     ///
     /// ```
-    /// # use std::sync::Arc;
-    /// # use keyward::{AccountId, Environment, Gate, KeyFormat, KeyId, KeyScheme, Peppers, Scopes};
-    /// # use keyward::gate::{Decision, Verdict};
-    /// # use keyward::record::{Account, KeyRecord};
-    /// # use keyward::replica::{Replica, Revision};
-    /// # use keyward::testing::TestRequest;
-    /// # let (replica, format) = (Replica::new(), KeyFormat::new("vhk_{env}_")?);
-    /// # let (key, acme) = (format.generate(Environment::LIVE)?, AccountId::parse("acme")?);
-    /// # let (digest, now) = (Peppers::none().digest(&key), std::time::SystemTime::now());
-    /// # let (id, hint, live) = (KeyId::random()?, key.hint().clone(), Environment::LIVE);
-    /// # let mut record = KeyRecord::new(id, digest, hint, acme.clone(), live, now);
-    /// # record.scopes = Scopes::parse(["kyc"])?;
-    /// # let mut poll = replica.poll();
-    /// # poll.account(Account::new(acme));
-    /// # poll.key(&record);
-    /// # poll.finish(Revision { number: 1, nonce: 0 })?;
-    /// # let gate = Gate::builder_from_replica(&replica, &KeyScheme::new(format)).build()?;
-    /// let decision = gate.check(&TestRequest::get().key(key.expose_secret()), &Arc::default(), None);
-    /// assert!(matches!(decision, Decision::Ready(Verdict::Admit(_))));
+    /// # use keyward::{Requirement, Store};
+    /// # use keyward::testing::{TestRequest, World};
+    /// # let world = World::new();
+    /// # let request = TestRequest::get().key(&world.key("kyc"));
+    /// let replica = world.store().replica();
+    /// assert_eq!(world.status(&request, Requirement::new()), 200);
     /// let counts = replica.take_usage();
     /// assert_eq!((counts[0].admitted, counts[0].refused), (1, 0));
     /// assert!(replica.take_usage().is_empty());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use]
     pub fn take_usage(&self) -> Vec<UsageCount> {

@@ -24,19 +24,11 @@ use std::sync::{Arc, OnceLock};
 /// # use std::sync::Arc;
 /// # use keyward::{ApiKey, Gate, KeyFormat, KeyScheme, MemoryStore};
 /// # use keyward::gate::{Decision, Verdict};
-/// # use keyward::request::RequestHead;
-/// # struct Get<'a>(Option<&'a str>);
-/// # impl RequestHead for Get<'_> {
-/// #     fn method(&self) -> &str { "GET" }
-/// #     fn peer(&self) -> Option<std::net::IpAddr> { None }
-/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-/// #         self.0.filter(|_| field == "x-api-key").map(str::as_bytes).into_iter()
-/// #     }
-/// # }
+/// # use keyward::testing::TestRequest;
 /// # let store = MemoryStore::new();
 /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
 /// # let gate = Gate::new(&store, &scheme)?;
-/// # let decision = gate.check(&Get(None), &Arc::default(), None);
+/// # let decision = gate.check(&TestRequest::get(), &Arc::default(), None);
 /// # let Decision::Ready(Verdict::Refuse(refusal)) = decision else { panic!("{decision:?}") };
 /// # let reply = refusal.reply;
 /// assert_eq!(reply.status(), 401);

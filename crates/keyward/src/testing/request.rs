@@ -53,6 +53,24 @@ impl TestRequest {
         self
     }
 
+    /// Adds header lines, such as those of a signed webhook.
+    ///
+    /// ```
+    /// use keyward::request::RequestHead;
+    ///
+    /// let request = keyward::testing::TestRequest::get().headers([("accept", "*/*"), ("via", "1.1 a")]);
+    /// assert!(request.values("via").eq([b"1.1 a"]));
+    /// ```
+    pub fn headers<N: AsRef<str>, V: AsRef<[u8]>>(
+        self,
+        headers: impl IntoIterator<Item = (N, V)>,
+    ) -> Self {
+        let headers = headers.into_iter();
+        headers.fold(self, |request, (name, value)| {
+            request.header(name.as_ref(), value)
+        })
+    }
+
     /// Adds an API key, in the header `x-api-key`.
     ///
     /// ```

@@ -41,20 +41,12 @@ use crate::throttle::failures::Failures;
 ///   looked up at the same moment may all fail before the first of them counts.
 ///
 /// ```
-/// # use std::{net::IpAddr, sync::Arc, time::Duration};
+/// # use std::{sync::Arc, time::Duration};
 /// # use keyward::{Environment, Gate, KeyFormat, KeyScheme, MemoryStore, RateLimit};
 /// # use keyward::clock::ManualClock;
 /// # use keyward::gate::{Check, Decision, Verdict};
-/// # use keyward::request::RequestHead;
+/// # use keyward::testing::TestRequest;
 /// # use keyward::throttle::AuthFailureLimiter;
-/// # struct Get<'a>(&'a str, &'a str);
-/// # impl RequestHead for Get<'_> {
-/// #     fn method(&self) -> &str { "GET" }
-/// #     fn peer(&self) -> Option<IpAddr> { self.0.parse().ok() }
-/// #     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-/// #         (field == "x-api-key").then_some(self.1.as_bytes()).into_iter()
-/// #     }
-/// # }
 /// # let store = MemoryStore::with_clock(Arc::new(ManualClock::at(Duration::from_secs(1_700_000_000))));
 /// # let format = KeyFormat::new("vhk_{env}_")?;
 /// # let unknown = format.generate(Environment::LIVE)?;
@@ -63,17 +55,18 @@ use crate::throttle::failures::Failures;
 ///     .build()?;
 ///
 /// let answer = |address| {
-///     let decision = gate.check(&Get(address, unknown.expose_secret()), &Arc::default(), None);
+///     let request = TestRequest::get().key(unknown.expose_secret()).peer(address);
+///     let decision = gate.check(&request, &Arc::default(), None);
 ///     let Decision::Ready(Verdict::Refuse(refusal)) = decision else { panic!("{decision:?}") };
 ///     refusal.reply
 /// };
 /// for _ in 0..10 {
-///     assert_eq!(answer("192.0.2.1").status(), 401);
+///     assert_eq!(answer([192, 0, 2, 1]).status(), 401);
 /// }
-/// let refused = answer("192.0.2.1");
+/// let refused = answer([192, 0, 2, 1]);
 /// assert_eq!(refused.status(), 429);
 /// assert!(refused.headers().any(|field| field == ("retry-after", "6")));
-/// assert_eq!(answer("192.0.2.2").status(), 401);
+/// assert_eq!(answer([192, 0, 2, 2]).status(), 401);
 /// # let fields: Vec<_> = refused.headers().map(|(name, value)| format!("{name}: {value}")).collect();
 /// # assert_eq!(fields, ["cache-control: no-store", "content-type: application/problem+json", "retry-after: 6"]);
 /// # assert_eq!(refused.body(), br#"{"type":"about:blank","title":"Too Many Requests","status":429,"detail":"Too many requests with keys that are not valid came from this address. Check the key and wait.","code":"too_many_failures"}"#);
