@@ -333,7 +333,7 @@ mod tests {
             )
             .unwrap();
         let store = fixture.open();
-        let (key, _) = add(&store, "acme");
+        let (key, _) = add(&store, "other");
         ask_strictly(&store, &key).unwrap();
         let count = |status: &str| -> u32 {
             let sql = "SELECT count(*) FROM keyward_delivery WHERE status = ?1";
