@@ -227,10 +227,12 @@ impl KeyAdmin {
         permitted: &Permitted,
         entry: &CachedKey,
     ) -> Result<Option<Box<KeyView>>, AdminError> {
-        if !actor.acts_in(&entry.group.account) || !permitted.sees(entry.group.environment) {
+        if !actor.acts_in(&entry.account_state.account)
+            || !permitted.sees(entry.account_state.environment)
+        {
             return Ok(None);
         }
-        let account = self.account_of(actor, &entry.group.account).await?;
+        let account = self.account_of(actor, &entry.account_state.account).await?;
         // It may have been deleted meanwhile.
         let record = self.store.key(entry.id).await?;
         Ok(record.map(|record| Box::new(self.view(record, &account))))

@@ -45,8 +45,9 @@ impl Gate {
         let now = Moment::now(&**replica.clock());
         let max_staleness = self.inner.max_staleness.max(LEAST_STALENESS);
         !fresh_as_of.is_older_than(max_staleness, now)
-            && entry
-                .is_some_and(|entry| entry.dead(now.unix()).is_none() && entry.group.is_active())
+            && entry.is_some_and(|entry| {
+                entry.dead(now.unix()).is_none() && entry.account_state.is_active()
+            })
     }
 }
 

@@ -44,19 +44,19 @@ impl Gate {
 
     pub(super) fn count(&self, entry: &CachedKey, admitted: bool, now: Duration) {
         // Also where nothing is counted: the service may record units of its own.
-        if let Some(tally) = self.inner.replica.tally(entry)
+        if let Some(usage_counter) = self.inner.replica.usage_counter(entry)
             && self.inner.counts_usage
         {
-            tally.count(admitted, now);
+            usage_counter.count(admitted, now);
         }
     }
 
     /// What was counted as let in is refused after all.
     pub(super) fn uncount(&self, entry: &CachedKey) {
         if self.inner.counts_usage
-            && let Some(tally) = entry.tally()
+            && let Some(usage_counter) = entry.usage_counter()
         {
-            tally.refuse_after_all();
+            usage_counter.refuse_after_all();
         }
     }
 
@@ -75,7 +75,7 @@ impl Gate {
     ) -> Admitted {
         note(&entry);
         let is_listed = entry.grant.origins != OriginPolicy::Any;
-        let readable = self.readable(requirement);
+        let cors_headers = self.cors_headers(requirement);
         let key_field = if self.inner.forwards_key {
             KeyHeaderAction::MarkSensitive(location)
         } else {
@@ -93,8 +93,8 @@ impl Gate {
             finish: Finish {
                 private: true,
                 charged: None,
-                by_origin: is_listed && readable.is_some(),
-                readable,
+                by_origin: is_listed && cors_headers.is_some(),
+                cors_headers,
                 by_key: requirement
                     .is_optional()
                     .then(|| Arc::clone(&self.inner.headers)),
@@ -136,21 +136,26 @@ impl Gate {
             let kinds = [KeyKind::Secret, KeyKind::Publishable];
             let kinds = kinds.into_iter().filter(|kind| requirement.accepts(*kind));
             let kinds: Vec<_> = kinds.collect();
-            let readable = cors.readable.as_ref();
-            let replies =
-                RouteReplies::made(&own.replies, &own.realm, &own.locations, &kinds, readable);
+            let cors_headers = cors.cors_headers.as_ref();
+            let replies = RouteReplies::made(
+                &own.replies,
+                &own.realm,
+                &own.locations,
+                &kinds,
+                cors_headers,
+            );
             Box::new(WithCors { cors, replies })
         };
         requirement.with_cors(own.id, render, read)
     }
 
     /// What a page may read of a passed answer.
-    fn readable(&self, requirement: &Requirement) -> Option<CorsHeaders> {
+    fn cors_headers(&self, requirement: &Requirement) -> Option<CorsHeaders> {
         self.cors(requirement, |cors| {
             if requirement.is_grpc() {
                 cors.grpc_readable.clone()
             } else {
-                cors.readable.clone()
+                cors.cors_headers.clone()
             }
         })
     }
@@ -166,7 +171,7 @@ impl Gate {
             return (None, false);
         }
         let is_listed = entry.grant.origins != OriginPolicy::Any;
-        (self.readable(requirement), is_listed)
+        (self.cors_headers(requirement), is_listed)
     }
 
     pub(super) fn admit_anonymous(&self, requirement: &Requirement) -> Verdict {
@@ -177,7 +182,7 @@ impl Gate {
             access: Some(Access::Anonymous(Anonymous(missing))),
             key_field: KeyHeaderAction::None,
             finish: Finish {
-                readable: self.readable(requirement),
+                cors_headers: self.cors_headers(requirement),
                 by_key: Some(Arc::clone(&self.inner.headers)),
                 ..Finish::default()
             },
@@ -209,8 +214,8 @@ impl Gate {
                 let missing = requirement.missing_scopes();
                 let mut reply = replies.render_missing_scopes(&missing, realm, locations);
                 self.cors(requirement, |cors| {
-                    if let Some(readable) = &cors.readable {
-                        readable.mark(&mut reply);
+                    if let Some(cors_headers) = &cors.cors_headers {
+                        cors_headers.mark(&mut reply);
                     }
                 });
                 reply

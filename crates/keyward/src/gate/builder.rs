@@ -299,7 +299,7 @@ impl GateBuilder {
         } = &self;
         let legacy = self.legacy_fields.is_some();
         let cors = CorsReplies::made(self.cors.as_ref(), locations, legacy);
-        let rendered = GateReplies::made(replies, realm, locations, cors.readable.as_ref());
+        let rendered = GateReplies::made(replies, realm, locations, cors.cors_headers.as_ref());
         let headers = headers(locations);
         Ok(Gate {
             inner: Arc::new(Inner {

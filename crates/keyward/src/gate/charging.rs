@@ -128,7 +128,7 @@ impl Gate {
     pub(crate) fn never_charges(&self, entry: &CachedKey) -> bool {
         entry.grant.rate_limits.is_empty()
             && entry.own_credits().is_none()
-            && !entry.group.has_plan()
+            && !entry.account_state.has_plan()
             && self.inner.rate_limits.is_empty()
             && self.inner.rate_ceilings.is_empty()
     }
@@ -191,17 +191,17 @@ impl Gate {
         now: Moment,
         charged: Option<Charged>,
     ) -> Charging {
-        let Some((epoch, purse)) = budget_of(entry).filter(|_| amount > 0) else {
+        let Some((epoch, credit_cache)) = budget_of(entry).filter(|_| amount > 0) else {
             return Charging::Ready(Ok(charged));
         };
         let charged = charged.unwrap_or_else(|| self.charged(now));
-        let Some(purse) = purse else {
+        let Some(credit_cache) = credit_cache else {
             return Charging::Ready(charged.and(Err(NotSpent::Ask)));
         };
         let replica = &self.inner.replica;
-        match purse.spend(amount, epoch, replica) {
+        match credit_cache.spend(amount, epoch, replica) {
             Err(NotSpent::Ask) => {
-                let fetched = purse.fetch(amount, epoch, replica.clone());
+                let fetched = credit_cache.fetch(amount, epoch, replica.clone());
                 Charging::Pending(Box::pin(async { charged.and(fetched.await) }))
             }
             spent => Charging::Ready(charged.and(spent)),
@@ -227,10 +227,11 @@ impl Gate {
         }
         match budget_of(entry).filter(|_| cost.credits > 0) {
             None => CheckFlow::Continue(()),
-            Some((epoch, purse)) => {
+            Some((epoch, credit_cache)) => {
                 let replica = &self.inner.replica;
-                let empty =
-                    purse.is_some_and(|purse| purse.would_refuse(cost.credits, epoch, replica));
+                let empty = credit_cache.is_some_and(|credit_cache| {
+                    credit_cache.would_refuse(cost.credits, epoch, replica)
+                });
                 let exhausted = empty.then_some(DenialKind::CreditsExhausted);
                 on_check(Check::Credits, exhausted.map_or(Ok(()), Err))
             }
@@ -242,8 +243,8 @@ impl Gate {
         if cost == 0 {
             return Ok(None);
         }
-        let environment = entry.group.environment;
-        let plan = entry.group.plan();
+        let environment = entry.account_state.environment;
+        let plan = entry.account_state.plan();
         let plan = plan.as_deref();
         // Its own, else those of its account's plan, else those of the service.
         let own = [
@@ -259,10 +260,10 @@ impl Gate {
         }
         let limits = own.into_iter().chain(ceiling).flat_map(RateLimits::iter);
         let replica = &self.inner.replica;
-        let meter = replica
-            .tally(entry)
-            .map(|tally| tally.meter(entry.id, replica.clock()));
-        let own = limits.filter_map(|limit| Some(meter?.bucket(limit)));
+        let key_buckets = replica
+            .usage_counter(entry)
+            .map(|usage_counter| usage_counter.key_buckets(entry.id, replica.clock()));
+        let own = limits.filter_map(|limit| Some(key_buckets?.bucket(limit)));
         let mut charge: Option<Charge> = None;
         for bucket in own.chain(shared.iter().cloned()) {
             if bucket.limit().max_burst() < cost {
@@ -308,17 +309,19 @@ impl Charged {
 
 /// The credits that a key spends: its own, else its account's, and those of live keys only.
 fn budget_of(entry: &CachedKey) -> Option<(u32, Option<Arc<CreditCache>>)> {
-    if entry.group.environment != Environment::LIVE {
+    if entry.account_state.environment != Environment::LIVE {
         return None;
     }
     if let Some(epoch) = entry.own_credits() {
-        // Where there is a balance and no purse, nothing can be spent.
-        let purse = entry.tally().and_then(|tally| tally.purse());
-        return Some((epoch, purse.cloned()));
+        // Without credits taken in advance, nothing can be spent.
+        let credit_cache = entry
+            .usage_counter()
+            .and_then(|usage_counter| usage_counter.credit_cache());
+        return Some((epoch, credit_cache.cloned()));
     }
-    let plan = entry.group.plan();
+    let plan = entry.account_state.plan();
     let budget = plan.as_ref()?.budget.as_ref()?;
-    Some((budget.epoch, Some(Arc::clone(&budget.purse))))
+    Some((budget.epoch, Some(Arc::clone(&budget.credit_cache))))
 }
 
 /// The limits of an environment.

@@ -157,7 +157,7 @@ impl Cors {
     }
 
     /// What every other answer says: what of it a page may read.
-    pub(crate) fn readable(&self, legacy_fields: bool, grpc: bool) -> CorsHeaders {
+    pub(crate) fn cors_headers(&self, legacy_fields: bool, grpc: bool) -> CorsHeaders {
         let legacy = LEGACY_HEADERS.into_iter().filter(|_| legacy_fields);
         let sent = ["retry-after"].into_iter().chain(HEADERS);
         let sent = sent.chain(["www-authenticate"]).chain(legacy);
@@ -179,7 +179,7 @@ pub(crate) struct CorsReplies {
     /// Where calls of gRPC-Web are expected.
     pub(crate) grpc_preflight: Reply,
     /// Where pages of other origins may read the answers.
-    pub(crate) readable: Option<CorsHeaders>,
+    pub(crate) cors_headers: Option<CorsHeaders>,
     pub(crate) grpc_readable: Option<CorsHeaders>,
 }
 
@@ -192,8 +192,8 @@ impl CorsReplies {
         Self {
             preflight: preflight(false),
             grpc_preflight: preflight(true),
-            readable: cors.map(|cors| cors.readable(legacy, false)),
-            grpc_readable: cors.map(|cors| cors.readable(legacy, true)),
+            cors_headers: cors.map(|cors| cors.cors_headers(legacy, false)),
+            grpc_readable: cors.map(|cors| cors.cors_headers(legacy, true)),
         }
     }
 }
@@ -301,10 +301,10 @@ mod tests {
         let mut fields = reply.headers();
         assert!(fields.any(|field| field == ("access-control-allow-headers", allowed)));
         let exposed = "retry-after, ratelimit, ratelimit-policy, www-authenticate, etag";
-        assert_eq!(&*cors.readable(false, false).0, exposed);
+        assert_eq!(&*cors.cors_headers(false, false).0, exposed);
         let legacy =
             "www-authenticate, x-ratelimit-limit, x-ratelimit-remaining, x-ratelimit-reset, etag";
-        assert!(cors.readable(true, false).0.ends_with(legacy));
+        assert!(cors.cors_headers(true, false).0.ends_with(legacy));
     }
 
     #[test]
@@ -329,7 +329,7 @@ mod tests {
             ("access-control-expose-headers", "etag"),
         ];
         let mut response = head(&own);
-        Cors::new().readable(false, false).apply(&mut response);
+        Cors::new().cors_headers(false, false).apply(&mut response);
         assert_eq!(response.0, head(&own).0);
     }
 

@@ -66,7 +66,9 @@ impl Denial {
     /// Who owns that key.
     #[must_use]
     pub fn account(&self) -> Option<&AccountId> {
-        self.entry.as_ref().map(|entry| &entry.group.account)
+        self.entry
+            .as_ref()
+            .map(|entry| &entry.account_state.account)
     }
 
     /// One line for the operator about a request that would have been refused.
@@ -82,7 +84,7 @@ impl Denial {
             && tracing::enabled!(Level::INFO)
             && let Some(Unlogged(unlogged)) = limit.admit((entry.id, code), clock.boot())
         {
-            let (id, hint, account) = (entry.id, entry.hint(), &entry.group.account);
+            let (id, hint, account) = (entry.id, entry.hint(), &entry.account_state.account);
             tracing::info!(status, code, reason, unlogged, key.id = %id, key.hint = %hint, %account, "request would be refused");
         }
         tracing::Span::current().record("keyward.would_refuse", code);
@@ -107,7 +109,7 @@ impl Denial {
                 let Some(Unlogged(unlogged)) = limit.admit(about, clock.boot()) else {
                     return;
                 };
-                let (id, account) = (entry.id, &entry.group.account);
+                let (id, account) = (entry.id, &entry.account_state.account);
                 if self.kind == DenialKind::SecretExposed {
                     tracing::warn!(code, reason, unlogged, key.id = %id, key.hint = %entry.hint(), %account, "request refused");
                 } else {

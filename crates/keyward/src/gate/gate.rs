@@ -203,9 +203,9 @@ impl Gate {
         if requirement.is_grpc()
             && let Some(content_type) = grpc::content_type(request)
         {
-            let readable = self.cors(requirement, |cors| cors.grpc_readable.clone());
-            decision =
-                decision.refusing(move |refusal| refusal.in_grpc(content_type, readable.as_ref()));
+            let cors_headers = self.cors(requirement, |cors| cors.grpc_readable.clone());
+            decision = decision
+                .refusing(move |refusal| refusal.in_grpc(content_type, cors_headers.as_ref()));
         }
         match UnreadBody::of(request) {
             UnreadBody::None => decision,
@@ -432,7 +432,7 @@ impl Gate {
     ) -> Decision {
         let entry = &principal.entry;
         let mut reported = None;
-        let judged = if requirement.is_for(&entry.group.account) {
+        let judged = if requirement.is_for(&entry.account_state.account) {
             let on_check = &mut enforce(requirement, &mut reported);
             self.judge_use(entry, principal.location, request, requirement, on_check)
         } else {

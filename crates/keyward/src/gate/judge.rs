@@ -43,13 +43,13 @@ pub(super) fn judge_key(
     requirement: &Requirement,
     on_check: &mut impl OnCheck,
 ) -> CheckFlow {
-    let own = requirement.is_for(&entry.group.account);
+    let own = requirement.is_for(&entry.account_state.account);
     on_check(Check::Account, own.or(DenialKind::ForeignAccount))?;
     on_check(Check::Alive, entry.dead(now).map_or(Ok(()), Err))?;
-    let active = entry.group.is_active();
+    let active = entry.account_state.is_active();
     on_check(Check::AccountActive, active.or(DenialKind::AccountInactive))?;
     let in_text = presented.environment;
-    let agrees = in_text.is_none_or(|in_text| entry.group.environment.is(in_text));
+    let agrees = in_text.is_none_or(|in_text| entry.account_state.environment.is(in_text));
     on_check(
         Check::KeyEnvironment,
         agrees.or(DenialKind::EnvironmentMismatch),
@@ -66,7 +66,7 @@ impl Gate {
         requirement: &Requirement,
         on_check: &mut impl OnCheck,
     ) -> CheckFlow {
-        let serves = requirement.serves(entry.group.environment);
+        let serves = requirement.serves(entry.account_state.environment);
         on_check(
             Check::Environment,
             serves.or(DenialKind::EnvironmentMismatch),
@@ -80,7 +80,7 @@ impl Gate {
         on_check(Check::Place, placed.or(misplaced))?;
         let accepts = requirement.accepts(entry.kind);
         on_check(Check::Kind, accepts.or(DenialKind::KindNotAccepted))?;
-        let access = entry.group.has_api_access();
+        let access = entry.account_state.has_api_access();
         on_check(Check::Plan, access.or(DenialKind::NoApiAccess))?;
         let origins = &entry.grant.origins;
         let listed = match origins {

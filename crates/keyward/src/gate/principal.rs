@@ -59,13 +59,13 @@ impl Principal {
     /// Who owns the key.
     #[must_use]
     pub fn account(&self) -> &AccountId {
-        &self.entry.group.account
+        &self.entry.account_state.account
     }
 
     /// The world the key acts in.
     #[must_use]
     pub fn environment(&self) -> Environment {
-        self.entry.group.environment
+        self.entry.account_state.environment
     }
 
     /// Where the key may live.
@@ -91,8 +91,8 @@ impl Principal {
     /// They are kept beside the count of requests, and only those of live keys are
     /// [billable](crate::replica::UsageHour::billable_units).
     pub fn record(&self, units: u64) {
-        if let Some(tally) = self.entry.tally() {
-            tally.record(units);
+        if let Some(usage_counter) = self.entry.usage_counter() {
+            usage_counter.record(units);
         }
     }
 

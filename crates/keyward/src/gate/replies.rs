@@ -36,10 +36,10 @@ impl GateReplies {
         replies: &Replies,
         realm: &str,
         locations: &[KeyLocation],
-        readable: Option<&CorsHeaders>,
+        cors_headers: Option<&CorsHeaders>,
     ) -> Self {
         let route =
-            |kinds: &[KeyKind]| RouteReplies::made(replies, realm, locations, kinds, readable);
+            |kinds: &[KeyKind]| RouteReplies::made(replies, realm, locations, kinds, cors_headers);
         Self {
             secret: route(&[KeyKind::Secret]),
             publishable: route(&[KeyKind::Publishable]),
@@ -62,7 +62,7 @@ impl RouteReplies {
         realm: &str,
         locations: &[KeyLocation],
         kinds: &[KeyKind],
-        readable: Option<&CorsHeaders>,
+        cors_headers: Option<&CorsHeaders>,
     ) -> Self {
         let accepted = locations
             .iter()
@@ -73,8 +73,8 @@ impl RouteReplies {
             accepted = locations.to_vec();
         }
         let mark = |mut reply: Reply| {
-            if let Some(readable) = readable {
-                readable.mark(&mut reply);
+            if let Some(cors_headers) = cors_headers {
+                cors_headers.mark(&mut reply);
             }
             reply
         };

@@ -116,14 +116,14 @@ impl Admitted {
     pub(crate) fn again(
         principal: Option<Principal>,
         charged: Option<Charged>,
-        (readable, by_origin): (Option<CorsHeaders>, bool),
+        (cors_headers, by_origin): (Option<CorsHeaders>, bool),
     ) -> Self {
         Self {
             access: principal.map(Access::Principal),
             key_field: KeyHeaderAction::None,
             finish: Finish {
                 charged,
-                readable,
+                cors_headers,
                 by_origin,
                 ..Finish::default()
             },
@@ -198,7 +198,7 @@ pub struct Finish {
     /// Whether it is the answer to a key.
     pub(crate) private: bool,
     pub(crate) charged: Option<Charged>,
-    pub(crate) readable: Option<CorsHeaders>,
+    pub(crate) cors_headers: Option<CorsHeaders>,
     /// Whether another origin might have got another answer.
     pub(crate) by_origin: bool,
     /// The headers of the locations, where whoever has no key might have got another answer.
@@ -216,8 +216,8 @@ impl Finish {
         if let Some(charged) = &mut self.charged {
             charged.settle(response);
         }
-        if let Some(readable) = &self.readable {
-            readable.apply(response);
+        if let Some(cors_headers) = &self.cors_headers {
+            cors_headers.apply(response);
         }
         if let Some(headers) = &self.by_key {
             let headers = headers.iter().map(|header| &**header);
@@ -274,8 +274,12 @@ impl Refusal {
     }
 
     /// As gRPC has it: it has its own place for a status.
-    pub(crate) fn in_grpc(mut self, content_type: &str, readable: Option<&CorsHeaders>) -> Self {
-        let exposed = readable.map(CorsHeaders::names);
+    pub(crate) fn in_grpc(
+        mut self,
+        content_type: &str,
+        cors_headers: Option<&CorsHeaders>,
+    ) -> Self {
+        let exposed = cors_headers.map(CorsHeaders::names);
         self.reply = self.reply.in_grpc(content_type, exposed);
         self
     }

@@ -19,7 +19,7 @@ use crate::origin::OriginPolicy;
 use crate::record::{Account, AccountStatus, KeyRecord, KeyStatus};
 use crate::replica::credit_cache::CreditCache;
 use crate::replica::key_buckets::KeyBuckets;
-use crate::replica::usage::SharedTally;
+use crate::replica::usage::SharedCounter;
 use crate::scope::Scopes;
 
 /// A key in the replica. There may be a million of them, so every byte counts.
@@ -27,10 +27,10 @@ pub(crate) struct CachedKey {
     pub(crate) digest: DigestBytes,
     pub(crate) id: KeyId,
     last: [u8; 4],
-    pub(crate) group: Arc<AccountState>,
+    pub(crate) account_state: Arc<AccountState>,
     pub(crate) grant: Arc<Grant>,
     /// Empty until the first use.
-    tally: OnceBox<SharedTally>,
+    usage_counter: OnceBox<SharedCounter>,
     epoch: u32,
     /// The expiry or revocation in seconds since the Unix epoch; the maximum means never.
     expires_at: u32,
@@ -45,7 +45,7 @@ pub(crate) struct CachedKey {
 impl CachedKey {
     pub(crate) fn new(
         record: &KeyRecord,
-        group: Arc<AccountState>,
+        account_state: Arc<AccountState>,
         grant: Arc<Grant>,
         now: Duration,
     ) -> Self {
@@ -53,9 +53,9 @@ impl CachedKey {
             digest: record.digest.bytes(),
             id: record.id,
             last: record.hint.last,
-            group,
+            account_state,
             grant,
-            tally: OnceBox::new(),
+            usage_counter: OnceBox::new(),
             epoch: record.epoch,
             expires_at: ends_at(record, now),
             credits: record.credits.unwrap_or(0),
@@ -82,7 +82,7 @@ impl CachedKey {
     /// Returns whether the key is revoked, alone or with all keys of its account.
     pub(crate) fn is_revoked(&self) -> bool {
         self.status == KeyStatus::Revoked
-            || self.epoch < self.group.revoked_before.load(Ordering::Acquire)
+            || self.epoch < self.account_state.revoked_before.load(Ordering::Acquire)
     }
 
     /// Returns the time since which the key is unusable; `None` if it is usable.
@@ -91,18 +91,20 @@ impl CachedKey {
     /// changes. A key whose account is gone counts as usable, because the account may come back.
     pub(crate) fn died_at(&self, now: Duration) -> Option<u32> {
         let own = died_at(self.status, self.expires_at, now);
-        let with_all = self.group.revoked_all_at(self.epoch);
+        let with_all = self.account_state.revoked_all_at(self.epoch);
         own.into_iter().chain(with_all).min()
     }
 
     /// Returns the usage counters, which exist after the first use.
-    pub(crate) fn tally(&self) -> Option<&SharedTally> {
-        self.tally.get()
+    pub(crate) fn usage_counter(&self) -> Option<&SharedCounter> {
+        self.usage_counter.get()
     }
 
     /// Sets the usage counters unless another thread was faster.
-    pub(crate) fn set_tally(&self, tally: &SharedTally) -> bool {
-        self.tally.set(Box::new(SharedTally::clone(tally))).is_ok()
+    pub(crate) fn set_usage_counter(&self, usage_counter: &SharedCounter) -> bool {
+        self.usage_counter
+            .set(Box::new(SharedCounter::clone(usage_counter)))
+            .is_ok()
     }
 
     /// Returns the epoch of the key's own balance of credits, if it has one.
@@ -126,7 +128,7 @@ impl CachedKey {
 
     pub(crate) fn hint(&self) -> Hint {
         Hint {
-            prefix: self.group.prefix.clone(),
+            prefix: self.account_state.prefix.clone(),
             last: self.last,
         }
     }
@@ -200,7 +202,7 @@ pub(crate) struct AccountState {
     followed: AtomicU32,
     revoked_at: AtomicU32,
     /// The rate limit buckets shared by all keys of the account and environment.
-    pub(crate) meter: Arc<KeyBuckets>,
+    pub(crate) key_buckets: Arc<KeyBuckets>,
     plan: ArcSwapOption<Plan>,
     /// True if there is a plan. Most accounts have none, and this check is cheaper.
     has_plan: AtomicBool,
@@ -222,15 +224,15 @@ pub(crate) struct Plan {
 pub(crate) struct Budget {
     /// The epoch of the balance. Credits drawn from an earlier epoch are void.
     pub(crate) epoch: u32,
-    pub(crate) purse: Arc<CreditCache>,
+    pub(crate) credit_cache: Arc<CreditCache>,
 }
 
 impl Plan {
-    fn of(account: &Account, meter: &KeyBuckets, budget: Option<Budget>) -> Option<Self> {
+    fn of(account: &Account, key_buckets: &KeyBuckets, budget: Option<Budget>) -> Option<Self> {
         let shared = account.shared_rate_limits.iter();
         let plan = Self {
             rate_limits: account.rate_limits.clone(),
-            shared: shared.map(|limit| meter.bucket(limit)).collect(),
+            shared: shared.map(|limit| key_buckets.bucket(limit)).collect(),
             budget,
         };
         let says_something =
@@ -246,7 +248,7 @@ impl AccountState {
         account: AccountId,
         environment: Environment,
         prefix: Box<str>,
-        meter: Arc<KeyBuckets>,
+        key_buckets: Arc<KeyBuckets>,
     ) -> Self {
         Self {
             account,
@@ -257,7 +259,7 @@ impl AccountState {
             revoked_before: AtomicU32::new(0),
             followed: AtomicU32::new(0),
             revoked_at: AtomicU32::new(0),
-            meter,
+            key_buckets,
             plan: ArcSwapOption::empty(),
             has_plan: AtomicBool::new(false),
         }
@@ -280,7 +282,7 @@ impl AccountState {
         let epoch = account.map_or(GONE, |account| account.epoch(self.environment));
         let active = account.is_some_and(|account| account.status == AccountStatus::Active);
         let access = account.is_some_and(|account| account.api_access);
-        let plan = account.and_then(|account| Plan::of(account, &self.meter, budget));
+        let plan = account.and_then(|account| Plan::of(account, &self.key_buckets, budget));
         let has_plan = plan.is_some();
         self.plan.store(plan.map(Arc::new));
         self.has_plan.store(has_plan, Ordering::Release);

@@ -80,8 +80,8 @@ pub struct DeferredWake(pub(super) Option<Arc<CreditCache>>);
 
 impl Drop for DeferredWake {
     fn drop(&mut self) {
-        if let Some(purse) = &self.0 {
-            purse.wake_all();
+        if let Some(credit_cache) = &self.0 {
+            credit_cache.wake_all();
         }
     }
 }
@@ -89,14 +89,14 @@ impl Drop for DeferredWake {
 /// Spent credits, which are refunded if the request is refused after all.
 #[derive(Debug)]
 pub(crate) struct Spent {
-    purse: Arc<CreditCache>,
+    credit_cache: Arc<CreditCache>,
     epoch: u32,
     amount: u32,
 }
 
 impl Spent {
     pub(crate) fn give_back(self) {
-        self.purse.put(self.epoch, self.amount);
+        self.credit_cache.put(self.epoch, self.amount);
     }
 }
 
@@ -163,9 +163,9 @@ impl CreditCache {
                 if left - amount < self.granted.load(Ordering::Relaxed) / 4 {
                     self.ask(replica, false);
                 }
-                let purse = Arc::clone(self);
+                let credit_cache = Arc::clone(self);
                 Ok(Spent {
-                    purse,
+                    credit_cache,
                     epoch,
                     amount,
                 })
@@ -210,7 +210,7 @@ impl CreditCache {
             let answer = Answer {
                 answers: self.answers.load(Ordering::Acquire),
                 failures: self.failures.load(Ordering::Acquire),
-                purse: &self,
+                credit_cache: &self,
             };
             let answered = self.ask(&replica, true) && answer.await;
             // A balance older than the record is not the right one.
@@ -424,28 +424,33 @@ impl fmt::Debug for CreditCache {
 
 /// The credits that a request waits for, until it continues or is dropped.
 struct Waits<'a> {
-    purse: &'a Arc<CreditCache>,
+    credit_cache: &'a Arc<CreditCache>,
     amount: u32,
 }
 
 impl<'a> Waits<'a> {
-    fn new(purse: &'a Arc<CreditCache>, amount: u32) -> Self {
-        purse.wanted.fetch_add(amount, Ordering::AcqRel);
-        Self { purse, amount }
+    fn new(credit_cache: &'a Arc<CreditCache>, amount: u32) -> Self {
+        credit_cache.wanted.fetch_add(amount, Ordering::AcqRel);
+        Self {
+            credit_cache,
+            amount,
+        }
     }
 }
 
 impl Drop for Waits<'_> {
     fn drop(&mut self) {
-        self.purse.wanted.fetch_sub(self.amount, Ordering::AcqRel);
+        self.credit_cache
+            .wanted
+            .fetch_sub(self.amount, Ordering::AcqRel);
         // The credits drawn for a dropped request are excess.
-        self.purse.tell_excess();
+        self.credit_cache.tell_excess();
     }
 }
 
 /// A future that resolves when the store has responded (`true`) or failed (`false`).
 struct Answer<'a> {
-    purse: &'a CreditCache,
+    credit_cache: &'a CreditCache,
     answers: u32,
     failures: u32,
 }
@@ -455,10 +460,10 @@ impl Future for Answer<'_> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<bool> {
         // Register before checking, so that a response in between still wakes this task.
-        self.purse.waiting().push(context.waker().clone());
-        if self.purse.answers.load(Ordering::Acquire) != self.answers {
+        self.credit_cache.waiting().push(context.waker().clone());
+        if self.credit_cache.answers.load(Ordering::Acquire) != self.answers {
             Poll::Ready(true)
-        } else if self.purse.failures.load(Ordering::Acquire) != self.failures {
+        } else if self.credit_cache.failures.load(Ordering::Acquire) != self.failures {
             Poll::Ready(false)
         } else {
             Poll::Pending
@@ -480,10 +485,10 @@ mod tests {
     use super::*;
     use crate::ids::AccountId;
 
-    pub(super) fn purse(amount: u32) -> Arc<CreditCache> {
-        let purse = Arc::new(CreditCache::new(AccountId::parse("acme").unwrap().into()));
-        purse.take_in(&grant(amount, true), Duration::ZERO);
-        purse
+    pub(super) fn credit_cache(amount: u32) -> Arc<CreditCache> {
+        let credit_cache = Arc::new(CreditCache::new(AccountId::parse("acme").unwrap().into()));
+        credit_cache.take_in(&grant(amount, true), Duration::ZERO);
+        credit_cache
     }
 
     pub(super) fn grant(amount: u32, more: bool) -> CreditGrant {
@@ -505,19 +510,19 @@ mod tests {
 
     #[test]
     fn asks_for_more_when_a_quarter_is_left_and_once() {
-        let (replica, purse) = (replica(), purse(100));
+        let (replica, credit_cache) = (replica(), credit_cache(100));
         let asked = |amount| {
-            purse.spend(amount, 1, &replica).unwrap();
+            credit_cache.spend(amount, 1, &replica).unwrap();
             replica.take_wanted().len()
         };
         assert_eq!([asked(74), asked(1), asked(1), asked(1)], [0, 0, 1, 0]);
-        purse.take_in(&grant(100, true), Duration::ZERO);
+        credit_cache.take_in(&grant(100, true), Duration::ZERO);
         assert_eq!([asked(23 + 75), asked(1)], [0, 1]);
     }
 
     #[test]
     fn credits_are_drawn_ahead_by_the_spending_of_the_last_second() {
-        let (replica, purse) = (replica(), purse(0));
+        let (replica, credit_cache) = (replica(), credit_cache(0));
         let millis = Duration::from_millis;
         let mut credits = crate::credits::Credits::new(1_000_000);
         credits.epoch = 1;
@@ -525,11 +530,14 @@ mod tests {
         // Sends one request more than there are held credits, and returns how many are then drawn.
         let mut next = |later| {
             at += later;
-            while purse.spend(1, 1, &replica).is_ok() {}
-            let _waits = Waits::new(&purse, 1);
-            let grant = credits.draw(&purse.take_want(at), std::time::SystemTime::UNIX_EPOCH);
-            purse.take_in(&grant, Duration::ZERO);
-            purse.spend(1, 1, &replica).unwrap();
+            while credit_cache.spend(1, 1, &replica).is_ok() {}
+            let _waits = Waits::new(&credit_cache, 1);
+            let grant = credits.draw(
+                &credit_cache.take_want(at),
+                std::time::SystemTime::UNIX_EPOCH,
+            );
+            credit_cache.take_in(&grant, Duration::ZERO);
+            credit_cache.spend(1, 1, &replica).unwrap();
             grant.amount
         };
         let slow: Vec<_> = (0..3).map(|_| next(millis(1100))).collect();
@@ -543,13 +551,13 @@ mod tests {
         }
         assert!(all > 1000, "{taken:?}");
         // Half a second later nothing is needed, and everything is returned once.
-        let held = purse.held().amount;
+        let held = credit_cache.held().amount;
         assert!(held > 0);
-        let back = |later| purse.take_unspent(false, Duration::from_secs(200) + later);
+        let back = |later| credit_cache.take_unspent(false, Duration::from_secs(200) + later);
         _ = back(millis(0));
         _ = back(millis(500));
         assert_eq!(back(millis(1000)), None);
-        assert_eq!(purse.held().amount, 0);
+        assert_eq!(credit_cache.held().amount, 0);
     }
 
     #[test]
@@ -557,16 +565,25 @@ mod tests {
         let replica = replica();
         let now = || replica.clock().boot();
         for (more, answer) in [(true, NotSpent::Ask), (false, NotSpent::Exhausted)] {
-            let purse = purse(1);
-            purse.take_in(&grant(0, more), now());
-            assert_eq!(purse.spend(2, 1, &replica).unwrap_err(), answer);
+            let credit_cache = credit_cache(1);
+            credit_cache.take_in(&grant(0, more), now());
+            assert_eq!(credit_cache.spend(2, 1, &replica).unwrap_err(), answer);
             // Nothing is known about a later balance.
-            assert_eq!(purse.spend(2, 2, &replica).unwrap_err(), NotSpent::Ask);
+            assert_eq!(
+                credit_cache.spend(2, 2, &replica).unwrap_err(),
+                NotSpent::Ask
+            );
             // A refund may be enough.
-            purse.spend(1, 1, &replica).unwrap().give_back();
-            assert_eq!(purse.spend(2, 1, &replica).unwrap_err(), NotSpent::Ask);
-            purse.take_in(&grant(0, more), now().saturating_sub(BELIEF));
-            assert_eq!(purse.spend(2, 1, &replica).unwrap_err(), NotSpent::Ask);
+            credit_cache.spend(1, 1, &replica).unwrap().give_back();
+            assert_eq!(
+                credit_cache.spend(2, 1, &replica).unwrap_err(),
+                NotSpent::Ask
+            );
+            credit_cache.take_in(&grant(0, more), now().saturating_sub(BELIEF));
+            assert_eq!(
+                credit_cache.spend(2, 1, &replica).unwrap_err(),
+                NotSpent::Ask
+            );
         }
     }
 
@@ -574,21 +591,24 @@ mod tests {
     fn returned_credits_can_be_drawn_again_at_once() {
         let replica = replica();
         let now = || replica.clock().boot();
-        let purse = purse(0);
-        purse.take_in(&grant(2, false), now());
+        let credit_cache = credit_cache(0);
+        credit_cache.take_in(&grant(2, false), now());
         assert_eq!(
-            purse.spend(3, 1, &replica).unwrap_err(),
+            credit_cache.spend(3, 1, &replica).unwrap_err(),
             NotSpent::Exhausted
         );
-        assert_eq!(purse.take_unspent(true, now()).unwrap().amount, 2);
+        assert_eq!(credit_cache.take_unspent(true, now()).unwrap().amount, 2);
         assert_eq!(
-            purse.spend(3, 1, &replica).unwrap_err(),
+            credit_cache.spend(3, 1, &replica).unwrap_err(),
             NotSpent::Exhausted
         );
-        assert_eq!(purse.spend(2, 1, &replica).unwrap_err(), NotSpent::Ask);
-        purse.take_in(&grant(0, false), now());
         assert_eq!(
-            purse.spend(2, 1, &replica).unwrap_err(),
+            credit_cache.spend(2, 1, &replica).unwrap_err(),
+            NotSpent::Ask
+        );
+        credit_cache.take_in(&grant(0, false), now());
+        assert_eq!(
+            credit_cache.spend(2, 1, &replica).unwrap_err(),
             NotSpent::Exhausted
         );
     }
@@ -596,30 +616,30 @@ mod tests {
     #[test]
     fn excess_refunds_are_returned_and_the_store_is_notified_once() {
         let told = Arc::new(AtomicU32::new(0));
-        let (replica, purse) = (Replica::new(), purse(0));
+        let (replica, credit_cache) = (Replica::new(), credit_cache(0));
         let tells = Arc::clone(&told);
         replica.on_demand(move |_| {
             tells.fetch_add(1, Ordering::AcqRel);
             true
         });
-        assert!(purse.first_to_ask(&replica));
+        assert!(credit_cache.first_to_ask(&replica));
         let grant = CreditGrant {
             ahead: 10,
             ..grant(100, true)
         };
-        purse.take_in(&grant, Duration::ZERO);
+        credit_cache.take_in(&grant, Duration::ZERO);
         let spent: Vec<_> = (0..70)
-            .map(|_| purse.spend(1, 1, &replica).unwrap())
+            .map(|_| credit_cache.spend(1, 1, &replica).unwrap())
             .collect();
         // Twenty are for a waiting request and no excess.
-        let waits = Waits::new(&purse, 20);
+        let waits = Waits::new(&credit_cache, 20);
         told.store(0, Ordering::Release);
         spent.into_iter().for_each(Spent::give_back);
         assert_eq!(told.load(Ordering::Acquire), 1);
         let taken = |replica: &Replica| {
             let taken = replica.take_excess();
             let amounts = taken.iter().map(|unspent| unspent.amount);
-            (amounts.collect::<Vec<_>>(), purse.held().amount)
+            (amounts.collect::<Vec<_>>(), credit_cache.held().amount)
         };
         assert_eq!(taken(&replica), (vec![80], 20));
         assert_eq!(taken(&replica), (vec![], 20));
@@ -631,10 +651,10 @@ mod tests {
 
     #[test]
     fn the_store_is_asked_once_for_the_credits_of_all_waiting_requests() {
-        let (replica, purse) = (replica(), purse(0));
+        let (replica, credit_cache) = (replica(), credit_cache(0));
         let context = &mut Context::from_waker(Waker::noop());
         let mut waiting: Vec<_> = [3, 40, 500]
-            .map(|amount| Box::pin(Arc::clone(&purse).fetch(amount, 1, replica.clone())))
+            .map(|amount| Box::pin(Arc::clone(&credit_cache).fetch(amount, 1, replica.clone())))
             .into();
         for one in &mut waiting {
             assert!(one.as_mut().poll(context).is_pending());
@@ -647,11 +667,11 @@ mod tests {
         };
         assert_eq!(wanted(&replica), [543]);
         assert!(waiting[0].as_mut().poll(context).is_pending());
-        purse.take_in(&grant(43, true), Duration::ZERO);
+        credit_cache.take_in(&grant(43, true), Duration::ZERO);
         assert!(waiting[0].as_mut().poll(context).is_ready());
         assert!(waiting[2].as_mut().poll(context).is_pending());
         assert_eq!(wanted(&replica), [500], "what is left to be had");
-        purse.fail();
+        credit_cache.fail();
         assert!(waiting[2].as_mut().poll(context).is_ready());
         assert!(waiting[1].as_mut().poll(context).is_ready());
     }
@@ -662,14 +682,14 @@ mod every_order {
     use loom::future::block_on;
     use loom::thread;
 
-    use super::tests::{grant, purse};
+    use super::tests::{credit_cache, grant};
     use super::*;
 
     #[test]
     fn every_waiting_request_gets_its_credits() {
         loom::model(|| {
-            let (replica, purse) = (Replica::new(), purse(0));
-            let store = Arc::clone(&purse);
+            let (replica, credit_cache) = (Replica::new(), credit_cache(0));
+            let store = Arc::clone(&credit_cache);
             replica.on_demand(move |replica| {
                 for want in replica.take_wanted() {
                     store.take_in(&grant(want.at_least, true), Duration::ZERO);
@@ -677,8 +697,8 @@ mod every_order {
                 true
             });
             let fetch = {
-                let (replica, purse) = (replica.clone(), Arc::clone(&purse));
-                move || block_on(Arc::clone(&purse).fetch(1, 1, replica.clone())).map(drop)
+                let (replica, credit_cache) = (replica.clone(), Arc::clone(&credit_cache));
+                move || block_on(Arc::clone(&credit_cache).fetch(1, 1, replica.clone())).map(drop)
             };
             let other = thread::spawn(fetch.clone());
             assert_eq!(fetch(), Ok(()));
@@ -689,34 +709,34 @@ mod every_order {
     #[test]
     fn credits_are_spent_refunded_and_returned_once() {
         loom::model(|| {
-            let (replica, purse) = (Replica::new(), purse(2));
+            let (replica, credit_cache) = (Replica::new(), credit_cache(2));
             let spender = {
-                let (replica, purse) = (replica.clone(), Arc::clone(&purse));
+                let (replica, credit_cache) = (replica.clone(), Arc::clone(&credit_cache));
                 thread::spawn(move || {
-                    if let Ok(spent) = purse.spend(1, 1, &replica) {
+                    if let Ok(spent) = credit_cache.spend(1, 1, &replica) {
                         spent.give_back();
                     }
-                    u32::from(purse.spend(2, 1, &replica).is_ok()) * 2
+                    u32::from(credit_cache.spend(2, 1, &replica).is_ok()) * 2
                 })
             };
             let closer = {
-                let purse = Arc::clone(&purse);
+                let credit_cache = Arc::clone(&credit_cache);
                 thread::spawn(move || {
-                    purse
+                    credit_cache
                         .take_unspent(true, Duration::ZERO)
                         .map_or(0, |unspent| unspent.amount)
                 })
             };
-            purse.take_in(&grant(3, true), Duration::ZERO);
+            credit_cache.take_in(&grant(3, true), Duration::ZERO);
             let gone = spender.join().unwrap() + closer.join().unwrap();
-            assert_eq!(gone + parts(purse.held.load(Ordering::Acquire)).1, 5);
+            assert_eq!(gone + parts(credit_cache.held.load(Ordering::Acquire)).1, 5);
         });
     }
 
     #[test]
     fn excess_refunds_do_not_stay() {
         loom::model(|| {
-            let (replica, purse) = (Replica::new(), purse(0));
+            let (replica, credit_cache) = (Replica::new(), credit_cache(0));
             let back = Arc::new(AtomicU32::new(0));
             let store = Arc::clone(&back);
             replica.on_demand(move |replica| {
@@ -725,18 +745,18 @@ mod every_order {
                 store.fetch_add(taken, Ordering::AcqRel);
                 true
             });
-            assert!(purse.first_to_ask(&replica));
+            assert!(credit_cache.first_to_ask(&replica));
             let two = CreditGrant {
                 ahead: 0,
                 ..grant(2, true)
             };
-            purse.take_in(&two, Duration::ZERO);
-            let [one, other] = [(); 2].map(|()| purse.spend(1, 1, &replica).unwrap());
+            credit_cache.take_in(&two, Duration::ZERO);
+            let [one, other] = [(); 2].map(|()| credit_cache.spend(1, 1, &replica).unwrap());
             let thread = thread::spawn(move || one.give_back());
             other.give_back();
             thread.join().unwrap();
             assert_eq!(back.load(Ordering::Acquire), 2);
-            assert_eq!(parts(purse.held.load(Ordering::Acquire)).1, 0);
+            assert_eq!(parts(credit_cache.held.load(Ordering::Acquire)).1, 0);
         });
     }
 }

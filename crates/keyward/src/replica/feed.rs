@@ -38,9 +38,9 @@ pub(crate) struct Feed {
     pub(crate) swept: (usize, Duration),
     pub(crate) warned: Option<Duration>,
     /// The buckets of every rotation chain, by its first key.
-    meters: HashMap<KeyId, Arc<KeyBuckets>>,
+    key_buckets_of: HashMap<KeyId, Arc<KeyBuckets>>,
     /// Sorted, so that they can be visited in parts.
-    purses: BTreeMap<CreditOwner, Arc<CreditCache>>,
+    credit_caches: BTreeMap<CreditOwner, Arc<CreditCache>>,
     /// The previous digests of keys that this process has rehashed, until a poll gives the new ones.
     rehashed: HashMap<KeyId, DigestBytes>,
     /// The reload in progress, and the number of reloads started so far.
@@ -48,8 +48,8 @@ pub(crate) struct Feed {
     pub(crate) reloads: u64,
     groups_made: usize,
     grants_doubling: Doubling,
-    meters_doubling: Doubling,
-    purses_doubling: Doubling,
+    key_buckets_doubling: Doubling,
+    credit_caches_doubling: Doubling,
     groups_doubling: Doubling,
 }
 
@@ -81,11 +81,11 @@ struct Known {
     gone: bool,
     /// The number of the last reload that contained it.
     reload: u64,
-    groups: SmallVec<[Arc<AccountState>; 1]>,
+    account_states: SmallVec<[Arc<AccountState>; 1]>,
 }
 
 impl Feed {
-    pub(crate) fn group(
+    pub(crate) fn account_state(
         &mut self,
         record: &KeyRecord,
         clock: &Arc<dyn Clock>,
@@ -94,30 +94,35 @@ impl Feed {
         let (environment, prefix) = (record.environment, &record.hint.prefix);
         let known = self.accounts.entry(record.account.clone()).or_default();
         let Known {
-            account, groups, ..
+            account,
+            account_states,
+            ..
         } = &mut **known;
-        let same = |group: &&Arc<AccountState>| is_of(group, environment, prefix);
-        if let Some(group) = groups.iter().find(same) {
-            return Arc::clone(group);
+        let same = |account_state: &&Arc<AccountState>| is_of(account_state, environment, prefix);
+        if let Some(account_state) = account_states.iter().find(same) {
+            return Arc::clone(account_state);
         }
         // Share the account's id if it is known, because that of the record is a copy.
         let id = account.as_ref().map_or(&record.account, |own| &own.id);
         // Keys with another prefix share their limits with these.
-        let sibling = groups.iter().find(|group| group.environment == environment);
-        let meter = sibling.map_or_else(
+        let sibling = account_states
+            .iter()
+            .find(|account_state| account_state.environment == environment);
+        let key_buckets = sibling.map_or_else(
             || {
                 let owner = BucketOwner::Account(id.clone(), environment);
                 Arc::new(KeyBuckets::new(owner, Arc::clone(clock)))
             },
-            |sibling| Arc::clone(&sibling.meter),
+            |sibling| Arc::clone(&sibling.key_buckets),
         );
-        let group = AccountState::closed(id.clone(), environment, prefix.clone(), meter);
+        let account_state =
+            AccountState::closed(id.clone(), environment, prefix.clone(), key_buckets);
         let account = account.as_ref();
-        group.follow(account, budget(&mut self.purses, account), now);
+        account_state.follow(account, budget(&mut self.credit_caches, account), now);
         self.groups_made += 1;
-        let group = Arc::new(group);
-        groups.push(Arc::clone(&group));
-        group
+        let account_state = Arc::new(account_state);
+        account_states.push(Arc::clone(&account_state));
+        account_state
     }
 
     /// Returns the permissions of a key, shared with all keys that have the same.
@@ -132,37 +137,37 @@ impl Feed {
     }
 
     /// Returns the buckets of a rotation chain, calling `make` if there are none.
-    pub(crate) fn meter(
+    pub(crate) fn key_buckets(
         &mut self,
         lineage: KeyId,
         make: impl FnOnce() -> Arc<KeyBuckets>,
     ) -> Arc<KeyBuckets> {
-        Arc::clone(self.meters.entry(lineage).or_insert_with(make))
+        Arc::clone(self.key_buckets_of.entry(lineage).or_insert_with(make))
     }
 
     /// Returns the credits that this process has drawn from a balance.
-    pub(crate) fn purse(&mut self, owner: CreditOwner) -> Arc<CreditCache> {
-        purse(&mut self.purses, owner)
+    pub(crate) fn credit_cache(&mut self, owner: CreditOwner) -> Arc<CreditCache> {
+        credit_cache(&mut self.credit_caches, owner)
     }
 
-    pub(crate) fn known_purse(&self, owner: &CreditOwner) -> Option<Arc<CreditCache>> {
-        self.purses.get(owner).cloned()
+    pub(crate) fn known_credit_cache(&self, owner: &CreditOwner) -> Option<Arc<CreditCache>> {
+        self.credit_caches.get(owner).cloned()
     }
 
-    pub(crate) fn purses(&self) -> Vec<Arc<CreditCache>> {
-        self.purses.values().cloned().collect()
+    pub(crate) fn credit_caches(&self) -> Vec<Arc<CreditCache>> {
+        self.credit_caches.values().cloned().collect()
     }
 
     /// Returns at most this many credit caches, in order, after an owner.
-    pub(crate) fn purses_after(
+    pub(crate) fn credit_caches_after(
         &self,
         after: Option<&CreditOwner>,
         most: usize,
     ) -> Vec<Arc<CreditCache>> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let purses = self.purses.range((from, Bound::Unbounded));
-        let purses = purses.map(|(_, purse)| Arc::clone(purse));
-        purses.take(most).collect()
+        let credit_caches = self.credit_caches.range((from, Bound::Unbounded));
+        let credit_caches = credit_caches.map(|(_, credit_cache)| Arc::clone(credit_cache));
+        credit_caches.take(most).collect()
     }
 
     /// Remembers the digests under which these keys are in the table.
@@ -201,8 +206,8 @@ impl Feed {
     pub(crate) fn close(&self, accounts: &[Account]) {
         for account in accounts {
             let known = self.accounts.get(&account.id);
-            for group in known.into_iter().flat_map(|known| &known.groups) {
-                group.close(account);
+            for account_state in known.into_iter().flat_map(|known| &known.account_states) {
+                account_state.close(account);
             }
         }
     }
@@ -228,10 +233,10 @@ impl Feed {
 impl Feed {
     /// Applies the new state of an account.
     pub(crate) fn follow_one(&mut self, account: Account, now: Duration) {
-        let budget = budget(&mut self.purses, Some(&account));
+        let budget = budget(&mut self.credit_caches, Some(&account));
         let known = self.accounts.entry(account.id.clone()).or_default();
-        for group in &known.groups {
-            group.follow(Some(&account), budget.clone(), now);
+        for account_state in &known.account_states {
+            account_state.follow(Some(&account), budget.clone(), now);
         }
         known.account = Some(account);
         (known.gone, known.reload) = (false, self.reloads);
@@ -257,9 +262,9 @@ impl Known {
     fn leave(&mut self, now: Duration) {
         self.account = None;
         self.gone = true;
-        self.groups
+        self.account_states
             .iter()
-            .for_each(|group| group.follow(None, None, now));
+            .for_each(|account_state| account_state.follow(None, None, now));
     }
 }
 
@@ -320,10 +325,11 @@ impl Feed {
             self.grants.retain(|grant| Arc::strong_count(grant) > 1);
             self.grants_doubling.cleared(self.grants.len());
         }
-        if self.meters_doubling.is_due(self.meters.len()) {
-            self.meters
-                .retain(|_, meter| Arc::strong_count(meter) > 1 || !meter.is_full());
-            self.meters_doubling.cleared(self.meters.len());
+        if self.key_buckets_doubling.is_due(self.key_buckets_of.len()) {
+            self.key_buckets_of.retain(|_, key_buckets| {
+                Arc::strong_count(key_buckets) > 1 || !key_buckets.is_full()
+            });
+            self.key_buckets_doubling.cleared(self.key_buckets_of.len());
         }
         if self
             .groups_doubling
@@ -331,43 +337,45 @@ impl Feed {
         {
             let mut left = 0;
             self.accounts.retain(|_, known| {
-                known
-                    .groups
-                    .retain(|group| Arc::strong_count(group) > 1 || !group.meter.is_full());
-                left += known.groups.len();
-                known.account.is_some() || !known.groups.is_empty()
+                known.account_states.retain(|account_state| {
+                    Arc::strong_count(account_state) > 1 || !account_state.key_buckets.is_full()
+                });
+                left += known.account_states.len();
+                known.account.is_some() || !known.account_states.is_empty()
             });
             self.groups_made = left;
             self.groups_doubling.cleared(left.max(self.accounts.len()));
         }
-        if self.purses_doubling.is_due(self.purses.len()) {
-            self.purses
-                .retain(|_, purse| Arc::strong_count(purse) > 1 || !purse.is_idle());
-            self.purses_doubling.cleared(self.purses.len());
+        if self.credit_caches_doubling.is_due(self.credit_caches.len()) {
+            self.credit_caches.retain(|_, credit_cache| {
+                Arc::strong_count(credit_cache) > 1 || !credit_cache.is_idle()
+            });
+            self.credit_caches_doubling
+                .cleared(self.credit_caches.len());
         }
     }
 }
 
 /// Returns the credits for all keys of an account without their own.
 fn budget(
-    purses: &mut BTreeMap<CreditOwner, Arc<CreditCache>>,
+    credit_caches: &mut BTreeMap<CreditOwner, Arc<CreditCache>>,
     account: Option<&Account>,
 ) -> Option<Budget> {
     let account = account?;
     Some(Budget {
         epoch: account.credits?,
-        purse: purse(purses, CreditOwner::Account(account.id.clone())),
+        credit_cache: credit_cache(credit_caches, CreditOwner::Account(account.id.clone())),
     })
 }
 
-fn purse(
-    purses: &mut BTreeMap<CreditOwner, Arc<CreditCache>>,
+fn credit_cache(
+    credit_caches: &mut BTreeMap<CreditOwner, Arc<CreditCache>>,
     owner: CreditOwner,
 ) -> Arc<CreditCache> {
-    let known = purses.entry(owner.clone());
+    let known = credit_caches.entry(owner.clone());
     Arc::clone(known.or_insert_with(|| Arc::new(CreditCache::new(owner))))
 }
 
-fn is_of(group: &AccountState, environment: Environment, prefix: &str) -> bool {
-    group.environment == environment && *group.prefix == *prefix
+fn is_of(account_state: &AccountState, environment: Environment, prefix: &str) -> bool {
+    account_state.environment == environment && *account_state.prefix == *prefix
 }

@@ -96,19 +96,25 @@ mod tests {
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(Duration::from_secs(100)));
         let now = nanos(clock.boot());
         let owner = BucketOwner::Key(KeyId::random().unwrap());
-        let meter = KeyBuckets::new(owner, Arc::clone(&clock));
-        let held = || meter.buckets.load().as_ref().map_or(0, |all| all.len());
-        let used = meter.bucket(RateLimit::per_day(1));
+        let key_buckets = KeyBuckets::new(owner, Arc::clone(&clock));
+        let held = || {
+            key_buckets
+                .buckets
+                .load()
+                .as_ref()
+                .map_or(0, |all| all.len())
+        };
+        let used = key_buckets.bucket(RateLimit::per_day(1));
         used.take(1, now).unwrap();
         for count in 1..=200 {
-            let bucket = meter.bucket(RateLimit::per_minute(count));
-            assert!(Arc::ptr_eq(&bucket, &meter.bucket(bucket.limit())));
+            let bucket = key_buckets.bucket(RateLimit::per_minute(count));
+            assert!(Arc::ptr_eq(&bucket, &key_buckets.bucket(bucket.limit())));
             assert!(held() <= MOST, "{}", held());
         }
         // Full buckets are dropped first.
-        assert!(Arc::ptr_eq(&used, &meter.bucket(used.limit())));
+        assert!(Arc::ptr_eq(&used, &key_buckets.bucket(used.limit())));
         for count in 1..=200 {
-            let bucket = meter.bucket(RateLimit::per_hour(count));
+            let bucket = key_buckets.bucket(RateLimit::per_hour(count));
             bucket.take(1, now).unwrap();
             assert!(held() <= MOST, "{}", held());
         }

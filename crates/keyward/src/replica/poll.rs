@@ -165,7 +165,7 @@ impl Poll {
             return;
         }
         let mut feed = self.replica.feed();
-        let group = feed.group(record, self.replica.clock(), now);
+        let account_state = feed.account_state(record, self.replica.clock(), now);
         let grant = feed.grant(record);
         let digest = record.digest.bytes();
         let is_there = || {
@@ -177,7 +177,7 @@ impl Poll {
             self.moved.insert(record.id, digest);
         }
         drop(feed);
-        let entry = Arc::new(CachedKey::new(record, group, grant, now));
+        let entry = Arc::new(CachedKey::new(record, account_state, grant, now));
         let is_chained = record.lineage != record.id || record.successor.is_some();
         if died.is_none() && (is_chained || record.credits.is_some()) {
             self.chained.push(Chained {
@@ -268,7 +268,7 @@ impl Poll {
         feed.follow(accounts, self.restarted, now);
         self.bury(&mut feed, given);
         feed.tidy();
-        inner.tallies.tidy();
+        inner.usage_counters.tidy();
         feed.revision = Some(head);
         drop(feed);
         inner.freshness.set(self.asked);
@@ -296,7 +296,7 @@ impl Poll {
         } else {
             feed.moved(&self.moved, &inner.table)
         };
-        self.hand_on_tallies(&gone);
+        self.hand_on_usage_counters(&gone);
         self.share_chained(feed, &self.chained);
         let entries = mem::take(&mut self.entries);
         // A restart searches the whole table for dead keys anyway.
@@ -414,24 +414,24 @@ impl Poll {
     }
 
     /// Carries the usage counters over to the new entries.
-    fn hand_on_tallies(&self, moved: &[Arc<CachedKey>]) {
+    fn hand_on_usage_counters(&self, moved: &[Arc<CachedKey>]) {
         let Self { replica, .. } = self;
         let moved: HashMap<_, _> = moved.iter().map(|old| (old.id, old)).collect();
         for entry in &self.entries {
             // Includes unused keys, because a concurrent first request must count in both entries.
             let old = moved.get(&entry.id).map(|old| Arc::clone(old));
             let old = old.or_else(|| replica.find(&entry.digest));
-            let tally = old.as_ref().and_then(|old| {
+            let usage_counter = old.as_ref().and_then(|old| {
                 if self.restarted {
-                    old.tally()
+                    old.usage_counter()
                 } else {
-                    replica.tally(old)
+                    replica.usage_counter(old)
                 }
             });
-            if let Some(tally) = tally {
-                entry.set_tally(tally);
+            if let Some(usage_counter) = usage_counter {
+                entry.set_usage_counter(usage_counter);
                 if moved.contains_key(&entry.id) {
-                    tally.move_to(entry.digest);
+                    usage_counter.move_to(entry.digest);
                 }
             }
         }
@@ -441,15 +441,15 @@ impl Poll {
     pub(super) fn share_chained(&self, feed: &mut Feed, chained: &[Chained]) {
         let Self { replica, .. } = self;
         // Used keys come first, because the others get their buckets.
-        let is_used = |chained: &&Chained| chained.entry.tally().is_some();
+        let is_used = |chained: &&Chained| chained.entry.usage_counter().is_some();
         let (used, unused): (Vec<_>, Vec<_>) = chained.iter().partition(is_used);
         let unused = unused.into_iter().filter(|chained| !chained.is_revoked);
         for Chained { entry, lineage, .. } in used.into_iter().chain(unused) {
-            if let Some(tally) = replica.tally(entry) {
-                let own = || Arc::clone(tally.meter(*lineage, replica.clock()));
-                tally.share(feed.meter(*lineage, own));
+            if let Some(usage_counter) = replica.usage_counter(entry) {
+                let own = || Arc::clone(usage_counter.key_buckets(*lineage, replica.clock()));
+                usage_counter.share(feed.key_buckets(*lineage, own));
                 if entry.own_credits().is_some() {
-                    tally.give_purse(feed.purse(CreditOwner::Key(*lineage)));
+                    usage_counter.give_credit_cache(feed.credit_cache(CreditOwner::Key(*lineage)));
                 }
             }
         }
@@ -659,9 +659,12 @@ pub(crate) mod tests {
         load(&replica, 0..2, FIRST);
         let find = |n| replica.find(&record(n).digest.bytes()).unwrap();
         let (one, two) = (find(0), find(1));
-        assert!(Arc::ptr_eq(&one.group, &two.group) && Arc::ptr_eq(&one.grant, &two.grant));
         assert!(
-            !one.group.is_active(),
+            Arc::ptr_eq(&one.account_state, &two.account_state)
+                && Arc::ptr_eq(&one.grant, &two.grant)
+        );
+        assert!(
+            !one.account_state.is_active(),
             "an account that was never given is closed"
         );
     }

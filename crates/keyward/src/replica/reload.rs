@@ -167,7 +167,7 @@ impl Poll {
         }
         let (mut all, unused): (Vec<_>, Vec<_>) = chained
             .into_iter()
-            .partition(|one| one.entry.tally().is_some());
+            .partition(|one| one.entry.usage_counter().is_some());
         all.extend(unused);
         for some in all.chunks(AT_ONCE) {
             self.share_chained(&mut *reloading(&replica, number)?, some);
@@ -240,8 +240,8 @@ impl Replica {
     /// Carries the usage counters of a used key over to its new entry.
     fn hand_on(&self, entry: &CachedKey) {
         let old = self.find(&entry.digest);
-        if let Some(tally) = old.as_ref().and_then(|old| old.tally()) {
-            entry.set_tally(tally);
+        if let Some(usage_counter) = old.as_ref().and_then(|old| old.usage_counter()) {
+            entry.set_usage_counter(usage_counter);
         }
     }
 }
@@ -333,7 +333,7 @@ mod tests {
 
     fn is_open(replica: &Replica, n: u8) -> bool {
         let found = replica.find(&record(n).digest.bytes()).unwrap();
-        found.group.is_active()
+        found.account_state.is_active()
     }
 
     #[test]

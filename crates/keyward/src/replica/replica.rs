@@ -18,7 +18,7 @@ use crate::replica::freshness::{Freshness, Moment};
 use crate::replica::refresh::Refresh;
 use crate::replica::refusals::Refusals;
 use crate::replica::table::Table;
-use crate::replica::usage::{SharedTally, Tallies, UsageCounter};
+use crate::replica::usage::{SharedCounter, UsageCounter, UsageCounters};
 use crate::replica::{Poll, Rehash, UsageCount};
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
@@ -65,7 +65,7 @@ pub(super) struct Inner {
     feed: Mutex<Feed>,
     /// Held by the thread that gets the feed next.
     pub(super) feed_turn: Mutex<()>,
-    pub(super) tallies: Tallies,
+    pub(super) usage_counters: UsageCounters,
     /// The number of dead keys in memory.
     pub(super) dead: AtomicUsize,
     pub(super) moves: AtomicU64,
@@ -110,7 +110,7 @@ impl Replica {
                 refresh: Refresh::default(),
                 feed: Mutex::default(),
                 feed_turn: Mutex::default(),
-                tallies: Tallies::default(),
+                usage_counters: UsageCounters::default(),
                 dead: AtomicUsize::new(0),
                 moves: AtomicU64::new(0),
                 redigested: Mutex::default(),
@@ -214,7 +214,9 @@ impl Replica {
     /// Returns when the key was last used through this replica, to the second.
     #[must_use]
     pub fn last_used(&self, record: &KeyRecord) -> Option<SystemTime> {
-        self.find(&record.digest.bytes())?.tally()?.last_used()
+        self.find(&record.digest.bytes())?
+            .usage_counter()?
+            .last_used()
     }
 
     /// Takes the usage counted since the last call.
@@ -259,7 +261,7 @@ impl Replica {
             if below == Some(0) {
                 return None;
             }
-            let (counts, rest) = replica.inner.tallies.take_part(below);
+            let (counts, rest) = replica.inner.usage_counters.take_part(below);
             below = Some(rest);
             Some(counts)
         })
@@ -311,7 +313,9 @@ impl Replica {
         let most = most.min(wanting.len());
         let wanting: Vec<_> = wanting.drain(..most).collect();
         let now = self.inner.clock.boot();
-        let wants = wanting.iter().map(|purse| purse.take_want(now));
+        let wants = wanting
+            .iter()
+            .map(|credit_cache| credit_cache.take_want(now));
         wants.collect()
     }
 
@@ -339,33 +343,33 @@ impl Replica {
     /// # Ok::<(), keyward::error::ParseError>(())
     /// ```
     pub fn grant_deferred(&self, grant: &CreditGrant) -> DeferredWake {
-        let purse = self.purse(&grant.owner);
-        if let Some(purse) = &purse {
-            purse.take_in_without_waking(grant, self.inner.clock.boot());
+        let credit_cache = self.credit_cache(&grant.owner);
+        if let Some(credit_cache) = &credit_cache {
+            credit_cache.take_in_without_waking(grant, self.inner.clock.boot());
         }
-        DeferredWake(purse)
+        DeferredWake(credit_cache)
     }
 
     /// Reports that the store cannot provide credits. Requests that wait for them are refused.
     pub fn no_grant(&self, owner: &CreditOwner) {
-        if let Some(purse) = self.purse(owner) {
-            purse.fail();
+        if let Some(credit_cache) = self.credit_cache(owner) {
+            credit_cache.fail();
         }
     }
 
     /// Reports that the store has shut down. All requests that wait for credits are refused.
     pub fn no_more_grants(&self) {
         self.wanting().clear();
-        let purses = self.feed().purses();
-        for purse in purses {
-            purse.fail();
+        let credit_caches = self.feed().credit_caches();
+        for credit_cache in credit_caches {
+            credit_cache.fail();
         }
     }
 
     /// Reports that a balance has changed in the store.
     pub fn credits_changed(&self, owner: &CreditOwner) {
-        if let Some(purse) = self.purse(owner) {
-            purse.doubt();
+        if let Some(credit_cache) = self.credit_cache(owner) {
+            credit_cache.doubt();
         }
     }
 
@@ -397,13 +401,15 @@ impl Replica {
     ) -> impl Iterator<Item = Vec<Unspent>> + Send + use<> {
         let (replica, mut after) = (self.clone(), None);
         iter::from_fn(move || {
-            let purses = replica.feed().purses_after(after.as_ref(), PURSES_AT_ONCE);
-            after = Some(purses.last()?.owner().clone());
+            let credit_caches = replica
+                .feed()
+                .credit_caches_after(after.as_ref(), PURSES_AT_ONCE);
+            after = Some(credit_caches.last()?.owner().clone());
             let now = replica.inner.clock.boot();
-            let unspent = purses.iter();
+            let unspent = credit_caches.iter();
             Some(
                 unspent
-                    .filter_map(|purse| purse.take_unspent(all, now))
+                    .filter_map(|credit_cache| credit_cache.take_unspent(all, now))
                     .collect(),
             )
         })
@@ -421,11 +427,11 @@ impl Replica {
     /// ```
     #[must_use]
     pub fn take_excess(&self) -> Vec<Unspent> {
-        let purses = mem::take(&mut *self.excess());
+        let credit_caches = mem::take(&mut *self.excess());
         let now = self.inner.clock.boot();
-        purses
+        credit_caches
             .iter()
-            .filter_map(|purse| purse.take_excess(now))
+            .filter_map(|credit_cache| credit_cache.take_excess(now))
             .collect()
     }
 
@@ -433,7 +439,7 @@ impl Replica {
     #[must_use]
     pub fn take_unspent_of(&self, owner: &CreditOwner) -> Option<Unspent> {
         let now = self.inner.clock.boot();
-        self.purse(owner)?.take_unspent(false, now)
+        self.credit_cache(owner)?.take_unspent(false, now)
     }
 
     /// Returns the credits of a balance that were drawn and are not spent yet.
@@ -441,34 +447,34 @@ impl Replica {
     /// A store adds them to the balance that it displays between draws.
     #[must_use]
     pub fn held_of(&self, owner: &CreditOwner) -> Option<Unspent> {
-        let held = self.purse(owner)?.held();
+        let held = self.credit_cache(owner)?.held();
         (held.amount > 0).then_some(held)
     }
 
-    fn purse(&self, owner: &CreditOwner) -> Option<Arc<CreditCache>> {
-        self.feed().known_purse(owner)
+    fn credit_cache(&self, owner: &CreditOwner) -> Option<Arc<CreditCache>> {
+        self.feed().known_credit_cache(owner)
     }
 
     /// Asks the store for credits, once; `false` if it will not respond. Without `must`, it does
     /// nothing while the list is in use.
-    pub(crate) fn want(&self, purse: &Arc<CreditCache>, must: bool) -> bool {
+    pub(crate) fn want(&self, credit_cache: &Arc<CreditCache>, must: bool) -> bool {
         let list = if must {
             Some(self.wanting())
         } else {
             self.inner.wanting.try_lock().ok()
         };
         let Some(mut list) = list else { return true };
-        if !purse.first_to_ask(self) {
+        if !credit_cache.first_to_ask(self) {
             return true;
         }
-        list.push(Arc::clone(purse));
+        list.push(Arc::clone(credit_cache));
         drop(list);
         self.nudge()
     }
 
     /// Notifies the store once of the excess credits of a cache.
-    pub(crate) fn has_excess(&self, purse: &Arc<CreditCache>) {
-        self.excess().push(Arc::clone(purse));
+    pub(crate) fn has_excess(&self, credit_cache: &Arc<CreditCache>) {
+        self.excess().push(Arc::clone(credit_cache));
         // A store that has shut down has taken everything that it will take.
         self.nudge();
     }
@@ -511,14 +517,14 @@ impl Replica {
     }
 
     /// Returns the counters of a key, creating them if necessary.
-    pub(crate) fn tally<'a>(&self, entry: &'a CachedKey) -> Option<&'a SharedTally> {
-        if entry.tally().is_none() {
-            let tally = SharedTally::new(UsageCounter::new(entry.id));
-            if entry.set_tally(&tally) {
-                self.inner.tallies.add(tally);
+    pub(crate) fn usage_counter<'a>(&self, entry: &'a CachedKey) -> Option<&'a SharedCounter> {
+        if entry.usage_counter().is_none() {
+            let usage_counter = SharedCounter::new(UsageCounter::new(entry.id));
+            if entry.set_usage_counter(&usage_counter) {
+                self.inner.usage_counters.add(usage_counter);
             }
         }
-        entry.tally()
+        entry.usage_counter()
     }
 
     /// Returns how often keys have moved to another digest. The number is odd during a move.
@@ -532,7 +538,7 @@ impl Replica {
 
     /// Returns the current entry of a key that has been used; `None` if the key is gone.
     pub(crate) fn current(&self, entry: &CachedKey) -> Option<Arc<CachedKey>> {
-        let moved = || self.find(&entry.tally()?.moved_to()?);
+        let moved = || self.find(&entry.usage_counter()?.moved_to()?);
         // A moved key appears in its new place before it leaves the old one.
         let found = self.find(&entry.digest).or_else(moved);
         found.filter(|found| found.id == entry.id)

@@ -157,8 +157,8 @@ pub(crate) struct UsageCounter {
     admitted: AtomicU32,
     refused: AtomicU32,
     units: AtomicU64,
-    meter: OnceLock<Arc<KeyBuckets>>,
-    purse: OnceLock<Arc<CreditCache>>,
+    key_buckets: OnceLock<Arc<KeyBuckets>>,
+    credit_cache: OnceLock<Arc<CreditCache>>,
     /// The current digest of the key, if it was rehashed after its first use.
     moved_to: ArcSwapOption<DigestBytes>,
 }
@@ -168,8 +168,8 @@ impl UsageCounter {
         Self {
             key,
             units: AtomicU64::new(0),
-            meter: OnceLock::new(),
-            purse: OnceLock::new(),
+            key_buckets: OnceLock::new(),
+            credit_cache: OnceLock::new(),
             moved_to: ArcSwapOption::empty(),
             last_used: AtomicU32::new(0),
             admitted: AtomicU32::new(0),
@@ -200,8 +200,8 @@ impl UsageCounter {
 
     /// Returns the buckets of the key, creating them if necessary. A rotated key was given those of
     /// its predecessor.
-    pub(crate) fn meter(&self, lineage: KeyId, clock: &Arc<dyn Clock>) -> &Arc<KeyBuckets> {
-        self.meter.get_or_init(|| {
+    pub(crate) fn key_buckets(&self, lineage: KeyId, clock: &Arc<dyn Clock>) -> &Arc<KeyBuckets> {
+        self.key_buckets.get_or_init(|| {
             let owner = BucketOwner::Key(lineage);
             Arc::new(KeyBuckets::new(owner, Arc::clone(clock)))
         })
@@ -217,19 +217,19 @@ impl UsageCounter {
     }
 
     /// Returns the key's own credits, if it has a balance.
-    pub(crate) fn purse(&self) -> Option<&Arc<CreditCache>> {
-        self.purse.get()
+    pub(crate) fn credit_cache(&self) -> Option<&Arc<CreditCache>> {
+        self.credit_cache.get()
     }
 
-    pub(crate) fn give_purse(&self, purse: Arc<CreditCache>) {
+    pub(crate) fn give_credit_cache(&self, credit_cache: Arc<CreditCache>) {
         // There is one per rotation chain, so an existing one is the same.
-        _ = self.purse.set(purse);
+        _ = self.credit_cache.set(credit_cache);
     }
 
     /// Sets the buckets, if there are none yet.
-    pub(crate) fn share(&self, meter: Arc<KeyBuckets>) {
+    pub(crate) fn share(&self, key_buckets: Arc<KeyBuckets>) {
         // Another thread may have set them first.
-        _ = self.meter.set(meter);
+        _ = self.key_buckets.set(key_buckets);
     }
 
     /// Corrects the counts for an admitted request that an inner layer refused.
@@ -279,8 +279,10 @@ impl UsageCounter {
 
 impl fmt::Debug for UsageCounter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut tally = f.debug_struct("UsageCounter");
-        tally.field("key", &self.key).finish_non_exhaustive()
+        let mut usage_counter = f.debug_struct("UsageCounter");
+        usage_counter
+            .field("key", &self.key)
+            .finish_non_exhaustive()
     }
 }
 
@@ -289,7 +291,7 @@ impl fmt::Debug for UsageCounter {
     not(keyward_loom),
     expect(unused_qualifications, reason = "loom has an `Arc` of its own")
 )]
-pub(crate) type SharedTally = sync::Arc<UsageCounter>;
+pub(crate) type SharedCounter = sync::Arc<UsageCounter>;
 
 /// The number of counters that are visited under one lock of the list.
 const PART: usize = 4096;
@@ -299,22 +301,22 @@ const PART: usize = 4096;
 /// Adding counters takes no lock. Counters are removed after they were collected, once no entry of
 /// their key is left in memory or held by a request.
 #[derive(Default)]
-pub(crate) struct Tallies {
-    new: ArcSwap<boxcar::Vec<SharedTally>>,
+pub(crate) struct UsageCounters {
+    new: ArcSwap<boxcar::Vec<SharedCounter>>,
     listed: Mutex<Listed>,
 }
 
 #[derive(Default)]
 struct Listed {
     /// Replaced lists of new counters that a thread may still be adding to.
-    replaced: Vec<Arc<boxcar::Vec<SharedTally>>>,
-    all: Vec<SharedTally>,
+    replaced: Vec<Arc<boxcar::Vec<SharedCounter>>>,
+    all: Vec<SharedCounter>,
     doubling: Doubling,
 }
 
-impl Tallies {
-    pub(crate) fn add(&self, tally: SharedTally) {
-        self.new.load().push(tally);
+impl UsageCounters {
+    pub(crate) fn add(&self, usage_counter: SharedCounter) {
+        self.new.load().push(usage_counter);
     }
 
     /// Takes the counts of the [`PART`] counters before a position, or of the last ones.
@@ -341,7 +343,7 @@ impl Tallies {
             .is_due(listed.all.len() + self.new.load().count())
         {
             listed.gather(&self.new);
-            let is_wanted = |tally: &mut SharedTally| match last_of(tally) {
+            let is_wanted = |usage_counter: &mut SharedCounter| match last_of(usage_counter) {
                 None => true,
                 Some(last) => last.counts_something(),
             };
@@ -353,7 +355,7 @@ impl Tallies {
 }
 
 impl Listed {
-    fn gather(&mut self, new: &ArcSwap<boxcar::Vec<SharedTally>>) {
+    fn gather(&mut self, new: &ArcSwap<boxcar::Vec<SharedCounter>>) {
         if new.load().count() > 0 {
             self.replaced.push(new.swap(Arc::default()));
         }
@@ -368,14 +370,14 @@ impl Listed {
 }
 
 /// Takes the counts of a range of counters, and drops the counters that nothing else holds.
-fn take_from(all: &mut Vec<SharedTally>, part: Range<usize>, counts: &mut Vec<UsageCount>) {
+fn take_from(all: &mut Vec<SharedCounter>, part: Range<usize>, counts: &mut Vec<UsageCount>) {
     for place in part.rev() {
-        let Some(tally) = all.get_mut(place) else {
+        let Some(usage_counter) = all.get_mut(place) else {
             continue;
         };
         // In this order, so that the counts of the last holder are taken as well.
-        let is_held = last_of(tally).is_none();
-        counts.extend(tally.take());
+        let is_held = last_of(usage_counter).is_none();
+        counts.extend(usage_counter.take());
         if !is_held {
             drop(all.swap_remove(place));
         }
@@ -383,12 +385,12 @@ fn take_from(all: &mut Vec<SharedTally>, part: Range<usize>, counts: &mut Vec<Us
 }
 
 /// Returns the counters unless they are held elsewhere, so that no count is missed.
-fn last_of(tally: &mut SharedTally) -> Option<&mut UsageCounter> {
+fn last_of(usage_counter: &mut SharedCounter) -> Option<&mut UsageCounter> {
     // Read first: `get_mut` writes, and most are held.
-    if SharedTally::strong_count(tally) > 1 {
+    if SharedCounter::strong_count(usage_counter) > 1 {
         return None;
     }
-    SharedTally::get_mut(tally)
+    SharedCounter::get_mut(usage_counter)
 }
 
 #[cfg(all(test, keyward_loom))]
@@ -400,8 +402,8 @@ mod every_order {
     #[test]
     fn usage_counted_while_a_key_is_removed_is_taken_once() {
         loom::model(|| {
-            let own = SharedTally::new(UsageCounter::new(KeyId::random().unwrap()));
-            let mut all = vec![SharedTally::clone(&own)];
+            let own = SharedCounter::new(UsageCounter::new(KeyId::random().unwrap()));
+            let mut all = vec![SharedCounter::clone(&own)];
             let request = thread::spawn(move || {
                 own.count(true, Duration::from_secs(1));
                 own.count(true, Duration::from_secs(1));

@@ -119,10 +119,15 @@ impl TestPrincipal {
         let clock = Arc::new(ManualClock::at(unix_time(now)));
         let owner = BucketOwner::Account(self.account.clone(), self.environment);
         let buckets = Arc::new(KeyBuckets::new(owner, clock));
-        let group = AccountState::closed(self.account, self.environment, prefix, buckets);
-        let (group, grant) = (Arc::new(group), Arc::new(Grant::of(&record)));
+        let account_state = AccountState::closed(self.account, self.environment, prefix, buckets);
+        let (account_state, grant) = (Arc::new(account_state), Arc::new(Grant::of(&record)));
         Principal {
-            entry: Arc::new(CachedKey::new(&record, group, grant, unix_time(now))),
+            entry: Arc::new(CachedKey::new(
+                &record,
+                account_state,
+                grant,
+                unix_time(now),
+            )),
             gate: NO_GATE,
             location: usize::MAX,
             paid: Cost::default(),
