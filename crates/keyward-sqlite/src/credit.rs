@@ -13,13 +13,12 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use crate::error::failed;
 use crate::row::{self, Cells};
 
-/// How long what another process holds is shown after it was reported. One that lives reports again
-/// before that.
+/// The time for which a report of held credits counts. A running process reports again before that.
 const FRESH: Duration = Duration::from_secs(3);
 
 /// The number of balances from which one transaction draws.
 ///
-/// It takes a few milliseconds, while which nothing else is done.
+/// It takes a few milliseconds, during which the thread does nothing else.
 pub(crate) const DRAWN_AT_ONCE: usize = 128;
 
 /// The credits of this process that are neither in the file nor in the replica.
@@ -51,7 +50,7 @@ impl CreditLedger {
         self.node
     }
 
-    /// Keeps credits from moving, or from being read while they move.
+    /// Locks the ledger, so that no credits move and no balance is read.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Returning> {
         self.returning
             .lock()
@@ -60,7 +59,7 @@ impl CreditLedger {
 
     /// Returns the balance of an owner, with all that processes hold of it.
     ///
-    /// The connection is at the beginning of a transaction: its snapshot is taken by the first read.
+    /// The connection must be at the start of a transaction, because the first read takes the snapshot.
     pub(crate) fn balance(
         &self,
         connection: &Connection,
@@ -104,7 +103,7 @@ impl Returning {
     }
 }
 
-/// The balance of an owner.
+/// Returns the balance of an owner.
 pub(crate) fn stored(
     connection: &Connection,
     owner: &CreditOwner,
@@ -125,7 +124,7 @@ pub(crate) fn stored(
         .optional()
 }
 
-/// The balance of an owner, with what other processes hold of it.
+/// Returns the balance of an owner, with the credits that other processes hold.
 fn shown(
     connection: &Connection,
     owner: &CreditOwner,
@@ -181,7 +180,7 @@ pub(crate) fn report(
     Ok(())
 }
 
-/// Changes a balance, if it can be changed in this way.
+/// Applies a change to a balance. It is a conflict if the balance does not allow it.
 pub(crate) fn change(connection: &Connection, change: &CreditChange) -> Result<(), StoreError> {
     let owner = change.owner();
     let stored = stored(connection, owner).map_err(failed)?;
@@ -234,7 +233,7 @@ pub(crate) fn draw(
     Ok((grants, wakes))
 }
 
-/// Gives back what was not spent, unless the balance was replaced meanwhile.
+/// Returns unspent credits to a balance, unless it was replaced meanwhile.
 pub(crate) fn give_back(connection: &Connection, unspent: &Unspent) -> rusqlite::Result<()> {
     connection
         .prepare_cached(

@@ -1,4 +1,4 @@
-//! What an error of SQLite means to the caller of a store.
+//! Conversion of SQLite errors to those of a store.
 
 use std::error::Error;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use rusqlite::ffi::SQLITE_CONSTRAINT_CHECK;
 /// The time for which SQLite waits for another process that holds a lock.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Tells a change that came too late and a row that is not valid from an outage.
+/// Converts an error of SQLite: a conflict, a corrupt row or an outage.
 pub(crate) fn failed(error: rusqlite::Error) -> StoreError {
     let kind = match (&error, error.sqlite_error_code()) {
-        // A value that the tables do not take, which core should not have let through.
+        // A value that the tables reject, and core should have rejected.
         (rusqlite::Error::SqliteFailure(failure, _), _)
             if failure.extended_code == SQLITE_CONSTRAINT_CHECK =>
         {
@@ -35,7 +35,7 @@ pub(crate) fn failed(error: rusqlite::Error) -> StoreError {
     StoreError::new(kind).because(error)
 }
 
-/// Whether another process was writing, and went on for too long.
+/// Whether another process held the lock for too long.
 pub(crate) fn is_busy(error: &StoreError) -> bool {
     let source = error
         .source()
@@ -43,7 +43,7 @@ pub(crate) fn is_busy(error: &StoreError) -> bool {
     source.and_then(rusqlite::Error::sqlite_error_code) == Some(ErrorCode::DatabaseBusy)
 }
 
-/// The store cannot answer, and this is why.
+/// Creates an error of the kind `Unavailable` with this source.
 pub(crate) fn unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> StoreError {
     StoreError::new(StoreErrorKind::Unavailable).because(source)
 }

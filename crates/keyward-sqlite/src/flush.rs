@@ -1,4 +1,4 @@
-//! What requests leave behind in memory, on its way into the file.
+//! Usage, rehashed keys and unspent credits, on their way from memory into the file.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::{Duration, Instant, SystemTime};
@@ -16,7 +16,7 @@ use crate::{credit, row};
 /// The number of keys in one transaction, during which other processes cannot write.
 const BATCH: usize = 512;
 
-/// What was taken out of the replica and is not known to be in the file.
+/// A queue of batches that were taken from the replica and are not yet in the file.
 ///
 /// When a write fails, it may have succeeded. So a batch stays as it is and is written again under the
 /// same number, and the file counts each number once. Until then no more is taken: the replica adds up
@@ -30,12 +30,12 @@ pub(crate) struct FlushQueue {
     batches: VecDeque<Batch>,
     /// The owners of credits that may be out.
     lent: HashSet<CreditOwner>,
-    /// Whether credits are given back that are in use.
+    /// Whether credits in use are given back too.
     all: bool,
 }
 
 impl FlushQueue {
-    /// Creates the queue of a store that was just opened: a node of its own, whatever ran here before.
+    /// Creates the queue of a store that was just opened, with a new node number.
     pub(crate) fn new(connection: &Connection) -> rusqlite::Result<Self> {
         let node = connection.query_row("SELECT random()", [], |row| row.get(0))?;
         Ok(Self {
@@ -56,8 +56,8 @@ impl FlushQueue {
 
     /// Returns the batch to write next.
     ///
-    /// Where none waits, a part of what was counted is taken, for a few milliseconds. There may be no batch
-    /// although the round goes on: see [`is_idle`](Self::is_idle).
+    /// If none waits, it takes counts from the replica for a few milliseconds. It may return `None` although
+    /// the round goes on: see [`is_idle`](Self::is_idle).
     pub(crate) fn next(&mut self, replica: &Replica) -> Option<&Batch> {
         if self.batches.is_empty() {
             let mut round = self.round.take().unwrap_or_else(|| {
@@ -125,7 +125,7 @@ impl FlushQueue {
         }
     }
 
-    /// Takes the credits of which more are out than may be.
+    /// Takes the credits beyond the number that may be out.
     pub(crate) fn take_excess(&mut self, replica: &Replica) {
         let ledger = self.ledger.clone();
         let mut returning = ledger.lock();
@@ -141,7 +141,7 @@ impl FlushQueue {
         }
     }
 
-    /// Credits of this owner are out from now on.
+    /// Notes that credits of this owner are out.
     pub(crate) fn lend(&mut self, owner: CreditOwner) {
         self.lent.insert(owner);
     }
@@ -151,7 +151,7 @@ impl FlushQueue {
         !self.lent.is_empty()
     }
 
-    /// A new batch, with nothing in it.
+    /// Creates an empty batch.
     fn batch(&mut self, replica: &Replica) -> Batch {
         self.sequence += 1;
         let now = replica.clock().unix();
@@ -197,13 +197,13 @@ impl FlushQueue {
         &self.ledger
     }
 
-    /// Whether the file may know it.
+    /// Whether the file may hold rows of this node.
     pub(crate) fn is_known(&self) -> bool {
         self.sequence > 0 || self.has_lent()
     }
 }
 
-/// A taking of all that was counted, a few milliseconds at a time.
+/// One round of taking all counts, a few milliseconds at a time.
 struct Round {
     /// The hour in which it began.
     hour: i64,
@@ -266,19 +266,19 @@ fn hour(now: Duration) -> i64 {
     (now.as_secs() / 3600).cast_signed()
 }
 
-/// What is written at once.
+/// A part of the counts that is written in one transaction.
 #[derive(Debug)]
 pub(crate) struct Batch {
     node: i64,
     sequence: i64,
-    /// When they were taken, and in which hour.
+    /// The time at which they were taken. Usage is counted for its hour.
     now: SystemTime,
     hour: i64,
-    /// In the order of their keys, which is that of the tables.
+    /// Sorted by key, like the tables.
     counts: Vec<UsageCount>,
     digests: Vec<Rehash>,
     unspent: Vec<Unspent>,
-    /// What is held after that.
+    /// The credits that are held after that.
     held: Vec<Unspent>,
 }
 
@@ -323,7 +323,7 @@ impl Batch {
         Ok(())
     }
 
-    /// Whether it is news to the replica.
+    /// Whether it changes keys, so that the replica has to poll.
     pub(crate) fn changes_keys(&self) -> bool {
         !self.digests.is_empty()
     }
@@ -339,7 +339,7 @@ impl Batch {
         Ok(noted > 0)
     }
 
-    /// A key that is gone is not counted.
+    /// Adds the counts of a key, unless it was deleted.
     fn add(&self, connection: &Connection, count: &UsageCount) -> rusqlite::Result<()> {
         let key = count.key.to_string();
         connection
@@ -382,7 +382,7 @@ fn held(replica: &Replica, owner: &CreditOwner) -> Unspent {
     })
 }
 
-/// Deletes what the file knows of a node that writes no more.
+/// Deletes the rows of a node that writes no more.
 pub(crate) fn forget(connection: &Connection, node: i64) -> rusqlite::Result<()> {
     for forget in [
         "DELETE FROM keyward_usage_node WHERE node = ?1",
@@ -393,8 +393,9 @@ pub(crate) fn forget(connection: &Connection, node: i64) -> rusqlite::Result<()>
     Ok(())
 }
 
-/// Another process may have been faster. A digest that another key has stays where it is, and holds
-/// up nobody.
+/// Replaces a digest, unless another process has done so before.
+///
+/// If another key has the new digest, nothing changes and there is no error.
 fn redigest(connection: &Connection, moved: &Rehash) -> rusqlite::Result<()> {
     connection
         .prepare_cached(

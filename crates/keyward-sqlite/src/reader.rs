@@ -17,10 +17,10 @@ use crate::file::{self, Identity, Opened};
 /// A task for the thread of a [`Reader`].
 type Query = Box<dyn FnOnce(&mut ReadFile) + Send>;
 
-/// A thread with a connection of its own, which only reads.
+/// A thread that reads through its own connection.
 ///
-/// In WAL mode a reader waits for no writer, so what it is asked is answered while a write waits for
-/// another process, and a long report does not hold up the poll.
+/// In WAL mode a reader waits for no writer. So it answers while a write waits for another process, and a
+/// long report does not delay polls.
 #[derive(Debug)]
 pub(crate) struct Reader {
     place: Place,
@@ -43,7 +43,7 @@ impl Reader {
         })
     }
 
-    /// Has the thread read this, and waits for the result.
+    /// Runs a query on the thread, and waits for the result.
     pub(crate) fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -78,13 +78,13 @@ pub(crate) fn wait_for(thread: Option<JoinHandle<()>>) {
     }
 }
 
-/// Has the thread that writes poll, and calls this with the result.
+/// Asks the writing thread for a poll, and passes on its result.
 pub(crate) type PollRequest = Arc<dyn Fn(PollAnswer) + Send + Sync>;
 
-/// Takes the result of a poll. It is dropped where the thread has ended.
+/// A callback for the result of a poll. It is dropped uncalled if the thread has ended.
 pub(crate) type PollAnswer = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
-/// The place of a store's file, for connections beside that of the thread that writes.
+/// The place of a store's file, for further connections to it.
 #[derive(Clone)]
 pub(crate) struct Place {
     pub(crate) path: PathBuf,
@@ -101,7 +101,7 @@ impl fmt::Debug for Place {
 }
 
 impl Place {
-    /// Waits for what a thread answers; its error names the path.
+    /// Waits for the answer of a thread. An error names the path of the file.
     pub(crate) async fn answer<T>(
         &self,
         answered: oneshot::Receiver<Result<T, StoreError>>,
@@ -134,7 +134,7 @@ impl Place {
     }
 }
 
-/// The file at a path, opened for reading.
+/// A connection that only reads the file at a path.
 #[derive(Debug)]
 struct ReadFile {
     place: Place,

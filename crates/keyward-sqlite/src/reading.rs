@@ -1,4 +1,4 @@
-//! Everything read anew, by a thread of its own.
+//! Reloads of all keys, on a thread of their own.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,19 +13,19 @@ use crate::error::{failed, unavailable};
 use crate::feed;
 use crate::reader::Place;
 
-/// How often a thread that waits looks whether it is still wanted.
+/// The interval at which a waiting thread checks whether it is to end.
 const LOOK_UP: Duration = Duration::from_millis(20);
 
-/// The threads that read everything anew while the store's own thread goes on.
+/// The threads that read all keys again while the store's own thread goes on.
 ///
-/// One is wanted at a time; those before it end as soon as they notice.
+/// Only the latest reading counts. Earlier ones end as soon as they notice.
 #[derive(Debug, Default)]
 pub(crate) struct Reading {
     number: u64,
     pub(crate) is_under_way: bool,
     over: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
-    /// Held by tests, while which no reading ends.
+    /// While a test holds this lock, no reading ends.
     #[cfg(test)]
     pub(crate) pause: Arc<std::sync::Mutex<()>>,
 }
@@ -58,7 +58,7 @@ impl Reading {
         Ok(())
     }
 
-    /// Whether this is the reading that was started last.
+    /// Whether this is the latest reading.
     pub(crate) fn is_latest(&self, number: u64) -> bool {
         self.number == number
     }
@@ -79,7 +79,7 @@ fn read(place: &Place, mut everything: Poll, over: &AtomicBool) -> Result<(), St
     let head = feed::read_all(&connection, &mut everything, is_over).map_err(failed)?;
     let head = head.ok_or_else(stopped)?;
     drop(connection);
-    // What was read is put beside what polls have seen, so they must have seen as much.
+    // The reload can be applied only when polls have seen at least as much as it has read.
     let (tell, told) = mpsc::channel();
     (place.poll)(Box::new(move |polled| drop(tell.send(polled))));
     loop {
