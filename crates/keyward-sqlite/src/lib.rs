@@ -95,6 +95,8 @@
 //! All tables begin with `keyward_`; nothing else in the file is touched, except that it is put into
 //! WAL mode. [`MIGRATIONS`] may be run by the application's own tool.
 
+// docs.rs builds with nightly and shows which feature each item needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![expect(clippy::doc_markdown, reason = "SQLite is a name")]
 
 mod answers;

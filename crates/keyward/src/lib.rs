@@ -5,7 +5,8 @@
 //!
 //! use axum::{Router, routing::get};
 //! use keyward::{
-//!     AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, NewKey, Scopes,
+//!     AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, NewKey, Requirement,
+//!     Scopes,
 //! };
 //! use keyward_sqlite::SqliteStore;
 //! use keyward_tower::{Principal, RequireKeyLayer};

@@ -47,7 +47,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(server.listen(listener)?.run().await?)
 }
 
-/// The store, the gate before the routes, and the one who makes keys.
+/// Opens the store, and creates the routes behind a gate and the admin that creates keys.
 fn service(
     database: &str,
 ) -> Result<(impl FnOnce(&mut ServiceConfig) + Clone + use<>, KeyAdmin), Box<dyn Error>> {
@@ -58,7 +58,7 @@ fn service(
 
     let state = Data::new(admin.clone());
     let routes = move |app: &mut ServiceConfig| {
-        // A live key, unless the requirement says otherwise; and the scopes it says.
+        // By default, a route requires a live key.
         let key = |requirement| RequireKey::new(&gate, requirement);
         let any = key(Requirement::new().any_environment());
         app.app_data(state)
@@ -100,7 +100,7 @@ async fn report() -> Json<Value> {
     Json(json!({ "charges": 1 }))
 }
 
-/// Revokes the key that calls: the next request with it is refused.
+/// Revokes the caller's own key: the next request with it is rejected.
 async fn revoke(principal: Principal, admin: Data<KeyAdmin>) -> HttpResponse {
     let actor = Actor::key(&principal);
     match admin.revoke(&actor, principal.key_id(), "by itself").await {
@@ -109,7 +109,7 @@ async fn revoke(principal: Principal, admin: Data<KeyAdmin>) -> HttpResponse {
     }
 }
 
-/// Makes a live and a test key, and says what to try with them.
+/// Creates a live and a test key, and the lines to try with them.
 async fn try_these(admin: &KeyAdmin, address: &str) -> Result<Vec<String>, Box<dyn Error>> {
     let account = AccountId::parse("acme")?;
     let operator = Actor::operator("quickstart");
@@ -146,7 +146,7 @@ mod tests {
 
     use super::*;
 
-    /// The status that a line's curl gets, and the one that its comment says.
+    /// Returns the status that a line's curl gets, and the one in its comment.
     fn run(line: &str) -> (String, String) {
         let (command, comment) = line.split_once("  # ").unwrap();
         let command = format!("{command} -s -o /dev/null -w '%{{http_code}}'");

@@ -47,7 +47,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     println!("\nThe keys are in {database}, by their digest only: this is the one time they are");
     println!("shown. The next start makes new ones; these go on working until they are revoked.");
-    // The store is dropped at the end: it writes what was counted, and completes its file.
+    // The store is dropped at the end: it writes its counters, and completes its file.
     let end = async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -58,14 +58,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(server.await?)
 }
 
-/// The store, the gate before the routes, and the one who makes keys.
+/// Opens the store, and creates the routes behind a gate and the admin that creates keys.
 fn service(database: &str) -> Result<(Router, KeyAdmin), Box<dyn Error>> {
     let scheme = KeyScheme::new(KeyFormat::new("demo_{env}_")?);
     let store = Arc::new(SqliteStore::open(database)?);
     let gate = Gate::new(&store, &scheme)?;
     let admin = KeyAdmin::new(&store, &scheme).max_active_keys(1000);
 
-    // A live key, unless the layer says otherwise; and the scopes it says.
+    // By default, a route requires a live key.
     let key = |requirement| RequireKeyLayer::new(&gate, requirement);
     let app = Router::new()
         .route(
@@ -106,7 +106,7 @@ async fn report() -> Json<Value> {
     Json(json!({ "charges": 1 }))
 }
 
-/// Revokes the key that calls: the next request with it is refused.
+/// Revokes the caller's own key: the next request with it is rejected.
 async fn revoke(principal: Principal, State(admin): State<KeyAdmin>) -> StatusCode {
     let actor = Actor::key(&principal);
     match admin.revoke(&actor, principal.key_id(), "by itself").await {
@@ -115,7 +115,7 @@ async fn revoke(principal: Principal, State(admin): State<KeyAdmin>) -> StatusCo
     }
 }
 
-/// Makes a live and a test key, and says what to try with them.
+/// Creates a live and a test key, and the lines to try with them.
 async fn try_these(admin: &KeyAdmin, address: &str) -> Result<Vec<String>, Box<dyn Error>> {
     let account = AccountId::parse("acme")?;
     let operator = Actor::operator("quickstart");
@@ -153,7 +153,7 @@ mod tests {
 
     use super::*;
 
-    /// The status that a line's curl gets, and the one that its comment says.
+    /// Returns the status that a line's curl gets, and the one in its comment.
     fn run(line: &str) -> (String, String) {
         let (command, comment) = line.split_once("  # ").unwrap();
         let command = format!("{command} -s -o /dev/null -w '%{{http_code}}'");
@@ -165,7 +165,7 @@ mod tests {
         (status, comment[..3].to_owned())
     }
 
-    /// Not a test of its own: what runs in the child.
+    /// Not a test of its own: it runs in the child process.
     #[test]
     fn serves_until_it_is_told_to_end() {
         if env::var_os("QUICKSTART_IN_A_CHILD").is_some() {
@@ -190,7 +190,7 @@ mod tests {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        // The last line that is printed before it serves. Nobody sees the keys in the others.
+        // The last line that is printed before it serves. The keys in the others are shown nowhere.
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         assert!(lines.any(|line| line.unwrap().starts_with("shown.")));
         let log = folder.path().join("quickstart.db-wal");
