@@ -1,7 +1,15 @@
 //! What the five services in this folder share: a list of routes that axum and actix-web mount alike.
 //!
-//! A service is a folder: `rules.rs` says all there is about its keys, `main.rs` is its business. Each
+//! A service is a folder: `rules.rs` says all there is about its keys, `mod.rs` is its business. Each
 //! runs on either stack, `--stack axum` or `--stack actix`.
+
+#[path = "helios-health/mod.rs"]
+pub mod helios_health;
+pub mod heliossend;
+#[path = "helium-id/mod.rs"]
+pub mod helium_id;
+pub mod helplane;
+pub mod verifyhuman;
 
 mod call;
 mod key_page;

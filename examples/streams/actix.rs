@@ -26,8 +26,15 @@ use keyward_actix::{Principal, RequireKey, WhileAlive};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::IntervalStream;
 
+/// Serves it at `PORT`.
+///
+/// # Errors
+/// If the port is taken.
+///
+/// # Panics
+/// If the runtime cannot start.
 #[actix_web::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+pub async fn main() -> Result<(), Box<dyn Error>> {
     let port = env::var("PORT").unwrap_or("3000".into());
     let listener = TcpListener::bind(format!("127.0.0.1:{port}"))?;
     let at = listener.local_addr()?;
@@ -48,7 +55,10 @@ struct Demo {
 }
 
 /// The service's routes, and its only key.
-pub(crate) async fn service() -> Result<
+///
+/// # Errors
+/// If the operating system returns no random bytes.
+pub async fn service() -> Result<
     (
         impl FnOnce(&mut ServiceConfig) + Clone + Send + 'static,
         String,

@@ -29,8 +29,15 @@ use tokio::time::interval;
 use tokio_stream::wrappers::IntervalStream;
 use tokio_stream::{Stream, StreamExt};
 
+/// Serves it at `PORT`.
+///
+/// # Errors
+/// If the port is taken.
+///
+/// # Panics
+/// If the runtime cannot start.
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+pub async fn main() -> Result<(), Box<dyn Error>> {
     let port = env::var("PORT").unwrap_or("3000".into());
     let listener = TcpListener::bind(format!("127.0.0.1:{port}")).await?;
     let at = listener.local_addr()?;
@@ -43,7 +50,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// The service, and its only key.
-pub(crate) async fn service() -> Result<(Router, String), Box<dyn Error>> {
+///
+/// # Errors
+/// If the operating system returns no random bytes.
+pub async fn service() -> Result<(Router, String), Box<dyn Error>> {
     let scheme = KeyScheme::new(KeyFormat::new("demo_{env}_")?);
     let store = MemoryStore::new();
     let gate = Gate::new(&store, &scheme)?;

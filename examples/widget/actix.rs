@@ -22,8 +22,15 @@ use keyward::{
 use keyward_actix::{Principal, RequireKey};
 use serde_json::{Value, json};
 
+/// Serves it at `PORT`.
+///
+/// # Errors
+/// If the port is taken.
+///
+/// # Panics
+/// If the runtime cannot start.
 #[actix_web::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+pub async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .init();
@@ -49,7 +56,10 @@ struct Demo {
 }
 
 /// The service and the pages of its customers, told apart by their host; and what to try in a shell.
-pub(crate) async fn service(
+///
+/// # Errors
+/// If the operating system returns no random bytes.
+pub async fn service(
     port: u16,
 ) -> Result<
     (

@@ -26,8 +26,15 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// Serves it at `PORT`.
+///
+/// # Errors
+/// If the port is taken.
+///
+/// # Panics
+/// If the runtime cannot start.
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+pub async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .init();
@@ -61,7 +68,10 @@ struct Demo {
 }
 
 /// The service and the pages of its customers, told apart by their host; and what to try in a shell.
-pub(crate) async fn service(port: u16) -> Result<(Router, Vec<String>), Box<dyn Error>> {
+///
+/// # Errors
+/// If the operating system returns no random bytes.
+pub async fn service(port: u16) -> Result<(Router, Vec<String>), Box<dyn Error>> {
     let scheme = KeyScheme::new(KeyFormat::new("demo_{env}_")?);
     let store = Arc::new(MemoryStore::new());
     let gate = Gate::builder(&store, &scheme)

@@ -25,22 +25,16 @@ use tokio::time::{interval, timeout};
 use tokio_stream::wrappers::IntervalStream;
 use tokio_stream::{Stream, StreamExt};
 
-#[path = "../../examples/streams/actix.rs"]
-mod on_actix;
-#[expect(dead_code, reason = "a program, whose `main` is not called here")]
-#[path = "../../examples/streams/axum.rs"]
-mod on_axum;
-
 /// How long it may take on a busy machine until an end is seen; on one that is not, 250 ms.
 pub const SOON: Duration = Duration::from_secs(5);
 
 /// Serves the example of a stack; its port and its key.
 pub async fn serve_example(stack: &str) -> (u16, String) {
     if stack == "axum" {
-        let (app, key) = on_axum::service().await.unwrap();
+        let (app, key) = streams::axum::service().await.unwrap();
         (serve_axum(app), key)
     } else {
-        let (routes, key) = on_actix::service().await.unwrap();
+        let (routes, key) = streams::actix::service().await.unwrap();
         (serve_actix(routes), key)
     }
 }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::{Answer, Answered, Call, Person, Recorded, Records, revealed, shown};
 use keyward::{Environment, KeyId, NewKey, Permission};
 use keyward_webhooks::send::WebhookEndpoint;
 use serde_json::json;
-use services::{Answer, Answered, Call, Person, Recorded, Records, revealed, shown};
 
 use super::{HeliumId, hook, of_type};
 

@@ -1,7 +1,7 @@
 //! What an end-user sees of a session, and what comes of what she shows.
 
+use crate::{Answer, Call};
 use serde_json::{Value, json};
-use services::{Answer, Call};
 
 /// What she can show, and what is decided then. The example looks at no passport: she says what it is.
 const DOCUMENTS: [(&str, &str); 3] = [

@@ -3,13 +3,13 @@
 use std::error::Error;
 use std::time::SystemTime;
 
+use crate::{Records, post};
 use keyward::AccountId;
 use keyward_webhooks::WebhookSigner;
 use keyward_webhooks::sealing::{SealedSecret, SealingKeys};
 use keyward_webhooks::send::WebhookEndpoint;
 use keyward_webhooks::signature::{WebhookId, WebhookSecret};
 use serde_json::json;
-use services::{Records, post};
 
 /// The key of an account: sealed, for a stolen database must not be able to speak for Helium Id.
 pub(crate) fn key_of(

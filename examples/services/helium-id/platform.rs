@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
+use crate::{Answer, Answered, Call, Recorded, Records, Webhooks, post};
 use keyward::admin::AdminError;
 use keyward::{AccountId, Actor, Environment, Grace};
 use keyward_webhooks::receive::WebhookEvent;
 use keyward_webhooks::send::EndpointId;
 use keyward_webhooks::signature::WebhookSecret;
 use serde_json::{Value, json};
-use services::{Answer, Answered, Call, Recorded, Records, Webhooks, post};
 
 use super::HeliumId;
 

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::{Answer, Answered, Call, Person, key_id, revealed, shown, usage};
 use keyward::admin::{AdminError, KeyView};
 use keyward::credits::Credits;
 use keyward::record::{AdminErrorKind, Metadata};
 use keyward::{Actor, Environment, Grace, KeyKind, NewKey, OriginPolicy, Permission, Scopes};
 use keyward_webhooks::send::{EndpointId, EndpointUrl};
 use serde_json::{Value, json};
-use services::{Answer, Answered, Call, Person, key_id, revealed, shown, usage};
 
 use super::{VerifyHuman, rules};
 

@@ -9,19 +9,13 @@ use fantoccini::Locator;
 
 use crate::browser::driver::Browser;
 
-#[expect(dead_code, reason = "a program, whose `main` is not called here")]
-#[path = "../../../examples/widget/axum.rs"]
-mod widget;
-#[path = "../../../examples/widget/actix.rs"]
-mod widget_actix;
-
 #[tokio::test]
 async fn the_example_in_axum_shows_what_passes_and_what_does_not() {
     click_through(|listener| {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
             let port = listener.local_addr().unwrap().port();
-            let (app, _) = widget::service(port).await.unwrap();
+            let (app, _) = widget::axum::service(port).await.unwrap();
             listener.set_nonblocking(true).unwrap();
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             axum::serve(listener, app).await.unwrap();
@@ -35,7 +29,7 @@ async fn the_example_in_actix_shows_what_passes_and_what_does_not() {
     click_through(|listener| {
         actix_web::rt::System::new().block_on(async {
             let port = listener.local_addr().unwrap().port();
-            let (routes, _) = widget_actix::service(port).await.unwrap();
+            let (routes, _) = widget::actix::service(port).await.unwrap();
             let app = move || actix_web::App::new().configure(routes.clone());
             let server = actix_web::HttpServer::new(app).workers(1);
             let server = server.listen(listener).unwrap().disable_signals();

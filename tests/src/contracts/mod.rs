@@ -7,21 +7,7 @@ mod lines;
 mod pattern;
 mod runner;
 
-#[expect(dead_code, reason = "a program, whose `main` is not called here")]
-#[path = "../../../examples/services/helios-health/main.rs"]
-mod helios_health;
-#[expect(dead_code, reason = "as above")]
-#[path = "../../../examples/services/heliossend/main.rs"]
-mod heliossend;
-#[expect(dead_code, reason = "as above")]
-#[path = "../../../examples/services/helium-id/main.rs"]
-mod helium_id;
-#[expect(dead_code, reason = "as above")]
-#[path = "../../../examples/services/helplane/main.rs"]
-mod helplane;
-#[expect(dead_code, reason = "as above")]
-#[path = "../../../examples/services/verifyhuman/main.rs"]
-mod verifyhuman;
+use services::{helios_health, heliossend, helium_id, helplane, verifyhuman};
 
 use self::runner::keep;
 

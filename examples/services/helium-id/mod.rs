@@ -18,12 +18,12 @@ use std::error::Error;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use crate::{Answer, Answered, Call, Opened, People, Records, Routes, Setting, Webhooks};
+use crate::{error_json, line, make, open_account, plain, revealed};
 use axum::http::{HeaderValue, Uri};
 use keyward::clock::Clock;
 use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyScheme, NewKey, Principal};
 use serde_json::{Value, json};
-use services::{Answer, Answered, Call, Opened, People, Records, Routes, Setting, Webhooks};
-use services::{error_json, line, make, open_account, plain, revealed};
 use tokio::sync::Mutex;
 
 use self::dashboard::{
@@ -53,8 +53,10 @@ const LINES: &[&str] = &[
     "curl -i {at}/dashboard/webhooks/test/test -u ann:open-sesame -d '{\"wrong\":\"signature\"}'  # 200 refused by the platform",
 ];
 
-fn main() -> ExitCode {
-    services::run("helium-id", open, LINES)
+/// Serves it as the command line says.
+#[must_use]
+pub fn main() -> ExitCode {
+    crate::run("helium-id", open, LINES)
 }
 
 /// Helium Id, and the server of its customer.
@@ -73,7 +75,10 @@ struct HeliumId {
 }
 
 /// Opens Helium Id for one customer, who has a test and a live integration, and one who has no webhook.
-pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
+///
+/// # Errors
+/// If the store fails, or the operating system returns no random bytes.
+pub async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
     let (gate, admin) = rules::rules(setting.store.clone())?;
     let acme = AccountId::parse("acme")?;
     let other = AccountId::parse("globex")?;
@@ -342,6 +347,6 @@ mod tests {
 
     #[test]
     fn every_printed_line_gets_the_status_it_says_and_again_after_a_restart() {
-        services::check(open, LINES);
+        crate::check(open, LINES);
     }
 }

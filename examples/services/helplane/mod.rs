@@ -11,16 +11,14 @@ use std::error::Error;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use crate::{Answer, Answered, Call, Opened, People, Person, Recorded, Records, Routes, Setting};
+use crate::{
+    email, error_message_json, key_id, line, make, open_account, plain, revealed, shown, text,
+};
 use keyward::{
     AccountId, Actor, Environment, KeyAdmin, NewKey, Permission, Principal, Requirement,
 };
 use serde_json::{Value, json};
-use services::{
-    Answer, Answered, Call, Opened, People, Person, Recorded, Records, Routes, Setting,
-};
-use services::{
-    email, error_message_json, key_id, line, make, open_account, plain, revealed, shown, text,
-};
 
 /// What to try, each with the status it gets.
 const LINES: &[&str] = &[
@@ -43,8 +41,10 @@ const LINES: &[&str] = &[
     "curl -i '{at}/v1/contacts?n=[1-250]' -H 'X-API-Key: {development}'  # 429 after 200 at once",
 ];
 
-fn main() -> ExitCode {
-    services::run("helplane", open, LINES)
+/// Serves it as the command line says.
+#[must_use]
+pub fn main() -> ExitCode {
+    crate::run("helplane", open, LINES)
 }
 
 /// The help desk.
@@ -54,7 +54,10 @@ struct Helplane {
 }
 
 /// Opens the help desk of one company, which has two keys.
-pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
+///
+/// # Errors
+/// If the store fails, or the operating system returns no random bytes.
+pub async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
     let (gate, admin) = rules::rules(&setting.store)?;
     let acme = AccountId::parse("acme")?;
     let other = AccountId::parse("globex")?;
@@ -215,6 +218,6 @@ mod tests {
 
     #[test]
     fn every_printed_line_gets_the_status_it_says_and_again_after_a_restart() {
-        services::check(open, LINES);
+        crate::check(open, LINES);
     }
 }

@@ -15,6 +15,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::{Answer, Answered, Call, Opened, People, Person, Records, Routes, Setting, Webhooks};
+use crate::{error_message_json, line, make, open_account, revealed, shown, text};
 use keyward::admin::{AdminError, KeyView};
 use keyward::clock::Clock;
 use keyward::gate::PerEnvironment;
@@ -24,10 +26,6 @@ use keyward_webhooks::sealing::SealedSecret;
 use keyward_webhooks::send::WebhookEndpoint;
 use keyward_webhooks::signature::WebhookSecret;
 use serde_json::{Value, json};
-use services::{
-    Answer, Answered, Call, Opened, People, Person, Records, Routes, Setting, Webhooks,
-};
-use services::{error_message_json, line, make, open_account, revealed, shown, text};
 use tokio::sync::Mutex;
 
 /// What to try, each with the status it gets.
@@ -51,8 +49,10 @@ const LINES: &[&str] = &[
     "curl -i {at}/api/v1/agent -X POST -H 'x-api-key: {development}'  # 401 revoked",
 ];
 
-fn main() -> ExitCode {
-    services::run("helios-health", open, LINES)
+/// Serves it as the command line says.
+#[must_use]
+pub fn main() -> ExitCode {
+    crate::run("helios-health", open, LINES)
 }
 
 /// Helios, and the clinic's own server.
@@ -68,7 +68,10 @@ struct Helios {
 }
 
 /// Opens Helios for two clinics: one has a key for production and one for development.
-pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
+///
+/// # Errors
+/// If the store fails, or the operating system returns no random bytes.
+pub async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
     let (gate, admin) = rules::rules(&setting.store)?;
     let clinic = AccountId::parse("st-mary")?;
     let other = AccountId::parse("st-john")?;
@@ -394,6 +397,6 @@ mod tests {
 
     #[test]
     fn every_printed_line_gets_the_status_it_says_and_again_after_a_restart() {
-        services::check(open, LINES);
+        crate::check(open, LINES);
     }
 }

@@ -12,6 +12,10 @@ use std::error::Error;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use crate::{
+    Answer, Answered, Call, Opened, People, Recorded, Records, Route, Routes, Setting, Webhooks,
+};
+use crate::{error_json, key_id, make, open_account};
 use keyward::credits::Credits;
 use keyward::gate::PerEnvironment;
 use keyward::record::KeyRecord;
@@ -20,10 +24,6 @@ use keyward::{
     Principal, Requirement, Scopes,
 };
 use serde_json::{Value, json};
-use services::{
-    Answer, Answered, Call, Opened, People, Recorded, Records, Route, Routes, Setting, Webhooks,
-};
-use services::{error_json, key_id, make, open_account};
 
 use self::dashboard::{
     analytics, buy_credits, change_plan, create_endpoint, create_key, delete_endpoint, enable_key,
@@ -51,8 +51,10 @@ const LINES: &[&str] = &[
     "curl -i '{at}/api/history?n=[1-90]' -H 'X-API-Key: {test}'  # 429 Rate limit exceeded",
 ];
 
-fn main() -> ExitCode {
-    services::run("verifyhuman", open, LINES)
+/// Serves it as the command line says.
+#[must_use]
+pub fn main() -> ExitCode {
+    crate::run("verifyhuman", open, LINES)
 }
 
 /// The service.
@@ -76,7 +78,10 @@ struct World {
 }
 
 /// Opens the service for one customer, who has a key of each sort.
-pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
+///
+/// # Errors
+/// If the store fails, or the operating system returns no random bytes.
+pub async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
     let (gate, admin) = rules::rules(&setting.store)?;
     let webhooks = Webhooks::new(&setting.store, admin.scheme())?;
     let acme = AccountId::parse("acme")?;
@@ -349,6 +354,6 @@ mod tests {
 
     #[test]
     fn every_printed_line_gets_the_status_it_says_and_again_after_a_restart() {
-        services::check(open, LINES);
+        crate::check(open, LINES);
     }
 }

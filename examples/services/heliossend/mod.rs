@@ -13,14 +13,14 @@ use std::error::Error;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use crate::{Answer, Answered, Call, Opened, People, Person, Records, Routes, Setting};
+use crate::{detail_json, email, key_id, make, open_account, plain, revealed, usage};
 use keyward::admin::AccountChange;
 use keyward::record::AccountStatus;
 use keyward::{
     AccountId, Actor, Environment, Grace, KeyAdmin, NewKey, Permission, Principal, Requirement,
 };
 use serde_json::{Value, json};
-use services::{Answer, Answered, Call, Opened, People, Person, Records, Routes, Setting};
-use services::{detail_json, email, key_id, make, open_account, plain, revealed, usage};
 
 /// What to try, each with the status it gets.
 const LINES: &[&str] = &[
@@ -41,8 +41,10 @@ const LINES: &[&str] = &[
     "curl -i {at}/send/1 -H 'Authorization: {development}'  # 200",
 ];
 
-fn main() -> ExitCode {
-    services::run("heliossend", open, LINES)
+/// Serves it as the command line says.
+#[must_use]
+pub fn main() -> ExitCode {
+    crate::run("heliossend", open, LINES)
 }
 
 /// The mail service.
@@ -52,7 +54,10 @@ struct HeliosSend {
 }
 
 /// Opens the service for one customer, who has two keys.
-pub(crate) async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
+///
+/// # Errors
+/// If the store fails, or the operating system returns no random bytes.
+pub async fn open(setting: Setting) -> Result<Opened, Box<dyn Error>> {
     let (gate, admin) = rules::rules(&setting.store)?;
     let acme = AccountId::parse("acme")?;
     let other = AccountId::parse("globex")?;
@@ -188,6 +193,6 @@ mod tests {
 
     #[test]
     fn every_printed_line_gets_the_status_it_says_and_again_after_a_restart() {
-        services::check(open, LINES);
+        crate::check(open, LINES);
     }
 }

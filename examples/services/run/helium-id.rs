@@ -1,0 +1,7 @@
+//! Runs `helium-id/mod.rs`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    services::helium_id::main()
+}

@@ -1,0 +1,7 @@
+//! Runs `helplane/mod.rs`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    services::helplane::main()
+}

@@ -1,0 +1,7 @@
+//! Runs `verifyhuman/mod.rs`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    services::verifyhuman::main()
+}
