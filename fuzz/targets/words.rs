@@ -4,10 +4,7 @@
 
 use std::fmt::{Debug, Display};
 
-use keyward::{
-    AccountId, Environment, Gate, KeyFormat, KeyId, KeyKind, KeyLocation, KeyScheme, RateLimits,
-    ScopeCatalog, Scopes,
-};
+use keyward::RateLimit;
 use keyward::credits::CreditOwner;
 use keyward::error::ParseError;
 use keyward::key::{Alphabet, DigestScheme, Hint, KeyDigest, PepperId};
@@ -15,8 +12,12 @@ use keyward::record::{AccountStatus, KeyStatus, Metadata};
 use keyward::replica::Replica;
 use keyward::scope::Scope;
 use keyward::store::KeyCursor;
-use keyward_webhooks::sealing::{SealedSecret, SealingKey, SealingKeys};
+use keyward::{
+    AccountId, Environment, Gate, KeyFormat, KeyId, KeyKind, KeyLocation, KeyScheme, RateLimits,
+    ScopeCatalog, Scopes,
+};
 use keyward_webhooks::WebhookVerifier;
+use keyward_webhooks::sealing::{SealedSecret, SealingKey, SealingKeys};
 use keyward_webhooks::signature::{WebhookId, WebhookSecret};
 use libfuzzer_sys::fuzz_target;
 

@@ -16,7 +16,7 @@ use crate::head::to_response;
 
 /// An extractor for the authenticated [`keyward::Principal`].
 ///
-/// Behind an [optional](crate::RequireKey::optional) middleware, use [`MaybePrincipal`]. With `Principal`, an
+/// Behind an [optional](keyward::Requirement::optional) middleware, use [`MaybePrincipal`]. With `Principal`, an
 /// anonymous request gets the same 401 `missing_api_key` as from a middleware that requires a key. Without the
 /// middleware, the response is a 500, so that a forgotten middleware does not admit anyone.
 ///
@@ -80,7 +80,7 @@ impl FromRequest for Principal {
     }
 }
 
-/// An extractor for the principal behind an [optional](crate::RequireKey::optional) middleware.
+/// An extractor for the principal behind an [optional](keyward::Requirement::optional) middleware.
 ///
 /// It holds `None` if the request has no key. Unlike `Option<Principal>`, it responds with 500 if the
 /// middleware was forgotten.

@@ -13,7 +13,7 @@ use crate::head::to_response;
 
 /// An extractor for the authenticated [`keyward::Principal`].
 ///
-/// Behind an [optional](crate::RequireKeyLayer::optional) layer, use `Option<Principal>`. With `Principal`,
+/// Behind an [optional](keyward::Requirement::optional) layer, use `Option<Principal>`. With `Principal`,
 /// an anonymous request gets the same 401 `missing_api_key` as from a layer that requires a key. Without a
 /// layer, both forms respond with 500, so that a forgotten layer does not admit anyone.
 ///
