@@ -112,6 +112,7 @@
 //!
 //! ```
 //! # use actix_web::{App, test::{TestRequest, call_service, init_service}, web};
+//! use keyward::Requirement;
 //! # use keyward_actix::{Principal, RequireKey};
 //! # async fn submit(caller: Principal) -> String { caller.account().to_string() }
 //! # #[actix_web::main]

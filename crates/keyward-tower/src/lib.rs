@@ -65,18 +65,13 @@
 //!
 //! let router: Router = Router::new().route("/reports", get(async || "reports"));
 //! let layer = RequireKeyLayer::new(&gate, Requirement::new());
-//! let app: Router = Router::new().fallback_service(layer.layer(router));
+//! let app: Router = Router::new().fallback_service(layer.layer(router)); // for `axum::serve(listener, app)`
 //! # let ask = || http::Request::post("/reports").body(Body::empty());
 //! # let response = app.clone().oneshot(ask()?).await?;
 //! # assert_eq!((response.status().as_u16(), response.headers().get("allow")), (401, None));
 //! # let router: Router = Router::new().route("/reports", get(async || "reports"));
 //! # let inside = router.layer(RequireKeyLayer::new(&gate, Requirement::new()));
 //! # assert_eq!(inside.oneshot(ask()?).await?.headers()["allow"], "GET,HEAD");
-//! # let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
-//! # let served = async {
-//! axum::serve(listener, app).await
-//! # };
-//! # drop(served);
 //! # Ok(())
 //! # }
 //! ```
@@ -173,6 +168,7 @@
 //!
 //! ```
 //! # use axum::{Router, body::Body, routing::get};
+//! use keyward::Requirement;
 //! # use keyward_tower::{Principal, RequireKeyLayer};
 //! # use tower::ServiceExt;
 //! # async fn submit(caller: Principal) -> String { caller.account().to_string() }
