@@ -32,6 +32,8 @@ pub(crate) struct FlushQueue {
     lent: HashSet<CreditOwner>,
     /// Whether credits in use are given back too.
     all: bool,
+    /// Whether a batch was to be written.
+    known: bool,
 }
 
 impl FlushQueue {
@@ -46,6 +48,7 @@ impl FlushQueue {
             batches: VecDeque::new(),
             lent: HashSet::new(),
             all: false,
+            known: false,
         })
     }
 
@@ -74,6 +77,7 @@ impl FlushQueue {
                 self.round = Some(round);
             }
         }
+        self.known |= !self.batches.is_empty();
         self.batches.front()
     }
 
@@ -199,7 +203,7 @@ impl FlushQueue {
 
     /// Whether the file may hold rows of this node.
     pub(crate) fn is_known(&self) -> bool {
-        self.sequence > 0 || self.has_lent()
+        self.known || self.has_lent()
     }
 }
 
