@@ -122,21 +122,6 @@ async fn a_key_acts_by_its_scopes_and_in_its_environment() {
     use keyward::gate::{Access, Admitted, Decision, Verdict};
     use keyward::{Gate, KeyScheme, Requirement};
 
-    struct Head(String);
-    impl keyward::request::RequestHead for Head {
-        fn peer(&self) -> Option<std::net::IpAddr> {
-            None
-        }
-        fn method(&self) -> &'static str {
-            "GET"
-        }
-        fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-            (field == "x-api-key")
-                .then_some(self.0.as_bytes())
-                .into_iter()
-        }
-    }
-
     for world in World::all().await {
         let acting = async |environment, scope| {
             let scopes = Scopes::parse([scope]).unwrap();
@@ -152,7 +137,11 @@ async fn a_key_acts_by_its_scopes_and_in_its_environment() {
             let gate = Gate::builder(&world.store, &scheme);
             let gate = gate.max_staleness(Duration::MAX).build().unwrap();
             let requirement = std::sync::Arc::new(Requirement::new().any_environment());
-            match gate.check(&Head(key.expose_secret().to_owned()), &requirement, None) {
+            match gate.check(
+                &keyward::testing::TestRequest::get().key(key.expose_secret()),
+                &requirement,
+                None,
+            ) {
                 Decision::Ready(Verdict::Admit(Admitted {
                     access: Some(Access::Principal(principal)),
                     ..

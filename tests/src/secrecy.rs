@@ -2,7 +2,6 @@
 
 use std::fmt::Debug;
 use std::io;
-use std::net::IpAddr;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
@@ -10,9 +9,8 @@ use keyward::admin::{KeyChange, KeyFilter};
 use keyward::clock::ManualClock;
 use keyward::gate::{Decision, Verdict};
 use keyward::key::Pepper;
-use keyward::request::RequestHead;
 use keyward::store::Commit;
-use keyward::testing::block_on;
+use keyward::testing::{TestRequest, block_on};
 use keyward::{
     AccountId, Actor, Environment, Gate, Grace, KeyAdmin, KeyFormat, KeyScheme, MemoryStore,
     NewKey, Peppers, Permission, Requirement, Store,
@@ -160,7 +158,7 @@ fn no_debug_holds_a_secret() {
     let gate = gate.build().unwrap();
     let other = Gate::new(&store, &scheme).unwrap();
     for gate in [&gate, &other] {
-        let head = Head(key.expose_secret());
+        let head = TestRequest::get().key(key.expose_secret());
         let requirement = Arc::new(Requirement::new());
         let decision = gate.check(&head, &requirement, None);
         text += &format!("{gate:?}{decision:?}{decision:#?}");
@@ -187,24 +185,6 @@ fn no_debug_holds_a_secret() {
     assert_eq!(find(text.as_bytes(), [key.expose_secret()]), None);
     assert!(!text.contains("a pepper of some length"));
     assert!(text.contains(&key.hint().to_string()));
-}
-
-struct Head<'a>(&'a str);
-
-impl RequestHead for Head<'_> {
-    fn method(&self) -> &'static str {
-        "GET"
-    }
-
-    fn peer(&self) -> Option<IpAddr> {
-        None
-    }
-
-    fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        (field == "x-api-key")
-            .then_some(self.0.as_bytes())
-            .into_iter()
-    }
 }
 
 #[test]
@@ -324,7 +304,11 @@ fn who_is_refused_again_and_again_fills_no_log() {
     let guest = Actor::user("guest", acme, []);
     let call = |times| {
         for _ in 0..times {
-            gate.check(&Head(key.expose_secret()), &requirement, None);
+            gate.check(
+                &TestRequest::get().key(key.expose_secret()),
+                &requirement,
+                None,
+            );
             block_on(admin.revoke(&guest, id, "")).unwrap_err();
         }
     };

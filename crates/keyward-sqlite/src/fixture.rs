@@ -1,6 +1,5 @@
 //! What the tests share: a service whose keys lie in a file of a directory of its own.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,9 +11,8 @@ use keyward::gate::Finish;
 use keyward::gate::{Decision, Verdict};
 use keyward::record::{Account, KeyRecord};
 use keyward::replica::{Replica, UsageQuery};
-use keyward::request::RequestHead;
 use keyward::store::{Commit, StoreErrorKind};
-use keyward::testing::{block_on, decided};
+use keyward::testing::{TestRequest, block_on, decided};
 use keyward::{
     AccountId, ApiKey, Environment, Gate, KeyFormat, KeyId, KeyScheme, Peppers, Requirement, Store,
 };
@@ -148,7 +146,7 @@ pub(crate) fn ask_gate(
 }
 
 pub(crate) fn ask_with(gate: &Gate, key: &ApiKey) -> Result<(), DenialKind> {
-    match decided(gate.check(&Head(key), &Arc::new(Requirement::new()), None)) {
+    match decided(gate.check(&request(key), &Arc::new(Requirement::new()), None)) {
         Verdict::Admit(_) => Ok(()),
         Verdict::Refuse(refusal) => Err(refusal.denial.unwrap().kind()),
     }
@@ -156,7 +154,7 @@ pub(crate) fn ask_with(gate: &Gate, key: &ApiKey) -> Result<(), DenialKind> {
 
 /// A check that has to wait for the store, however long that takes.
 pub(crate) fn waiting(gate: &Gate, key: &ApiKey) -> Pin<Box<dyn Future<Output = Verdict> + Send>> {
-    match gate.check(&Head(key), &Arc::new(Requirement::new()), None) {
+    match gate.check(&request(key), &Arc::new(Requirement::new()), None) {
         Decision::Pending(pending) => Box::pin(pending.with_timer(|_| std::future::pending())),
         Decision::Ready(verdict) => panic!("{verdict:?}"),
     }
@@ -165,7 +163,7 @@ pub(crate) fn waiting(gate: &Gate, key: &ApiKey) -> Pin<Box<dyn Future<Output = 
 /// What an admitted request has paid.
 #[cfg(feature = "webhooks")]
 pub(crate) fn paid(gate: &Gate, key: &ApiKey) -> Finish {
-    match decided(gate.check(&Head(key), &Arc::new(Requirement::new()), None)) {
+    match decided(gate.check(&request(key), &Arc::new(Requirement::new()), None)) {
         Verdict::Admit(admitted) => admitted.finish,
         Verdict::Refuse(refusal) => panic!("{refusal:?}"),
     }
@@ -188,19 +186,6 @@ pub(crate) fn scheme() -> KeyScheme {
     KeyScheme::new(format())
 }
 
-struct Head<'a>(&'a ApiKey);
-
-impl RequestHead for Head<'_> {
-    fn method(&self) -> &'static str {
-        "GET"
-    }
-
-    fn peer(&self) -> Option<IpAddr> {
-        None
-    }
-
-    fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        let key = self.0.expose_secret().as_bytes();
-        (field == "x-api-key").then_some(key).into_iter()
-    }
+fn request(key: &ApiKey) -> TestRequest {
+    TestRequest::get().key(key.expose_secret())
 }

@@ -250,38 +250,13 @@ mod tests {
     use crate::key::KeyKind;
     use crate::origin::OriginPolicy;
     use crate::record::KeyStatus;
+    use crate::testing::TestResponse;
 
-    struct Head(Vec<(&'static str, String)>);
-
-    impl ResponseHead for Head {
-        fn status(&self) -> u16 {
-            200
-        }
-
-        fn is_denied(&self) -> bool {
-            false
-        }
-
-        fn values<'a>(&'a self, field: &'static str) -> impl Iterator<Item = &'a [u8]> {
-            let lines = self.0.iter().filter(move |(name, _)| *name == field);
-            lines.map(|(_, value)| value.as_bytes())
-        }
-
-        fn append(&mut self, field: &'static str, value: std::borrow::Cow<'static, str>) {
-            self.0.push((field, value.into_owned()));
-        }
-
-        fn replace(&mut self, field: &'static str, value: std::borrow::Cow<'static, str>) {
-            self.0.retain(|(name, _)| *name != field);
-            self.append(field, value);
-        }
-    }
-
-    fn head(lines: &[(&'static str, &str)]) -> Head {
-        let own = lines
-            .iter()
-            .map(|(name, value)| (*name, (*value).to_owned()));
-        Head(own.collect())
+    fn head(lines: &[(&'static str, &str)]) -> TestResponse {
+        let lines = lines.iter();
+        lines.fold(TestResponse::new(200), |head, (name, value)| {
+            head.header(name, value)
+        })
     }
 
     #[test]
@@ -330,7 +305,7 @@ mod tests {
         ];
         let mut response = head(&own);
         Cors::new().cors_headers(false, false).apply(&mut response);
-        assert_eq!(response.0, head(&own).0);
+        assert_eq!(response.lines(), head(&own).lines());
     }
 
     #[test]
@@ -361,7 +336,8 @@ mod tests {
                 admitted.finish.apply(&mut response);
                 response
             };
-            let by_origin = |head: &Head| head.0.iter().any(|(_, value)| value.contains("Origin"));
+            let by_origin =
+                |head: &TestResponse| head.lines().iter().any(|line| line.contains("Origin"));
             assert_eq!(by_origin(&finished(&world)), varies);
             world.fields.clear();
             let anonymous = finished(&world);
@@ -379,13 +355,7 @@ mod tests {
             Verdict::Admit(mut admitted) => {
                 let mut response = head(&[]);
                 admitted.finish.apply(&mut response);
-                let lines = response.0.iter();
-                (
-                    lines
-                        .map(|(name, value)| format!("{name}: {value}"))
-                        .collect(),
-                    true,
-                )
+                (response.lines(), true)
             }
             Verdict::Refuse(refusal) => (vec![format!("{:?}", refusal.reply)], false),
         }

@@ -78,28 +78,21 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::testing::TestRequest;
 
-    struct Head<'a>(Option<&'a str>, Vec<&'a [u8]>);
-
-    impl RequestHead for Head<'_> {
-        fn method(&self) -> &'static str {
-            "GET"
-        }
-
-        fn peer(&self) -> Option<IpAddr> {
-            self.0.map(|peer| peer.parse().unwrap())
-        }
-
-        fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-            let lines = self.1.iter().filter(move |_| field == "x-forwarded-for");
-            lines.copied()
+    fn request(peer: Option<&str>, lines: &[&[u8]]) -> TestRequest {
+        let lines = lines.iter().map(|line| ("x-forwarded-for", line));
+        let request = TestRequest::get().headers(lines);
+        match peer {
+            Some(peer) => request.peer(peer.parse::<IpAddr>().unwrap()),
+            None => request,
         }
     }
 
     fn client(peer: &str, lines: &[&str]) -> Client {
         let trusted = ["10.0.0.0/8", "fd00::/8"].map(|text| Network::parse(text).unwrap());
-        let lines = lines.iter().map(|line| line.as_bytes()).collect();
-        Client::of(&Head(Some(peer), lines), &trusted).unwrap()
+        let lines: Vec<_> = lines.iter().map(|line| line.as_bytes()).collect();
+        Client::of(&request(Some(peer), &lines), &trusted).unwrap()
     }
 
     #[test]
@@ -157,7 +150,7 @@ mod tests {
 
     #[test]
     fn without_a_peer_there_is_no_client() {
-        assert_eq!(Client::of(&Head(None, vec![b"192.0.2.1"]), &[]), None);
+        assert_eq!(Client::of(&request(None, &[b"192.0.2.1"]), &[]), None);
     }
 
     #[test]
@@ -192,11 +185,11 @@ mod tests {
             line in proptest::collection::vec(any::<u8>(), 0..60),
         ) {
             let trusted = [Network::parse("10.0.0.0/8").unwrap()];
-            let found = Client::of(&Head(Some("192.0.2.1"), vec![&line]), &trusted);
+            let found = Client::of(&request(Some("192.0.2.1"), &[&line]), &trusted);
             prop_assert_eq!(found, Some(Client::at(IpAddr::from([192, 0, 2, 1]))));
             // Behind a trusted proxy, the client is the address that the proxy appended.
             let lines = vec![&line[..], b"192.0.2.1"];
-            let found = Client::of(&Head(Some("10.0.0.1"), lines), &trusted);
+            let found = Client::of(&request(Some("10.0.0.1"), &lines), &trusted);
             prop_assert_eq!(found, Some(Client::at(IpAddr::from([192, 0, 2, 1]))));
         }
     }
