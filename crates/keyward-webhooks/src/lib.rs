@@ -41,7 +41,7 @@
 //!   written.
 //! - `testing`: the test suite for implementations of [`WebhookStore`].
 
-// docs.rs has nightly: it says there which feature brings what.
+// docs.rs builds with nightly and shows the feature that each item requires.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod admin;

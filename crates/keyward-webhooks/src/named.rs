@@ -1,10 +1,10 @@
-//! Enums whose variants have names in stores.
+//! Enums whose variants have stable names in stores.
 
-/// Gives an enum its names: `as_str` and `parse`.
+/// Implements `as_str` and `parse` for an enum, given the name of each variant.
 macro_rules! named {
     ($type:ident, $subject:literal: $($variant:ident = $name:literal),+ $(,)?) => {
         impl $type {
-            /// Its name, as stores keep it.
+            /// Returns the name that stores keep.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self {
@@ -12,10 +12,10 @@ macro_rules! named {
                 }
             }
 
-            /// Parses what [`as_str`](Self::as_str) gives.
+            /// Parses a name returned by [`as_str`](Self::as_str).
             ///
             /// # Errors
-            /// When the text is none of the names.
+            /// If the text is not a known name.
             pub fn parse(text: &str) -> Result<Self, keyward::error::ParseError> {
                 match text {
                     $($name => Ok(Self::$variant),)+

@@ -1,4 +1,4 @@
-//! Secrets at rest: encrypted under a key that is not in the database.
+//! Encryption of webhook secrets at rest, with a key that is not in the database.
 
 use std::error::Error;
 use std::fmt;
@@ -17,10 +17,10 @@ use crate::signature::WebhookSecret;
 const NONCE: usize = 24;
 const TAG: usize = 16;
 const NONCE_AND_TAG: usize = NONCE + TAG;
-/// With a prefix and 64 bytes in base64.
+/// The length with a prefix and 64 bytes in base64.
 const MAX_SEALED: usize = NONCE_AND_TAG + 94;
 
-/// A key of the service, kept outside the database, that encrypts secrets; and its public name.
+/// A named encryption key for secrets, kept outside the database.
 ///
 /// ```
 /// let key = keyward_webhooks::sealing::SealingKey::new("2026", &[7; 32])?; // read it from a secret store
@@ -34,13 +34,13 @@ pub struct SealingKey {
 }
 
 impl SealingKey {
-    /// Makes a key of exactly 32 bytes from a random generator.
+    /// Creates a key from exactly 32 bytes of a random generator.
     ///
-    /// The id is 1 to 32 letters, digits, `-`, `_` and `.`.
+    /// The id consists of 1 to 32 letters, digits, `-`, `_` and `.`.
     ///
     /// # Errors
-    /// When the id is not one, or the key is not of 32 bytes, or is text that ends in a newline, stands
-    /// in quotation marks, or begins with a byte order mark or white space.
+    /// If the id is malformed, or the key does not have 32 bytes, or is text that ends in a
+    /// newline, is in quotation marks, or begins with a byte order mark or white space.
     ///
     /// ```
     /// use keyward::error::ParseErrorKind;
@@ -58,13 +58,13 @@ impl SealingKey {
         Self::verbatim(id, key)
     }
 
-    /// Makes a key of exactly these 32 bytes, whatever stands around them.
+    /// Creates a key from exactly these 32 bytes, without the checks for copied text.
     ///
-    /// Only for a key that secrets were sealed with before [`new`](Self::new) refused it: let it be
-    /// [retired](SealingKeys::retired) by another.
+    /// Use this only for a key that sealed secrets before [`new`](Self::new) began to reject it,
+    /// and [retire](SealingKeys::retired) that key.
     ///
     /// # Errors
-    /// When the id is not one, or the key is not of 32 bytes.
+    /// If the id is malformed, or the key does not have 32 bytes.
     ///
     /// ```
     /// use keyward_webhooks::sealing::{SealingKey, SealingKeys};
@@ -81,7 +81,7 @@ impl SealingKey {
             _ => ParseError::new("sealing key", ParseErrorKind::TooLong),
         };
         let error = match key.len() {
-            // 32 bytes in base64, with and without the padding, and in hexadecimal.
+            // 32 bytes in base64, with and without padding, and in hexadecimal.
             43 | 44 | 64 if as_text(key).is_some() => {
                 error.advise("decode its base64 or hexadecimal first")
             }
@@ -99,11 +99,12 @@ impl fmt::Debug for SealingKey {
     }
 }
 
-/// The keys that encrypt the secrets of a service: the current one, then the retired ones.
+/// The encryption keys of a service: the current one and the retired ones.
 ///
-/// XChaCha20-Poly1305 under a random nonce, bound to where the secret belongs: sealed for one
-/// endpoint, it does not open for another. A new key is deployed as the current one beside the old;
-/// once no row names the old one it goes.
+/// Secrets are encrypted with XChaCha20-Poly1305 under a random nonce, and bound to a place: a
+/// secret sealed for one endpoint cannot be opened for another. To rotate, deploy a new key as the
+/// current one with the old one retired. Once no stored secret names the old key, it can be
+/// removed.
 ///
 /// ```
 /// use keyward_webhooks::sealing::{SealErrorKind, SealedSecret, SealingKey, SealingKeys};
@@ -117,7 +118,7 @@ impl fmt::Debug for SealingKey {
 /// let keys = SealingKeys::new(SealingKey::new("2026", &[6; 32])?).retired(SealingKey::new("2025", &[5; 32])?)?;
 /// let sealed = SealedSecret::parse(&row)?;
 /// assert_eq!(keys.open(&sealed, "endpoint-1")?, secret);
-/// assert!(!keys.is_current(&sealed)); // to be sealed anew
+/// # assert!(!keys.is_current(&sealed)); // seal it again
 /// assert_eq!(keys.open(&sealed, "endpoint-2").unwrap_err().kind(), SealErrorKind::Refused);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -128,17 +129,17 @@ pub struct SealingKeys {
 }
 
 impl SealingKeys {
-    /// Seals with this key.
+    /// Creates a key ring that seals with this key.
     #[must_use]
     pub fn new(current: SealingKey) -> Self {
         let retired = Vec::new();
         Self { current, retired }
     }
 
-    /// Goes on opening what was sealed with this key.
+    /// Adds a retired key, which only opens secrets.
     ///
     /// # Errors
-    /// When a key of this id is there already.
+    /// If a key with this id is already present.
     pub fn retired(mut self, key: SealingKey) -> Result<Self, ParseError> {
         if self.of_id(&key.id).is_some() {
             return Err(ParseError::new("sealing keys", ParseErrorKind::Repeated));
@@ -147,15 +148,15 @@ impl SealingKeys {
         Ok(self)
     }
 
-    /// Encrypts a secret for where it belongs, such as the id of its endpoint.
+    /// Encrypts a secret and binds it to a place, such as an endpoint id.
     ///
     /// # Errors
-    /// When the operating system gives no random bytes.
+    /// If the operating system returns no random bytes.
     pub fn seal(&self, secret: &WebhookSecret, place: &str) -> Result<SealedSecret, SealError> {
         let mut nonce = [0; NONCE];
         fill_random(&mut nonce).map_err(SealError::random)?;
         let SealingKey { id, cipher } = &self.current;
-        // Encrypted where it stands: until then it is plain text.
+        // Encrypted in place: until then it is plain text.
         let mut text = Zeroizing::new(secret.expose_secret().as_bytes().to_vec());
         let buffer = text.as_mut_slice().into();
         let tag = cipher.encrypt_inout_detached(&XNonce::from(nonce), &context(place), buffer);
@@ -166,11 +167,11 @@ impl SealingKeys {
         Ok(SealedSecret { id, bytes })
     }
 
-    /// Decrypts a secret for where it belongs.
+    /// Decrypts a secret that was bound to this place.
     ///
     /// # Errors
-    /// When its key is not among these, or the text was sealed with another key of this id, for
-    /// another place, or has been changed.
+    /// If the key is not in this key ring, or the secret was sealed with another key of the same id
+    /// or for another place, or was modified.
     pub fn open(&self, sealed: &SealedSecret, place: &str) -> Result<WebhookSecret, SealError> {
         let refused = SealError::new(SealErrorKind::Refused);
         let key = self.of_id(&sealed.id);
@@ -191,7 +192,7 @@ impl SealingKeys {
         secret.ok_or(refused)
     }
 
-    /// Whether it was sealed with the current key; otherwise seal it anew.
+    /// Returns whether the secret was sealed with the current key. If not, seal it again.
     #[must_use]
     pub fn is_current(&self, sealed: &SealedSecret) -> bool {
         sealed.id == self.current.id
@@ -203,27 +204,28 @@ impl SealingKeys {
     }
 }
 
-/// What is authenticated beside the secret. The label keeps apart what else the service may encrypt
-/// with the key.
+/// Returns the data authenticated with the secret.
+///
+/// The label separates it from anything else that the service may encrypt with the key.
 fn context(place: &str) -> Vec<u8> {
     [b"keyward webhook secret\0", place.as_bytes()].concat()
 }
 
-/// An encrypted secret, as a store keeps it: the key's id, `:`, and base64.
+/// An encrypted secret as stored: the key's id, `:`, and base64.
 ///
-/// Whoever has it has nothing without the key. See [`SealingKeys`].
+/// It is useless without the key. See [`SealingKeys`].
 #[derive(Clone, PartialEq, Eq)]
 pub struct SealedSecret {
     id: Arc<str>,
-    /// Nonce, cipher text, tag.
+    /// The nonce, ciphertext and tag.
     bytes: Vec<u8>,
 }
 
 impl SealedSecret {
-    /// Parses what `Display` writes.
+    /// Parses the output of `Display`.
     ///
     /// # Errors
-    /// When it has another form, or a length that no sealed secret has.
+    /// If the format is different, or no sealed secret has this length.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let error = |kind| ParseError::new("sealed secret", kind);
         let (id, rest) = text
@@ -244,7 +246,7 @@ impl SealedSecret {
         }
     }
 
-    /// The id of the key it was sealed with.
+    /// Returns the id of the key that sealed it.
     #[must_use]
     pub fn key_id(&self) -> &str {
         &self.id
@@ -263,7 +265,7 @@ impl fmt::Debug for SealedSecret {
     }
 }
 
-/// A secret that could not be sealed or opened. See [`SealingKeys`].
+/// The error of sealing or opening a secret. See [`SealingKeys`].
 #[derive(Clone, Copy, Debug)]
 pub struct SealError {
     kind: SealErrorKind,
@@ -281,7 +283,7 @@ impl SealError {
         Self { kind, source }
     }
 
-    /// Which it is.
+    /// Returns the kind of error.
     #[must_use]
     pub const fn kind(&self) -> SealErrorKind {
         self.kind
@@ -291,11 +293,11 @@ impl SealError {
 impl fmt::Display for SealError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
-            SealErrorKind::UnknownKey => "the secret was sealed with a key that is not known",
+            SealErrorKind::UnknownKey => "the secret was sealed with an unknown key",
             SealErrorKind::Refused => {
-                "the secret was sealed with another key or for another place, or has been changed"
+                "the secret was sealed with another key or for another place, or was modified"
             }
-            SealErrorKind::Random => "no nonce for the secret",
+            SealErrorKind::Random => "the operating system returned no random bytes for a nonce",
         })
     }
 }
@@ -306,15 +308,15 @@ impl Error for SealError {
     }
 }
 
-/// Which error it is. See [`SealError`].
+/// The kind of a [`SealError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SealErrorKind {
-    /// No key has the id that the sealed secret names.
+    /// The sealed secret names a key that is not in the key ring.
     UnknownKey,
-    /// Sealed with another key of this id, or for another place, or changed since.
+    /// The secret was modified, or sealed for another place or with another key.
     Refused,
-    /// The operating system gave no random bytes.
+    /// The operating system returned no random bytes.
     Random,
 }
 

@@ -1,4 +1,4 @@
-//! How what a management API shows is written as JSON, as in [`keyward`].
+//! JSON of endpoints and attempts for a management API, in the same style as [`keyward`].
 
 use std::time::SystemTime;
 
@@ -8,9 +8,9 @@ use serde_core::ser::{Serialize, SerializeStruct, Serializer};
 
 use crate::send::{DeliveryAttempt, WebhookEndpoint};
 
-/// Writes the endpoint without its secrets, sealed or not.
+/// Serializes the endpoint without its secrets, not even sealed ones.
 ///
-/// `previous_until` is when the secret before the present one stops to sign.
+/// `previous_until` is the time at which the previous secret stops signing.
 ///
 /// ```
 /// use std::time::SystemTime;
@@ -59,7 +59,7 @@ impl Serialize for WebhookEndpoint {
     }
 }
 
-/// Writes the attempt; `took` is in milliseconds.
+/// Serializes the attempt; `took` is in milliseconds.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};

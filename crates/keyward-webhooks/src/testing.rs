@@ -1,4 +1,4 @@
-//! What every store of webhooks promises, as a suite that runs over any of them.
+//! The test suite for implementations of [`WebhookStore`].
 
 #![expect(
     clippy::unwrap_used,
@@ -28,7 +28,9 @@ use crate::store::{
     DeliveryClaim, EndpointLimit, ProvenEndpoints, Redelivery, WebhookCommit, WebhookStore,
 };
 
-/// Runs the suite over a store that also keeps webhooks; `open` gives a new, empty one each time.
+/// Runs the suite over a store of webhooks.
+///
+/// `open` must return a new, empty store each time.
 ///
 /// ```
 /// # use keyward_webhooks::MemoryWebhooks;
@@ -36,7 +38,7 @@ use crate::store::{
 /// ```
 ///
 /// # Panics
-/// When the store breaks a promise.
+/// If a check fails.
 pub fn check_webhooks<S: WebhookStore>(open: impl Fn() -> S) {
     gives_back_what_was_committed(&open());
     an_unknown_name_is_no_error(&open());
@@ -371,7 +373,7 @@ fn raises_its_signal_when_something_is_due<S: WebhookStore>(store: &S) {
     open_accounts(store);
     let mut endpoint = endpoint("acme", Environment::LIVE);
     let raised = |change: &dyn Fn()| {
-        // A store without a signal is asked again and again instead.
+        // A store without a signal is polled instead.
         let Some(signal) = store.outbox_signal() else {
             return true;
         };
@@ -506,7 +508,7 @@ fn delivers_again_what_is_asked_for<S: WebhookStore>(store: &S) {
     }
     assert_eq!(due(1_000_000), []);
 
-    // What was given up, from a moment on, with all its retries.
+    // Redeliver what was given up, from a time on, with all its retries.
     again(store, id, Redelivery::FailedSince(time(11))).unwrap();
     for (attempt, status) in [(2, 503), (3, 200)] {
         let due = claim(store, 40, 9);
@@ -520,7 +522,8 @@ fn delivers_again_what_is_asked_for<S: WebhookStore>(store: &S) {
     again(store, id, Redelivery::FailedSince(time(11))).unwrap();
     assert_eq!(due(1_000_000), [], "it has arrived");
 
-    // A message, whatever came of it, and whatever comes of what is under way; also to a newer endpoint.
+    // Redeliver a message whatever its outcome and that of a running attempt; also to a newer
+    // endpoint.
     again(store, id, one(&arrived)).unwrap();
     let under_way = claim(store, 50, 9).remove(0);
     again(store, id, one(&arrived)).unwrap();
@@ -534,7 +537,7 @@ fn delivers_again_what_is_asked_for<S: WebhookStore>(store: &S) {
         conclude(store, &due, 200, 500, &no_retry);
     }
 
-    // An endpoint that is switched off stays so, and gets it later.
+    // A disabled endpoint stays disabled, and gets it later.
     let mut switched = stored(store, id);
     switched.status = EndpointStatus::Disabled;
     put(store, [&switched]).unwrap();
@@ -549,7 +552,7 @@ fn delivers_again_what_is_asked_for<S: WebhookStore>(store: &S) {
         [&early, &late].map(|message| (message.id().clone(), id))
     );
 
-    // Only within its account and environment, and nothing that is not there.
+    // Only within its account and environment, and only what exists.
     let conflict = Err(StoreErrorKind::Conflict);
     for (whose, environment) in [("acme", Environment::TEST), ("other", Environment::LIVE)] {
         let elsewhere = message(whose, environment, 0);
@@ -598,7 +601,7 @@ fn what_is_deleted_leaves_nothing<S: WebhookStore>(store: &S) {
     write(store, deleted).unwrap();
     assert_eq!(block_on(store.endpoint(endpoint.id())).unwrap(), None);
     assert!(claim(store, 1_000_000, 9).is_empty());
-    // An attempt that is under way ends nevertheless.
+    // A running attempt can still be concluded.
     conclude(store, &due, 200, 1, &schedule);
     assert_eq!(
         block_on(store.attempts(endpoint.id(), None, 9)).unwrap(),
@@ -675,7 +678,7 @@ fn message(account: &str, environment: Environment, at: u64) -> WebhookMessage {
     message.accepted_at(time(at))
 }
 
-/// An endpoint, and a message to it that is due.
+/// Creates an endpoint and a message to it that is due.
 fn one_delivery<S: WebhookStore>(store: &S) -> (WebhookEndpoint, WebhookMessage) {
     open_accounts(store);
     let endpoint = endpoint("acme", Environment::LIVE);

@@ -1,4 +1,4 @@
-//! The life of endpoints, and the acceptance of messages.
+//! Manages endpoints and accepts messages for them.
 
 use std::sync::Arc;
 
@@ -12,12 +12,13 @@ use crate::sealing::SealingKeys;
 use crate::send::{EndpointId, EndpointRules, WebhookEndpoint};
 use crate::store::{WebhookCommit, WebhookStore};
 
-/// Creates, changes and deletes endpoints, and accepts messages for them.
+/// Manages webhook endpoints and accepts messages for them.
 ///
-/// Like [`KeyAdmin`], every call says who acts and leaves a line in the audit trail, also when it is
-/// refused, and what an actor may not see answers like what does not exist. A user or key needs
-/// [`ReadWebhooks`](Permission::ReadWebhooks) and [`ManageWebhooks`](Permission::ManageWebhooks); a key
-/// acts in its own environment. A sender, such as `keyward_tower::WebhookSender`, does the rest.
+/// As with [`KeyAdmin`], every call names the actor and writes a line to the audit log, including
+/// refused calls, and resources that the actor may not see get the same error as ones that do not
+/// exist. A user or key needs [`ReadWebhooks`](Permission::ReadWebhooks) and
+/// [`ManageWebhooks`](Permission::ManageWebhooks); an acting key is limited to its own environment.
+/// A sender, such as `keyward_tower::WebhookSender`, delivers the messages.
 ///
 /// ```
 /// # keyward::testing::block_on(async {
@@ -44,8 +45,8 @@ use crate::store::{WebhookCommit, WebhookStore};
 ///
 /// let id = WebhookId::parse("report-17-done")?;
 /// let message = WebhookMessage::new(acme, Environment::LIVE, id, r#"{"type":"report.done"}"#)?;
-/// webhooks.publish(&operator, message.clone()).await?; // from here on it will arrive
-/// webhooks.publish(&operator, message).await?; // the same again is no other
+/// # webhooks.publish(&operator, message.clone()).await?; // accepted, will be delivered
+/// # webhooks.publish(&operator, message).await?; // idempotent
 ///
 /// let hour = Grace::For(Duration::from_secs(3600)); // both secrets sign for an hour
 /// let renewed = webhooks.regenerate_secret(&user, created.endpoint.id(), hour).await?;
@@ -55,7 +56,7 @@ use crate::store::{WebhookCommit, WebhookStore};
 /// ```
 #[derive(Clone, Debug)]
 pub struct WebhookAdmin {
-    /// Who may do what, and the audit trail, are those of keys.
+    /// Permissions and the audit log are those of keys.
     pub(super) keys: KeyAdmin,
     pub(super) store: Arc<dyn WebhookStore>,
     pub(super) sealing: SealingKeys,
@@ -63,9 +64,10 @@ pub struct WebhookAdmin {
     pub(super) max_endpoints: u32,
 }
 impl WebhookAdmin {
-    /// Endpoints in this store, with secrets sealed by these keys; 16 for each account and environment.
+    /// Creates an admin for the endpoints of a store, with secrets sealed by these keys.
     ///
-    /// The scheme is that of the service's keys, none of which gets into the audit log.
+    /// An account may have 16 endpoints per environment by default. Pass the scheme of the
+    /// service's keys: it is used to keep keys out of the audit log.
     #[must_use]
     pub fn new(store: Arc<dyn WebhookStore>, scheme: &KeyScheme, sealing: SealingKeys) -> Self {
         let keys = KeyAdmin::new(&store, scheme);
@@ -78,21 +80,21 @@ impl WebhookAdmin {
         }
     }
 
-    /// Takes endpoints that these rules allow: the same as the sender's.
+    /// Sets the rules for endpoint URLs. Give the sender the same rules.
     #[must_use]
     pub fn rules(mut self, rules: EndpointRules) -> Self {
         self.rules = rules;
         self
     }
 
-    /// How many endpoints an account may have in an environment.
+    /// Sets the maximum number of endpoints per account and environment.
     #[must_use]
     pub fn max_endpoints(mut self, bound: u32) -> Self {
         self.max_endpoints = bound;
         self
     }
 
-    /// Changes one endpoint, as often as it takes to meet nobody else.
+    /// Changes one endpoint, with retries until no concurrent commit conflicts.
     pub(super) async fn change(
         &self,
         actor: &Actor,
@@ -119,7 +121,7 @@ impl WebhookAdmin {
         self.stored(id).await
     }
 
-    /// A call about this endpoint: the audit log names it, whatever comes of the call.
+    /// Begins a call about this endpoint, which the audit log names whatever the outcome.
     pub(super) fn audited<'a>(
         &'a self,
         actor: &'a Actor,
@@ -131,14 +133,14 @@ impl WebhookAdmin {
         call
     }
 
-    /// The endpoint and its account, for an actor that has the permission there.
+    /// Returns the endpoint and its account, if the actor has the permission there.
     pub(super) async fn find(
         &self,
         actor: &Actor,
         permission: Permission,
         id: EndpointId,
     ) -> Result<(WebhookEndpoint, Account, Permitted), AdminError> {
-        // Permission first: who may do nothing learns nothing.
+        // Check permissions first, so that an actor without them learns nothing.
         let permitted = self.keys.permitted(actor, &[permission]).await?;
         let endpoint = self.store.endpoint(id).await?;
         let endpoint = endpoint.filter(|endpoint| {

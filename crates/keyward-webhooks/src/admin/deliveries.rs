@@ -1,4 +1,4 @@
-//! Accepts messages, and tells what came of them.
+//! Accepts messages, and lists and repeats their deliveries.
 
 use std::time::SystemTime;
 
@@ -13,18 +13,19 @@ use crate::admin::admin::{concerns, noting};
 use crate::send::{DeliveryAttempt, EndpointId, WebhookMessage};
 use crate::store::{Redelivery, WebhookCommit};
 
-/// The largest page of attempts.
+/// The page size of attempts.
 const PAGE: usize = 100;
 
 impl WebhookAdmin {
-    /// Accepts a message: from now on it reaches each endpoint of its account and environment that is
-    /// enabled, at least once, whatever happens to this process. For an operator.
+    /// Accepts a message for delivery to the enabled endpoints of its account and environment. For
+    /// operators.
     ///
-    /// The same message again is no other: so a caller that has got no answer just repeats. The message
-    /// is kept until it is [forgotten](Self::forget_messages).
+    /// It is delivered at least once to each endpoint, even if this process ends. Publishing the
+    /// same message again has no effect, so a caller that got no response can just retry. The
+    /// message is kept until it is [forgotten](Self::forget_messages).
     ///
     /// # Errors
-    /// When the actor is no operator, there is no such account, another message has this id
+    /// If the actor is not an operator, the account does not exist, another message has this id
     /// ([`Conflict`](AdminErrorKind::Conflict)), or the store fails.
     pub async fn publish(&self, actor: &Actor, message: WebhookMessage) -> Result<(), AdminError> {
         let call = self.keys.audited(actor, AuditAction::Publish);
@@ -56,14 +57,14 @@ impl WebhookAdmin {
         call.check(published.await).await
     }
 
-    /// Delivers again: a message, whatever came of it, or all that was given up. Each is tried as often as
-    /// the schedule allows anew.
+    /// Redelivers a message, or all that was given up, with a fresh retry schedule.
     ///
-    /// A message keeps its id, by which the receiver knows what it has handled. One that was
-    /// [forgotten](Self::forget_messages) cannot be delivered again.
+    /// A single message is redelivered even if it had arrived. It keeps its id, by which the
+    /// receiver recognizes what it has already handled. A [forgotten](Self::forget_messages)
+    /// message cannot be redelivered.
     ///
     /// # Errors
-    /// When the actor may not, there is no such endpoint or message
+    /// If the actor lacks the permission, the endpoint or message does not exist
     /// ([`UnknownMessage`](AdminErrorKind::UnknownMessage)), or the store fails.
     ///
     /// ```
@@ -89,7 +90,7 @@ impl WebhookAdmin {
     /// let message = WebhookMessage::new(acme, live, WebhookId::parse("report-17-done")?, "{}")?;
     /// webhooks.publish(&operator, message.clone()).await?;
     ///
-    /// // What it lost, its disk or a week of events, comes again.
+    /// // Redelivers what the endpoint lost, such as a week of events.
     /// webhooks.redeliver(&user, id, Redelivery::Message(message.id().clone())).await?;
     /// webhooks.redeliver(&user, id, Redelivery::FailedSince(began)).await?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -129,12 +130,13 @@ impl WebhookAdmin {
         .await
     }
 
-    /// The attempts to reach an endpoint, newest first, 100 a page.
+    /// Lists the attempts to reach an endpoint, newest first, 100 per page.
     ///
-    /// `before` is the [`number`](DeliveryAttempt::number) of the last of an earlier page.
+    /// `before` is the [`number`](DeliveryAttempt::number) of the last attempt of the previous
+    /// page.
     ///
     /// # Errors
-    /// When the actor may not, there is no such endpoint or the store fails.
+    /// If the actor lacks the permission, the endpoint does not exist, or the store fails.
     pub async fn attempts(
         &self,
         actor: &Actor,
@@ -145,12 +147,12 @@ impl WebhookAdmin {
         Ok(self.store.attempts(id, before, PAGE).await?)
     }
 
-    /// Forgets messages accepted before this moment, as far as none waits. For an operator.
+    /// Deletes messages accepted before this time that no endpoint waits for. For operators.
     ///
-    /// And tells how many. One that waits for an endpoint that is switched off waits on.
+    /// Returns their number. A message that waits for a disabled endpoint is kept.
     ///
     /// # Errors
-    /// When the actor is no operator or the store fails.
+    /// If the actor is not an operator or the store fails.
     pub async fn forget_messages(
         &self,
         actor: &Actor,

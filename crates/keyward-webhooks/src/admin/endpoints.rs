@@ -1,4 +1,4 @@
-//! Makes endpoints, changes them, and finds out whether they are whose they say.
+//! Creates, changes, deletes and verifies endpoints.
 
 use keyward::admin::{Actor, AdminError, Permitted};
 use keyward::environment::Environment;
@@ -16,11 +16,11 @@ use crate::signature::WebhookSecret;
 use crate::store::{EndpointLimit, WebhookCommit};
 
 impl WebhookAdmin {
-    /// Makes an endpoint. Its secret is in the answer, for its owner, and can be shown by nothing again.
+    /// Creates an endpoint. Its secret is returned once and cannot be retrieved later.
     ///
     /// # Errors
-    /// When the actor may not, the account is unknown or has enough endpoints, the URL is not allowed, or
-    /// the store fails.
+    /// If the actor lacks the permission, the account is unknown or has reached its limit of
+    /// endpoints, the URL is not allowed, or the store fails.
     pub async fn create_endpoint(
         &self,
         actor: &Actor,
@@ -66,10 +66,10 @@ impl WebhookAdmin {
         })
     }
 
-    /// The endpoints of an account, in the order of their making; all, or those of an environment.
+    /// Lists an account's endpoints, optionally of one environment, in the order of creation.
     ///
     /// # Errors
-    /// When the actor may not, the account is unknown or the store fails.
+    /// If the actor lacks the permission, the account is unknown, or the store fails.
     pub async fn endpoints(
         &self,
         actor: &Actor,
@@ -87,10 +87,10 @@ impl WebhookAdmin {
         Ok(found)
     }
 
-    /// An endpoint of the actor's account.
+    /// Returns an endpoint of the actor's account.
     ///
     /// # Errors
-    /// When the actor may not, there is no such endpoint or the store fails.
+    /// If the actor lacks the permission, the endpoint does not exist, or the store fails.
     pub async fn endpoint(
         &self,
         actor: &Actor,
@@ -101,17 +101,19 @@ impl WebhookAdmin {
         Ok(call.check(found).await?.0)
     }
 
-    /// Changes an endpoint. What waits for it goes to where it is then, from the next attempt on.
+    /// Changes an endpoint. Pending deliveries use the new settings from the next attempt on.
     ///
-    /// Another URL has to answer a challenge anew. One that was switched off gets what had been accepted
-    /// for it before, and nothing of what was published meanwhile.
+    /// After a change of URL, the endpoint must answer a challenge again. An endpoint that is
+    /// enabled again gets the messages accepted before it was disabled, but none of those published
+    /// meanwhile.
     ///
-    /// What an operator disables only an operator enables; one that was switched off because it has answered
-    /// 410 its owner may enable too.
+    /// An endpoint that an operator disabled can be enabled only by an operator. One that was
+    /// disabled because it answered 410 can be enabled by its owner.
     ///
     /// # Errors
-    /// [`NotPermitted`](AdminErrorKind::NotPermitted) when an operator has disabled what is to be enabled;
-    /// when the actor may not, there is no such endpoint, the URL is not allowed, or the store fails.
+    /// [`NotPermitted`](AdminErrorKind::NotPermitted) if an operator disabled the endpoint to be
+    /// enabled. Also if the actor lacks the permission, the endpoint does not exist, the URL is not
+    /// allowed, or the store fails.
     pub async fn update_endpoint(
         &self,
         actor: &Actor,
@@ -142,7 +144,8 @@ impl WebhookAdmin {
                         endpoint.disabled_by = None;
                     }
                     Some(false) => {
-                        // Who has disabled it first counts, unless an operator does so too.
+                        // The first actor to disable it is recorded, unless an operator does so
+                        // later.
                         if !is_disabled || permitted.is_operator() {
                             endpoint.disabled_by = Some(actor.class());
                         }
@@ -156,10 +159,10 @@ impl WebhookAdmin {
         .await
     }
 
-    /// Deletes an endpoint, with what waits for it and what was noted of its attempts.
+    /// Deletes an endpoint with its pending deliveries and its recorded attempts.
     ///
     /// # Errors
-    /// When the actor may not, there is no such endpoint or the store fails.
+    /// If the actor lacks the permission, the endpoint does not exist, or the store fails.
     pub async fn delete_endpoint(&self, actor: &Actor, id: EndpointId) -> Result<(), AdminError> {
         let call = self.audited(actor, AuditAction::DeleteEndpoint, id);
         call.run(|| async {
@@ -176,7 +179,7 @@ impl WebhookAdmin {
         .await
     }
 
-    /// A challenge to an endpoint; a sender asks it, and gives the answer to [`verify`](Self::verify).
+    /// Creates a challenge for a sender to deliver; pass its answer to [`verify`](Self::verify).
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -206,7 +209,7 @@ impl WebhookAdmin {
     /// let challenge = webhooks.challenge(&operator, id).await?;
     /// # let question = String::from_utf8(challenge.delivery().message().payload().to_vec())?;
     /// # let body = question.split('"').nth(7).expect("it is the challenge").as_bytes();
-    /// let answered = challenge.answered(200, body); // what a sender does
+    /// # let answered = challenge.answered(200, body); // done by a sender
     /// let endpoint = webhooks.verify(&operator, id, answered).await?;
     /// assert!(endpoint.is_working());
     /// assert!(keys.create(&operator, new).await.is_ok());
@@ -215,7 +218,7 @@ impl WebhookAdmin {
     /// ```
     ///
     /// # Errors
-    /// When the actor may not, there is no such endpoint or the store fails.
+    /// If the actor lacks the permission, the endpoint does not exist, or the store fails.
     pub async fn challenge(
         &self,
         actor: &Actor,
@@ -227,11 +230,12 @@ impl WebhookAdmin {
         Ok(EndpointChallenge::new(endpoint)?)
     }
 
-    /// Notes that an endpoint has answered its challenge, or that it has not.
+    /// Records whether an endpoint has answered its challenge.
     ///
     /// # Errors
-    /// [`Unanswered`](AdminErrorKind::Unanswered) when it has not, or has another URL or secret by now;
-    /// when the actor may not, there is no such endpoint or the store fails.
+    /// [`Unanswered`](AdminErrorKind::Unanswered) if it has not, or its URL or secret has changed
+    /// since. Also if the actor lacks the permission, the endpoint does not exist, or the store
+    /// fails.
     pub async fn verify(
         &self,
         actor: &Actor,
@@ -253,7 +257,7 @@ impl WebhookAdmin {
 
     fn check_url(&self, environment: Environment, url: &EndpointUrl) -> Result<(), AdminError> {
         self.rules.check(environment, url)?;
-        // A customer's own key in it would be stored, and sent to whoever answers there.
+        // A customer's API key in the URL would be stored, and sent to the server there.
         Ok(self.keys.check_text(url.as_str())?)
     }
 
@@ -278,17 +282,17 @@ impl WebhookAdmin {
     }
 }
 
-/// An endpoint, and the secret that was made for it. See [`WebhookAdmin`].
+/// A created endpoint and its secret. See [`WebhookAdmin`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct CreatedEndpoint {
-    /// The secret, for its owner.
+    /// The secret, to be shown to its owner once.
     pub secret: WebhookSecret,
-    /// What is kept.
+    /// The stored endpoint.
     pub endpoint: WebhookEndpoint,
 }
 
-/// What shall be different about an endpoint; what is not named stays.
+/// A change to an endpoint. Whatever is not set stays as it is.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -328,18 +332,18 @@ pub struct EndpointChange {
 }
 
 impl EndpointChange {
-    /// No change.
+    /// Creates an empty change.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Another URL.
+    /// Sets the URL.
     pub fn url(mut self, url: EndpointUrl) -> Self {
         self.url = Some(url);
         self
     }
 
-    /// Whether it gets messages; also one that was gone.
+    /// Enables or disables the endpoint, including one that answered 410.
     pub fn enabled(mut self, enabled: bool) -> Self {
         self.enabled = Some(enabled);
         self

@@ -1,4 +1,4 @@
-//! The life of endpoints: who may do what to them, and what then happens.
+//! Management of webhook endpoints and their deliveries, recorded in the audit log.
 
 #[expect(
     clippy::module_inception,

@@ -1,4 +1,4 @@
-//! Replaces the secrets of endpoints.
+//! Rotates the secrets of endpoints.
 
 use std::mem;
 
@@ -11,13 +11,14 @@ use crate::send::{EndpointId, WebhookEndpoint};
 use crate::signature::WebhookSecret;
 
 impl WebhookAdmin {
-    /// Gives an endpoint a new secret; the old one goes on signing beside it for so long.
+    /// Generates a new secret for an endpoint.
     ///
-    /// Without a grace the receiver does not know yet what signs, and has to answer a challenge anew.
+    /// The old secret also signs for the grace period. Without a grace period the receiver does not
+    /// know the new secret yet, so it must answer a challenge again.
     ///
     /// # Errors
-    /// When the actor may not, there is no such endpoint, the grace has no end
-    /// ([`Expiry`](AdminErrorKind::Expiry)), or the store fails.
+    /// If the actor lacks the permission, the endpoint does not exist, the grace period is too long
+    /// to be represented ([`Expiry`](AdminErrorKind::Expiry)), or the store fails.
     pub async fn regenerate_secret(
         &self,
         actor: &Actor,
@@ -29,12 +30,12 @@ impl WebhookAdmin {
         Ok(CreatedEndpoint { secret, endpoint })
     }
 
-    /// Gives an endpoint a secret that was made elsewhere; the old one goes on signing beside it for so
-    /// long. For an operator.
+    /// Replaces an endpoint's secret by an existing one. For operators.
     ///
-    /// So receivers keep theirs when a service moves here, and endpoints may share one. Who has it can
-    /// sign for all of those: unless that is wanted, [`regenerate_secret`](Self::regenerate_secret) makes
-    /// each its own.
+    /// The old secret also signs for the grace period. Importing lets receivers keep their secrets
+    /// when a service migrates, and lets endpoints share one. A holder of a shared secret can sign
+    /// for all of those endpoints; use [`regenerate_secret`](Self::regenerate_secret) to give each
+    /// its own.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -64,7 +65,8 @@ impl WebhookAdmin {
     /// ```
     ///
     /// # Errors
-    /// When the actor is no operator, and as `regenerate_secret`.
+    /// If the actor is not an operator; otherwise as
+    /// [`regenerate_secret`](Self::regenerate_secret).
     pub async fn import_secret(
         &self,
         actor: &Actor,
@@ -78,13 +80,14 @@ impl WebhookAdmin {
         self.replace_secret(actor, id, secret, grace).await
     }
 
-    /// Seals anew what was sealed with a retired key, and tells how many endpoints. For an operator.
+    /// Seals secrets again that a retired key sealed, and returns the number of endpoints. For
+    /// operators.
     ///
-    /// Thereafter that key can go.
+    /// Afterwards the retired key can be removed.
     ///
     /// # Errors
-    /// When the actor is no operator, a secret cannot be opened, or the store fails. What was sealed anew
-    /// until then stays so.
+    /// If the actor is not an operator, a secret cannot be opened, or the store fails. Secrets that
+    /// were sealed again until then stay so.
     pub async fn reseal(&self, actor: &Actor) -> Result<u64, AdminError> {
         self.keys
             .audited(actor, AuditAction::Maintain)

@@ -1,4 +1,4 @@
-//! The policy that a live key needs a working endpoint.
+//! A policy that requires a working endpoint for live keys.
 
 use std::sync::Arc;
 
@@ -11,16 +11,16 @@ use crate::store::WebhookStore;
 
 /// Allows live keys only in accounts that have a working live endpoint.
 ///
-/// An endpoint works when it is enabled and has answered a signed challenge: see
-/// [`WebhookAdmin::challenge`](crate::admin::WebhookAdmin::challenge), also for an example. Otherwise the key
-/// is refused with [`NoWorkingEndpoint`](AdminErrorKind::NoWorkingEndpoint).
+/// An endpoint works if it is enabled and has answered a signed challenge. For an example, see
+/// [`WebhookAdmin::challenge`](crate::admin::WebhookAdmin::challenge). Other keys are refused with
+/// [`NoWorkingEndpoint`](AdminErrorKind::NoWorkingEndpoint).
 #[derive(Clone, Debug)]
 pub struct RequireWorkingEndpoint {
     endpoints: Arc<dyn WebhookStore>,
 }
 
 impl RequireWorkingEndpoint {
-    /// Creates the policy over the endpoints of this store.
+    /// Creates the policy for the endpoints in this store.
     #[must_use]
     pub fn new(endpoints: Arc<dyn WebhookStore>) -> Self {
         Self { endpoints }

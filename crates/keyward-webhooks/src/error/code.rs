@@ -1,4 +1,4 @@
-//! The codes of the replies to deliveries that are refused.
+//! The error codes in replies to refused deliveries.
 
 use keyward::denial::ErrorCode;
 use keyward::reply::{Replies, Reply, ReplyCode};
@@ -7,10 +7,10 @@ use keyward::request::KeyLocation;
 /// The realm of the challenges (RFC 9110 §11.5).
 const REALM: &str = "webhook";
 
-/// RFC 9110 §11.6.1 demands a challenge in every 401, and none is registered for signatures.
+/// RFC 9110 §11.6.1 requires a challenge in every 401, and none is registered for signatures.
 const CHALLENGE: &str = r#"WebhookSignature realm="webhook""#;
 
-/// The `code` in the body of the reply to a delivery that is refused.
+/// The `code` in the body of the reply to a refused delivery.
 ///
 /// ```text
 /// HTTP/1.1 401 Unauthorized
@@ -30,7 +30,7 @@ const CHALLENGE: &str = r#"WebhookSignature realm="webhook""#;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WebhookErrorCode {
-    /// 401 `missing_api_key`, where the receiver expects one
+    /// 401 `missing_api_key`, if the receiver expects a key
     MissingApiKey,
     /// 400 `multiple_api_keys`
     MultipleApiKeys,
@@ -38,9 +38,9 @@ pub enum WebhookErrorCode {
     InvalidApiKey,
     /// 401 `missing_webhook_signature`
     MissingWebhookSignature,
-    /// 401 `invalid_webhook_signature`: wrong secret, changed body
+    /// 401 `invalid_webhook_signature`: wrong secret or modified body
     InvalidWebhookSignature,
-    /// 401 `stale_webhook`: too old, or too far ahead
+    /// 401 `stale_webhook`: the timestamp is too far in the past or the future
     StaleWebhook,
     /// 400 `malformed_webhook`
     MalformedWebhook,
@@ -50,7 +50,7 @@ pub enum WebhookErrorCode {
     WebhookTooLarge,
     /// 408 `webhook_timeout`
     WebhookTimeout,
-    /// 409 `replayed_webhook`: handled already, or being handled
+    /// 409 `replayed_webhook`: already handled, or currently being handled
     ReplayedWebhook,
     /// 503 `webhook_unavailable`
     WebhookUnavailable,
@@ -72,7 +72,7 @@ impl WebhookErrorCode {
         Self::WebhookUnavailable,
     ];
 
-    /// The code of a gate that says the same, where it is about the API key.
+    /// Returns the equivalent code of a gate, if this code is about the API key.
     const fn about_key(self) -> Option<ErrorCode> {
         match self {
             Self::MissingApiKey => Some(ErrorCode::MissingApiKey),
@@ -82,7 +82,7 @@ impl WebhookErrorCode {
         }
     }
 
-    /// Returns the code as it stands in the body.
+    /// Returns the code as sent in the body.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -101,7 +101,7 @@ impl WebhookErrorCode {
         }
     }
 
-    /// Returns the HTTP status, unless the receiver's [`Replies`] map it to another.
+    /// Returns the HTTP status, unless the receiver's [`Replies`] map it to another one.
     #[must_use]
     pub const fn status(self) -> u16 {
         match self {
@@ -160,7 +160,7 @@ impl ReplyCode for WebhookErrorCode {
     }
 }
 
-/// The reply for every code, rendered when the receiver is built.
+/// The reply for each code, rendered when the receiver is built.
 pub(crate) struct ReceiverReplies(Vec<Reply>);
 
 impl ReceiverReplies {

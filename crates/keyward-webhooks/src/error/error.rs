@@ -1,11 +1,11 @@
-//! Why a delivery was not accepted: for logs and metrics, not for the sender.
+//! Reasons for refusing a delivery, for logs and metrics, not for the sender.
 
 use std::error::Error;
 use std::fmt;
 
 use crate::error::WebhookErrorCode;
 
-/// Why a delivery was not accepted. An adapter puts it into the response's extensions.
+/// The reason why a delivery was refused, placed in the response's extensions.
 ///
 /// ```
 /// use std::time::SystemTime;
@@ -29,7 +29,7 @@ impl WebhookError {
         Self { kind }
     }
 
-    /// The reason.
+    /// Returns the reason.
     #[must_use]
     pub const fn kind(&self) -> WebhookErrorKind {
         self.kind
@@ -44,7 +44,7 @@ impl fmt::Display for WebhookError {
 
 impl Error for WebhookError {}
 
-/// The reason, finer than the [`WebhookErrorCode`] that the sender reads.
+/// The reason of a refusal, finer than the [`WebhookErrorCode`] that the sender receives.
 ///
 /// ```
 /// use keyward_webhooks::error::{WebhookErrorCode, WebhookErrorKind};
@@ -55,46 +55,46 @@ impl Error for WebhookError {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WebhookErrorKind {
-    /// The API key that the receiver expects is not there.
+    /// The expected API key is missing.
     KeyMissing,
-    /// There is more than one API key.
+    /// More than one API key was sent.
     KeySeveral,
-    /// It is not the API key that the receiver expects.
+    /// The API key is not the expected one.
     KeyWrong,
-    /// No signature, or no id or timestamp with it.
+    /// The signature is missing, or its id or timestamp.
     Missing,
-    /// A field is there twice.
+    /// A header is repeated.
     Doubled,
-    /// A field does not have its form, or is longer than its bound.
+    /// A header is malformed or too long.
     Malformed,
-    /// The timestamp is further back than the tolerance.
+    /// The timestamp is further in the past than the tolerance.
     TooOld,
-    /// The timestamp is further ahead than the tolerance.
+    /// The timestamp is further in the future than the tolerance.
     TooNew,
-    /// No signature is that of any secret: wrong secret, or body or fields were changed.
+    /// The signature is wrong: another secret, or a modified body or headers.
     BadSignature,
-    /// It has been handled already.
+    /// The delivery has already been handled.
     Replayed,
-    /// It is being handled at this moment.
+    /// The delivery is currently being handled.
     InHand,
-    /// The body is over the limit.
+    /// The body exceeds the limit.
     TooLarge,
-    /// The body did not arrive within its time.
+    /// The body did not arrive within its deadline.
     TooSlow,
-    /// The bodies that are under way together are over their limit.
+    /// The bodies in transit exceed their total limit.
     Crowded,
-    /// The body broke off.
+    /// The body ended early.
     Unreadable,
-    /// The body is signed, and is not the JSON that the handler takes.
+    /// The body is signed, but is not the JSON that the handler expects.
     InvalidJson,
-    /// The memory of what has been handled is full, or did not answer.
+    /// The replay memory is full or did not answer.
     Unavailable,
-    /// The async runtime has no timer, so the deadline of the body cannot be kept.
+    /// The async runtime has no timer, so the deadline of the body cannot be enforced.
     NoTimer,
 }
 
 impl WebhookErrorKind {
-    /// What the sender is told.
+    /// Returns the code that is sent to the sender.
     #[must_use]
     pub const fn code(self) -> WebhookErrorCode {
         match self {
@@ -119,29 +119,29 @@ impl WebhookErrorKind {
 
     const fn reason(self) -> &'static str {
         match self {
-            Self::KeyMissing => "no key",
-            Self::KeySeveral => "more than one key",
-            Self::KeyWrong => "another key than the one expected",
-            Self::Missing => "no signature, or no id or timestamp with it",
-            Self::Doubled => "a field is there twice",
-            Self::Malformed => "a field is malformed or too long",
+            Self::KeyMissing => "missing API key",
+            Self::KeySeveral => "more than one API key",
+            Self::KeyWrong => "not the expected API key",
+            Self::Missing => "missing signature, id or timestamp",
+            Self::Doubled => "a header is repeated",
+            Self::Malformed => "a header is malformed or too long",
             Self::TooOld => "the timestamp is too old",
-            Self::TooNew => "the timestamp is too far ahead",
-            Self::BadSignature => "the signature is of no known secret",
-            Self::Replayed => "handled already",
-            Self::InHand => "being handled at this moment",
-            Self::TooLarge => "the body is over the limit",
-            Self::TooSlow => "the body did not arrive within its time",
-            Self::Crowded => "the bodies under way together are over their limit",
-            Self::Unreadable => "the body broke off",
-            Self::InvalidJson => "the body is not the JSON that is expected",
-            Self::Unavailable => "the replay memory is full or does not answer",
+            Self::TooNew => "the timestamp is too far in the future",
+            Self::BadSignature => "the signature matches no known secret",
+            Self::Replayed => "already handled",
+            Self::InHand => "currently being handled",
+            Self::TooLarge => "the body exceeds the limit",
+            Self::TooSlow => "the body did not arrive in time",
+            Self::Crowded => "the bodies in transit exceed their total limit",
+            Self::Unreadable => "the body ended early",
+            Self::InvalidJson => "the body is not the expected JSON",
+            Self::Unavailable => "the replay memory is full or did not answer",
             Self::NoTimer => "the async runtime has no timer for the deadline of the body",
         }
     }
 }
 
-/// The error of a [`WebhookReceiver`](crate::receive::WebhookReceiver) that cannot be built.
+/// The error of building a [`WebhookReceiver`](crate::receive::WebhookReceiver).
 ///
 /// ```
 /// use keyward::Replies;
@@ -191,6 +191,6 @@ impl Error for ReceiverError {}
 pub enum ReceiverErrorKind {
     /// Two locations claim the same API key.
     Locations,
-    /// A status is mapped to another class, or the content type cannot be sent in a header.
+    /// A status is mapped to another class, or the content type is not valid.
     Replies,
 }

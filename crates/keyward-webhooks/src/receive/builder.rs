@@ -1,4 +1,4 @@
-//! How a receiver is put together.
+//! The builder of a receiver.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::receive::receiver::Inner;
 use crate::receive::{RecentWebhooks, ReplayMemory, WebhookReceiver};
 use crate::signature::WebhookVerifier;
 
-/// Puts a receiver together; made by [`WebhookReceiver::builder`].
+/// A builder for a [`WebhookReceiver`], created by [`WebhookReceiver::builder`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -70,22 +70,23 @@ impl WebhookReceiverBuilder {
         }
     }
 
-    /// Also demands this API key, which the sender sends with every delivery.
+    /// Requires an API key, which the sender must send with every delivery.
     ///
-    /// Called again, another key is as good, or another place. Where the senders have keys of the
-    /// service's own, put a gate in front of the receiver instead.
+    /// Call it again to accept another key or another location, up to 16. If senders have API keys
+    /// of this service, put a gate in front of the receiver instead.
     ///
     /// # Errors
-    /// When the key has fewer than 16 bytes, or has something around it that is no part of it, such as
-    /// a newline, quotation marks or `Bearer `; or when there are 16 already.
+    /// If the key has fewer than 16 bytes or is surrounded by extra characters, such as a newline,
+    /// quotation marks or `Bearer `, or if there are 16 already.
     pub fn api_key(mut self, location: KeyLocation, key: &str) -> Result<Self, ParseError> {
         self.keys.add(location, key)?;
         Ok(self)
     }
 
-    /// Remembers in this, which must be of this sender alone: ids are of his choice.
+    /// Sets the replay memory. It must be used for this sender alone, which chooses the ids.
     ///
-    /// [`RecentWebhooks`] unless said otherwise, which lasts for 166 deliveries a second. For more it is
+    /// The default is [`RecentWebhooks`], which is sufficient for 166 deliveries a second. For
+    /// more, size it by the rate:
     /// sized by the rate:
     ///
     /// ```
@@ -103,25 +104,26 @@ impl WebhookReceiverBuilder {
         self
     }
 
-    /// Remembers nothing: whoever records a delivery can have it handled again.
+    /// Disables replay protection: a recorded delivery can be handled again.
     ///
-    /// For 300 seconds, or for ever where no time is signed. Insecure, unless the handler itself
-    /// knows what it has handled.
+    /// A replay is possible for 300 seconds, or forever if the scheme signs no timestamp. Insecure
+    /// unless the handler itself keeps track of what it has handled.
     pub fn insecure_without_memory(mut self) -> Self {
         self.memory = None;
         self
     }
 
-    /// Sets how many bytes a body may have; 1 MiB by default. GitHub sends up to 25 MB.
+    /// Sets the maximum size of a body in bytes; 1 MiB by default. GitHub sends up to 25 MB.
     pub fn body_limit(mut self, bytes: usize) -> Self {
         self.limit = bytes;
         self
     }
 
-    /// Sets how long a body may take from its head to its end; 10 seconds by default.
+    /// Sets the deadline for a body, counted from its head; 10 seconds by default.
     ///
-    /// Whoever can reach the receiver may announce a body and send it byte by byte. Most senders give up
-    /// an attempt after 5 to 30 seconds. A body that takes longer is answered:
+    /// Any client that can reach the receiver may announce a body and send it byte by byte. Most
+    /// senders give up an attempt after 5 to 30 seconds. A body that takes longer gets this
+    /// response:
     ///
     /// ```text
     /// HTTP/1.1 408 Request Timeout
@@ -136,11 +138,12 @@ impl WebhookReceiverBuilder {
         self
     }
 
-    /// Sets how many bytes all bodies that are under way may have together; 64 MiB by default.
+    /// Sets the maximum total size of all bodies in transit, in bytes.
     ///
-    /// Bytes count from their arrival until the signature has been verified, and those that are only
-    /// announced do not. It is at least the [limit of one body](Self::body_limit). What is over it is
-    /// answered 503, and the sender tries again:
+    /// The default is 64 MiB. Bytes count from their arrival until the signature has been verified;
+    /// bytes that are only announced do not count. The limit is at least the [limit of one
+    /// body](Self::body_limit). A delivery over the limit gets this response, and the sender tries
+    /// again:
     ///
     /// ```text
     /// HTTP/1.1 503 Service Unavailable
@@ -156,13 +159,13 @@ impl WebhookReceiverBuilder {
         self
     }
 
-    /// Reads the time here; for tests.
+    /// Sets the clock, for tests.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
     }
 
-    /// Words refusals this way; problem+json unless said otherwise.
+    /// Sets the format of refusals; `application/problem+json` by default.
     pub fn replies(mut self, replies: Replies) -> Self {
         self.replies = replies;
         self
@@ -171,7 +174,7 @@ impl WebhookReceiverBuilder {
     /// Builds the receiver.
     ///
     /// # Errors
-    /// When a status is mapped to another class, the content type of the body cannot be sent in a
+    /// If a status is mapped to another class, the content type of the body cannot be sent in a
     /// header, or two locations claim the same API key.
     pub fn build(self) -> Result<WebhookReceiver, ReceiverError> {
         if !self.replies.is_valid() {
@@ -200,11 +203,11 @@ impl WebhookReceiverBuilder {
     }
 }
 
-/// The API keys that the sender may send, and where.
+/// The API keys that the sender may send, and their locations.
 #[derive(Default)]
 pub(crate) struct ExpectedKeys {
     locations: Vec<KeyLocation>,
-    /// Each with the place of its location.
+    /// The keys, each with the index of its location.
     keys: Vec<(usize, Zeroizing<String>)>,
 }
 
@@ -235,7 +238,7 @@ impl ExpectedKeys {
         &self.locations
     }
 
-    /// What to do with the field of the key that was expected, and is there.
+    /// Checks the API key and returns what to do with its header.
     pub(crate) fn check<R: RequestHead>(&self, head: &R) -> Result<KeyHeaderAction, WebhookError> {
         if self.keys.is_empty() {
             return Ok(KeyHeaderAction::None);

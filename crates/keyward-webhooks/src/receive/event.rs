@@ -1,4 +1,4 @@
-//! What a handler receives of a delivery.
+//! The verified delivery that a handler receives.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,9 +10,9 @@ use serde_core::de::DeserializeOwned;
 use crate::error::{WebhookError, WebhookErrorKind};
 use crate::signature::{SignedWebhook, WebhookId};
 
-/// A delivery that has been verified, with its body; in the request's extensions.
+/// A verified delivery with its body, placed in the request's extensions.
 ///
-/// A clone is another handle to it. An adapter's `VerifiedJson` reads it.
+/// Clones are cheap and share the body. The `VerifiedJson` extractor of an adapter reads it.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -61,38 +61,38 @@ impl WebhookEvent {
         }))
     }
 
-    /// The name of the message. See [`SignedWebhook::id`].
+    /// Returns the id of the message. See [`SignedWebhook::id`].
     #[must_use]
     pub fn id(&self) -> Option<&WebhookId> {
         self.0.signed.id()
     }
 
-    /// When this attempt was signed; GitHub does not say.
+    /// Returns the time at which this attempt was signed; `None` for GitHub.
     #[must_use]
     pub fn timestamp(&self) -> Option<SystemTime> {
         self.0.signed.timestamp()
     }
 
-    /// The bytes that are signed.
+    /// Returns the signed bytes.
     #[must_use]
     pub fn body(&self) -> &[u8] {
         (*self.0.body).as_ref()
     }
 
-    /// What the bytes say.
+    /// Deserializes the body as JSON.
     ///
     /// # Errors
-    /// When they are not JSON, not UTF-8, nested deeper than 128 levels, or not of this type.
+    /// If the body is not JSON, not UTF-8, nested deeper than 128 levels, or not of this type.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, WebhookError> {
         serde_json::from_slice(self.body()).map_err(|error| {
-            // Not the error's text: it may quote the body.
+            // Not the error's text, which may quote the body.
             let (line, column) = (error.line(), error.column());
-            tracing::info!(line, column, kind = ?error.classify(), "webhook without the JSON that is expected");
+            tracing::info!(line, column, kind = ?error.classify(), "webhook body is not the expected JSON");
             WebhookError::new(WebhookErrorKind::InvalidJson)
         })
     }
 
-    /// The answer where the JSON is not valid: 400 `invalid_webhook_json`.
+    /// Returns the reply for a body that is not the expected JSON: 400 `invalid_webhook_json`.
     #[must_use]
     pub fn invalid_json(&self) -> &Reply {
         &self.0.invalid_json

@@ -1,4 +1,4 @@
-//! Receiving webhooks: the decision about a delivery, and the memory against replays.
+//! Receiving webhooks: verification of deliveries and replay protection.
 
 pub(crate) mod builder;
 pub(crate) mod event;

@@ -1,4 +1,4 @@
-//! The one place that decides about a delivery.
+//! The receiver, which decides about each delivery.
 
 use std::fmt;
 use std::pin::Pin;
@@ -24,20 +24,21 @@ use crate::send::challenge::answer_to;
 use crate::signature::WebhookVerifier;
 use crate::signature::scheme::Claim;
 
-/// Decides about the deliveries of one sender, in front of a handler.
+/// Verifies the deliveries of one sender before a handler sees them.
 ///
-/// A clone is another handle to the same receiver. The checks and their order:
+/// Clones are cheap and share the same receiver. It checks, in this order:
 ///
-/// 1. exactly the [API key](WebhookReceiverBuilder::api_key) that is expected, where one is (401, 400);
-/// 2. a signature, its id and its timestamp, each once and in its form (401, 400);
-/// 3. the timestamp is at most 300 seconds off (401);
-/// 4. the body is within its limit (413) and its time (408), and all that are under way within theirs
-///    (503);
-/// 5. the signature is that of the body under one of the secrets (401);
-/// 6. it is not being handled at this moment and has not been handled before (409).
+/// 1. exactly the expected [API key](WebhookReceiverBuilder::api_key), if one is expected (401,
+/// 400);
+/// 2. a signature, its id and its timestamp, each present once and well formed (401, 400);
+/// 3. a timestamp that is at most 300 seconds off (401);
+/// 4. a body within its size limit (413) and deadline (408), and all bodies in transit within
+/// theirs (503);
+/// 5. a signature of the body under one of the secrets (401);
+/// 6. a delivery that is neither being handled nor has been handled before (409).
 ///
-/// A refusal looks like this, with `connection: close` where it is told over HTTP/1 before the body was
-/// read to its end, unless [`Replies`](keyward::reply::Replies) word it otherwise:
+/// A refusal looks like this, unless [`Replies`](keyward::reply::Replies) change the format. Over
+/// HTTP/1 it has `connection: close` if the body was not read to its end:
 ///
 /// ```text
 /// HTTP/1.1 401 Unauthorized
@@ -50,20 +51,21 @@ use crate::signature::scheme::Claim;
 ///
 /// # Challenges
 ///
-/// A sender with keyward asks a new endpoint to show that it works: see
-/// [`EndpointChallenge`](crate::send::EndpointChallenge). The receiver answers that by itself, once the signature
-/// has been verified: 200, and the challenge as the body. The handler never sees it.
+/// A sender built with keyward asks a new endpoint to prove that it works: see
+/// [`EndpointChallenge`](crate::send::EndpointChallenge). The receiver answers by itself, once the
+/// signature has been verified: 200, with the challenge as the body. The handler never sees it.
 ///
-/// # What comes twice
+/// # Replays and retries
 ///
-/// A delivery is noted when its handler is called. If the handler does not answer 2xx, or the request
-/// is given up, it is forgotten: the sender's next attempt gets through, and a handler that was given
-/// up half-way sees it again. While it is in hand, a second one is a 409. Once it has been handled, the
-/// same bytes again are a replay, 409. A *later* attempt of the same message, signed anew, says that
-/// the sender has not seen our answer: it gets a 204, without the handler, so that the sender comes to
-/// rest.
+/// A delivery is recorded when its handler is called. If the handler does not answer 2xx, or the
+/// request is dropped, it is forgotten: the sender's next attempt gets through, and a handler that
+/// was dropped halfway sees it again. While a delivery is being handled, a second one is a 409.
+/// Once it has been handled, the same bytes again are a replay, 409. A *later* attempt of the same
+/// message, signed again, means that the sender has not seen our response: it gets a 204 without
+/// the handler, so that the sender stops retrying.
 ///
-/// Stripe and GitHub sign no id. There the signature is what is remembered, and a later attempt by
+/// Stripe and GitHub do not sign an id. For them the signature is recorded instead, and a later
+/// attempt by Stripe reaches the handler, which should look at the `id` in the body.
 /// Stripe reaches the handler: it should look at the `id` in the body.
 ///
 /// ```
@@ -82,12 +84,12 @@ use crate::signature::scheme::Claim;
 /// // What an adapter does with it:
 /// let headers = WebhookSigner::new(&secret).fields(&WebhookId::random()?, SystemTime::now(), b"{}");
 /// let request = TestRequest::new("POST").headers(headers);
-/// let mut awaited = receiver.check(&request).expect("nothing is wrong with the fields");
-/// let _ = awaited.time_left(); // to be read within
+/// let mut awaited = receiver.check(&request).expect("the headers are valid");
+/// let _ = awaited.time_left(); // the deadline for reading the body
 /// awaited.receive(2).expect("it is within the limit"); // for each chunk that arrives
 /// match block_on(awaited.verify(*b"{}")) {
 ///     WebhookVerdict::Deliver(delivery) => {
-///         assert_eq!(delivery.event.body(), b"{}"); // into the extensions
+///         assert_eq!(delivery.event.body(), b"{}"); // put into the extensions
 ///         // The inner service is called here.
 ///         delivery.receipt.conclude(204);
 ///     }
@@ -97,10 +99,10 @@ use crate::signature::scheme::Claim;
 /// let Err(answer) = receiver.check(&TestRequest::new("POST")) else { unreachable!() };
 /// assert_eq!(answer.reply.status(), 401);
 ///
-/// let awaited = receiver.check(&request).expect("nothing is wrong with the fields");
+/// let awaited = receiver.check(&request).expect("the headers are valid");
 /// let WebhookVerdict::Answer(replay) = block_on(awaited.verify(*b"{}")) else { unreachable!() };
 /// assert_eq!(replay.reply.status(), 409);
-/// # let awaited = receiver.check(&request).expect("nothing is wrong with the fields");
+/// # let awaited = receiver.check(&request).expect("the headers are valid");
 /// # let WebhookVerdict::Answer(wrong) = block_on(awaited.verify(*b"{ }")) else { unreachable!() };
 /// # let mut shown = wrong.reply.headers().map(|(name, value)| format!("{name}: {value}"));
 /// # assert_eq!(shown.next().as_deref(), Some("cache-control: no-store"));
@@ -121,7 +123,7 @@ pub(crate) struct Inner {
     pub(crate) memory: Option<Arc<dyn ReplayMemory>>,
     pub(crate) limit: usize,
     pub(crate) total_limit: usize,
-    /// How many bytes have arrived of the bodies that are under way.
+    /// The number of bytes that have arrived of bodies in transit.
     pub(crate) under_way: AtomicUsize,
     pub(crate) log: LogLimit,
     pub(crate) timeout: Duration,
@@ -131,13 +133,14 @@ pub(crate) struct Inner {
 }
 
 impl WebhookReceiver {
-    /// A receiver of what this verifies.
+    /// Creates a builder for a receiver that uses this verifier.
     pub fn builder(verifier: WebhookVerifier) -> WebhookReceiverBuilder {
         WebhookReceiverBuilder::new(verifier)
     }
 
-    /// Where the key may be that the sender is expected to have; none, where it need not have one.
-    /// [`KeyHeaderAction`] tells one by its place.
+    /// Returns the locations at which the expected API key may be.
+    ///
+    /// There are none if no key is expected. [`KeyHeaderAction`] refers to one by its index.
     ///
     /// ```
     /// use keyward::KeyLocation;
@@ -154,10 +157,10 @@ impl WebhookReceiver {
         self.inner.keys.locations()
     }
 
-    /// Decides from the head of a request whether its body is worth reading.
+    /// Decides from the head of a request whether to read its body.
     ///
     /// # Errors
-    /// What to answer instead.
+    /// The answer to send if the body is not needed.
     pub fn check<R: RequestHead>(&self, head: &R) -> Result<AwaitedBody, WebhookAnswer> {
         let read = || {
             let key_field = self.inner.keys.check(head)?;
@@ -188,8 +191,10 @@ impl WebhookReceiver {
         now.unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
-    /// Before the end of the body: what is left of it must not be taken for the next request, nor be
-    /// read for as long as the client likes.
+    /// Refuses a delivery before the end of its body.
+    ///
+    /// The rest of the body must not be taken for the next request, nor be read for as long as the
+    /// client likes.
     fn refuse_before(&self, unread: UnreadBody, error: WebhookError) -> WebhookAnswer {
         let mut answer = self.refuse(error);
         if unread != UnreadBody::None {
@@ -211,9 +216,11 @@ impl WebhookReceiver {
 }
 
 impl WebhookReceiver {
-    /// One line for the operator. Of each kind that is told without being asked for, ten a minute: a sender
-    /// that repeats itself, or whoever replays what he has seen, fills no disk. Where there were more, the
-    /// next says how many in `unlogged`.
+    /// Logs a refusal.
+    ///
+    /// Kinds that any client can cause are logged at most ten times a minute each, so that a sender
+    /// that repeats itself, or an attacker that replays deliveries, cannot fill the disk. The next
+    /// line has the number of omitted ones as `unlogged`.
     fn log(&self, error: WebhookError) {
         let (code, reason) = (error.kind().code().as_str(), tracing::field::display(error));
         let is_told = matches!(
@@ -221,7 +228,7 @@ impl WebhookReceiver {
             WebhookErrorKind::Replayed | WebhookErrorKind::InHand | WebhookErrorKind::Crowded
         );
         if !is_told {
-            // Anybody can cause these, as often as they like.
+            // Any client can cause these, as often as it likes.
             return tracing::debug!(code, reason, "webhook refused");
         }
         if !tracing::enabled!(Level::WARN) {
@@ -250,20 +257,20 @@ impl fmt::Debug for WebhookReceiver {
     }
 }
 
-/// A request whose head is in order, and whose body is to be read.
+/// A request with an acceptable head, whose body is to be read.
 ///
-/// Tell it of each chunk as it arrives, and stop reading at the first answer. See [`WebhookReceiver`].
+/// Report each chunk as it arrives, and stop reading at the first answer. See [`WebhookReceiver`].
 #[must_use]
 pub struct AwaitedBody {
     arrived: Arrived,
-    /// By the clock's `boot`.
+    /// The deadline, by the clock's `boot`.
     until: Duration,
     unread: UnreadBody,
     key_field: KeyHeaderAction,
     claim: Claim,
 }
 
-/// The bytes of a body that is under way, as long as they count.
+/// The bytes of a body in transit, as long as they count.
 struct Arrived {
     receiver: WebhookReceiver,
     bytes: usize,
@@ -296,18 +303,18 @@ impl Drop for Arrived {
 }
 
 impl AwaitedBody {
-    /// How long to read at most, from now; then answer [`too_slow`](Self::too_slow).
+    /// Returns the time left to read the body; after that, answer [`too_slow`](Self::too_slow).
     #[must_use]
     pub fn time_left(&self) -> Duration {
         let now = self.arrived.receiver.inner.clock.boot();
         self.until.saturating_sub(now)
     }
 
-    /// Counts bytes that have arrived. Call it before they are kept.
+    /// Counts bytes that have arrived. Call it before storing them.
     ///
     /// # Errors
-    /// What to answer instead of reading on: 413 `webhook_too_large`, 408 `webhook_timeout`, or 503
-    /// `webhook_unavailable` where too much is under way already.
+    /// The answer to send instead of reading on: 413 `webhook_too_large`, 408 `webhook_timeout`, or
+    /// 503 `webhook_unavailable` if too much is in transit.
     pub fn receive(&mut self, bytes: usize) -> Result<(), WebhookAnswer> {
         let received = if self.time_left().is_zero() {
             Err(WebhookErrorKind::TooSlow)
@@ -317,21 +324,21 @@ impl AwaitedBody {
         received.map_err(|kind| self.answer(kind))
     }
 
-    /// The answer where the body takes too long: 408 `webhook_timeout`.
+    /// Returns the answer for a body that takes too long: 408 `webhook_timeout`.
     #[must_use]
     pub fn too_slow(&self) -> WebhookAnswer {
         self.answer(WebhookErrorKind::TooSlow)
     }
 
-    /// Returns the answer to use if no timer can be set: 503 `webhook_unavailable`.
+    /// Returns the answer if no timer can be created: 503 `webhook_unavailable`.
     ///
-    /// A body that is not there yet would otherwise be waited for without a deadline.
+    /// Without a timer, waiting for the body would have no deadline.
     #[must_use]
     pub fn no_timer(&self) -> WebhookAnswer {
         self.answer(WebhookErrorKind::NoTimer)
     }
 
-    /// The answer where the body breaks off: 400 `malformed_webhook`.
+    /// Returns the answer for a body that ends early: 400 `malformed_webhook`.
     #[must_use]
     pub fn unreadable(&self) -> WebhookAnswer {
         self.answer(WebhookErrorKind::Unreadable)
@@ -342,7 +349,7 @@ impl AwaitedBody {
         receiver.refuse_before(self.unread, WebhookError::new(kind))
     }
 
-    /// Decides about the whole request. The future owns all it needs.
+    /// Verifies the complete request. The future owns all it needs.
     pub fn verify(
         self,
         body: impl AsRef<[u8]> + Send + Sync + 'static,
@@ -368,7 +375,7 @@ impl AwaitedBody {
             Ok(signed) => signed,
             Err(error) => return refuse(error.kind()),
         };
-        // To answer it again does no harm, so it is not remembered.
+        // Answering a challenge again does no harm, so it is not recorded.
         if let Some(text) = answer_to(bytes).filter(|_| signed.id().is_some()) {
             let mut reply = Reply::new(200, text.to_vec());
             reply.push_shared_header("content-type", "text/plain".to_owned());
@@ -382,7 +389,7 @@ impl AwaitedBody {
         let mut receipt = Receipt::none();
         if let Some(memory) = &inner.memory {
             let now = receiver.now();
-            // What is signed for a tolerance ahead of now stays good for another one.
+            // A timestamp ahead by the tolerance stays valid for twice the tolerance.
             let until = now.checked_add(inner.verifier.tolerance() * 2 + Duration::from_secs(1));
             match memory.begin(&attempt, now, until.unwrap_or(now)).await {
                 Ok(ReplayStatus::New) => receipt = Receipt::new(memory, attempt),
@@ -391,7 +398,7 @@ impl AwaitedBody {
                     return refuse(WebhookErrorKind::Replayed);
                 }
                 Ok(ReplayStatus::Handled(_)) => {
-                    tracing::debug!("a webhook that was handled before, delivered again");
+                    tracing::debug!("a webhook that was already handled was delivered again");
                     return WebhookVerdict::Answer(WebhookAnswer {
                         reply: inner.known.clone(),
                         error: None,
@@ -399,7 +406,10 @@ impl AwaitedBody {
                     });
                 }
                 Err(error) => {
-                    tracing::error!(error = &error as &dyn std::error::Error, "no replay memory");
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "the replay memory failed"
+                    );
                     return refuse(WebhookErrorKind::Unavailable);
                 }
             }

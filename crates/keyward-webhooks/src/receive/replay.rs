@@ -1,4 +1,4 @@
-//! What has been handled already.
+//! Replay protection: remembers handled deliveries.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -8,15 +8,17 @@ use std::time::SystemTime;
 
 use keyward::store::{StoreError, StoreErrorKind, StoreFuture};
 
-/// For how many seconds a delivery is kept: its timestamp may be off by 300 either way.
+/// The number of seconds for which a delivery is kept.
+///
+/// Its timestamp may be off by 300 seconds either way.
 const KEPT_FOR: usize = 601;
 
 /// Remembers the deliveries of one sender, so that none is handled twice.
 ///
-/// A delivery is noted before its handler runs, in one step with the question whether it is known. If
-/// the handler then does not answer 2xx, it is forgotten: the sender tries again, and must get
-/// through. [`RecentWebhooks`] does it in the memory of one process; several processes behind one
-/// address need a memory that they share, such as a table with a unique key:
+/// A delivery is recorded before its handler runs, in one atomic step with the check whether it is
+/// known. If the handler does not answer 2xx, it is forgotten, so that the sender's next attempt
+/// gets through. [`RecentWebhooks`] keeps them in the memory of one process; several processes
+/// behind one address need shared storage, such as a table with a unique key:
 ///
 /// ```
 /// use std::time::SystemTime;
@@ -62,10 +64,10 @@ const KEPT_FOR: usize = 601;
 /// # Ok::<(), keyward::store::StoreError>(())
 /// ```
 pub trait ReplayMemory: fmt::Debug + Send + Sync + 'static {
-    /// Notes a delivery until a moment, unless it is noted already; in one step.
+    /// Records a delivery until a time, unless it is already recorded; atomically.
     ///
     /// # Errors
-    /// When it cannot tell. The delivery is then refused, 503, and comes again.
+    /// If the memory cannot tell. The delivery is then refused with 503, and the sender retries.
     fn begin<'a>(
         &'a self,
         attempt: &'a WebhookAttempt,
@@ -73,14 +75,14 @@ pub trait ReplayMemory: fmt::Debug + Send + Sync + 'static {
         until: SystemTime,
     ) -> StoreFuture<'a, ReplayStatus>;
 
-    /// Marks a noted delivery as handled, or forgets it.
+    /// Marks a recorded delivery as handled, or forgets it.
     ///
-    /// It must not block: it is called when a response is ready, or a request has been given up. If it
-    /// is lost, the delivery counts as being in hand until it is forgotten.
+    /// It must not block: it is called when a response is ready or a request is dropped. If the
+    /// call is lost, the delivery counts as being handled until its record expires.
     fn conclude(&self, attempt: &WebhookAttempt, handled: bool);
 }
 
-/// One attempt to deliver a message. See [`ReplayMemory`].
+/// An attempt to deliver a message. See [`ReplayMemory`].
 ///
 /// ```
 /// let attempt = keyward_webhooks::receive::WebhookAttempt::new("msg_1", None);
@@ -93,50 +95,51 @@ pub struct WebhookAttempt {
 }
 
 impl WebhookAttempt {
-    /// An attempt; for the tests of a memory.
+    /// Creates an attempt, for tests of a replay memory.
     #[must_use]
     pub fn new(key: &str, timestamp: Option<SystemTime>) -> Self {
         let key = key.into();
         Self { key, timestamp }
     }
 
-    /// By what the message is known again: at most 128 visible ASCII characters.
+    /// Returns the key that identifies the message: at most 128 visible ASCII characters.
     ///
-    /// Its id where that is signed, which is the same in every attempt; otherwise the signature.
+    /// It is the message id if that is signed, which is the same in every attempt; otherwise the
+    /// signature.
     #[must_use]
     pub fn key(&self) -> &str {
         &self.key
     }
 
-    /// When the attempt was signed.
+    /// Returns the time at which the attempt was signed.
     #[must_use]
     pub fn timestamp(&self) -> Option<SystemTime> {
         self.timestamp
     }
 }
 
-/// What a memory knows of a delivery. See [`ReplayMemory`].
+/// The state of a delivery in a replay memory. See [`ReplayMemory`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "there is no fourth answer")]
 pub enum ReplayStatus {
-    /// Nothing; now it is noted.
+    /// The delivery was unknown and is now recorded.
     New,
-    /// It is being handled.
+    /// The delivery is being handled.
     InHand,
-    /// It has been handled, in an attempt signed at this time.
+    /// The delivery has been handled, in an attempt signed at this time.
     Handled(Option<SystemTime>),
 }
 
-/// A bounded memory in this process, of 100,000 deliveries unless said otherwise.
+/// A bounded replay memory in this process, for 100,000 deliveries by default.
 ///
-/// A delivery is kept for ten minutes, so 100,000 are enough for 166 deliveries a second for as long as
-/// they come. For more, size it by the rate: [`per_second`](Self::per_second). An entry takes some 200
-/// bytes, which is 120 kB for each delivery a second.
+/// A delivery is kept for ten minutes, so 100,000 are enough for a sustained rate of 166 deliveries
+/// a second. For more, size it by the rate: [`per_second`](Self::per_second). An entry takes some
+/// 200 bytes, which is 120 kB for each delivery a second.
 ///
-/// When it is full it refuses what is new, 503, rather than forget what is young enough to be
-/// replayed; the sender tries again. The log warns once when it is four fifths full, and once when it is
-/// full, and again after it was less than half full. Only what is signed gets in, so nobody else can
-/// fill it.
+/// A full memory refuses new deliveries with 503, rather than forget one that could still be
+/// replayed; the sender retries. A warning is logged once when it is four fifths full and once when
+/// it is full, and again after it was less than half full. Only signed deliveries are recorded, so
+/// other clients cannot fill it.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
@@ -164,8 +167,8 @@ pub struct RecentWebhooks {
 
 #[derive(Default)]
 struct Noted {
-    /// How full it was when the log was told last, in fifths.
-    told: usize,
+    /// The fill level that was last logged, in fifths.
+    logged: usize,
     by_key: HashMap<Arc<str>, Note>,
     by_end: BTreeSet<(SystemTime, Arc<str>)>,
 }
@@ -177,14 +180,14 @@ struct Note {
 }
 
 impl RecentWebhooks {
-    /// A memory of at most so many deliveries.
+    /// Creates a memory for at most this many deliveries.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         let noted = Mutex::default();
         Self { capacity, noted }
     }
 
-    /// A memory that lasts for so many deliveries a second.
+    /// Creates a memory for a sustained rate of deliveries per second.
     ///
     /// ```
     /// use keyward_webhooks::receive::RecentWebhooks;
@@ -198,7 +201,7 @@ impl RecentWebhooks {
         Self::new(rate.saturating_mul(KEPT_FOR))
     }
 
-    /// How many deliveries it remembers at most.
+    /// Returns the maximum number of deliveries.
     ///
     /// ```
     /// assert_eq!(keyward_webhooks::receive::RecentWebhooks::default().capacity(), 100_000);
@@ -223,7 +226,7 @@ impl RecentWebhooks {
                 ReplayStatus::InHand
             });
         }
-        noted.tell(self.capacity);
+        noted.log_level(self.capacity);
         if noted.by_key.len() >= self.capacity {
             return Err(StoreError::new(StoreErrorKind::Unavailable));
         }
@@ -272,8 +275,8 @@ impl ReplayMemory for RecentWebhooks {
 }
 
 impl Noted {
-    /// Tells the log once that it is nearly full, and once that it is full.
-    fn tell(&mut self, capacity: usize) {
+    /// Logs once that the memory is nearly full, and once that it is full.
+    fn log_level(&mut self, capacity: usize) {
         let len = self.by_key.len();
         let fifths = if len >= capacity {
             5
@@ -281,25 +284,25 @@ impl Noted {
             4
         } else {
             if len < capacity / 2 {
-                self.told = 0;
+                self.logged = 0;
             }
             return;
         };
-        if fifths <= self.told {
+        if fifths <= self.logged {
             return;
         }
-        self.told = fifths;
+        self.logged = fifths;
         if fifths == 5 {
             tracing::error!(
                 capacity,
-                "the memory of webhooks is full, what is new is refused with 503: \
+                "the replay memory is full, so new webhooks are refused with 503: \
                  size it with RecentWebhooks::per_second"
             );
         } else {
             tracing::warn!(
                 capacity,
                 len,
-                "the memory of webhooks is nearly full: size it with RecentWebhooks::per_second"
+                "the replay memory is nearly full: size it with RecentWebhooks::per_second"
             );
         }
     }
@@ -363,24 +366,24 @@ mod tests {
     }
 
     #[test]
-    fn the_log_is_told_before_it_is_full_once_and_again_after_it_was_half_empty() {
+    fn logs_once_before_it_is_full_and_again_after_it_was_half_empty() {
         let memory = RecentWebhooks::new(10);
-        let told = || memory.lock().told;
+        let logged = || memory.lock().logged;
         let note = |from: u64, count: u64, now, until| {
             for key in from..from + count {
                 drop(memory.note(&attempt(&key.to_string()), at(now), at(until)));
             }
         };
         note(0, 8, 0, 600);
-        assert_eq!(told(), 0);
+        assert_eq!(logged(), 0);
         note(8, 1, 0, 600);
-        assert_eq!(told(), 4, "nearly");
+        assert_eq!(logged(), 4, "nearly");
         note(9, 2, 0, 600);
-        assert_eq!(told(), 5, "full: the last was refused");
+        assert_eq!(logged(), 5, "full: the last was refused");
         note(20, 1, 600, 1200);
-        assert_eq!(told(), 0, "all have gone");
+        assert_eq!(logged(), 0, "all have gone");
         note(21, 9, 600, 1200);
-        assert_eq!(told(), 4);
+        assert_eq!(logged(), 4);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The promises of the three forms and of the receiver.
+//! Tests of the signature schemes and of the receiver.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,13 +18,13 @@ use crate::receive::{
 use crate::signature::secret::MacKey;
 use crate::signature::{WebhookId, WebhookSecret, WebhookSigner, WebhookVerifier};
 
-/// The vector of the Standard Webhooks libraries.
+/// The test vector of the Standard Webhooks libraries.
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const ID: &str = "msg_p5jXN8AQM9LWM0D4loKWxJek";
 const AT: u64 = 1_614_265_330;
 const BODY: &[u8] = br#"{"test": 2432232314}"#;
 const GOOD: &str = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
-/// A signature of the right form that is nobody's.
+/// A well-formed signature that matches no secret.
 const OTHER: &str = "v1,AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 const TEXT_SECRET: &str = "It's a Secret to Everybody";
 
@@ -40,7 +40,7 @@ impl Head {
         )
     }
 
-    /// The vector, with another signature.
+    /// The test vector with another signature.
     fn signed(signature: &str) -> Self {
         let at = AT.to_string();
         Self::new([
@@ -360,7 +360,7 @@ fn an_empty_secret_is_an_error_in_every_form() {
     }
 }
 
-/// A receiver and its clock, which stands at `AT`.
+/// Creates a receiver and its clock, which stands at `AT`.
 fn receiver(
     verifier: WebhookVerifier,
     change: impl FnOnce(WebhookReceiverBuilder) -> WebhookReceiverBuilder,
@@ -370,7 +370,7 @@ fn receiver(
     (change(builder).build().unwrap(), clock)
 }
 
-/// The code of the answer, or the delivery's receipt.
+/// The code of the answer, or the receipt of the delivery.
 fn ask(receiver: &WebhookReceiver, head: &Head, body: &[u8]) -> Result<Receipt, WebhookAnswer> {
     let mut awaited = receiver.check(head)?;
     awaited.receive(body.len())?;

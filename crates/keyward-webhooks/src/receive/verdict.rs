@@ -1,4 +1,4 @@
-//! What a receiver has decided, for an adapter to carry out.
+//! The receiver's decision, for an adapter to carry out.
 
 use std::sync::Arc;
 
@@ -9,61 +9,63 @@ use keyward::reply::Reply;
 use crate::error::WebhookError;
 use crate::receive::{ReplayMemory, WebhookAttempt, WebhookEvent};
 
-/// What to do with a delivery. See [`WebhookReceiver`](crate::receive::WebhookReceiver).
+/// The decision about a delivery. See [`WebhookReceiver`](crate::receive::WebhookReceiver).
 #[derive(Debug)]
 #[expect(clippy::exhaustive_enums, reason = "an adapter must handle both")]
 pub enum WebhookVerdict {
-    /// Hand it to the inner service.
+    /// Pass the request to the inner service.
     Deliver(WebhookDelivery),
-    /// Answer it here; the inner service is not called.
+    /// Answer the request without calling the inner service.
     Answer(WebhookAnswer),
 }
 
-/// How to hand a delivery on. See [`WebhookReceiver`](crate::receive::WebhookReceiver).
+/// A verified delivery to pass on. See [`WebhookReceiver`](crate::receive::WebhookReceiver).
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct WebhookDelivery {
-    /// What to put into the request's extensions.
+    /// The event to put into the request's extensions.
     pub event: WebhookEvent,
-    /// What to do with the field that held an API key.
+    /// The change to the header that held an API key.
     pub key_field: KeyHeaderAction,
-    /// What to tell the status of the response.
+    /// The receipt, which must be told the status of the response.
     pub receipt: Receipt,
 }
 
-/// How to answer a delivery that is not handed on. See [`WebhookReceiver`](crate::receive::WebhookReceiver).
+/// An answer to a delivery that is not passed on. See
+/// [`WebhookReceiver`](crate::receive::WebhookReceiver).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct WebhookAnswer {
-    /// What to answer.
+    /// The reply to send.
     pub reply: Reply,
-    /// Why, for the response's extensions; `None` where it has been handled before, or is a challenge.
+    /// The reason, for the response's extensions; `None` for a repeated delivery or a challenge.
     pub error: Option<WebhookError>,
     pub(crate) unread: UnreadBody,
 }
 
 impl WebhookAnswer {
-    /// Permits the adapter to drain the rest of the body, so that the client can read the answer.
+    /// Permits the adapter to drain the rest of the body.
     ///
-    /// Returns `None` if the connection is to be closed at once: the body has been read to its end, the
-    /// client has not begun to send it (`Expect: 100-continue`), or too many bodies are being drained
-    /// already. See [`BodyDrain`].
+    /// Draining lets the client read the answer. Returns `None` if the connection must be closed at
+    /// once: the body has been read to its end, the client has not begun to send it (`Expect:
+    /// 100-continue`), or too many bodies are being drained already. See [`BodyDrain`].
     #[must_use]
     pub fn drain(&self) -> Option<BodyDrain> {
         self.unread.drain()
     }
 }
 
-/// The note that a delivery is in hand. See [`WebhookReceiver`](crate::receive::WebhookReceiver).
+/// The record that a delivery is being handled. See
+/// [`WebhookReceiver`](crate::receive::WebhookReceiver).
 ///
-/// Dropped without a conclusion, as when the request is given up, the delivery is forgotten and may
-/// come again.
+/// If it is dropped without a conclusion, for instance because the request is dropped, the delivery
+/// is forgotten and may be sent again.
 #[derive(Debug)]
 #[must_use]
 pub struct Receipt(Option<(Arc<dyn ReplayMemory>, WebhookAttempt)>);
 
 impl Receipt {
-    /// Of a receiver that remembers nothing.
+    /// Creates the receipt of a receiver without replay memory.
     pub(crate) fn none() -> Self {
         Self(None)
     }
@@ -72,7 +74,7 @@ impl Receipt {
         Self(Some((Arc::clone(memory), attempt)))
     }
 
-    /// The handler has answered with this status: 2xx is handled, all else may come again.
+    /// Reports the status of the handler: 2xx means handled, any other lets the sender retry.
     pub fn conclude(mut self, status: u16) {
         if let Some((memory, attempt)) = self.0.take() {
             memory.conclude(&attempt, (200..300).contains(&status));

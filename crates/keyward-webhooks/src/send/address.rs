@@ -1,13 +1,14 @@
-//! Which addresses are reachable from the Internet, and only by it.
+//! Decides which IP addresses are public, for SSRF protection.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Whether an address is a public one: of the Internet, and of one machine.
+/// Returns whether an address is public: a unicast address on the Internet.
 ///
-/// Nothing is that stands in the registries of special addresses (RFC 6890 and its updates), not even
-/// what they call globally reachable: relays and sinks of protocols are no endpoints. Neither is what a
-/// cloud answers at from within, though it looks public. An IPv6 address that stands for an IPv4 one
-/// (mapped, or translated under `64:ff9b::/96`) is what that is.
+/// Every address in the registries of special-purpose addresses (RFC 6890 and its updates) counts
+/// as not public, even those that are called globally reachable: relays and sinks of protocols are
+/// not endpoints. The same applies to addresses at which clouds serve internal requests although
+/// they look public. An IPv6 address that represents an IPv4 one (mapped, or translated under
+/// `64:ff9b::/96`) is judged by that.
 pub(crate) fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
@@ -73,7 +74,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     };
     // ISATAP (RFC 5214 §6.1): an IPv4 address that may be private.
     let is_tunnel = matches!(address.segments(), [_, _, _, _, 0 | 0x0200, 0x5efe, _, _]);
-    // Global unicast; what is elsewhere is loopback, local, multicast, or not given out.
+    // Global unicast. The rest is loopback, local, multicast or unassigned.
     let is_global = address
         .segments()
         .first()
@@ -81,7 +82,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     is_global && !is_tunnel && !NOT_PUBLIC.iter().any(within)
 }
 
-/// The IPv4 address that an IPv6 one stands for.
+/// Returns the IPv4 address that an IPv6 address represents.
 fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
     match address.segments() {
         [0, 0, 0, 0, 0, 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => {
@@ -98,8 +99,9 @@ mod tests {
 
     use super::*;
 
-    /// The IANA IPv4 Special-Purpose Address Registry as of 2025-10-09, every row; the class D that it
-    /// leaves out; and what clouds answer at from within.
+    /// Every row of the IANA IPv4 Special-Purpose Address Registry as of 2025-10-09.
+    ///
+    /// Also class D, which it omits, and addresses at which clouds serve internal requests.
     const V4: &[&str] = &[
         "0.0.0.0/8",
         "0.0.0.0/32",
@@ -137,9 +139,11 @@ mod tests {
         "199.36.153.8/30",
     ];
 
-    /// The IANA IPv6 Special-Purpose Address Registry as of 2025-10-09, every row but the two of which
-    /// the IPv4 address inside decides; what RFC 4291 and its predecessors set apart; and what clouds
-    /// answer at from within.
+    /// Every row of the IANA IPv6 Special-Purpose Address Registry as of 2025-10-09.
+    ///
+    /// The two rows that are decided by the embedded IPv4 address are omitted. Also the ranges
+    /// reserved by RFC 4291 and its predecessors, and addresses at which clouds serve internal
+    /// requests.
     const V6: &[&str] = &[
         "::1/128",
         "::/128",
@@ -177,7 +181,7 @@ mod tests {
         "2600:2d00:2:2000::/56",
     ];
 
-    /// The first and the last address of a network, as numbers of this many bits.
+    /// Returns the first and last address of a network, as numbers of this many bits.
     fn bounds(network: &str, width: u32) -> (u128, u128) {
         let (first, bits) = network.split_once('/').unwrap();
         let first = match first.parse().unwrap() {
@@ -205,7 +209,7 @@ mod tests {
         })
     }
 
-    /// What the lists say of an IPv6 address that is no IPv4 one.
+    /// Returns whether the lists call an IPv6 address without an embedded IPv4 one public.
     fn is_public_by_list(number: u128) -> bool {
         let interface = number >> 32 & 0xffff_ffff;
         let is_isatap = matches!(interface, 0x0000_5efe | 0x0200_5efe);

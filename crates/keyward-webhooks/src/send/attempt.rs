@@ -1,4 +1,4 @@
-//! What came of an attempt.
+//! The record and the outcome of a delivery attempt.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,9 +7,9 @@ use crate::named::named;
 use crate::send::EndpointId;
 use crate::signature::WebhookId;
 
-/// One attempt to deliver a message, and what came of it, as a store keeps it.
+/// An attempt to deliver a message and its outcome, as a store keeps it.
 ///
-/// Nothing of the request or the response is kept but the status.
+/// Nothing of the request and only the status of the response is kept.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
@@ -34,38 +34,40 @@ use crate::signature::WebhookId;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(
     clippy::exhaustive_structs,
-    reason = "a store takes it apart, a new part must not be missed"
+    reason = "a store must handle every part, so a new one must not be missed"
 )]
 pub struct DeliveryAttempt {
-    /// Its place among all; the store sets it. Zero: not stored yet.
+    /// The number of the attempt among all; set by the store. Zero: not stored yet.
     pub number: u64,
-    /// Of which message.
+    /// The message.
     pub message: WebhookId,
-    /// To which endpoint.
+    /// The endpoint.
     pub endpoint: EndpointId,
-    /// The how manyth for this delivery, counting those of processes that ended before they could say
-    /// what came of it.
+    /// The number of this attempt for its delivery, from 1.
+    ///
+    /// It counts attempts of processes that ended before they could record an outcome.
     pub attempt: u32,
-    /// When it began.
+    /// The start of the attempt.
     pub at: SystemTime,
-    /// How long it took.
+    /// The duration of the attempt.
     pub took: Duration,
-    /// What came of it.
+    /// The outcome.
     pub outcome: AttemptOutcome,
-    /// What the receiver answered, if it did.
+    /// The status of the response, if there was one.
     pub status: Option<u16>,
-    /// Whether there will be no other, because it was delivered or given up; unless somebody
-    /// [redelivers](crate::admin::WebhookAdmin::redeliver) it.
+    /// Whether this is the final attempt, because the message was delivered or given up.
+    ///
+    /// More follow only if the message is [redelivered](crate::admin::WebhookAdmin::redeliver).
     pub last: bool,
 }
 
-/// What came of an attempt.
+/// The outcome of a delivery attempt.
 ///
 /// ```
 /// use keyward_webhooks::send::AttemptOutcome;
 ///
 /// assert_eq!(AttemptOutcome::of_status(204), AttemptOutcome::Delivered);
-/// assert_eq!(AttemptOutcome::of_status(308), AttemptOutcome::Redirected); // and not followed
+/// # assert_eq!(AttemptOutcome::of_status(308), AttemptOutcome::Redirected); // not followed
 /// assert_eq!(AttemptOutcome::of_status(410), AttemptOutcome::Gone);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,17 +77,18 @@ pub enum AttemptOutcome {
     Delivered,
     /// The receiver answered with another status.
     Refused,
-    /// The receiver answered 3xx. A redirect is never followed: it may lead anywhere.
+    /// The receiver answered 3xx. Redirects are never followed, as they may lead to internal
+    /// addresses.
     Redirected,
-    /// The receiver answered 410. The endpoint is switched off.
+    /// The receiver answered 410. The endpoint is disabled.
     Gone,
     /// The receiver did not answer in time.
     TimedOut,
-    /// No connection, or it broke off.
+    /// The connection failed or was closed early.
     Unreachable,
     /// The host has no public address, or the [rules](crate::send::EndpointRules) forbid the URL.
     NotPublic,
-    /// The endpoint's secret could not be opened, or its URL is none for the client.
+    /// The endpoint's secret could not be opened, or the HTTP client rejects its URL.
     NotSendable,
 }
 
@@ -102,7 +105,7 @@ named! {
 }
 
 impl AttemptOutcome {
-    /// What an answer of this status means.
+    /// Returns the outcome for a response with this status.
     #[must_use]
     pub const fn of_status(status: u16) -> Self {
         match status {

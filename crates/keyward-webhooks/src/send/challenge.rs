@@ -1,4 +1,4 @@
-//! How an endpoint shows that it works.
+//! Challenges that an endpoint answers to prove that it works.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -9,15 +9,16 @@ use subtle::ConstantTimeEq;
 use crate::send::{AttemptOutcome, DueDelivery, EndpointId, WebhookEndpoint, WebhookMessage};
 use crate::signature::WebhookId;
 
-/// What every challenge begins with, byte for byte.
+/// The beginning of the body of every challenge.
 const BEFORE: &[u8] = br#"{"type":"keyward.challenge","challenge":""#;
 const AFTER: &[u8] = br#""}"#;
 
-/// A signed question that an endpoint must answer to be called working.
+/// A signed challenge that an endpoint must answer before it counts as working.
 ///
-/// It is a delivery like any other, of `{"type":"keyward.challenge","challenge":"chl_…"}`. The answer is
-/// 200 and the text of the challenge alone. A [`WebhookReceiver`](crate::receive::WebhookReceiver) gives it once
-/// the signature has been verified; whoever echoes all that comes does not.
+/// It is delivered like any message, with the body
+/// `{"type":"keyward.challenge","challenge":"chl_…"}`. The expected response is 200 with only the
+/// text of the challenge. A [`WebhookReceiver`](crate::receive::WebhookReceiver) sends it once the
+/// signature has been verified. A server that echoes every request does not pass.
 ///
 /// ```
 /// # use std::time::SystemTime;
@@ -32,7 +33,7 @@ const AFTER: &[u8] = br#""}"#;
 /// # let secret = WebhookSecret::random()?;
 /// # let endpoint = WebhookEndpoint::new(acme, Environment::LIVE, url, &secret, &keys, SystemTime::now())?;
 /// let challenge = EndpointChallenge::new(endpoint)?;
-/// let question = challenge.delivery().message().payload().to_vec(); // is signed and sent
+/// # let question = challenge.delivery().message().payload().to_vec(); // signed and sent
 /// let text = String::from_utf8(question.clone())?;
 /// let text = text.split('"').nth(7).expect("it is the challenge").as_bytes();
 /// assert!(challenge.clone().answered(200, text).is_ok());
@@ -47,10 +48,10 @@ pub struct EndpointChallenge {
 }
 
 impl EndpointChallenge {
-    /// A challenge to an endpoint, whatever its status.
+    /// Creates a challenge to an endpoint, whatever its status.
     ///
     /// # Errors
-    /// When the operating system gives no random bytes.
+    /// If the operating system returns no random bytes.
     pub fn new(endpoint: WebhookEndpoint) -> Result<Self, RandomError> {
         let mut text = "chl_".to_owned();
         Alphabet::Base62.push_random(&mut text, 27)?;
@@ -63,16 +64,16 @@ impl EndpointChallenge {
         Ok(Self { delivery, text })
     }
 
-    /// What to send, and where to.
+    /// Returns the delivery to send.
     #[must_use]
     pub fn delivery(&self) -> &DueDelivery {
         &self.delivery
     }
 
-    /// Judges the answer: its status and the beginning of its body, of which 1 KiB is enough.
+    /// Checks the response: its status and the first 1 KiB of its body.
     ///
     /// # Errors
-    /// What came of it instead.
+    /// The outcome of the attempt if the challenge was not answered.
     pub fn answered(self, status: u16, body: &[u8]) -> Result<AnsweredChallenge, AttemptOutcome> {
         match AttemptOutcome::of_status(status) {
             AttemptOutcome::Delivered if self.text.as_bytes().ct_eq(body.trim_ascii()).into() => {
@@ -92,18 +93,18 @@ impl fmt::Debug for EndpointChallenge {
     }
 }
 
-/// That an endpoint has answered a challenge. See [`EndpointChallenge::answered`].
+/// Proof that an endpoint has answered a challenge. See [`EndpointChallenge::answered`].
 #[derive(Clone, Debug)]
 pub struct AnsweredChallenge(WebhookEndpoint);
 
 impl AnsweredChallenge {
-    /// Which endpoint.
+    /// Returns the id of the endpoint.
     #[must_use]
     pub fn endpoint(&self) -> EndpointId {
         self.0.id()
     }
 
-    /// Notes it, unless URL or secret are others by now.
+    /// Records the answer, unless the URL or the secret has changed meanwhile.
     pub(crate) fn note(&self, endpoint: &mut WebhookEndpoint, now: SystemTime) -> bool {
         let same = endpoint.url == self.0.url && endpoint.secret == self.0.secret;
         if same {
@@ -113,7 +114,7 @@ impl AnsweredChallenge {
     }
 }
 
-/// The answer to a body, if it is a challenge.
+/// Returns the answer to a body, if it is a challenge.
 pub(crate) fn answer_to(body: &[u8]) -> Option<&[u8]> {
     let text = body.strip_prefix(BEFORE)?.strip_suffix(AFTER)?;
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';

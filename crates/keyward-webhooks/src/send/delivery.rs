@@ -1,4 +1,4 @@
-//! A message and an endpoint that belong together.
+//! A message paired with the endpoint that it goes to.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,10 +8,11 @@ use crate::send::{
     WebhookMessage,
 };
 
-/// A message that is to go to an endpoint. The two are of one account and one environment.
+/// A message to deliver to an endpoint of the same account and environment.
 ///
-/// There is no other way to pair a message with an endpoint than [`new`](Self::new), and a sender sends
-/// nothing else: so no test event reaches a live endpoint, nor the reverse, nor another account's.
+/// [`new`](Self::new) is the only way to pair a message with an endpoint, and a sender accepts
+/// nothing else. So no test event reaches a live endpoint or the reverse, and no event reaches
+/// another account's endpoint.
 ///
 /// ```
 /// # use std::time::SystemTime;
@@ -44,7 +45,7 @@ pub struct DueDelivery {
 }
 
 impl DueDelivery {
-    /// The pair, if account and environment are the same and the endpoint is enabled.
+    /// Pairs them if account and environment are the same and the endpoint is enabled.
     #[must_use]
     pub fn new(message: WebhookMessage, endpoint: WebhookEndpoint) -> Option<Self> {
         let fits = message.account() == endpoint.account()
@@ -58,7 +59,7 @@ impl DueDelivery {
         })
     }
 
-    /// A challenge is made for its endpoint, which may be switched off.
+    /// Creates the delivery of a challenge to its endpoint, which may be disabled.
     pub(crate) fn of_challenge(message: WebhookMessage, endpoint: WebhookEndpoint) -> Self {
         Self {
             message,
@@ -68,7 +69,7 @@ impl DueDelivery {
         }
     }
 
-    /// As a store has claimed it: which attempt this is, and how many have failed.
+    /// Sets the attempt number and the failures so far, as claimed from a store.
     #[must_use]
     pub fn claimed(self, attempt: u32, failures: u32) -> Self {
         Self {
@@ -78,35 +79,35 @@ impl DueDelivery {
         }
     }
 
-    /// What to send.
+    /// Returns the message to send.
     #[must_use]
     pub fn message(&self) -> &WebhookMessage {
         &self.message
     }
 
-    /// Where to.
+    /// Returns the endpoint to send it to.
     #[must_use]
     pub fn endpoint(&self) -> &WebhookEndpoint {
         &self.endpoint
     }
 
-    /// Which attempt this is, from one on.
+    /// Returns the number of this attempt, from 1.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// Whether the rules let it be sent where it goes.
+    /// Returns whether the rules allow the URL of the endpoint.
     #[must_use]
     pub fn is_allowed(&self, rules: &EndpointRules) -> bool {
         let Self { endpoint, .. } = self;
         rules.check(endpoint.environment(), &endpoint.url).is_ok()
     }
 
-    /// The three fields that sign this attempt: the message's id, the time of the attempt.
+    /// Returns the three signature headers: message id, time of the attempt, signature.
     ///
     /// # Errors
-    /// When a secret of the endpoint cannot be opened.
+    /// If a secret of the endpoint cannot be opened.
     pub fn sign(
         &self,
         keys: &SealingKeys,
@@ -116,9 +117,9 @@ impl DueDelivery {
         Ok(signer.fields(self.message.id(), now, self.message.payload()))
     }
 
-    /// What follows from an attempt that began and ended at these moments.
+    /// Decides the next step after an attempt that began and ended at these times.
     ///
-    /// `retry_after` is what the receiver has asked for, as the field `retry-after` says it.
+    /// `retry_after` is the value of the `retry-after` header in the response.
     ///
     /// ```
     /// # use std::time::{Duration, SystemTime};
@@ -185,40 +186,40 @@ impl DueDelivery {
     }
 }
 
-/// What follows from an attempt, for a store to keep. See [`DueDelivery::conclude`].
+/// The conclusion of an attempt, for a store to keep. See [`DueDelivery::conclude`].
 #[derive(Clone, Debug)]
 #[expect(
     clippy::exhaustive_structs,
-    reason = "a store takes it apart, a new part must not be missed"
+    reason = "a store must handle every part, so a new one must not be missed"
 )]
 pub struct Conclusion {
-    /// What was attempted, as it was claimed.
+    /// The delivery as it was claimed.
     pub delivery: DueDelivery,
-    /// What came of it.
+    /// The attempt and its outcome.
     pub attempt: DeliveryAttempt,
-    /// What is to be done.
+    /// The next step.
     pub next: NextStep,
 }
 
-/// What is to be done after an attempt. See [`DueDelivery::conclude`].
+/// The next step after an attempt. See [`DueDelivery::conclude`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "a store must carry out each")]
 pub enum NextStep {
-    /// Nothing: it has arrived.
+    /// Nothing, as the message has arrived.
     Done,
-    /// It is tried again at this moment.
+    /// Retry at this time.
     Retry(SystemTime),
-    /// Nothing: it has failed as often as the schedule allows.
+    /// Nothing, as the retry schedule is exhausted.
     GiveUp,
-    /// The endpoint is switched off as gone; the delivery waits, like others of that endpoint.
+    /// Disable the endpoint as gone; its deliveries, including this one, wait.
     SwitchOff,
 }
 
-/// How long the field asks to wait: in seconds, or until a date (RFC 9110 §10.2.3).
+/// Parses `retry-after`: a number of seconds or a date (RFC 9110 §10.2.3).
 fn wait(field: &[u8], now: SystemTime) -> Option<Duration> {
     let text = std::str::from_utf8(field).ok()?.trim();
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // What is too large to be a number is bounded like any other.
+        // A number that is too large to parse is limited later, like any other.
         return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
     }
     let until = httpdate::parse_http_date(text).ok()?;

@@ -1,4 +1,4 @@
-//! Where messages of an account and environment go.
+//! The endpoint to which messages of an account and environment are sent.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -17,7 +17,7 @@ use crate::signature::{WebhookSecret, WebhookSigner};
 
 const PREFIX: &str = "whe_";
 
-/// The public name of an endpoint: `whe_` and 12 random base62 characters. No secret.
+/// The public id of an endpoint: `whe_` and 12 random base62 characters. It is not secret.
 ///
 /// ```
 /// use keyward_webhooks::send::EndpointId;
@@ -31,18 +31,18 @@ const PREFIX: &str = "whe_";
 pub struct EndpointId(PublicName);
 
 impl EndpointId {
-    /// A new name.
+    /// Generates a new id.
     ///
     /// # Errors
-    /// When the operating system gives no random bytes.
+    /// If the operating system returns no random bytes.
     pub fn random() -> Result<Self, RandomError> {
         PublicName::random().map(Self)
     }
 
-    /// Parses what `Display` writes.
+    /// Parses the output of `Display`.
     ///
     /// # Errors
-    /// When it is not `whe_` and 12 letters and digits.
+    /// If it is not `whe_` and 12 letters and digits.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         PublicName::parse(text, PREFIX, "endpoint id").map(Self)
     }
@@ -60,7 +60,7 @@ impl fmt::Debug for EndpointId {
     }
 }
 
-/// Where the messages of one account and one environment go, as a store keeps it.
+/// An endpoint that receives the messages of one account and environment, as stored.
 ///
 /// ```
 /// use std::time::SystemTime;
@@ -78,7 +78,7 @@ impl fmt::Debug for EndpointId {
 /// assert_eq!(live.status, EndpointStatus::Enabled);
 /// assert!(live.signer(&keys, now).is_ok());
 ///
-/// // A secret is sealed for its endpoint, account and environment: elsewhere it does not open.
+/// // A secret is sealed for its endpoint, account and environment, and cannot be opened elsewhere.
 /// let WebhookEndpoint { url, secret, .. } = live.clone();
 /// let test = (live.id(), live.account().clone(), Environment::TEST);
 /// let moved = WebhookEndpoint::stored(test.0, test.1, test.2, url, secret, now);
@@ -89,34 +89,34 @@ impl fmt::Debug for EndpointId {
 #[non_exhaustive]
 pub struct WebhookEndpoint {
     id: EndpointId,
-    /// Which version this is; the store sets it. Zero: not stored yet.
+    /// The revision, set by the store. Zero: not stored yet.
     pub revision: u64,
     account: AccountId,
     environment: Environment,
-    /// Where they go.
+    /// The URL to which messages are sent.
     pub url: EndpointUrl,
-    /// Whether it gets messages.
+    /// Whether the endpoint receives messages.
     pub status: EndpointStatus,
-    /// Who disabled it.
+    /// The class of the actor that disabled the endpoint.
     ///
-    /// `None` of a disabled endpoint stands for somebody unknown, such as a version or a tool that does not
-    /// write it down. It counts as an operator: only an operator enables the endpoint.
+    /// `None` for a disabled endpoint means unknown, for instance disabled by an older version or
+    /// by hand. It counts as an operator: only an operator can enable the endpoint.
     pub disabled_by: Option<DisabledBy>,
-    /// The secret that signs.
+    /// The signing secret.
     pub secret: SealedSecret,
-    /// The secret before it, and until when that signs too.
+    /// The previous secret and the time until which it also signs.
     pub previous: Option<(SealedSecret, SystemTime)>,
-    /// When it answered a challenge last, at this URL and with this secret.
+    /// The time of the last answered challenge, at this URL and with this secret.
     pub verified_at: Option<SystemTime>,
-    /// When it was made.
+    /// The time of creation.
     pub created_at: SystemTime,
 }
 
 impl WebhookEndpoint {
-    /// A new one, enabled, that has answered no challenge yet.
+    /// Creates an enabled endpoint that has not answered a challenge yet.
     ///
     /// # Errors
-    /// When the operating system gives no random bytes.
+    /// If the operating system returns no random bytes.
     pub fn new(
         account: AccountId,
         environment: Environment,
@@ -130,7 +130,7 @@ impl WebhookEndpoint {
         Ok(Self::stored(id, account, environment, url, sealed, now))
     }
 
-    /// One that a store has kept; what is not named here is to be set.
+    /// Recreates a stored endpoint. Set the remaining fields afterwards.
     #[must_use]
     pub fn stored(
         id: EndpointId,
@@ -155,34 +155,34 @@ impl WebhookEndpoint {
         }
     }
 
-    /// Its name.
+    /// Returns the id.
     #[must_use]
     pub fn id(&self) -> EndpointId {
         self.id
     }
 
-    /// Whose messages it gets. It never changes.
+    /// Returns the account whose messages it receives. It never changes.
     #[must_use]
     pub fn account(&self) -> &AccountId {
         &self.account
     }
 
-    /// Of which environment. It never changes.
+    /// Returns the environment. It never changes.
     #[must_use]
     pub fn environment(&self) -> Environment {
         self.environment
     }
 
-    /// Whether it is enabled and has answered a challenge.
+    /// Returns whether the endpoint is enabled and has answered a challenge.
     #[must_use]
     pub fn is_working(&self) -> bool {
         self.status == EndpointStatus::Enabled && self.verified_at.is_some()
     }
 
-    /// What signs for it now.
+    /// Returns the signer with the secrets that sign at this time.
     ///
     /// # Errors
-    /// When a secret cannot be opened.
+    /// If a secret cannot be opened.
     pub fn signer(&self, keys: &SealingKeys, now: SystemTime) -> Result<WebhookSigner, SealError> {
         let signer = WebhookSigner::new(&keys.open(&self.secret, &self.place())?);
         match &self.previous {
@@ -193,26 +193,27 @@ impl WebhookEndpoint {
         }
     }
 
-    /// What its secrets are sealed for.
+    /// Returns the place for which its secrets are sealed.
     pub(crate) fn place(&self) -> String {
         place(self.id, &self.account, self.environment)
     }
 }
 
 fn place(id: EndpointId, account: &AccountId, environment: Environment) -> String {
-    // None of them holds a space.
+    // None of them contains a space.
     format!("{id} {account} {environment}")
 }
 
-/// Whether an endpoint gets messages. See [`WebhookEndpoint`].
+/// The status of an endpoint. See [`WebhookEndpoint`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EndpointStatus {
-    /// It does.
+    /// The endpoint receives messages.
     Enabled,
-    /// It was [switched off](WebhookEndpoint::disabled_by). What had been accepted for it waits.
+    /// The endpoint was [disabled](WebhookEndpoint::disabled_by). Messages accepted before that
+    /// wait.
     Disabled,
-    /// It has answered 410, that it is gone. Its owner may enable it. What had been accepted for it waits.
+    /// The endpoint answered 410 Gone. Its owner may enable it. Messages accepted before that wait.
     Gone,
 }
 

@@ -1,4 +1,4 @@
-//! What a sender knows of the endpoints that it sends to.
+//! The health of endpoints, as seen by a sender.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -7,24 +7,25 @@ use std::time::{Duration, SystemTime};
 
 use crate::send::{AttemptOutcome, DeliveryAttempt, EndpointId};
 
-/// How many refusals in a row open the circuit. A timeout opens it at once.
+/// The number of failures in a row that open the circuit. A timeout opens it at once.
 const REFUSALS: u32 = 5;
 
-/// The longest pause between two probes, in timeouts.
+/// The longest pause between two probes, in multiples of the timeout.
 const LONGEST: u32 = 8;
 
-/// A circuit breaker for each endpoint, and which endpoints are known to answer.
+/// A circuit breaker for each endpoint, and the set of endpoints known to answer.
 ///
-/// An endpoint is *proven* once it has answered within a quarter of the timeout. Its circuit *opens* when
-/// an attempt times out, or after five failures in a row: no connection, a status of 5xx, or a request that
-/// could not be made. Nothing is sent to it then until a pause is over: a timeout, twice as long after each
-/// further failure, eight timeouts at most. After that the circuit is half open: a single attempt is made,
-/// the probe. An answer closes the circuit, and a failure opens it again.
+/// An endpoint is *proven* once it has answered within a quarter of the timeout. Its circuit
+/// *opens* when an attempt times out, or after five failures in a row: no connection, a status of
+/// 5xx, or a request that could not be made. Then nothing is sent to it until a pause is over. The
+/// pause is one timeout long and doubles after each further failure, up to eight timeouts. After
+/// that the circuit is half open: a single attempt, the probe, is made. An answer closes the
+/// circuit, and a failure opens it again.
 ///
-/// An attempt that is not made is not counted, so deliveries wait while the circuit is open and none of
-/// them is given up because of it.
+/// An attempt that is not made does not count, so deliveries wait while the circuit is open and are
+/// not given up because of it.
 ///
-/// It is kept in memory: after a restart no endpoint is known.
+/// The state is kept in memory: after a restart, no endpoint is known.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
@@ -59,25 +60,26 @@ const LONGEST: u32 = 8;
 pub struct EndpointHealth {
     timeout: Duration,
     known: BTreeMap<EndpointId, Known>,
-    /// Those of the known that are proven, shared with the claims under way.
+    /// The proven endpoints, shared with claims in progress.
     proven: Arc<BTreeSet<EndpointId>>,
     checked: Option<EndpointId>,
     unchecked: usize,
-    /// The last that had its turn to be probed.
+    /// The endpoint that was probed last.
     probed: Option<EndpointId>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
-    /// In a row.
+    /// The number of failures in a row.
     failures: u32,
-    /// How often the circuit has opened in a row, and until when it is open.
+    /// The number of times the circuit has opened in a row, and its end.
     opened: u32,
     open_until: Option<SystemTime>,
 }
 
 impl Known {
-    /// A clock that was set back makes no pause longer than the longest.
+    /// Returns whether the circuit is open. A clock set back never makes the pause exceed the
+    /// longest.
     fn is_open(&self, now: SystemTime, timeout: Duration) -> bool {
         let left = self.open_until.map(|until| until.duration_since(now));
         left.is_some_and(|left| {
@@ -86,20 +88,20 @@ impl Known {
     }
 }
 
-/// Whether anything is sent to an endpoint. See [`EndpointHealth`].
+/// The state of an endpoint's circuit breaker. See [`EndpointHealth`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "a circuit has no fourth state")]
 pub enum CircuitState {
-    /// All that is due.
+    /// Everything that is due is sent.
     Closed,
-    /// Nothing.
+    /// Nothing is sent.
     Open,
-    /// One attempt, the probe.
+    /// A single attempt is made, the probe.
     HalfOpen,
 }
 
 impl EndpointHealth {
-    /// No endpoint is known. An attempt may take so long.
+    /// Creates a state without known endpoints. `timeout` is that of an attempt.
     #[must_use]
     pub fn new(timeout: Duration) -> Self {
         Self {
@@ -112,18 +114,18 @@ impl EndpointHealth {
         }
     }
 
-    /// How long an attempt may take until its endpoint no longer counts as proven.
+    /// Returns the duration after which a running attempt makes its endpoint unproven.
     #[must_use]
     pub fn slow(&self) -> Duration {
         self.timeout / 4
     }
 
-    /// Takes in what came of an attempt that has ended now.
+    /// Records the outcome of an attempt that has just ended.
     pub fn learn(&mut self, attempt: &DeliveryAttempt, now: SystemTime) {
         let id = attempt.endpoint;
         let is_slow = attempt.took >= self.slow();
         if !self.known.contains_key(&id) {
-            // Two are checked for each that is added, so that those which are deleted do not add up.
+            // Two are checked for each that is added, so that deleted ones do not accumulate.
             self.unchecked = self.unchecked.saturating_add(2);
         }
         let known = self.known.entry(id).or_default();
@@ -141,7 +143,7 @@ impl EndpointHealth {
             return;
         };
         known.failures = known.failures.saturating_add(1);
-        // Several attempts that were under way together open it once.
+        // Several concurrent attempts open it only once.
         let is_open = known.is_open(now, self.timeout);
         let is_probe = known.open_until.is_some() && !is_open;
         if !is_open && (is_probe || known.failures >= most) {
@@ -156,24 +158,24 @@ impl EndpointHealth {
         }
     }
 
-    /// An attempt is under way for longer than [`slow`](Self::slow).
+    /// Records that an attempt has been running for longer than [`slow`](Self::slow).
     pub fn is_slow(&mut self, endpoint: EndpointId) {
         self.prove(endpoint, false);
     }
 
-    /// Whether the endpoint answers, as far as is known.
+    /// Returns whether the endpoint is proven, that is, known to answer.
     #[must_use]
     pub fn is_proven(&self, endpoint: EndpointId) -> bool {
         self.proven.contains(&endpoint)
     }
 
-    /// The endpoints that are proven, for a [`DeliveryClaim`](crate::store::DeliveryClaim).
+    /// Returns the proven endpoints, for a [`DeliveryClaim`](crate::store::DeliveryClaim).
     #[must_use]
     pub fn proven(&self) -> Arc<BTreeSet<EndpointId>> {
         Arc::clone(&self.proven)
     }
 
-    /// The state of an endpoint's circuit.
+    /// Returns the state of an endpoint's circuit.
     #[must_use]
     pub fn state(&self, endpoint: EndpointId, now: SystemTime) -> CircuitState {
         match self.known.get(&endpoint) {
@@ -183,8 +185,10 @@ impl EndpointHealth {
         }
     }
 
-    /// The endpoints to which nothing is sent now: their circuit is open, or it is half open and others have
-    /// their turn. So many probes may begin; none to endpoints that are busy with one.
+    /// Returns the endpoints to which nothing may be sent now.
+    ///
+    /// Their circuit is open, or it is half open and others are probed first. At most `probes`
+    /// half-open endpoints are left out, to be probed; never ones that are busy with a probe.
     pub fn resting(
         &mut self,
         now: SystemTime,
@@ -199,10 +203,11 @@ impl EndpointHealth {
                 half_open.push(*id);
             }
         }
-        // From the one on that had its turn last: some may have nothing to send.
+        // Start after the endpoint that was probed last: some may have nothing to send.
         let from = half_open.partition_point(|id| Some(*id) <= self.probed);
         half_open.rotate_left(from);
-        // One that has failed just once comes before those that have hung for long, however many those are.
+        // // Endpoints that failed just once come before those that have failed for long, however
+        // many.
         half_open.sort_by_key(|id| self.known.get(id).is_some_and(|known| known.opened > 1));
         let probes = probes.min(half_open.len());
         if let Some(last) = probes.checked_sub(1) {
@@ -212,9 +217,10 @@ impl EndpointHealth {
         resting
     }
 
-    /// The next endpoint of which to ask whether it still exists, while there are any.
+    /// Returns the next endpoint to check for whether it still exists, if any.
     ///
-    /// As many are named as were added, twice: so what is known stays in proportion to what exists.
+    /// For each endpoint added, two are returned, so that the state stays in proportion to the
+    /// existing endpoints.
     pub fn next_to_check(&mut self) -> Option<EndpointId> {
         self.unchecked = self.unchecked.checked_sub(1)?;
         let from = self.checked.map_or(Bound::Unbounded, Bound::Excluded);
@@ -224,7 +230,7 @@ impl EndpointHealth {
         self.checked
     }
 
-    /// Forgets an endpoint that was deleted.
+    /// Removes an endpoint that was deleted.
     pub fn forget(&mut self, endpoint: EndpointId) {
         self.known.remove(&endpoint);
         self.prove(endpoint, false);
@@ -313,7 +319,7 @@ mod tests {
         }
         assert_eq!(health.state(id, at(0)), CircuitState::Open);
         assert!(!health.is_proven(id));
-        // A single refused probe opens it again.
+        // A single failed probe opens it again.
         health.learn(&refused, at(10));
         assert_eq!(health.state(id, at(29)), CircuitState::Open);
     }

@@ -1,4 +1,4 @@
-//! What is to be delivered.
+//! Messages to deliver.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use keyward::ids::AccountId;
 use crate::send::{DueDelivery, WebhookEndpoint};
 use crate::signature::WebhookId;
 
-/// The largest payload: what a receiver takes unless told otherwise.
+/// The maximum size of a payload in bytes, equal to the receiver's default limit.
 const MAX_PAYLOAD: usize = 1 << 20;
 
-/// An event of one account and one environment, as it is signed and delivered.
+/// An event of one account and environment, as signed and delivered.
 ///
 /// ```
 /// use keyward::{AccountId, Environment};
@@ -39,10 +39,12 @@ pub struct WebhookMessage {
 }
 
 impl WebhookMessage {
-    /// A message of at most 1 MiB, as JSON. Its id is its own in its account and environment.
+    /// Creates a message with a JSON payload of at most 1 MiB.
+    ///
+    /// The id must be unique in its account and environment.
     ///
     /// # Errors
-    /// When the payload is longer.
+    /// If the payload is longer.
     pub fn new(
         account: AccountId,
         environment: Environment,
@@ -64,7 +66,7 @@ impl WebhookMessage {
         })
     }
 
-    /// A challenge, which is short.
+    /// Creates a challenge, which is short.
     pub(crate) fn challenge(endpoint: &WebhookEndpoint, id: WebhookId, payload: &[u8]) -> Self {
         Self {
             account: endpoint.account().clone(),
@@ -76,10 +78,10 @@ impl WebhookMessage {
         }
     }
 
-    /// Of another content type: 1 to 100 visible ASCII characters and spaces.
+    /// Sets another content type: 1 to 100 visible ASCII characters and spaces.
     ///
     /// # Errors
-    /// When it is not that.
+    /// If it is malformed.
     pub fn with_content_type(mut self, text: &str) -> Result<Self, ParseError> {
         let error = |kind| Err(ParseError::new("content type", kind));
         let holds = |byte: u8| byte.is_ascii_graphic() || byte == b' ';
@@ -94,14 +96,14 @@ impl WebhookMessage {
         }
     }
 
-    /// Accepted at this moment; for stores.
+    /// Sets the time of acceptance, for stores.
     #[must_use]
     pub fn accepted_at(mut self, time: SystemTime) -> Self {
         self.created_at = time;
         self
     }
 
-    /// The deliveries of it: to those endpoints that are of its account and environment, and enabled.
+    /// Pairs the message with each enabled endpoint of its account and environment.
     ///
     /// ```
     /// # use std::time::SystemTime;
@@ -133,37 +135,37 @@ impl WebhookMessage {
         endpoints.filter_map(|endpoint| DueDelivery::new(self.clone(), endpoint))
     }
 
-    /// Whose event it is.
+    /// Returns the account of the event.
     #[must_use]
     pub fn account(&self) -> &AccountId {
         &self.account
     }
 
-    /// Of which environment.
+    /// Returns the environment.
     #[must_use]
     pub fn environment(&self) -> Environment {
         self.environment
     }
 
-    /// Its name, the same in every attempt.
+    /// Returns the id, the same in every attempt.
     #[must_use]
     pub fn id(&self) -> &WebhookId {
         &self.id
     }
 
-    /// What the payload is.
+    /// Returns the content type of the payload.
     #[must_use]
     pub fn content_type(&self) -> &str {
         &self.content_type
     }
 
-    /// The bytes that are signed.
+    /// Returns the signed bytes.
     #[must_use]
     pub fn payload(&self) -> &[u8] {
         &self.payload
     }
 
-    /// When it was accepted.
+    /// Returns the time of acceptance.
     #[must_use]
     pub fn created_at(&self) -> SystemTime {
         self.created_at

@@ -1,4 +1,5 @@
-//! Endpoints, messages, deliveries and their attempts: the transactional outbox.
+//! Sending webhooks: endpoints, messages, deliveries, attempts, and retries with exponential
+//! backoff.
 
 pub(crate) mod address;
 pub(crate) mod attempt;

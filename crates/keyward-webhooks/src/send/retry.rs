@@ -1,4 +1,4 @@
-//! When a delivery that has failed is tried again.
+//! The retry schedule of failed deliveries.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use keyward::key::fill_random;
 
 const HOUR: u64 = 3600;
 
-/// The longest that a receiver may ask us to wait, and that a delay may be.
+/// The maximum delay, also if a receiver asks for longer.
 const LONGEST: Duration = Duration::from_secs(24 * HOUR);
 
-/// When a delivery that has failed is tried again, and when no more.
+/// The delays after which a failed delivery is retried (exponential backoff).
 ///
 /// ```
 /// use std::time::Duration;
@@ -17,7 +17,7 @@ const LONGEST: Duration = Duration::from_secs(24 * HOUR);
 ///
 /// let schedule = RetrySchedule::new([Duration::from_secs(5), Duration::from_secs(300)]);
 /// let first = schedule.delay(1, None).expect("there are two retries");
-/// assert!((5.0..=6.0).contains(&first.as_secs_f64())); // up to a fifth longer
+/// # assert!((5.0..=6.0).contains(&first.as_secs_f64())); // up to a fifth longer
 /// assert_eq!(schedule.delay(1, Some(Duration::from_secs(60))), Some(Duration::from_secs(60)));
 /// assert_eq!(schedule.delay(3, None), None); // that was the last attempt
 /// ```
@@ -25,23 +25,24 @@ const LONGEST: Duration = Duration::from_secs(24 * HOUR);
 pub struct RetrySchedule(Vec<Duration>);
 
 impl RetrySchedule {
-    /// Waits for each of these in turn, then gives up. A delay is at most a day.
+    /// Creates a schedule that waits for these delays in turn, then gives up. A delay is at most a
+    /// day.
     #[must_use]
     pub fn new(delays: impl IntoIterator<Item = Duration>) -> Self {
         let delays = delays.into_iter().map(|delay| delay.min(LONGEST));
         Self(delays.collect())
     }
 
-    /// How long to wait after so many failures; `None` when it is enough.
+    /// Returns the delay after this many failures; `None` to give up.
     ///
-    /// Up to a fifth is added at random, so that what has failed together does not come back together.
-    /// A receiver may ask for longer, up to a day, and never for shorter.
+    /// Up to a fifth is added at random (jitter), so that deliveries that failed together do not
+    /// retry together. A receiver may ask for longer, up to a day, but never for shorter.
     #[must_use]
     pub fn delay(&self, failures: u32, asked: Option<Duration>) -> Option<Duration> {
         let place = usize::try_from(failures.checked_sub(1)?).ok()?;
         let delay = *self.0.get(place)?;
         let mut random = [0; 1];
-        // Without randomness they come back together, and that is all.
+        // Without random bytes there is just no jitter.
         let random = fill_random(&mut random).map_or(0, |()| random[0]);
         let delay = delay + delay.mul_f64(f64::from(random) / 255.0 / 5.0);
         Some(asked.map_or(delay, |asked| delay.max(asked.min(LONGEST))))
@@ -49,8 +50,9 @@ impl RetrySchedule {
 }
 
 impl Default for RetrySchedule {
-    /// After 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h and 24 h: for three days, as Standard
-    /// Webhooks proposes.
+    /// Creates a schedule that retries for three days, as Standard Webhooks suggests.
+    ///
+    /// The delays are 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h and 24 h.
     fn default() -> Self {
         let hours = [2, 5, 10, 14, 20, 24].map(|hours| hours * HOUR);
         let seconds = [5, 300, 1800].into_iter().chain(hours);

@@ -1,4 +1,4 @@
-//! Where an endpoint may be.
+//! Rules for the URLs of endpoints (SSRF protection).
 
 use std::net::IpAddr;
 
@@ -9,14 +9,15 @@ use url::Host;
 use crate::send::EndpointUrl;
 use crate::send::address::is_public;
 
-/// Where endpoints may be: `https` for `live`, and on the public Internet.
+/// Rules for endpoints: by default, `https` for `live`, and only public addresses (SSRF
+/// protection).
 ///
-/// Who registers an endpoint has the service send requests to a place of his choice. Unless told
-/// otherwise none goes to an address that is private, loopback, link-local or reserved in another way
-/// (the IANA special-purpose address registries, IPv4 and IPv6), nor to one at which a cloud answers
-/// from within, such as Azure's 168.63.129.16.
-/// The URL is judged when an endpoint is made and before each attempt, and each address that a name
-/// resolves to when a connection is made.
+/// A customer who registers an endpoint makes the service send requests to a place of the
+/// customer's choice. By default, none is sent to an address that is private, loopback, link-local
+/// or otherwise reserved (the IANA special-purpose address registries, IPv4 and IPv6), nor to one
+/// at which a cloud serves internal requests, such as Azure's 168.63.129.16. The URL is checked
+/// when an endpoint is created and before each attempt, and every address that a name resolves to
+/// is checked when a connection is made.
 ///
 /// ```
 /// use keyward::Environment;
@@ -34,7 +35,7 @@ use crate::send::address::is_public;
 /// assert_eq!(kind("https://168.63.129.16/")?, Err(ParseErrorKind::NotPublic));
 /// assert_eq!(kind("https://2130706433/")?, Err(ParseErrorKind::NotPublic)); // 127.0.0.1
 ///
-/// assert!(!rules.admits("acme.example", "10.0.0.7".parse()?)); // what a resolver has said
+/// # assert!(!rules.admits("acme.example", "10.0.0.7".parse()?)); // returned by a resolver
 /// assert!(rules.insecure_private_host("acme.example").admits("acme.example", "10.0.0.7".parse()?));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -46,31 +47,33 @@ pub struct EndpointRules {
 }
 
 impl EndpointRules {
-    /// `https` for `live`, and no private address.
+    /// Creates the default rules: `https` for `live`, and no private address.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Lets live events travel over plain `http`: whoever is on the way reads and withholds them.
+    /// Allows plain `http` for live events.
+    ///
+    /// Insecure: an attacker on the network path can read and withhold them.
     pub fn insecure_http_for_live(mut self) -> Self {
         self.http_for_live = true;
         self
     }
 
-    /// Lets this host, a name or an IP address, have any address, also a private one.
+    /// Allows any address for this host, a name or an IP address, including private ones.
     ///
-    /// Whoever may register endpoints can then have the service call whatever listens there.
+    /// A customer who may register endpoints can then make the service call any server there.
     pub fn insecure_private_host(mut self, host: &str) -> Self {
         self.private_hosts.push(plain(host));
         self
     }
 
-    /// Whether an endpoint of this environment may be there, as far as the URL tells.
+    /// Checks the URL of an endpoint of this environment, without resolving its host.
     ///
     /// # Errors
-    /// [`Scheme`](ParseErrorKind::Scheme) where it should be `https`,
-    /// [`NotPublic`](ParseErrorKind::NotPublic) where the host is an IP address that is not public, or
-    /// `localhost` or a name below it.
+    /// [`Scheme`](ParseErrorKind::Scheme) if it must be `https`,
+    /// [`NotPublic`](ParseErrorKind::NotPublic) if the host is an IP address that is not public, or
+    /// `localhost` or a subdomain of it.
     pub fn check(&self, environment: Environment, url: &EndpointUrl) -> Result<(), ParseError> {
         let error = |kind| Err(ParseError::new("endpoint URL", kind));
         if environment == Environment::LIVE && !url.is_https() && !self.http_for_live {
@@ -92,7 +95,7 @@ impl EndpointRules {
         }
     }
 
-    /// Whether a connection to this host may go to this address. For a resolver.
+    /// Returns whether a connection to this host may go to this address, for a resolver.
     #[must_use]
     pub fn admits(&self, host: &str, address: IpAddr) -> bool {
         is_public(address) || self.is_named(host)
@@ -103,7 +106,7 @@ impl EndpointRules {
     }
 }
 
-/// A host without what makes no difference.
+/// Returns the host in a canonical form.
 fn plain(host: &str) -> String {
     let host = host.strip_suffix('.').unwrap_or(host);
     let host = host.trim_start_matches('[').trim_end_matches(']');

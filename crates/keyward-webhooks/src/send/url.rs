@@ -1,17 +1,17 @@
-//! Where an endpoint is.
+//! The URL of an endpoint.
 
 use std::fmt;
 
 use keyward::error::{ParseError, ParseErrorKind};
 use url::{Host, Url};
 
-/// The longest text.
+/// The maximum length in characters.
 const MAX_LEN: usize = 2048;
 
-/// Where an endpoint is: `http` or `https`, a host, a path, perhaps a query.
+/// The URL of an endpoint, absolute and with `http` or `https`.
 ///
-/// The host is in its one form: lower case, punycode, an IP address however it was written. `Debug`
-/// shows no more than scheme and host: people put tokens into paths and queries.
+/// The host is in canonical form: lower case, punycode, IP addresses in their usual notation.
+/// `Debug` shows only scheme and host, because people put tokens into paths and queries.
 ///
 /// ```
 /// use keyward_webhooks::send::EndpointUrl;
@@ -27,18 +27,18 @@ const MAX_LEN: usize = 2048;
 pub struct EndpointUrl(Url);
 
 impl EndpointUrl {
-    /// Parses an absolute URL of at most 2048 characters, without userinfo and fragment.
+    /// Parses an absolute URL of at most 2048 characters, without userinfo or fragment.
     ///
-    /// Whether an endpoint may be there is for [`EndpointRules`](crate::send::EndpointRules) to say.
+    /// [`EndpointRules`](crate::send::EndpointRules) decide whether an endpoint may have it.
     ///
     /// # Errors
-    /// When it is not one.
+    /// If it is malformed.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let error = |kind| ParseError::new("endpoint URL", kind);
         if text.is_empty() {
             return Err(error(ParseErrorKind::Empty));
         }
-        // A URL parser drops some of these without a word.
+        // A URL parser silently drops some of these.
         if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
             return Err(error(ParseErrorKind::Character));
         }
@@ -62,19 +62,19 @@ impl EndpointUrl {
         Ok(Self(url))
     }
 
-    /// The whole URL. It may hold a token of the receiver's: not for logs.
+    /// Returns the whole URL. Do not log it: it may contain a token of the receiver.
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.0.as_str()
     }
 
-    /// The host, an IPv6 address in brackets.
+    /// Returns the host, with IPv6 addresses in brackets.
     #[must_use]
     pub fn host(&self) -> &str {
         self.0.host_str().unwrap_or_default()
     }
 
-    /// Whether it begins with `https`.
+    /// Returns whether the scheme is `https`.
     #[must_use]
     pub fn is_https(&self) -> bool {
         self.0.scheme() == "https"

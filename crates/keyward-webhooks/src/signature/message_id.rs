@@ -1,13 +1,13 @@
-//! The name of a webhook message.
+//! The id of a webhook message.
 
 use std::fmt;
 
 use keyward::error::{ParseError, ParseErrorKind};
 use keyward::key::{Alphabet, RandomError};
 
-/// The name of a message, the same in every attempt to deliver it.
+/// The id of a message, the same in every attempt to deliver it.
 ///
-/// A receiver knows by it what it has handled already.
+/// A receiver uses it to recognize messages that it has already handled.
 ///
 /// ```
 /// use keyward_webhooks::signature::WebhookId;
@@ -21,22 +21,22 @@ use keyward::key::{Alphabet, RandomError};
 pub struct WebhookId(Box<str>);
 
 impl WebhookId {
-    /// A new name: `msg_` and 27 random base62 characters (160 bits).
+    /// Generates a new id: `msg_` and 27 random base62 characters (160 bits).
     ///
     /// # Errors
-    /// When the operating system gives no random bytes.
+    /// If the operating system returns no random bytes.
     pub fn random() -> Result<Self, RandomError> {
         let mut text = "msg_".to_owned();
         Alphabet::Base62.push_random(&mut text, 27)?;
         Ok(Self(text.into()))
     }
 
-    /// Parses a name of 1 to 128 visible ASCII characters, none of them `.`.
+    /// Parses an id of 1 to 128 visible ASCII characters other than `.`.
     ///
-    /// What is signed is `id.timestamp.body`: a dot in the name would make two readings of one text.
+    /// The signed text is `id.timestamp.body`: a dot in the id would make it ambiguous.
     ///
     /// # Errors
-    /// When it is empty, longer or holds another character.
+    /// If it is empty, too long or contains another character.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let holds = |byte: u8| byte.is_ascii_graphic() && byte != b'.';
         let kind = match text.len() {
@@ -48,7 +48,7 @@ impl WebhookId {
         Err(ParseError::new("webhook id", kind))
     }
 
-    /// The name.
+    /// Returns the id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

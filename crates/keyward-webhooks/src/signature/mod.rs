@@ -1,4 +1,4 @@
-//! The secret and the signature of a webhook: signing and verifying.
+//! Signing and verifying webhooks: secrets, ids and signatures.
 
 pub(crate) mod message_id;
 pub(crate) mod scheme;

@@ -1,4 +1,4 @@
-//! The forms in which services sign: which fields, and what is signed.
+//! The signature schemes of services: their headers and the signed text.
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use keyward::request::RequestHead;
@@ -8,14 +8,14 @@ use crate::error::{WebhookError, WebhookErrorKind};
 use crate::signature::WebhookId;
 use crate::signature::secret::MacKey;
 
-/// How long a field may be. Two signatures need 100 bytes.
+/// The maximum length of a header. Two signatures need 100 bytes.
 const MAX_FIELD: usize = 4096;
-/// How many entries a list of signatures may have.
+/// The maximum number of entries in a list of signatures.
 const MAX_ENTRIES: usize = 32;
 
-/// The names of Standard Webhooks: id, timestamp, signatures.
+/// The header names of Standard Webhooks: id, timestamp, signatures.
 const STANDARD: [&str; 3] = ["webhook-id", "webhook-timestamp", "webhook-signature"];
-/// The same, as Svix has them, of which the standard was made.
+/// The same headers as named by Svix, on which the standard is based.
 const SVIX: [&str; 3] = ["svix-id", "svix-timestamp", "svix-signature"];
 
 type Result<T> = std::result::Result<T, WebhookError>;
@@ -27,7 +27,7 @@ pub(crate) enum Scheme {
     GitHub,
 }
 
-/// What the fields of a request claim, each in its form and within its bound.
+/// The claims in the headers of a request, each well formed and within its limit.
 #[derive(Debug)]
 pub(crate) struct Claim {
     pub(crate) scheme: Scheme,
@@ -36,7 +36,7 @@ pub(crate) struct Claim {
     signatures: Vec<[u8; 32]>,
 }
 
-/// Seconds since the Unix epoch, and as they were written: what is signed is the text.
+/// Seconds since the Unix epoch, and the original text, which is what is signed.
 #[derive(Debug)]
 pub(crate) struct Timestamp {
     text: Box<str>,
@@ -52,8 +52,9 @@ impl Claim {
         }
     }
 
-    /// The code that one of the signatures must be, under one of the keys: the first that is. Every
-    /// signature is compared with every code, and each comparison takes the same time.
+    /// Returns the first MAC that equals one of the signatures, under one of the keys.
+    ///
+    /// Every signature is compared with every MAC, each in constant time.
     pub(crate) fn prove(&self, keys: &[MacKey], body: &[u8]) -> Result<[u8; 32]> {
         use subtle::ConstantTimeEq;
 
@@ -79,12 +80,12 @@ impl Claim {
         }
     }
 
-    /// Standard Webhooks, "Verifying webhook authenticity".
+    /// Reads the headers of Standard Webhooks, "Verifying webhook authenticity".
     fn standard<R: RequestHead>(head: &R) -> Result<Self> {
-        // All three names are of one family. Where a field of the standard's own is there, the others
-        // count for nothing: the libraries of Standard Webhooks do not read them either. Svix sends
-        // one family; its libraries take each field from whichever has it, which mixes what two
-        // senders say.
+        // All three names are of one family. If a header of the standard's own is present, the
+        // others are ignored, as the libraries of Standard Webhooks do not read them either. Svix
+        // sends one family; its libraries take each header from whichever has it, which mixes the
+        // claims of two senders.
         let is_there = |field: &&str| head.values(field).next().is_some();
         let family = if STANDARD.iter().any(is_there) {
             STANDARD
@@ -108,7 +109,8 @@ impl Claim {
         })
     }
 
-    /// <https://docs.stripe.com/webhooks/signature>: `t=1492774577,v1=<hex>,v1=<hex>,v0=<hex>`
+    /// Reads <https://docs.stripe.com/webhooks/signature>:
+    /// `t=1492774577,v1=<hex>,v1=<hex>,v0=<hex>`
     fn stripe<R: RequestHead>(head: &R) -> Result<Self> {
         let list = one(head, "stripe-signature")?;
         let list = list.ok_or(WebhookError::new(WebhookErrorKind::Missing))?;
@@ -120,7 +122,7 @@ impl Claim {
                 }
                 Some(("t", text)) => timestamp = Some(Timestamp::parse(text)?),
                 Some(("v1", signature)) => signatures.extend(decode_hex(signature)),
-                // Another version, or what may come after.
+                // Another version, or a future extension.
                 _ => {}
             }
         }
@@ -135,7 +137,7 @@ impl Claim {
         })
     }
 
-    /// <https://docs.github.com/en/webhooks/using-webhooks/validating-webhook-deliveries>
+    /// Reads <https://docs.github.com/en/webhooks/using-webhooks/validating-webhook-deliveries>
     fn github<R: RequestHead>(head: &R) -> Result<Self> {
         let signature = one(head, "x-hub-signature-256")?;
         let signature = signature.ok_or(WebhookError::new(WebhookErrorKind::Missing))?;
@@ -151,7 +153,7 @@ impl Claim {
 }
 
 impl Timestamp {
-    /// `1*DIGIT`, of no more than a `u64` holds: no sign, no point, no space.
+    /// Parses `1*DIGIT` that fits a `u64`: no sign, point or space.
     fn parse(text: &str) -> Result<Self> {
         let malformed = WebhookError::new(WebhookErrorKind::Malformed);
         if !(1..=20).contains(&text.len()) || !text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -164,7 +166,7 @@ impl Timestamp {
     }
 }
 
-/// The only line of a field, if it holds anything.
+/// Returns the only line of a header, if it is not empty.
 fn one<'a, R: RequestHead>(head: &'a R, field: &'a str) -> Result<Option<&'a str>> {
     let mut lines = head.values(field);
     let Some(line) = lines.next() else {
@@ -185,7 +187,7 @@ fn parse_id(text: &str) -> Result<WebhookId> {
     WebhookId::parse(text).map_err(|_| WebhookError::new(WebhookErrorKind::Malformed))
 }
 
-/// A list, unless it has too many entries.
+/// Returns a list, unless it has too many entries.
 fn bounded<'a, I>(entries: I) -> Result<I>
 where
     I: Iterator<Item = &'a str> + Clone,
@@ -196,7 +198,7 @@ where
     Ok(entries)
 }
 
-/// 32 bytes in hexadecimal digits of either case.
+/// Decodes 32 bytes in hexadecimal digits of either case.
 fn decode_hex(text: &str) -> Option<[u8; 32]> {
     let digit = |byte: u8| char::from(byte).to_digit(16);
     let (pairs, rest) = text.as_bytes().as_chunks();

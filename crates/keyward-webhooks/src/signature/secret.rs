@@ -1,4 +1,4 @@
-//! The secret that a sender and a receiver of webhooks share.
+//! The shared secret of a webhook's sender and receiver.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -21,7 +21,7 @@ const SUBJECT: &str = "webhook secret";
 const PREFIX: &str = "whsec_";
 const WRONG_PREFIXES: [WrongPrefix<'_>; 5] = [
     ("v1,", "remove `v1,`"),
-    ("whsec_whsec_", "`whsec_` is there twice"),
+    ("whsec_whsec_", "`whsec_` is repeated"),
     ("v1a,", ASYMMETRIC),
     ("whsk_", ASYMMETRIC),
     ("whpk_", ASYMMETRIC),
@@ -35,8 +35,9 @@ const READER: GeneralPurpose = GeneralPurpose::new(
 
 /// The secret of an endpoint: `whsec_` and the base64 of 24 to 64 random bytes.
 ///
-/// Show it to the receiver once. It has no `Display`, its `Debug` shows nothing of it, it is compared
-/// in constant time and its memory is zeroed on drop. To store it, [seal](crate::sealing::SealingKeys) it.
+/// Show it to the receiver once. It has no `Display`, its `Debug` output hides it, it is compared
+/// in constant time and its memory is zeroed on drop. To store it,
+/// [seal](crate::sealing::SealingKeys) it.
 ///
 /// ```
 /// use keyward_webhooks::signature::WebhookSecret;
@@ -53,23 +54,24 @@ pub struct WebhookSecret {
 }
 
 impl WebhookSecret {
-    /// A new secret of 32 random bytes.
+    /// Generates a secret of 32 random bytes.
     ///
     /// # Errors
-    /// When the operating system gives no random bytes.
+    /// If the operating system returns no random bytes.
     pub fn random() -> Result<Self, RandomError> {
         let mut bytes = Zeroizing::new(vec![0; 32]);
         fill_random(&mut bytes)?;
         Ok(Self::of(bytes))
     }
 
-    /// Parses a secret, with or without its prefix, with or without the padding.
+    /// Parses a secret, with or without its prefix and padding.
     ///
-    /// The libraries of Standard Webhooks take all of these, and some services hand them out so.
+    /// The libraries of Standard Webhooks accept all of these forms, and some services issue
+    /// secrets that way.
     ///
     /// # Errors
-    /// When it is not standard base64, or of fewer than 24 or more than 64 bytes, or has something
-    /// around it that is no part of it, such as a newline, quotation marks or `v1,`.
+    /// If it is not standard base64, does not have 24 to 64 bytes, or is surrounded by extra
+    /// characters, such as a newline, quotation marks or `v1,`.
     ///
     /// ```
     /// use keyward::error::ParseErrorKind;
@@ -78,7 +80,7 @@ impl WebhookSecret {
     /// let secret = WebhookSecret::parse("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")?;
     /// assert_eq!(secret.expose_secret(), "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
     ///
-    /// let unset = String::new(); // a missing environment variable must not pass for a secret
+    /// # let unset = String::new(); // a missing environment variable must not count as a secret
     /// let error = WebhookSecret::parse(&unset).unwrap_err();
     /// assert_eq!(error.kind(), ParseErrorKind::Empty);
     /// # Ok::<(), keyward::error::ParseError>(())
@@ -100,7 +102,7 @@ impl WebhookSecret {
         }
     }
 
-    /// The secret. Show it to the receiver and keep no copy.
+    /// Returns the secret. Show it to the receiver and keep no copy.
     #[must_use]
     pub fn expose_secret(&self) -> &str {
         &self.text
@@ -111,7 +113,7 @@ impl WebhookSecret {
     }
 
     fn of(bytes: Zeroizing<Vec<u8>>) -> Self {
-        // At its full size at once: growing would leave copies behind.
+        // Allocated at full size at once, as growing would leave copies behind.
         let mut text = Zeroizing::new(String::with_capacity(PREFIX.len() + 88));
         text.push_str(PREFIX);
         BASE64_STANDARD.encode_string(&*bytes, &mut text);
@@ -134,7 +136,7 @@ impl fmt::Debug for WebhookSecret {
     }
 }
 
-/// The secrets of an endpoint: the present one, and the one before while it still signs.
+/// The current secret of an endpoint, and the previous one during its grace period.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
@@ -147,7 +149,7 @@ impl fmt::Debug for WebhookSecret {
 /// assert!(secrets.previous(now).is_some()); // both sign
 /// assert!(secrets.previous(now + Duration::from_secs(3600)).is_none());
 ///
-/// secrets.regenerate(Grace::None, now)?; // it has leaked
+/// # secrets.regenerate(Grace::None, now)?; // the secret has leaked
 /// assert!(secrets.previous(now).is_none());
 /// # Ok::<(), keyward::key::RandomError>(())
 /// ```
@@ -158,50 +160,51 @@ pub struct WebhookSecrets {
 }
 
 impl WebhookSecrets {
-    /// One secret.
+    /// Creates a set with a single secret.
     #[must_use]
     pub fn new(current: WebhookSecret) -> Self {
         let previous = None;
         Self { current, previous }
     }
 
-    /// With the one before, which signs until a moment; as a store has kept it.
+    /// Adds the previous secret, which signs until this time, as read from a store.
     #[must_use]
     pub fn and_previous(mut self, secret: WebhookSecret, until: SystemTime) -> Self {
         self.previous = Some((secret, until));
         self
     }
 
-    /// Makes a new secret; the present one goes on signing for this long beside it.
+    /// Generates a new secret; the current one also signs for the grace period.
     ///
-    /// Of the one before, nothing is left: at most two sign.
+    /// An earlier previous secret is dropped: at most two secrets sign.
     ///
     /// # Errors
-    /// When the operating system gives no random bytes.
+    /// If the operating system returns no random bytes.
     pub fn regenerate(&mut self, grace: Grace, now: SystemTime) -> Result<(), RandomError> {
         let old = std::mem::replace(&mut self.current, WebhookSecret::random()?);
         self.previous = match grace {
             Grace::None => None,
-            // A moment that cannot be told is one that never comes; none is the safe end of the two.
+            // An end that cannot be represented would never come, so the safe choice is no grace
+            // period.
             Grace::For(length) => now.checked_add(length).map(|until| (old, until)),
         };
         Ok(())
     }
 
-    /// The present secret.
+    /// Returns the current secret.
     #[must_use]
     pub fn current(&self) -> &WebhookSecret {
         &self.current
     }
 
-    /// The one before, and until when it signs; `None` once that is over.
+    /// Returns the previous secret and the time until which it signs; `None` after that.
     #[must_use]
     pub fn previous(&self, now: SystemTime) -> Option<(&WebhookSecret, SystemTime)> {
         let (secret, until) = self.previous.as_ref()?;
         (now < *until).then_some((secret, *until))
     }
 
-    /// What signs now.
+    /// Returns a signer with the secrets that sign at this time.
     pub fn signer(&self, now: SystemTime) -> WebhookSigner {
         let signer = WebhookSigner::new(&self.current);
         match self.previous(now) {
@@ -211,12 +214,12 @@ impl WebhookSecrets {
     }
 }
 
-/// The bytes that go into HMAC-SHA-256.
+/// A key for HMAC-SHA-256.
 #[derive(Clone)]
 pub(crate) struct MacKey(Zeroizing<Vec<u8>>);
 
 impl MacKey {
-    /// A secret that another service has chosen: its text is the key.
+    /// Creates a key from the text of a secret that another service has chosen.
     pub(crate) fn of_text(text: &str, wrong: &[WrongPrefix<'_>]) -> Result<Self, ParseError> {
         let error = |kind| Err(ParseError::new(SUBJECT, kind));
         check_text(SUBJECT, text, wrong)?;
@@ -227,9 +230,9 @@ impl MacKey {
         }
     }
 
-    /// The code of all the parts, one after the other.
+    /// Returns the MAC of the concatenated parts.
     pub(crate) fn sign(&self, parts: &[&[u8]]) -> [u8; 32] {
-        // HMAC takes a key of any length (RFC 2104 §2).
+        // HMAC accepts a key of any length (RFC 2104 §2).
         let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.0) else {
             return [0; 32];
         };

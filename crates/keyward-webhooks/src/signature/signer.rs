@@ -1,4 +1,4 @@
-//! Signs what is sent.
+//! Signs outgoing webhooks.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -9,7 +9,7 @@ use keyward::clock::unix_time;
 use crate::signature::secret::MacKey;
 use crate::signature::{WebhookId, WebhookSecret};
 
-/// Signs messages as [Standard Webhooks] demands, with one secret or two.
+/// Signs messages according to [Standard Webhooks], with one secret or two.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
@@ -40,7 +40,7 @@ pub struct WebhookSigner {
 }
 
 impl WebhookSigner {
-    /// Signs with this secret.
+    /// Creates a signer with this secret.
     pub fn new(secret: &WebhookSecret) -> Self {
         Self {
             current: secret.key().clone(),
@@ -48,22 +48,25 @@ impl WebhookSigner {
         }
     }
 
-    /// Also signs with the secret before it, for receivers that do not know the new one yet.
+    /// Signs with the previous secret as well.
+    ///
+    /// Receivers that do not know the new secret yet can then still verify.
     pub fn and(mut self, previous: &WebhookSecret) -> Self {
         self.previous = Some(previous.key().clone());
         self
     }
 
-    /// The value of `webhook-signature`: `v1,` and base64 for each secret, the newest first.
+    /// Returns the value of `webhook-signature`: `v1,` and base64 for each secret, the newest
+    /// first.
     ///
-    /// The time is that of the attempt, in whole seconds; the id is that of the message.
+    /// `id` is that of the message, `at` the time of the attempt, in whole seconds.
     #[must_use]
     pub fn sign(&self, id: &WebhookId, at: SystemTime, body: &[u8]) -> String {
         let at = unix_time(at).as_secs().to_string();
         self.sign_text(id, &at, body)
     }
 
-    /// The three fields of a delivery, names in lower case.
+    /// Returns the three headers of a delivery, with lower case names.
     #[must_use]
     pub fn fields(
         &self,

@@ -1,4 +1,4 @@
-//! Checks what is received.
+//! Verifies the signatures of incoming webhooks.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -14,10 +14,10 @@ use crate::signature::scheme::{Claim, Scheme};
 use crate::signature::secret::MacKey;
 use crate::signature::{WebhookId, WebhookSecret};
 
-/// How many secrets are tried at most.
+/// The maximum number of secrets.
 const MAX_SECRETS: usize = 4;
 
-/// The sender of another form, or another secret of the same service.
+/// Secrets of other schemes, or other secrets of the same service.
 const NOT_STRIPE: [WrongPrefix<'_>; 8] = [
     ("v1,", "remove `v1,`"),
     (
@@ -51,13 +51,13 @@ const OTHER_FORM: &str =
     "that is for `WebhookVerifier::standard`, or for `WebhookVerifier::stripe` if Stripe issued it";
 const GITHUB_TOKEN: &str = "that is an access token, use the secret of the webhook's settings";
 
-/// Checks the signatures of one sender, on bytes.
+/// Verifies the signatures of one sender, given the headers and the bytes of the body.
 ///
-/// Every entry of a list of signatures is tried with every secret, each in constant time; versions
-/// that are not known are skipped. A timestamp may be 300 seconds off, either way. A field that is
-/// there twice is refused.
+/// Every entry of a list of signatures is compared with every secret, each in constant time;
+/// unknown versions are skipped. A timestamp may be 300 seconds off, either way. A repeated header
+/// is refused.
 ///
-/// To put it in front of a handler, see [`WebhookReceiver`](crate::receive::WebhookReceiver).
+/// To use it as middleware, see [`WebhookReceiver`](crate::receive::WebhookReceiver).
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
@@ -87,11 +87,11 @@ pub struct WebhookVerifier {
 impl WebhookVerifier {
     /// Verifies [Standard Webhooks] `v1`: `webhook-id`, `webhook-timestamp` and `webhook-signature`.
     ///
-    /// Reads `svix-id`, `svix-timestamp` and `svix-signature` where none of those three is there, as
-    /// Svix and services that send through it name them. The two families are never mixed.
+    /// If all three are absent, it reads `svix-id`, `svix-timestamp` and `svix-signature` instead,
+    /// the names used by Svix and services that send through it. The two families are never mixed.
     ///
     /// # Errors
-    /// When the text is not a [`WebhookSecret`].
+    /// If the text is not a [`WebhookSecret`].
     ///
     /// ```
     /// use keyward::error::ParseErrorKind;
@@ -110,8 +110,8 @@ impl WebhookVerifier {
     /// Verifies Stripe's `Stripe-Signature: t=<seconds>,v1=<hex>`, signed with the secret's text.
     ///
     /// # Errors
-    /// When the text has fewer than 16 or more than 256 bytes, or has something around it that is no
-    /// part of it, or is an API key.
+    /// If the text does not have 16 to 256 bytes, is surrounded by extra characters, or is an API
+    /// key.
     ///
     /// ```
     /// let error = keyward_webhooks::WebhookVerifier::stripe("\"whsec_of_an_endpoint\"").unwrap_err();
@@ -123,12 +123,12 @@ impl WebhookVerifier {
 
     /// Verifies GitHub's `X-Hub-Signature-256: sha256=<hex>`, signed with the secret's text.
     ///
-    /// GitHub signs the body alone: no time, and not the name in `X-GitHub-Delivery`. A recorded
-    /// delivery is good for ever, but for what the receiver's memory recognises.
+    /// GitHub signs only the body, neither a timestamp nor the id in `X-GitHub-Delivery`. A
+    /// recorded delivery stays valid forever, so only the receiver's replay memory can detect it.
     ///
     /// # Errors
-    /// When the text has fewer than 16 or more than 256 bytes, or has something around it that is no
-    /// part of it, or is the secret of another sender or an access token.
+    /// If the text does not have 16 to 256 bytes, is surrounded by extra characters, or is the
+    /// secret of another sender or an access token.
     ///
     /// ```
     /// use keyward::error::ParseErrorKind;
@@ -142,10 +142,10 @@ impl WebhookVerifier {
         Self::new(Scheme::GitHub, secret)
     }
 
-    /// Also accepts this secret, while a sender goes over from one to the other.
+    /// Accepts another secret as well, for key rotation at the sender.
     ///
     /// # Errors
-    /// When it is not a secret of this form, or a fifth one.
+    /// If it is not a secret of this scheme, or a fifth one.
     ///
     /// ```
     /// use keyward_webhooks::WebhookVerifier;
@@ -168,10 +168,10 @@ impl WebhookVerifier {
         Ok(self)
     }
 
-    /// Checks a whole request, body included, at this time.
+    /// Verifies a complete request, body included, at this time.
     ///
     /// # Errors
-    /// When it is not signed with one of the secrets, within the tolerance. See [`WebhookErrorKind`].
+    /// If it is not signed with one of the secrets, within the tolerance. See [`WebhookErrorKind`].
     pub fn verify<R: RequestHead>(
         &self,
         head: &R,
@@ -181,7 +181,7 @@ impl WebhookVerifier {
         self.prove(self.read(head, now)?, body)
     }
 
-    /// The fields alone: what they claim, if it could be true.
+    /// Reads the claims in the headers, if they could be true.
     pub(crate) fn read<R: RequestHead>(
         &self,
         head: &R,
@@ -212,7 +212,7 @@ impl WebhookVerifier {
         })
     }
 
-    /// How long a message may be on its way.
+    /// Returns the maximum difference between a timestamp and the present time.
     pub(crate) fn tolerance(&self) -> Duration {
         self.tolerance
     }
@@ -233,7 +233,7 @@ impl fmt::Debug for WebhookVerifier {
     }
 }
 
-/// A message whose signature is good; made by [`WebhookVerifier::verify`]. See there.
+/// A message with a verified signature, returned by [`WebhookVerifier::verify`].
 #[derive(Clone, Debug)]
 pub struct SignedWebhook {
     scheme: Scheme,
@@ -243,22 +243,25 @@ pub struct SignedWebhook {
 }
 
 impl SignedWebhook {
-    /// The name of the message: `webhook-id` or `svix-id`, or `X-GitHub-Delivery`, which is not signed.
+    /// Returns the id of the message: `webhook-id`, `svix-id`, or `X-GitHub-Delivery`, which is not
+    /// signed.
     ///
-    /// Stripe has the name in the body.
+    /// It is `None` for Stripe, which has the id in the body.
     #[must_use]
     pub fn id(&self) -> Option<&WebhookId> {
         self.id.as_ref()
     }
 
-    /// When this attempt was signed; GitHub does not say.
+    /// Returns the time at which this attempt was signed; `None` for GitHub.
     #[must_use]
     pub fn timestamp(&self) -> Option<SystemTime> {
         self.timestamp
     }
 
-    /// By what it is known again. The name, where it is signed; otherwise the signature, which nobody
-    /// can change, while the name could be made up anew for each replay.
+    /// Returns the key that identifies the message in a replay memory.
+    ///
+    /// It is the id if that is signed. Otherwise it is the signature, which cannot be changed,
+    /// while an unsigned id could be replaced in each replay.
     pub(crate) fn replay_key(&self) -> String {
         match (self.scheme, &self.id) {
             (Scheme::Standard, Some(id)) => id.to_string(),

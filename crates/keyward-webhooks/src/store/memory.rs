@@ -1,4 +1,4 @@
-//! A store of keys and webhooks for tests: everything is gone when the process ends.
+//! A store of keys and webhooks in memory, for tests.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,7 +20,7 @@ use crate::signature::WebhookId;
 use crate::store::outbox::Outbox;
 use crate::store::{DeliveryClaim, OutboxSignal, WebhookCommit, WebhookStore};
 
-/// Keeps keys, endpoints, messages and deliveries in memory, for tests.
+/// A store of keys, endpoints, messages and deliveries in memory, for tests.
 ///
 /// ```
 /// use keyward::Store;
@@ -43,7 +43,7 @@ impl MemoryWebhooks {
         Self::default()
     }
 
-    /// Creates an empty store that tells the time by this clock.
+    /// Creates an empty store that uses this clock.
     #[must_use]
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
         Self {
@@ -108,7 +108,7 @@ impl WebhookStore for MemoryWebhooks {
         Box::pin(async move {
             let makes_due = commit.makes_due();
             let with = commit.with.clone();
-            // Locked before the keys, by every call that needs both.
+            // Every call that needs both locks this one before the keys.
             let mut outbox = self.outbox();
             self.keys.commit_with(with, |is_stored| {
                 outbox.check(&commit, is_stored)?;

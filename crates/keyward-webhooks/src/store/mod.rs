@@ -1,4 +1,4 @@
-//! The store of endpoints, messages and deliveries.
+//! Storage of endpoints, messages and deliveries.
 
 pub(crate) mod memory;
 pub(crate) mod outbox;

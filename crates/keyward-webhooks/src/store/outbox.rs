@@ -1,4 +1,4 @@
-//! Endpoints, messages, deliveries and attempts in memory.
+//! The transactional outbox in memory.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -19,7 +19,7 @@ use crate::store::{DeliveryClaim, Redelivery, WebhookCommit};
 #[derive(Default)]
 pub(crate) struct Outbox {
     endpoints: HashMap<EndpointId, (u64, WebhookEndpoint)>,
-    /// Each with when it was made.
+    /// The endpoints, each with its number in the order of creation.
     made: u64,
     messages: HashMap<MessageName, WebhookMessage>,
     deliveries: BTreeMap<(EndpointId, MessageName), Delivery>,
@@ -51,7 +51,7 @@ impl Delivery {
 }
 
 impl Outbox {
-    /// Whether a commit may be written, as far as the outbox goes.
+    /// Checks whether the webhook part of a commit may be written.
     pub(crate) fn check(
         &self,
         commit: &WebhookCommit,
@@ -110,7 +110,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// Writes a commit that was [checked](Self::check), but for what is written with it.
+    /// Writes the webhook part of a commit that was [checked](Self::check).
     pub(crate) fn write(&mut self, commit: &WebhookCommit) {
         for endpoint in &commit.endpoints {
             let stored = self.endpoints.get(&endpoint.id());
@@ -145,12 +145,12 @@ impl Outbox {
             self.messages.insert(name, message.clone());
         }
         if let Some((endpoint, what)) = &commit.again {
-            // There are both: it was checked.
+            // Both exist, as was checked before.
             self.again(*endpoint, what);
         }
     }
 
-    /// `None` where there is no such endpoint or message.
+    /// Returns `None` if the endpoint or the message does not exist.
     fn again(&mut self, id: EndpointId, what: &Redelivery) -> Option<()> {
         let (_, endpoint) = self.endpoints.get(&id)?;
         match what {
@@ -165,7 +165,7 @@ impl Outbox {
                     failures: 0,
                     end: None,
                 });
-                // An attempt that is under way decides no more than whether it has arrived.
+                // A concurrent attempt now only decides whether the message has arrived.
                 delivery.attempts = delivery.attempts.saturating_add(1);
                 delivery.begin_anew(due_at);
             }
@@ -277,7 +277,7 @@ impl Outbox {
             NextStep::GiveUp => delivery.end = Some(End::GivenUp),
             NextStep::SwitchOff => {
                 delivery.due_at = due.message().created_at();
-                // Not where it is another URL by now.
+                // Not if its URL has changed.
                 if let Some((_, endpoint)) = self.endpoints.get_mut(&place.0)
                     && endpoint.status == EndpointStatus::Enabled
                     && endpoint.url == due.endpoint().url

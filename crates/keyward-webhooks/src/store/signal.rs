@@ -1,4 +1,4 @@
-//! Tells those who wait that there is news.
+//! Wakes senders when a delivery becomes due.
 
 use std::fmt;
 use std::pin::Pin;
@@ -7,9 +7,9 @@ use std::task::{Context, Poll, Waker};
 
 use std::sync::{Mutex, MutexGuard};
 
-/// Tells the senders of this process that something has become due.
+/// Wakes the senders of this process when a delivery becomes due.
 ///
-/// A store raises it when it has accepted a message; see
+/// A store raises it after accepting a message; see
 /// [`WebhookStore::outbox_signal`](crate::store::WebhookStore::outbox_signal).
 ///
 /// ```
@@ -30,13 +30,13 @@ pub struct OutboxSignal(Arc<Mutex<Waiting>>);
 #[derive(Default)]
 struct Waiting {
     raised: u64,
-    /// Those who wait, each under a number of its own.
+    /// The wakers, each with a number of its own.
     wakers: Vec<(u64, Waker)>,
     numbered: u64,
 }
 
 impl OutboxSignal {
-    /// Wakes all who wait.
+    /// Wakes all waiting senders.
     pub fn raise(&self) {
         let woken = {
             let mut waiting = self.lock();
@@ -48,7 +48,7 @@ impl OutboxSignal {
         }
     }
 
-    /// Waits until it is raised, from this call on.
+    /// Waits until it is raised after this call.
     pub fn wait(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut waiting = self.lock();
         waiting.numbered += 1;

@@ -1,4 +1,4 @@
-//! Where endpoints, messages and deliveries are kept for good.
+//! Durable storage of endpoints, messages and deliveries.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use crate::send::{
 use crate::signature::WebhookId;
 use crate::store::OutboxSignal;
 
-/// Where endpoints, messages and deliveries are kept for good. A [`Store`] need not be one.
+/// Durable storage of endpoints, messages and deliveries, as an extension of [`Store`].
 ///
-/// What is written together with a message is a delivery for each endpoint that it is
-/// [deliverable](WebhookMessage::deliverable) to: once a message is accepted it is delivered at least
-/// once, whatever happens to the process. The suite `keyward_webhooks::testing::check_webhooks` runs over any
-/// such store.
+/// A message is written together with a delivery for each endpoint that it is
+/// [deliverable](WebhookMessage::deliverable) to (a transactional outbox): an accepted message is
+/// delivered at least once, even if the process ends. The suite
+/// `keyward_webhooks::testing::check_webhooks` tests implementations.
 ///
 /// ```
 /// # use std::time::{Duration, SystemTime};
@@ -48,41 +48,42 @@ use crate::store::OutboxSignal;
 /// let claim = DeliveryClaim { now, until: now + Duration::from_secs(60), limit: 10, each: 2, busy: vec![], proven: None };
 /// let due = store.claim(claim.clone()).await?;
 /// assert_eq!(due[0].message().id(), message.id());
-/// assert!(store.claim(claim).await?.is_empty()); // for a minute it is ours
+/// # assert!(store.claim(claim).await?.is_empty()); // leased for a minute
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// # }).unwrap();
 /// ```
 pub trait WebhookStore: Store {
-    /// Writes all of it, durably and at once, or nothing.
+    /// Writes the commit durably and atomically: all of it, or nothing.
     ///
     /// # Errors
-    /// As [`commit`](Store::commit), and [`Conflict`](keyward::store::StoreErrorKind::Conflict) when the revision
-    /// of an endpoint is not the stored one (zero: not stored yet), its account is not stored, it would
-    /// change account or environment, a message of the same id is there in its account and environment,
-    /// or what is to be delivered again is not there. [`TooManyEndpoints`](keyward::store::StoreErrorKind::TooManyEndpoints) when there would be
-    /// more than there may be.
+    /// Those of [`commit`](Store::commit). [`Conflict`](keyward::store::StoreErrorKind::Conflict)
+    /// if the revision of an endpoint is not the stored one (zero: not stored yet), its account is
+    /// not stored, it would change account or environment, a message with the same id exists in its
+    /// account and environment, or what is to be redelivered does not exist.
+    /// [`TooManyEndpoints`](keyward::store::StoreErrorKind::TooManyEndpoints) if the commit would
+    /// exceed the [limit](WebhookCommit::at_most).
     fn commit_webhooks(&self, commit: WebhookCommit) -> StoreFuture<'_, ()>;
 
-    /// The endpoint of this name.
+    /// Returns the endpoint with this id.
     ///
     /// # Errors
-    /// When the store cannot answer.
+    /// If the store cannot answer.
     fn endpoint(&self, id: EndpointId) -> StoreFuture<'_, Option<WebhookEndpoint>>;
 
-    /// The endpoints of an account or, where none is named, of all, in the order of their making.
+    /// Lists the endpoints of an account, or of all accounts, in the order of creation.
     ///
     /// # Errors
-    /// When the store cannot answer.
+    /// If the store cannot answer.
     fn endpoints(
         &self,
         account: Option<AccountId>,
         environment: Option<Environment>,
     ) -> StoreFuture<'_, Vec<WebhookEndpoint>>;
 
-    /// The message of this name, until it is forgotten.
+    /// Returns the message with this id, unless it has been deleted.
     ///
     /// # Errors
-    /// When the store cannot answer.
+    /// If the store cannot answer.
     fn message(
         &self,
         account: AccountId,
@@ -90,27 +91,29 @@ pub trait WebhookStore: Store {
         id: WebhookId,
     ) -> StoreFuture<'_, Option<WebhookMessage>>;
 
-    /// Takes deliveries that are due, the longest due first, so that nobody else gets them for a while.
+    /// Claims due deliveries for a while, the longest due first.
     ///
-    /// Whoever claims one has to [conclude](Self::conclude) it before the claim is over. A delivery that
-    /// was claimed and not concluded is due again then.
+    /// No other sender gets them until the claim ends. The caller must [conclude](Self::conclude)
+    /// each of them before the claim ends. A delivery that is claimed but not concluded becomes due
+    /// again.
     ///
     /// # Errors
-    /// When the store cannot answer. Nothing is claimed then, or for nobody.
+    /// If the store cannot answer. Then nothing is claimed, or the claim expires unused.
     fn claim(&self, claim: DeliveryClaim) -> StoreFuture<'_, Vec<DueDelivery>>;
 
-    /// Keeps what came of an attempt, and what follows from it.
+    /// Stores the outcome of an attempt and carries out the next step.
     ///
-    /// Where the delivery has been claimed anew meanwhile, only that it has arrived follows.
+    /// If the delivery was claimed again meanwhile, the only effect is that it is marked as arrived
+    /// if it has.
     ///
     /// # Errors
-    /// When the store cannot answer; the delivery is then due again when the claim is over.
+    /// If the store cannot answer; the delivery then becomes due again when the claim ends.
     fn conclude(&self, conclusion: Conclusion) -> StoreFuture<'_, ()>;
 
-    /// The attempts to reach an endpoint, below a number, newest first.
+    /// Lists the attempts to reach an endpoint, below a number, newest first.
     ///
     /// # Errors
-    /// When the store cannot answer.
+    /// If the store cannot answer.
     fn attempts(
         &self,
         endpoint: EndpointId,
@@ -118,108 +121,117 @@ pub trait WebhookStore: Store {
         limit: usize,
     ) -> StoreFuture<'_, Vec<DeliveryAttempt>>;
 
-    /// Forgets messages accepted before this moment that have arrived or were given up everywhere,
-    /// with all attempts; and tells how many. Others are served meanwhile.
+    /// Deletes messages accepted before this time that were delivered or given up at every
+    /// endpoint.
+    ///
+    /// Their attempts are deleted too. Returns the number of messages. Other calls are served
+    /// meanwhile.
     ///
     /// # Errors
-    /// When the store cannot answer; some may be forgotten by then.
+    /// If the store cannot answer; some messages may be deleted by then.
     fn forget_messages(&self, before: SystemTime) -> StoreFuture<'_, u64>;
 
-    /// The signal that is raised when this process has made something due: accepted a message, asked for one
-    /// again, switched an endpoint on.
+    /// Returns the signal that is raised when this process makes a delivery due.
     ///
-    /// A sender waits for it, so that what is published leaves at once. `None`, unless a store has one: then
-    /// the sender finds it when it looks next, as it does with what other processes accept.
+    /// That is when it accepts or redelivers a message, or enables an endpoint. A sender waits for
+    /// the signal to deliver new messages at once. Without one (the default), the sender finds them
+    /// at its next poll, as it does with messages that other processes accept.
     fn outbox_signal(&self) -> Option<&OutboxSignal> {
         None
     }
 }
 
-/// What is written together. See [`WebhookStore`].
+/// The changes that are written atomically. See [`WebhookStore`].
 #[derive(Clone, Debug, Default)]
 #[expect(
     clippy::exhaustive_structs,
-    reason = "a store takes it apart, a new part must not be missed"
+    reason = "a store must handle every part, so a new one must not be missed"
 )]
 pub struct WebhookCommit {
-    /// New and changed endpoints. Each replaces the stored one of its revision.
+    /// New and changed endpoints. Each replaces the stored one of the same revision.
     pub endpoints: Vec<WebhookEndpoint>,
-    /// An endpoint that is deleted, with its deliveries; and its revision.
+    /// The id and revision of an endpoint to delete, with its deliveries.
     pub deleted: Option<(EndpointId, u64)>,
-    /// How many endpoints there may be after this.
+    /// The limit of endpoints after this commit.
     pub at_most: Option<EndpointLimit>,
-    /// A message that is accepted, with a delivery for each endpoint.
+    /// An accepted message, which creates a delivery for each endpoint.
     pub message: Option<WebhookMessage>,
-    /// What is to be delivered to an endpoint again, as if nothing had failed; where it is switched off,
-    /// once it is on.
+    /// An endpoint and what to redeliver to it, as if no attempt had failed.
+    ///
+    /// If the endpoint is disabled, delivery begins once it is enabled.
     pub again: Option<(EndpointId, Redelivery)>,
-    /// What else is written: the audit trail, what must be unchanged.
+    /// The rest of the commit, such as the audit log and what must be unchanged.
     pub with: Commit,
 }
 
 impl WebhookCommit {
-    /// Whether something may be due once it is written.
+    /// Returns whether the commit can make a delivery due.
     #[must_use]
     pub fn makes_due(&self) -> bool {
         self.message.is_some() || self.again.is_some() || !self.endpoints.is_empty()
     }
 }
 
-/// What is to be delivered again. See [`WebhookAdmin::redeliver`](crate::admin::WebhookAdmin::redeliver).
+/// The deliveries to repeat. See
+/// [`WebhookAdmin::redeliver`](crate::admin::WebhookAdmin::redeliver).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "a store must carry out each")]
 pub enum Redelivery {
-    /// This message, whatever came of it; also one that was accepted before the endpoint was there.
+    /// A single message, whatever its outcome.
+    ///
+    /// The message may be older than the endpoint.
     Message(WebhookId),
-    /// Whatever was accepted from this moment on and was given up.
+    /// All messages accepted from this time on that were given up.
     FailedSince(SystemTime),
 }
 
-/// A bound on the endpoints of an account and environment, as a part of a [`WebhookCommit`].
+/// A limit on the endpoints of an account and environment, as part of a [`WebhookCommit`].
 #[derive(Clone, Debug)]
 #[expect(
     clippy::exhaustive_structs,
-    reason = "a store takes it apart, a new part must not be missed"
+    reason = "a store must handle every part, so a new one must not be missed"
 )]
 pub struct EndpointLimit {
-    /// Of which account.
+    /// The account.
     pub account: AccountId,
-    /// Of which environment.
+    /// The environment.
     pub environment: Environment,
-    /// How many there may be after the commit.
+    /// The maximum number of endpoints after the commit.
     pub at_most: u32,
 }
 
-/// Which deliveries to take, and for how long. See [`WebhookStore::claim`].
+/// The number of deliveries to claim, and for how long. See [`WebhookStore::claim`].
 #[derive(Clone, Debug)]
 #[expect(
     clippy::exhaustive_structs,
-    reason = "a store takes it apart, a new part must not be missed"
+    reason = "a store must handle every part, so a new one must not be missed"
 )]
 pub struct DeliveryClaim {
-    /// Only what is due now.
+    /// The present time: only deliveries due by then are claimed.
     pub now: SystemTime,
-    /// When it is due again if it is not concluded.
+    /// The time at which the claim ends and the delivery becomes due again.
     pub until: SystemTime,
-    /// At most so many.
+    /// The maximum number of deliveries.
     pub limit: usize,
-    /// At most so many to one endpoint.
+    /// The maximum number of deliveries per endpoint.
     pub each: usize,
-    /// Nothing to these endpoints.
+    /// Endpoints to skip.
     pub busy: Vec<EndpointId>,
-    /// Where named, the limits above are for these endpoints alone. Without, they are for any.
+    /// The endpoints to which the limits above apply; `None` for all.
     pub proven: Option<ProvenEndpoints>,
 }
 
-/// The endpoints that are known to answer, as a part of a [`DeliveryClaim`].
+/// The endpoints that are known to answer, as part of a [`DeliveryClaim`].
 #[derive(Clone, Debug)]
 #[expect(
     clippy::exhaustive_structs,
-    reason = "a store takes it apart, a new part must not be missed"
+    reason = "a store must handle every part, so a new one must not be missed"
 )]
 pub struct ProvenEndpoints {
-    /// Those that answer.
+    /// The endpoints that answer.
     pub endpoints: Arc<BTreeSet<EndpointId>>,
-    /// How many deliveries to take for all others together, at most one for each.
+    /// The number of deliveries to claim for all other endpoints together.
+    ///
+    /// Each of those gets at most one.
     pub others: usize,
 }

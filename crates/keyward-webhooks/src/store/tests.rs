@@ -1,4 +1,4 @@
-//! What the outbox promises, beside what every store of it does.
+//! Tests of the outbox in memory, beside the suite for every store.
 
 use crate::store::MemoryWebhooks;
 
