@@ -1,4 +1,4 @@
-//! What is written together.
+//! Changes that are written to a store atomically.
 
 use std::time::SystemTime;
 
@@ -6,7 +6,7 @@ use crate::credits::{CreditOwner, Credits};
 use crate::ids::{AccountId, KeyId};
 use crate::record::{Account, AuditEntry, KeyRecord};
 
-/// What is written together. Each row replaces the stored one of its revision.
+/// Changes that are written atomically. Each row replaces the stored one of the same revision.
 ///
 /// ```
 /// # use keyward::{AccountId, MemoryStore, Store};
@@ -20,7 +20,7 @@ use crate::record::{Account, AuditEntry, KeyRecord};
 /// let stored = store.account(acme).await?.expect("it was just written");
 /// assert!(stored.revision > 0);
 ///
-/// // It was made from revision 0, and that is not what is stored any more.
+/// // It was made from revision 0, which is no longer the stored one.
 /// let error = store.commit(commit).await.unwrap_err();
 /// assert_eq!(error.kind(), StoreErrorKind::Conflict);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -29,74 +29,74 @@ use crate::record::{Account, AuditEntry, KeyRecord};
 #[derive(Clone, Debug, Default)]
 #[expect(
     clippy::exhaustive_structs,
-    reason = "a store takes it apart, a new part must not be missed"
+    reason = "a store must handle every part, so a new one must not be missed"
 )]
 pub struct Commit {
     /// New and changed accounts.
     pub accounts: Vec<Account>,
     /// New and changed keys.
     pub keys: Vec<KeyRecord>,
-    /// A balance of credits that changes.
+    /// A change to a credit balance.
     pub credits: Option<CreditChange>,
-    /// Accounts that must be of these revisions: what was decided rests on them.
+    /// Accounts that must still have these revisions, because the decision relied on them.
     pub unchanged_accounts: Vec<(AccountId, u64)>,
-    /// Keys that must be of these revisions: what was decided rests on them.
+    /// Keys that must still have these revisions, because the decision relied on them.
     pub unchanged_keys: Vec<(KeyId, u64)>,
-    /// Whether no account may be stored yet.
+    /// The requirement that no account is stored yet.
     pub first: bool,
-    /// How many active keys an account may have after this.
+    /// The limit of active keys of an account after this commit.
     pub active_keys: Option<ActiveKeys>,
-    /// The token by which a repeated create finds its key.
+    /// The token by which a repeated create finds its key (idempotent create).
     pub token: Option<CreateToken>,
-    /// New lines of the audit trail.
+    /// New lines of the audit log.
     pub audit: Vec<AuditEntry>,
 }
 
-/// A bound on the active keys of an account, as a part of a [`Commit`].
+/// A limit on the active keys of an account, as part of a [`Commit`].
 ///
-/// Active are those that are neither revoked nor expired. Keys that are switched off count: they
-/// can be switched on.
+/// A key is active if it is neither revoked nor expired. Disabled keys count, as they can be
+/// enabled again.
 #[derive(Clone, Debug)]
 #[expect(
     clippy::exhaustive_structs,
-    reason = "a store takes it apart, a new part must not be missed"
+    reason = "a store must handle every part, so a new one must not be missed"
 )]
 pub struct ActiveKeys {
-    /// Whose keys.
+    /// The account.
     pub account: AccountId,
-    /// How many there may be after the commit.
+    /// The maximum number of active keys after the commit.
     pub at_most: u32,
-    /// The moment at which expiry is judged.
+    /// The time at which expiry is judged.
     pub now: SystemTime,
 }
 
-/// How a balance of credits changes, as a part of a [`Commit`].
+/// A change to a credit balance, as part of a [`Commit`].
 #[derive(Clone, Debug)]
 #[expect(
     clippy::exhaustive_enums,
-    reason = "a store takes it apart, a new way must not be missed"
+    reason = "a store must handle every case, so a new one must not be missed"
 )]
 pub enum CreditChange {
-    /// There is this balance from now on.
+    /// Replaces the balance.
     Set {
-        /// Whose.
+        /// The owner of the balance.
         owner: CreditOwner,
-        /// The epoch of the balance it replaces; zero: there is none.
+        /// The epoch of the balance that is replaced; zero if there is none.
         since: u32,
-        /// What there is from now on, of a later epoch.
+        /// The new balance, of a later epoch.
         to: Credits,
     },
-    /// There is more of the balance that there is.
+    /// Adds to the existing balance.
     Add {
-        /// Whose.
+        /// The owner of the balance.
         owner: CreditOwner,
-        /// How many credits more.
+        /// The number of credits to add.
         amount: u64,
     },
 }
 
 impl CreditChange {
-    /// Whose balance changes.
+    /// Returns the owner of the balance.
     #[must_use]
     pub fn owner(&self) -> &CreditOwner {
         match self {
@@ -104,7 +104,7 @@ impl CreditChange {
         }
     }
 
-    /// The balance that comes of it; `None` where the change is at odds with what is stored.
+    /// Returns the resulting balance; `None` if the change conflicts with what is stored.
     #[must_use]
     pub fn apply(&self, stored: Option<Credits>) -> Option<Credits> {
         match self {
@@ -120,19 +120,19 @@ impl CreditChange {
     }
 }
 
-/// The token of a create, as a part of a [`Commit`].
+/// The idempotency token of a create, as part of a [`Commit`].
 ///
-/// In one account no two creates have the same.
+/// It is unique within its account.
 #[derive(Clone, Debug)]
 #[expect(
     clippy::exhaustive_structs,
-    reason = "a store takes it apart, a new part must not be missed"
+    reason = "a store must handle every part, so a new one must not be missed"
 )]
 pub struct CreateToken {
-    /// In which account.
+    /// The account.
     pub account: AccountId,
     /// The token.
     pub token: String,
-    /// The key that is created with it.
+    /// The key created with the token.
     pub key: KeyId,
 }

@@ -1,4 +1,4 @@
-//! The place in a list of keys at which the next page begins.
+//! The position in a list of keys at which the next page begins.
 
 use std::fmt;
 
@@ -8,9 +8,9 @@ use crate::error::{ParseError, ParseErrorKind};
 use crate::ids::KeyId;
 use crate::record::KeyRecord;
 
-/// A place in the list of keys, as text for a URL: `1700000000123.key_…`.
+/// A position in a list of keys, as text for a URL: `1700000000123.key_…`.
 ///
-/// It stays where it is when keys come and go.
+/// It stays valid when keys are added or removed.
 ///
 /// ```
 /// use keyward::store::KeyCursor;
@@ -23,17 +23,17 @@ use crate::record::KeyRecord;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct KeyCursor {
-    /// When the last key of the page was created, in milliseconds since the Unix epoch.
+    /// The creation time of the page's last key, in milliseconds since the Unix epoch.
     pub created_at: u64,
-    /// Its id.
+    /// The id of that key.
     pub id: KeyId,
 }
 
 impl KeyCursor {
-    /// Parses what `Display` writes.
+    /// Parses the output of `Display`.
     ///
     /// # Errors
-    /// When it is not that.
+    /// If the format is different.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let error = ParseError::new("page", ParseErrorKind::Character);
         let (created_at, id) = text.split_once('.').ok_or(error)?;
@@ -43,7 +43,7 @@ impl KeyCursor {
         })
     }
 
-    /// Where this key stands.
+    /// Returns the position of this key.
     #[must_use]
     pub fn of(record: &KeyRecord) -> Self {
         let created_at = unix_time(record.created_at).as_millis();

@@ -1,11 +1,11 @@
-//! Why a store could not do what it was asked.
+//! The error of a store.
 
 use std::error::Error;
 use std::fmt;
 
 use crate::replica::ReplicaError;
 
-/// The store could not do what it was asked.
+/// The error of a store.
 ///
 /// ```
 /// use keyward::store::{StoreError, StoreErrorKind};
@@ -24,7 +24,7 @@ pub struct StoreError {
 }
 
 impl StoreError {
-    /// An error of this kind.
+    /// Creates an error of this kind.
     #[must_use]
     pub fn new(kind: StoreErrorKind) -> Self {
         Self {
@@ -34,21 +34,21 @@ impl StoreError {
         }
     }
 
-    /// Names where the store is, such as the path of a file. Not for what holds a password.
+    /// Adds the location of the store, such as a file path. It must not contain a password.
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Self {
         self.place = Some(place.to_string().into());
         self
     }
 
-    /// With the error behind it.
+    /// Adds the cause of the error.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
     }
 
-    /// Which it is.
+    /// Returns the kind of error.
     #[must_use]
     pub fn kind(&self) -> StoreErrorKind {
         self.kind
@@ -59,10 +59,10 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
             StoreErrorKind::Unavailable => "the store cannot answer",
-            StoreErrorKind::Conflict => "what was to be changed has changed meanwhile",
-            StoreErrorKind::TooManyKeys => "the account has as many active keys as it may",
-            StoreErrorKind::TooManyEndpoints => "the account has as many endpoints as it may",
-            StoreErrorKind::Corrupt => "the store holds a row that is not valid",
+            StoreErrorKind::Conflict => "conflicting concurrent change",
+            StoreErrorKind::TooManyKeys => "active key limit reached",
+            StoreErrorKind::TooManyEndpoints => "endpoint limit reached",
+            StoreErrorKind::Corrupt => "the store contains an invalid row",
             StoreErrorKind::Schema => "the store's schema is newer than this program",
         })?;
         match &self.place {
@@ -84,20 +84,20 @@ impl From<ReplicaError> for StoreError {
     }
 }
 
-/// Which error it is. See [`StoreError`].
+/// The kind of a [`StoreError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StoreErrorKind {
-    /// It cannot be reached, read or written.
+    /// The store cannot be reached, read or written.
     Unavailable,
-    /// What was to be changed has changed meanwhile; read it again and decide anew.
+    /// A row has changed concurrently. Read it again and decide again.
     Conflict,
-    /// An account would have more active keys than it may.
+    /// The account would exceed its limit of active keys.
     TooManyKeys,
-    /// An account would have more endpoints in an environment than it may.
+    /// The account would exceed its limit of endpoints in an environment.
     TooManyEndpoints,
-    /// It holds a row that is not valid.
+    /// The store contains an invalid row.
     Corrupt,
-    /// It was written by a newer version.
+    /// The store was written by a newer version.
     Schema,
 }

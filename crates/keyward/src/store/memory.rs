@@ -1,4 +1,4 @@
-//! A store for tests: everything is gone when the process ends.
+//! A store in memory, for tests.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -17,7 +17,7 @@ use crate::store::{
     AuditQuery, Commit, KeyCursor, KeyQuery, Store, StoreError, StoreErrorKind, StoreFuture,
 };
 
-/// Keeps everything in memory, for tests.
+/// A store that keeps everything in memory, for tests.
 ///
 /// ```
 /// use keyward::{MemoryStore, Store};
@@ -44,13 +44,13 @@ struct Rows {
 }
 
 impl MemoryStore {
-    /// An empty store.
+    /// Creates an empty store.
     #[must_use]
     pub fn new() -> Self {
         Self::over(Replica::new())
     }
 
-    /// An empty store on a clock of the caller's.
+    /// Creates an empty store that uses this clock.
     #[must_use]
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
         Self::over(Replica::with(clock, usize::MAX))
@@ -73,12 +73,12 @@ impl MemoryStore {
         locked(&self.rows)
     }
 
-    /// Writes a commit together with rows that are kept outside this store, or nothing.
+    /// Writes a commit atomically with rows that are kept outside this store.
     ///
-    /// For a store in memory that keeps more than keys. `write_others` runs when the commit is sure to be
-    /// written, before anything else can read or write here. It may refuse what it should write; then
-    /// nothing is written. It is told how to find out whether an account is stored, counting those of the
-    /// commit.
+    /// This is for a store in memory that keeps more than keys. `write_others` is called once the
+    /// commit is certain to be written, before any other call can read or write here. If it returns
+    /// an error, nothing is written. Its argument tells whether an account is stored, including
+    /// those of the commit.
     ///
     /// ```
     /// # use keyward::{AccountId, MemoryStore};
@@ -91,7 +91,7 @@ impl MemoryStore {
     ///     true => Ok(()),
     ///     false => Err(StoreError::new(StoreErrorKind::Conflict)),
     /// });
-    /// assert!(refused.is_err()); // and `acme` was not written
+    /// # assert!(refused.is_err()); // and `acme` was not written
     ///
     /// let mut owner = None;
     /// store.commit_with(commit, |is_stored| {
@@ -104,7 +104,7 @@ impl MemoryStore {
     /// ```
     ///
     /// # Errors
-    /// As [`commit`](Store::commit), and that of `write_others`.
+    /// The errors of [`commit`](Store::commit), and that of `write_others`.
     pub fn commit_with(
         &self,
         commit: Commit,
@@ -155,7 +155,7 @@ impl MemoryStore {
                 .for_each(|row| poll.account(row.clone()));
             rows.keys.values().for_each(|row| poll.key(row));
         }
-        // The history cannot be lost and written anew, so any nonce will do.
+        // The history cannot be lost and written again, so any nonce will do.
         let nonce = 0;
         poll.finish(Revision { number, nonce })?;
         Ok(())
@@ -193,7 +193,7 @@ impl Store for MemoryStore {
 
     fn credits(&self, owner: CreditOwner) -> StoreFuture<'_, Option<Credits>> {
         Box::pin(async move {
-            // While the rows are locked, nothing is taken out or given back.
+            // While the rows are locked, no credits are taken out or returned.
             let rows = self.rows();
             let mut credits = rows.credits.get(&owner).copied();
             if let (Some(credits), Some(held)) = (&mut credits, self.replica.held_of(&owner)) {
@@ -287,7 +287,7 @@ impl Default for MemoryStore {
 }
 
 impl Rows {
-    /// Takes what the replica has too much of, and gives it the credits that it wants.
+    /// Takes surplus credits from the replica, and gives it those that it asks for.
     fn draw(&mut self, replica: &Replica) {
         let now = SystemTime::UNIX_EPOCH + replica.clock().unix();
         for unspent in replica.take_excess() {

@@ -1,4 +1,4 @@
-//! Where keys are kept, and the copy in memory that answers requests.
+//! Durable storage of keys and accounts: the `Store` trait and a store in memory.
 
 pub(crate) mod commit;
 pub(crate) mod cursor;

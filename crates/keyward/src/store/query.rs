@@ -1,4 +1,4 @@
-//! Which keys are wanted.
+//! Queries for keys and for the audit log.
 
 use std::time::SystemTime;
 
@@ -7,28 +7,28 @@ use crate::ids::AccountId;
 use crate::record::{Account, AuditEntry, KeyRecord, KeyState};
 use crate::store::KeyCursor;
 
-/// Which keys of an account are wanted. See [`Store::keys`](crate::store::Store::keys).
+/// A query for the keys of an account. See [`Store::keys`](crate::store::Store::keys).
 #[derive(Clone, Debug)]
 #[expect(
     clippy::exhaustive_structs,
-    reason = "a store takes it apart, a new part must not be missed"
+    reason = "a store must handle every part, so a new one must not be missed"
 )]
 pub struct KeyQuery {
-    /// Whose keys.
+    /// The account.
     pub account: AccountId,
-    /// Only of this environment.
+    /// The environment of the keys; `None` for all.
     pub environment: Option<Environment>,
-    /// Only in this state, as [`KeyRecord::state`] says.
+    /// The state of the keys, according to [`KeyRecord::state`]; `None` for all.
     pub state: Option<KeyState>,
-    /// The moment at which expiry is judged.
+    /// The time at which expiry is judged.
     pub now: SystemTime,
-    /// Only those below this place in the list.
+    /// The position in the list after which the keys begin.
     pub after: Option<KeyCursor>,
-    /// At most so many.
+    /// The maximum number of keys.
     pub limit: usize,
 }
 
-/// Which lines of the audit log are wanted. See [`Store::audit`](crate::store::Store::audit).
+/// A query for lines of the audit log. See [`Store::audit`](crate::store::Store::audit).
 ///
 /// ```
 /// # use std::time::SystemTime;
@@ -45,21 +45,21 @@ pub struct KeyQuery {
 #[derive(Clone, Debug)]
 #[expect(
     clippy::exhaustive_structs,
-    reason = "a store takes it apart, a new part must not be missed"
+    reason = "a store must handle every part, so a new one must not be missed"
 )]
 pub struct AuditQuery {
-    /// Only of this account.
+    /// The account of the lines; `None` for all.
     pub account: Option<AccountId>,
-    /// Only of this environment.
+    /// The environment of the lines; `None` for all.
     pub environment: Option<Environment>,
-    /// Only those below this number.
+    /// The number below which the lines begin.
     pub before: Option<u64>,
-    /// At most so many.
+    /// The maximum number of lines.
     pub limit: usize,
 }
 
 impl AuditQuery {
-    /// The newest lines, of all accounts and environments.
+    /// Creates a query for the newest lines of all accounts and environments.
     #[must_use]
     pub fn newest(limit: usize) -> Self {
         Self {
@@ -70,7 +70,7 @@ impl AuditQuery {
         }
     }
 
-    /// Whether a line is wanted; the limit is not looked at.
+    /// Returns whether a line matches, disregarding the limit.
     #[must_use]
     pub fn wants(&self, line: &AuditEntry) -> bool {
         self.before.is_none_or(|before| line.number < before)
@@ -80,7 +80,7 @@ impl AuditQuery {
 }
 
 impl KeyQuery {
-    /// Whether a key is wanted; its place in the list is not looked at.
+    /// Returns whether a key matches, disregarding its position in the list.
     #[must_use]
     pub fn wants(&self, record: &KeyRecord, account: &Account) -> bool {
         record.account == self.account

@@ -1,4 +1,4 @@
-//! Where keys are kept for good.
+//! The `Store` trait.
 
 use std::fmt;
 use std::pin::Pin;
@@ -12,14 +12,14 @@ use crate::record::{Account, AuditEntry, KeyRecord};
 use crate::replica::{Replica, UsageHour, UsageQuery};
 use crate::store::{AuditQuery, Commit, KeyQuery, StoreError};
 
-/// What a store gives back: an outage is an error, never "not found". See [`Store`].
+/// The future of a [`Store`] method. An outage is an error, never "not found".
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// Where keys are kept for good.
+/// Durable storage of accounts and keys.
 ///
 /// A store keeps accounts and keys, and feeds the [`Replica`] from which requests are answered. It
-/// decides nothing: what may be written, and why, is settled before it is asked. This is a whole
-/// store, in a vector that one process owns:
+/// makes no decisions of its own: whether a change is allowed is settled before the store is
+/// called. This is a complete store, in a vector of one process:
 ///
 /// ```
 /// use std::cmp::Reverse;
@@ -55,9 +55,9 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 /// impl VecStore {
 ///     fn new() -> Self {
 ///         let store = VecStore { replica: Replica::new(), rows: Arc::default() };
-///         store.replica.always_fresh(); // this process is the only one that can change anything
+///         store.replica.always_fresh(); // only this process can change anything
 ///         let rows = store.rows.clone();
-///         // A store that keeps them elsewhere would wake its thread here.
+///         // A store with a database would wake its thread here.
 ///         store.replica.on_demand(move |replica| {
 ///             let mut rows = rows.lock().unwrap();
 ///             for unspent in replica.take_excess() {
@@ -76,7 +76,7 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///         store
 ///     }
 ///
-///     /// All or nothing: whatever is at odds with what is stored refuses the whole commit.
+///     /// Writes all or nothing: any conflict refuses the whole commit.
 ///     fn write(&self, commit: Commit) -> Result<(), StoreError> {
 ///         let mut rows = self.rows.lock().map_err(|_| StoreError::new(StoreErrorKind::Unavailable))?;
 ///         let conflict = || Err(StoreError::new(StoreErrorKind::Conflict));
@@ -154,7 +154,7 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///         }
 ///         *rows = new;
 ///
-///         // Feed the replica before the commit is acknowledged: the next request must see it.
+///         // Feed the replica before returning: the next request must see the change.
 ///         let mut poll = self.replica.poll();
 ///         let since = poll.since().map_or(0, |revision| revision.number);
 ///         rows.accounts.iter().filter(|row| row.revision > since).for_each(|row| poll.account(row.clone()));
@@ -205,7 +205,7 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///     }
 ///
 ///     fn credits(&self, owner: CreditOwner) -> StoreFuture<'_, Option<Credits>> {
-///         let rows = self.rows.lock().unwrap(); // while which nothing is taken out or given back
+///         let rows = self.rows.lock().unwrap(); // no credits are taken or returned meanwhile
 ///         let mut found = rows.credits.get(&owner).copied();
 ///         if let (Some(credits), Some(held)) = (&mut found, self.replica.held_of(&owner)) {
 ///             credits.put_back(&held);
@@ -280,89 +280,92 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 /// }
 ///
 /// # #[cfg(feature = "testing")]
-/// keyward::testing::suites::store(|_| VecStore::new()); // a suite every store must pass
+/// keyward::testing::suites::store(|_| VecStore::new()); // a suite for every store
 /// ```
 pub trait Store: fmt::Debug + Send + Sync + 'static {
-    /// The copy in memory that this store feeds.
+    /// Returns the copy in memory that this store feeds.
     fn replica(&self) -> &Replica;
 
-    /// Writes all of it, durably and at once, or nothing.
+    /// Writes the commit durably and atomically: all of it, or nothing.
     ///
-    /// When it returns, the replica of this process has it too, and was told of a balance that
-    /// [changed](Replica::credits_changed).
+    /// When it returns, the replica of this process has the change, and was told of any
+    /// [changed](Replica::credits_changed) balance.
     ///
     /// # Errors
-    /// [`Conflict`](crate::store::StoreErrorKind::Conflict) when a row's revision is not the stored one
-    /// (zero: not stored yet), a key's account is not stored, its digest is taken or would change
-    /// without `redigested` growing by one, something is not unchanged, the token is taken, or a balance
-    /// [cannot change](crate::store::CreditChange::apply) in this way.
-    /// [`TooManyKeys`](crate::store::StoreErrorKind::TooManyKeys) when an account would have more active
-    /// keys than it may.
+    /// [`Conflict`](crate::store::StoreErrorKind::Conflict) if a row's revision is not the stored
+    /// one (zero: not stored yet), a key's account is not stored, a key's digest is taken or would
+    /// change without `redigested` growing by one, a row that must be unchanged has changed, the
+    /// token is taken, or a balance [cannot change](crate::store::CreditChange::apply) in this way.
+    /// [`TooManyKeys`](crate::store::StoreErrorKind::TooManyKeys) if an account would exceed its
+    /// limit of active keys.
     fn commit(&self, commit: Commit) -> StoreFuture<'_, ()>;
 
-    /// The account of this name.
+    /// Returns the account with this id.
     ///
     /// # Errors
-    /// When the store cannot answer.
+    /// If the store cannot answer.
     fn account(&self, id: AccountId) -> StoreFuture<'_, Option<Account>>;
 
-    /// The key of this name.
+    /// Returns the key with this id.
     ///
     /// # Errors
-    /// When the store cannot answer.
+    /// If the store cannot answer.
     fn key(&self, id: KeyId) -> StoreFuture<'_, Option<KeyRecord>>;
 
-    /// The keys of an account, newest first, as the query wants them.
+    /// Lists the keys of an account that match the query, newest first.
     ///
-    /// Of those created in one millisecond the highest id comes first: the order of
-    /// [`KeyCursor`](crate::store::KeyCursor), backwards.
+    /// Among keys created in the same millisecond, the highest id comes first: the reverse order of
+    /// [`KeyCursor`](crate::store::KeyCursor).
     ///
     /// # Errors
-    /// When the store cannot answer.
+    /// If the store cannot answer.
     fn keys(&self, query: KeyQuery) -> StoreFuture<'_, Vec<KeyRecord>>;
 
-    /// The key that was created with this token in this account.
+    /// Returns the key that was created with this token in this account.
     ///
     /// # Errors
-    /// When the store cannot answer.
+    /// If the store cannot answer.
     fn created_with(&self, account: AccountId, token: String) -> StoreFuture<'_, Option<KeyId>>;
 
-    /// Keeps what the replica has counted since the last time: [`Replica::take_usage`]. Also the new
-    /// digests of [`Replica::take_rehashes`], each with `redigested` one higher,
-    /// where the key is still kept under the old one; and the credits of [`Replica::take_unspent`], where
-    /// the balance is still of their epoch.
+    /// Writes what the replica has counted since the last flush.
     ///
-    /// A store that lives longer than a process also does so on a timer and when it is dropped.
-    /// Nothing is counted twice, and last-used never goes back.
+    /// This includes the usage of [`Replica::take_usage`]; the new digests of
+    /// [`Replica::take_rehashes`], each with `redigested` increased by one, if the key is still
+    /// stored under the old digest; and the credits of [`Replica::take_unspent`], if the balance is
+    /// still of the same epoch.
+    ///
+    /// A store that outlives its process also flushes on a timer and when it is dropped. Nothing is
+    /// counted twice, and the time of the last use never goes back.
     ///
     /// # Errors
-    /// When the store cannot write; what was counted is kept for the next time.
+    /// If the store cannot write; the counts are kept for the next flush.
     fn flush(&self) -> StoreFuture<'_, ()>;
 
-    /// The balance of this owner: what is stored and what processes have taken out and not spent.
+    /// Returns the balance of this owner, including credits that processes have taken but not
+    /// spent.
     ///
-    /// Of this process that is [`Replica::held_of`], and it must be exact.
+    /// The part of this process is [`Replica::held_of`], and it must be exact.
     ///
     /// # Errors
-    /// When the store cannot answer.
+    /// If the store cannot answer.
     fn credits(&self, owner: CreditOwner) -> StoreFuture<'_, Option<Credits>>;
 
-    /// How often keys were used, by key and hour, as of the last flush.
+    /// Returns how often keys were used, by key and hour, as of the last flush.
     ///
     /// # Errors
-    /// When the store cannot answer.
+    /// If the store cannot answer.
     fn usage(&self, query: UsageQuery) -> StoreFuture<'_, Vec<UsageHour>>;
 
-    /// How many keys are kept under each digest scheme, of those neither revoked nor expired at `now`.
+    /// Returns the number of keys per digest scheme, without keys revoked or expired at `now`.
     ///
     /// # Errors
-    /// When the store cannot answer.
+    /// If the store cannot answer.
     fn schemes(&self, now: SystemTime) -> StoreFuture<'_, Vec<(DigestScheme, u64)>>;
 
-    /// The lines of the audit log that the query wants, newest first.
+    /// Returns the lines of the audit log that match the query, newest first.
     ///
     /// # Errors
-    /// When the store cannot answer.
+    /// If the store cannot answer.
     fn audit(&self, query: AuditQuery) -> StoreFuture<'_, Vec<AuditEntry>>;
 }
 
