@@ -1,4 +1,4 @@
-//! Whether a key that has passed would still pass: for what is under way for long.
+//! Checks whether the key of a long-running request is still alive.
 
 use std::error::Error;
 use std::fmt;
@@ -7,23 +7,27 @@ use std::time::Duration;
 use crate::gate::{Gate, Principal};
 use crate::replica::freshness::Moment;
 
-/// The least age at which memory is too old for a stream. A gate that trusts none has each request wait
-/// for the store, which a stream cannot do four times a second.
+/// The lower limit of the staleness tolerated for a stream.
+///
+/// A gate with `max_staleness(0)` has each request wait for the store, which a stream cannot do
+/// four times a second.
 const LEAST_STALENESS: Duration = Duration::from_secs(1);
 
 impl Gate {
-    /// The longest time for which the adapters' `WhileAlive` does not ask whether the key is alive.
+    /// The maximum interval between two checks by the adapters' `WhileAlive`.
     pub const ALIVE_INTERVAL: Duration = Duration::from_millis(250);
 
-    /// Tells whether the key of a request that has passed is still alive.
+    /// Returns whether the key of an admitted request is still alive.
     ///
-    /// A request is judged once, when it comes. What stays open after that, such as server-sent events, a
-    /// WebSocket, a long download or a job, asks this from time to time; `WhileAlive` in the adapters does.
+    /// A request is checked once, when it arrives. Call this from time to time during anything that
+    /// stays open after that, such as server-sent events, a WebSocket, a long download or a job.
+    /// The adapters' `WhileAlive` does so.
     ///
-    /// It is `false` when the key is revoked, expired, disabled or deleted, when all keys of its account
-    /// were revoked, when its account is suspended or gone, and when the keys in memory are older than the
-    /// gate's [`max_staleness`](crate::gate::GateBuilder::max_staleness), but at least a second. Scopes, origins,
-    /// plan and limits are not looked at again. The answer comes from memory: no lock, no I/O.
+    /// It returns `false` if the key is revoked, expired, disabled or deleted, if all keys of its
+    /// account were revoked, if its account is suspended or gone, or if the keys in memory are
+    /// older than the gate's [`max_staleness`](crate::gate::GateBuilder::max_staleness), but at
+    /// least a second. Scopes, origins, plan and limits are not checked again. The answer comes
+    /// from memory: no lock, no I/O.
     ///
     /// ```
     /// # let world = keyward::testing::World::new();
@@ -51,14 +55,14 @@ impl Gate {
     }
 }
 
-/// The error of a response that was ended because its key had died.
+/// The error of a response that was aborted because its key is no longer alive.
 ///
-/// It is the error of a body in the adapters' `WhileAlive`, and breaks the transfer off, so that the client
-/// does not take what it has for the whole.
+/// The body of the adapters' `WhileAlive` ends with it, which aborts the transfer, so that the
+/// client does not take a partial response for the whole.
 ///
 /// ```
 /// let error = keyward::gate::KeyDied::default();
-/// assert_eq!(error.to_string(), "the API key died while the response was under way");
+/// # assert_eq!(error.to_string(), "the API key was revoked or expired during the response");
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
@@ -66,7 +70,7 @@ pub struct KeyDied;
 
 impl fmt::Display for KeyDied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the API key died while the response was under way")
+        f.write_str("the API key was revoked or expired during the response")
     }
 }
 

@@ -1,4 +1,4 @@
-//! What comes of a decision: who is let in, what is answered, and what is noted of it.
+//! Turns a decision into a verdict: admission or reply, usage counts and log lines.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::origin::OriginPolicy;
 use crate::replica::cached_key::CachedKey;
 
 impl Gate {
-    /// Tells that a demand which is only to be reported is not met.
+    /// Reports an unmet requirement of a `report_only` route.
     pub(super) fn report(
         &self,
         reported: Option<DenialKind>,
@@ -35,15 +35,17 @@ impl Gate {
         Denial::new(kind, Some(Arc::clone(entry))).log_report(code, status, &self.inner.log, clock);
     }
 
-    /// How often a demand that is [only reported](Requirement::report_only) was not met for this reason:
-    /// `EnvironmentMismatch`, `KindNotAccepted` or `ScopeMissing`.
+    /// Returns how often a [`report_only`](Requirement::report_only) requirement was not met for
+    /// this reason.
+    ///
+    /// The reasons are `EnvironmentMismatch`, `KindNotAccepted` and `ScopeMissing`.
     #[must_use]
     pub fn reported(&self, kind: DenialKind) -> u64 {
         self.inner.reports.of(kind)
     }
 
     pub(super) fn count(&self, entry: &CachedKey, admitted: bool, now: Duration) {
-        // Also where nothing is counted: the service may record units of its own.
+        // Also if usage is not counted: the service may record units of its own.
         if let Some(usage_counter) = self.inner.replica.usage_counter(entry)
             && self.inner.counts_usage
         {
@@ -51,7 +53,7 @@ impl Gate {
         }
     }
 
-    /// What was counted as let in is refused after all.
+    /// Counts a request as refused that was counted as admitted.
     pub(super) fn uncount(&self, entry: &CachedKey) {
         if self.inner.counts_usage
             && let Some(usage_counter) = entry.usage_counter()
@@ -102,7 +104,7 @@ impl Gate {
         }
     }
 
-    /// What browsers are told on a route: as the route says, else as the gate does.
+    /// Reads the CORS replies of a route: its own, else the gate's.
     pub(super) fn cors<T>(
         &self,
         requirement: &Requirement,
@@ -230,7 +232,7 @@ impl Gate {
         }
     }
 
-    /// Rows 90 and 91: the key could pass, and its limits do not let it.
+    /// Refuses a request of a valid key whose limits or credits are used up.
     pub(super) fn refuse_short(
         &self,
         short: &Insufficient,
@@ -250,9 +252,9 @@ impl Gate {
     }
 }
 
-/// Tells who calls: to the log, and to the span of the request if it has room for it.
+/// Records the key in the log and, if it declares the fields, the span.
 fn note(entry: &CachedKey) {
-    // Where nobody listens there is no span, and to ask for it would cost more than this.
+    // Without a subscriber there is no span, and asking for it would cost more than this.
     if !tracing::dispatcher::has_been_set() {
         return;
     }

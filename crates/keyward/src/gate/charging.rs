@@ -1,4 +1,4 @@
-//! What a request pays: rows 90 to 92.
+//! Charges a request against rate limits and credits.
 
 use std::fmt;
 use std::pin::Pin;
@@ -16,16 +16,16 @@ use crate::replica::credit_cache::{CreditCache, NotSpent, Spent};
 use crate::replica::freshness::Moment;
 use crate::reply::ResponseHead;
 
-/// What a request shall pay.
+/// The cost of a request.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Cost {
-    /// In requests.
+    /// The number of requests it counts for in rate limits.
     cost: u32,
     credits: u32,
 }
 
 impl Cost {
-    /// What the first layer asks for.
+    /// Returns the cost for the first layer.
     pub(crate) fn first(requirement: &Requirement) -> Self {
         Self {
             cost: requirement.own_cost().unwrap_or(1),
@@ -33,7 +33,7 @@ impl Cost {
         }
     }
 
-    /// What an inner layer asks for beyond what was paid.
+    /// Returns what an inner layer costs beyond what was already paid.
     pub(crate) fn beyond(self, requirement: &Requirement) -> Self {
         let more = |asked: Option<u32>, paid| asked.unwrap_or(0).saturating_sub(paid);
         Self {
@@ -54,7 +54,7 @@ impl Cost {
     }
 }
 
-/// What a request has paid, to be given back should it be refused after all.
+/// The charges of a request, to be refunded if it is refused after all.
 #[derive(Debug)]
 pub(crate) struct Charged {
     pub(crate) quota: Option<Quota>,
@@ -62,13 +62,13 @@ pub(crate) struct Charged {
     limiter: Option<Arc<dyn Limiter>>,
     spent: Option<Spent>,
     refunds_from: u16,
-    /// When, in nanoseconds since the Unix epoch.
+    /// The time of the charge, in nanoseconds since the Unix epoch.
     at: u64,
     legacy: Option<ResetUnit>,
 }
 
 impl Charged {
-    /// Gives back all of it.
+    /// Refunds everything.
     pub(crate) fn give_back(&mut self) {
         if let Some(spent) = self.spent.take() {
             spent.give_back();
@@ -81,7 +81,7 @@ impl Charged {
         }
     }
 
-    /// Tells the client what is left, or gives back where a layer further inside has refused.
+    /// Adds the quota to the response, or refunds a request refused further inside.
     pub(crate) fn settle<R: ResponseHead>(&mut self, response: &mut R) {
         if response.is_denied() {
             return self.give_back();
@@ -92,7 +92,7 @@ impl Charged {
             spent.give_back();
         }
         let Some(quota) = self.quota else { return };
-        // An inner layer that charged more has said it already.
+        // An inner layer that charged more has already added it.
         if !response.has("ratelimit") {
             for (name, value) in quota.headers(self.legacy, Duration::from_nanos(self.at)) {
                 response.append(name, value.into());
@@ -101,7 +101,7 @@ impl Charged {
     }
 }
 
-/// Why a request cannot pay.
+/// The reason why a request cannot pay.
 #[derive(Debug)]
 pub(crate) struct Insufficient {
     pub(crate) kind: DenialKind,
@@ -114,17 +114,17 @@ impl From<DenialKind> for Insufficient {
     }
 }
 
-/// `None` where nothing was due.
+/// The charges; `None` if there is nothing to pay.
 pub(crate) type Paid = Result<Option<Charged>, Insufficient>;
 
-/// Whether a request can pay: known now, or when somebody else was asked.
+/// The outcome of a charge: known now, or after asking the store or a limiter.
 pub(crate) enum Charging {
     Ready(Paid),
     Pending(Pin<Box<dyn Future<Output = Paid> + Send>>),
 }
 
 impl Gate {
-    /// Whether a key has neither limits nor credits, as most have none.
+    /// Returns whether a key has neither limits nor credits, as most have.
     pub(crate) fn never_charges(&self, entry: &CachedKey) -> bool {
         entry.grant.rate_limits.is_empty()
             && entry.own_credits().is_none()
@@ -133,7 +133,7 @@ impl Gate {
             && self.inner.rate_ceilings.is_empty()
     }
 
-    /// Takes what is due, all of it or nothing.
+    /// Charges the whole cost, or nothing.
     pub(crate) fn charge(&self, entry: &Arc<CachedKey>, cost: Cost, now: Moment) -> Charging {
         let charge = match self.charge_of(entry, cost.cost) {
             Ok(Some(charge)) => charge,
@@ -169,7 +169,7 @@ impl Gate {
         }
     }
 
-    /// A bill on which nothing is paid yet.
+    /// Creates empty charges.
     fn charged(&self, now: Moment) -> Charged {
         Charged {
             quota: None,
@@ -182,8 +182,7 @@ impl Gate {
         }
     }
 
-    /// Row 92: spends credits, where there is a balance. What the request has paid otherwise is given
-    /// back where there are none left.
+    /// Spends credits, if there is a balance. If it is used up, other charges are refunded.
     fn spend(
         &self,
         entry: &CachedKey,
@@ -208,7 +207,7 @@ impl Gate {
         }
     }
 
-    /// Rows 90 to 92, as far as memory knows; nothing is taken.
+    /// Checks limits and credits as far as memory knows, without charging.
     pub(super) fn explain_charge(
         &self,
         entry: &CachedKey,
@@ -238,7 +237,7 @@ impl Gate {
         }
     }
 
-    /// The buckets that a request is taken from, if there are any.
+    /// Returns the buckets that a request is charged to, if there are any.
     fn charge_of(&self, entry: &CachedKey, cost: u32) -> Result<Option<Charge>, DenialKind> {
         if cost == 0 {
             return Ok(None);
@@ -246,7 +245,7 @@ impl Gate {
         let environment = entry.account_state.environment;
         let plan = entry.account_state.plan();
         let plan = plan.as_deref();
-        // Its own, else those of its account's plan, else those of the service.
+        // The key's own limits, else those of its account's plan, else those of the service.
         let own = [
             Some(&entry.grant.rate_limits),
             plan.map(|plan| &plan.rate_limits),
@@ -307,13 +306,13 @@ impl Charged {
     }
 }
 
-/// The credits that a key spends: its own, else its account's, and those of live keys only.
+/// Returns the credits that a live key spends: its own balance, or its account's.
 fn budget_of(entry: &CachedKey) -> Option<(u32, Option<Arc<CreditCache>>)> {
     if entry.account_state.environment != Environment::LIVE {
         return None;
     }
     if let Some(epoch) = entry.own_credits() {
-        // Without credits taken in advance, nothing can be spent.
+        // If there is a balance but no credit cache, nothing can be spent.
         let credit_cache = entry
             .usage_counter()
             .and_then(|usage_counter| usage_counter.credit_cache());
@@ -324,7 +323,7 @@ fn budget_of(entry: &CachedKey) -> Option<(u32, Option<Arc<CreditCache>>)> {
     Some((budget.epoch, Some(Arc::clone(&budget.credit_cache))))
 }
 
-/// The limits of an environment.
+/// Returns the limits of an environment.
 fn of(all: &[(Environment, RateLimits)], environment: Environment) -> Option<&RateLimits> {
     let found = all.iter().find(|(of, _)| *of == environment);
     found.map(|(_, limits)| limits)

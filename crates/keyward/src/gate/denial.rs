@@ -1,4 +1,4 @@
-//! Why a request was refused: for logs, metrics and audit, not for the client.
+//! Reasons for refusing a request, for logs, metrics and audits, not for the client.
 
 use std::error::Error;
 use std::fmt;
@@ -14,9 +14,9 @@ use crate::key::Hint;
 use crate::log_limit::{LogLimit, Unlogged};
 use crate::replica::cached_key::CachedKey;
 
-/// Why a request was refused. An adapter puts it into the response's extensions.
+/// The reason why a request was refused. Adapters put it into the response's extensions.
 ///
-/// It tells more than the client is told, and never the key.
+/// It contains more than the client is told, but never the key.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -45,25 +45,25 @@ impl Denial {
         Self { kind, entry }
     }
 
-    /// The reason.
+    /// Returns the reason.
     #[must_use]
     pub fn kind(&self) -> DenialKind {
         self.kind
     }
 
-    /// The key that was refused, when the caller proved to have it.
+    /// Returns the id of the refused key, if the client proved to have the key.
     #[must_use]
     pub fn key_id(&self) -> Option<KeyId> {
         self.entry.as_ref().map(|entry| entry.id)
     }
 
-    /// What may be shown of that key.
+    /// Returns the part of that key that may be displayed.
     #[must_use]
     pub fn hint(&self) -> Option<Hint> {
         self.entry.as_ref().map(|entry| entry.hint())
     }
 
-    /// Who owns that key.
+    /// Returns the account that owns that key.
     #[must_use]
     pub fn account(&self) -> Option<&AccountId> {
         self.entry
@@ -71,7 +71,7 @@ impl Denial {
             .map(|entry| &entry.account_state.account)
     }
 
-    /// One line for the operator about a request that would have been refused.
+    /// Logs a request that would have been refused.
     pub(crate) fn log_report(
         &self,
         code: ErrorCode,
@@ -90,10 +90,11 @@ impl Denial {
         tracing::Span::current().record("keyward.would_refuse", code);
     }
 
-    /// One line for the operator; `key.id` and `key.hint` where a key was proved.
+    /// Logs a refusal, with `key.id` and `key.hint` if a key was proved.
     ///
-    /// Of each key and reason ten a minute: a client that goes on and on, as one whose key has expired,
-    /// fills no disk. Where there were more, the next says how many in `unlogged`.
+    /// At most ten lines a minute are logged for each key and reason, so that a client that keeps
+    /// sending an expired key cannot fill the disk. The next line has the number of omitted ones as
+    /// `unlogged`.
     pub(crate) fn log(&self, limit: &LogLimit, clock: &dyn Clock) {
         let reason = self.kind.reason();
         let code = self.kind.code().as_str();
@@ -101,7 +102,7 @@ impl Denial {
             None if self.kind == DenialKind::PeerUnknown => {
                 tracing::error!(code, reason, "request refused");
             }
-            // Anybody can cause these, as often as they like.
+            // Any client can cause these, as often as it likes.
             None => tracing::debug!(code, reason, "request refused"),
             Some(_) if !tracing::enabled!(Level::WARN) => {}
             Some(entry) => {

@@ -1,19 +1,20 @@
-//! What becomes of the body of a request that is refused before anybody has read it.
+//! Drains the unread body of a refused request.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::request::RequestHead;
 
-/// How many bodies this process is draining.
+/// The number of bodies that this process is draining.
 static DRAINING: AtomicUsize = AtomicUsize::new(0);
 
-/// A permission to read the body of a refused HTTP/1 request and to throw it away.
+/// A permit to read and discard the body of a refused HTTP/1 request.
 ///
-/// A client that is still sending its body when the server closes the connection sees a reset instead
-/// of the answer. So an adapter whose server closes at once reads on for a while, within the bounds
-/// below. Given out by [`Refusal::drain`](crate::gate::Refusal::drain), to at most
-/// [`MAX_AT_ONCE`](Self::MAX_AT_ONCE) requests at once in a process; the place becomes free when it is dropped.
+/// If the server closes the connection while a client is still sending its body, the client sees a
+/// reset instead of the response. An adapter whose server would close at once therefore reads on
+/// for a while, within the limits below. [`Refusal::drain`](crate::gate::Refusal::drain) hands out
+/// at most [`MAX_AT_ONCE`](Self::MAX_AT_ONCE) permits at a time in a process; dropping a permit
+/// releases it.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -39,11 +40,11 @@ pub struct BodyDrain {
 }
 
 impl BodyDrain {
-    /// The most bytes that are read of a body: 1 MiB.
+    /// The maximum number of bytes to read of a body: 1 MiB.
     pub const MAX_BYTES: usize = 1 << 20;
-    /// The longest time for which a body is read.
+    /// The maximum time for which a body is read.
     pub const MAX_TIME: Duration = Duration::from_secs(1);
-    /// The most bodies that are read at once in a process.
+    /// The maximum number of bodies that are read at once in a process.
     pub const MAX_AT_ONCE: usize = 100;
 
     fn begin() -> Option<Self> {
@@ -53,7 +54,7 @@ impl BodyDrain {
         found.ok().map(|_| Self { left })
     }
 
-    /// Counts bytes that were read; `false` when the connection is to be closed now.
+    /// Counts bytes that were read; `false` means that the connection must be closed now.
     #[must_use]
     pub fn read(&mut self, bytes: usize) -> bool {
         let left = self.left.checked_sub(bytes);
@@ -68,7 +69,7 @@ impl Drop for BodyDrain {
     }
 }
 
-/// What the head of a request says of its body.
+/// The state of a request's body, according to its head.
 ///
 /// ```
 /// # use keyward::testing::TestRequest;
@@ -85,10 +86,10 @@ impl Drop for BodyDrain {
     reason = "there is no fourth state of a body that nobody has read"
 )]
 pub enum UnreadBody {
-    /// There is none, or it is in a stream of its own, as in HTTP/2.
+    /// The request has no body, or the body has its own stream (HTTP/2).
     #[default]
     None,
-    /// The client waits for leave to send it (RFC 9110 §10.1.1).
+    /// The client waits for permission to send it (RFC 9110 §10.1.1).
     Announced,
     /// The client is sending it.
     Coming,
@@ -112,7 +113,7 @@ impl UnreadBody {
         }
     }
 
-    /// Returns the state once the server reads the body: it has told the client to send it.
+    /// Returns the state after the server has told the client to send the body.
     #[must_use]
     pub fn asked_for(self) -> Self {
         match self {
@@ -121,7 +122,7 @@ impl UnreadBody {
         }
     }
 
-    /// Begins to drain a body that the client is sending, unless too many are drained already.
+    /// Begins to drain a body that is being sent, if a permit is available.
     pub fn drain(self) -> Option<BodyDrain> {
         (self == Self::Coming).then(BodyDrain::begin).flatten()
     }
@@ -138,7 +139,7 @@ mod tests {
     use crate::replica::Replica;
     use crate::scheme::KeyScheme;
 
-    /// The places are the process's: one test at a time.
+    /// Serializes the tests, as the permits are those of the process.
     static ALONE: Mutex<()> = Mutex::new(());
 
     struct Post<'a> {

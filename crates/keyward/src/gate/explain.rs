@@ -1,4 +1,4 @@
-//! What each check says of a request, for a test or an operator.
+//! Explains the outcome of each check, for tests and operators.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::ids::KeyId;
 use crate::key::Hint;
 use crate::request::RequestHead;
 
-/// A check of the gate, in the order in which they are made.
+/// A check of the gate; the variants are in the order of evaluation.
 ///
 /// ```
 /// use keyward::gate::Check;
@@ -21,44 +21,44 @@ use crate::request::RequestHead;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Check {
-    /// Exactly one key, in one place.
+    /// The request has exactly one key, in one place.
     Credential,
-    /// Of an accepted form.
+    /// The key has an accepted format.
     Form,
-    /// Not too many failures from the client's address.
+    /// The client's address has not failed too often (brute-force protection).
     Throttle,
     /// The memory is fresh enough.
     Freshness,
-    /// The key is in it.
+    /// The key is in memory.
     Known,
-    /// It is of the route's account.
+    /// The key belongs to the route's account.
     Account,
-    /// It is not revoked, disabled or expired.
+    /// The key is not revoked, disabled or expired.
     Alive,
-    /// Its account is not suspended.
+    /// The account is not suspended.
     AccountActive,
-    /// Its own text names its environment.
+    /// The environment in the key's text is that of its record.
     KeyEnvironment,
-    /// The route serves its environment.
+    /// The route serves the key's environment.
     Environment,
-    /// It stands where its kind may.
+    /// The key is in a place where its kind is allowed.
     Place,
-    /// The route accepts its kind.
+    /// The route accepts the kind of key.
     Kind,
-    /// Its account's plan includes the API.
+    /// The account's plan includes the API.
     Plan,
-    /// The page is on its list.
+    /// The origin of the page is on the key's allowlist.
     Origin,
-    /// It holds the scopes of the route.
+    /// The key has the scopes of the route.
     Scopes,
-    /// Its rate limits let it pass.
+    /// The rate limits are not exceeded.
     RateLimit,
-    /// There are credits left.
+    /// The key has credits left.
     Credits,
 }
 
 impl Check {
-    /// In words.
+    /// Returns a description of what is checked.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -82,13 +82,13 @@ impl Check {
         }
     }
 
-    /// Whether it is a route's demand, and not the key's own good.
+    /// Returns whether it checks a requirement of the route, rather than the key itself.
     pub(super) const fn is_demanded(self) -> bool {
         matches!(self, Self::Environment | Self::Kind | Self::Scopes)
     }
 }
 
-/// What each check says of a request. Made by [`Gate::explain`]; holds no secret.
+/// The outcome of each check of a request, returned by [`Gate::explain`]. It holds no secret.
 #[derive(Clone, Debug)]
 pub struct Explanation {
     key: Option<(KeyId, Hint)>,
@@ -97,20 +97,20 @@ pub struct Explanation {
 }
 
 impl Explanation {
-    /// The key, where it is known.
+    /// Returns the id of the key, if it is known.
     #[must_use]
     pub fn key_id(&self) -> Option<KeyId> {
         self.key.as_ref().map(|(id, _)| *id)
     }
 
-    /// The checks that could be made, in their order, each with why it fails.
+    /// Returns the checks made, in order, each with its reason for failure, if any.
     ///
-    /// Without a key there is nothing to check of one, so the list ends there.
+    /// Without a key there is nothing else to check, so the list ends there.
     pub fn checks(&self) -> impl Iterator<Item = (Check, Option<DenialKind>)> {
         self.checks.iter().copied()
     }
 
-    /// Why the request would be refused: the first that fails and is enforced.
+    /// Returns the reason why the request would be refused: the first enforced check that fails.
     #[must_use]
     pub fn denial(&self) -> Option<DenialKind> {
         let enforced = |check: Check| !(self.is_report_only && check.is_demanded());
@@ -140,11 +140,12 @@ impl fmt::Display for Explanation {
 }
 
 impl Gate {
-    /// What each check says of a request, also those after the first that fails.
+    /// Explains the outcome of each check, including those after the first failure.
     ///
-    /// It changes nothing: it counts no use and no failure, takes nothing from a limit or a balance, and
-    /// asks neither store nor limiter. So it says of a strict gate (`max_staleness(0)`) and of credits what
-    /// memory has of them, and nothing of limits that are counted elsewhere.
+    /// It has no side effects: it counts neither use nor failure, charges no limit or balance, and
+    /// asks neither store nor limiter. For a strict gate (`max_staleness(0)`) and for credits it
+    /// therefore reports the state in memory, and for limits that are counted elsewhere it reports
+    /// nothing.
     ///
     /// ```
     /// use keyward::{Environment, Requirement};

@@ -1,4 +1,4 @@
-//! The one place that decides.
+//! The gate, which decides about every request.
 
 use std::any::Any;
 use std::fmt;
@@ -35,24 +35,26 @@ use crate::scheme::KeyScheme;
 use crate::store::Store;
 use crate::throttle::throttle::Throttle;
 
-/// The one place that decides, shared by all routes of a service.
+/// Decides whether a request may pass. All routes of a service share one gate.
 ///
-/// A clone is another handle to the same gate. The checks and their order:
+/// Clones are cheap and share the same gate. It checks, in this order:
 ///
-/// 1. a CORS preflight is answered here, 204, with `cache-control: no-store` and what
-///    [`Cors`](crate::gate::Cors) says, if the gate has any;
+/// 1. a CORS preflight is answered directly: 204, with `cache-control: no-store` and the headers of
+/// [`Cors`](crate::gate::Cors), if configured;
 /// 2. exactly one key, of an accepted format, in an accepted location (401, 400);
-/// 3. where there is a [`AuthFailureLimiter`](crate::throttle::AuthFailureLimiter): not too many requests from the
-///    client's address have failed (429);
-/// 4. the replica is fresh enough (503), the key is in it, and is of the route's account (401);
+/// 3. with an [`AuthFailureLimiter`](crate::throttle::AuthFailureLimiter): not too many failed
+/// requests from the client's address (429);
+/// 4. the replica is fresh enough (503), and the key is in it and belongs to the route's account
+/// (401);
 /// 5. the key is not revoked, disabled or expired (401);
-/// 6. its account is active (403), its environment the route's (401), its kind and place right and
-///    the API in its plan (403);
-/// 7. the request's origin is on its list (403);
-/// 8. it holds the route's scopes (403);
-/// 9. its rate limits let it pass, and it has credits left (429).
+/// 6. its account is active (403), its environment is the route's (401), its kind and place are
+/// accepted and its plan includes the API (403);
+/// 7. the request's origin is on its allowlist (403);
+/// 8. it has the route's scopes (403);
+/// 9. its rate limits are not exceeded, and it has credits left (429).
 ///
-/// The first that fails answers: [`ErrorCode`](crate::denial::ErrorCode) shows how. Nothing about a key is told before step 5.
+/// The first check that fails determines the response: see [`ErrorCode`](crate::denial::ErrorCode).
+/// Nothing about a key is revealed before step 5.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -81,13 +83,13 @@ pub struct Gate {
 }
 
 pub(crate) struct Inner {
-    /// Tells the principals of this gate from another's.
+    /// Distinguishes the principals of this gate from those of others.
     pub(crate) id: u64,
     pub(crate) replica: Replica,
     pub(crate) scheme: KeyScheme,
     pub(crate) foreign: Vec<ForeignFormat>,
     pub(crate) locations: Vec<KeyLocation>,
-    /// The headers of the locations, each once.
+    /// The headers of the locations, without duplicates.
     pub(crate) headers: Arc<[Box<str>]>,
     pub(crate) forwards_key: bool,
     pub(crate) realm: String,
@@ -98,15 +100,15 @@ pub(crate) struct Inner {
     pub(crate) max_staleness: Duration,
     pub(crate) refresh_wait: Duration,
     pub(crate) counts_usage: bool,
-    /// Of keys that have no limits of their own, nor in their account's plan.
+    /// Limits of keys without limits of their own or of their account's plan.
     pub(crate) rate_limits: Vec<(Environment, RateLimits)>,
-    /// Of every key, beside its own.
+    /// Limits of every key, in addition to its own.
     pub(crate) rate_ceilings: Vec<(Environment, RateLimits)>,
     pub(crate) limiter: Option<Arc<dyn Limiter>>,
     pub(crate) legacy_fields: Option<ResetUnit>,
     pub(crate) refunds_from: u16,
     pub(crate) reports: Reports,
-    /// Of refused requests with a known key.
+    /// Bounds the log lines about refused requests with a known key.
     pub(crate) log: LogLimit,
     pub(crate) throttle: Option<Throttle>,
 }
@@ -114,7 +116,8 @@ pub(crate) struct Inner {
 impl Gate {
     /// Creates a gate that accepts the keys of a store.
     ///
-    /// It reads a key from `X-API-Key` or `Authorization: Bearer`. See [`builder`](Self::builder) for more.
+    /// It reads a key from `X-API-Key` or `Authorization: Bearer`. Use [`builder`](Self::builder)
+    /// for more options.
     ///
     /// # Errors
     /// See [`GateBuilder::build`].
@@ -124,12 +127,12 @@ impl Gate {
 
     /// Creates a builder for a gate that accepts the keys of a store.
     ///
-    /// The scheme is the one that the [`KeyAdmin`](crate::admin::KeyAdmin) has.
+    /// Give the same scheme to the [`KeyAdmin`](crate::admin::KeyAdmin).
     pub fn builder<S: Store + ?Sized>(store: &S, scheme: &KeyScheme) -> GateBuilder {
         Self::builder_from_replica(store.replica(), scheme)
     }
 
-    /// Creates a builder for a gate over a replica that something other than a [`Store`] feeds.
+    /// Creates a builder for a gate over a replica without a [`Store`].
     ///
     /// ```
     /// use keyward::{Gate, KeyFormat, KeyScheme};
@@ -144,7 +147,7 @@ impl Gate {
         GateBuilder::new(replica.clone(), scheme.clone())
     }
 
-    /// Where a key may travel, in the order in which requests are searched.
+    /// Returns the locations in which a key may be sent, in the order of search.
     ///
     /// ```
     /// # use keyward::{Gate, KeyFormat, KeyLocation, KeyScheme, MemoryStore};
@@ -184,11 +187,11 @@ impl Gate {
 
     /// Decides about a request.
     ///
-    /// `outer` is the principal that an outer layer may have left in the request's extensions. Of
-    /// this gate: only this requirement is checked anew. Of another: the request must prove a key to
-    /// this one too.
+    /// `outer` is the principal that an outer layer may have put into the request's extensions. If
+    /// it comes from this gate, only this requirement is checked. If it comes from another gate,
+    /// the request must prove a key to this one too.
     ///
-    /// An adapter carries the [`Decision`] out; see there.
+    /// An adapter carries out the [`Decision`], whose docs show how.
     pub fn check<R: RequestHead>(
         &self,
         request: &R,
@@ -199,7 +202,7 @@ impl Gate {
         if matches!(decision, Decision::Ready(Verdict::Admit(_))) {
             return decision;
         }
-        // Only where the route says so: what a caller says of himself changes no status.
+        // Only if the route says so: what a client claims about itself changes no status.
         if requirement.is_grpc()
             && let Some(content_type) = grpc::content_type(request)
         {
@@ -264,14 +267,14 @@ impl Gate {
     /// Asserts that some key can meet a requirement.
     ///
     /// # Panics
-    /// When there is a catalog that does not know one of its scopes, or it costs more than a limit of
-    /// the service lets pass at once.
+    /// If the catalog does not know one of its scopes, or its cost exceeds the burst of a rate
+    /// limit of the service.
     ///
     /// ```should_panic
     /// # use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore, Requirement, ScopeCatalog};
     /// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
     /// let scheme = scheme.catalog(ScopeCatalog::new(["kyc"])?);
-    /// Gate::new(&store, &scheme)?.assert_meetable(&Requirement::new().scope("kcy")); // a typing error
+    /// # Gate::new(&store, &scheme)?.assert_meetable(&Requirement::new().scope("kcy")); // a typo
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[track_caller]
@@ -292,7 +295,7 @@ impl Gate {
         }
     }
 
-    /// The slow path, where memory is too old: waits for a poll, and judges again.
+    /// Waits for a poll because memory is too old, and decides again.
     fn refresh<R: RequestHead>(
         &self,
         presented: &Presented<'_>,
@@ -332,7 +335,7 @@ impl Gate {
                 };
                 let proved = match refreshed {
                     false => Err(DenialKind::Unavailable),
-                    // The poll began after the request did, however long it has taken.
+                    // The poll began after the request, however long it has taken.
                     true if max_staleness.is_zero() => gate.prove(&presented, Duration::MAX),
                     true => gate.prove(&presented, max_staleness),
                 };
@@ -369,8 +372,8 @@ impl Gate {
                 refused @ ControlFlow::Break(_) => refused,
             }
         };
-        // Changed while it was judged, perhaps together with its account: the two halves that were
-        // seen may never have been true at once.
+        // Changed while it was checked, perhaps together with its account: the two halves may never
+        // have been true at the same time.
         if judged.is_continue() && entry.is_superseded() {
             let proved = self.prove(presented, Duration::MAX);
             return self.conclude(proved, presented, request, requirement);
@@ -404,7 +407,7 @@ impl Gate {
         })
     }
 
-    /// Goes on when it is known whether a request can pay.
+    /// Continues once it is known whether a request can pay.
     #[inline]
     fn after(
         &self,
@@ -423,7 +426,9 @@ impl Gate {
         }
     }
 
-    /// An inner layer of the same gate: the key is proved and used already, and may have paid.
+    /// Checks the requirement of an inner layer of the same gate.
+    ///
+    /// The key is already proved and may have paid.
     fn check_again<R: RequestHead>(
         &self,
         request: &R,
@@ -481,7 +486,7 @@ impl fmt::Debug for Gate {
     }
 }
 
-/// What a waiting request still needs of its head.
+/// The part of a waiting request's head that is still needed.
 struct Origins(Vec<Vec<u8>>);
 
 impl RequestHead for Origins {

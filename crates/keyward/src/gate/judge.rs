@@ -1,4 +1,4 @@
-//! The checks of a proved key, each in its place.
+//! The checks of a proved key, in order.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -12,15 +12,15 @@ use crate::origin::OriginRefusal;
 use crate::replica::cached_key::CachedKey;
 use crate::request::RequestHead;
 
-/// What comes of a check: go on, or refuse.
+/// The outcome of a check: continue or refuse.
 pub(super) type CheckFlow = ControlFlow<DenialKind>;
 
-/// The outcome of a check: it goes on when it is good, and may when it is not.
+/// A callback for the outcome of each check, which decides whether to continue.
 pub(super) trait OnCheck: FnMut(Check, Result<(), DenialKind>) -> CheckFlow {}
 
 impl<F: FnMut(Check, Result<(), DenialKind>) -> CheckFlow> OnCheck for F {}
 
-/// Refuses at the first check that fails, unless that is only to be reported.
+/// Refuses at the first check that fails, unless failures are only reported.
 pub(super) fn enforce<'a>(
     requirement: &'a Requirement,
     reported: &'a mut Option<DenialKind>,
@@ -35,7 +35,7 @@ pub(super) fn enforce<'a>(
     }
 }
 
-/// Rows 42 to 61, in that order: the key itself, and what its own text says.
+/// Checks the key itself: its state, its account and the environment in its text.
 pub(super) fn judge_key(
     entry: &CachedKey,
     now: Duration,
@@ -57,7 +57,7 @@ pub(super) fn judge_key(
 }
 
 impl Gate {
-    /// Rows 61 to 80, in that order: what the route asks for.
+    /// Checks the use of the key: the route's requirements and the key's restrictions.
     pub(super) fn judge_use<R: RequestHead>(
         &self,
         entry: &CachedKey,
@@ -98,7 +98,7 @@ impl Gate {
 }
 
 trait Or {
-    /// This is so, or the request is refused.
+    /// Returns an error of this kind if the condition is false.
     fn or(self, kind: DenialKind) -> Result<(), DenialKind>;
 }
 

@@ -1,4 +1,4 @@
-//! The one place that decides, what a route asks of it, and what a handler gets from it.
+//! Enforcement: the gate, the requirements of routes, and the principal that handlers receive.
 
 pub(crate) mod alive;
 pub(crate) mod answer;

@@ -1,4 +1,4 @@
-//! A decision that has to wait.
+//! Decisions that have to wait.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -11,8 +11,9 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// A decision that has to wait for the store or a limiter.
 ///
-/// It is no future: core has no timer, so an adapter must lend one to get the verdict. Nobody waits
-/// without a limit because a timer was forgotten. It owns all it needs, and may be dropped.
+/// It is not a future, because core has no timer: an adapter must supply one to get the verdict. So
+/// no request waits without a limit because a timer was forgotten. It owns all it needs, and may be
+/// dropped.
 ///
 /// ```
 /// use std::time::Duration;
@@ -24,14 +25,14 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 /// # let (replica, format) = (Replica::new(), KeyFormat::new("vhk_{env}_")?);
 /// # let key = format.generate(Environment::LIVE)?;
 /// # let request = TestRequest::get().key(key.expose_secret());
-/// // The store says that it will poll, and does not.
+/// // The store is asked to poll, but never does.
 /// replica.on_demand(|_| true);
 /// let gate = Gate::builder_from_replica(&replica, &KeyScheme::new(format)).build()?;
 ///
 /// let Decision::Pending(pending) = gate.check(&request, &Arc::default(), None) else { panic!() };
 /// let verdict = pending.with_timer(|wait| {
 ///     assert_eq!(wait, Duration::from_millis(500)); // `GateBuilder::refresh_wait`
-///     std::future::ready(()) // an adapter gives `tokio::time::sleep(wait)`
+///     std::future::ready(()) // an adapter returns `tokio::time::sleep(wait)`
 /// });
 /// let Verdict::Refuse(refusal) = block_on(verdict) else { panic!() };
 /// assert_eq!(refusal.reply.status(), 503);
@@ -43,15 +44,15 @@ pub struct Pending {
     limit: Option<Limit>,
 }
 
-/// How long it may take.
+/// The time limit of a wait.
 struct Limit {
     wait: Duration,
-    /// Set when time is over; the verdict is then ready.
+    /// Set when the time is over; the verdict is then ready.
     over: Arc<AtomicBool>,
 }
 
 impl Pending {
-    /// One that ends by itself.
+    /// Creates a decision that ends by itself.
     pub(crate) fn new(verdict: impl Future<Output = Verdict> + Send + 'static) -> Self {
         Self {
             verdict: Box::pin(verdict),
@@ -59,7 +60,7 @@ impl Pending {
         }
     }
 
-    /// One that ends after this time at the latest, as soon as `over` is set.
+    /// Creates a decision that ends after this time at the latest, once `over` is set.
     pub(crate) fn at_most(
         wait: Duration,
         over: Arc<AtomicBool>,
@@ -71,10 +72,11 @@ impl Pending {
         }
     }
 
-    /// Ends with the verdict.
+    /// Waits for the verdict.
     ///
-    /// `timer` is called where the wait has a limit, and what it gives must be ready after the time that
-    /// it is given; one that is ready earlier refuses earlier: 503 `auth_unavailable`.
+    /// `timer` is called if the wait has a limit. The future that it returns must be ready after
+    /// the given time; if it is ready earlier, the request is refused earlier: 503
+    /// `auth_unavailable`.
     pub fn with_timer<T>(
         self,
         timer: impl FnOnce(Duration) -> T,
@@ -98,14 +100,14 @@ impl Pending {
         }))
     }
 
-    /// Changes the verdict, when it comes.
+    /// Changes the verdict once it is known.
     pub(crate) fn map(self, change: impl FnOnce(Verdict) -> Verdict + Send + 'static) -> Self {
         let Self { verdict, limit } = self;
         let verdict = Box::pin(async move { change(verdict.await) });
         Self { verdict, limit }
     }
 
-    /// The verdict itself, for one whose wait has no limit or that is part of another.
+    /// Returns the verdict, for a wait without a limit or as part of another wait.
     pub(crate) fn without_timer(self) -> Pin<Box<dyn Future<Output = Verdict> + Send>> {
         self.verdict
     }

@@ -1,14 +1,14 @@
-//! What there is once for each environment.
+//! A resource for each environment.
 
 use std::fmt;
 
 use crate::environment::Environment;
 use crate::gate::Principal;
 
-/// One `T` for each environment, such as a database: who calls reaches its own and no other.
+/// A resource for each environment, such as a database, selected by the caller's key.
 ///
-/// It is given out only for a [`Principal`], so that no handler can take the live one for a test key by
-/// mistake. In an environment that none was given for there is none, and no other takes its place.
+/// It is accessible only with a [`Principal`], so that no handler can use the live one for a test
+/// key by mistake. An environment without a resource of its own has none: no other takes its place.
 ///
 /// ```
 /// use keyward::Environment;
@@ -33,20 +33,20 @@ pub struct PerEnvironment<T> {
 }
 
 impl<T> PerEnvironment<T> {
-    /// One for `live` and one for `test`, and none for any other.
+    /// Creates a set with a resource for `live` and one for `test`.
     pub fn new(live: T, test: T) -> Self {
         let all = vec![(Environment::LIVE, live), (Environment::TEST, test)];
         Self { all }
     }
 
-    /// Also one for this environment; the last that is given counts.
+    /// Adds one for this environment, replacing a previous one.
     pub fn and(mut self, environment: Environment, own: T) -> Self {
         self.all.retain(|(other, _)| *other != environment);
         self.all.push((environment, own));
         self
     }
 
-    /// The one of who calls; `None` when there is none for that environment.
+    /// Returns the resource of the caller's environment; `None` if it has none.
     #[must_use]
     pub fn of(&self, principal: &Principal) -> Option<&T> {
         let environment = principal.environment();

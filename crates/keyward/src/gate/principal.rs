@@ -1,4 +1,4 @@
-//! Who calls.
+//! The authenticated caller.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,13 +11,13 @@ use crate::limit::Quota;
 use crate::replica::cached_key::CachedKey;
 use crate::scope::{Scope, Scopes};
 
-/// The gate of a principal that no gate has let in, as gates are numbered from one.
+/// The gate id of a principal that no gate has admitted.
 #[cfg(feature = "testing")]
 pub(crate) const NO_GATE: u64 = 0;
 
-/// Who calls: what a handler gets of a key that has passed.
+/// The authenticated caller: what a handler receives of an admitted key.
 ///
-/// It cannot yield the secret. A clone is one reference more to the same memory.
+/// It does not contain the secret. Clones are cheap and share the same memory.
 ///
 /// ```
 /// # use keyward::Environment;
@@ -35,60 +35,60 @@ pub(crate) const NO_GATE: u64 = 0;
 #[derive(Clone)]
 pub struct Principal {
     pub(crate) entry: Arc<CachedKey>,
-    /// The gate that let it pass.
+    /// The gate that admitted it.
     pub(crate) gate: u64,
-    /// Where the key stood, as an index into the gate's locations.
+    /// The location of the key, as an index into the gate's locations.
     pub(crate) location: usize,
     pub(crate) paid: Cost,
     pub(crate) quota: Option<Quota>,
 }
 
 impl Principal {
-    /// The key's public name.
+    /// Returns the key's public id.
     #[must_use]
     pub fn key_id(&self) -> KeyId {
         self.entry.id
     }
 
-    /// What may be shown of the key.
+    /// Returns the part of the key that may be displayed.
     #[must_use]
     pub fn hint(&self) -> Hint {
         self.entry.hint()
     }
 
-    /// Who owns the key.
+    /// Returns the account that owns the key.
     #[must_use]
     pub fn account(&self) -> &AccountId {
         &self.entry.account_state.account
     }
 
-    /// The world the key acts in.
+    /// Returns the environment of the key.
     #[must_use]
     pub fn environment(&self) -> Environment {
         self.entry.account_state.environment
     }
 
-    /// Where the key may live.
+    /// Returns the kind of the key.
     #[must_use]
     pub fn kind(&self) -> KeyKind {
         self.entry.kind
     }
 
-    /// What the key was granted.
+    /// Returns the scopes granted to the key.
     #[must_use]
     pub fn scopes(&self) -> &Scopes {
         &self.entry.grant.scopes
     }
 
-    /// What is left of the limit that binds most; `None` where there is no limit.
+    /// Returns the quota of the limit that is closest to being exceeded; `None` without limits.
     #[must_use]
     pub fn quota(&self) -> Option<Quota> {
         self.quota
     }
 
-    /// Records units of whatever the service sells, such as pages or minutes, for the key and hour.
+    /// Records units of usage (metering), such as pages or minutes, for the key and hour.
     ///
-    /// They are kept beside the count of requests, and only those of live keys are
+    /// They are kept in addition to the count of requests, and only those of live keys are
     /// [billable](crate::replica::UsageHour::billable_units).
     pub fn record(&self, units: u64) {
         if let Some(usage_counter) = self.entry.usage_counter() {
@@ -96,9 +96,9 @@ impl Principal {
         }
     }
 
-    /// Whether the key was granted this scope, by name or wildcard.
+    /// Returns whether the key was granted this scope, by name or wildcard.
     ///
-    /// A catalog's implications are the gate's to know.
+    /// Implications of a catalog are not considered; only the gate knows them.
     #[must_use]
     pub fn holds(&self, scope: &Scope) -> bool {
         self.entry.grant.scopes.allow(scope)

@@ -1,4 +1,4 @@
-//! Finds the key of a request: rows 30 to 41.
+//! Finds the key of a request and looks it up.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,28 +13,30 @@ use crate::request::client::Client;
 use crate::request::credential::Credential;
 use crate::request::{KeyLocation, RequestHead};
 
-/// A text in the form of a key, and where it stood.
+/// A text in the format of a key, and its location.
 pub(super) struct Presented<'a> {
     pub(super) key: &'a [u8],
     pub(super) location: usize,
-    /// The environment that stands in its text.
+    /// The environment in its text.
     pub(super) environment: Option<&'a [u8]>,
-    /// Where the part behind the prefix begins.
+    /// The offset of the part after the prefix.
     pub(super) secret: usize,
-    /// Whether it is in the form of a key that was made elsewhere.
+    /// A flag for the format of an imported key.
     pub(super) is_foreign: bool,
-    /// Where failures are counted.
+    /// The client for which failures are counted.
     pub(super) client: Option<Client>,
 }
 
-/// The caller has shown the whole key.
+/// A key that the client has proved to have.
 pub(super) struct Proved {
     pub(super) entry: Arc<CachedKey>,
     pub(super) now: Moment,
 }
 
 impl Gate {
-    /// Rows 30 to 32: exactly one key, of an accepted form. `None`: no key, and none is needed.
+    /// Returns the only key, if its format is accepted.
+    ///
+    /// It is `None` if there is no key and none is required.
     pub(super) fn present<'a, R: RequestHead>(
         &'a self,
         request: &'a R,
@@ -49,7 +51,7 @@ impl Gate {
         let mut formats = self.inner.scheme.accepted().iter();
         let (recognised, is_foreign) = match formats.find_map(|format| format.parse(key)) {
             Some(recognised) => (recognised, false),
-            // No format has a comma: it joins what were two lines (RFC 9110 §5.3).
+            // No format contains a comma: it joins what were two lines (RFC 9110 §5.3).
             None if key.contains(&b',') => return Err(DenialKind::MultipleKeys),
             None if key.len() > MAX_KEY_LEN => return Err(DenialKind::Malformed),
             None => {
@@ -58,7 +60,7 @@ impl Gate {
                 (recognised.ok_or_else(|| self.what_is_wrong(key))?, true)
             }
         };
-        // Where only the secret part counts, what stands before it is no part of the key.
+        // If only the secret part counts, the text before it is not part of the key.
         let (key, secret) = match key.get(recognised.secret..) {
             Some(rest) if recognised.secret_alone => (rest, 0),
             _ => (key, recognised.secret),
@@ -73,7 +75,7 @@ impl Gate {
         }))
     }
 
-    /// Why a text is no key, as far as its first and last characters tell.
+    /// Returns the reason why a text is not a key, judging by its ends.
     fn what_is_wrong(&self, text: &[u8]) -> DenialKind {
         if let [first, .., last] = text
             && [b"\"\"", b"''", b"``", b"<>"].contains(&&[*first, *last])
@@ -90,10 +92,10 @@ impl Gate {
         DenialKind::Malformed
     }
 
-    /// Rows 40 and 41: the key is in memory, and the memory is fresh enough.
+    /// Looks the key up in memory, and checks that the memory is fresh enough.
     ///
-    /// The order is the proof: an entry that is read after the freshness is at least that fresh, and
-    /// a clock that is read last cannot make it look fresher than it was when it was read.
+    /// The order matters: an entry that is read after the freshness is at least that fresh, and a
+    /// clock that is read last cannot make it look fresher than it was when it was read.
     pub(super) fn look(
         &self,
         presented: &Presented<'_>,
@@ -115,8 +117,8 @@ impl Gate {
             candidates.find_map(|(way, digest)| Some((way, replica.find(&digest)?)))
         };
         let mut entry = look();
-        // A key that moved to another digest meanwhile may have been missed at both. It is put in
-        // its new place before it is taken from the old one, so a second look finds it.
+        // A key that is moving to another digest may have been missed at both. It is added at its
+        // new place before it is removed from the old one, so a second look finds it.
         if entry.is_none() && (moves % 2 == 1 || moves != replica.moves()) {
             entry = look();
         }
@@ -128,7 +130,7 @@ impl Gate {
         Ok((way, entry, now))
     }
 
-    /// Finds the key; one that is kept under an old digest shall get a new one.
+    /// Finds the key, and schedules a rehash if it is stored under an old digest.
     pub(super) fn prove(
         &self,
         presented: &Presented<'_>,

@@ -1,4 +1,4 @@
-//! The answers of a gate, rendered when it is built.
+//! The replies of a gate, rendered when it is built.
 
 use crate::denial::{DenialKind, ErrorCode};
 use crate::gate::Requirement;
@@ -7,21 +7,22 @@ use crate::key::KeyKind;
 use crate::reply::{Replies, Reply};
 use crate::request::KeyLocation;
 
-/// The answers of a gate. They differ by the kinds of keys that a route accepts: an answer names no place
-/// where the key that is asked for may not stand.
+/// The replies of a gate, by the kinds of keys that a route accepts.
+///
+/// A reply only names locations where a key of an accepted kind may be.
 pub(crate) struct GateReplies {
     secret: RouteReplies,
     publishable: RouteReplies,
     both: RouteReplies,
 }
 
-/// The answers of routes that accept the same kinds of keys.
+/// The replies of routes that accept the same kinds of keys.
 pub(crate) struct RouteReplies {
-    /// Where these routes accept keys.
+    /// The locations at which these routes accept keys.
     pub(crate) locations: Vec<KeyLocation>,
-    /// In the order of [`ErrorCode::ALL`].
+    /// The replies in the order of [`ErrorCode::ALL`].
     of_code: Vec<Reply>,
-    /// In the order of [`DenialKind::WITH_OWN_TEXT`].
+    /// The replies in the order of [`DenialKind::WITH_OWN_TEXT`].
     of_kind: Vec<Reply>,
 }
 
@@ -68,7 +69,8 @@ impl RouteReplies {
             .iter()
             .filter(|way| kinds.contains(&way.accepts()));
         let mut accepted: Vec<_> = accepted.cloned().collect();
-        // A 401 has a challenge, also where no place of the gate is for this kind (RFC 9110 §11.6.1).
+        // A 401 has a challenge even if no location of the gate is for this kind (RFC 9110
+        // §11.6.1).
         if accepted.is_empty() {
             accepted = locations.to_vec();
         }
@@ -89,7 +91,7 @@ impl RouteReplies {
         }
     }
 
-    /// The answer to a denial, which is told as this code.
+    /// Returns the reply to a denial, given the code that the client is told.
     pub(crate) fn to(&self, kind: DenialKind, code: ErrorCode) -> Reply {
         let mut own = DenialKind::WITH_OWN_TEXT.iter().zip(&self.of_kind);
         match own.find(|(own, _)| **own == kind) {

@@ -1,10 +1,10 @@
-//! How often what is only reported would have been refused.
+//! Counters of requests that `report_only` routes would have refused.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::denial::DenialKind;
 
-/// A counter for each reason for which a demand is not met.
+/// A counter for each reason for which a requirement is not met.
 #[derive(Debug, Default)]
 pub(crate) struct Reports {
     environment: AtomicU64,

@@ -1,4 +1,4 @@
-//! What the gate promises, on bytes.
+//! Tests of the gate, on bytes.
 
 use std::future::poll_fn;
 use std::net::IpAddr;
@@ -36,7 +36,7 @@ use crate::throttle::AuthFailureLimiter;
 
 const NOW: Duration = Duration::from_secs(1_700_000_000);
 
-/// A service with one account, one key and one route; each test changes what it is about.
+/// A service with one account, one key and one route, which each test changes.
 pub(crate) struct World {
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) replica: Replica,
@@ -47,7 +47,7 @@ pub(crate) struct World {
     pub(crate) fields: Vec<(&'static str, Vec<u8>)>,
     pub(crate) method: &'static str,
     pub(crate) peer: Option<IpAddr>,
-    /// A request from here has failed, and one is one too many.
+    /// Makes one failure too many, and lets a request from this address fail.
     pub(crate) throttled: bool,
 }
 
@@ -83,7 +83,7 @@ impl World {
         }
     }
 
-    /// One round of the feed.
+    /// Runs one poll of the feed.
     pub(crate) fn feed(&self) {
         let mut poll = self.replica.poll();
         let number = poll.since().map_or(1, |revision| revision.number + 1);
@@ -114,12 +114,12 @@ impl World {
         }
     }
 
-    /// What a gate of the default settings says.
+    /// Returns the decision of a gate with default settings.
     fn ask(&self) -> Result<(), DenialKind> {
         reason(self.verdict(&self.gate()))
     }
 
-    /// A gate of the default settings, or one that throttles this address.
+    /// Creates a gate with default settings, or one that throttles this address.
     fn gate(&self) -> Gate {
         if !self.throttled {
             return self.builder().build().unwrap();
@@ -179,7 +179,7 @@ pub(crate) fn principal(verdict: Verdict) -> Principal {
 fn the_lowest_row_that_applies_answers() {
     use DenialKind as Kind;
     type Break = fn(&mut World);
-    // In the order of the rows; what one breaks, none of the others mends.
+    // In the order of the checks; each breaks something that no other one mends.
     let rows: [(Kind, Break); 11] = [
         (Kind::Throttled, |world| world.throttled = true),
         (Kind::Unavailable, |world| {
@@ -223,7 +223,7 @@ fn the_lowest_row_that_applies_answers() {
                 .filter(|(at, _)| subset >> at & 1 == 1)
         };
         let mut world = World::new();
-        // Time passes after the feed, everything else is there before.
+        // Time passes after the feed; everything else changes before it.
         let (late, early): (Vec<_>, Vec<_>) =
             broken().partition(|(_, (kind, _))| *kind == Kind::Unavailable);
         for (_, (_, change)) in early {
@@ -235,7 +235,7 @@ fn the_lowest_row_that_applies_answers() {
         }
         let lowest = broken().next().map_or(Ok(()), |(_, (kind, _))| Err(*kind));
         assert_eq!(world.ask(), lowest, "{subset:b}");
-        // Told of all that is wrong with it, in the same order.
+        // The explanation lists everything that is wrong, in the same order.
         let explained = world.gate().explain(&world, &world.requirement);
         assert_eq!(explained.denial(), lowest.err(), "{subset:b}");
         let wrong = explained.checks().filter_map(|(_, denial)| denial);
@@ -245,7 +245,7 @@ fn the_lowest_row_that_applies_answers() {
         );
         assert!(explained.checks().map(|(check, _)| check).is_sorted());
 
-        // And the rows before them, which need no look-up.
+        // The checks before them need no look-up.
         world.fields[0].1[12] ^= 1;
         assert_eq!(world.ask(), Err(Kind::Malformed), "{subset:b}");
         world.fields.push(("authorization", b"Bearer x".into()));
@@ -564,12 +564,12 @@ fn no_more_than_ten_thousand_requests_wait() {
 
 type Waiting = Pin<Box<dyn Future<Output = Verdict> + Send>>;
 
-/// A timer that never ends.
+/// Creates a timer that never ends.
 fn never() -> std::future::Pending<()> {
     std::future::pending()
 }
 
-/// A request that has to wait.
+/// Creates a request that has to wait.
 fn pending<T>(world: &World, gate: &Gate, timer: impl FnOnce() -> T) -> Waiting
 where
     T: Future<Output = ()> + Send + 'static,
@@ -580,7 +580,7 @@ where
     }
 }
 
-/// The answer, if it is there.
+/// Returns the answer, if it is ready.
 fn look(waiting: &mut Waiting) -> Option<Result<(), DenialKind>> {
     let mut context = Context::from_waker(Waker::noop());
     match waiting.as_mut().poll(&mut context) {
@@ -774,7 +774,7 @@ fn last_used_is_noted_when_a_request_passes_and_survives_a_change_of_the_record(
     assert_eq!(world.replica.last_used(&world.record), Some(used));
 }
 
-/// A clock that lets something happen while a request reads it.
+/// A clock that runs a hook while a request reads it.
 #[derive(Default)]
 struct Interruption(Mutex<Option<Box<dyn FnOnce() + Send>>>);
 
@@ -807,7 +807,7 @@ fn a_key_that_changes_while_it_is_judged_is_judged_again() {
     world.feed();
     let gate = world.builder().build().unwrap();
 
-    // The request has found the key active, and not yet looked at the account.
+    // The request has found the key active, and has not looked at the account yet.
     let mut later = World {
         replica: world.replica.clone(),
         ..World::new()
@@ -836,7 +836,7 @@ fn a_key_that_moves_between_the_looks_at_both_its_places_is_found() {
             .build()
             .unwrap();
 
-        // It is not in its new place yet, and the clock tells whether the old one is looked at.
+        // It is not in its new place yet, and the clock tells whether the old one is read.
         let mut later = World {
             replica: world.replica.clone(),
             ..World::new()
@@ -871,7 +871,7 @@ fn no_request_sees_a_state_that_never_was() {
         Decision::Ready(verdict) => reason(verdict),
         Decision::Pending(_) => panic!("not decided at once"),
     };
-    // Enough other keys that the change of all is no matter of a moment.
+    // Enough other keys that changing all of them takes a while.
     let others: Vec<_> = (0..3000)
         .map(|_| {
             let key = format().generate(Environment::LIVE).unwrap();
@@ -984,7 +984,7 @@ fn what_is_only_reported_passes_and_is_counted() {
         kinds.map(|kind| gate.reported(kind))
     };
     let demands = || Requirement::new().report_only();
-    // An outer layer reports, and an inner one for itself.
+    // An outer layer reports, and an inner one reports for itself.
     for (demand, counted) in [
         (demands().scope("kyc"), [0, 0, 0]),
         (demands().scope("age"), [0, 0, 2]),

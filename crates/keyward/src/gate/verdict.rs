@@ -1,4 +1,4 @@
-//! What the gate has decided, for an adapter to carry out.
+//! The gate's decision, for an adapter to carry out.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,9 +10,9 @@ use crate::gate::{BodyDrain, Denial, Pending, Principal};
 use crate::reply::cache::{keep_private, vary_by};
 use crate::reply::{Reply, ResponseHead};
 
-/// The gate's answer: at once from memory, or after something had to be fetched.
+/// The gate's decision: immediate from memory, or after waiting for the store or a limiter.
 ///
-/// What an adapter does with it:
+/// An adapter carries it out like this:
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -31,23 +31,23 @@ use crate::reply::{Reply, ResponseHead};
 ///         assert_eq!(response.lines(), ["cache-control: private"]);
 ///     }
 ///     Decision::Ready(Verdict::Refuse(refusal)) => panic!("{:?}", refusal.denial),
-///     Decision::Pending(_) => panic!("memory is fresh"), // else the adapter lends a timer
+///     Decision::Pending(_) => panic!("memory is fresh"), // otherwise the adapter supplies a timer
 /// }
 /// ```
 #[expect(clippy::exhaustive_enums, reason = "an adapter must handle both")]
 #[expect(
     clippy::large_enum_variant,
-    reason = "an allocation for each request costs more than to move it"
+    reason = "an allocation for each request would cost more than moving it"
 )]
 pub enum Decision {
-    /// Decided.
+    /// The verdict is known.
     Ready(Verdict),
-    /// Decided later; [`Pending::with_timer`] says when.
+    /// The verdict follows later; see [`Pending::with_timer`].
     Pending(Pending),
 }
 
 impl Decision {
-    /// With its refusals changed.
+    /// Applies a change to a refusal.
     pub(crate) fn refusing(self, change: impl FnOnce(Refusal) -> Refusal + Send + 'static) -> Self {
         match self {
             Self::Ready(verdict) => Self::Ready(verdict.refusing(change)),
@@ -67,17 +67,17 @@ impl fmt::Debug for Decision {
     }
 }
 
-/// What to do with a request. See [`Decision`].
+/// The verdict about a request. See [`Decision`].
 #[derive(Debug)]
 #[expect(clippy::exhaustive_enums, reason = "an adapter must handle both")]
 #[expect(
     clippy::large_enum_variant,
-    reason = "an allocation for each request costs more than to move it"
+    reason = "an allocation for each request would cost more than moving it"
 )]
 pub enum Verdict {
-    /// Hand it to the inner service.
+    /// Pass the request to the inner service.
     Admit(Admitted),
-    /// Answer it here; the inner service is not called.
+    /// Answer the request without calling the inner service.
     Refuse(Refusal),
 }
 
@@ -90,20 +90,20 @@ impl Verdict {
     }
 }
 
-/// How to hand a request on. See [`Decision`].
+/// An admitted request. See [`Decision`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Admitted {
-    /// What to put into the request's extensions; `None` leaves them as they are.
+    /// The access to put into the request's extensions; `None` leaves them unchanged.
     pub access: Option<Access>,
-    /// What to do with the field that held the key.
+    /// The change to the header that held the key.
     pub key_field: KeyHeaderAction,
-    /// What to do with the response.
+    /// The processing of the response.
     pub finish: Finish,
 }
 
 impl Admitted {
-    /// After it has paid.
+    /// Adds the charges of the request.
     pub(crate) fn with(mut self, charged: Option<Charged>) -> Self {
         if let (Some(Access::Principal(principal)), Some(charged)) = (&mut self.access, &charged) {
             principal.quota = charged.quota;
@@ -112,7 +112,7 @@ impl Admitted {
         self
     }
 
-    /// An inner layer has nothing to do with the key itself.
+    /// Admits a request at an inner layer, which leaves the key's header alone.
     pub(crate) fn again(
         principal: Option<Principal>,
         charged: Option<Charged>,
@@ -131,13 +131,13 @@ impl Admitted {
     }
 }
 
-/// Who may go on: a key, or nobody in particular. See [`Decision`].
+/// The access of a request: a principal, or anonymous. See [`Decision`].
 #[derive(Clone, Debug)]
 #[expect(clippy::exhaustive_enums, reason = "an adapter must handle both")]
 pub enum Access {
-    /// A key has passed.
+    /// A key was admitted.
     Principal(Principal),
-    /// There was no key, and none was needed. A principal that another gate has left goes away.
+    /// The request has no key, and none is required. The principal of another gate is removed.
     Anonymous(Anonymous),
 }
 
@@ -161,7 +161,7 @@ pub enum Access {
 pub struct Anonymous(pub(crate) Reply);
 
 impl Anonymous {
-    /// The answer for whoever needs a key after all: 401 `missing_api_key`, as in [`Reply`].
+    /// Returns the reply for a handler that requires a key after all: 401 `missing_api_key`.
     #[must_use]
     pub fn missing_key(&self) -> &Reply {
         &self.0
@@ -174,40 +174,44 @@ impl fmt::Debug for Anonymous {
     }
 }
 
-/// What to do, before the inner service, with the field that held the key.
+/// The change, before the inner service is called, to the header that held the key.
 ///
 /// See [`Decision`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "an adapter must handle all three")]
 pub enum KeyHeaderAction {
-    /// There was none, or an outer layer has dealt with it.
+    /// Leave the headers as they are.
+    ///
+    /// There was no key, or an outer layer has handled it.
     None,
-    /// Remove the field of this location, by its place among [`Gate::locations`](crate::gate::Gate::locations).
+    /// Remove the header of this location, an index into
+    /// [`Gate::locations`](crate::gate::Gate::locations).
     Remove(usize),
-    /// Leave the field of this location, and mark its value as sensitive.
+    /// Keep the header of this location, and mark its value as sensitive.
     MarkSensitive(usize),
 }
 
-/// What to do with the inner service's response. See [`Decision`].
+/// The processing of the inner service's response. See [`Decision`].
 ///
-/// One that is dropped leaves what the request has paid where it is: whoever hangs up has been served
+/// If it is dropped, the request stays charged: a client that disconnects has been served
 /// nevertheless.
 #[derive(Debug, Default)]
 #[must_use = "a response needs it"]
 pub struct Finish {
-    /// Whether it is the answer to a key.
+    /// A flag for responses to requests with a key.
     pub(crate) private: bool,
     pub(crate) charged: Option<Charged>,
     pub(crate) cors_headers: Option<CorsHeaders>,
-    /// Whether another origin might have got another answer.
+    /// A flag for responses that depend on the `Origin` header.
     pub(crate) by_origin: bool,
-    /// The headers of the locations, where whoever has no key might have got another answer.
+    /// The headers of the locations, if the response depends on the presence of a key.
     pub(crate) by_key: Option<Arc<[Box<str>]>>,
 }
 
 impl Finish {
-    /// Adds what the response needs. What the request has paid is given back where a layer further
-    /// inside has refused it.
+    /// Adds the necessary headers to the response.
+    ///
+    /// If an inner layer has refused the request, its charges are refunded.
     pub fn apply<R: ResponseHead>(&mut self, response: &mut R) {
         if self.private {
             keep_private(response);
@@ -228,7 +232,7 @@ impl Finish {
         }
     }
 
-    /// Gives back what the request has paid: it cannot be handed on.
+    /// Refunds the charges, as the request cannot be passed on.
     pub fn give_back(self) {
         if let Some(mut charged) = self.charged {
             charged.give_back();
@@ -236,7 +240,7 @@ impl Finish {
     }
 }
 
-/// How to refuse a request.
+/// A refusal of a request.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -256,24 +260,26 @@ impl Finish {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Refusal {
-    /// What to answer.
+    /// The reply to send.
     pub reply: Reply,
-    /// Why, for the response's extensions; `None` for a preflight.
+    /// The reason, for the response's extensions; `None` for a preflight.
     pub denial: Option<Denial>,
     pub(crate) body: UnreadBody,
 }
 
 impl Refusal {
-    /// Lets the adapter read on for a while, so that a client that is still sending gets the answer.
+    /// Permits the adapter to drain the rest of the body.
     ///
-    /// `None` where the connection is simply to be closed: there is no body, the client waits for leave
-    /// to send it (`Expect: 100-continue`), or too many bodies are being read already. See [`BodyDrain`].
+    /// Draining lets a client that is still sending receive the reply. Returns `None` if the
+    /// connection can simply be closed: there is no body, the client waits for permission to send
+    /// it (`Expect: 100-continue`), or too many bodies are being drained already. See
+    /// [`BodyDrain`].
     #[must_use]
     pub fn drain(&self) -> Option<BodyDrain> {
         self.body.drain()
     }
 
-    /// As gRPC has it: it has its own place for a status.
+    /// Converts the refusal to gRPC, which has its own place for a status.
     pub(crate) fn in_grpc(
         mut self,
         content_type: &str,
@@ -284,14 +290,14 @@ impl Refusal {
         self
     }
 
-    /// Before the body was read: what is left of it must not be taken for the next request.
+    /// Closes the connection, so that the unread body is not taken for the next request.
     pub(crate) fn before(mut self, body: UnreadBody) -> Self {
         self.body = body;
         self.reply.push_header("connection", "close".to_owned());
         self
     }
 
-    /// Says in how many seconds to try again.
+    /// Sets the number of seconds after which to try again.
     pub(crate) fn retry_after(mut self, seconds: Option<u64>) -> Self {
         if let Some(seconds) = seconds {
             let seconds = itoa::Buffer::new().format(seconds).to_owned();
