@@ -114,7 +114,7 @@ pin_project! {
     where
         S: Service<Request<B>>,
     {
-        /// Until the service is ready.
+        /// Waiting for the service to become ready.
         Waiting {
             service: S,
             request: Option<Request<B>>,

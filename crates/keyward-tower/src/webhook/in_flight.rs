@@ -24,13 +24,14 @@ type Attempt = Pin<Box<dyn Future<Output = (u64, Ended)> + Send>>;
 pub(crate) struct InFlight {
     attempts: FuturesUnordered<Attempt>,
     proven: BTreeMap<u64, (EndpointId, SystemTime)>,
-    /// The attempts, each with a flag for probes.
+    /// The attempts in the second lane, each with a flag for probes.
     others: BTreeMap<u64, (EndpointId, bool)>,
     begun: u64,
     /// The number of attempts in progress for each endpoint.
     busy: BTreeMap<EndpointId, usize>,
     pub(crate) health: EndpointHealth,
-    /// Whether an attempt has ended since [`claim`](Self::claim), so that its endpoint is no longer busy.
+    /// Set when an attempt has ended since [`claim`](Self::claim), which makes its endpoint
+    /// available.
     ended: bool,
 }
 
@@ -71,7 +72,7 @@ impl InFlight {
         self.attempts.is_empty() && !self.ended
     }
 
-    /// What there is room for, of so many in each lane and so many to each endpoint; if for anything.
+    /// Returns a claim for the free capacity, given limits per lane and endpoint.
     pub(crate) fn claim(
         &mut self,
         (now, until): (SystemTime, SystemTime),

@@ -257,7 +257,7 @@ where
         let mut in_flight = InFlight::new(self.timeout);
         let mut failing = false;
         loop {
-            // Before it is looked what is due, so that nothing is missed in between.
+            // Created before the store is asked, so that nothing is missed in between.
             let news = self.store.outbox_signal().map(OutboxSignal::wait);
             let begun = self.begin(&mut in_flight).await;
             match &begun {
