@@ -16,7 +16,7 @@ use crate::error::WebhookErrorCode;
 /// let verifier = WebhookVerifier::standard("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")?;
 /// let error = verifier.verify(&TestRequest::new("POST"), b"{}", SystemTime::now()).unwrap_err();
 /// assert_eq!(error.kind(), WebhookErrorKind::Missing);
-/// assert_eq!(error.to_string(), "no signature, or no id or timestamp with it");
+/// assert_eq!(error.to_string(), "missing signature, id or timestamp");
 /// # Ok::<(), keyward::error::ParseError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
