@@ -323,7 +323,7 @@ mod tests {
             let lines = by_gate.headers().get_all(field);
             assert!(by_handler.headers().get_all(field).eq(lines));
         }
-        // Where a key is optional, caches are told so.
+        // If a key is optional, the response depends on its presence.
         assert!(by_handler.headers().contains_key("vary"));
         assert_eq!(by_handler.headers().len(), by_gate.headers().len() + 1);
         assert_eq!(read_body(by_handler).await, read_body(by_gate).await);

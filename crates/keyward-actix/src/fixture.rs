@@ -72,7 +72,7 @@ fn scheme() -> KeyScheme {
     KeyScheme::new(format())
 }
 
-/// What an app answers; it must not be an `Err`.
+/// Returns the response of an app, which must not be an `Err`.
 pub(crate) async fn answer<T, B>(app: App<T>, request: TestRequest) -> ServiceResponse<BoxBody>
 where
     T: ServiceFactory<

@@ -154,7 +154,7 @@ pub(crate) fn finish<B>(
     response
 }
 
-/// Adds the headers of the gate to the response that will be made from an error.
+/// Adds the headers of the gate to the future response of an error.
 pub(crate) fn finish_error(finish: &mut Finish, error: &mut Error) {
     // Only once, because it may refund the request, while a mapper may be called repeatedly.
     let mut response = error.error_response();

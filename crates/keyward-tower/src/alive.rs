@@ -105,7 +105,7 @@ impl<T> WhileAlive<T> {
     }
 }
 
-/// Checks whether the key is dead, on the first poll and then whenever the timer fires.
+/// Checks the key on the first poll, and then whenever the timer fires.
 fn has_died(
     watched: &mut Watched,
     timer: &mut Option<Pin<Box<Sleep>>>,

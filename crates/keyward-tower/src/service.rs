@@ -94,7 +94,9 @@ where
     }
 }
 
-/// Waits on the timer of tokio, or not at all without one, so that nothing waits without a limit.
+/// Waits on the timer of tokio, or not at all without one.
+///
+/// Nothing may wait without a limit.
 async fn timer(wait: Duration) {
     if let Some(sleep) = sleep(wait) {
         sleep.await;

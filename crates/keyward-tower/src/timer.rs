@@ -7,7 +7,9 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::Sleep;
 
-/// Creates a timer, or returns `None` outside of a tokio runtime and in one without `enable_time`.
+/// Creates a timer, or returns `None` if tokio has none.
+///
+/// It has none outside of a runtime, and in one without `enable_time`.
 pub(crate) fn sleep(duration: Duration) -> Option<Sleep> {
     static TOLD: Once = Once::new();
     Handle::try_current().ok()?;

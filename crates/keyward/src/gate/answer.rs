@@ -116,7 +116,7 @@ impl Gate {
         }
     }
 
-    /// What is answered on a route.
+    /// Reads the replies of a route: its own, else the gate's.
     fn replies<T>(&self, requirement: &Requirement, read: impl FnOnce(&RouteReplies) -> T) -> T {
         match requirement.own_cors() {
             None => read(self.inner.rendered.of(requirement)),
@@ -151,7 +151,7 @@ impl Gate {
         requirement.with_cors(own.id, render, read)
     }
 
-    /// What a page may read of a passed answer.
+    /// Returns the CORS headers of an admitted response.
     fn cors_headers(&self, requirement: &Requirement) -> Option<CorsHeaders> {
         self.cors(requirement, |cors| {
             if requirement.is_grpc() {
@@ -162,8 +162,9 @@ impl Gate {
         })
     }
 
-    /// What an inner layer adds to that of an outer one, and whether another origin might have got
-    /// another answer.
+    /// Returns the CORS headers that an inner layer adds to those of an outer one.
+    ///
+    /// The flag says whether the response depends on the origin.
     pub(super) fn cors_of_inner(
         &self,
         entry: &CachedKey,

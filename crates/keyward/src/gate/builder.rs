@@ -1,4 +1,4 @@
-//! How a gate is put together.
+//! The builder of a gate.
 
 use std::error::Error;
 use std::fmt;
@@ -23,7 +23,7 @@ use crate::request::network::Network;
 use crate::scheme::KeyScheme;
 use crate::throttle::AuthFailureLimiter;
 
-/// Puts a gate together; made by [`Gate::builder`].
+/// A builder for a [`Gate`], created by [`Gate::builder`].
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -91,45 +91,47 @@ impl GateBuilder {
         }
     }
 
-    /// Also accepts keys of this format, which were made elsewhere and imported.
+    /// Accepts imported keys of this format as well.
     pub fn foreign_format(mut self, format: ForeignFormat) -> Self {
         self.foreign.push(format);
         self
     }
 
-    /// Accepts a key here. Without any, `X-API-Key` and `Authorization: Bearer`.
+    /// Accepts a key in this location, instead of `X-API-Key` and `Authorization: Bearer`.
     pub fn location(mut self, location: KeyLocation) -> Self {
         self.locations.push(location);
         self
     }
 
-    /// The realm that challenges name (RFC 9110 §11.5); `api` unless said otherwise.
+    /// Sets the realm in challenges (RFC 9110 §11.5). The default is `api`.
     pub fn realm(mut self, realm: &str) -> Self {
         realm.clone_into(&mut self.realm);
         self
     }
 
-    /// Words refusals this way; problem+json unless said otherwise.
+    /// Sets the format of rejections; `application/problem+json` by default.
     pub fn replies(mut self, replies: Replies) -> Self {
         self.replies = replies;
         self
     }
 
-    /// How old the replica may be before the answer is 503; 30 seconds by default.
+    /// Sets the maximum age of the replica, after which responses are 503.
     ///
-    /// This is how long a revocation takes at the very most, and how long known keys go on working
-    /// when the store is gone. Zero trusts no memory: every request waits for the store.
+    /// The default is 30 seconds. This bounds the time until a revocation takes effect, and the
+    /// time for which known keys keep working when the store is down. With zero, memory is never
+    /// trusted: every request waits for the store.
     pub fn max_staleness(mut self, age: Duration) -> Self {
         self.max_staleness = age;
         self
     }
 
-    /// Sets how long a request waits for the store where memory is too old; 500 milliseconds by default.
+    /// Sets how long a request waits for the store if memory is too old.
     ///
-    /// Memory is too old after the process was frozen for longer than `max_staleness`, as a throttled
-    /// container may be. All waiting requests share one poll, and are then judged again. A request is
-    /// answered 503 when time is over, and at once when the last poll failed or 10,000 requests wait
-    /// already. With zero no request waits, so a gate with `max_staleness(0)` lets none pass.
+    /// The default is 500 milliseconds. Memory is too old if the process was frozen for longer than
+    /// `max_staleness`, as a throttled container may be. All waiting requests share one poll, and
+    /// are then checked again. A request gets a 503 when the time is over, and at once if the last
+    /// poll failed or 10,000 requests are waiting already. With zero no request waits, so a gate
+    /// with `max_staleness(0)` then admits none.
     ///
     /// ```
     /// use std::time::Duration;
@@ -147,70 +149,74 @@ impl GateBuilder {
 
     /// Leaves the key in the request, marked as sensitive.
     ///
-    /// Insecure: the handler and every layer before it see the key, and whatever logs or forwards the
-    /// request may now leak it. A second gate further inside needs it, for it must see the key too.
+    /// Insecure: the handler and every layer before it see the key, and anything that logs or
+    /// forwards the request may leak it. Required for a second gate further inside, which must see
+    /// the key too.
     pub fn insecure_forward_key(mut self) -> Self {
         self.forwards_key = true;
         self
     }
 
-    /// Counts no requests and notes no last use.
+    /// Disables usage counts and the time of the last use.
     pub fn without_usage(mut self) -> Self {
         self.counts_usage = false;
         self
     }
 
-    /// Lets pages of other origins call and read the answers, as [`Cors`] says. Off by default.
+    /// Sets the CORS policy, which lets pages of other origins call the API. Off by default.
     pub fn cors(mut self, cors: Cors) -> Self {
         self.cors = Some(cors);
         self
     }
 
-    /// Limits keys of this environment that have no limits of their own, nor in their account's plan.
+    /// Sets the default rate limits of keys in this environment.
     ///
-    /// Without it there is no limit that nobody asked for. Said again, it replaces what was said.
+    /// They apply to keys without limits of their own or of their account's plan. Rate limiting is
+    /// off by default. A second call for the same environment replaces the limits.
     pub fn rate_limits(mut self, of: Environment, limits: impl Into<RateLimits>) -> Self {
         self.rate_limits.retain(|(other, _)| *other != of);
         self.rate_limits.push((of, limits.into()));
         self
     }
 
-    /// Limits every key of this environment, beside its own limits.
+    /// Limits every key of this environment, in addition to its own limits.
     ///
-    /// A low one for `test` keeps test keys from being used to test how much the service bears.
+    /// A low limit for `test` keeps test keys from being used for load tests.
     pub fn rate_ceiling(mut self, of: Environment, limits: impl Into<RateLimits>) -> Self {
         self.rate_ceilings.retain(|(other, _)| *other != of);
         self.rate_ceilings.push((of, limits.into()));
         self
     }
 
-    /// Has requests counted elsewhere than in this process.
+    /// Counts requests with this limiter, outside of this process.
     pub fn limiter(mut self, limiter: impl Limiter) -> Self {
         self.limiter = Some(Arc::new(limiter));
         self
     }
 
-    /// Also sends `X-RateLimit-Limit`, `-Remaining` and `-Reset`, with the reset in this unit.
+    /// Sends `X-RateLimit-Limit`, `-Remaining` and `-Reset` as well, with the reset in this unit.
     ///
-    /// The standard fields are always sent where there is a limit; see [`Quota`](crate::limit::Quota).
+    /// The standard headers are always sent if there is a limit; see
+    /// [`Quota`](crate::limit::Quota).
     pub fn legacy_rate_limit_fields(mut self, reset: ResetUnit) -> Self {
         self.legacy_fields = Some(reset);
         self
     }
 
-    /// Gives credits back where the handler answers with a 5xx, not what counts in rate limits.
+    /// Refunds credits if the handler responds with a 5xx. Rate limits are not refunded.
     ///
-    /// A request that is given up has paid; so has one that ends without a response: in an error of a
-    /// service, such as a timeout, or a panic, also where a layer outside makes a 5xx of it.
+    /// A request that the client cancels is charged, and so is one that ends without a response:
+    /// with an error of a service, such as a timeout, or with a panic, even if an outer layer turns
+    /// it into a 5xx.
     pub fn refund_server_errors(mut self) -> Self {
         self.refunds_from = self.refunds_from.min(500);
         self
     }
 
-    /// Gives credits back where the handler answers with a 4xx or a 5xx, otherwise like
-    /// [`refund_server_errors`](Self::refund_server_errors).
+    /// Refunds credits if the handler responds with a 4xx or a 5xx.
     ///
-    /// For a service that sells results: a body that it cannot use costs nothing but its part of the rate
+    /// Otherwise like [`refund_server_errors`](Self::refund_server_errors). Use it for a service
+    /// that sells results: a request that it cannot process costs nothing but its share of the rate
     /// limit.
     ///
     /// ```
@@ -225,7 +231,7 @@ impl GateBuilder {
         self
     }
 
-    /// Refuses an address from which too many requests have failed. Without one, none is refused.
+    /// Rejects addresses with too many failed requests (brute-force protection). Off by default.
     pub fn failure_throttle(mut self, throttle: AuthFailureLimiter) -> Self {
         self.throttle = Some(throttle);
         self
@@ -278,14 +284,14 @@ impl GateBuilder {
         self
     }
 
-    /// The gate.
+    /// Builds the gate.
     ///
     /// # Errors
-    /// When two locations could claim the same text, there are more than 16
-    /// locations, the realm or the body's content type cannot stand in a field, a status is mapped
-    /// out of its class, or a method or field name of the CORS fields is none.
+    /// If two locations could claim the same key, there are more than 16 locations, the realm or
+    /// the body's content type cannot be sent in a header, a status is mapped to another class, or
+    /// a method or header name of the CORS policy is not a token.
     pub fn build(mut self) -> Result<Gate, GateError> {
-        /// From one: [`NO_GATE`](crate::gate::principal) is zero.
+        /// Starts at one: [`NO_GATE`](crate::gate::principal) is zero.
         static NEXT: AtomicU64 = AtomicU64::new(1);
         if self.locations.is_empty() {
             self.locations = vec![KeyLocation::x_api_key(), KeyLocation::bearer()];
@@ -350,7 +356,7 @@ impl GateBuilder {
     }
 }
 
-/// The headers of these locations, each once.
+/// Returns the headers of these locations, without duplicates.
 fn headers(locations: &[KeyLocation]) -> Arc<[Box<str>]> {
     let mut headers: Vec<Box<str>> = Vec::new();
     for header in locations.iter().map(KeyLocation::header_name) {
@@ -361,7 +367,7 @@ fn headers(locations: &[KeyLocation]) -> Arc<[Box<str>]> {
     headers.into()
 }
 
-/// The error of a gate that cannot be built.
+/// The error of building a [`Gate`].
 ///
 /// ```
 /// use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore};
@@ -392,29 +398,29 @@ impl GateError {
 impl fmt::Display for GateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
-            GateErrorKind::Locations => "two locations claim the same text, or there are too many",
-            GateErrorKind::Realm => "the realm holds a character that cannot stand in a challenge",
+            GateErrorKind::Locations => "two locations claim the same API key, or there are too many",
+            GateErrorKind::Realm => "the realm contains a character that is not allowed in a challenge",
             GateErrorKind::Replies => {
-                "a status is mapped out of its class, or the content type cannot stand in a field"
+                "a status is mapped to another class, or the content type cannot be sent in a header"
             }
-            GateErrorKind::Cors => "a method or a field name of the CORS fields is not a token",
+            GateErrorKind::Cors => "a method or a header name of the CORS policy is not a token",
         })
     }
 }
 
 impl Error for GateError {}
 
-/// Which error it is. See [`GateError`].
+/// The kind of a [`GateError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GateErrorKind {
-    /// Two locations could claim the same text, or there are more than 16.
+    /// Two locations could claim the same key, or there are more than 16.
     Locations,
-    /// The realm holds a quote, a backslash, a control or a non-ASCII character.
+    /// The realm contains a quote, a backslash, a control or a non-ASCII character.
     Realm,
-    /// A status is mapped out of its class, or the content type cannot be sent.
+    /// A status is mapped to another class, or the content type is not valid.
     Replies,
-    /// A method or a field name of the CORS fields is not a token, or there is no method.
+    /// A CORS method or header name is not a token, or there is no method.
     Cors,
 }
 

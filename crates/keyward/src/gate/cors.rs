@@ -1,4 +1,4 @@
-//! What a browser is told, so that pages of other origins may call.
+//! CORS: lets web pages of other origins call the API.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,21 +8,24 @@ use crate::reply::{Reply, ResponseHead};
 use crate::request::KeyLocation;
 use crate::request::location::check_token;
 
-/// What clients of gRPC-Web send beside what every page sends, and their preflights ask for.
+/// The additional headers of gRPC-Web requests, which their preflight requests ask for.
 const GRPC_REQUEST: [&str; 3] = ["grpc-timeout", "x-grpc-web", "x-user-agent"];
 
-/// Where a refusal, and what a handler answers without a message, has its status: without them a page sees
-/// an answer that has none. The details are only the handler's.
+/// The headers for the status of a gRPC rejection or a response without a message.
+///
+/// If they were not exposed, a page would see a response without a status. Only handlers send the
+/// details.
 const GRPC_RESPONSE: [&str; 3] = ["grpc-status", "grpc-message", "grpc-status-details-bin"];
 
-/// Lets pages of other origins call and read the answer (Fetch standard, "CORS protocol").
+/// A CORS policy, which lets web pages of other origins call the API.
 ///
-/// Without it a browser hides every answer from such a page, a refusal too. With it every page may
-/// ask and read; whether its request passes is still decided by the key, whose
-/// [`OriginPolicy`](crate::origin::OriginPolicy) names the pages that may use it. Cookies and other
-/// credentials of the browser stay out: `Access-Control-Allow-Credentials` is never sent.
+/// It follows the "CORS protocol" of the Fetch standard. Without it, a browser hides every response
+/// from such a page, including rejections. With it, every page may send requests and read
+/// responses; whether a request is admitted still depends on the key, whose
+/// [`OriginPolicy`](crate::origin::OriginPolicy) lists the pages that may use it. Cookies and other
+/// browser credentials are never allowed: `Access-Control-Allow-Credentials` is not sent.
 ///
-/// A preflight carries no key, so the answer to it is the same for everybody:
+/// A preflight request carries no key, so its response is the same for every client:
 ///
 /// ```text
 /// HTTP/1.1 204 No Content
@@ -33,24 +36,25 @@ const GRPC_RESPONSE: [&str; 3] = ["grpc-status", "grpc-message", "grpc-status-de
 /// access-control-max-age: 7200
 /// ```
 ///
-/// Every other answer, passed or refused, gets these two lines, and `vary: Origin` where the key has
-/// a list of origins:
+/// Every other response, admitted or rejected, gets these two headers, and `vary: Origin` if the
+/// key has a list of origins:
 ///
 /// ```text
 /// access-control-allow-origin: *
 /// access-control-expose-headers: retry-after, ratelimit, ratelimit-policy, www-authenticate
 /// ```
 ///
-/// They stand there whether or not the request had an `Origin`. A cache may hold the answer to a
-/// request without one and give it to a page, which could not read it if they were missing.
+/// They are sent whether or not the request has an `Origin`, because a cache may serve the response
+/// to a request without one to a page, which could not read it otherwise.
 ///
-/// A layer that is [told to guard gRPC](crate::gate::Requirement::grpc) also allows `grpc-timeout`, `x-grpc-web` and
-/// `x-user-agent`, and exposes `grpc-status`, `grpc-message` and `grpc-status-details-bin`. The layer that
-/// answers the preflight must be told: where one covers a whole server, that one.
+/// A layer with [`Requirement::grpc`](crate::gate::Requirement::grpc) also allows `grpc-timeout`,
+/// `x-grpc-web` and `x-user-agent`, and exposes `grpc-status`, `grpc-message` and
+/// `grpc-status-details-bin`. Set `grpc` on the layer that answers the preflight request; if one
+/// layer covers a whole server, on that one.
 ///
-/// What the handler or a layer further inside has set stays as it is. A CORS layer further outside
-/// answers preflights itself, those of tower-http and actix-cors too, and writes over our lines where it
-/// allows the page; where it does not, ours stand. Use one or the other.
+/// Headers that the handler or an inner layer has set are kept. An outer CORS layer, such as those
+/// of tower-http and actix-cors, answers preflight requests itself and overwrites these headers if
+/// it allows the page; if it does not, these headers stay. Use one or the other.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -91,7 +95,9 @@ pub struct Cors {
 }
 
 impl Cors {
-    /// The usual methods, the fields of the gate's locations, `content-type`; kept for two hours.
+    /// Creates a policy with the usual methods and headers, cached for two hours.
+    ///
+    /// The allowed request headers are those of the gate's locations and `content-type`.
     pub fn new() -> Self {
         let methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
         Self {
@@ -102,16 +108,16 @@ impl Cors {
         }
     }
 
-    /// How long a browser need not ask again, in whole seconds; two hours by default.
+    /// Sets how long a browser may cache a preflight response, in whole seconds.
     ///
-    /// Chromium keeps an answer no longer than that. It names neither a key nor an origin, so keeping
-    /// it delays no revocation.
+    /// The default is two hours, and Chromium caches it no longer than that. The response names
+    /// neither a key nor an origin, so caching it delays no revocation.
     pub fn max_age(mut self, age: Duration) -> Self {
         self.max_age = age;
         self
     }
 
-    /// The methods a page may use, in upper case, instead of the usual ones.
+    /// Replaces the methods that a page may use, in upper case.
     pub fn methods<I>(mut self, methods: I) -> Self
     where
         I: IntoIterator<Item: Into<String>>,
@@ -120,19 +126,19 @@ impl Cors {
         self
     }
 
-    /// Lets a page send this field too.
+    /// Allows a page to send this header too.
     pub fn request_field(mut self, name: &str) -> Self {
         self.request_fields.push(name.to_ascii_lowercase());
         self
     }
 
-    /// Lets a page read this field too.
+    /// Allows a page to read this header too.
     pub fn response_field(mut self, name: &str) -> Self {
         self.response_fields.push(name.to_ascii_lowercase());
         self
     }
 
-    /// Whether everything in it is a token, as methods and field names are (RFC 9110 §5.6.2).
+    /// Returns whether all methods and header names are tokens (RFC 9110 §5.6.2).
     pub(crate) fn is_valid(&self) -> bool {
         let methods = self.methods.iter();
         let mut all = methods.chain(&self.request_fields);
@@ -140,7 +146,7 @@ impl Cors {
         !self.methods.is_empty() && all.all(is_token) && self.response_fields.iter().all(is_token)
     }
 
-    /// The answer to every preflight of a route.
+    /// Returns the reply to every preflight request of a route.
     pub(crate) fn preflight(&self, locations: &[KeyLocation], grpc: bool) -> Reply {
         // Named one by one: `*` does not stand for `authorization`.
         let own = ["content-type"].into_iter();
@@ -156,7 +162,7 @@ impl Cors {
         reply
     }
 
-    /// What every other answer says: what of it a page may read.
+    /// Returns the CORS headers of all other responses.
     pub(crate) fn cors_headers(&self, legacy_fields: bool, grpc: bool) -> CorsHeaders {
         let legacy = LEGACY_HEADERS.into_iter().filter(|_| legacy_fields);
         let sent = ["retry-after"].into_iter().chain(HEADERS);
@@ -173,12 +179,12 @@ impl Default for Cors {
     }
 }
 
-/// What browsers are told, rendered once: of a gate, or of a route.
+/// The CORS replies of a gate or a route, rendered once.
 pub(crate) struct CorsReplies {
     pub(crate) preflight: Reply,
-    /// Where calls of gRPC-Web are expected.
+    /// The preflight reply for routes that expect gRPC-Web.
     pub(crate) grpc_preflight: Reply,
-    /// Where pages of other origins may read the answers.
+    /// The CORS headers, if pages of other origins may read the responses.
     pub(crate) cors_headers: Option<CorsHeaders>,
     pub(crate) grpc_readable: Option<CorsHeaders>,
 }
@@ -198,19 +204,19 @@ impl CorsReplies {
     }
 }
 
-/// Lets any page read an answer; holds the names of the fields it may read.
+/// The CORS headers that let any page read a response.
 #[derive(Clone, Debug)]
 pub(crate) struct CorsHeaders(Arc<str>);
 
 impl CorsHeaders {
-    /// Marks an answer of ours.
+    /// Adds the headers to a reply of the gate.
     pub(crate) fn mark(&self, reply: &mut Reply) {
         for (name, value) in self.fields() {
             reply.push_shared_header(name, value.to_owned());
         }
     }
 
-    /// Marks the inner service's answer, where it says nothing itself.
+    /// Adds the headers to the inner service's response, unless it has set them.
     pub(crate) fn apply<R: ResponseHead>(&self, response: &mut R) {
         for (name, value) in self.fields() {
             if !response.has(name) {
@@ -219,7 +225,7 @@ impl CorsHeaders {
         }
     }
 
-    /// The names of the headers that a page may read.
+    /// Returns the names of the headers that a page may read.
     pub(crate) fn names(&self) -> &str {
         &self.0
     }
@@ -346,7 +352,7 @@ mod tests {
         }
     }
 
-    /// The status, headers and body of what a gate answers, and what it adds to a handler's response.
+    /// Returns a gate's reply and its additions to a handler's response.
     fn answered(world: &World, gate: &Gate, outer: Option<&Principal>) -> (Vec<String>, bool) {
         let Decision::Ready(verdict) = world.check(gate, outer) else {
             panic!("not decided at once")

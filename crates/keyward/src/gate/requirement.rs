@@ -1,4 +1,4 @@
-//! What a route demands of a key.
+//! The requirement of a route: which keys it admits and what a request costs.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -12,10 +12,10 @@ use crate::reply::Reply;
 use crate::reply::replies::MissingScopes;
 use crate::scope::{Scope, ScopeCatalog, Scopes};
 
-/// What a route demands of a key.
+/// The requirement of a route: scopes, environments, kinds of keys and cost.
 ///
-/// It is the only thing a layer adds to its gate. Unless told otherwise: a live, secret key of any
-/// account, with any scopes.
+/// A layer adds it to its gate. By default, it admits live, secret keys of any account, whatever
+/// their scopes.
 ///
 /// ```
 /// use keyward::{Environment, KeyKind, Requirement};
@@ -31,9 +31,9 @@ use crate::scope::{Scope, ScopeCatalog, Scopes};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Requirement {
-    /// `None` stands for any.
+    /// The accepted environments; `None` for all.
     environments: Option<Vec<Environment>>,
-    /// One scope at least of every group must be held.
+    /// Groups of scopes; a key needs at least one of each group.
     scopes: Vec<Vec<Scope>>,
     kinds: Vec<KeyKind>,
     account: Option<AccountId>,
@@ -42,16 +42,16 @@ pub struct Requirement {
     credits: Option<u32>,
     report_only: bool,
     grpc: bool,
-    /// `None` stands for what the gate has.
+    /// The CORS policy of the route; `None` for the gate's.
     cors: Option<Box<Cors>>,
-    /// The answer where a scope is missing, which names those that are asked for.
+    /// The reply for a missing scope, which names the required ones.
     scope_missing: Rendered<Reply>,
-    /// The answers of a route that has a [`Cors`] of its own.
+    /// The replies of a route with its own [`Cors`].
     with_cors: Rendered<Box<WithCors>>,
 }
 
 impl Requirement {
-    /// A live, secret key.
+    /// Creates a requirement that admits live, secret keys.
     pub fn new() -> Self {
         Self {
             environments: Some(vec![Environment::LIVE]),
@@ -69,23 +69,23 @@ impl Requirement {
         }
     }
 
-    /// Also asks for this scope.
+    /// Requires this scope, in addition to those required so far.
     ///
     /// # Panics
-    /// When it is not a [`Scope`], naming it.
+    /// If it is not a valid [`Scope`]; the message names it.
     #[track_caller]
     pub fn scope(self, scope: &str) -> Self {
         self.any_scope([scope])
     }
 
-    /// Also asks for one of these scopes.
+    /// Requires at least one of these scopes, in addition to those required so far.
     ///
     /// # Panics
-    /// When one is not a [`Scope`], naming it, or there is none.
+    /// If one is not a valid [`Scope`], which the message names, or if there is none.
     #[track_caller]
     #[expect(
         clippy::panic,
-        reason = "a mistake in the program's own text, shown when it starts"
+        reason = "a mistake in the program's own text, reported at startup"
     )]
     pub fn any_scope<I>(mut self, scopes: I) -> Self
     where
@@ -105,16 +105,16 @@ impl Requirement {
         self.rendered_anew()
     }
 
-    /// Serves this environment only, instead of `live`.
+    /// Accepts keys of this environment only, instead of `live`.
     #[track_caller]
     pub fn environment(self, environment: Environment) -> Self {
         self.environments([environment])
     }
 
-    /// Serves these environments, instead of `live`.
+    /// Accepts keys of these environments, instead of `live`.
     ///
     /// # Panics
-    /// When there is none.
+    /// If there is none.
     #[track_caller]
     pub fn environments(mut self, environments: impl IntoIterator<Item = Environment>) -> Self {
         let environments: Vec<_> = environments.into_iter().collect();
@@ -126,16 +126,16 @@ impl Requirement {
         self
     }
 
-    /// Serves every environment; the handler must tell them apart.
+    /// Accepts keys of every environment; the handler must distinguish them.
     pub fn any_environment(mut self) -> Self {
         self.environments = None;
         self
     }
 
-    /// Accepts these kinds of keys, instead of secret ones.
+    /// Accepts keys of these kinds, instead of secret keys only.
     ///
     /// # Panics
-    /// When there is none.
+    /// If there is none.
     #[track_caller]
     pub fn kinds(mut self, kinds: impl IntoIterator<Item = KeyKind>) -> Self {
         self.kinds = kinds.into_iter().collect();
@@ -146,28 +146,28 @@ impl Requirement {
         self.rendered_anew()
     }
 
-    /// Accepts only keys of this account; any other is answered like an unknown one.
+    /// Accepts keys of this account only; any other key is rejected like an unknown one.
     pub fn account(mut self, account: AccountId) -> Self {
         self.account = Some(account);
         self
     }
 
-    /// Lets a request without any key pass as anonymous. A key that is there must be good.
+    /// Admits requests without a key as anonymous. A key that is sent must still be valid.
     ///
-    /// Every response then gets a `Vary` with the headers of the gate's locations: a cache must not answer
-    /// a request that has a key with what an anonymous one got.
+    /// Every response then gets a `Vary` with the headers of the gate's locations, so that a cache
+    /// does not serve the response to an anonymous request to a client that sends a key.
     pub fn optional(mut self) -> Self {
         self.optional = true;
         self
     }
 
-    /// Reports keys that do not meet these demands, and lets them pass.
+    /// Logs keys that do not meet this requirement instead of rejecting them.
     ///
-    /// So a running API can find out who would be refused before it demands a scope. A request that would
-    /// be refused for its environment, its kind or its scopes passes; the log tells of it, with the answer it
-    /// would have got, the span gets `keyward.would_refuse`, and [`Gate::reported`](crate::gate::Gate::reported)
-    /// counts it. The key itself must still be good, in its place, and of the route's account, and what it
-    /// costs is charged.
+    /// Use it to roll out a stricter requirement on a running API. A request that would be rejected
+    /// for its environment, its kind of key or its scopes is admitted; the log shows the response
+    /// that it would have got, the span gets `keyward.would_refuse`, and
+    /// [`Gate::reported`](crate::gate::Gate::reported) counts it. The key itself must still be
+    /// valid, in an accepted place, and of the route's account, and the request is charged.
     pub fn report_only(mut self) -> Self {
         self.report_only = true;
         self
@@ -177,15 +177,17 @@ impl Requirement {
         self.report_only
     }
 
-    /// Refuses gRPC calls in the form of gRPC: status 200, and a `grpc-status`.
+    /// Rejects gRPC calls with a gRPC status: HTTP status 200 and a `grpc-status`.
     ///
-    /// For routes of a gRPC server. Every other route answers with the HTTP status, whatever content type
-    /// a request claims to have: a proxy or a client that reads only the status would take the 200 of gRPC
-    /// for a request that may pass. For the same reason a request to such a route gets the HTTP status too
-    /// unless it is a `POST` with a content type of gRPC or gRPC-Web, as every gRPC call is. Do not point
-    /// nginx's `auth_request` or another forward authentication at such a route.
+    /// Use it for routes of a gRPC server. Every other route responds with the HTTP status,
+    /// whatever content type a request claims to have, because a proxy or client that reads only
+    /// the status would take the 200 of gRPC for an admission. For the same reason, a request to
+    /// such a route also gets the HTTP status unless it is a `POST` with a content type of gRPC or
+    /// gRPC-Web, as every gRPC call is. Do not point nginx's `auth_request` or any other forward
+    /// authentication at such a route.
     ///
-    /// Of several layers of a gate that a call crosses, each words its own refusals: say it for each.
+    /// If a call crosses several layers of a gate, set it for each, as each formats its own
+    /// rejections.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -262,30 +264,30 @@ impl Requirement {
         self.grpc
     }
 
-    /// Counts for so many requests in the key's rate limits, instead of one. 0 is free.
+    /// Sets how many requests one request counts for in rate limiting; 0 is free.
     ///
-    /// Of several layers that a request crosses it pays the highest cost, once. The first layer of a gate
-    /// that says nothing asks for one, those further inside for nothing more.
+    /// The default is 1 for the first layer of a gate, and nothing more for inner layers. A request
+    /// that crosses several layers pays the highest cost, once.
     pub fn cost(mut self, cost: u32) -> Self {
         self.cost = Some(cost);
         self
     }
 
-    /// Spends so many credits of a live key, instead of one. 0 is free.
+    /// Sets how many credits a request with a live key costs; 0 is free.
     ///
-    /// Of several layers the highest counts, as with [`cost`](Self::cost). Where the key and its account
-    /// have no balance nothing is spent.
+    /// The default is 1. If a request crosses several layers, the highest counts, as with
+    /// [`cost`](Self::cost). Nothing is spent if neither the key nor its account has a balance.
     pub fn credits(mut self, credits: u32) -> Self {
         self.credits = Some(credits);
         self
     }
 
-    /// What a gate answers where a scope is missing, rendered once.
+    /// Returns the reply of a gate for a missing scope, rendered once.
     pub(crate) fn scope_missing(&self, gate: u64, render: impl Fn() -> Reply) -> Reply {
         self.scope_missing.read(gate, render, Reply::clone)
     }
 
-    /// What a gate answers on a route that has a [`Cors`] of its own, rendered once.
+    /// Reads the replies of a gate for a route with its own [`Cors`], rendered once.
     pub(crate) fn with_cors<T>(
         &self,
         gate: u64,
@@ -335,12 +337,12 @@ impl Requirement {
         groups.all(|group| group.iter().any(allows))
     }
 
-    /// All scopes that are asked for.
+    /// Returns all required scopes.
     pub(crate) fn asked(&self) -> impl Iterator<Item = &Scope> {
         self.scopes.iter().flatten()
     }
 
-    /// The scopes that are asked for, as they are told to a request that lacks some.
+    /// Returns the required scopes, as shown to a request that lacks some.
     pub(crate) fn missing_scopes(&self) -> MissingScopes {
         let groups = self.scopes.iter().map(|group| match &group[..] {
             [one] => one.to_string(),
@@ -353,11 +355,13 @@ impl Requirement {
     }
 }
 
-/// What one gate has rendered for a requirement. It is no part of what is demanded.
+/// The part that one gate has rendered for a requirement. It is ignored in comparisons.
 struct Rendered<T>(OnceLock<(u64, T)>);
 
 impl<T> Rendered<T> {
-    /// Reads what this gate renders: kept for the first gate, made each time for any other.
+    /// Reads the rendered part.
+    ///
+    /// It is kept for the first gate, and rendered each time for others.
     fn read<R>(&self, gate: u64, render: impl Fn() -> T, read: impl FnOnce(&T) -> R) -> R {
         let (of, rendered) = self.0.get_or_init(|| (gate, render()));
         if *of == gate {
