@@ -1,4 +1,4 @@
-//! Answers that wait until a change is in the main file.
+//! Answers that wait until their change is in the main file.
 
 use std::error::Error;
 use std::fmt;
@@ -8,18 +8,18 @@ use keyward::store::StoreError;
 
 use crate::file::KeyFile;
 
-/// How long an answer waits at most until its change is in the main file.
+/// The maximum time that an answer waits for its change to reach the main file.
 const CHECKPOINT: Duration = Duration::from_millis(100);
 
-/// Answers that wait until a change is in the main file.
+/// Answers that wait until their change is in the main file.
 ///
-/// A commit stands in the log beside the file. Where the file alone is mounted, copied or restored, a
-/// revocation that was acknowledged would be gone. So a change that takes power away is answered after a
-/// checkpoint, one for all that were written together.
+/// A commit is first written to the log beside the file. If the file alone is mounted, copied or
+/// restored, an acknowledged revocation would be lost. Therefore a change that takes power away is
+/// answered after a checkpoint, one for all changes written together.
 pub(crate) struct Answers {
     waiting: Vec<Box<dyn FnOnce() + Send>>,
     since: Instant,
-    /// Whether the main file lacks something that was acknowledged.
+    /// Set while the main file lacks an acknowledged change.
     behind: bool,
 }
 
@@ -32,7 +32,7 @@ impl Answers {
         }
     }
 
-    /// Gives an answer, now or after the next checkpoint.
+    /// Sends an answer, now or after the next checkpoint.
     pub(crate) fn give(&mut self, checkpoint_first: bool, answer: impl FnOnce() + Send + 'static) {
         if !checkpoint_first {
             return answer();
@@ -43,12 +43,12 @@ impl Answers {
         self.waiting.push(Box::new(answer));
     }
 
-    /// Makes one checkpoint for all answers that wait, and gives them.
+    /// Makes one checkpoint for all waiting answers, and sends them.
     pub(crate) fn release(&mut self, file: &mut KeyFile) {
         if self.waiting.is_empty() {
             return;
         }
-        // Where the log is known to be held, nobody waits for that again.
+        // If the log is known to be held, do not wait for it again.
         let patience = if self.behind {
             Duration::ZERO
         } else {
@@ -59,7 +59,7 @@ impl Answers {
         self.waiting.drain(..).for_each(|answer| answer());
     }
 
-    /// Tries again what could not be copied before.
+    /// Retries what could not be copied before.
     pub(crate) fn catch_up(&mut self, file: &mut KeyFile) {
         if self.behind {
             let copied = file.checkpoint(Instant::now());
@@ -67,25 +67,25 @@ impl Answers {
         }
     }
 
-    /// Leaves a main file behind that needs no log, if nobody holds that.
+    /// Leaves a main file that needs no log, unless another process holds the log.
     pub(crate) fn complete(&mut self, file: &mut KeyFile) {
         let copied = file.checkpoint(Instant::now() + CHECKPOINT);
         self.note(&copied);
     }
 
-    /// What keeps the main file from being complete is logged once, until it is over.
+    /// Logs once why the main file is incomplete, and once when it is complete again.
     fn note(&mut self, copied: &Result<bool, StoreError>) {
         match copied {
             Ok(true) if self.behind => tracing::info!("the main file is complete again"),
             Ok(false) if !self.behind => tracing::warn!(
-                "the last changes stand only in the write-ahead log, which a reader holds: \
+                "the last changes are only in the write-ahead log, which a reader holds; \
                  a copy of the main file alone lacks them"
             ),
             Err(error) if !self.behind => {
                 let error: &(dyn Error + 'static) = error;
                 tracing::error!(
                     error,
-                    "the last changes stand only in the write-ahead log: \
+                    "the last changes are only in the write-ahead log; \
                      a copy of the main file alone lacks them"
                 );
             }
@@ -122,7 +122,7 @@ mod tests {
 
     type Take<'a> = &'a dyn Fn(&KeyRecord);
 
-    /// What a gate says over a copy of the main file alone, as a bind mount or a `cp` would have it.
+    /// Returns the decision of a gate over a copy of the main file alone.
     fn ask_copy(fixture: &Fixture, key: &ApiKey) -> Result<(), DenialKind> {
         let copy = fixture.at("copy.db");
         fs::copy(fixture.path(), &copy).unwrap();

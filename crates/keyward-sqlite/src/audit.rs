@@ -1,4 +1,4 @@
-//! The audit trail as rows.
+//! The rows of the audit log.
 
 use keyward::record::{AdminErrorKind, AuditAction, AuditEntry};
 use keyward::store::AuditQuery;
@@ -7,7 +7,7 @@ use rusqlite::{Connection, Row, params};
 
 use crate::row::{self, Cells};
 
-/// Adds a line; its number is the next.
+/// Appends a line with the next number.
 pub(crate) fn put(connection: &Connection, entry: &AuditEntry) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
@@ -28,7 +28,7 @@ pub(crate) fn put(connection: &Connection, entry: &AuditEntry) -> rusqlite::Resu
         .map(drop)
 }
 
-/// The lines that are wanted, newest first.
+/// Returns the lines that match a query, newest first.
 pub(crate) fn page(
     connection: &Connection,
     query: &AuditQuery,
@@ -43,7 +43,7 @@ pub(crate) fn page(
     row::valid(&mut lines, query.limit, entry)
 }
 
-/// A statement for each combination, so that each finds its index.
+/// Returns a statement for each combination of filters, so that each uses its index.
 fn page_sql(query: &AuditQuery) -> String {
     let whose = match query.account {
         Some(_) => "account = ?2",

@@ -1,4 +1,4 @@
-//! What is done bit by bit to the deliveries of an endpoint, as there may be millions.
+//! Background work on the deliveries of an endpoint, in small steps.
 
 use std::time::Instant;
 
@@ -8,17 +8,17 @@ use crate::group::SLICE;
 #[cfg(feature = "webhooks")]
 use crate::row;
 
-/// The number of deliveries that are changed before the clock is looked at.
+/// The number of deliveries that are changed before the time is checked.
 const STEP: usize = 32;
 
-/// The number of deliveries that are delivered again at once, when that is asked for.
+/// The number of deliveries that are redelivered at once with the request itself.
 #[cfg(feature = "webhooks")]
 const AT_ONCE: usize = 256;
 
-/// The deliveries of an endpoint with a status, by when they are due; each needs only what it looks at.
+/// The deliveries of an endpoint with a status, in the order of an index.
 const OF_ENDPOINT: &str = "endpoint = ?1 AND account = ?2 AND environment = ?3 AND status = ?4";
 
-/// Whether any endpoint has something left to be done.
+/// Returns whether work is left for any endpoint.
 pub(crate) fn is_left(connection: &Connection) -> rusqlite::Result<bool> {
     connection
         .prepare_cached(
@@ -29,7 +29,7 @@ pub(crate) fn is_left(connection: &Connection) -> rusqlite::Result<bool> {
         .query_row([], |row| row.get(0))
 }
 
-/// Does some of what is left, for as long as others can wait, and tells whether there is more.
+/// Works for one time slice, and returns whether more is left.
 pub(crate) fn work(connection: &mut Connection) -> rusqlite::Result<bool> {
     if !is_left(connection)? {
         return Ok(false);
@@ -44,15 +44,16 @@ pub(crate) fn work(connection: &mut Connection) -> rusqlite::Result<bool> {
     Ok(is_more)
 }
 
-/// Has all that failed delivered again, of what was accepted since then: the first of it now, the rest bit by bit.
-/// Fails when there is no such endpoint.
+/// Redelivers all failed messages accepted since then: the first at once, the rest in steps.
+///
+/// Fails if there is no such endpoint.
 #[cfg(feature = "webhooks")]
 pub(crate) fn redeliver_since(
     connection: &Connection,
     endpoint: &str,
     since: i64,
 ) -> rusqlite::Result<()> {
-    // A delivery that fails again is due after the last that had failed by now, and is not looked at again.
+    // A delivery that fails again is due later than the last failed one, and is not visited again.
     row::one(
         connection
             .prepare_cached(
@@ -75,7 +76,7 @@ pub(crate) fn redeliver_since(
     Ok(())
 }
 
-/// Switches some deliveries of an endpoint that was switched on or off, and tells whether there was one.
+/// Updates some deliveries of an enabled or disabled endpoint, and returns whether there were any.
 fn switch(connection: &Connection) -> rusqlite::Result<bool> {
     let Some(endpoint) = first_of(connection, "keyward_endpoint_switching")? else {
         return Ok(false);
@@ -103,7 +104,7 @@ fn switch(connection: &Connection) -> rusqlite::Result<bool> {
     Ok(true)
 }
 
-/// Has some of what failed delivered again, and tells whether there was any.
+/// Redelivers some failed messages, and returns whether there were any.
 fn redeliver(connection: &Connection) -> rusqlite::Result<bool> {
     let Some(endpoint) = first_of(connection, "keyward_redelivery")? else {
         return Ok(false);
@@ -112,7 +113,7 @@ fn redeliver(connection: &Connection) -> rusqlite::Result<bool> {
     Ok(true)
 }
 
-/// Has some of what failed delivered again to an endpoint, and tells whether there may be more.
+/// Redelivers some failed messages to an endpoint, and returns whether there may be more.
 fn redeliver_to(connection: &Connection, endpoint: &str) -> rusqlite::Result<bool> {
     let mut failed: Vec<(i64, String, i64, bool)> = Vec::new();
     if let Some((account, environment, status)) = place_of(connection, endpoint)? {
@@ -165,7 +166,7 @@ fn redeliver_to(connection: &Connection, endpoint: &str) -> rusqlite::Result<boo
     }
 }
 
-/// Deletes some of what an endpoint that was deleted has left, and tells whether there was one.
+/// Deletes some rows of a deleted endpoint, and returns whether there were any.
 fn delete(connection: &Connection) -> rusqlite::Result<bool> {
     let Some(endpoint) = first_of(connection, "keyward_endpoint_deleted")? else {
         return Ok(false);
@@ -180,7 +181,7 @@ fn delete(connection: &Connection) -> rusqlite::Result<bool> {
         })?
         .collect::<rusqlite::Result<_>>()?;
     for [account, environment, message] in &places {
-        // The attempts go with it.
+        // The attempts are deleted with it.
         connection
             .prepare_cached(
                 "DELETE FROM keyward_delivery WHERE account = ?1 AND environment = ?2 \
@@ -197,7 +198,7 @@ fn delete(connection: &Connection) -> rusqlite::Result<bool> {
     Ok(true)
 }
 
-/// The first endpoint of a table that says what is left to do.
+/// Returns the first endpoint of a table of pending work.
 fn first_of(connection: &Connection, table: &str) -> rusqlite::Result<Option<String>> {
     connection
         .prepare_cached(&format!("SELECT endpoint FROM {table} LIMIT 1"))?
@@ -212,7 +213,7 @@ fn is_done(connection: &Connection, table: &str, endpoint: &str) -> rusqlite::Re
         .map(drop)
 }
 
-/// The account, environment and status of an endpoint, unless it is deleted.
+/// Returns the account, environment and status of an endpoint, unless it is deleted.
 fn place_of(
     connection: &Connection,
     endpoint: &str,
@@ -246,10 +247,11 @@ mod tests {
     use crate::outbox::{self, Cursor};
     use crate::worker::Worker;
 
-    /// More than can be changed in one slice, on any machine.
+    /// More deliveries than can be changed in one slice, on any machine.
     const MANY: u32 = 20_000;
 
-    /// An endpoint with very many deliveries of this status, and a store that is closed.
+    /// Creates an endpoint with very many deliveries of this status; the store is closed
+    /// afterwards.
     fn filled(fixture: &Fixture, status: &str) -> EndpointId {
         let store = std::sync::Arc::new(fixture.open_slow());
         let sealing = SealingKeys::new(SealingKey::new("test", &[7; 32]).unwrap());
@@ -293,7 +295,7 @@ mod tests {
         !claimed.unwrap().is_empty()
     }
 
-    /// Tells how much is left, and goes on until it is nothing, as a task among others on the store's thread.
+    /// Reports at each turn how much is left, as one task among others.
     fn take_turns(worker: &mut Worker, left: fn(&Connection) -> u32, turns: Sender<u32>) {
         let now = worker.read(|connection| Ok(left(connection))).unwrap();
         turns.send(now).unwrap();
@@ -302,7 +304,7 @@ mod tests {
         }
     }
 
-    /// What was left at each turn that another task had, until nothing was.
+    /// Returns what was left at each turn of another task, until nothing was.
     fn turns_until_none(store: &SqliteStore, left: fn(&Connection) -> u32) -> Vec<u32> {
         let (turns, taken) = channel();
         // In one task, so that nothing is done before the first turn.
@@ -394,7 +396,7 @@ mod tests {
             first > 0 && first <= u32::try_from(AT_ONCE).unwrap(),
             "{first}"
         );
-        // One that fails again is not delivered a third time.
+        // One that fails again is not redelivered again.
         let typed =
             "UPDATE keyward_delivery SET status = 'failed', due_at = 9 WHERE message = 'n10001'";
         fixture.type_in(typed).unwrap();

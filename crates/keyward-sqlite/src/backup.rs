@@ -1,4 +1,4 @@
-//! A copy of the file that is made while it is in use.
+//! Backups of the file while it is in use.
 
 use std::io::{Error, ErrorKind};
 use std::path::Path;
@@ -10,12 +10,12 @@ use crate::file;
 use crate::place::put_in_place;
 use crate::reader::Place;
 
-/// Writes one snapshot of the file to a new one.
+/// Writes one snapshot of the file to a new file.
 pub(crate) fn backup(from: &Place, to: &Path) -> Result<(), StoreError> {
     let there = || {
         unavailable(Error::new(
             ErrorKind::AlreadyExists,
-            "there is a file already",
+            "the file already exists",
         ))
     };
     let to = file::absolute(to)?;

@@ -1,4 +1,4 @@
-//! What a commit writes.
+//! Writes commits.
 
 use keyward::store::{Commit, CreateToken, StoreError, StoreErrorKind};
 use rusqlite::{Connection, OptionalExtension};
@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension};
 use crate::error::failed;
 use crate::{audit, credit, list, row};
 
-/// Writes all of it, in a transaction in which nobody else writes; the caller undoes it where it fails.
+/// Writes a commit in an exclusive transaction, which the caller rolls back on failure.
 pub(crate) fn write(transaction: &Connection, commit: &Commit) -> Result<(), StoreError> {
     if commit.first && has_accounts(transaction).map_err(failed)?
         || !is_unchanged(transaction, commit).map_err(failed)?
@@ -32,7 +32,7 @@ fn has_accounts(connection: &Connection) -> rusqlite::Result<bool> {
         .exists([])
 }
 
-/// Whether what the commit rests on is as it was.
+/// Returns whether everything that the commit relies on is unchanged.
 fn is_unchanged(connection: &Connection, commit: &Commit) -> rusqlite::Result<bool> {
     let is = |table: &str, id: &str, wanted: u64| {
         let stored = connection

@@ -1,4 +1,4 @@
-//! Balances of credits.
+//! Credit balances.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -23,21 +23,22 @@ pub(crate) const DRAWN_AT_ONCE: usize = 128;
 
 /// The credits of this process that are neither in the file nor in the replica.
 ///
-/// Its lock is held while credits move between the three: from a commit until the replica has what was
-/// drawn, while a batch is committed that returns some, and while some are taken from the replica. So a
-/// reader that holds it finds each credit once. It is never held while another process is waited for.
+/// Its lock is held while credits move between the three: from a commit until the replica has the
+/// drawn credits, while a batch that returns some is committed, and while some are taken from the
+/// replica. So a reader that holds the lock finds each credit once. The lock is never held while
+/// waiting for another process.
 #[derive(Clone, Debug)]
 pub(crate) struct CreditLedger {
     node: i64,
     returning: Arc<Mutex<Returning>>,
 }
 
-/// Credits on their way back to a balance, with the number of the batch that returns them.
+/// Credits being returned to a balance, with the number of the batch that returns them.
 #[derive(Debug, Default)]
 pub(crate) struct Returning(HashMap<CreditOwner, Vec<(i64, Unspent)>>);
 
 impl CreditLedger {
-    /// Creates the ledger of a process, which the file knows by this number.
+    /// Creates the ledger of a process, which the file identifies by this number.
     pub(crate) fn new(node: i64) -> Self {
         Self {
             node,
@@ -45,7 +46,7 @@ impl CreditLedger {
         }
     }
 
-    /// The number by which the file knows this process.
+    /// Returns the number by which the file identifies this process.
     pub(crate) fn node(&self) -> i64 {
         self.node
     }
@@ -57,7 +58,7 @@ impl CreditLedger {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the balance of an owner, with all that processes hold of it.
+    /// Returns the balance of an owner, including the credits that processes hold.
     ///
     /// The connection must be at the start of a transaction, because the first read takes the snapshot.
     pub(crate) fn balance(
@@ -82,7 +83,7 @@ impl CreditLedger {
 }
 
 impl Returning {
-    /// Notes what a batch is to return.
+    /// Records what a batch will return.
     pub(crate) fn add(&mut self, batch: i64, unspent: &[Unspent]) {
         for one in unspent {
             let of_owner = self.0.entry(one.owner.clone()).or_default();
@@ -90,7 +91,7 @@ impl Returning {
         }
     }
 
-    /// Notes that a batch has returned this.
+    /// Records that a batch has returned its credits.
     pub(crate) fn remove(&mut self, batch: i64, unspent: &[Unspent]) {
         for one in unspent {
             if let Some(of_owner) = self.0.get_mut(&one.owner) {
@@ -153,7 +154,7 @@ fn shown(
     Ok(Some(credits))
 }
 
-/// Notes what a process holds, for others to show, and deletes reports that are old.
+/// Reports what a process holds, for others to show, and deletes old reports.
 pub(crate) fn report(
     connection: &Connection,
     held: &Unspent,
@@ -189,10 +190,10 @@ pub(crate) fn change(connection: &Connection, change: &CreditChange) -> Result<(
     put(connection, owner, &credits).map_err(failed)
 }
 
-/// Takes out what this process wants, and gives it to the replica.
+/// Draws the credits that this process needs, and gives them to the replica.
 ///
-/// An owner without a valid balance gets nothing, and does not hold up the others. The requests that wait
-/// are woken when the caller drops the second part of the result.
+/// An owner without a valid balance gets nothing and does not delay others. Waiting requests are
+/// woken when the caller drops the second part of the result.
 pub(crate) fn draw(
     connection: &mut Connection,
     wants: &[CreditWant],
@@ -208,7 +209,7 @@ pub(crate) fn draw(
         let stored = match stored(&transaction, &want.owner).map_err(failed) {
             Err(error) if error.kind() == StoreErrorKind::Corrupt => {
                 let error: &(dyn Error + 'static) = &error;
-                tracing::error!(owner = %want.owner, error, "a balance is not valid");
+                tracing::error!(owner = %want.owner, error, "invalid credit balance");
                 None
             }
             stored => stored?,
@@ -280,7 +281,7 @@ mod tests {
     use crate::SqliteStore;
     use crate::fixture::{Fixture, add, ask, eventually, scheme, type_inside, waiting};
 
-    /// A key whose account has so many credits.
+    /// Creates a key whose account has this many credits.
     fn rich(fixture: &Fixture, credits: u64) -> (CreditOwner, ApiKey) {
         let store = fixture.open_slow();
         let (secret, record) = add(&store, "acme");
@@ -326,7 +327,7 @@ mod tests {
             let all: Vec<_> = (0..3).map(|_| threads.spawn(process)).collect();
             all.into_iter().map(|one| one.join().unwrap()).sum()
         });
-        // What one held last when another was refused is given back when it ends.
+        // The credits held by one process while the other was refused are returned when it ends.
         let store = fixture.open_slow();
         assert_eq!(spent + left(&store, &owner), 3000);
         assert_eq!(spend_all(&store, &key), 3000 - spent);
@@ -355,7 +356,7 @@ mod tests {
             let file = Connection::open(fixture.path()).unwrap();
             stored(&file, &owner).unwrap().unwrap().left
         };
-        // The other knows what was reported, whenever that was.
+        // The other process knows what was reported, at any time.
         assert!(left(&other, &owner) >= 10_000 - spent);
         eventually(|| left(&other, &owner) == 10_000 - spent);
         drop(store);
@@ -372,7 +373,7 @@ mod tests {
             0,
             "nothing is left of a store that is gone"
         );
-        // More than there can be is all there can be.
+        // A balance above the maximum is the maximum.
         assert_eq!(ask(&other, &key), Ok(()));
         let most = format!("UPDATE keyward_credit SET remaining = {}", i64::MAX);
         fixture.type_in(&most).unwrap();
@@ -410,7 +411,7 @@ mod tests {
         let (owner, key) = rich(&fixture, ALL);
         let store = fixture.open_slow();
         type_inside(&store, "PRAGMA synchronous = OFF");
-        // Also what is in use, so that requests draw again and again.
+        // Including credits in use, so that requests draw again and again.
         let take_all = |worker: &mut crate::worker::Worker| {
             worker.queue.take_all();
             Ok(())
@@ -486,7 +487,7 @@ mod tests {
         let mut held = store.ask(move |worker| {
             started.send(()).unwrap();
             assert!(wait.recv().is_err());
-            // Behind the first draw, which all wait for.
+            // Behind the first draw, for which all wait.
             worker.later(move |worker| {
                 let drawn = worker.read(|connection| Ok(drawn(connection)));
                 tell.send(drawn.unwrap()).unwrap();
@@ -545,7 +546,7 @@ mod tests {
         assert_eq!(left(&store, &owner), 15);
         report(10_000);
         assert_eq!(left(&store, &owner), 10);
-        // Of another balance, it is of no worth.
+        // A report of another balance does not count.
         report(0);
         fixture
             .type_in("UPDATE keyward_credit_held SET epoch = 2")

@@ -1,4 +1,4 @@
-//! What a poll reads.
+//! The rows that a poll reads.
 
 use keyward::replica::{Poll, Revision};
 use rusqlite::types::Value;
@@ -6,19 +6,21 @@ use rusqlite::{Connection, Row, ToSql, params};
 
 use crate::row::{self, Broken};
 
-/// The number of rows that are read at once, when everything is read.
+/// The number of rows that a full reload reads at a time.
 const AT_ONCE: usize = 2000;
 
-/// What a poll has found.
+/// The result of a poll.
 pub(crate) struct News {
-    /// The last change.
+    /// The latest change.
     pub(crate) head: Revision,
-    /// Whether the poll was given all that is new; otherwise everything is to be read.
+    /// Set if the poll got everything that is new. Otherwise a full reload is needed.
     pub(crate) is_all: bool,
 }
 
-/// Gives the replica what it has not seen; where it is not known what that is, what has changed since
-/// `own`. One transaction is one snapshot of the file.
+/// Gives the replica what it has not seen.
+///
+/// If that is not known, it gives what has changed since `own`. One transaction is one snapshot of
+/// the file.
 pub(crate) fn feed(
     connection: &mut Connection,
     poll: &mut Poll,
@@ -45,7 +47,7 @@ pub(crate) fn feed(
         }
         None => Vec::new(),
     };
-    // The replica may hold a broken row as it was before: it forgets that when everything is read.
+    // The replica may have a broken row as it was before; a full reload drops it.
     let is_all = is_known && broken.is_empty() && !poll.must_restart();
     Ok(News { head, is_all })
 }
@@ -60,10 +62,10 @@ pub(crate) fn load(connection: &mut Connection, poll: &mut Poll) -> rusqlite::Re
     head(&snapshot)
 }
 
-/// Gives a reload everything, and tells the last change that it may have read; `None` where it is over before.
+/// Gives a reload everything, and returns the last change that it may have read.
 ///
-/// It reads some rows at a time, each time from another snapshot, so that the log can be copied into the file
-/// meanwhile. What changes in between is given by polls.
+/// It returns `None` if it was stopped. It reads some rows at a time, each time from another
+/// snapshot, so that the log can be checkpointed meanwhile. Changes in between are given by polls.
 pub(crate) fn read_all(
     connection: &Connection,
     poll: &mut Poll,
@@ -99,7 +101,7 @@ pub(crate) fn read_all(
     head(connection).map(Some)
 }
 
-/// The last change.
+/// Returns the latest change.
 pub(crate) fn head(snapshot: &Connection) -> rusqlite::Result<Revision> {
     snapshot
         .prepare_cached("SELECT number, nonce FROM keyward_revision ORDER BY number DESC LIMIT 1")?
@@ -111,7 +113,7 @@ pub(crate) fn head(snapshot: &Connection) -> rusqlite::Result<Revision> {
         })
 }
 
-/// Whether the file's history leads through this change.
+/// Returns whether the history of the file contains this change.
 fn holds(snapshot: &Connection, revision: Revision) -> rusqlite::Result<bool> {
     let Revision { number, nonce } = revision;
     snapshot
@@ -119,12 +121,13 @@ fn holds(snapshot: &Connection, revision: Revision) -> rusqlite::Result<bool> {
         .exists([number.cast_signed(), nonce.cast_signed()])
 }
 
-/// Of keys that have died, only those that have done so later.
+/// Excludes keys that died too long ago.
 const DIED_AFTER: &str = "(expires_at IS NULL OR expires_at > ?2) \
      AND NOT (status = 'revoked' AND revoked_at IS NOT NULL AND revoked_at <= ?2)";
 
-/// Gives the rows above a revision but for keys that died too long ago, and tells which could not be
-/// given; also the accounts of those keys, if that is wanted.
+/// Gives the rows above a revision, without keys that died too long ago.
+///
+/// It returns the rows that could not be given. On request, it also gives the accounts of the keys.
 fn give(
     snapshot: &Connection,
     above: i64,
@@ -183,7 +186,7 @@ mod tests {
     use crate::SqliteOptions;
     use crate::fixture::{Fixture, add, ask, ask_strictly, scheme, type_inside};
 
-    /// Past the checks of the table, as a program may that sets its mind to it.
+    /// Writes a value past the checks of the table, as a program could.
     fn force(fixture: &Fixture, sql: &str) {
         fixture
             .type_in(&format!("PRAGMA ignore_check_constraints = ON; {sql}"))
@@ -363,7 +366,8 @@ mod tests {
         let (_, month) = crate::fixture::key("acme");
         crate::fixture::commit(&store, vec![], vec![month]).unwrap();
         drop(store);
-        // Of 5,000 keys 4,000 are dead: half of them long ago, and of the others a few are remembered.
+        // Of 5,000 keys 4,000 are dead: half of them long ago, and a few of the others are
+        // remembered.
         fixture
             .type_in(
                 "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4998) \

@@ -1,4 +1,4 @@
-//! The file at a path, whichever that is by now.
+//! The file at a path, even if it is replaced.
 
 use std::ffi::OsString;
 use std::path::{self, Path, PathBuf};
@@ -13,20 +13,20 @@ use crate::error::{PATIENCE, failed, unavailable};
 use crate::migration::{NoTables, migrate};
 use crate::place::put_in_place;
 
-/// How long one attempt to leave a file that was moved waits for those who still have its log in use.
+/// The time per attempt to wait for other users of a moved file's log.
 const LEAVING: Duration = Duration::from_millis(100);
 
-/// More than there are, so that each is compiled once.
+/// The size of the statement cache, larger than the number of statements.
 const STATEMENTS: usize = 128;
 
-/// The file at a path, whichever that is by now.
+/// The file at a path, even if it is replaced.
 ///
-/// An operator may move another file there while this one is open. SQLite goes on reading and writing
-/// the old one, which nobody else sees any more, so the path is looked at before every use.
+/// An operator may move another file to the path while this one is open. SQLite would keep using
+/// the old one, which no other process sees any more, so the path is checked before every use.
 #[derive(Debug)]
 pub(crate) struct KeyFile {
     path: PathBuf,
-    /// Without symbolic links: beside it lie the file's log and the log's index.
+    /// The path without symbolic links; the file's log and the log's index are beside it.
     real: PathBuf,
     connection: Connection,
     identity: Identity,
@@ -35,10 +35,10 @@ pub(crate) struct KeyFile {
     opened: Arc<Opened>,
 }
 
-/// Which file the thread that writes has open.
+/// Identifies the file that the writing thread has open.
 ///
-/// Whoever else opens the path waits for that: beside a file that was put there just now still lies the
-/// log of the one before, which SQLite would take for the log of the new one.
+/// Other connections wait for it: a file that was just moved to the path still has the log of the
+/// previous one beside it, which SQLite would take for the log of the new one.
 #[derive(Debug)]
 pub(crate) struct Opened {
     identity: Mutex<Identity>,
@@ -46,7 +46,9 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    /// Opens the file at the path, once the thread that writes has; `look` makes it see which file that is.
+    /// Opens the file at the path once the writing thread has.
+    ///
+    /// `look` makes that thread check the path.
     pub(crate) fn connect(
         &self,
         path: &Path,
@@ -63,7 +65,7 @@ impl Opened {
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(unavailable("the file was replaced, and is not in use yet"));
+                return Err(unavailable("the file was replaced and is not open yet"));
             }
             look();
             let waited = self.changed.wait_timeout(opened, left);
@@ -78,10 +80,10 @@ impl Opened {
 }
 
 impl KeyFile {
-    /// Opens the file, or makes a new one where none is.
+    /// Opens the file, or creates one if there is none.
     ///
-    /// A file of no bytes, or of one, which SQLite takes for none, is what is left of one that was cut off, or what a mount has made: it must not
-    /// pass for a store without keys.
+    /// A file of zero bytes, or of one, which SQLite treats as empty, is the rest of a truncated
+    /// file or was created by a mount: it must not count as a store without keys.
     pub(crate) fn open(path: &Path, initialise_empty: bool) -> Result<Self, StoreError> {
         let path = absolute(path)?;
         match fs::metadata(&path) {
@@ -92,7 +94,7 @@ impl KeyFile {
                 ));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // Where another process was faster, its file is opened.
+                // If another process was faster, its file is opened.
                 put_in_place(&path, create)?;
             }
             _ => {}
@@ -100,30 +102,30 @@ impl KeyFile {
         Self::open_with(path, NoTables::Create)
     }
 
-    /// The file that is at the path now.
+    /// Returns the connection to the file that is at the path now.
     pub(crate) fn connection(&mut self) -> Result<&mut Connection, StoreError> {
         if identity(&self.path).map_err(unavailable)? != self.identity {
             self.leave()?;
-            // A file that is not ours must not pass for one without keys.
+            // A foreign file must not count as a store without keys.
             let path = self.path.clone();
             let file = Self::open_with(path, NoTables::Refuse)
                 .map_err(|error| error.at(self.path.display()))?;
             let opened = Arc::clone(&self.opened);
             *self = Self { opened, ..file };
             self.opened.set(self.identity);
-            tracing::warn!(path = %self.path.display(), "another file was put in the keys' place");
+            tracing::warn!(path = %self.path.display(), "the key file was replaced by another file");
         }
         Ok(&mut self.connection)
     }
 
-    /// Copies what stands in the log into the main file, and tells whether all of it is there.
+    /// Copies the log into the main file, and returns whether all of it is there.
     ///
-    /// Who reads an older snapshot keeps the log, and so does another process that is at it: it is tried
-    /// again until this moment.
+    /// A reader of an older snapshot keeps the log, and so does another process that is
+    /// checkpointing: it is retried until this time.
     pub(crate) fn checkpoint(&mut self, until: Instant) -> Result<bool, StoreError> {
         let connection = self.connection()?;
         loop {
-            // It waits for nobody, and both files are synced when it has copied all.
+            // It waits for no other process, and both files are synced once all is copied.
             let all = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
                 let [busy, log, copied]: [i64; 3] = [row.get(0)?, row.get(1)?, row.get(2)?];
                 Ok(busy == 0 && log == copied)
@@ -138,7 +140,7 @@ impl KeyFile {
         }
     }
 
-    /// The file that it was when it was looked for last, for the rest of a transaction.
+    /// Returns the connection of the last check, for the rest of a transaction.
     pub(crate) fn same_connection(&mut self) -> &mut Connection {
         &mut self.connection
     }
@@ -168,18 +170,20 @@ impl KeyFile {
         })
     }
 
-    /// The path of the file.
+    /// Returns the path of the file.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Which file it is, for those who read it.
+    /// Returns the identity of the open file, for readers.
     pub(crate) fn opened(&self) -> &Arc<Opened> {
         &self.opened
     }
 
-    /// Copies the whole log into the main file. Others may read it, write it, or do the same; none of them
-    /// holds up the thread for long.
+    /// Copies the whole log into the main file.
+    ///
+    /// Other processes may read it, write it, or do the same; none of them delays the thread for
+    /// long.
     fn empty_log(&self) -> Result<(), StoreError> {
         let began = Instant::now();
         let connection = &self.connection;
@@ -189,7 +193,7 @@ impl KeyFile {
                 if began.elapsed() > LEAVING {
                     return Err(rusqlite::Error::SqliteFailure(
                         rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY),
-                        Some("the log of the file that was moved is in use".to_owned()),
+                        Some("the write-ahead log of the moved file is in use".to_owned()),
                     ));
                 }
                 thread::sleep(Duration::from_millis(1));
@@ -202,15 +206,16 @@ impl KeyFile {
         emptied
     }
 
-    /// Completes the file that was moved away from its log, and removes the log: SQLite would find it
-    /// beside the new file and replay it into that.
+    /// Completes the file that was moved away from its log, and removes the log.
+    ///
+    /// SQLite would otherwise find the log beside the new file and replay it into that.
     fn leave(&mut self) -> Result<(), StoreError> {
         if identity(&self.real).is_ok_and(|there| there == self.identity) {
-            return Ok(()); // It has not moved: a symbolic link leads elsewhere now.
+            return Ok(()); // It has not moved: a symbolic link points elsewhere now.
         }
         self.empty_log()?;
-        // Every process that had the file open does this now. They take turns, or one would remove
-        // the log that another has begun for the new file.
+        // Every process that had the file open does this now. They take turns; otherwise one would
+        // remove the log that another has begun for the new file.
         let _turn = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
@@ -224,19 +229,20 @@ impl KeyFile {
     }
 }
 
-/// The path from the root. SQLite does the same, so the two agree even when the process changes its
-/// directory.
+/// Returns the absolute path.
+///
+/// SQLite does the same, so the two agree even if the process changes its directory.
 pub(crate) fn absolute(path: &Path) -> Result<PathBuf, StoreError> {
     path::absolute(path).map_err(unavailable)
 }
 
-/// What every connection is told.
+/// Configures a connection.
 pub(crate) fn prepare(connection: &Connection) -> Result<(), StoreError> {
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.busy_timeout(PATIENCE).map_err(failed)
 }
 
-/// Makes a file with all tables.
+/// Creates a file with all tables.
 fn create(path: &Path) -> Result<(), StoreError> {
     let mut connection = Connection::open(path).map_err(failed)?;
     prepare(&connection)?;
@@ -245,7 +251,7 @@ fn create(path: &Path) -> Result<(), StoreError> {
     connection.close().map_err(|(_, error)| failed(error))
 }
 
-/// Opens the file and tells which it is; SQLite itself does not.
+/// Opens the file and returns its identity, which SQLite does not tell.
 fn connect(path: &Path) -> Result<(Connection, Identity), StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     for _ in 0..8 {
@@ -257,10 +263,10 @@ fn connect(path: &Path) -> Result<(Connection, Identity), StoreError> {
             _ => {}
         }
     }
-    Err(unavailable("the file is replaced again and again"))
+    Err(unavailable("the file keeps being replaced"))
 }
 
-/// Puts the file into WAL mode, in which readers and the writer do not wait for each other.
+/// Puts the file into WAL mode, in which readers and writers run concurrently.
 fn write_ahead(connection: &Connection) -> Result<(), StoreError> {
     let since = Instant::now();
     loop {
@@ -270,7 +276,7 @@ fn write_ahead(connection: &Connection) -> Result<(), StoreError> {
         match mode {
             Ok(mode) if mode == "wal" => return Ok(()),
             Ok(_) => return Err(unavailable("the file cannot be put into WAL mode")),
-            // Where two connections switch at once, SQLite does not wait by itself.
+            // If two connections switch at the same time, SQLite does not wait by itself.
             Err(error)
                 if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
                     && since.elapsed() < PATIENCE =>
@@ -282,7 +288,7 @@ fn write_ahead(connection: &Connection) -> Result<(), StoreError> {
     }
 }
 
-/// The file's log and the log's index.
+/// Returns the paths of the file's log and the log's index.
 fn beside(path: &Path) -> [PathBuf; 2] {
     ["-wal", "-shm"].map(|suffix| {
         let mut path = OsString::from(path);
@@ -291,7 +297,7 @@ fn beside(path: &Path) -> [PathBuf; 2] {
     })
 }
 
-/// Tells one file from another: device and inode. An open file keeps its own.
+/// The device and inode of a file. An open file keeps its own.
 pub(crate) type Identity = (u64, u64);
 
 #[cfg(unix)]
@@ -301,7 +307,7 @@ pub(crate) fn identity(path: &Path) -> io::Result<Identity> {
     fs::metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
-/// Elsewhere a file that is open cannot be moved away.
+/// On other platforms, an open file cannot be moved away.
 #[cfg(not(unix))]
 pub(crate) fn identity(path: &Path) -> io::Result<Identity> {
     fs::metadata(path).map(|_| (0, 0))
@@ -332,7 +338,7 @@ mod tests {
         fs::rename(fixture.at("backup.db"), fixture.path()).unwrap();
         let (later, new) = key("acme");
         commit(&store, vec![], vec![new]).unwrap();
-        // The second comes to the new file when the first has begun a log for it.
+        // The second comes to the new file after the first has begun a log for it.
         for store in [&store, &second] {
             assert_eq!(ask_strictly(store, &restored), Ok(()));
             assert_eq!(ask_strictly(store, &later), Ok(()));
@@ -372,7 +378,7 @@ mod tests {
         let took = since.elapsed();
         assert!(took < PATIENCE + Duration::from_secs(4), "{took:?}");
 
-        // Who comes later is answered as soon as the reader is done.
+        // A later write is answered as soon as the reader is done.
         thread::scope(|threads| {
             let write = threads.spawn(writes);
             thread::sleep(Duration::from_millis(300));
@@ -459,7 +465,7 @@ mod tests {
     fn an_empty_file_is_no_store_unless_it_shall_become_one() {
         let fixture = Fixture::new();
         fs::write(fixture.at("keys.db-wal"), "what is left of the keys").unwrap();
-        // SQLite takes a file of one byte for empty.
+        // SQLite treats a file of one byte as empty.
         for empty in ["\n", ""] {
             fs::write(fixture.path(), empty).unwrap();
             let error = SqliteStore::open(fixture.path()).unwrap_err();

@@ -1,4 +1,4 @@
-//! What the tests share: a service whose keys lie in a file of a directory of its own.
+//! Shared fixtures of the tests: a service with its own file.
 
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -39,19 +39,19 @@ impl Fixture {
         self.dir.path().join(name)
     }
 
-    /// A store that notices soon what others do.
+    /// Opens a store that polls often.
     pub(crate) fn open(&self) -> SqliteStore {
         let soon = SqliteOptions::new().poll_interval(Duration::from_millis(5));
         soon.open(self.path()).unwrap()
     }
 
-    /// A store that notices what others do only when it is asked.
+    /// Opens a store that notices changes of others only when asked.
     pub(crate) fn open_slow(&self) -> SqliteStore {
         let slow = SqliteOptions::new().poll_interval(Duration::MAX);
         slow.open(self.path()).unwrap()
     }
 
-    /// What an operator types into `sqlite3`.
+    /// Runs what an operator types into `sqlite3`.
     pub(crate) fn type_in(&self, sql: &str) -> rusqlite::Result<()> {
         let shell = Connection::open(self.path())?;
         shell.busy_timeout(Duration::from_secs(5))?;
@@ -61,7 +61,7 @@ impl Fixture {
     }
 }
 
-/// A new account with one key.
+/// Creates an account with one key.
 pub(crate) fn add(store: &SqliteStore, account: &str) -> (ApiKey, KeyRecord) {
     let (key, record) = key(account);
     let account = Account::new(AccountId::parse(account).unwrap());
@@ -103,7 +103,7 @@ pub(crate) fn stored(store: &SqliteStore, id: KeyId) -> KeyRecord {
     block_on(store.key(id)).unwrap().unwrap()
 }
 
-/// How often the keys of an account were let in and refused, as far as the file knows.
+/// Returns the admitted and rejected requests of an account, according to the file.
 pub(crate) fn used(store: &SqliteStore, account: &str) -> (u64, u64) {
     let query = UsageQuery {
         account: AccountId::parse(account).unwrap(),
@@ -117,18 +117,18 @@ pub(crate) fn used(store: &SqliteStore, account: &str) -> (u64, u64) {
     })
 }
 
-/// What the store's own connection is told.
+/// Runs a statement on the store's own connection.
 pub(crate) fn type_inside(store: &SqliteStore, sql: &'static str) {
     block_on(store.ask(move |worker| worker.read(|connection| connection.execute_batch(sql))))
         .unwrap();
 }
 
-/// What a gate says that trusts its memory.
+/// Returns the decision of a gate that trusts its memory.
 pub(crate) fn ask(store: &SqliteStore, key: &ApiKey) -> Result<(), DenialKind> {
     ask_gate(store.replica(), Duration::from_secs(30), key)
 }
 
-/// What a gate says that trusts no memory.
+/// Returns the decision of a gate that trusts no memory.
 pub(crate) fn ask_strictly(store: &SqliteStore, key: &ApiKey) -> Result<(), DenialKind> {
     ask_gate(store.replica(), Duration::ZERO, key)
 }
@@ -152,7 +152,7 @@ pub(crate) fn ask_with(gate: &Gate, key: &ApiKey) -> Result<(), DenialKind> {
     }
 }
 
-/// A check that has to wait for the store, however long that takes.
+/// Starts a check that waits for the store, however long that takes.
 pub(crate) fn waiting(gate: &Gate, key: &ApiKey) -> Pin<Box<dyn Future<Output = Verdict> + Send>> {
     match gate.check(&request(key), &Arc::new(Requirement::new()), None) {
         Decision::Pending(pending) => Box::pin(pending.with_timer(|_| std::future::pending())),
@@ -160,7 +160,7 @@ pub(crate) fn waiting(gate: &Gate, key: &ApiKey) -> Pin<Box<dyn Future<Output = 
     }
 }
 
-/// What an admitted request has paid.
+/// Admits a request and returns its charges.
 #[cfg(feature = "webhooks")]
 pub(crate) fn paid(gate: &Gate, key: &ApiKey) -> Finish {
     match decided(gate.check(&request(key), &Arc::new(Requirement::new()), None)) {
@@ -169,7 +169,7 @@ pub(crate) fn paid(gate: &Gate, key: &ApiKey) -> Finish {
     }
 }
 
-/// Waits until it is so, and fails when it takes too long.
+/// Waits until the condition holds, and fails if it takes too long.
 pub(crate) fn eventually(is_so: impl Fn() -> bool) {
     let since = Instant::now();
     while !is_so() {

@@ -18,9 +18,10 @@ const BATCH: usize = 512;
 
 /// A queue of batches that were taken from the replica and are not yet in the file.
 ///
-/// When a write fails, it may have succeeded. So a batch stays as it is and is written again under the
-/// same number, and the file counts each number once. Until then no more is taken: the replica adds up
-/// what comes meanwhile, so that however long it lasts, memory holds each key twice at most.
+/// A failed write may have succeeded. So a batch stays as it is and is written again under the same
+/// number, and the file counts each number once. Until then no more is taken: the replica
+/// accumulates what comes meanwhile, so that memory holds each key at most twice, however long it
+/// takes.
 pub(crate) struct FlushQueue {
     ledger: CreditLedger,
     sequence: i64,
@@ -28,7 +29,7 @@ pub(crate) struct FlushQueue {
     rounds: u64,
     round: Option<Round>,
     batches: VecDeque<Batch>,
-    /// The owners of credits that may be out.
+    /// The owners that may have credits in this process.
     lent: HashSet<CreditOwner>,
     /// Whether credits in use are given back too.
     all: bool,
@@ -52,7 +53,7 @@ impl FlushQueue {
         })
     }
 
-    /// Gives back all credits from now on, also those that are in use.
+    /// Returns all credits from now on, including those in use.
     pub(crate) fn take_all(&mut self) {
         self.all = true;
     }
@@ -81,7 +82,7 @@ impl FlushQueue {
         self.batches.front()
     }
 
-    /// Makes a batch of what the round has collected, with some credits to give back.
+    /// Creates a batch of what the round has collected, with some credits to return.
     fn batch_of(&mut self, round: &mut Round, replica: &Replica) -> Batch {
         let mut batch = self.batch(replica);
         batch.hour = round.hour;
@@ -106,7 +107,7 @@ impl FlushQueue {
         batch
     }
 
-    /// Takes the credits that are out and not needed, and reports what is held of the others.
+    /// Takes credits that are not needed, and reports what is held of the others.
     pub(crate) fn settle(&mut self, replica: &Replica) {
         let lent = mem::take(&mut self.lent);
         let mut owners = lent.into_iter().peekable();
@@ -150,7 +151,7 @@ impl FlushQueue {
         self.lent.insert(owner);
     }
 
-    /// Whether credits may be out.
+    /// Returns whether any credits may be in this process.
     pub(crate) fn has_lent(&self) -> bool {
         !self.lent.is_empty()
     }
@@ -171,32 +172,32 @@ impl FlushQueue {
         }
     }
 
-    /// Notes that the batch that was next is in the file.
+    /// Records that the next batch has been written.
     pub(crate) fn written(&mut self) {
         self.batches.pop_front();
     }
 
-    /// The number of the round that takes all that was counted until now.
+    /// Returns the number of the round that takes everything counted until now.
     pub(crate) fn next_round(&self) -> u64 {
         self.rounds + 1
     }
 
-    /// Whether all that this round has taken is written.
+    /// Returns whether everything that this round has taken is written.
     pub(crate) fn has_written(&self, round: u64) -> bool {
         self.rounds > round || self.rounds == round && self.is_idle()
     }
 
-    /// Whether no round is under way and nothing waits to be written.
+    /// Returns whether no round is in progress and nothing is waiting to be written.
     pub(crate) fn is_idle(&self) -> bool {
         self.round.is_none() && self.batches.is_empty()
     }
 
-    /// The number of batches that wait.
+    /// Returns the number of waiting batches.
     pub(crate) fn waiting(&self) -> usize {
         self.batches.len()
     }
 
-    /// The credits on their way back.
+    /// Returns the ledger of the credits on their way back.
     pub(crate) fn ledger(&self) -> &CreditLedger {
         &self.ledger
     }
@@ -211,12 +212,12 @@ impl FlushQueue {
 struct Round {
     /// The hour in which it began.
     hour: i64,
-    /// The counters that were not looked at yet; `None` when all were.
+    /// The counters that are still to be read; `None` if none is.
     usage: Option<Box<dyn Iterator<Item = Vec<UsageCount>> + Send>>,
     /// Sorted like the tables: neighbours are in the same page of the file.
     counts: BTreeMap<KeyId, UsageCount>,
     digests: vec::IntoIter<Rehash>,
-    /// The balances that were not looked at yet; `None` when all were.
+    /// The balances that are still to be read; `None` if none is.
     unspent: Option<Box<dyn Iterator<Item = Vec<Unspent>> + Send>>,
 }
 
@@ -231,7 +232,7 @@ impl Round {
         }
     }
 
-    /// Collects counts for a few milliseconds, and tells whether all are collected.
+    /// Collects counts for a few milliseconds, and returns whether all are collected.
     fn collect(&mut self) -> bool {
         let began = Instant::now();
         while let Some(usage) = &mut self.usage {
@@ -291,13 +292,13 @@ impl Batch {
         self.counts.is_empty() && self.digests.is_empty() && self.unspent.is_empty()
     }
 
-    /// Notes what is held of the balances that get something back.
+    /// Records what is held of the balances that get something back.
     fn report_held(&mut self, replica: &Replica) {
         let owners = self.unspent.iter().map(|unspent| &unspent.owner);
         self.held = owners.map(|owner| held(replica, owner)).collect();
     }
 
-    /// Adds the counts to those in the file, unless that was done before, and replaces the digests.
+    /// Adds the counts to the file, unless done before, and replaces digests.
     pub(crate) fn write(
         &self,
         connection: &mut Connection,
@@ -450,7 +451,7 @@ mod tests {
             .unwrap()
             .write(&mut file, &ledger)
             .unwrap();
-        // Nobody knows whether that succeeded; meanwhile the key is used.
+        // It is unknown whether that succeeded; meanwhile the key is used.
         ask_often(&store, &secret, 4);
         taken
             .next(store.replica())
@@ -546,7 +547,7 @@ mod tests {
         }
         let mut flush = store.flush();
         let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
-        // Each step is a task of its own, beside which others are done.
+        // Each step is a task of its own, between which other tasks run.
         while flush.as_mut().poll(context).is_pending() && used(&store, "acme").0 == 0 {}
         block_on(store.ask(|_| Ok(()))).unwrap();
         let written = used(&store, "acme").0;

@@ -1,4 +1,4 @@
-//! Changes of the file that are written in one commit.
+//! Group commits: changes of the file that are written in one transaction.
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -11,17 +11,17 @@ use rusqlite::Connection;
 
 use crate::error::{PATIENCE, failed};
 
-/// The most changes in one commit.
+/// The maximum number of changes in one commit.
 const AT_ONCE: usize = 256;
 
-/// How long a commit takes in further changes. Everything else on the store's thread waits meanwhile.
+/// The time for which a commit accepts further changes. All other work of the thread waits.
 pub(crate) const SLICE: Duration = Duration::from_millis(4);
 
-/// The changes that wait, in the order in which they were asked for.
+/// The waiting changes, in the order in which they were requested.
 #[derive(Default)]
 pub(crate) struct Changes {
     waiting: VecDeque<Box<dyn Change>>,
-    /// How many of the first are written alone, because a commit of them all has failed.
+    /// The number of leading changes that are written alone, because their joint commit has failed.
     alone: usize,
 }
 
@@ -34,12 +34,12 @@ impl Changes {
         self.waiting.is_empty()
     }
 
-    /// Until when the first may wait for another process.
+    /// Returns the time until which the first change may wait for another process.
     pub(crate) fn until(&self) -> Option<Instant> {
         self.waiting.front().map(|change| change.until())
     }
 
-    /// Answers the first with the error that keeps it from being written.
+    /// Answers the first change with the error that keeps it from being written.
     pub(crate) fn refuse_first(&mut self, error: StoreError) {
         self.alone = self.alone.saturating_sub(1);
         if let Some(change) = self.waiting.pop_front() {
@@ -47,10 +47,10 @@ impl Changes {
         }
     }
 
-    /// Ends the transaction that has begun, with the first changes in it, and gives those to be answered.
+    /// Commits the first changes in the current transaction, and returns those to answer.
     ///
-    /// A change that fails takes none of the others with it. Where the commit fails, each is written
-    /// again by itself, so that one which does not fit on the disk fails alone.
+    /// A change that fails does not affect the others. If the commit fails, each is written again
+    /// by itself, so that one which does not fit on the disk fails alone.
     pub(crate) fn write(
         &mut self,
         connection: &mut Connection,
@@ -69,7 +69,7 @@ impl Changes {
         }
         let committed = written.and_then(|()| connection.execute_batch("COMMIT"));
         if committed.is_err() && !connection.is_autocommit() {
-            // Where this fails too, the next cannot begin, and says so.
+            // If this fails too, the next transaction cannot begin, and reports it.
             drop(connection.execute_batch("ROLLBACK"));
         }
         self.alone = self.alone.saturating_sub(1);
@@ -90,7 +90,7 @@ fn write_one(connection: &mut Connection, change: &mut dyn Change) -> rusqlite::
     } else {
         drop(savepoint);
     }
-    // A disk that is full, for one, makes SQLite give up all of the transaction.
+    // A full disk, for example, makes SQLite roll back the whole transaction.
     if connection.is_autocommit() {
         return Err(rusqlite::Error::SqliteFailure(
             rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT),
@@ -102,30 +102,31 @@ fn write_one(connection: &mut Connection, change: &mut dyn Change) -> rusqlite::
 
 /// A change of the file that may be written in one commit with others.
 pub(crate) trait Change: Send {
-    /// Whether there is anything to write; a change without is answered without a lock.
+    /// Returns whether there is anything to write. If not, it is answered without a lock.
     fn is_needed(&mut self, connection: &Connection) -> bool;
 
-    /// Writes it inside of a transaction, and tells whether it succeeded. It is called again when the
-    /// commit fails.
+    /// Writes the change inside a transaction, and returns whether it succeeded.
+    ///
+    /// It is called again if the commit fails.
     fn write(&mut self, connection: &Connection) -> bool;
 
-    /// Whether the replica is fed before the answer.
+    /// Returns whether the replica must be fed before the answer.
     fn changes_keys(&self) -> bool;
 
-    /// Whether it is in the main file before the answer, because it takes power away.
+    /// Returns whether it takes power away, and so must reach the main file first.
     fn takes_power(&self) -> bool;
 
-    /// The owner of the credits that it replaces.
+    /// Returns the owner of the credits that it replaces.
     fn credits(&self) -> Option<&CreditOwner>;
 
-    /// Until when it may wait for another process.
+    /// Returns the time until which it may wait for another process.
     fn until(&self) -> Instant;
 
-    /// Tells what came of it: the error of its own, or of the commit.
+    /// Sends the result: its own error, or that of the commit.
     fn answer(self: Box<Self>, committed: Result<(), StoreError>);
 }
 
-/// A [`Change`] made of a closure.
+/// A [`Change`] made from a closure.
 pub(crate) struct Write<T, W> {
     run: W,
     written: Option<Result<T, StoreError>>,
@@ -135,14 +136,14 @@ pub(crate) struct Write<T, W> {
     answer: oneshot::Sender<Result<T, StoreError>>,
 }
 
-/// What there is to do after a commit.
+/// The effects of a successful commit.
 struct OfCommit {
     changes_keys: bool,
     takes_power: bool,
     credits: Option<CreditOwner>,
 }
 
-/// Gives the answer of a change that has nothing to write.
+/// Returns the answer of a change that has nothing to write.
 type Nothing<T> = Box<dyn FnMut(&Connection) -> Result<Option<T>, StoreError> + Send>;
 
 impl<T, W> Write<T, W>
@@ -160,12 +161,12 @@ where
         }
     }
 
-    /// A commit: the replica is fed with its keys, and the log tells where it cannot be written.
+    /// Marks it as a commit, which feeds the replica and logs failures.
     pub(crate) fn of(mut self, commit: &Commit) -> Self {
         let credits = commit.credits.as_ref();
         self.commit = Some(OfCommit {
             changes_keys: !commit.keys.is_empty() || !commit.accounts.is_empty(),
-            // Whatever changes what was there may take power away.
+            // Any change of an existing row may take power away.
             takes_power: commit.accounts.iter().any(|account| account.revision > 0)
                 || commit.keys.iter().any(|key| key.revision > 0)
                 || commit.credits.is_some(),
@@ -174,7 +175,7 @@ where
         self
     }
 
-    /// The same for a commit that may also change endpoints.
+    /// Marks it as a commit that may also change endpoints.
     #[cfg(feature = "webhooks")]
     pub(crate) fn of_webhooks(self, commit: &keyward_webhooks::store::WebhookCommit) -> Self {
         let mut of = self.of(&commit.with);
@@ -188,7 +189,7 @@ where
         of
     }
 
-    /// Asks first whether there is anything to write.
+    /// Sets a check that is made first, whether there is anything to write.
     #[cfg(feature = "webhooks")]
     pub(crate) fn unless(
         mut self,
@@ -245,7 +246,7 @@ where
         let result = match (self.written, committed) {
             (Some(Err(error)), _) | (_, Err(error)) => Err(error),
             (Some(Ok(written)), Ok(())) => Ok(written),
-            (None, Ok(())) => return, // Nobody waits for it.
+            (None, Ok(())) => return, // Nothing waits for it.
         };
         if let Err(error) = &result
             && self.commit.is_some()
@@ -255,7 +256,7 @@ where
             )
         {
             let error: &(dyn Error + 'static) = error;
-            tracing::error!(error, "a change of the keys could not be written");
+            tracing::error!(error, "a change could not be written");
         }
         drop(self.answer.send(result));
     }
@@ -283,7 +284,7 @@ mod tests {
 
     type Writes = Vec<Box<dyn FnMut(&Connection) -> Result<(), StoreError> + Send>>;
 
-    /// Has the thread find all of these at once, in one transaction; what comes of each.
+    /// Writes all of these in one transaction, and returns their results.
     fn together(store: &SqliteStore, writes: Writes) -> Vec<Result<(), StoreErrorKind>> {
         let (go, wait) = mpsc::channel::<()>();
         let mut held = store.ask(move |_| Ok(wait.recv().is_err()));
@@ -349,7 +350,7 @@ mod tests {
     fn one_that_ends_the_transaction_of_all_fails_alone() {
         let fixture = Fixture::new();
         let store = fixture.open_slow();
-        // As SQLite does by itself where the disk is full.
+        // As SQLite does by itself if the disk is full.
         let ends = |connection: &Connection| {
             connection.execute_batch("ROLLBACK").map_err(failed)?;
             Err(StoreError::new(StoreErrorKind::Unavailable))
@@ -370,7 +371,7 @@ mod tests {
     fn one_that_fails_at_the_commit_is_refused_alone_and_called_twice_at_most() {
         let fixture = Fixture::new();
         let store = fixture.open_slow();
-        // At the commit, and not before: nobody sees which change it was.
+        // At the commit, and not before: it is not visible which change it was.
         type_inside(
             &store,
             "CREATE TEMP TABLE one (id INTEGER PRIMARY KEY); PRAGMA foreign_keys = ON; \
@@ -379,7 +380,7 @@ mod tests {
         let writes = (0..5).map(|place| {
             let mut called = 0;
             let write = move |connection: &Connection| {
-                // Once with all others, and once alone. Otherwise it would go on for ever.
+                // Once with all others, and once alone. Otherwise it would go on forever.
                 called += 1;
                 assert!(called <= 2);
                 if place == 2 {

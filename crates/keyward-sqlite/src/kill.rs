@@ -1,4 +1,4 @@
-//! A process that is killed while it writes.
+//! Tests of a process that is killed while it writes.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -27,10 +27,10 @@ use rusqlite::Connection;
 use crate::fixture::{Fixture, add, ask, paid, scheme, stored};
 use crate::{SqliteStore, credit};
 
-/// Tells the child which file to write.
+/// The variable that tells the child which file to write.
 const FILE: &str = "KEYWARD_SQLITE_KILL_FILE";
 
-/// A child ends even when whoever should kill it is gone.
+/// The time after which a child ends even if it is not killed.
 const LIFETIME: Duration = Duration::from_secs(20);
 
 #[test]
@@ -42,7 +42,7 @@ fn what_was_acknowledged_survives_a_kill() {
             .map(|kind| lines.iter().filter(|line| line.starts_with(kind)).count())
     };
     for round in 0..500 {
-        // Where the machine is busy a child comes less far.
+        // On a busy machine, a child makes less progress.
         if round >= 50 && kinds(&lines).iter().all(|count| *count > 50) {
             break;
         }
@@ -55,13 +55,13 @@ fn what_was_acknowledged_survives_a_kill() {
     assert!(kinds.iter().all(|count| *count > 50), "{kinds:?}");
 }
 
-/// Not a test of its own: what runs in the child.
+/// Not a test of its own: the code of the child.
 #[test]
 fn writes_until_it_is_killed() {
     let Some(file) = env::var_os(FILE) else {
         return;
     };
-    // Once it cannot tell, it has nobody to tell.
+    // Once its output is closed, it has nothing to report to.
     drop(block_on(write_on(Path::new(&file))));
 }
 
@@ -75,10 +75,10 @@ fn a_process_that_is_killed_while_it_spends_loses_a_second_of_it_and_a_hundredth
         for _ in 0..20 {
             let told = run_and_kill(&fixture.path(), "kill::spends_until_it_is_killed", true);
             let told = told.iter().filter(|line| *line == "spent").count() as u64;
-            // What the child has reported is old when it is counted no more.
+            // The child's report is old when it no longer counts.
             let now = in_file(&fixture, &owner);
-            // Every one that was told is paid for; one more may have been spent and not told, and the
-            // line of one be half written.
+            // Every reported one is paid for. One more may have been spent without being reported,
+            // and the line of one may be incomplete.
             assert!(
                 now <= left - told,
                 "{told} of {left} were spent, {now} are left"
@@ -128,7 +128,7 @@ fn a_process_that_is_killed_after_refunds_loses_a_hundredth_at_most() {
     }
 }
 
-/// What takes power away, each from the account of its name, and how its key is refused then.
+/// The changes that take power away, by account, and how its key is refused afterwards.
 const TAKEN: [(&str, DenialKind); 4] = [
     ("revoke", DenialKind::Revoked),
     ("revoke-all", DenialKind::Revoked),
@@ -151,7 +151,7 @@ fn what_takes_power_away_survives_a_kill_and_the_loss_of_the_log() {
     }
 }
 
-/// Not a test of its own: what runs in the child.
+/// Not a test of its own: the code of the child.
 #[test]
 fn takes_power_away_and_waits_to_be_killed() {
     let Some(file) = env::var_os(FILE) else {
@@ -163,7 +163,7 @@ fn takes_power_away_and_waits_to_be_killed() {
     block_on(async {
         for (way, _) in TAKEN {
             let account = AccountId::parse(way).unwrap();
-            // In each file is one of them.
+            // Each file has one of them.
             let Ok(page) = admin.keys(&actor, &account, KeyFilter::new()).await else {
                 continue;
             };
@@ -187,7 +187,7 @@ fn takes_power_away_and_waits_to_be_killed() {
     thread::sleep(LIFETIME);
 }
 
-/// An account with so many credits.
+/// Opens an account with this many credits.
 fn open_balance(fixture: &Fixture, credits: u64) -> CreditOwner {
     let store = fixture.open_slow();
     let acme = AccountId::parse("acme").unwrap();
@@ -199,19 +199,19 @@ fn open_balance(fixture: &Fixture, credits: u64) -> CreditOwner {
     CreditOwner::Account(acme)
 }
 
-/// What is left and nobody has taken out.
+/// Returns the credits that are left in the file and not held by a process.
 fn in_file(fixture: &Fixture, owner: &CreditOwner) -> u64 {
     let file = Connection::open(fixture.path()).unwrap();
     credit::stored(&file, owner).unwrap().unwrap().left
 }
 
-/// Not a test of its own: what runs in the child.
+/// Not a test of its own: the code of the child.
 #[test]
 fn spends_until_it_is_killed() {
     spend(|_, spend_one| {
         let since = Instant::now();
         let mut out = tell("ready");
-        // Once it cannot tell, it has nobody to tell.
+        // Once its output is closed, it has nothing to report to.
         while out.is_ok() && since.elapsed() < LIFETIME {
             drop(spend_one());
             out = tell("spent");
@@ -219,7 +219,7 @@ fn spends_until_it_is_killed() {
     });
 }
 
-/// Not a test of its own: what runs in the child.
+/// Not a test of its own: the code of the child.
 #[test]
 fn spends_one_and_waits_to_be_killed() {
     spend(|_, spend_one| {
@@ -229,7 +229,7 @@ fn spends_one_and_waits_to_be_killed() {
     });
 }
 
-/// Not a test of its own: what runs in the child.
+/// Not a test of its own: the code of the child.
 #[test]
 fn refunds_many_and_waits_to_be_killed() {
     spend(|store, spend_one| {
@@ -274,13 +274,13 @@ fn what_was_accepted_and_concluded_together_survives_a_kill() {
 
     let mut told = [0; 2];
     for round in 0..500 {
-        // Where the machine is busy a child comes less far.
+        // On a busy machine, a child makes less progress.
         if round >= 30 && told.iter().all(|count| *count > 30) {
             break;
         }
         let child = "kill::publishes_until_it_is_killed";
         let lines = run_and_kill(&fixture.path(), child, true);
-        // Whoever opens it next finds it whole.
+        // The next process that opens it finds it complete.
         drop(fixture.open());
         let file = Connection::open(fixture.path()).unwrap();
         let count = |sql: &str, id: &str| {
@@ -320,7 +320,7 @@ fn what_was_accepted_and_concluded_together_survives_a_kill() {
     assert!(told.iter().all(|count| *count > 30), "{told:?}");
 }
 
-/// Not a test of its own: what runs in the child.
+/// Not a test of its own: the code of the child.
 #[test]
 fn publishes_until_it_is_killed() {
     let Some(file) = env::var_os(FILE) else {
@@ -418,7 +418,7 @@ fn tell(line: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// What the child has told before it was killed.
+/// Returns what the child has reported before it was killed.
 fn run_and_kill(file: &Path, child: &str, when_ready: bool) -> Vec<String> {
     let mut child = Killed(
         Command::new(env::current_exe().unwrap())
@@ -433,7 +433,7 @@ fn run_and_kill(file: &Path, child: &str, when_ready: bool) -> Vec<String> {
     if when_ready {
         assert!(out.any(|line| line.unwrap() == "ready."), "it cannot write");
     }
-    // It never waits for somebody to read.
+    // The child never waits for a reader.
     let told = thread::spawn(move || out.map_while(Result::ok).collect::<Vec<_>>());
     let random = RandomState::new().hash_one(0);
     thread::sleep(Duration::from_millis(1 + random % 60));
@@ -452,7 +452,7 @@ impl Drop for Killed {
     }
 }
 
-/// Everything that was told since the first round is there, and nothing is there by halves.
+/// Checks that everything reported since the first round is there, and nothing is incomplete.
 fn check(file: &Path, told: &[String], lines: &mut HashSet<String>) {
     lines.extend(told.iter().cloned());
     let store = SqliteStore::open(file).unwrap();

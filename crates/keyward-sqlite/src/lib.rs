@@ -1,4 +1,4 @@
-//! Keeps keyward's API keys in an SQLite file.
+//! Storage of keyward's API keys in an SQLite file.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -22,13 +22,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A commit is on the disk when it returns. Requests are answered from memory; a thread of the store's
-//! own compares it with the file four times a second, so other processes may change the same file.
+//! A commit is on the disk when it returns. Requests are answered from memory. A thread of the
+//! store compares the memory with the file four times a second, so other processes may change the
+//! same file.
 //!
-//! # At three in the morning
+//! # Revoking a key by hand
 //!
-//! No program of yours is needed to revoke a key. Triggers see to it that every running process
-//! notices a change within its poll interval, whoever makes it:
+//! A key can be revoked without any program of yours. Triggers make every running process notice a
+//! change within its poll interval, whichever program makes it:
 //!
 //! ```text
 //! sqlite3 -box -cmd '.timeout 5000' keys.db "
@@ -40,9 +41,9 @@
 //!   PRAGMA wal_checkpoint"
 //! ```
 //!
-//! It shows what it changed: `keys_changed` is 0 where the id was mistyped, and the last line says `0` and
-//! twice the same number when the revocation is in the main file. Likewise for an account, which shows its
-//! line of the audit log:
+//! The output shows what was changed: `keys_changed` is 0 if the id was mistyped, and the last line
+//! says `0` and twice the same number once the revocation is in the main file. The same for an
+//! account, which shows its line of the audit log:
 //!
 //! ```text
 //! sqlite3 -box -cmd '.timeout 5000' keys.db "
@@ -54,36 +55,36 @@
 //!
 //! and with `SET revoked_all = revoked_all + 1` to revoke all keys of the account.
 //!
-//! A revocation is final: no statement makes the key work again (`a revoked key stays revoked`), and the
-//! counters by which all keys of an account were revoked only grow. It also outlives the row of the account,
-//! but not that of the key: only whoever deletes that and inserts it anew has a working key. Triggers set `revoked_at` and add a line
-//! to the audit log, the table `keyward_audit`, for each change of a status that is typed; its actor is
-//! `sqlite3`. Other typed changes, such as new scopes, leave no line. Nothing that is typed changes or
-//! deletes a line.
+//! A revocation is final: no statement makes the key work again (`a revoked key stays revoked`),
+//! and the counters by which all keys of an account were revoked only grow. It also outlives the
+//! rows of the account and the key: the file remembers the digest, and rejects a new row with it.
+//! Triggers set `revoked_at` and add a line to the audit log, the table `keyward_audit`, for each
+//! status change that is typed; its actor is `sqlite3`. Other typed changes, such as new scopes,
+//! leave no line. No typed statement can change or delete a line.
 //!
-//! A row that is typed wrong is refused by the file, or logged and taken for dead: no key works
-//! because somebody was tired. A backup is restored with `mv`, which running processes notice too;
-//! they would not notice a `cp` over the file. Where the file is gone or cannot be read, requests are
-//! refused with 503 once the gate's `max_staleness` has passed.
+//! An invalid row is rejected by the file, or logged and treated as revoked: a typing error never
+//! makes a key work. Restore a backup with `mv`, which running processes notice too; they would not
+//! notice a `cp` over the file. If the file is missing or cannot be read, requests are refused with
+//! 503 once the gate's `max_staleness` has passed.
 //!
 //! # What to mount, copy and restore
 //!
-//! SQLite keeps the newest changes in `keys.db-wal` beside the file, until they are copied into it.
+//! SQLite keeps the latest changes in `keys.db-wal` beside the file, until they are copied into it.
 //!
-//! - Mount the directory, not the file: `-v ./data:/data` and `/data/keys.db`. Never put it on a network
-//!   file system, where SQLite's locks do not hold.
-//! - Back up with [`SqliteStore::backup`], or with `sqlite3 keys.db ".backup copy.db"`. Never copy `keys.db`
-//!   alone while a process has it open: revocations survive that, as they are copied into the main file
-//!   before they are acknowledged, but a copy that is made during a write may be torn, and new keys, usage
-//!   and webhooks may be missing.
-//! - End processes with SIGTERM, and drop the store: that writes what was counted and completes the main
-//!   file. The examples that serve do so.
-//! - Restore with `mv`, after removing `keys.db-wal` and `keys.db-shm` where no process has the file open.
-//!   A backup knows nothing of keys that were revoked after it was made: revoke them again. A process that
-//!   runs while it is restored logs an error with the number of keys that it knew as revoked and that work
-//!   again.
-//! - An empty file is refused, as it may be what is left of a store with keys; see
-//!   [`SqliteOptions::initialise_empty`]. Where no file is, a new one appears complete.
+//! - Mount the directory, not the file: `-v ./data:/data` and `/data/keys.db`. Never put it on a
+//!   network file system, where SQLite's locks do not work.
+//! - Back up with [`SqliteStore::backup`], or with `sqlite3 keys.db ".backup copy.db"`. Never copy
+//!   `keys.db` alone while a process has it open: revocations are included, as they are copied into
+//!   the main file before they are acknowledged, but a copy that is made during a write may be
+//!   torn, and new keys, usage and webhooks may be missing.
+//! - End processes with SIGTERM, and drop the store: this writes the usage counts and completes the
+//!   main file. The examples of servers do so.
+//! - Restore with `mv`, after removing `keys.db-wal` and `keys.db-shm` if no process has the file
+//!   open. A backup does not contain revocations made after it: revoke those keys again. A process
+//!   that runs during the restore logs an error with the number of keys that it knew as revoked and
+//!   that work again.
+//! - An empty file is rejected, as it may be what is left of a store with keys; see
+//!   [`SqliteOptions::initialise_empty`]. If there is no file, a new one appears complete.
 //!
 //! # Webhooks
 //!
@@ -92,8 +93,8 @@
 //!
 //! # A file of its own, or the application's
 //!
-//! All tables begin with `keyward_`; nothing else in the file is touched, except that it is put into
-//! WAL mode. [`MIGRATIONS`] may be run by the application's own tool.
+//! All tables begin with `keyward_`. Nothing else in the file is changed, except that it is put
+//! into WAL mode. An application may run [`MIGRATIONS`] with its own tool.
 
 // docs.rs builds with nightly and shows which feature each item needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -1,4 +1,4 @@
-//! The keys of an account, page by page.
+//! Lists the keys of an account in pages.
 
 use keyward::Environment;
 use keyward::record::{KeyRecord, KeyState};
@@ -7,7 +7,7 @@ use rusqlite::{Connection, named_params};
 
 use crate::row;
 
-/// What [`KeyRecord::state`] says of a row of the keys, at the moment `:now`.
+/// The SQL equivalent of [`KeyRecord::state`] for a row of the keys, at the time `:now`.
 const STATE: &str = "CASE \
      WHEN status = 'revoked' OR epoch < min(4294967295, \
          (SELECT revoked_all FROM keyward_account WHERE id = keyward_key.account) \
@@ -17,7 +17,7 @@ const STATE: &str = "CASE \
      WHEN expires_at <= :now THEN 'expired' \
      ELSE status END";
 
-/// The keys that are wanted, newest first.
+/// Returns the keys that match a query, newest first.
 pub(crate) fn page(connection: &Connection, query: &KeyQuery) -> rusqlite::Result<Vec<KeyRecord>> {
     let mut keys = connection.prepare_cached(&page_sql(query.state))?;
     // The first page begins above all keys.
@@ -36,8 +36,10 @@ pub(crate) fn page(connection: &Connection, query: &KeyQuery) -> rusqlite::Resul
     row::valid(&mut keys, query.limit, |row| row::used_key(connection, row))
 }
 
-/// A row comparison would not make use of the index. No limit: rows that are not valid do not count,
-/// and SQLite looks for the next row only when it is asked for it.
+/// Returns the statement for a page.
+///
+/// A row comparison would not use the index. There is no limit, as invalid rows do not count, and
+/// SQLite reads the next row only when asked for it.
 fn page_sql(state: Option<KeyState>) -> String {
     let not_revoked = match state {
         None | Some(KeyState::Revoked) => "",
@@ -55,7 +57,7 @@ fn page_sql(state: Option<KeyState>) -> String {
     )
 }
 
-/// How many keys the account has that are neither revoked nor expired.
+/// Counts the keys of the account that are neither revoked nor expired.
 pub(crate) fn count_active(connection: &Connection, bound: &ActiveKeys) -> rusqlite::Result<i64> {
     connection
         .prepare_cached(&format!(
@@ -71,7 +73,7 @@ pub(crate) fn count_active(connection: &Connection, bound: &ActiveKeys) -> rusql
         )
 }
 
-/// How many keys that are neither revoked nor expired are kept under each digest scheme.
+/// Returns the statement that counts usable keys per digest scheme.
 pub(crate) fn schemes_sql() -> String {
     format!(
         "SELECT digest_scheme, count(*) FROM keyward_key \
@@ -141,7 +143,7 @@ mod tests {
             after = Some(KeyCursor::of(last));
             found.extend(page.iter().map(|key| key.id));
         }
-        // To a cursor all that is older than 1970 is of the same age.
+        // For a cursor, all times before 1970 are equal.
         all.sort_unstable_by(|one, other| other.cmp(one));
         assert_eq!(found, all);
     }

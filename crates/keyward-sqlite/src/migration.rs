@@ -1,4 +1,4 @@
-//! The tables, and how a file comes to have them.
+//! The schema and its migrations.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use crate::error::{PATIENCE, failed, is_busy, unavailable};
 
 /// The tables as numbered SQL files, in order; each records its number.
 ///
-/// Opening a store runs those the file lacks. An application may run them with its own tool instead,
-/// each in one transaction.
+/// Opening a store runs those that the file lacks. An application may run them with its own tool
+/// instead, each in one transaction.
 ///
 /// ```
 /// let (number, sql) = keyward_sqlite::MIGRATIONS[0];
@@ -39,14 +39,14 @@ pub const MIGRATIONS: &[(u32, &str)] = &[
     (13, include_str!("../migrations/0013_deleted_digest.sql")),
 ];
 
-/// Whether a file without our tables gets them.
+/// The treatment of a file without keyward's tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoTables {
     Create,
     Refuse,
 }
 
-/// Brings the tables up to date. Processes that do so at once wait for each other.
+/// Brings the tables up to date. Concurrent processes wait for each other.
 pub(crate) fn migrate(connection: &mut Connection, no_tables: NoTables) -> Result<(), StoreError> {
     // Most starts find all done, and need not wait for a process that writes.
     let newest = MIGRATIONS.last().map(|(number, _)| *number);
@@ -69,10 +69,10 @@ pub(crate) fn migrate(connection: &mut Connection, no_tables: NoTables) -> Resul
     transaction.commit().map_err(failed)
 }
 
-/// Whether the file can be written, now or when another process has finished.
+/// Checks that the file can be written, now or when another process has finished.
 fn can_write(connection: &Connection) -> Result<(), StoreError> {
     connection.busy_timeout(Duration::ZERO).map_err(failed)?;
-    // To begin a transaction is not enough: of a read-only file SQLite takes it for a reading one.
+    // Beginning a transaction is not enough: SQLite begins a read transaction on a read-only file.
     let written = connection.execute("DELETE FROM keyward_meta WHERE false", []);
     connection.busy_timeout(PATIENCE).map_err(failed)?;
     match written.map_err(failed) {
@@ -81,7 +81,7 @@ fn can_write(connection: &Connection) -> Result<(), StoreError> {
     }
 }
 
-/// The number of the last migration that was run; zero before the first.
+/// Returns the number of the last migration that was run; zero before the first.
 fn version(connection: &Connection) -> rusqlite::Result<u32> {
     let ours = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'keyward_meta'";
     if connection.query_row(ours, [], |row| row.get::<_, i64>(0))? == 0 {
@@ -306,7 +306,7 @@ mod tests {
         let ann = Actor::user("ann", acme, Permission::ALL);
         let error = block_on(admin.enable(&ann, id)).unwrap_err();
         assert_eq!(error.kind(), AdminErrorKind::NotPermitted);
-        // That she disables it once more does not make it hers.
+        // Disabling it once more does not make it hers.
         block_on(admin.disable(&ann, id)).unwrap();
         assert!(block_on(admin.enable(&ann, id)).is_err());
         block_on(admin.enable(&Actor::operator("ops"), id)).unwrap();

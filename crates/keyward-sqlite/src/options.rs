@@ -1,4 +1,4 @@
-//! How a store is opened.
+//! Options for opening a store.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use keyward::store::StoreError;
 
 use crate::SqliteStore;
 
-/// How a store is opened, where [`SqliteStore::open`] does not fit.
+/// Options for opening a store, in place of [`SqliteStore::open`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -35,7 +35,7 @@ pub struct SqliteOptions {
 }
 
 impl SqliteOptions {
-    /// What [`SqliteStore::open`] takes.
+    /// Creates the default options, those of [`SqliteStore::open`].
     pub fn new() -> Self {
         Self {
             poll_interval: Duration::from_millis(250),
@@ -46,9 +46,9 @@ impl SqliteOptions {
         }
     }
 
-    /// How soon a change made by another process is noticed; 250 milliseconds unless said otherwise.
+    /// Sets how soon a change by another process is noticed; 250 milliseconds by default.
     ///
-    /// At least a millisecond. A gate without any [`max_staleness`] does not wait for it.
+    /// The minimum is a millisecond. A gate without any [`max_staleness`] does not wait for it.
     ///
     /// [`max_staleness`]: keyward::gate::GateBuilder::max_staleness
     pub fn poll_interval(mut self, interval: Duration) -> Self {
@@ -56,35 +56,38 @@ impl SqliteOptions {
         self
     }
 
-    /// How often what was counted is written; every ten seconds unless said otherwise.
+    /// Sets how often usage counts are written; every ten seconds by default.
     ///
-    /// At least a millisecond. This much is lost at most when the process is killed, or what has gathered
-    /// since the file could be written last: a store that is dropped writes the rest.
+    /// The minimum is a millisecond. If the process is killed, the counts of this period are lost,
+    /// or those collected since the file could last be written. A store that is dropped writes the
+    /// rest.
     pub fn flush_interval(mut self, interval: Duration) -> Self {
         self.flush_interval = interval.max(Duration::from_millis(1));
         self
     }
 
-    /// Judges expiry and freshness by this clock; the machine's unless said otherwise.
+    /// Sets the clock for expiry and freshness; the system's by default.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
     }
 
-    /// Sets how many living keys are expected; a million unless said otherwise.
+    /// Sets the expected number of live keys; a million by default.
     ///
-    /// More are held all the same, and the log says so: see [`Replica::above_ceiling`]. Of revoked and
-    /// expired keys, a tenth of it is kept in memory, each for 30 days. A key takes some 130 bytes of
-    /// memory, and an account with keys some 500.
+    /// More keys are kept in memory all the same, and a warning is logged: see
+    /// [`Replica::above_ceiling`]. A tenth of this number of revoked and expired keys is kept in
+    /// memory, each for 30 days. A key takes some 130 bytes of memory, and an account with keys
+    /// some 500.
     pub fn ceiling(mut self, keys: usize) -> Self {
         self.ceiling = keys;
         self
     }
 
-    /// Begins a store also in a file of no bytes.
+    /// Allows an empty file to become a new store.
     ///
-    /// Without it such a file is refused: it may be what is left of a store with keys, and as an empty
-    /// store it would refuse every key with 401. A path without any file begins a new store either way.
+    /// By default such a file is rejected: it may be what is left of a store with keys, and as an
+    /// empty store it would refuse every key with 401. A path without any file becomes a new store
+    /// either way.
     ///
     /// ```
     /// # use keyward_sqlite::SqliteOptions;
@@ -103,7 +106,7 @@ impl SqliteOptions {
     /// Opens the store, as [`SqliteStore::open`] does.
     ///
     /// # Errors
-    /// The same.
+    /// The same as those of [`SqliteStore::open`].
     pub fn open(&self, path: impl AsRef<Path>) -> Result<SqliteStore, StoreError> {
         let replica = Replica::with(Arc::clone(&self.clock), self.ceiling);
         SqliteStore::start(

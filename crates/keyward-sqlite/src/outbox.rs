@@ -1,4 +1,4 @@
-//! Endpoints, messages and deliveries as rows.
+//! The rows of endpoints, messages and deliveries.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Bound;
@@ -34,19 +34,19 @@ const MESSAGES: &str =
 const DUE: &str = "SELECT due_at, account, environment, message, endpoint FROM keyward_delivery \
      WHERE status = 'pending' AND due_at <= ?1";
 
-/// How many of the deliveries that are due are looked at one by one.
+/// The number of due deliveries that are examined one by one.
 const LOOK: usize = 200;
 
-/// How many endpoints a claim visits one by one, when there are more deliveries than that.
+/// The number of endpoints that a claim visits if there are more deliveries than that.
 const VISIT: usize = 256;
 
-/// How many messages are looked at, when some are forgotten.
+/// The number of messages that are examined at a time when some are deleted.
 const FORGOTTEN_AT_ONCE: usize = 1000;
 
-/// A message's place in the order of their acceptance.
+/// The position of a message in the order of acceptance.
 pub(crate) type Place = (i64, i64);
 
-/// Writes all of it, in a transaction in which nobody else writes; the caller undoes it where it fails.
+/// Writes a commit in an exclusive transaction, which the caller rolls back on failure.
 pub(crate) fn write(connection: &Connection, commit: &WebhookCommit) -> Result<(), StoreError> {
     let WebhookCommit {
         endpoints,
@@ -61,7 +61,7 @@ pub(crate) fn write(connection: &Connection, commit: &WebhookCommit) -> Result<(
         put_endpoint(connection, endpoint).map_err(failed)?;
     }
     if let Some((id, revision)) = deleted {
-        // The row itself and what it has are deleted bit by bit: there may be much.
+        // The endpoint and its rows are deleted in steps, as there may be many.
         let deleted = connection
             .prepare_cached(
                 "INSERT INTO keyward_endpoint_deleted (endpoint) \
@@ -84,7 +84,7 @@ pub(crate) fn write(connection: &Connection, commit: &WebhookCommit) -> Result<(
     Ok(())
 }
 
-/// Writes an endpoint over the one of its revision; fails when there is none.
+/// Writes an endpoint over the one of its revision; fails if there is none.
 fn put_endpoint(connection: &Connection, endpoint: &WebhookEndpoint) -> rusqlite::Result<()> {
     let sql = if endpoint.revision == 0 {
         "INSERT INTO keyward_endpoint (id, account, environment, created_at, url, status, secret, \
@@ -124,7 +124,7 @@ fn count(connection: &Connection, bound: &EndpointLimit) -> rusqlite::Result<i64
         )
 }
 
-/// Keeps a message, and a delivery of it for each endpoint that it is deliverable to.
+/// Stores a message, and a delivery for each endpoint that it is deliverable to.
 fn accept(connection: &Connection, message: &WebhookMessage) -> rusqlite::Result<()> {
     let (account, environment) = (message.account().as_str(), message.environment());
     let created_at = millis(message.created_at());
@@ -156,7 +156,7 @@ fn accept(connection: &Connection, message: &WebhookMessage) -> rusqlite::Result
         .map(drop)
 }
 
-/// Makes due what is to be delivered again; fails when there is no such endpoint or message.
+/// Makes deliveries due again; fails if there is no such endpoint or message.
 fn deliver_again(
     connection: &Connection,
     endpoint: EndpointId,
@@ -184,7 +184,7 @@ fn deliver_again(
     )
 }
 
-/// The endpoint of this name.
+/// Returns the endpoint with this id.
 pub(crate) fn stored_endpoint(
     connection: &Connection,
     id: EndpointId,
@@ -195,13 +195,13 @@ pub(crate) fn stored_endpoint(
         .optional()
 }
 
-/// The endpoints of an account and environment, where they are named, in the order of their making.
+/// Lists endpoints in the order of creation, optionally of one account and environment.
 pub(crate) fn endpoints(
     connection: &Connection,
     account: Option<&AccountId>,
     environment: Option<Environment>,
 ) -> rusqlite::Result<Vec<WebhookEndpoint>> {
-    // Two statements, so that each finds its index.
+    // Two statements, so that each uses its index.
     let whose = match account {
         Some(_) => "account = ?1",
         None => "?1 IS NULL",
@@ -233,7 +233,7 @@ fn endpoint(row: &Row<'_>) -> rusqlite::Result<WebhookEndpoint> {
     Ok(endpoint)
 }
 
-/// The message of this name.
+/// Returns the message with this id.
 pub(crate) fn stored_message(
     connection: &Connection,
     account: &str,
@@ -259,21 +259,21 @@ fn message(row: &Row<'_>) -> rusqlite::Result<WebhookMessage> {
     Ok(message.accepted_at(cells.time()?))
 }
 
-/// Whether any delivery is due.
+/// Returns whether any delivery is due.
 pub(crate) fn is_due(connection: &Connection, claim: &DeliveryClaim) -> rusqlite::Result<bool> {
     connection
         .prepare_cached(&format!("{DUE} ORDER BY due_at LIMIT 1"))?
         .exists([millis(claim.now)])
 }
 
-/// The endpoints that the last claim has visited last.
+/// The endpoints that the last claim visited last.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Cursor {
     any: String,
     proven: Option<EndpointId>,
 }
 
-/// Takes deliveries that are due, in a transaction in which nobody else writes.
+/// Claims due deliveries, in an exclusive transaction.
 pub(crate) fn claim(
     connection: &Connection,
     claim: &DeliveryClaim,
@@ -282,12 +282,13 @@ pub(crate) fn claim(
     let last = from.clone();
     let mut claimed = Vec::new();
     let mut due = due_rows(connection, claim, from)?.into_iter();
-    // The look is bounded by itself. On a busy machine it would use up the time, and leave one delivery.
+    // The search is bounded by itself. On a busy machine it would use up the time, and leave one
+    // delivery.
     let began = Instant::now();
     while let Some(row) = due.next() {
         claimed.extend(row.take(connection, claim)?);
         if began.elapsed() > SLICE && due.len() > 0 {
-            // The rest is for the next claim, which must not pass it by.
+            // The rest is for the next claim, which must not skip it.
             *from = last;
             break;
         }
@@ -295,12 +296,12 @@ pub(crate) fn claim(
     Ok(claimed)
 }
 
-/// What is due, the longest first. However much is due and for whomever, it looks at a bounded part.
+/// Returns due deliveries, the longest due first.
 ///
-/// Where it sees mostly what is for endpoints that may get no more, it visits endpoints in turn, from where
-/// the last claim has ended, those that are proven first; and then sees who has got the latest messages.
-/// So an endpoint with much that it cannot take hides neither what others have waited for longest nor what
-/// is new.
+/// However many are due, it examines a bounded number. If it finds mostly deliveries for endpoints
+/// that may get no more, it visits endpoints in turn, from where the last claim ended, proven ones
+/// first; then it looks at the latest messages. So an endpoint with a large backlog that it cannot
+/// take hides neither what others have waited for longest nor what is new.
 fn due_rows(
     connection: &Connection,
     claim: &DeliveryClaim,
@@ -319,7 +320,7 @@ fn due_rows(
     Ok(found.due)
 }
 
-/// What a claim has found.
+/// The deliveries that a claim has found.
 struct Found<'a> {
     connection: &'a Connection,
     claim: &'a DeliveryClaim,
@@ -328,7 +329,7 @@ struct Found<'a> {
     closed: HashMap<String, bool>,
     /// How many to each endpoint; those that were visited have no more.
     taken: HashMap<String, usize>,
-    /// How many to endpoints that are not proven.
+    /// The number for endpoints that are not proven.
     others: usize,
     due: Vec<DueRow>,
 }
@@ -371,7 +372,7 @@ impl<'a> Found<'a> {
         })
     }
 
-    /// How many more may go to those that are proven, and to all others.
+    /// Returns how many more may go to proven endpoints, and to all others.
     fn left(&self) -> (usize, usize) {
         let proven = self.claim.proven.as_ref();
         let to_proven = match proven {
@@ -386,8 +387,9 @@ impl<'a> Found<'a> {
         (to_proven, others.saturating_sub(self.others))
     }
 
-    /// Whether it need not look any further. Others than those that are proven have their turn when what
-    /// is for them has waited longest.
+    /// Returns whether the search can stop.
+    ///
+    /// Other endpoints get their turn when their deliveries have waited longest.
     fn is_enough(&self) -> bool {
         let (to_proven, others) = self.left();
         to_proven == 0 && (others == 0 || self.due.len() > self.others)
@@ -425,7 +427,7 @@ impl<'a> Found<'a> {
         self.due.push(row);
     }
 
-    /// Looks at those that are due longest, or the latest, and tells at how many it has looked.
+    /// Examines the longest due or the latest deliveries, and returns how many it has examined.
     fn look(&mut self, order: &str) -> rusqlite::Result<usize> {
         let sql = format!("{DUE} ORDER BY due_at {order} LIMIT {LOOK}");
         let mut rows = self.connection.prepare_cached(&sql)?;
@@ -441,7 +443,7 @@ impl<'a> Found<'a> {
             }
             let row = DueRow::of(row)?;
             if is_latest {
-                // Before the latest others may have waited.
+                // Other deliveries may have waited longer than the latest.
                 self.visit(&row.endpoint, &row.account, &row.environment)?;
             } else {
                 self.take(row);
@@ -450,7 +452,7 @@ impl<'a> Found<'a> {
         Ok(looked)
     }
 
-    /// Visits endpoints that are proven, in turn.
+    /// Visits proven endpoints, in turn.
     fn visit_proven(&mut self, from: &mut Option<EndpointId>) -> rusqlite::Result<()> {
         let Some(proven) = &self.claim.proven else {
             return Ok(());
@@ -476,7 +478,7 @@ impl<'a> Found<'a> {
         Ok(())
     }
 
-    /// Visits endpoints for which there are deliveries, in turn.
+    /// Visits endpoints with deliveries, in turn.
     fn visit_any(&mut self, from: &mut String) -> rusqlite::Result<()> {
         let begun = from.clone();
         let mut has_turned = false;
@@ -505,7 +507,7 @@ impl<'a> Found<'a> {
         Ok(())
     }
 
-    /// Takes what has waited longest for this endpoint, unless it was seen before.
+    /// Takes what has waited longest for this endpoint, unless it was visited before.
     fn visit(&mut self, endpoint: &str, account: &str, environment: &str) -> rusqlite::Result<()> {
         let room = self.room(endpoint)?;
         if room == 0 || self.taken.contains_key(endpoint) {
@@ -524,7 +526,7 @@ impl<'a> Found<'a> {
     }
 }
 
-/// A delivery that is due.
+/// A due delivery.
 struct DueRow {
     due_at: i64,
     account: String,
@@ -544,7 +546,7 @@ impl DueRow {
         })
     }
 
-    /// Claims it. One that makes no sense is not given, and the log tells of it.
+    /// Claims it. An invalid one is logged and not returned.
     fn take(
         self,
         connection: &Connection,
@@ -575,20 +577,25 @@ impl DueRow {
             Ok(Some(due)) => Ok(Some(due.claimed(attempt, failures))),
             Ok(None) => {
                 let (id, message) = (&*self.endpoint, &*self.message);
-                tracing::error!(id, message, "a delivery is of no message to no endpoint");
+                tracing::error!(id, message, "a delivery has no message or no endpoint");
                 Ok(None)
             }
             Err(error) if error.sqlite_error_code().is_some() => Err(error),
             Err(error) => {
                 let (id, message) = (&*self.endpoint, &*self.message);
                 let error: &(dyn std::error::Error + 'static) = &error;
-                tracing::error!(id, message, error, "a delivery cannot be read, and waits");
+                tracing::error!(
+                    id,
+                    message,
+                    error,
+                    "a delivery cannot be read and stays pending"
+                );
                 Ok(None)
             }
         }
     }
 
-    /// The message and the endpoint, both by the account and the environment of the delivery.
+    /// Reads the message and the endpoint, both by the account and environment of the delivery.
     fn read(&self, connection: &Connection) -> rusqlite::Result<Option<DueDelivery>> {
         let message = stored_message(connection, &self.account, &self.environment, &self.message)?;
         let endpoint = connection
@@ -602,7 +609,7 @@ impl DueRow {
     }
 }
 
-/// Keeps what came of an attempt, and what follows from it, in a transaction in which nobody else writes.
+/// Stores the outcome and the next step of an attempt, in an exclusive transaction.
 pub(crate) fn conclude(connection: &Connection, conclusion: &Conclusion) -> rusqlite::Result<()> {
     let Conclusion {
         delivery: due,
@@ -633,7 +640,7 @@ pub(crate) fn conclude(connection: &Connection, conclusion: &Conclusion) -> rusq
             .execute(place)
     };
     match next {
-        // However late: it has arrived.
+        // Even if it is late: the message has arrived.
         NextStep::Done => {
             connection
                 .prepare_cached(
@@ -653,7 +660,7 @@ pub(crate) fn conclude(connection: &Connection, conclusion: &Conclusion) -> rusq
         NextStep::SwitchOff => {
             let created_at = millis(message.created_at());
             change(&format!("due_at = {created_at}"))?;
-            // Not where it is another URL by now.
+            // Not if its URL has changed.
             connection
                 .prepare_cached(
                     "UPDATE keyward_endpoint SET status = 'gone' WHERE account = ?1 \
@@ -697,7 +704,7 @@ fn put_attempt(
         .map(drop)
 }
 
-/// The attempts to reach an endpoint below a number, newest first.
+/// Lists the attempts to reach an endpoint below a number, newest first.
 pub(crate) fn attempts(
     connection: &Connection,
     endpoint: EndpointId,
@@ -727,8 +734,10 @@ pub(crate) fn attempts(
     })
 }
 
-/// Forgets what was accepted before this moment and waits for nothing, some of it: from a place on, and
-/// for as long as others can wait. Tells how many, and the place to go on from.
+/// Deletes some finished messages accepted before a time, for one time slice.
+///
+/// It begins at a position, and returns the number of messages and the position at which to
+/// continue.
 pub(crate) fn forget(
     connection: &mut Connection,
     before: i64,
@@ -748,7 +757,7 @@ pub(crate) fn forget(
         .collect::<rusqlite::Result<_>>()?;
     let (mut forgotten, mut last) = (0, None);
     for place in &places {
-        // Deliveries and attempts go with it.
+        // Deliveries and attempts are deleted with it.
         forgotten += transaction
             .prepare_cached(
                 "DELETE FROM keyward_message WHERE rowid = ?1 AND NOT EXISTS ( \

@@ -1,4 +1,4 @@
-//! A file that is made complete under another name, and then put into its place.
+//! Creates a file under a temporary name and puts it in its place when complete.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -10,10 +10,10 @@ use keyward::store::StoreError;
 
 use crate::error::unavailable;
 
-/// Makes a file under another name beside the path, and links it there when it is on the disk.
+/// Creates a file under another name, and links it to the path when complete.
 ///
-/// A file that is there already is never written over: `false` says so. So of processes that do this at
-/// once one succeeds, and whoever crashes leaves nothing at the path.
+/// It is on the disk by then. An existing file is never overwritten; the result is then `false`. So
+/// of concurrent processes one succeeds, and a crash leaves nothing at the path.
 pub(crate) fn put_in_place(
     path: &Path,
     make: impl FnOnce(&Path) -> Result<(), StoreError>,
@@ -29,7 +29,7 @@ pub(crate) fn put_in_place(
     for suffix in ["", "-wal", "-shm", "-journal"] {
         let mut left = OsString::from(&new);
         left.push(suffix);
-        // Most of them are not there.
+        // Most of them do not exist.
         drop(fs::remove_file(left));
     }
     placed
@@ -41,7 +41,7 @@ fn link(new: &Path, path: &Path) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
         linked => linked?,
     }
-    // A directory cannot be opened elsewhere.
+    // Other platforms cannot open a directory.
     #[cfg(unix)]
     if let Some(directory) = path.parent() {
         File::open(directory)?.sync_all()?;
@@ -49,9 +49,9 @@ fn link(new: &Path, path: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Where symbolic links lead, also when nothing is there.
+/// Follows symbolic links, even if nothing is at the target.
 fn followed(mut path: PathBuf) -> io::Result<PathBuf> {
-    // As many as Linux follows.
+    // The same limit as in Linux.
     for _ in 0..40 {
         match fs::read_link(&path) {
             Ok(target) => {

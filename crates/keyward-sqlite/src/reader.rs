@@ -1,4 +1,4 @@
-//! Threads that read from the file while another thread writes it.
+//! Threads that read the file while another thread writes it.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ type Query = Box<dyn FnOnce(&mut ReadFile) + Send>;
 #[derive(Debug)]
 pub(crate) struct Reader {
     place: Place,
-    /// `None` once the thread is to end.
+    /// `None` once the thread should end.
     queries: Option<Sender<Query>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -53,7 +53,7 @@ impl Reader {
             let query = move |file: &mut ReadFile| {
                 drop(answer.send(file.read(read)));
             };
-            // A query that nobody takes, or that panics, drops its end of the channel.
+            // A query that is not received, or that panics, drops its end of the channel.
             if let Some(queries) = &self.queries {
                 drop(queries.send(Box::new(query)));
             }
@@ -61,7 +61,7 @@ impl Reader {
         })
     }
 
-    /// Ends the thread and closes its connection, before the thread that writes closes the file.
+    /// Ends the thread and closes its connection, before the writing thread closes the file.
     pub(crate) fn stop(&mut self) {
         drop(self.queries.take());
         wait_for(self.thread.take());
@@ -110,9 +110,9 @@ impl Place {
         answer.map_err(|error| error.at(self.path.display()))
     }
 
-    /// Opens the file once the thread that writes has opened it.
+    /// Opens the file once the writing thread has opened it.
     ///
-    /// Asks that thread to poll where another file was put in its place.
+    /// It asks that thread to poll if the file was replaced.
     pub(crate) fn connect(&self) -> Result<(Connection, Identity), StoreError> {
         let look = || (self.poll)(Box::new(drop));
         let (connection, identity) = self.opened.connect(&self.path, look)?;
@@ -123,7 +123,7 @@ impl Place {
     /// Opens the file for reading only.
     pub(crate) fn connect_to_read(&self) -> Result<(Connection, Identity), StoreError> {
         let (connection, identity) = self.connect()?;
-        // The thread that writes closes the file last, and takes its log away.
+        // The writing thread closes the file last, and removes its log.
         connection
             .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
             .map_err(failed)?;

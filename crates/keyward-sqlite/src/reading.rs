@@ -31,9 +31,9 @@ pub(crate) struct Reading {
 }
 
 impl Reading {
-    /// Starts to read, and calls `done` with the number of this reading and its result.
+    /// Starts a reload, and calls `done` with its number and its result.
     ///
-    /// A reading that is under way ends.
+    /// It stops a reload in progress.
     pub(crate) fn start(
         &mut self,
         place: Place,
@@ -63,7 +63,7 @@ impl Reading {
         self.number == number
     }
 
-    /// Ends all threads, which close the file.
+    /// Ends all threads, which closes their files.
     pub(crate) fn stop(&mut self) {
         self.over.store(true, Ordering::Release);
         for thread in self.threads.drain(..) {
@@ -108,7 +108,7 @@ mod tests {
         block_on(store.ask(|worker| Ok(worker.reading.is_under_way))).unwrap()
     }
 
-    /// What is done while everything is being read anew.
+    /// Runs a function while everything is being reloaded.
     fn while_reading(store: &SqliteStore, fixture: &Fixture, history: &str, then: impl FnOnce()) {
         let pause = block_on(store.ask(|worker| Ok(std::sync::Arc::clone(&worker.reading.pause))));
         let pause = pause.unwrap();
@@ -121,7 +121,7 @@ mod tests {
         drop(paused);
     }
 
-    /// As when a row is deleted, or more was changed than is remembered.
+    /// Deletes the history, as if more had changed than it remembers.
     const NEW_HISTORY: &str = "DELETE FROM keyward_revision; \
          INSERT INTO keyward_revision (nonce) VALUES (random())";
 
@@ -134,7 +134,7 @@ mod tests {
         let (kept, _) = add(&store, "kept");
         let (new, record) = key("acme");
         while_reading(&store, &fixture, NEW_HISTORY, || {
-            // The first change of our own is what finds that the history is another.
+            // The first change of our own detects that the history is another.
             revoked.status = KeyStatus::Revoked;
             commit(&store, vec![], vec![revoked]).unwrap();
             assert_eq!(ask(&store, &first), Err(DenialKind::Revoked));
@@ -182,7 +182,7 @@ mod tests {
             .type_in("UPDATE keyward_key SET status = 'disabled' WHERE account = 'acme'")
             .unwrap();
         eventually(|| ask(&store, &secret) == Err(DenialKind::Disabled));
-        // Suspended in a change that no poll sees, as with a backup that is restored.
+        // Suspended in a change that no poll sees, as with a restored backup.
         let suspended = format!(
             "UPDATE keyward_account SET status = 'suspended' WHERE id = 'acme'; {NEW_HISTORY}"
         );

@@ -1,4 +1,4 @@
-//! Accounts and keys as rows.
+//! The rows of accounts and keys.
 
 use std::time::{Duration, SystemTime};
 
@@ -19,7 +19,7 @@ pub(crate) const KEYS: &str = "SELECT id, digest_scheme, digest, hint, account, 
      status, expires_at, revoked_at, revoked_for, predecessor, successor, redigested, \
      lineage, disabled_by FROM keyward_key";
 
-/// The account of a row of [`ACCOUNTS`].
+/// Reads the account from a row of [`ACCOUNTS`].
 pub(crate) fn account(connection: &Connection, row: &Row<'_>) -> rusqlite::Result<Account> {
     let mut cells = Cells::of(row);
     let mut account = Account::new(cells.parse(AccountId::parse)?);
@@ -43,7 +43,7 @@ pub(crate) fn account(connection: &Connection, row: &Row<'_>) -> rusqlite::Resul
     Ok(account)
 }
 
-/// The key of a row of [`KEYS`], but for its last use.
+/// Reads the key from a row of [`KEYS`], without its last use.
 pub(crate) fn key(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
     let mut cells = Cells::of(row);
     let id = cells.parse(KeyId::parse)?;
@@ -82,7 +82,7 @@ pub(crate) fn key(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
     Ok(key)
 }
 
-/// The key of a row of [`KEYS`], and when it was used last.
+/// Reads the key from a row of [`KEYS`], with the time of its last use.
 pub(crate) fn used_key(connection: &Connection, row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
     let mut key = key(row)?;
     key.last_used_at = connection
@@ -92,7 +92,7 @@ pub(crate) fn used_key(connection: &Connection, row: &Row<'_>) -> rusqlite::Resu
     Ok(key)
 }
 
-/// The first rows that are valid. The others are not given, and the log tells of them.
+/// Returns the first valid rows. Invalid ones are logged and skipped.
 pub(crate) fn valid<T>(
     rows: &mut Rows<'_>,
     limit: usize,
@@ -110,19 +110,21 @@ pub(crate) fn valid<T>(
     Ok(valid)
 }
 
-/// A row that somebody typed wrong, past the checks of the table.
+/// An invalid row, written past the checks of the table.
 pub(crate) struct Broken {
     id: String,
     why: Error,
 }
 
 impl Broken {
-    /// The row that could not be read; an error that is not the row's is given back.
+    /// Creates it from a row that could not be read.
+    ///
+    /// Errors that are not the row's fault are returned.
     pub(crate) fn new(row: &Row<'_>, why: Error) -> rusqlite::Result<Self> {
         if why.sqlite_error_code().is_some() {
             return Err(why);
         }
-        // SQLite itself has no complaint: the row could be read, and makes no sense.
+        // SQLite reports no error: the row could be read, but is invalid.
         let id = match row.get_ref(0) {
             Ok(ValueRef::Text(text)) => String::from_utf8_lossy(text).into_owned(),
             Ok(ValueRef::Integer(number)) => number.to_string(),
@@ -136,19 +138,19 @@ impl Broken {
         tracing::error!(
             id = self.id,
             error,
-            "a row is not valid, what it stands for is refused"
+            "invalid row; its key or account is refused"
         );
     }
 }
 
-/// Writes an account over the one of its revision; fails when there is none.
+/// Writes an account over the one of its revision; fails if there is none.
 pub(crate) fn put_account(connection: &Connection, account: &Account) -> rusqlite::Result<()> {
     let id = account.id.as_str();
     let sql = if account.revision == 0 {
         "INSERT INTO keyward_account (id, revision, status, api_access, max_active_keys, revoked_all, \
          rate_limits, shared_rate_limits, credits) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
     } else {
-        // Which says that this was not typed.
+        // Revision zero marks it as not typed.
         "UPDATE keyward_account SET revision = 0, status = ?3, api_access = ?4, max_active_keys = ?5, \
          revoked_all = ?6, rate_limits = ?7, shared_rate_limits = ?8, credits = ?9 WHERE id = ?1 AND revision = ?2"
     };
@@ -163,7 +165,7 @@ pub(crate) fn put_account(connection: &Connection, account: &Account) -> rusqlit
         account.shared_rate_limits.to_string(),
         account.credits.map(i64::from),
     ])?)?;
-    // What was revoked stays so: no row goes, and no count.
+    // Revocations are kept: no row is deleted, and no counter reduced.
     for (environment, revoked) in &account.revoked {
         connection
             .prepare_cached(
@@ -176,7 +178,7 @@ pub(crate) fn put_account(connection: &Connection, account: &Account) -> rusqlit
     Ok(())
 }
 
-/// Writes a key over the one of its revision; fails when there is none.
+/// Writes a key over the one of its revision; fails if there is none.
 pub(crate) fn put_key(connection: &Connection, key: &KeyRecord) -> rusqlite::Result<()> {
     let sql = if key.revision == 0 {
         "INSERT INTO keyward_key (id, revision, digest_scheme, digest, hint, name, account, \
@@ -186,7 +188,7 @@ pub(crate) fn put_key(connection: &Connection, key: &KeyRecord) -> rusqlite::Res
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, \
          ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26)"
     } else {
-        // Which says that this was not typed.
+        // Revision zero marks it as not typed.
         "UPDATE keyward_key SET revision = 0, digest_scheme = ?3, digest = ?4, hint = ?5, name = ?6, \
          account = ?7, environment = ?8, kind = ?9, scopes = ?10, origins = ?11, no_origin = ?12, \
          rate_limits = ?13, metadata = ?14, epoch = ?15, status = ?16, created_at = ?17, \
@@ -207,7 +209,7 @@ pub(crate) fn put_key(connection: &Connection, key: &KeyRecord) -> rusqlite::Res
         key.kind.as_str(),
         spaced(key.scopes.iter()),
         listed.then(|| spaced(key.origins.patterns())),
-        // Not where any origin passes: a list typed in later shall be demanded of every call.
+        // Not if any origin is allowed: a list typed in later must apply to every request.
         listed && key.origins.allows_no_origin(),
         key.rate_limits.to_string(),
         key.metadata.as_str(),
@@ -242,13 +244,13 @@ impl<'a> Cells<'a> {
         self.row.get(self.next - 1)
     }
 
-    /// A number that is never negative.
+    /// Reads a number that is never negative.
     pub(crate) fn number(&mut self) -> rusqlite::Result<u64> {
         let number: i64 = self.get()?;
         u64::try_from(number).map_err(|_| Error::IntegralValueOutOfRange(self.next - 1, number))
     }
 
-    /// Yes or no, and nothing that could be taken for either.
+    /// Reads a boolean, and rejects any other value.
     pub(crate) fn flag(&mut self) -> rusqlite::Result<bool> {
         match self.get()? {
             0 => Ok(false),
@@ -283,14 +285,14 @@ impl<'a> Cells<'a> {
         millis.map(|millis| self.told(millis)).transpose()
     }
 
-    /// What was made of the cell that was read last.
+    /// Returns what the last cell was parsed into, or an error for its column.
     pub(crate) fn valid<T>(&self, parsed: Result<T, ParseError>) -> rusqlite::Result<T> {
         parsed.map_err(|error| {
             Error::FromSqlConversionFailure(self.next - 1, Type::Text, Box::new(error))
         })
     }
 
-    /// The time of the cell that was read last; not every platform can tell every time.
+    /// Converts the last cell to a time; not every platform can represent every time.
     fn told(&self, millis: i64) -> rusqlite::Result<SystemTime> {
         let distance = Duration::from_millis(millis.unsigned_abs());
         let time = if millis < 0 {
@@ -302,7 +304,7 @@ impl<'a> Cells<'a> {
     }
 }
 
-/// Milliseconds since the Unix epoch, rounded down; the last there are for a time beyond them.
+/// Returns milliseconds since the Unix epoch, rounded down and saturating.
 pub(crate) fn millis(time: SystemTime) -> i64 {
     match time.duration_since(SystemTime::UNIX_EPOCH) {
         Ok(after) => i64::try_from(after.as_millis()).unwrap_or(i64::MAX),
@@ -317,7 +319,7 @@ fn spaced<'a>(words: impl Iterator<Item = &'a str>) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// Fails unless one row was changed.
+/// Fails unless exactly one row was changed.
 pub(crate) fn one(changed: usize) -> rusqlite::Result<()> {
     match changed {
         1 => Ok(()),

@@ -1,4 +1,4 @@
-//! The store.
+//! The SQLite store.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -32,26 +32,26 @@ use crate::row::Cells;
 use crate::worker::{Task, Worker, poll_through};
 use crate::{audit, commit, list, row, usage};
 
-/// Keeps keys in an SQLite file.
+/// A store that keeps keys in an SQLite file.
 ///
-/// One thread writes the file. Changes that wait at the same time are written in one commit, each of them
-/// whole or not at all. Where another process is writing, a commit waits for at most five seconds
-/// from its call, also when others wait before it. A commit that fails as unavailable may have been
-/// written nevertheless. Two more threads read, one for single records and one for lists and reports: they
-/// do not wait for writes.
+/// One thread writes the file. Changes that wait at the same time are written in one commit, each
+/// of them completely or not at all. If another process is writing, a commit waits for at most five
+/// seconds from its call, even if others wait before it. A commit that fails as unavailable may
+/// have been written nevertheless. Two more threads read, one for single records and one for lists
+/// and reports: they do not wait for writes.
 ///
 /// A change that takes power away (a revocation, a suspension, a narrowed key) is copied from the
-/// write-ahead log into the main file before it is acknowledged, so that it survives where the main file
-/// alone is kept. Where a reader holds the log for more than 100 milliseconds, the change is acknowledged
-/// with a warning and copied as soon as the reader is done.
+/// write-ahead log into the main file before it is acknowledged, so that it is kept even if only
+/// the main file is. If a reader holds the log for more than 100 milliseconds, the change is
+/// acknowledged with a warning and copied as soon as the reader is done.
 ///
-/// What gates count is written every ten seconds, and by [`flush`](Store::flush); a process that is
-/// killed loses what was counted since. Nothing is counted twice, also where it is not known whether
-/// a write succeeded. While the file cannot be written, the counts wait in memory.
+/// Usage counts are written every ten seconds, and by [`flush`](Store::flush); a process that is
+/// killed loses the counts since then. Nothing is counted twice, even if it is unknown whether a
+/// write succeeded. While the file cannot be written, the counts wait in memory.
 ///
-/// A clone is another handle to the same store. Dropping the last one writes the counts too, stops the
-/// threads and waits for them; gates that are still there
-/// go on until their `max_staleness` is over, and what they count then is lost.
+/// A clone is another handle to the same store. Dropping the last one writes the counts too, stops
+/// the threads and waits for them; remaining gates keep working until their `max_staleness` has
+/// passed, and what they count then is lost.
 ///
 /// ```
 /// use keyward::{AccountId, Store};
@@ -78,7 +78,7 @@ pub struct SqliteStore {
     threads: Arc<Threads>,
     place: Place,
     ledger: CreditLedger,
-    /// Where the last claim has ended.
+    /// The position at which the last claim ended.
     #[cfg(feature = "webhooks")]
     pub(crate) claimed_to: Arc<Mutex<outbox::Cursor>>,
     #[cfg(feature = "webhooks")]
@@ -88,23 +88,23 @@ pub struct SqliteStore {
 /// The threads of a store, which end with its last clone.
 #[derive(Debug)]
 struct Threads {
-    /// For what is found at once.
+    /// The reader for quick look-ups.
     lookups: Reader,
-    /// For what may take long.
+    /// The reader for queries that may take long.
     reports: Reader,
     writer: Option<JoinHandle<()>>,
     tasks: Sender<Task>,
 }
 
 impl SqliteStore {
-    /// Opens the file, or makes a new one, and loads all keys before it returns.
+    /// Opens or creates the file, and loads all keys before it returns.
     ///
-    /// [`SqliteOptions`] opens it on other terms.
+    /// Use [`SqliteOptions`] for other settings.
     ///
     /// # Errors
-    /// When the file cannot be opened, written or read, is no database, has no bytes
-    /// ([`initialise_empty`](SqliteOptions::initialise_empty)), or is of a newer version.
-    /// The message names the path.
+    /// If the file cannot be opened, written or read, is not a database, is empty
+    /// ([`initialise_empty`](SqliteOptions::initialise_empty)), or is of a newer version. The
+    /// message names the path.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         SqliteOptions::new().open(path)
     }
@@ -175,11 +175,13 @@ impl SqliteStore {
         })
     }
 
-    /// Writes a backup of the file to a new file, while the store is in use.
+    /// Writes a backup to a new file, while the store is in use.
     ///
-    /// The backup is one consistent snapshot: it holds all that was acknowledged before the call. Usage
-    /// that is counted and not yet written is not in it; call [`flush`](Store::flush) first if it matters.
-    /// The file appears at the path when it is complete and synced to the disk. Of a large file this takes
+    /// The backup is one consistent snapshot with everything that was acknowledged before the call.
+    /// Usage counts that have not been written yet are not in it; call [`flush`](Store::flush)
+    /// first if they matter. The file appears at the path when it is complete and synced to the
+    /// disk. For a large file this takes seconds, during which requests are answered and changes
+    /// are written as usual.
     /// seconds, in which requests are answered and changes are written as usual.
     ///
     /// ```
@@ -191,13 +193,13 @@ impl SqliteStore {
     /// # keyward::testing::block_on(async {
     /// store.backup(&backup).await?;
     /// assert!(SqliteStore::open(&backup).is_ok());
-    /// assert!(store.backup(&backup).await.is_err()); // it writes over no file
+    /// # assert!(store.backup(&backup).await.is_err()); // an existing file is not overwritten
     /// # Ok::<(), keyward::store::StoreError>(()) })?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
-    /// When there is a file at the path, or the file cannot be read or the backup not be written.
+    /// If a file exists at the path, the file cannot be read, or the backup cannot be written.
     pub fn backup(&self, path: impl AsRef<Path>) -> StoreFuture<'_, ()> {
         let (from, to) = (self.place.clone(), path.as_ref().to_owned());
         Box::pin(async move {
@@ -210,7 +212,7 @@ impl SqliteStore {
         })
     }
 
-    /// Reads what is found at once, also while a write waits.
+    /// Runs a quick query, even while a write waits.
     pub(crate) fn look_up<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -218,7 +220,7 @@ impl SqliteStore {
         self.threads.lookups.read(read)
     }
 
-    /// Reads what may take long, and holds up neither writes nor polls nor look-ups.
+    /// Runs a query that may take long, without delaying writes, polls or look-ups.
     pub(crate) fn report<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -226,9 +228,10 @@ impl SqliteStore {
         self.threads.reports.read(read)
     }
 
-    /// Has the thread that writes do this, and waits for what comes of it.
+    /// Runs a task on the writing thread, and waits for its result.
     ///
-    /// Where another process is writing, all that wait in a row wait for five seconds from their call.
+    /// While another process is writing, all queued tasks together wait for five seconds from their
+    /// call.
     pub(crate) fn ask<T: Send + 'static>(
         &self,
         task: impl FnOnce(&mut Worker) -> Result<T, StoreError> + Send + 'static,
@@ -236,7 +239,7 @@ impl SqliteStore {
         let until = Instant::now() + PATIENCE;
         Box::pin(async move {
             let (answer, answered) = oneshot::channel();
-            // A task that nobody takes, or that panics, drops its end of the channel.
+            // A task that is not received, or that panics, drops its end of the channel.
             drop(self.tasks.send(Task::Do(Box::new(move |worker| {
                 worker.wait_until(until);
                 drop(answer.send(task(worker)));
@@ -245,13 +248,13 @@ impl SqliteStore {
         })
     }
 
-    /// Has the thread do what is left of the deliveries of endpoints.
+    /// Makes the thread do the pending work on deliveries.
     #[cfg(feature = "webhooks")]
     pub(crate) fn work(&self) {
         drop(self.tasks.send(Task::Do(Box::new(Worker::begin_work))));
     }
 
-    /// Has the thread write this, in one commit with others that wait.
+    /// Makes the thread write this, in one commit with other waiting changes.
     pub(crate) fn write<T, W>(
         &self,
         write: W,
@@ -325,7 +328,7 @@ impl Store for SqliteStore {
     fn flush(&self) -> StoreFuture<'_, ()> {
         Box::pin(async move {
             let round = self.ask(|worker| Ok(worker.next_round())).await?;
-            // A batch at a time, so that others have their turn.
+            // A batch at a time, so that other tasks have their turn.
             while !self.ask(move |worker| worker.flush_until(round)).await? {}
             Ok(())
         })
@@ -536,8 +539,8 @@ mod tests {
         fs::remove_file(fixture.path()).unwrap();
 
         drop(fixture.open());
-        // To an administrator no file is read-only, but to SQLite one is whose header says that only
-        // a later version may write it.
+        // No file is read-only for an administrator, but SQLite treats a file as such if its header
+        // says that only a later version may write it.
         let mut file = fs::read(fixture.path()).unwrap();
         file[18] = 3;
         fs::write(fixture.path(), file).unwrap();

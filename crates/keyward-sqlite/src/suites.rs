@@ -1,4 +1,4 @@
-//! What every store promises, over a file.
+//! The suites for every store, over a file.
 
 use std::env::temp_dir;
 use std::fs::OpenOptions;
@@ -10,8 +10,9 @@ use crate::{SqliteOptions, SqliteStore};
 
 keyward::testing::suites!(open);
 
-/// Opens a store in a folder that stays, and has everything logged beside it: `scripts/test` looks
-/// for keys in both.
+/// Opens a store in a folder that is kept, and logs everything beside it.
+///
+/// `scripts/test` looks for keys in both.
 fn open(clock: Arc<dyn Clock>) -> SqliteStore {
     static LOG: Once = Once::new();
     LOG.call_once(|| {

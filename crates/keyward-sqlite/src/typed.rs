@@ -58,7 +58,7 @@ fn nothing_that_is_typed_revives_a_revoked_key() {
 
 #[test]
 fn a_revoked_key_whose_row_is_gone_is_not_written_anew() {
-    /// The row of the revoked key, as one that lives.
+    /// Copies the row of the revoked key as an active one.
     const COPY: &str = "CREATE TEMP TABLE copy AS SELECT * FROM keyward_key WHERE account = 'acme'; \
          UPDATE copy SET status = 'active', epoch = 9, revision = 0, revoked_at = NULL; ";
     const ANEW: &str = "INSERT INTO keyward_key SELECT * FROM copy";
@@ -93,7 +93,7 @@ fn a_revoked_key_whose_row_is_gone_is_not_written_anew() {
             assert_eq!(ask_strictly(&store, &other), Ok(()));
         }
     }
-    // Whatever lives may be taken out and put back.
+    // Active keys may be deleted and inserted again.
     let fixture = Fixture::new();
     let store = fixture.open_slow();
     let (secret, _) = add(&store, "acme");

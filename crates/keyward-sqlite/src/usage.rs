@@ -1,4 +1,4 @@
-//! How often keys were used, as the file has it.
+//! Usage per key and hour, as stored in the file.
 
 use keyward::replica::{UsageHour, UsageQuery};
 use keyward::{Environment, KeyId};
@@ -6,7 +6,7 @@ use rusqlite::{Connection, Row, params};
 
 use crate::row::{self, Cells};
 
-/// What the file holds of an account's keys, by hour.
+/// Returns the usage of an account's keys, by hour.
 pub(crate) fn hours(
     connection: &Connection,
     query: &UsageQuery,

@@ -1,4 +1,4 @@
-//! The store as one of webhooks.
+//! The `WebhookStore` of the SQLite store.
 
 use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
@@ -74,7 +74,7 @@ impl WebhookStore for SqliteStore {
                 let mut from = from.lock().unwrap_or_else(PoisonError::into_inner);
                 outbox::claim(connection, &claim, &mut from).map_err(failed)
             },
-            // Most of the time nothing is due, and a process that writes need not be waited for.
+            // Usually nothing is due, so there is no need to wait for a process that writes.
             |change| {
                 change.unless(move |connection| {
                     let is_due = outbox::is_due(connection, &asked).map_err(failed)?;
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
     use crate::fixture::{Fixture, scheme};
 
-    /// A store with an endpoint and a message in each of two accounts and environments.
+    /// Creates a store with endpoints and messages in two accounts and environments.
     fn filled(fixture: &Fixture) -> Arc<SqliteStore> {
         let store = Arc::new(fixture.open());
         let sealing = SealingKeys::new(SealingKey::new("test", &[7; 32]).unwrap());
@@ -211,7 +211,7 @@ mod tests {
         }
         assert_eq!(claim(&store), before);
 
-        // Even past the triggers: what does not belong together is not given out.
+        // Even past the triggers: mismatched pairs are not returned.
         let typed = "DROP TRIGGER keyward_endpoint_moved; \
              UPDATE keyward_endpoint SET environment = 'eu' WHERE environment = 'test'";
         fixture.type_in(typed).unwrap();
@@ -242,7 +242,7 @@ mod tests {
         let fixture = Fixture::new();
         let store = filled(&fixture);
         let before = claim(&store);
-        // To one of them a thousand more, all due before what is for the others.
+        // A thousand more for one of them, all due before those for the others.
         let (endpoint, message) = &before[0];
         let typed = format!(
             "INSERT INTO keyward_message (account, environment, id, payload, created_at) \
@@ -271,7 +271,7 @@ mod tests {
         assert_eq!(endpoints.len(), 5);
     }
 
-    /// So many more endpoints of acme's, and what each is given by this statement, as `endpoint`.
+    /// Adds this many endpoints to acme, and runs a statement for each, as `endpoint`.
     fn add_endpoints(fixture: &Fixture, count: u32, then: &str) {
         let typed = format!(
             "INSERT INTO keyward_endpoint (id, account, environment, url, secret, created_at) \
@@ -285,7 +285,7 @@ mod tests {
         fixture.type_in(&typed).unwrap();
     }
 
-    /// Claims to nobody but those who are not busy, and tells to whom.
+    /// Claims for endpoints that are not busy, and returns them.
     fn claim_some(store: &SqliteStore, limit: usize, busy: EndpointId) -> Vec<EndpointId> {
         let now = SystemTime::now();
         let claim = DeliveryClaim {

@@ -1,4 +1,4 @@
-//! The thread that owns the file.
+//! The writing thread, which owns the file.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -22,38 +22,38 @@ use crate::group::{Change, Changes, SLICE};
 use crate::reader::{Place, PollRequest};
 use crate::reading::Reading;
 
-/// How long the file stays unlocked, now and then, for other processes that wait to write.
+/// The time for which the file stays unlocked now and then for other writers.
 ///
-/// SQLite has no queue for its lock. A process that waits looks for it every [`LOOK_AGAIN`], which is shorter,
-/// so it gets its turn also beside one that always has something to write.
+/// SQLite has no queue for its lock. A waiting process looks for it every [`LOOK_AGAIN`], which is
+/// shorter, so it gets its turn even beside a process that always has something to write.
 const UNLOCKED: Duration = Duration::from_micros(400);
 
-/// How long the file may be locked again and again until it has to stay unlocked for a while.
+/// The time for which the file may be locked repeatedly before it must stay unlocked.
 const LOCKED: Duration = Duration::from_millis(5);
 
-/// How often a process that waits for the lock looks for it.
+/// The interval at which a process that waits for the lock looks for it.
 const LOOK_AGAIN: Duration = Duration::from_micros(200);
 
-/// The same for one that has waited for longer than others hold it as a rule.
+/// The interval of a process that has waited for unusually long.
 const LOOK_AGAIN_LATER: Duration = Duration::from_millis(1);
 
-/// How often credits that are out are looked at: what is not needed goes back.
+/// The interval at which unneeded credits are returned.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// How soon a poll that failed is repeated, however long the interval of polls is.
+/// The interval at which a failed poll is repeated, however long the poll interval is.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// What the thread is told to do.
+/// A task for the thread.
 pub(crate) enum Task {
-    /// Something by itself, at once.
+    /// Run a function immediately, by itself.
     Do(Box<dyn FnOnce(&mut Worker) + Send>),
-    /// A change, in one commit with others that wait.
+    /// Write a change, in one commit with other waiting changes.
     Write(Box<dyn Change>),
-    /// Whatever waits, and then no more.
+    /// Finish all waiting tasks, then stop.
     Stop,
 }
 
-/// What the thread owns: the file, the feed of the replica, and what is taken out of it.
+/// The state of the thread: the file, the replica's feed, and pending writes.
 pub(crate) struct Worker {
     file: KeyFile,
     replica: Replica,
@@ -66,16 +66,16 @@ pub(crate) struct Worker {
     flushed: Instant,
     settled: Instant,
     unkept: bool,
-    /// `None` while the store is opened.
+    /// `None` while the store is being opened.
     place: Option<Place>,
     pub(crate) reading: Reading,
-    /// How long the present task may wait for another process that is writing.
+    /// The time until which the present task may wait for another process that is writing.
     until: Instant,
     answers: Answers,
     changes: Changes,
-    /// Whether something is done bit by bit to the deliveries of endpoints.
+    /// Set while work on the deliveries of endpoints is in progress.
     working: bool,
-    /// When this process has last let go of the file's lock, and since when it takes it again at once.
+    /// The time at which this process last left the lock to others.
     let_go: Instant,
     locking: Instant,
     tasks: Sender<Task>,
@@ -114,17 +114,21 @@ impl Worker {
         })
     }
 
-    /// Answers requests from now on: those that wait for news ask for them, and polls go on while everything
-    /// is read anew.
+    /// Starts to answer requests.
+    ///
+    /// From now on, requests that wait for news ask for polls, and polls continue during a full
+    /// reload.
     pub(crate) fn serve(&mut self, place: Place) {
         self.place = Some(place);
         let (wish, tasks) = (Arc::clone(&self.wish), self.tasks.clone());
         self.replica.on_demand(move |_| wish.make(&tasks));
     }
 
-    /// Works until it is stopped. Nothing holds up the rest for long: after a few milliseconds of tasks
-    /// what waits to be written has its turn, after each task a poll if it is due, and a poll is not due
-    /// again before the interval is over. A flush comes last, one batch at a time.
+    /// Runs until it is stopped. No kind of work delays the others for long.
+    ///
+    /// After a few milliseconds of tasks, waiting changes are written; after each task, a poll is
+    /// made if it is due, and it is not due again before the interval is over. A flush comes last,
+    /// one batch at a time.
     pub(crate) fn run(mut self, tasks: &Receiver<Task>) {
         loop {
             let wait = if self.changes.is_empty() {
@@ -163,7 +167,7 @@ impl Worker {
         }
     }
 
-    /// Writes what waits, and what was counted, as far as it goes.
+    /// Writes the waiting changes and counts, as far as possible.
     fn stop(mut self) {
         self.reading.stop();
         while !self.changes.is_empty() {
@@ -174,34 +178,34 @@ impl Worker {
         if let Err(error) = self.flush().and_then(|()| self.leave()) {
             let error: &(dyn Error + 'static) = &error;
             let path = self.file.path().display();
-            tracing::error!(%path, error, "what was counted last of the keys' use is lost");
+            tracing::error!(%path, error, "the last usage counts are lost");
         }
         self.answers.complete(&mut self.file);
     }
 
-    /// Does this after whatever waits now.
+    /// Runs a task after everything that is waiting now.
     pub(crate) fn later(&self, task: impl FnOnce(&mut Self) + Send + 'static) {
-        // The thread itself has the other end, and works.
+        // The thread itself has the other end, and is running.
         drop(self.tasks.send(Task::Do(Box::new(task))));
     }
 
-    /// Feeds the replica. What goes wrong is logged once, until it is over.
+    /// Feeds the replica. A failure is logged once, and once when it is over.
     pub(crate) fn poll(&mut self) -> Result<(), StoreError> {
         self.poll_after(None)
     }
 
-    /// Does so after changes of our own, which have followed upon this one.
+    /// Feeds the replica after changes of our own, which have followed upon this one.
     fn poll_after(&mut self, own: Option<Revision>) -> Result<(), StoreError> {
         let fed = self.feed(own);
         self.polled = Instant::now();
-        // While everything is read anew, it is not known yet.
+        // During a full reload, it is not known yet.
         if fed.is_err() || !self.reading.is_under_way {
             self.note(&fed);
         }
         fed
     }
 
-    /// Everything was read anew, or could not be.
+    /// Handles the end of a full reload.
     pub(crate) fn has_read(&mut self, number: u64, read: &Result<(), StoreError>) {
         if self.reading.is_latest(number) {
             self.reading.is_under_way = false;
@@ -229,8 +233,7 @@ impl Worker {
         }
     }
 
-    /// Writes the changes that wait in one commit, or the first of many, feeds the replica, and tells
-    /// those who asked.
+    /// Writes waiting changes in one commit, feeds the replica, and sends the answers.
     fn write_changes(&mut self) {
         let Some(until) = self.changes.until() else {
             return;
@@ -244,12 +247,12 @@ impl Worker {
         if let Err(error) = begun {
             return self.changes.refuse_first(error);
         }
-        // Where there is none, the poll fails.
+        // If there is none, the poll fails.
         let own = feed::head(self.file.same_connection()).ok();
         let (mut group, committed) = self.changes.write(self.file.same_connection());
         self.let_go = Instant::now();
         if let Err(error) = committed {
-            // One that was written alone; those of many wait to be written again.
+            // A change that was written alone; those of many wait to be written again.
             if let Some(change) = group.pop() {
                 change.answer(Err(error));
             }
@@ -273,7 +276,7 @@ impl Worker {
         self.answers.release(&mut self.file);
     }
 
-    /// Leaves the lock to other processes for a moment, when it was taken again and again.
+    /// Leaves the lock to other processes for a moment, if it was retaken repeatedly.
     fn leave_unlocked(&mut self) {
         if self.let_go.elapsed() < UNLOCKED && self.locking.elapsed() < LOCKED {
             return;
@@ -282,20 +285,22 @@ impl Worker {
         self.locking = Instant::now();
     }
 
-    /// Until when the next task may wait for another process that is writing. It is tried once also when
-    /// that is over.
+    /// Sets the time until which the next task may wait for another process.
+    ///
+    /// The task is tried once even if that time has passed.
     pub(crate) fn wait_until(&mut self, until: Instant) {
         self.until = until;
     }
 
-    /// Waits for another process that is writing, and goes on polling meanwhile.
+    /// Waits for another process that is writing, and keeps polling meanwhile.
     pub(crate) fn patiently<T>(
         &mut self,
         mut write: impl FnMut(&mut Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.until_free(|worker| {
             let connection = worker.file.connection()?;
-            // SQLite itself waits for longer and longer, and is soon never there when the lock is free.
+            // SQLite's own wait gets longer and longer, and soon misses the moments when the lock
+            // is free.
             connection.busy_timeout(Duration::ZERO).map_err(failed)?;
             let written = write(connection);
             connection.busy_timeout(PATIENCE).map_err(failed)?;
@@ -303,7 +308,7 @@ impl Worker {
         })
     }
 
-    /// Tries again while another process is writing, and polls in between.
+    /// Retries while another process is writing, and polls in between.
     fn until_free<T>(
         &mut self,
         mut attempt: impl FnMut(&mut Self) -> Result<T, StoreError>,
@@ -318,7 +323,7 @@ impl Worker {
                     } else {
                         LOOK_AGAIN
                     });
-                    // Whoever wants credits too waits for the task behind this one.
+                    // A request that wants credits also waits for the task behind this one.
                     if self.wish.made.load(Ordering::Acquire) {
                         drop(self.poll());
                     }
@@ -329,7 +334,7 @@ impl Worker {
         }
     }
 
-    /// Writes all that was counted until now, when the store is dropped.
+    /// Writes everything counted until now, when the store is dropped.
     fn flush(&mut self) -> Result<(), StoreError> {
         let round = self.queue.next_round();
         while !self.flush_until(round)? {
@@ -338,23 +343,23 @@ impl Worker {
         Ok(())
     }
 
-    /// The number of the round that takes all that was counted until now.
+    /// Returns the number of the round that takes everything counted until now.
     pub(crate) fn next_round(&self) -> u64 {
         self.queue.next_round()
     }
 
-    /// Writes a batch, and tells whether all of this round is written.
+    /// Writes a batch, and returns whether all of this round is written.
     pub(crate) fn flush_until(&mut self, round: u64) -> Result<bool, StoreError> {
         self.until_free(Self::flush_batch)?;
         Ok(self.queue.has_written(round))
     }
 
-    /// The credits that are neither in the file nor in the replica.
+    /// Returns the ledger of credits that are neither in the file nor in the replica.
     pub(crate) fn ledger(&self) -> &CreditLedger {
         self.queue.ledger()
     }
 
-    /// Does what is left of the deliveries of endpoints, unless that is under way.
+    /// Begins the pending work on deliveries, unless it is in progress.
     pub(crate) fn begin_work(&mut self) {
         let is_left = |connection: &mut Connection| backlog::is_left(connection).unwrap_or(false);
         if !self.working && self.file.connection().is_ok_and(is_left) {
@@ -363,7 +368,7 @@ impl Worker {
         }
     }
 
-    /// Does some of it, and goes on when others had their turn.
+    /// Does some of the work, and continues after other tasks had their turn.
     fn work(&mut self) {
         self.wait_until(Instant::now() + PATIENCE);
         match self.patiently(|connection| backlog::work(connection).map_err(failed)) {
@@ -373,14 +378,14 @@ impl Worker {
                 let error: &(dyn Error + 'static) = &error;
                 tracing::error!(
                     error,
-                    "what is left of the deliveries of endpoints is done later"
+                    "background work on deliveries failed and will be retried"
                 );
             }
         }
         self.working = false;
     }
 
-    /// Reads through the connection that writes.
+    /// Reads through the writing connection.
     #[cfg(test)]
     pub(crate) fn read<T>(
         &mut self,
@@ -389,7 +394,7 @@ impl Worker {
         read(self.file.connection()?).map_err(failed)
     }
 
-    /// Gives back what is not needed of the credits that are out, and reports the rest.
+    /// Returns unneeded credits, and reports the rest.
     fn settle(&mut self) {
         self.settled = Instant::now();
         // While batches cannot be written, no more are made.
@@ -399,8 +404,7 @@ impl Worker {
         self.write_waiting();
     }
 
-    /// Gives back the credits of which more are out than may be. Where batches wait to be written, it is
-    /// done after them.
+    /// Returns credits above the limit that may be held, after any batches that are waiting.
     fn give_back_excess(&mut self) {
         if self.queue.waiting() > 0 {
             return;
@@ -409,34 +413,31 @@ impl Worker {
         self.write_waiting();
     }
 
-    /// Writes the batches that wait, one at a time: others have their turn in between.
+    /// Writes the waiting batches, one at a time, so that other tasks have their turn.
     fn write_waiting(&mut self) {
         if self.queue.waiting() > 0 && self.write_some() {
             self.later(Self::write_waiting);
         }
     }
 
-    /// Writes a batch when it is time to.
+    /// Writes a batch if it is due.
     fn flush_some(&mut self) {
         if !self.write_some() || self.queue.is_idle() {
             self.flushed = Instant::now();
         }
     }
 
-    /// Writes a batch, if it can. What goes wrong is logged once, until it is over.
+    /// Writes a batch, if possible. A failure is logged once, and once when it is over.
     fn write_some(&mut self) -> bool {
-        // Another process that is writing must not hold up the next poll.
+        // Another process that is writing must not delay the next poll.
         self.wait_until(Instant::now() + self.poll_interval.min(PATIENCE));
         let flushed = self.until_free(Self::flush_batch);
         match &flushed {
             Err(error) if !self.unkept => {
                 let error: &(dyn Error + 'static) = error;
-                tracing::error!(
-                    error,
-                    "the use of the keys cannot be written, memory keeps it"
-                );
+                tracing::error!(error, "usage counts cannot be written and stay in memory");
             }
-            Ok(()) if self.unkept => tracing::info!("the use of the keys can be written again"),
+            Ok(()) if self.unkept => tracing::info!("usage counts can be written again"),
             _ => {}
         }
         self.unkept = flushed.is_err();
@@ -462,7 +463,7 @@ impl Worker {
         Ok(())
     }
 
-    /// The file need not know any longer what this store wrote last.
+    /// Removes what the file keeps for recognizing this store's last write.
     fn leave(&mut self) -> Result<(), StoreError> {
         if self.queue.is_known() {
             forget(self.file.connection()?, self.queue.ledger().node()).map_err(failed)?;
@@ -472,9 +473,9 @@ impl Worker {
 
     fn poll_if_due(&mut self) {
         if self.until_poll().is_zero() {
-            drop(self.poll()); // It is logged, and the replica ages.
+            drop(self.poll()); // A failure is logged, and the replica ages.
             self.answers.catch_up(&mut self.file);
-            // Of what is typed, or of a process that was killed.
+            // Work that was typed, or left by a process that was killed.
             self.begin_work();
         }
     }
@@ -509,7 +510,7 @@ impl Worker {
         self.draw();
     }
 
-    /// Takes out the credits that requests want, of some owners at a time.
+    /// Draws the credits that requests want, of some owners at a time.
     fn draw(&mut self) {
         let wants = self.replica.take_some_wanted(credit::DRAWN_AT_ONCE);
         if wants.is_empty() {
@@ -524,10 +525,7 @@ impl Worker {
             self.patiently(|connection| credit::draw(connection, &wants, &ledger, &replica));
         let (grants, wakes) = drawn.unwrap_or_else(|error| {
             let error: &(dyn Error + 'static) = &error;
-            tracing::error!(
-                error,
-                "credits cannot be taken out, requests will be refused"
-            );
+            tracing::error!(error, "credits cannot be drawn, requests will be refused");
             (Vec::new(), Vec::new())
         });
         for want in &wants {
@@ -535,7 +533,7 @@ impl Worker {
                 self.replica.no_grant(&want.owner);
                 continue;
             };
-            // What the waiting requests take is not out for long.
+            // Credits that waiting requests take are spent soon.
             if want.held_after(grant) > 0 {
                 self.queue.lend(grant.owner.clone());
             }
@@ -559,7 +557,7 @@ impl Worker {
         self.reading
             .start(place.clone(), poll.reload(head)?, move |number, read| {
                 let told = Task::Do(Box::new(move |worker| worker.has_read(number, &read)));
-                drop(tasks.send(told)); // A store that is dropped need not know.
+                drop(tasks.send(told)); // A store that is being dropped need not know.
             })
     }
 }
@@ -567,24 +565,24 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         if thread::panicking() {
-            tracing::error!("the thread that keeps the keys panicked, requests will be refused");
+            tracing::error!("the store's thread panicked, requests will be refused");
         }
-        // In this order: who comes too late to be woken finds that it is over.
+        // In this order: a request that is too late to be woken finds that it is over.
         self.wish.over.store(true, Ordering::Release);
         drop(self.replica.poll());
         self.replica.no_more_grants();
     }
 }
 
-/// Has the thread poll, and passes on the result.
+/// Makes the thread poll, and passes on the result.
 pub(crate) fn poll_through(tasks: Sender<Task>) -> PollRequest {
     Arc::new(move |answer| {
         let poll = Task::Do(Box::new(move |worker| answer(worker.poll())));
-        drop(tasks.send(poll)); // While the store lives there is the thread.
+        drop(tasks.send(poll)); // The thread exists while the store does.
     })
 }
 
-/// The wish for a poll: however many requests have it, one poll fulfils it for all.
+/// A request for a poll: however many requests want one, one poll serves them all.
 #[derive(Debug, Default)]
 struct Wish {
     made: AtomicBool,
@@ -592,7 +590,7 @@ struct Wish {
 }
 
 impl Wish {
-    /// Says whether a poll will come.
+    /// Asks for a poll, and returns whether one will come.
     fn make(self: &Arc<Self>, tasks: &Sender<Task>) -> bool {
         if self.over.load(Ordering::Acquire) {
             return false;
@@ -723,7 +721,7 @@ mod tests {
                     answers.send((answer, began.elapsed())).unwrap();
                 });
             }
-            // Meanwhile whatever only reads is answered at once.
+            // Meanwhile queries that only read are answered at once.
             thread::sleep(Duration::from_millis(100));
             for record in &records {
                 let name = crate::fixture::stored(&store, record.id).name;
