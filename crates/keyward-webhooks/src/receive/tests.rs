@@ -360,7 +360,7 @@ fn an_empty_secret_is_an_error_in_every_form() {
     }
 }
 
-/// Creates a receiver and its clock, which stands at `AT`.
+/// Creates a receiver and its clock, which shows `AT`.
 fn receiver(
     verifier: WebhookVerifier,
     change: impl FnOnce(WebhookReceiverBuilder) -> WebhookReceiverBuilder,

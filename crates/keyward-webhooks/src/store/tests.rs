@@ -1,4 +1,4 @@
-//! Tests of the outbox in memory, beside the suite for every store.
+//! Runs the suites of stores over the store in memory.
 
 use crate::store::MemoryWebhooks;
 
