@@ -35,7 +35,7 @@ pub(crate) fn failed(error: rusqlite::Error) -> StoreError {
     StoreError::new(kind).because(error)
 }
 
-/// Whether another process held the lock for too long.
+/// Returns whether another process held the lock for too long.
 pub(crate) fn is_busy(error: &StoreError) -> bool {
     let source = error
         .source()

@@ -16,7 +16,7 @@ use crate::{credit, row};
 /// The number of keys in one transaction, during which other processes cannot write.
 const BATCH: usize = 512;
 
-/// A queue of batches that were taken from the replica and are not yet in the file.
+/// The batches that were taken from the replica and may not be in the file.
 ///
 /// A failed write may have succeeded. So a batch stays as it is and is written again under the same
 /// number, and the file counts each number once. Until then no more is taken: the replica
@@ -31,7 +31,7 @@ pub(crate) struct FlushQueue {
     batches: VecDeque<Batch>,
     /// The owners that may have credits in this process.
     lent: HashSet<CreditOwner>,
-    /// Whether credits in use are given back too.
+    /// Set if credits in use are returned too.
     all: bool,
     /// Whether a batch was to be written.
     known: bool,
@@ -202,7 +202,7 @@ impl FlushQueue {
         &self.ledger
     }
 
-    /// Whether the file may hold rows of this node.
+    /// Returns whether the file may hold rows of this node.
     pub(crate) fn is_known(&self) -> bool {
         self.known || self.has_lent()
     }
@@ -328,7 +328,7 @@ impl Batch {
         Ok(())
     }
 
-    /// Whether it changes keys, so that the replica has to poll.
+    /// Returns whether it changes keys, so that the replica has to poll.
     pub(crate) fn changes_keys(&self) -> bool {
         !self.digests.is_empty()
     }

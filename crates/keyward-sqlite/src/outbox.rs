@@ -325,9 +325,9 @@ struct Found<'a> {
     connection: &'a Connection,
     claim: &'a DeliveryClaim,
     busy: HashSet<String>,
-    /// Whether the endpoints that were looked at are closed.
+    /// The endpoints examined so far, and whether they are closed.
     closed: HashMap<String, bool>,
-    /// How many to each endpoint; those that were visited have no more.
+    /// The number per endpoint; visited endpoints have no more.
     taken: HashMap<String, usize>,
     /// The number for endpoints that are not proven.
     others: usize,
@@ -347,7 +347,7 @@ impl<'a> Found<'a> {
         }
     }
 
-    /// Whether an endpoint was deleted or switched off, and has deliveries that do not say so yet.
+    /// Returns whether an endpoint is deleted or disabled and its deliveries do not show it yet.
     ///
     /// Only endpoints that are looked at are asked for: there may be very many such.
     fn is_closed(&mut self, endpoint: &str) -> rusqlite::Result<bool> {

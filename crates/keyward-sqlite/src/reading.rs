@@ -58,7 +58,7 @@ impl Reading {
         Ok(())
     }
 
-    /// Whether this is the latest reading.
+    /// Returns whether this is the latest reading.
     pub(crate) fn is_latest(&self, number: u64) -> bool {
         self.number == number
     }

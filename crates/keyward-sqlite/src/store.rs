@@ -193,7 +193,7 @@ impl SqliteStore {
     /// # keyward::testing::block_on(async {
     /// store.backup(&backup).await?;
     /// assert!(SqliteStore::open(&backup).is_ok());
-    /// # assert!(store.backup(&backup).await.is_err()); // an existing file is not overwritten
+    /// assert!(store.backup(&backup).await.is_err()); // an existing file is not overwritten
     /// # Ok::<(), keyward::store::StoreError>(()) })?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```

@@ -118,7 +118,7 @@ impl fmt::Debug for SealingKey {
 /// let keys = SealingKeys::new(SealingKey::new("2026", &[6; 32])?).retired(SealingKey::new("2025", &[5; 32])?)?;
 /// let sealed = SealedSecret::parse(&row)?;
 /// assert_eq!(keys.open(&sealed, "endpoint-1")?, secret);
-/// # assert!(!keys.is_current(&sealed)); // seal it again
+/// assert!(!keys.is_current(&sealed)); // seal it again
 /// assert_eq!(keys.open(&sealed, "endpoint-2").unwrap_err().kind(), SealErrorKind::Refused);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

@@ -45,8 +45,8 @@ use crate::store::{WebhookCommit, WebhookStore};
 ///
 /// let id = WebhookId::parse("report-17-done")?;
 /// let message = WebhookMessage::new(acme, Environment::LIVE, id, r#"{"type":"report.done"}"#)?;
-/// # webhooks.publish(&operator, message.clone()).await?; // accepted, will be delivered
-/// # webhooks.publish(&operator, message).await?; // idempotent
+/// webhooks.publish(&operator, message.clone()).await?; // accepted, will be delivered
+/// webhooks.publish(&operator, message).await?; // idempotent
 ///
 /// let hour = Grace::For(Duration::from_secs(3600)); // both secrets sign for an hour
 /// let renewed = webhooks.regenerate_secret(&user, created.endpoint.id(), hour).await?;

@@ -209,7 +209,7 @@ impl WebhookAdmin {
     /// let challenge = webhooks.challenge(&operator, id).await?;
     /// # let question = String::from_utf8(challenge.delivery().message().payload().to_vec())?;
     /// # let body = question.split('"').nth(7).expect("it is the challenge").as_bytes();
-    /// # let answered = challenge.answered(200, body); // done by a sender
+    /// let answered = challenge.answered(200, body); // done by a sender
     /// let endpoint = webhooks.verify(&operator, id, answered).await?;
     /// assert!(endpoint.is_working());
     /// assert!(keys.create(&operator, new).await.is_ok());

@@ -12,8 +12,8 @@ use crate::store::WebhookStore;
 /// Allows live keys only in accounts that have a working live endpoint.
 ///
 /// An endpoint works if it is enabled and has answered a signed challenge. For an example, see
-/// [`WebhookAdmin::challenge`](crate::admin::WebhookAdmin::challenge). Without one, a live key is
-/// refused with [`NoWorkingEndpoint`](AdminErrorKind::NoWorkingEndpoint).
+/// [`WebhookAdmin::challenge`](crate::admin::WebhookAdmin::challenge). Without a working endpoint,
+/// a live key is refused with [`NoWorkingEndpoint`](AdminErrorKind::NoWorkingEndpoint).
 #[derive(Clone, Debug)]
 pub struct RequireWorkingEndpoint {
     endpoints: Arc<dyn WebhookStore>,

@@ -67,7 +67,7 @@ pub struct DeliveryAttempt {
 /// use keyward_webhooks::send::AttemptOutcome;
 ///
 /// assert_eq!(AttemptOutcome::of_status(204), AttemptOutcome::Delivered);
-/// # assert_eq!(AttemptOutcome::of_status(308), AttemptOutcome::Redirected); // not followed
+/// assert_eq!(AttemptOutcome::of_status(308), AttemptOutcome::Redirected); // not followed
 /// assert_eq!(AttemptOutcome::of_status(410), AttemptOutcome::Gone);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -33,7 +33,7 @@ const AFTER: &[u8] = br#""}"#;
 /// # let secret = WebhookSecret::random()?;
 /// # let endpoint = WebhookEndpoint::new(acme, Environment::LIVE, url, &secret, &keys, SystemTime::now())?;
 /// let challenge = EndpointChallenge::new(endpoint)?;
-/// # let question = challenge.delivery().message().payload().to_vec(); // signed and sent
+/// let question = challenge.delivery().message().payload().to_vec(); // signed and sent
 /// let text = String::from_utf8(question.clone())?;
 /// let text = text.split('"').nth(7).expect("it is the challenge").as_bytes();
 /// assert!(challenge.clone().answered(200, text).is_ok());

@@ -17,7 +17,7 @@ const LONGEST: Duration = Duration::from_secs(24 * HOUR);
 ///
 /// let schedule = RetrySchedule::new([Duration::from_secs(5), Duration::from_secs(300)]);
 /// let first = schedule.delay(1, None).expect("there are two retries");
-/// # assert!((5.0..=6.0).contains(&first.as_secs_f64())); // up to a fifth longer
+/// assert!((5.0..=6.0).contains(&first.as_secs_f64())); // up to a fifth longer
 /// assert_eq!(schedule.delay(1, Some(Duration::from_secs(60))), Some(Duration::from_secs(60)));
 /// assert_eq!(schedule.delay(3, None), None); // that was the last attempt
 /// ```

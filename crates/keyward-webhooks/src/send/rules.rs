@@ -35,7 +35,7 @@ use crate::send::address::is_public;
 /// assert_eq!(kind("https://168.63.129.16/")?, Err(ParseErrorKind::NotPublic));
 /// assert_eq!(kind("https://2130706433/")?, Err(ParseErrorKind::NotPublic)); // 127.0.0.1
 ///
-/// # assert!(!rules.admits("acme.example", "10.0.0.7".parse()?)); // returned by a resolver
+/// assert!(!rules.admits("acme.example", "10.0.0.7".parse()?)); // returned by a resolver
 /// assert!(rules.insecure_private_host("acme.example").admits("acme.example", "10.0.0.7".parse()?));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

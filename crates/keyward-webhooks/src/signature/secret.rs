@@ -80,7 +80,7 @@ impl WebhookSecret {
     /// let secret = WebhookSecret::parse("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")?;
     /// assert_eq!(secret.expose_secret(), "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
     ///
-    /// # let unset = String::new(); // a missing environment variable must not count as a secret
+    /// let unset = String::new(); // a missing environment variable must not count as a secret
     /// let error = WebhookSecret::parse(&unset).unwrap_err();
     /// assert_eq!(error.kind(), ParseErrorKind::Empty);
     /// # Ok::<(), keyward::error::ParseError>(())
@@ -149,7 +149,7 @@ impl fmt::Debug for WebhookSecret {
 /// assert!(secrets.previous(now).is_some()); // both sign
 /// assert!(secrets.previous(now + Duration::from_secs(3600)).is_none());
 ///
-/// # secrets.regenerate(Grace::None, now)?; // the secret has leaked
+/// secrets.regenerate(Grace::None, now)?; // the secret has leaked
 /// assert!(secrets.previous(now).is_none());
 /// # Ok::<(), keyward::key::RandomError>(())
 /// ```

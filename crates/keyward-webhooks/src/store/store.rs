@@ -48,7 +48,7 @@ use crate::store::OutboxSignal;
 /// let claim = DeliveryClaim { now, until: now + Duration::from_secs(60), limit: 10, each: 2, busy: vec![], proven: None };
 /// let due = store.claim(claim.clone()).await?;
 /// assert_eq!(due[0].message().id(), message.id());
-/// # assert!(store.claim(claim).await?.is_empty()); // leased for a minute
+/// assert!(store.claim(claim).await?.is_empty()); // leased for a minute
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// # }).unwrap();
 /// ```

@@ -62,7 +62,7 @@ impl Gate {
 ///
 /// ```
 /// let error = keyward::gate::KeyDied::default();
-/// # assert_eq!(error.to_string(), "the API key was revoked or expired during the response");
+/// assert_eq!(error.to_string(), "the API key was revoked or expired during the response");
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]

@@ -274,7 +274,7 @@ impl Gate {
     /// # use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore, Requirement, ScopeCatalog};
     /// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
     /// let scheme = scheme.catalog(ScopeCatalog::new(["kyc"])?);
-    /// # Gate::new(&store, &scheme)?.assert_meetable(&Requirement::new().scope("kcy")); // a typo
+    /// Gate::new(&store, &scheme)?.assert_meetable(&Requirement::new().scope("kcy")); // a typo
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[track_caller]

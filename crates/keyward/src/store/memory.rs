@@ -91,7 +91,7 @@ impl MemoryStore {
     ///     true => Ok(()),
     ///     false => Err(StoreError::new(StoreErrorKind::Conflict)),
     /// });
-    /// # assert!(refused.is_err()); // and `acme` was not written
+    /// assert!(refused.is_err()); // and `acme` was not written
     ///
     /// let mut owner = None;
     /// store.commit_with(commit, |is_stored| {
