@@ -102,7 +102,7 @@ impl SqliteStore {
     /// Use [`SqliteOptions`] for other settings.
     ///
     /// # Errors
-    /// If the file cannot be opened, written or read, is not a database, is empty
+    /// Returns an error if the file cannot be opened, written or read, is not a database, is empty
     /// ([`initialise_empty`](SqliteOptions::initialise_empty)), or is of a newer version. The
     /// message names the path.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
@@ -199,7 +199,8 @@ impl SqliteStore {
     /// ```
     ///
     /// # Errors
-    /// If a file exists at the path, the file cannot be read, or the backup cannot be written.
+    /// Returns an error if a file exists at the path, the file cannot be read, or the backup cannot
+    /// be written.
     pub fn backup(&self, path: impl AsRef<Path>) -> StoreFuture<'_, ()> {
         let (from, to) = (self.place.clone(), path.as_ref().to_owned());
         Box::pin(async move {

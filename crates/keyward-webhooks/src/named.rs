@@ -15,7 +15,7 @@ macro_rules! named {
             /// Parses a name returned by [`as_str`](Self::as_str).
             ///
             /// # Errors
-            /// If the text is not a known name.
+            /// Returns an error if the text is not a known name.
             pub fn parse(text: &str) -> Result<Self, keyward::error::ParseError> {
                 match text {
                     $($name => Ok(Self::$variant),)+

@@ -39,8 +39,8 @@ impl SealingKey {
     /// The id consists of 1 to 32 letters, digits, `-`, `_` and `.`.
     ///
     /// # Errors
-    /// If the id is malformed, or the key does not have 32 bytes, or is text that ends in a
-    /// newline, is in quotation marks, or begins with a byte order mark or white space.
+    /// Returns an error if the id is malformed, or the key does not have 32 bytes, or is text that
+    /// ends in a newline, is in quotation marks, or begins with a byte order mark or white space.
     ///
     /// ```
     /// use keyward::error::ParseErrorKind;
@@ -64,7 +64,7 @@ impl SealingKey {
     /// and [retire](SealingKeys::retired) that key.
     ///
     /// # Errors
-    /// If the id is malformed, or the key does not have 32 bytes.
+    /// Returns an error if the id is malformed, or the key does not have 32 bytes.
     ///
     /// ```
     /// use keyward_webhooks::sealing::{SealingKey, SealingKeys};
@@ -139,7 +139,7 @@ impl SealingKeys {
     /// Adds a retired key, which only opens secrets.
     ///
     /// # Errors
-    /// If a key with this id is already present.
+    /// Returns an error if a key with this id is already present.
     pub fn retired(mut self, key: SealingKey) -> Result<Self, ParseError> {
         if self.of_id(&key.id).is_some() {
             return Err(ParseError::new("sealing keys", ParseErrorKind::Repeated));
@@ -151,7 +151,7 @@ impl SealingKeys {
     /// Encrypts a secret and binds it to a place, such as an endpoint id.
     ///
     /// # Errors
-    /// If the operating system returns no random bytes.
+    /// Returns an error if the operating system returns no random bytes.
     pub fn seal(&self, secret: &WebhookSecret, place: &str) -> Result<SealedSecret, SealError> {
         let mut nonce = [0; NONCE];
         fill_random(&mut nonce).map_err(SealError::random)?;
@@ -170,8 +170,8 @@ impl SealingKeys {
     /// Decrypts a secret that was bound to this place.
     ///
     /// # Errors
-    /// If the key is not in this key ring, or the secret was sealed with another key of the same id
-    /// or for another place, or was modified.
+    /// Returns an error if the key is not in this key ring, or the secret was sealed with another
+    /// key of the same id or for another place, or was modified.
     pub fn open(&self, sealed: &SealedSecret, place: &str) -> Result<WebhookSecret, SealError> {
         let refused = SealError::new(SealErrorKind::Refused);
         let key = self.of_id(&sealed.id);
@@ -225,7 +225,7 @@ impl SealedSecret {
     /// Parses the output of `Display`.
     ///
     /// # Errors
-    /// If the format is different, or no sealed secret has this length.
+    /// Returns an error if the format is different, or no sealed secret has this length.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let error = |kind| ParseError::new("sealed secret", kind);
         let (id, rest) = text

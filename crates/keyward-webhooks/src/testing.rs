@@ -38,7 +38,7 @@ use crate::store::{
 /// ```
 ///
 /// # Panics
-/// If a check fails.
+/// Panics if a check fails.
 pub fn check_webhooks<S: WebhookStore>(open: impl Fn() -> S) {
     gives_back_what_was_committed(&open());
     an_unknown_name_is_no_error(&open());

@@ -25,8 +25,8 @@ impl WebhookAdmin {
     /// message is kept until it is [forgotten](Self::forget_messages).
     ///
     /// # Errors
-    /// If the actor is not an operator, the account does not exist, another message has this id
-    /// ([`Conflict`](AdminErrorKind::Conflict)), or the store fails.
+    /// Returns an error if the actor is not an operator, the account does not exist, another
+    /// message has this id ([`Conflict`](AdminErrorKind::Conflict)), or the store fails.
     pub async fn publish(&self, actor: &Actor, message: WebhookMessage) -> Result<(), AdminError> {
         let call = self.keys.audited(actor, AuditAction::Publish);
         call.amend(|line| {
@@ -64,7 +64,7 @@ impl WebhookAdmin {
     /// message cannot be redelivered.
     ///
     /// # Errors
-    /// If the actor lacks the permission, the endpoint or message does not exist
+    /// Returns an error if the actor lacks the permission, the endpoint or message does not exist
     /// ([`UnknownMessage`](AdminErrorKind::UnknownMessage)), or the store fails.
     ///
     /// ```
@@ -136,7 +136,8 @@ impl WebhookAdmin {
     /// page.
     ///
     /// # Errors
-    /// If the actor lacks the permission, the endpoint does not exist, or the store fails.
+    /// Returns an error if the actor lacks the permission, the endpoint does not exist, or the
+    /// store fails.
     pub async fn attempts(
         &self,
         actor: &Actor,
@@ -152,7 +153,7 @@ impl WebhookAdmin {
     /// Returns their number. A message that waits for a disabled endpoint is kept.
     ///
     /// # Errors
-    /// If the actor is not an operator or the store fails.
+    /// Returns an error if the actor is not an operator or the store fails.
     pub async fn forget_messages(
         &self,
         actor: &Actor,

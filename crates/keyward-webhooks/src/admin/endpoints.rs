@@ -19,8 +19,8 @@ impl WebhookAdmin {
     /// Creates an endpoint. Its secret is returned once and cannot be retrieved later.
     ///
     /// # Errors
-    /// If the actor lacks the permission, the account is unknown or has reached its limit of
-    /// endpoints, the URL is not allowed, or the store fails.
+    /// Returns an error if the actor lacks the permission, the account is unknown or has reached
+    /// its limit of endpoints, the URL is not allowed, or the store fails.
     pub async fn create_endpoint(
         &self,
         actor: &Actor,
@@ -69,7 +69,8 @@ impl WebhookAdmin {
     /// Lists an account's endpoints, optionally of one environment, in the order of creation.
     ///
     /// # Errors
-    /// If the actor lacks the permission, the account is unknown, or the store fails.
+    /// Returns an error if the actor lacks the permission, the account is unknown, or the store
+    /// fails.
     pub async fn endpoints(
         &self,
         actor: &Actor,
@@ -90,7 +91,8 @@ impl WebhookAdmin {
     /// Returns an endpoint of the actor's account.
     ///
     /// # Errors
-    /// If the actor lacks the permission, the endpoint does not exist, or the store fails.
+    /// Returns an error if the actor lacks the permission, the endpoint does not exist, or the
+    /// store fails.
     pub async fn endpoint(
         &self,
         actor: &Actor,
@@ -111,9 +113,9 @@ impl WebhookAdmin {
     /// disabled because it answered 410 can be enabled by its owner.
     ///
     /// # Errors
-    /// [`NotPermitted`](AdminErrorKind::NotPermitted) if an operator disabled the endpoint to be
-    /// enabled. Also if the actor lacks the permission, the endpoint does not exist, the URL is not
-    /// allowed, or the store fails.
+    /// Returns [`NotPermitted`](AdminErrorKind::NotPermitted) if an operator disabled the endpoint
+    /// to be enabled. Also returns an error if the actor lacks the permission, the endpoint does
+    /// not exist, the URL is not allowed, or the store fails.
     pub async fn update_endpoint(
         &self,
         actor: &Actor,
@@ -162,7 +164,8 @@ impl WebhookAdmin {
     /// Deletes an endpoint with its pending deliveries and its recorded attempts.
     ///
     /// # Errors
-    /// If the actor lacks the permission, the endpoint does not exist, or the store fails.
+    /// Returns an error if the actor lacks the permission, the endpoint does not exist, or the
+    /// store fails.
     pub async fn delete_endpoint(&self, actor: &Actor, id: EndpointId) -> Result<(), AdminError> {
         let call = self.audited(actor, AuditAction::DeleteEndpoint, id);
         call.run(|| async {
@@ -218,7 +221,8 @@ impl WebhookAdmin {
     /// ```
     ///
     /// # Errors
-    /// If the actor lacks the permission, the endpoint does not exist, or the store fails.
+    /// Returns an error if the actor lacks the permission, the endpoint does not exist, or the
+    /// store fails.
     pub async fn challenge(
         &self,
         actor: &Actor,
@@ -233,9 +237,9 @@ impl WebhookAdmin {
     /// Records whether an endpoint has answered its challenge.
     ///
     /// # Errors
-    /// [`Unanswered`](AdminErrorKind::Unanswered) if it has not, or its URL or secret has changed
-    /// since. Also if the actor lacks the permission, the endpoint does not exist, or the store
-    /// fails.
+    /// Returns [`Unanswered`](AdminErrorKind::Unanswered) if it has not, or its URL or secret has
+    /// changed since. Also returns an error if the actor lacks the permission, the endpoint does
+    /// not exist, or the store fails.
     pub async fn verify(
         &self,
         actor: &Actor,

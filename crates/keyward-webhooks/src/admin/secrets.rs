@@ -17,8 +17,9 @@ impl WebhookAdmin {
     /// know the new secret yet, so it must answer a challenge again.
     ///
     /// # Errors
-    /// If the actor lacks the permission, the endpoint does not exist, the grace period is too long
-    /// to be represented ([`Expiry`](AdminErrorKind::Expiry)), or the store fails.
+    /// Returns an error if the actor lacks the permission, the endpoint does not exist, the grace
+    /// period is too long to be represented ([`Expiry`](AdminErrorKind::Expiry)), or the store
+    /// fails.
     pub async fn regenerate_secret(
         &self,
         actor: &Actor,
@@ -65,7 +66,7 @@ impl WebhookAdmin {
     /// ```
     ///
     /// # Errors
-    /// If the actor is not an operator; otherwise as
+    /// Returns an error if the actor is not an operator; otherwise as
     /// [`regenerate_secret`](Self::regenerate_secret).
     pub async fn import_secret(
         &self,
@@ -86,8 +87,8 @@ impl WebhookAdmin {
     /// Afterwards the retired key can be removed.
     ///
     /// # Errors
-    /// If the actor is not an operator, a secret cannot be opened, or the store fails. Secrets that
-    /// were sealed again until then stay so.
+    /// Returns an error if the actor is not an operator, a secret cannot be opened, or the store
+    /// fails. Secrets that were sealed again until then stay so.
     pub async fn reseal(&self, actor: &Actor) -> Result<u64, AdminError> {
         self.keys
             .audited(actor, AuditAction::Maintain)

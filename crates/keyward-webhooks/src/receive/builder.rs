@@ -76,8 +76,8 @@ impl WebhookReceiverBuilder {
     /// of this service, put a gate in front of the receiver instead.
     ///
     /// # Errors
-    /// If the key has fewer than 16 bytes or is surrounded by extra characters, such as a newline,
-    /// quotation marks or `Bearer `, or if there are 16 already.
+    /// Returns an error if the key has fewer than 16 bytes or is surrounded by extra characters,
+    /// such as a newline, quotation marks or `Bearer `, or if there are 16 already.
     pub fn api_key(mut self, location: KeyLocation, key: &str) -> Result<Self, ParseError> {
         self.keys.add(location, key)?;
         Ok(self)
@@ -174,8 +174,8 @@ impl WebhookReceiverBuilder {
     /// Builds the receiver.
     ///
     /// # Errors
-    /// If a status is mapped to another class, the content type of the body cannot be sent in a
-    /// header, or two locations claim the same API key.
+    /// Returns an error if a status is mapped to another class, the content type of the body cannot
+    /// be sent in a header, or two locations claim the same API key.
     pub fn build(self) -> Result<WebhookReceiver, ReceiverError> {
         if !self.replies.is_valid() {
             return Err(ReceiverError::new(ReceiverErrorKind::Replies));

@@ -82,7 +82,8 @@ impl WebhookEvent {
     /// Deserializes the body as JSON.
     ///
     /// # Errors
-    /// If the body is not JSON, not UTF-8, nested deeper than 128 levels, or not of this type.
+    /// Returns an error if the body is not JSON, not UTF-8, nested deeper than 128 levels, or not
+    /// of this type.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, WebhookError> {
         serde_json::from_slice(self.body()).map_err(|error| {
             // Not the error's text, which may quote the body.

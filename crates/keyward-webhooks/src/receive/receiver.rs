@@ -29,11 +29,11 @@ use crate::signature::scheme::Claim;
 /// Clones are cheap and share the same receiver. It checks, in this order:
 ///
 /// 1. exactly the expected [API key](WebhookReceiverBuilder::api_key), if one is expected (401,
-/// 400);
+///    400);
 /// 2. a signature, its id and its timestamp, each present once and well formed (401, 400);
 /// 3. a timestamp that is at most 300 seconds off (401);
 /// 4. a body within its size limit (413) and deadline (408), and all bodies in transit within
-/// theirs (503);
+///    theirs (503);
 /// 5. a signature of the body under one of the secrets (401);
 /// 6. a delivery that is neither being handled nor has been handled before (409).
 ///
@@ -160,7 +160,7 @@ impl WebhookReceiver {
     /// Decides from the head of a request whether to read its body.
     ///
     /// # Errors
-    /// The answer to send if the body is not needed.
+    /// Returns the answer to send if the body is not needed.
     pub fn check<R: RequestHead>(&self, head: &R) -> Result<AwaitedBody, WebhookAnswer> {
         let read = || {
             let key_field = self.inner.keys.check(head)?;
@@ -313,8 +313,8 @@ impl AwaitedBody {
     /// Counts bytes that have arrived. Call it before storing them.
     ///
     /// # Errors
-    /// The answer to send instead of reading on: 413 `webhook_too_large`, 408 `webhook_timeout`, or
-    /// 503 `webhook_unavailable` if too much is in transit.
+    /// Returns the answer to send instead of reading on: 413 `webhook_too_large`, 408
+    /// `webhook_timeout`, or 503 `webhook_unavailable` if too much is in transit.
     pub fn receive(&mut self, bytes: usize) -> Result<(), WebhookAnswer> {
         let received = if self.time_left().is_zero() {
             Err(WebhookErrorKind::TooSlow)

@@ -67,7 +67,8 @@ pub trait ReplayMemory: fmt::Debug + Send + Sync + 'static {
     /// Records a delivery until a time, unless it is already recorded; atomically.
     ///
     /// # Errors
-    /// If the memory cannot tell. The delivery is then refused with 503, and the sender retries.
+    /// Returns an error if the memory cannot tell. The delivery is then refused with 503, and the
+    /// sender retries.
     fn begin<'a>(
         &'a self,
         attempt: &'a WebhookAttempt,

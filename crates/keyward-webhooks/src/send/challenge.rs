@@ -51,7 +51,7 @@ impl EndpointChallenge {
     /// Creates a challenge to an endpoint, whatever its status.
     ///
     /// # Errors
-    /// If the operating system returns no random bytes.
+    /// Returns an error if the operating system returns no random bytes.
     pub fn new(endpoint: WebhookEndpoint) -> Result<Self, RandomError> {
         let mut text = "chl_".to_owned();
         Alphabet::Base62.push_random(&mut text, 27)?;
@@ -73,7 +73,7 @@ impl EndpointChallenge {
     /// Checks the response: its status and the first 1 KiB of its body.
     ///
     /// # Errors
-    /// The outcome of the attempt if the challenge was not answered.
+    /// Returns the outcome of the attempt if the challenge was not answered.
     pub fn answered(self, status: u16, body: &[u8]) -> Result<AnsweredChallenge, AttemptOutcome> {
         match AttemptOutcome::of_status(status) {
             AttemptOutcome::Delivered if self.text.as_bytes().ct_eq(body.trim_ascii()).into() => {

@@ -107,7 +107,7 @@ impl DueDelivery {
     /// Returns the three signature headers: message id, time of the attempt, signature.
     ///
     /// # Errors
-    /// If a secret of the endpoint cannot be opened.
+    /// Returns an error if a secret of the endpoint cannot be opened.
     pub fn sign(
         &self,
         keys: &SealingKeys,

@@ -34,7 +34,7 @@ impl EndpointId {
     /// Generates a new id.
     ///
     /// # Errors
-    /// If the operating system returns no random bytes.
+    /// Returns an error if the operating system returns no random bytes.
     pub fn random() -> Result<Self, RandomError> {
         PublicName::random().map(Self)
     }
@@ -42,7 +42,7 @@ impl EndpointId {
     /// Parses the output of `Display`.
     ///
     /// # Errors
-    /// If it is not `whe_` and 12 letters and digits.
+    /// Returns an error if it is not `whe_` and 12 letters and digits.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         PublicName::parse(text, PREFIX, "endpoint id").map(Self)
     }
@@ -116,7 +116,7 @@ impl WebhookEndpoint {
     /// Creates an enabled endpoint that has not answered a challenge yet.
     ///
     /// # Errors
-    /// If the operating system returns no random bytes.
+    /// Returns an error if the operating system returns no random bytes.
     pub fn new(
         account: AccountId,
         environment: Environment,
@@ -182,7 +182,7 @@ impl WebhookEndpoint {
     /// Returns the signer with the secrets that sign at this time.
     ///
     /// # Errors
-    /// If a secret cannot be opened.
+    /// Returns an error if a secret cannot be opened.
     pub fn signer(&self, keys: &SealingKeys, now: SystemTime) -> Result<WebhookSigner, SealError> {
         let signer = WebhookSigner::new(&keys.open(&self.secret, &self.place())?);
         match &self.previous {

@@ -44,7 +44,7 @@ impl WebhookMessage {
     /// The id must be unique in its account and environment.
     ///
     /// # Errors
-    /// If the payload is longer.
+    /// Returns an error if the payload is longer.
     pub fn new(
         account: AccountId,
         environment: Environment,
@@ -81,7 +81,7 @@ impl WebhookMessage {
     /// Sets another content type: 1 to 100 visible ASCII characters and spaces.
     ///
     /// # Errors
-    /// If it is malformed.
+    /// Returns an error if it is malformed.
     pub fn with_content_type(mut self, text: &str) -> Result<Self, ParseError> {
         let error = |kind| Err(ParseError::new("content type", kind));
         let holds = |byte: u8| byte.is_ascii_graphic() || byte == b' ';

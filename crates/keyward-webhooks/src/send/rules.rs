@@ -71,7 +71,7 @@ impl EndpointRules {
     /// Checks the URL of an endpoint of this environment, without resolving its host.
     ///
     /// # Errors
-    /// [`Scheme`](ParseErrorKind::Scheme) if it must be `https`,
+    /// Returns [`Scheme`](ParseErrorKind::Scheme) if it must be `https`,
     /// [`NotPublic`](ParseErrorKind::NotPublic) if the host is an IP address that is not public, or
     /// `localhost` or a subdomain of it.
     pub fn check(&self, environment: Environment, url: &EndpointUrl) -> Result<(), ParseError> {

@@ -32,7 +32,7 @@ impl EndpointUrl {
     /// [`EndpointRules`](crate::send::EndpointRules) decide whether an endpoint may have it.
     ///
     /// # Errors
-    /// If it is malformed.
+    /// Returns an error if it is malformed.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let error = |kind| ParseError::new("endpoint URL", kind);
         if text.is_empty() {

@@ -24,7 +24,7 @@ impl WebhookId {
     /// Generates a new id: `msg_` and 27 random base62 characters (160 bits).
     ///
     /// # Errors
-    /// If the operating system returns no random bytes.
+    /// Returns an error if the operating system returns no random bytes.
     pub fn random() -> Result<Self, RandomError> {
         let mut text = "msg_".to_owned();
         Alphabet::Base62.push_random(&mut text, 27)?;
@@ -36,7 +36,7 @@ impl WebhookId {
     /// The signed text is `id.timestamp.body`: a dot in the id would make it ambiguous.
     ///
     /// # Errors
-    /// If it is empty, too long or contains another character.
+    /// Returns an error if it is empty, too long or contains another character.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let holds = |byte: u8| byte.is_ascii_graphic() && byte != b'.';
         let kind = match text.len() {

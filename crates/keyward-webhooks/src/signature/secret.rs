@@ -57,7 +57,7 @@ impl WebhookSecret {
     /// Generates a secret of 32 random bytes.
     ///
     /// # Errors
-    /// If the operating system returns no random bytes.
+    /// Returns an error if the operating system returns no random bytes.
     pub fn random() -> Result<Self, RandomError> {
         let mut bytes = Zeroizing::new(vec![0; 32]);
         fill_random(&mut bytes)?;
@@ -70,8 +70,8 @@ impl WebhookSecret {
     /// secrets that way.
     ///
     /// # Errors
-    /// If it is not standard base64, does not have 24 to 64 bytes, or is surrounded by extra
-    /// characters, such as a newline, quotation marks or `v1,`.
+    /// Returns an error if it is not standard base64, does not have 24 to 64 bytes, or is
+    /// surrounded by extra characters, such as a newline, quotation marks or `v1,`.
     ///
     /// ```
     /// use keyward::error::ParseErrorKind;
@@ -179,7 +179,7 @@ impl WebhookSecrets {
     /// An earlier previous secret is dropped: at most two secrets sign.
     ///
     /// # Errors
-    /// If the operating system returns no random bytes.
+    /// Returns an error if the operating system returns no random bytes.
     pub fn regenerate(&mut self, grace: Grace, now: SystemTime) -> Result<(), RandomError> {
         let old = std::mem::replace(&mut self.current, WebhookSecret::random()?);
         self.previous = match grace {

@@ -91,7 +91,7 @@ impl WebhookVerifier {
     /// the names used by Svix and services that send through it. The two families are never mixed.
     ///
     /// # Errors
-    /// If the text is not a [`WebhookSecret`].
+    /// Returns an error if the text is not a [`WebhookSecret`].
     ///
     /// ```
     /// use keyward::error::ParseErrorKind;
@@ -110,8 +110,8 @@ impl WebhookVerifier {
     /// Verifies Stripe's `Stripe-Signature: t=<seconds>,v1=<hex>`, signed with the secret's text.
     ///
     /// # Errors
-    /// If the text does not have 16 to 256 bytes, is surrounded by extra characters, or is an API
-    /// key.
+    /// Returns an error if the text does not have 16 to 256 bytes, is surrounded by extra
+    /// characters, or is an API key.
     ///
     /// ```
     /// let error = keyward_webhooks::WebhookVerifier::stripe("\"whsec_of_an_endpoint\"").unwrap_err();
@@ -127,8 +127,8 @@ impl WebhookVerifier {
     /// recorded delivery stays valid forever, so only the receiver's replay memory can detect it.
     ///
     /// # Errors
-    /// If the text does not have 16 to 256 bytes, is surrounded by extra characters, or is the
-    /// secret of another sender or an access token.
+    /// Returns an error if the text does not have 16 to 256 bytes, is surrounded by extra
+    /// characters, or is the secret of another sender or an access token.
     ///
     /// ```
     /// use keyward::error::ParseErrorKind;
@@ -145,7 +145,7 @@ impl WebhookVerifier {
     /// Accepts another secret as well, for key rotation at the sender.
     ///
     /// # Errors
-    /// If it is not a secret of this scheme, or a fifth one.
+    /// Returns an error if it is not a secret of this scheme, or a fifth one.
     ///
     /// ```
     /// use keyward_webhooks::WebhookVerifier;
@@ -171,7 +171,8 @@ impl WebhookVerifier {
     /// Verifies a complete request, body included, at this time.
     ///
     /// # Errors
-    /// If it is not signed with one of the secrets, within the tolerance. See [`WebhookErrorKind`].
+    /// Returns an error if it is not signed with one of the secrets, within the tolerance. See
+    /// [`WebhookErrorKind`].
     pub fn verify<R: RequestHead>(
         &self,
         head: &R,

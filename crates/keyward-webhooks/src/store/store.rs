@@ -56,10 +56,11 @@ pub trait WebhookStore: Store {
     /// Writes the commit durably and atomically: all of it, or nothing.
     ///
     /// # Errors
-    /// Those of [`commit`](Store::commit). [`Conflict`](keyward::store::StoreErrorKind::Conflict)
-    /// if the revision of an endpoint is not the stored one (zero: not stored yet), its account is
-    /// not stored, it would change account or environment, a message with the same id exists in its
-    /// account and environment, or what is to be redelivered does not exist.
+    /// Returns those of [`commit`](Store::commit).
+    /// [`Conflict`](keyward::store::StoreErrorKind::Conflict) if the revision of an endpoint is not
+    /// the stored one (zero: not stored yet), its account is not stored, it would change account or
+    /// environment, a message with the same id exists in its account and environment, or what is to
+    /// be redelivered does not exist.
     /// [`TooManyEndpoints`](keyward::store::StoreErrorKind::TooManyEndpoints) if the commit would
     /// exceed the [limit](WebhookCommit::at_most).
     fn commit_webhooks(&self, commit: WebhookCommit) -> StoreFuture<'_, ()>;
@@ -67,13 +68,13 @@ pub trait WebhookStore: Store {
     /// Returns the endpoint with this id.
     ///
     /// # Errors
-    /// If the store cannot answer.
+    /// Returns an error if the store cannot answer.
     fn endpoint(&self, id: EndpointId) -> StoreFuture<'_, Option<WebhookEndpoint>>;
 
     /// Lists the endpoints of an account, or of all accounts, in the order of creation.
     ///
     /// # Errors
-    /// If the store cannot answer.
+    /// Returns an error if the store cannot answer.
     fn endpoints(
         &self,
         account: Option<AccountId>,
@@ -83,7 +84,7 @@ pub trait WebhookStore: Store {
     /// Returns the message with this id, unless it has been deleted.
     ///
     /// # Errors
-    /// If the store cannot answer.
+    /// Returns an error if the store cannot answer.
     fn message(
         &self,
         account: AccountId,
@@ -98,7 +99,8 @@ pub trait WebhookStore: Store {
     /// again.
     ///
     /// # Errors
-    /// If the store cannot answer. Then nothing is claimed, or the claim expires unused.
+    /// Returns an error if the store cannot answer. Then nothing is claimed, or the claim expires
+    /// unused.
     fn claim(&self, claim: DeliveryClaim) -> StoreFuture<'_, Vec<DueDelivery>>;
 
     /// Stores the outcome of an attempt and carries out the next step.
@@ -107,13 +109,14 @@ pub trait WebhookStore: Store {
     /// if it has.
     ///
     /// # Errors
-    /// If the store cannot answer; the delivery then becomes due again when the claim ends.
+    /// Returns an error if the store cannot answer; the delivery then becomes due again when the
+    /// claim ends.
     fn conclude(&self, conclusion: Conclusion) -> StoreFuture<'_, ()>;
 
     /// Lists the attempts to reach an endpoint, below a number, newest first.
     ///
     /// # Errors
-    /// If the store cannot answer.
+    /// Returns an error if the store cannot answer.
     fn attempts(
         &self,
         endpoint: EndpointId,
@@ -128,7 +131,7 @@ pub trait WebhookStore: Store {
     /// meanwhile.
     ///
     /// # Errors
-    /// If the store cannot answer; some messages may be deleted by then.
+    /// Returns an error if the store cannot answer; some messages may be deleted by then.
     fn forget_messages(&self, before: SystemTime) -> StoreFuture<'_, u64>;
 
     /// Returns the signal that is raised when this process makes a delivery due.

@@ -29,8 +29,8 @@ impl KeyAdmin {
     /// ```
     ///
     /// # Errors
-    /// [`Conflict`](crate::record::AdminErrorKind::Conflict) if any account exists; otherwise as
-    /// [`create`](Self::create).
+    /// Returns [`Conflict`](crate::record::AdminErrorKind::Conflict) if any account exists;
+    /// otherwise as [`create`](Self::create).
     pub async fn bootstrap(&self, actor: &Actor, new: NewKey) -> Result<CreatedKey, AdminError> {
         let account = Account::new(new.account.clone());
         let call = self.audited(actor, AuditAction::Bootstrap);
@@ -66,7 +66,7 @@ impl KeyAdmin {
     /// Returns the account with this id, and opens it if it does not exist. For operators.
     ///
     /// # Errors
-    /// If the actor is not an operator or the store fails.
+    /// Returns an error if the actor is not an operator or the store fails.
     pub async fn open_account(&self, actor: &Actor, id: &AccountId) -> Result<Account, AdminError> {
         let call = self.audited(actor, AuditAction::OpenAccount);
         call.amend(|line| line.account = Some(id.clone()));
@@ -91,7 +91,8 @@ impl KeyAdmin {
     /// The change is in effect when this returns.
     ///
     /// # Errors
-    /// If the actor is not an operator, the account does not exist, or the store fails.
+    /// Returns an error if the actor is not an operator, the account does not exist, or the store
+    /// fails.
     pub async fn update_account(
         &self,
         actor: &Actor,

@@ -124,7 +124,7 @@ impl Actor {
     /// ```
     ///
     /// # Errors
-    /// [`NotPermitted`](AdminErrorKind::NotPermitted) if it is a user or a key.
+    /// Returns [`NotPermitted`](AdminErrorKind::NotPermitted) if it is a user or a key.
     pub fn must_be_operator(&self) -> Result<(), AdminError> {
         match self.authority {
             Authority::Operator => Ok(()),

@@ -89,7 +89,7 @@ impl AuditedCall<'_> {
     /// has been changed by another commit.
     ///
     /// # Errors
-    /// The error of the last attempt, which is also written to the audit log, as in
+    /// Returns the error of the last attempt, which is also written to the audit log, as in
     /// [`check`](Self::check).
     pub async fn run<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T, AdminError>
     where
@@ -110,7 +110,7 @@ impl AuditedCall<'_> {
     /// Refusals that happen [too often](KeyAdmin::unlisted_refusals) are not written.
     ///
     /// # Errors
-    /// The error of the outcome.
+    /// Returns the error of the outcome.
     pub async fn check<T>(&self, outcome: Result<T, AdminError>) -> Result<T, AdminError> {
         if let Err(error) = &outcome {
             let mut line = self.line();

@@ -139,7 +139,7 @@ impl KeyAdmin {
     /// See [`audited`](Self::audited) for an example.
     ///
     /// # Errors
-    /// The errors of [`permitted`](Self::permitted) and [`account_of`](Self::account_of).
+    /// Returns the errors of [`permitted`](Self::permitted) and [`account_of`](Self::account_of).
     pub async fn permit_in(
         &self,
         actor: &Actor,
@@ -169,8 +169,8 @@ impl KeyAdmin {
     /// ```
     ///
     /// # Errors
-    /// [`NotPermitted`](AdminErrorKind::NotPermitted) if a permission is missing or the acting key
-    /// is no longer active. Also if the store fails.
+    /// Returns [`NotPermitted`](AdminErrorKind::NotPermitted) if a permission is missing or the
+    /// acting key is no longer active. Also returns an error if the store fails.
     pub async fn permitted(
         &self,
         actor: &Actor,
@@ -236,8 +236,8 @@ impl KeyAdmin {
     /// Returns the account, if the actor may act in it. Permissions are not checked.
     ///
     /// # Errors
-    /// [`UnknownAccount`](AdminErrorKind::UnknownAccount) if the account does not exist or is not
-    /// the actor's. Also if the store fails.
+    /// Returns [`UnknownAccount`](AdminErrorKind::UnknownAccount) if the account does not exist or
+    /// is not the actor's. Also returns an error if the store fails.
     pub async fn account_of(&self, actor: &Actor, id: &AccountId) -> Result<Account, AdminError> {
         if !actor.acts_in(id) {
             return Err(AdminErrorKind::UnknownAccount.into());

@@ -18,8 +18,9 @@ impl KeyAdmin {
     /// Creates a key. The secret is returned once and cannot be retrieved later.
     ///
     /// # Errors
-    /// If the actor lacks the permission, the account is unknown or full, or the request is not
-    /// allowed; see [`AdminErrorKind`]. Nothing is stored then except the line in the audit log.
+    /// Returns an error if the actor lacks the permission, the account is unknown or full, or the
+    /// request is not allowed; see [`AdminErrorKind`]. Nothing is stored then except the line in
+    /// the audit log.
     pub async fn create(&self, actor: &Actor, new: NewKey) -> Result<CreatedKey, AdminError> {
         let call = self.audited_create(actor, AuditAction::Create, &new);
         let (key, record) = call

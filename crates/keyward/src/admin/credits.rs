@@ -21,7 +21,8 @@ impl KeyAdmin {
     /// [`Credits`].
     ///
     /// # Errors
-    /// If the actor may not read keys, the account or key does not exist, or the store fails.
+    /// Returns an error if the actor may not read keys, the account or key does not exist, or the
+    /// store fails.
     pub async fn credits(
         &self,
         actor: &Actor,
@@ -66,7 +67,8 @@ impl KeyAdmin {
     /// ```
     ///
     /// # Errors
-    /// If the actor is not an operator, the account or key does not exist, or the store fails.
+    /// Returns an error if the actor is not an operator, the account or key does not exist, or the
+    /// store fails.
     pub async fn set_credits(
         &self,
         actor: &Actor,
@@ -126,8 +128,8 @@ impl KeyAdmin {
     /// Adds credits to a balance. For operators.
     ///
     /// # Errors
-    /// If the actor is not an operator, the account or key does not exist, it has no balance
-    /// ([`Conflict`](AdminErrorKind::Conflict)), or the store fails.
+    /// Returns an error if the actor is not an operator, the account or key does not exist, it has
+    /// no balance ([`Conflict`](AdminErrorKind::Conflict)), or the store fails.
     pub async fn add_credits(
         &self,
         actor: &Actor,

@@ -57,8 +57,8 @@ pub trait CreatePolicy: fmt::Debug + Send + Sync {
     /// Checks whether this key may be created in this account.
     ///
     /// # Errors
-    /// [`Policy`](crate::record::AdminErrorKind::Policy) or a more specific kind, if it may not be
-    /// created.
+    /// Returns [`Policy`](crate::record::AdminErrorKind::Policy) or a more specific kind, if it may
+    /// not be created.
     fn check<'a>(&'a self, account: &'a Account, new: &'a NewKey) -> PolicyFuture<'a>;
 }
 

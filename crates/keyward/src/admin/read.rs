@@ -29,7 +29,8 @@ impl KeyAdmin {
     /// Returns a key of the actor's account.
     ///
     /// # Errors
-    /// If the actor lacks the permission, the key does not exist, or the store fails.
+    /// Returns an error if the actor lacks the permission, the key does not exist, or the store
+    /// fails.
     pub async fn key(&self, actor: &Actor, id: KeyId) -> Result<KeyView, AdminError> {
         let found = self.find(actor, &[Permission::Read], id).await;
         let call = self.audited(actor, AuditAction::Read);
@@ -41,7 +42,8 @@ impl KeyAdmin {
     /// Lists the keys of an account, newest first, in pages. Revoked keys stay listed.
     ///
     /// # Errors
-    /// If the actor lacks the permission, the account is unknown, or the store fails.
+    /// Returns an error if the actor lacks the permission, the account is unknown, or the store
+    /// fails.
     pub async fn keys(
         &self,
         actor: &Actor,
@@ -83,7 +85,8 @@ impl KeyAdmin {
     /// Requests count in the hour in which they were flushed, at most one flush interval late.
     ///
     /// # Errors
-    /// If the actor lacks the permission, the account is unknown, or the store fails.
+    /// Returns an error if the actor lacks the permission, the account is unknown, or the store
+    /// fails.
     pub async fn usage(
         &self,
         actor: &Actor,
@@ -117,7 +120,7 @@ impl KeyAdmin {
     /// [`next`](AuditPage::next) of an earlier page.
     ///
     /// # Errors
-    /// If the actor lacks the permission, or the store fails.
+    /// Returns an error if the actor lacks the permission, or the store fails.
     pub async fn audit(
         &self,
         actor: &Actor,
@@ -170,7 +173,7 @@ impl KeyAdmin {
     /// ```
     ///
     /// # Errors
-    /// If the actor is not an operator, or the store fails.
+    /// Returns an error if the actor is not an operator, or the store fails.
     pub async fn schemes(&self, actor: &Actor) -> Result<Vec<(DigestScheme, u64)>, AdminError> {
         self.audited(actor, AuditAction::Read)
             .check(actor.must_be_operator())
@@ -193,7 +196,8 @@ impl KeyAdmin {
     /// one. Keys of a [`ForeignFormat`](crate::key::ForeignFormat) are not searched for.
     ///
     /// # Errors
-    /// If the actor lacks the permission to read, the store fails, or no thread can be started.
+    /// Returns an error if the actor lacks the permission to read, the store fails, or no thread
+    /// can be started.
     pub async fn leaks(
         &self,
         actor: &Actor,

@@ -17,8 +17,8 @@ impl KeyAdmin {
     /// Revoking a revoked key changes nothing, not even the reason.
     ///
     /// # Errors
-    /// If the actor lacks the permission, the key does not exist, the reason is longer than 500
-    /// characters or contains a key, or the store fails.
+    /// Returns an error if the actor lacks the permission, the key does not exist, the reason is
+    /// longer than 500 characters or contains a key, or the store fails.
     pub async fn revoke(
         &self,
         actor: &Actor,

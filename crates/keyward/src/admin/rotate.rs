@@ -43,10 +43,11 @@ impl KeyAdmin {
     /// ```
     ///
     /// # Errors
-    /// If the actor lacks the permission to create, to revoke, or one that the key grants
-    /// ([`TooWide`](AdminErrorKind::TooWide)); if the key does not exist, or is revoked, expired or
-    /// already has a successor ([`Conflict`](AdminErrorKind::Conflict)); if the grace period is too
-    /// long to be represented, the account exceeds its limit of keys, or the store fails.
+    /// Returns an error if the actor lacks the permission to create, to revoke, or one that the key
+    /// grants ([`TooWide`](AdminErrorKind::TooWide)); if the key does not exist, or is revoked,
+    /// expired or already has a successor ([`Conflict`](AdminErrorKind::Conflict)); if the grace
+    /// period is too long to be represented, the account exceeds its limit of keys, or the store
+    /// fails.
     pub async fn rotate(
         &self,
         actor: &Actor,

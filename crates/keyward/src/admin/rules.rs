@@ -88,7 +88,7 @@ impl KeyAdmin {
     /// People paste keys into names and reasons, for instance to say which one has leaked.
     ///
     /// # Errors
-    /// [`HoldsKey`](AdminErrorKind::HoldsKey) if it contains one.
+    /// Returns [`HoldsKey`](AdminErrorKind::HoldsKey) if it contains one.
     pub fn check_text(&self, text: &str) -> Result<(), AdminErrorKind> {
         if self.scheme.is_key_in(text) {
             return Err(AdminErrorKind::HoldsKey);

@@ -13,8 +13,8 @@ impl KeyAdmin {
     /// Changes a key. The change is in effect when this returns; usage counts are kept.
     ///
     /// # Errors
-    /// If the actor lacks the permission, the key does not exist, is revoked or expired, the change
-    /// would widen it beyond what the actor may grant, or the store fails.
+    /// Returns an error if the actor lacks the permission, the key does not exist, is revoked or
+    /// expired, the change would widen it beyond what the actor may grant, or the store fails.
     pub async fn update(
         &self,
         actor: &Actor,
@@ -78,7 +78,8 @@ impl KeyAdmin {
     /// disabled can be enabled only by an operator.
     ///
     /// # Errors
-    /// If the actor lacks the permission, the key does not exist or is revoked, or the store fails.
+    /// Returns an error if the actor lacks the permission, the key does not exist or is revoked, or
+    /// the store fails.
     pub async fn disable(&self, actor: &Actor, id: KeyId) -> Result<KeyView, AdminError> {
         self.switch(actor, AuditAction::Disable, id, KeyStatus::Disabled)
             .await
@@ -107,9 +108,10 @@ impl KeyAdmin {
     /// ```
     ///
     /// # Errors
-    /// As [`disable`](Self::disable): a revoked key stays revoked. Also if an operator disabled it
-    /// and the actor is not one ([`NotPermitted`](AdminErrorKind::NotPermitted)), or if the key
-    /// grants more than the actor may ([`TooWide`](AdminErrorKind::TooWide)).
+    /// As [`disable`](Self::disable): a revoked key stays revoked. Also returns an error if an
+    /// operator disabled it and the actor is not one
+    /// ([`NotPermitted`](AdminErrorKind::NotPermitted)), or if the key grants more than the actor
+    /// may ([`TooWide`](AdminErrorKind::TooWide)).
     pub async fn enable(&self, actor: &Actor, id: KeyId) -> Result<KeyView, AdminError> {
         self.switch(actor, AuditAction::Enable, id, KeyStatus::Active)
             .await

@@ -287,9 +287,9 @@ impl GateBuilder {
     /// Builds the gate.
     ///
     /// # Errors
-    /// If two locations could claim the same key, there are more than 16 locations, the realm or
-    /// the body's content type cannot be sent in a header, a status is mapped to another class, or
-    /// a method or header name of the CORS policy is not a token.
+    /// Returns an error if two locations could claim the same key, there are more than 16
+    /// locations, the realm or the body's content type cannot be sent in a header, a status is
+    /// mapped to another class, or a method or header name of the CORS policy is not a token.
     pub fn build(mut self) -> Result<Gate, GateError> {
         /// Starts at one: [`NO_GATE`](crate::gate::principal) is zero.
         static NEXT: AtomicU64 = AtomicU64::new(1);

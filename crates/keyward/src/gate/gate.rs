@@ -40,15 +40,15 @@ use crate::throttle::throttle::Throttle;
 /// Clones are cheap and share the same gate. It checks, in this order:
 ///
 /// 1. a CORS preflight is answered directly: 204, with `cache-control: no-store` and the headers of
-/// [`Cors`](crate::gate::Cors), if configured;
+///    [`Cors`](crate::gate::Cors), if configured;
 /// 2. exactly one key, of an accepted format, in an accepted location (401, 400);
 /// 3. with an [`AuthFailureLimiter`](crate::throttle::AuthFailureLimiter): not too many failed
-/// requests from the client's address (429);
+///    requests from the client's address (429);
 /// 4. the replica is fresh enough (503), and the key is in it and belongs to the route's account
-/// (401);
+///    (401);
 /// 5. the key is not revoked, disabled or expired (401);
 /// 6. its account is active (403), its environment is the route's (401), its kind and place are
-/// accepted and its plan includes the API (403);
+///    accepted and its plan includes the API (403);
 /// 7. the request's origin is on its allowlist (403);
 /// 8. it has the route's scopes (403);
 /// 9. its rate limits are not exceeded, and it has credits left (429).
@@ -267,8 +267,8 @@ impl Gate {
     /// Asserts that some key can meet a requirement.
     ///
     /// # Panics
-    /// If the catalog does not know one of its scopes, or its cost exceeds the burst of a rate
-    /// limit of the service.
+    /// Panics if the catalog does not know one of its scopes, or its cost exceeds the burst of a
+    /// rate limit of the service.
     ///
     /// ```should_panic
     /// # use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore, Requirement, ScopeCatalog};

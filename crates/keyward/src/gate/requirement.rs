@@ -72,7 +72,7 @@ impl Requirement {
     /// Requires this scope, in addition to those required so far.
     ///
     /// # Panics
-    /// If it is not a valid [`Scope`]; the message names it.
+    /// Panics if it is not a valid [`Scope`]; the message names it.
     #[track_caller]
     pub fn scope(self, scope: &str) -> Self {
         self.any_scope([scope])
@@ -81,7 +81,7 @@ impl Requirement {
     /// Requires at least one of these scopes, in addition to those required so far.
     ///
     /// # Panics
-    /// If one is not a valid [`Scope`], which the message names, or if there is none.
+    /// Panics if one is not a valid [`Scope`], which the message names, or if there is none.
     #[track_caller]
     #[expect(
         clippy::panic,
@@ -114,7 +114,7 @@ impl Requirement {
     /// Accepts keys of these environments, instead of `live`.
     ///
     /// # Panics
-    /// If there is none.
+    /// Panics if there is none.
     #[track_caller]
     pub fn environments(mut self, environments: impl IntoIterator<Item = Environment>) -> Self {
         let environments: Vec<_> = environments.into_iter().collect();
@@ -135,7 +135,7 @@ impl Requirement {
     /// Accepts keys of these kinds, instead of secret keys only.
     ///
     /// # Panics
-    /// If there is none.
+    /// Panics if there is none.
     #[track_caller]
     pub fn kinds(mut self, kinds: impl IntoIterator<Item = KeyKind>) -> Self {
         self.kinds = kinds.into_iter().collect();

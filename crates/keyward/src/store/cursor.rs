@@ -33,7 +33,7 @@ impl KeyCursor {
     /// Parses the output of `Display`.
     ///
     /// # Errors
-    /// If the format is different.
+    /// Returns an error if the format is different.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let error = ParseError::new("page", ParseErrorKind::Character);
         let (created_at, id) = text.split_once('.').ok_or(error)?;

@@ -104,7 +104,7 @@ impl MemoryStore {
     /// ```
     ///
     /// # Errors
-    /// The errors of [`commit`](Store::commit), and that of `write_others`.
+    /// Returns the errors of [`commit`](Store::commit), and that of `write_others`.
     pub fn commit_with(
         &self,
         commit: Commit,

@@ -292,24 +292,24 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// [changed](Replica::credits_changed) balance.
     ///
     /// # Errors
-    /// [`Conflict`](crate::store::StoreErrorKind::Conflict) if a row's revision is not the stored
-    /// one (zero: not stored yet), a key's account is not stored, a key's digest is taken or would
-    /// change without `redigested` growing by one, a row that must be unchanged has changed, the
-    /// token is taken, or a balance [cannot change](crate::store::CreditChange::apply) in this way.
-    /// [`TooManyKeys`](crate::store::StoreErrorKind::TooManyKeys) if an account would exceed its
-    /// limit of active keys.
+    /// Returns [`Conflict`](crate::store::StoreErrorKind::Conflict) if a row's revision is not the
+    /// stored one (zero: not stored yet), a key's account is not stored, a key's digest is taken or
+    /// would change without `redigested` growing by one, a row that must be unchanged has changed,
+    /// the token is taken, or a balance [cannot change](crate::store::CreditChange::apply) in this
+    /// way. [`TooManyKeys`](crate::store::StoreErrorKind::TooManyKeys) if an account would exceed
+    /// its limit of active keys.
     fn commit(&self, commit: Commit) -> StoreFuture<'_, ()>;
 
     /// Returns the account with this id.
     ///
     /// # Errors
-    /// If the store cannot answer.
+    /// Returns an error if the store cannot answer.
     fn account(&self, id: AccountId) -> StoreFuture<'_, Option<Account>>;
 
     /// Returns the key with this id.
     ///
     /// # Errors
-    /// If the store cannot answer.
+    /// Returns an error if the store cannot answer.
     fn key(&self, id: KeyId) -> StoreFuture<'_, Option<KeyRecord>>;
 
     /// Lists the keys of an account that match the query, newest first.
@@ -318,13 +318,13 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// [`KeyCursor`](crate::store::KeyCursor).
     ///
     /// # Errors
-    /// If the store cannot answer.
+    /// Returns an error if the store cannot answer.
     fn keys(&self, query: KeyQuery) -> StoreFuture<'_, Vec<KeyRecord>>;
 
     /// Returns the key that was created with this token in this account.
     ///
     /// # Errors
-    /// If the store cannot answer.
+    /// Returns an error if the store cannot answer.
     fn created_with(&self, account: AccountId, token: String) -> StoreFuture<'_, Option<KeyId>>;
 
     /// Writes what the replica has counted since the last flush.
@@ -338,7 +338,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// counted twice, and the time of the last use never goes back.
     ///
     /// # Errors
-    /// If the store cannot write; the counts are kept for the next flush.
+    /// Returns an error if the store cannot write; the counts are kept for the next flush.
     fn flush(&self) -> StoreFuture<'_, ()>;
 
     /// Returns the balance of this owner, including credits that processes have taken but not
@@ -347,25 +347,25 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// The part of this process is [`Replica::held_of`], and it must be exact.
     ///
     /// # Errors
-    /// If the store cannot answer.
+    /// Returns an error if the store cannot answer.
     fn credits(&self, owner: CreditOwner) -> StoreFuture<'_, Option<Credits>>;
 
     /// Returns how often keys were used, by key and hour, as of the last flush.
     ///
     /// # Errors
-    /// If the store cannot answer.
+    /// Returns an error if the store cannot answer.
     fn usage(&self, query: UsageQuery) -> StoreFuture<'_, Vec<UsageHour>>;
 
     /// Returns the number of keys per digest scheme, without keys revoked or expired at `now`.
     ///
     /// # Errors
-    /// If the store cannot answer.
+    /// Returns an error if the store cannot answer.
     fn schemes(&self, now: SystemTime) -> StoreFuture<'_, Vec<(DigestScheme, u64)>>;
 
     /// Returns the lines of the audit log that match the query, newest first.
     ///
     /// # Errors
-    /// If the store cannot answer.
+    /// Returns an error if the store cannot answer.
     fn audit(&self, query: AuditQuery) -> StoreFuture<'_, Vec<AuditEntry>>;
 }
 
