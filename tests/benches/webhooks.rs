@@ -495,7 +495,7 @@ fn receive(count: usize) {
     let request = || {
         let id = WebhookId::random().unwrap();
         let mut request = Request::post("/hook");
-        for (name, value) in signer.fields(&id, SystemTime::now(), &body) {
+        for (name, value) in signer.headers(&id, SystemTime::now(), &body) {
             request = request.header(name, value);
         }
         request.body(Full::new(body.clone())).unwrap()

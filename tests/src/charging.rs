@@ -34,7 +34,7 @@ fn scheme() -> KeyScheme {
 fn limited(service: &Service, limits: impl Into<RateLimits>) -> Gate {
     Gate::builder(&service.store, &scheme())
         .rate_limits(keyward::Environment::LIVE, limits)
-        .legacy_rate_limit_fields(ResetUnit::UnixTime)
+        .legacy_rate_limit_headers(ResetUnit::UnixTime)
         .refund_server_errors()
         .build()
         .unwrap()

@@ -183,7 +183,7 @@ fn they_accept_what_we_sign() {
         let fields =
             WebhookSigner::new(&secret)
                 .and(&old)
-                .fields(&id, SystemTime::now(), body.as_bytes());
+                .headers(&id, SystemTime::now(), body.as_bytes());
         let other = WebhookSecret::random().unwrap();
         for peer in PEERS {
             let accepts = |secret: &WebhookSecret, body: &str| {

@@ -119,7 +119,7 @@ fn a_webhook_whose_body_is_late_is_refused_and_one_that_is_there_is_not() {
     let signed = |body| {
         let id = WebhookId::random().unwrap();
         let mut request = Request::post("/hook");
-        for (name, value) in WebhookSigner::new(&secret).fields(&id, SystemTime::now(), b"") {
+        for (name, value) in WebhookSigner::new(&secret).headers(&id, SystemTime::now(), b"") {
             request = request.header(name, value);
         }
         request.body(body).unwrap()

@@ -354,8 +354,8 @@ fn with_cors_every_answer_is_the_same_but_for_the_cors_fields() {
     let cors = Cors::new()
         .max_age(Duration::from_secs(60))
         .methods(["GET", "PUT"])
-        .request_field("X-Trace")
-        .response_field("ETag");
+        .request_header("X-Trace")
+        .response_header("ETag");
     let with = Arc::new(Service::with_cors(Some(cors)));
     let asks = |service| {
         rows(service)

@@ -56,7 +56,7 @@ fn post_handler() -> actix_web::Resource {
 fn head(body: &[u8], length: Option<usize>) -> String {
     let secret = WebhookSecret::parse(SECRET).unwrap();
     let id = WebhookId::random().unwrap();
-    let fields = WebhookSigner::new(&secret).fields(&id, SystemTime::now(), body);
+    let fields = WebhookSigner::new(&secret).headers(&id, SystemTime::now(), body);
     let mut head = "POST /hook HTTP/1.1\r\nhost: localhost\r\n".to_owned();
     for (name, value) in fields {
         head += &format!("{name}: {value}\r\n");

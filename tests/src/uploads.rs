@@ -71,7 +71,7 @@ fn receiver() -> WebhookReceiver {
 fn signed_wrongly() -> serde_json::Value {
     let secret = WebhookSecret::parse(SECRET).unwrap();
     let id = WebhookId::random().unwrap();
-    let headers = WebhookSigner::new(&secret).fields(&id, SystemTime::now(), b"other bytes");
+    let headers = WebhookSigner::new(&secret).headers(&id, SystemTime::now(), b"other bytes");
     let headers = headers.map(|(name, value)| (name.to_owned(), value.into()));
     headers
         .into_iter()

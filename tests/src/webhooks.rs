@@ -143,7 +143,7 @@ fn fields(secret: &str, id: &str, off: i64, body: &[u8]) -> [(&'static str, Stri
     let secret = WebhookSecret::parse(secret).unwrap();
     let at = SystemTime::UNIX_EPOCH + NOW + Duration::from_secs(1000);
     let at = at - Duration::from_secs((1000 - off).try_into().unwrap());
-    WebhookSigner::new(&secret).fields(&WebhookId::parse(id).unwrap(), at, body)
+    WebhookSigner::new(&secret).headers(&WebhookId::parse(id).unwrap(), at, body)
 }
 
 fn builder() -> WebhookReceiverBuilder {

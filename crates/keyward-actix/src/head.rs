@@ -91,7 +91,7 @@ pub(crate) fn admit(
     request: &mut ServiceRequest,
 ) -> Option<Finish> {
     // First, so that a request that is rejected here gets no principal.
-    if apply(admitted.key_field, names, request).is_none() {
+    if apply(admitted.key_header, names, request).is_none() {
         admitted.finish.give_back();
         return None;
     }
@@ -113,11 +113,11 @@ pub(crate) fn admit(
 ///
 /// Returns `None` if the request is shared.
 pub(crate) fn apply(
-    key_field: KeyHeaderAction,
+    key_header: KeyHeaderAction,
     names: &FieldNames,
     request: &mut ServiceRequest,
 ) -> Option<()> {
-    match key_field {
+    match key_header {
         KeyHeaderAction::None => {}
         KeyHeaderAction::Remove(location) => {
             let fields = headers_mut(request)?;

@@ -657,7 +657,7 @@ pub(crate) fn conclude(connection: &Connection, conclusion: &Conclusion) -> rusq
         NextStep::GiveUp => {
             change("status = 'failed', failures = failures + 1")?;
         }
-        NextStep::SwitchOff => {
+        NextStep::Disable => {
             let created_at = millis(message.created_at());
             change(&format!("due_at = {created_at}"))?;
             // Not if its URL has changed.

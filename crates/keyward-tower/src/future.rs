@@ -114,8 +114,8 @@ where
                     let verdict = ready!(pending.verdict.as_mut().poll(context));
                     match (verdict, pending.waiting.take()) {
                         (Verdict::Admit(admitted), Some((mut service, mut request))) => {
-                            let (access, key_field) = (admitted.access, admitted.key_field);
-                            admit(access, key_field, &pending.names, &mut request);
+                            let (access, key_header) = (admitted.access, admitted.key_header);
+                            admit(access, key_header, &pending.names, &mut request);
                             let future = service.call(request);
                             *this.finish = admitted.finish;
                             State::Called { future }

@@ -87,11 +87,11 @@ impl<B> RequestHead for Head<'_, B> {
 /// Prepares an admitted request for the inner service.
 pub(crate) fn admit<B>(
     access: Option<Access>,
-    key_field: KeyHeaderAction,
+    key_header: KeyHeaderAction,
     names: &FieldNames,
     request: &mut Request<B>,
 ) {
-    apply(key_field, names, request);
+    apply(key_header, names, request);
     let extensions = request.extensions_mut();
     match access {
         None => {}
@@ -106,8 +106,8 @@ pub(crate) fn admit<B>(
 }
 
 /// Removes the header of the key or marks it as sensitive, as the gate says.
-pub(crate) fn apply<B>(key_field: KeyHeaderAction, names: &FieldNames, request: &mut Request<B>) {
-    match key_field {
+pub(crate) fn apply<B>(key_header: KeyHeaderAction, names: &FieldNames, request: &mut Request<B>) {
+    match key_header {
         KeyHeaderAction::None => {}
         KeyHeaderAction::Remove(location) => {
             if let Some(name) = names.at(location) {

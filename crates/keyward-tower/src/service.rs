@@ -76,8 +76,8 @@ where
         match self.gate.check(&head, &self.requirement, outer) {
             Decision::Ready(Verdict::Admit(admitted)) => {
                 // Destructured, because it is large to move.
-                let (access, key_field) = (admitted.access, admitted.key_field);
-                admit(access, key_field, &self.names, &mut request);
+                let (access, key_header) = (admitted.access, admitted.key_header);
+                admit(access, key_header, &self.names, &mut request);
                 ResponseFuture::called(self.inner.call(request), admitted.finish)
             }
             Decision::Ready(Verdict::Refuse(refusal)) => {

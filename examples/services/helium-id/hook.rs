@@ -43,7 +43,7 @@ pub(crate) async fn test(
     };
     let body = if wrong == "signature" { "{}" } else { event };
     let id = WebhookId::random()?;
-    let mut fields = signer.fields(&id, now, body.as_bytes()).to_vec();
+    let mut fields = signer.headers(&id, now, body.as_bytes()).to_vec();
     let key = key.expose_secret();
     fields.push(match wrong {
         "key" => ("x-api-key", key.chars().rev().collect()),

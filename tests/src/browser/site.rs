@@ -173,8 +173,8 @@ fn gate(replica: &Replica) -> GateBuilder {
 fn routes(replica: &Replica) -> Routes {
     let cors = || {
         Cors::new()
-            .request_field("x-session")
-            .response_field("x-total-count")
+            .request_header("x-session")
+            .response_header("x-total-count")
     };
     let open = gate(replica).cors(cors()).build().unwrap();
     let asks_again = cors().max_age(std::time::Duration::ZERO);

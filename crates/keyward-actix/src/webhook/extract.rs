@@ -46,7 +46,7 @@ use crate::head::to_response;
 /// # let signed = |path: &str, body: &'static str| {
 /// #     let id = WebhookId::random()?;
 /// #     let mut request = TestRequest::post().uri(path).set_payload(body);
-/// #     for field in WebhookSigner::new(&secret).fields(&id, SystemTime::now(), body.as_bytes()) {
+/// #     for field in WebhookSigner::new(&secret).headers(&id, SystemTime::now(), body.as_bytes()) {
 /// #         request = request.insert_header(field);
 /// #     }
 /// #     Ok::<_, keyward::key::RandomError>(request.to_request())

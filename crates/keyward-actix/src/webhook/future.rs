@@ -97,7 +97,7 @@ where
                 return Self::answered(refuse(answer, unread), request);
             }
         };
-        if apply(delivery.key_field, names, &mut request).is_none() {
+        if apply(delivery.key_header, names, &mut request).is_none() {
             return Self::answered(refuse_shared(), request);
         }
         request.extensions_mut().insert(delivery.event);

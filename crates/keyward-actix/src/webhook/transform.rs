@@ -55,7 +55,7 @@ use crate::ReceiveWebhookMiddleware;
 /// let app = init_service(App::new().service(hook)).await;
 ///
 /// let mut delivery = TestRequest::post().uri("/hook").set_payload("{}");
-/// for field in WebhookSigner::new(&secret).fields(&WebhookId::random()?, SystemTime::now(), b"{}") {
+/// for field in WebhookSigner::new(&secret).headers(&WebhookId::random()?, SystemTime::now(), b"{}") {
 ///     delivery = delivery.insert_header(field);
 /// }
 /// assert_eq!(call_service(&app, delivery.to_request()).await.status(), 200);

@@ -41,7 +41,7 @@ use crate::head::to_response;
 /// # let signed = |path: &str, body: &'static str| {
 /// #     let id = WebhookId::random()?;
 /// #     let mut request = http::Request::post(path);
-/// #     for (name, value) in WebhookSigner::new(&secret).fields(&id, SystemTime::now(), body.as_bytes()) {
+/// #     for (name, value) in WebhookSigner::new(&secret).headers(&id, SystemTime::now(), body.as_bytes()) {
 /// #         request = request.header(name, value);
 /// #     }
 /// #     Ok::<_, Box<dyn std::error::Error>>(request.body(Body::from(body))?)

@@ -161,7 +161,7 @@ where
                     match (verdict, waiting.take()) {
                         (WebhookVerdict::Deliver(delivery), Some((mut service, mut request))) => {
                             if let Some(names) = names.take() {
-                                apply(delivery.key_field, &names, &mut request);
+                                apply(delivery.key_header, &names, &mut request);
                             }
                             request.extensions_mut().insert(delivery.event);
                             State::Called {

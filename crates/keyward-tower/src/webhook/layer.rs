@@ -57,7 +57,7 @@ use crate::head::FieldNames;
 ///     .layer(ReceiveWebhookLayer::new(receiver));
 ///
 /// let mut delivery = http::Request::post("/hook");
-/// for (name, value) in WebhookSigner::new(&secret).fields(&WebhookId::random()?, SystemTime::now(), b"{}") {
+/// for (name, value) in WebhookSigner::new(&secret).headers(&WebhookId::random()?, SystemTime::now(), b"{}") {
 ///     delivery = delivery.header(name, value);
 /// }
 /// let response = app.clone().oneshot(delivery.body(Body::from("{}"))?).await?;

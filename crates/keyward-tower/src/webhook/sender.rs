@@ -583,7 +583,7 @@ fn tell(due: &DueDelivery, conclusion: &Conclusion) {
             status,
             "webhook given up"
         ),
-        NextStep::SwitchOff => {
+        NextStep::Disable => {
             tracing::warn!(
                 endpoint,
                 host,

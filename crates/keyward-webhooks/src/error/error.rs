@@ -56,15 +56,15 @@ impl Error for WebhookError {}
 #[non_exhaustive]
 pub enum WebhookErrorKind {
     /// The expected API key is missing.
-    KeyMissing,
+    MissingKey,
     /// More than one API key was sent.
-    KeySeveral,
+    MultipleKeys,
     /// The API key is not the expected one.
-    KeyWrong,
+    WrongKey,
     /// The signature is missing, or its id or timestamp.
     Missing,
     /// A header is repeated.
-    Doubled,
+    RepeatedHeader,
     /// A header is malformed or too long.
     Malformed,
     /// The timestamp is further in the past than the tolerance.
@@ -76,7 +76,7 @@ pub enum WebhookErrorKind {
     /// The delivery has already been handled.
     Replayed,
     /// The delivery is currently being handled.
-    InHand,
+    InProgress,
     /// The body exceeds the limit.
     TooLarge,
     /// The body did not arrive within its deadline.
@@ -98,16 +98,16 @@ impl WebhookErrorKind {
     #[must_use]
     pub const fn code(self) -> WebhookErrorCode {
         match self {
-            Self::KeyMissing => WebhookErrorCode::MissingApiKey,
-            Self::KeySeveral => WebhookErrorCode::MultipleApiKeys,
-            Self::KeyWrong => WebhookErrorCode::InvalidApiKey,
+            Self::MissingKey => WebhookErrorCode::MissingApiKey,
+            Self::MultipleKeys => WebhookErrorCode::MultipleApiKeys,
+            Self::WrongKey => WebhookErrorCode::InvalidApiKey,
             Self::Missing => WebhookErrorCode::MissingWebhookSignature,
-            Self::Doubled | Self::Malformed | Self::Unreadable => {
+            Self::RepeatedHeader | Self::Malformed | Self::Unreadable => {
                 WebhookErrorCode::MalformedWebhook
             }
             Self::TooOld | Self::TooNew => WebhookErrorCode::StaleWebhook,
             Self::BadSignature => WebhookErrorCode::InvalidWebhookSignature,
-            Self::Replayed | Self::InHand => WebhookErrorCode::ReplayedWebhook,
+            Self::Replayed | Self::InProgress => WebhookErrorCode::ReplayedWebhook,
             Self::TooLarge => WebhookErrorCode::WebhookTooLarge,
             Self::TooSlow => WebhookErrorCode::WebhookTimeout,
             Self::InvalidJson => WebhookErrorCode::InvalidWebhookJson,
@@ -119,17 +119,17 @@ impl WebhookErrorKind {
 
     const fn reason(self) -> &'static str {
         match self {
-            Self::KeyMissing => "missing API key",
-            Self::KeySeveral => "more than one API key",
-            Self::KeyWrong => "not the expected API key",
+            Self::MissingKey => "missing API key",
+            Self::MultipleKeys => "more than one API key",
+            Self::WrongKey => "not the expected API key",
             Self::Missing => "missing signature, id or timestamp",
-            Self::Doubled => "a header is repeated",
+            Self::RepeatedHeader => "a header is repeated",
             Self::Malformed => "a header is malformed or too long",
             Self::TooOld => "the timestamp is too old",
             Self::TooNew => "the timestamp is too far in the future",
             Self::BadSignature => "the signature matches no known secret",
             Self::Replayed => "already handled",
-            Self::InHand => "currently being handled",
+            Self::InProgress => "currently being handled",
             Self::TooLarge => "the body exceeds the limit",
             Self::TooSlow => "the body did not arrive in time",
             Self::Crowded => "the bodies in transit exceed their total limit",

@@ -246,9 +246,9 @@ impl ExpectedKeys {
         let (key, location) = match Credential::find(head, &self.locations) {
             Credential::One(key, location) => (key, location),
             Credential::Absent | Credential::Empty => {
-                return Err(WebhookError::new(WebhookErrorKind::KeyMissing));
+                return Err(WebhookError::new(WebhookErrorKind::MissingKey));
             }
-            Credential::Several => return Err(WebhookError::new(WebhookErrorKind::KeySeveral)),
+            Credential::Several => return Err(WebhookError::new(WebhookErrorKind::MultipleKeys)),
         };
         let good = self.keys.iter().fold(false, |good, (at, expected)| {
             good | (*at == location && bool::from(expected.as_bytes().ct_eq(key)))
@@ -256,7 +256,7 @@ impl ExpectedKeys {
         if good {
             Ok(KeyHeaderAction::Remove(location))
         } else {
-            Err(WebhookError::new(WebhookErrorKind::KeyWrong))
+            Err(WebhookError::new(WebhookErrorKind::WrongKey))
         }
     }
 }

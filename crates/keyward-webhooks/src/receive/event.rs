@@ -26,7 +26,7 @@ use crate::signature::{SignedWebhook, WebhookId};
 /// # let secret = WebhookSecret::random()?;
 /// # let receiver = WebhookReceiver::builder(WebhookVerifier::standard(secret.expose_secret())?).build()?;
 /// # let id = WebhookId::parse("msg_1")?;
-/// # let headers = WebhookSigner::new(&secret).fields(&id, SystemTime::now(), b"[1, 2]");
+/// # let headers = WebhookSigner::new(&secret).headers(&id, SystemTime::now(), b"[1, 2]");
 /// # let request = TestRequest::new("POST").headers(headers);
 /// # let Ok(awaited) = receiver.check(&request) else { unreachable!() };
 /// # let WebhookVerdict::Deliver(delivery) = block_on(awaited.verify(*b"[1, 2]")) else { unreachable!() };

@@ -82,7 +82,7 @@ use crate::signature::scheme::Claim;
 /// let receiver = WebhookReceiver::builder(verifier).build()?;
 ///
 /// // What an adapter does with it:
-/// let headers = WebhookSigner::new(&secret).fields(&WebhookId::random()?, SystemTime::now(), b"{}");
+/// let headers = WebhookSigner::new(&secret).headers(&WebhookId::random()?, SystemTime::now(), b"{}");
 /// let request = TestRequest::new("POST").headers(headers);
 /// let mut awaited = receiver.check(&request).expect("the headers are valid");
 /// let _ = awaited.time_left(); // the deadline for reading the body
@@ -163,17 +163,17 @@ impl WebhookReceiver {
     /// Returns the answer to send if the body is not needed.
     pub fn check<R: RequestHead>(&self, head: &R) -> Result<AwaitedBody, WebhookAnswer> {
         let read = || {
-            let key_field = self.inner.keys.check(head)?;
+            let key_header = self.inner.keys.check(head)?;
             let claim = self.inner.verifier.read(head, self.now())?;
             let length = head.values("content-length").map(trim);
             let mut length = length.filter_map(|text| std::str::from_utf8(text).ok()?.parse().ok());
             if length.any(|length: u128| length > self.inner.limit as u128) {
                 return Err(WebhookError::new(WebhookErrorKind::TooLarge));
             }
-            Ok((key_field, claim))
+            Ok((key_header, claim))
         };
         let unread = UnreadBody::of(head);
-        let (key_field, claim) = read().map_err(|error| self.refuse_before(unread, error))?;
+        let (key_header, claim) = read().map_err(|error| self.refuse_before(unread, error))?;
         Ok(AwaitedBody {
             arrived: Arrived {
                 receiver: self.clone(),
@@ -181,7 +181,7 @@ impl WebhookReceiver {
             },
             until: self.inner.clock.boot().saturating_add(self.inner.timeout),
             unread: unread.asked_for(),
-            key_field,
+            key_header,
             claim,
         })
     }
@@ -225,7 +225,7 @@ impl WebhookReceiver {
         let (code, reason) = (error.kind().code().as_str(), tracing::field::display(error));
         let is_told = matches!(
             error.kind(),
-            WebhookErrorKind::Replayed | WebhookErrorKind::InHand | WebhookErrorKind::Crowded
+            WebhookErrorKind::Replayed | WebhookErrorKind::InProgress | WebhookErrorKind::Crowded
         );
         if !is_told {
             // Any client can cause these, as often as it likes.
@@ -266,7 +266,7 @@ pub struct AwaitedBody {
     /// The deadline, by the clock's `boot`.
     until: Duration,
     unread: UnreadBody,
-    key_field: KeyHeaderAction,
+    key_header: KeyHeaderAction,
     claim: Claim,
 }
 
@@ -360,7 +360,7 @@ impl AwaitedBody {
     async fn decide(self, body: Box<dyn AsRef<[u8]> + Send + Sync>) -> WebhookVerdict {
         let Self {
             arrived,
-            key_field,
+            key_header,
             claim,
             ..
         } = self;
@@ -393,7 +393,7 @@ impl AwaitedBody {
             let until = now.checked_add(inner.verifier.tolerance() * 2 + Duration::from_secs(1));
             match memory.begin(&attempt, now, until.unwrap_or(now)).await {
                 Ok(ReplayStatus::New) => receipt = Receipt::new(memory, attempt),
-                Ok(ReplayStatus::InHand) => return refuse(WebhookErrorKind::InHand),
+                Ok(ReplayStatus::InProgress) => return refuse(WebhookErrorKind::InProgress),
                 Ok(ReplayStatus::Handled(at)) if at >= signed.timestamp() => {
                     return refuse(WebhookErrorKind::Replayed);
                 }
@@ -417,7 +417,7 @@ impl AwaitedBody {
         let invalid_json = inner.rendered.of(WebhookErrorCode::InvalidWebhookJson);
         WebhookVerdict::Deliver(WebhookDelivery {
             event: WebhookEvent::new(signed, body, invalid_json),
-            key_field,
+            key_header,
             receipt,
         })
     }

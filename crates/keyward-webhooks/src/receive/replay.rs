@@ -46,7 +46,7 @@ const KEPT_FOR: usize = 601;
 ///             Ok(match row {
 ///                 None => ReplayStatus::New,
 ///                 Some((true, at)) => ReplayStatus::Handled(at),
-///                 Some((false, _)) => ReplayStatus::InHand,
+///                 Some((false, _)) => ReplayStatus::InProgress,
 ///             })
 ///         })
 ///     }
@@ -126,7 +126,7 @@ pub enum ReplayStatus {
     /// The delivery was unknown and is now recorded.
     New,
     /// The delivery is being handled.
-    InHand,
+    InProgress,
     /// The delivery has been handled, in an attempt signed at this time.
     Handled(Option<SystemTime>),
 }
@@ -151,7 +151,7 @@ pub enum ReplayStatus {
 /// let (now, message) = (SystemTime::now(), WebhookAttempt::new("msg_1", None));
 /// let until = now + Duration::from_secs(600);
 /// assert_eq!(block_on(memory.begin(&message, now, until))?, ReplayStatus::New);
-/// assert_eq!(block_on(memory.begin(&message, now, until))?, ReplayStatus::InHand);
+/// assert_eq!(block_on(memory.begin(&message, now, until))?, ReplayStatus::InProgress);
 /// memory.conclude(&message, true);
 /// assert_eq!(block_on(memory.begin(&message, now, until))?, ReplayStatus::Handled(None));
 ///
@@ -224,7 +224,7 @@ impl RecentWebhooks {
             return Ok(if note.handled {
                 ReplayStatus::Handled(note.timestamp)
             } else {
-                ReplayStatus::InHand
+                ReplayStatus::InProgress
             });
         }
         noted.log_level(self.capacity);
@@ -359,7 +359,7 @@ mod tests {
         }
         assert!(memory.note(&attempt("c"), at(599), at(1200)).is_err());
         let known = memory.note(&attempt("a"), at(599), at(1200)).unwrap();
-        assert_eq!(known, ReplayStatus::InHand);
+        assert_eq!(known, ReplayStatus::InProgress);
         let begun = memory.note(&attempt("c"), at(600), at(1200)).unwrap();
         assert_eq!(begun, ReplayStatus::New);
         assert_eq!(memory.lock().by_key.len(), 2);
@@ -394,6 +394,6 @@ mod tests {
         memory.conclude(&attempt("a"), false);
         memory.note(&attempt("a"), at(100), at(700)).unwrap();
         let known = memory.note(&attempt("a"), at(600), at(1200)).unwrap();
-        assert_eq!(known, ReplayStatus::InHand);
+        assert_eq!(known, ReplayStatus::InProgress);
     }
 }

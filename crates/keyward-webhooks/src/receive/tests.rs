@@ -111,7 +111,7 @@ fn hex(bytes: [u8; 32]) -> String {
 
 #[test]
 fn a_standard_signature_is_taken_only_as_it_should_be() {
-    use WebhookErrorKind::{BadSignature, Doubled, Malformed, Missing, TooNew, TooOld};
+    use WebhookErrorKind::{BadSignature, Malformed, Missing, RepeatedHeader, TooNew, TooOld};
     let signed = Head::signed;
     let list = |count: usize| vec![OTHER; count - 1].join(" ") + " " + GOOD;
     let long = format!("{} {GOOD}", "x".repeat(4096));
@@ -142,17 +142,17 @@ fn a_standard_signature_is_taken_only_as_it_should_be() {
         ("huge", signed(&long), Some(Malformed)),
         ("not UTF-8", signed(GOOD).with(signature, b"v1,\xff"), Some(Malformed)),
         ("no signature", signed(GOOD).without(signature), Some(Missing)),
-        ("two of them", signed(GOOD).twice(signature), Some(Doubled)),
+        ("two of them", signed(GOOD).twice(signature), Some(RepeatedHeader)),
         ("no id", signed(GOOD).without(id), Some(Missing)),
         ("an empty id", signed(GOOD).with(id, ""), Some(Missing)),
         ("another id", signed(GOOD).with(id, "msg_other"), Some(BadSignature)),
-        ("two ids", signed(GOOD).twice(id), Some(Doubled)),
+        ("two ids", signed(GOOD).twice(id), Some(RepeatedHeader)),
         ("an id with a dot", signed(GOOD).with(id, "msg.1"), Some(Malformed)),
         ("a huge id", signed(GOOD).with(id, "m".repeat(129)), Some(Malformed)),
         ("two ids in one line", signed(GOOD).with(id, "a, b"), Some(Malformed)),
         ("an id that is not ASCII", signed(GOOD).with(id, "é"), Some(Malformed)),
         ("no timestamp", signed(GOOD).without(at), Some(Missing)),
-        ("two timestamps", signed(GOOD).twice(at), Some(Doubled)),
+        ("two timestamps", signed(GOOD).twice(at), Some(RepeatedHeader)),
         ("an empty timestamp", signed(GOOD).with(at, ""), Some(Missing)),
         ("a timestamp with a zero before it", signed(GOOD).with(at, "01614265330"), Some(BadSignature)),
         ("a sign", signed(GOOD).with(at, "+1614265330"), Some(Malformed)),
@@ -176,7 +176,7 @@ fn a_standard_signature_is_taken_only_as_it_should_be() {
 
 #[test]
 fn the_names_of_svix_are_read_and_never_mixed_with_the_others() {
-    use WebhookErrorKind::{BadSignature, Doubled, Malformed, Missing, TooOld};
+    use WebhookErrorKind::{BadSignature, Malformed, Missing, RepeatedHeader, TooOld};
     let (id, at, signature) = ("svix-id", "svix-timestamp", "svix-signature");
     let seconds = AT.to_string();
     let svix = || Head::new([(id, ID), (at, &seconds), (signature, GOOD)]);
@@ -190,8 +190,8 @@ fn the_names_of_svix_are_read_and_never_mixed_with_the_others() {
         ("another id", svix().with(id, "msg_other"), Some(BadSignature)),
         ("old", svix().with(at, "1"), Some(TooOld)),
         ("malformed", svix().with(at, "now"), Some(Malformed)),
-        ("two ids", svix().twice(id), Some(Doubled)),
-        ("two signatures", svix().twice(signature), Some(Doubled)),
+        ("two ids", svix().twice(id), Some(RepeatedHeader)),
+        ("two signatures", svix().twice(signature), Some(RepeatedHeader)),
         ("no id", svix().without(id), Some(Missing)),
         ("no timestamp", svix().without(at), Some(Missing)),
         ("no signature", svix().without(signature), Some(Missing)),
@@ -254,7 +254,7 @@ fn a_body_is_bytes() {
     let secret = WebhookSecret::parse(SECRET).unwrap();
     let id = WebhookId::parse(ID).unwrap();
     for body in [&b""[..], b"\xff\xfe\0", b"not JSON", &vec![b'a'; 100_000]] {
-        let fields = WebhookSigner::new(&secret).fields(&id, time(AT), body);
+        let fields = WebhookSigner::new(&secret).headers(&id, time(AT), body);
         let head = Head::new(fields);
         assert!(standard().verify(&head, body, time(AT)).is_ok());
         let more = [body, b"\n"].concat();
@@ -269,7 +269,7 @@ fn any_of_the_secrets_will_do_and_no_other() {
     let verifier = WebhookVerifier::standard(one.expose_secret()).unwrap();
     let verifier = verifier.or(two.expose_secret()).unwrap();
     let accepts = |signer: WebhookSigner| {
-        let head = Head::new(signer.fields(&id, time(AT), b"{}"));
+        let head = Head::new(signer.headers(&id, time(AT), b"{}"));
         verifier.verify(&head, b"{}", time(AT)).is_ok()
     };
     assert!(accepts(WebhookSigner::new(&one)));
@@ -282,7 +282,7 @@ fn any_of_the_secrets_will_do_and_no_other() {
 
 #[test]
 fn stripe_signs_time_and_body_with_the_text_of_its_secret() {
-    use WebhookErrorKind::{BadSignature, Doubled, Malformed, Missing, TooOld};
+    use WebhookErrorKind::{BadSignature, Malformed, Missing, RepeatedHeader, TooOld};
     let verifier = WebhookVerifier::stripe(SECRET).unwrap();
     let at = AT.to_string();
     let key = MacKey::of_text(SECRET, &[]).unwrap();
@@ -301,14 +301,14 @@ fn stripe_signs_time_and_body_with_the_text_of_its_secret() {
         ("empty signature", signed(format!("t={at},v1=")), Some(BadSignature)),
         ("no signature", signed(format!("t={at}")), Some(BadSignature)),
         ("no time", signed(format!("v1={good}")), Some(Missing)),
-        ("two times", signed(format!("t={at},t={at},v1={good}")), Some(Doubled)),
+        ("two times", signed(format!("t={at},t={at},v1={good}")), Some(RepeatedHeader)),
         ("time that is none", signed(format!("t=x,v1={good}")), Some(Malformed)),
         ("old", signed(format!("t=1,v1={old}")), Some(TooOld)),
         ("another time", signed(format!("t={},v1={good}", AT + 1)), Some(BadSignature)),
         ("too many entries", signed(format!("t={at},v1={good}") + &",".repeat(31)), Some(Malformed)),
         ("empty", signed(String::new()), Some(Missing)),
         ("none", Head(vec![]), Some(Missing)),
-        ("two lines", signed(format!("t={at},v1={good}")).twice("stripe-signature"), Some(Doubled)),
+        ("two lines", signed(format!("t={at},v1={good}")).twice("stripe-signature"), Some(RepeatedHeader)),
         ("a standard one", Head::signed(GOOD), Some(Missing)),
     ];
     for (about, head, expected) in table {
@@ -319,7 +319,7 @@ fn stripe_signs_time_and_body_with_the_text_of_its_secret() {
 
 #[test]
 fn github_signs_the_body_alone() {
-    use WebhookErrorKind::{BadSignature, Doubled, Malformed, Missing};
+    use WebhookErrorKind::{BadSignature, Malformed, Missing, RepeatedHeader};
     // From GitHub's docs, "Testing the webhook payload validation".
     let verifier = WebhookVerifier::github(TEXT_SECRET).unwrap();
     let good = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
@@ -335,9 +335,9 @@ fn github_signs_the_body_alone() {
         ("empty signature", signed("sha256="), Some(BadSignature)),
         ("empty", signed(""), Some(Missing)),
         ("none", signed(good).without(field), Some(Missing)),
-        ("two lines", signed(good).twice(field), Some(Doubled)),
+        ("two lines", signed(good).twice(field), Some(RepeatedHeader)),
         ("two in one line", signed(&format!("{good},{good}")), Some(BadSignature)),
-        ("two names", signed(good).twice(id), Some(Doubled)),
+        ("two names", signed(good).twice(id), Some(RepeatedHeader)),
         ("a name that is none", signed(good).with(id, "a b"), Some(Malformed)),
     ];
     for (about, head, expected) in table {
@@ -386,7 +386,7 @@ fn ask(receiver: &WebhookReceiver, head: &Head, body: &[u8]) -> Result<Receipt, 
 fn attempt(at: u64) -> Head {
     let secret = WebhookSecret::parse(SECRET).unwrap();
     let id = WebhookId::parse(ID).unwrap();
-    Head::new(WebhookSigner::new(&secret).fields(&id, time(at), BODY))
+    Head::new(WebhookSigner::new(&secret).headers(&id, time(at), BODY))
 }
 
 #[test]
@@ -567,7 +567,7 @@ fn the_bodies_that_are_under_way_have_a_limit_together() {
 
 #[test]
 fn demands_the_api_key_that_is_expected() {
-    use WebhookErrorKind::{BadSignature, KeyMissing, KeySeveral, KeyWrong};
+    use WebhookErrorKind::{BadSignature, MissingKey, MultipleKeys, WrongKey};
     let key = "hk_5a8ac1b2c0ae4dd7";
     let next = "the next key: longer";
     let (receiver, _) = receiver(standard(), |builder| {
@@ -578,14 +578,14 @@ fn demands_the_api_key_that_is_expected() {
     let (x, bearer) = ("x-api-key", |key| format!("Bearer {key}"));
     #[rustfmt::skip]
     let table = [
-        (signed(), 401, KeyMissing),
-        (signed().with(x, ""), 401, KeyMissing),
-        (signed().with(x, &key[1..]), 401, KeyWrong),
-        (signed().with(x, "hk_5a8ac1b2c0ae4dd8"), 401, KeyWrong),
-        (signed().with(x, next), 401, KeyWrong),
-        (signed().with("authorization", bearer(key)), 401, KeyWrong),
-        (signed().with(x, key).twice(x), 400, KeySeveral),
-        (signed().with(x, key).with("authorization", bearer(next)), 400, KeySeveral),
+        (signed(), 401, MissingKey),
+        (signed().with(x, ""), 401, MissingKey),
+        (signed().with(x, &key[1..]), 401, WrongKey),
+        (signed().with(x, "hk_5a8ac1b2c0ae4dd8"), 401, WrongKey),
+        (signed().with(x, next), 401, WrongKey),
+        (signed().with("authorization", bearer(key)), 401, WrongKey),
+        (signed().with(x, key).twice(x), 400, MultipleKeys),
+        (signed().with(x, key).with("authorization", bearer(next)), 400, MultipleKeys),
         // With the key, the signature still counts.
         (Head::signed(OTHER).with(x, key), 401, BadSignature),
     ];
@@ -605,7 +605,7 @@ fn demands_the_api_key_that_is_expected() {
         assert!(schemes.eq(expected.iter().copied()));
     }
     let removes = |head: &Head| match now_or_never(receiver.check(head).unwrap().verify(BODY)) {
-        WebhookVerdict::Deliver(delivery) => delivery.key_field,
+        WebhookVerdict::Deliver(delivery) => delivery.key_header,
         WebhookVerdict::Answer(answer) => panic!("{answer:?}"),
     };
     assert_eq!(removes(&signed().with(x, key)), KeyHeaderAction::Remove(0));
@@ -648,7 +648,7 @@ proptest! {
     ) {
         let id = WebhookId::parse(&id).unwrap();
         let [one, two] = [0; 2].map(|_| WebhookSecret::random().unwrap());
-        let fields = WebhookSigner::new(&one).and(&two).fields(&id, time(at), &body);
+        let fields = WebhookSigner::new(&one).and(&two).headers(&id, time(at), &body);
         for secret in [&one, &two] {
             let verifier = WebhookVerifier::standard(secret.expose_secret()).unwrap();
             let head = Head::new(fields.clone());

@@ -26,7 +26,7 @@ pub struct WebhookDelivery {
     /// The event to put into the request's extensions.
     pub event: WebhookEvent,
     /// The change to the header that held an API key.
-    pub key_field: KeyHeaderAction,
+    pub key_header: KeyHeaderAction,
     /// The receipt, which must be told the status of the response.
     pub receipt: Receipt,
 }

@@ -114,7 +114,7 @@ impl DueDelivery {
         now: SystemTime,
     ) -> Result<[(&'static str, String); 3], SealError> {
         let signer = self.endpoint.signer(keys, now)?;
-        Ok(signer.fields(self.message.id(), now, self.message.payload()))
+        Ok(signer.headers(self.message.id(), now, self.message.payload()))
     }
 
     /// Decides the next step after an attempt that began and ended at these times.
@@ -145,7 +145,7 @@ impl DueDelivery {
     ///     due.conclude(outcome, Some(status), retry_after, (began, now), &RetrySchedule::default()).next
     /// };
     /// assert_eq!(conclude(204, None), NextStep::Done);
-    /// assert_eq!(conclude(410, None), NextStep::SwitchOff);
+    /// assert_eq!(conclude(410, None), NextStep::Disable);
     /// assert_eq!(conclude(503, Some(b"120")), NextStep::Retry(now + Duration::from_secs(120)));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -162,7 +162,7 @@ impl DueDelivery {
         let asked = retry_after.and_then(|field| wait(field, ended));
         let next = match outcome {
             AttemptOutcome::Delivered => NextStep::Done,
-            AttemptOutcome::Gone => NextStep::SwitchOff,
+            AttemptOutcome::Gone => NextStep::Disable,
             _ => match schedule.delay(failures, asked) {
                 Some(delay) => NextStep::Retry(ended.checked_add(delay).unwrap_or(ended)),
                 None => NextStep::GiveUp,
@@ -212,7 +212,7 @@ pub enum NextStep {
     /// Nothing, as the retry schedule is exhausted.
     GiveUp,
     /// Disable the endpoint as gone; its deliveries, including this one, wait.
-    SwitchOff,
+    Disable,
 }
 
 /// Parses `retry-after`: a number of seconds or a date (RFC 9110 §10.2.3).

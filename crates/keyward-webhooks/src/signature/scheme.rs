@@ -118,7 +118,7 @@ impl Claim {
         for entry in bounded(list.split(','))? {
             match entry.split_once('=') {
                 Some(("t", _)) if timestamp.is_some() => {
-                    return Err(WebhookError::new(WebhookErrorKind::Doubled));
+                    return Err(WebhookError::new(WebhookErrorKind::RepeatedHeader));
                 }
                 Some(("t", text)) => timestamp = Some(Timestamp::parse(text)?),
                 Some(("v1", signature)) => signatures.extend(decode_hex(signature)),
@@ -173,7 +173,7 @@ fn one<'a, R: RequestHead>(head: &'a R, field: &'a str) -> Result<Option<&'a str
         return Ok(None);
     };
     if lines.next().is_some() {
-        return Err(WebhookError::new(WebhookErrorKind::Doubled));
+        return Err(WebhookError::new(WebhookErrorKind::RepeatedHeader));
     }
     let line = trim(line);
     let text = std::str::from_utf8(line)

@@ -21,7 +21,7 @@ use crate::signature::{WebhookId, WebhookSecret};
 /// let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_614_265_330);
 /// let signer = WebhookSigner::new(&secret);
 /// assert_eq!(
-///     signer.fields(&id, at, br#"{"test": 2432232314}"#),
+///     signer.headers(&id, at, br#"{"test": 2432232314}"#),
 ///     [
 ///         ("webhook-id", "msg_p5jXN8AQM9LWM0D4loKWxJek".to_owned()),
 ///         ("webhook-timestamp", "1614265330".to_owned()),
@@ -68,7 +68,7 @@ impl WebhookSigner {
 
     /// Returns the three headers of a delivery, with lower case names.
     #[must_use]
-    pub fn fields(
+    pub fn headers(
         &self,
         id: &WebhookId,
         at: SystemTime,
@@ -121,7 +121,7 @@ mod tests {
         let both = WebhookSigner::new(&new).and(&old);
         let expected = format!("{} {}", alone(&new), alone(&old));
         assert_eq!(both.sign(&id, at, b"\xff\0"), expected);
-        let [_, (_, time), (_, signature)] = both.fields(&id, at, b"\xff\0");
+        let [_, (_, time), (_, signature)] = both.headers(&id, at, b"\xff\0");
         assert_eq!((&*time, signature), ("1700000000", expected));
     }
 }

@@ -275,7 +275,7 @@ impl Outbox {
                 delivery.failures = delivery.failures.saturating_add(1);
             }
             NextStep::GiveUp => delivery.end = Some(End::GivenUp),
-            NextStep::SwitchOff => {
+            NextStep::Disable => {
                 delivery.due_at = due.message().created_at();
                 // Not if its URL has changed.
                 if let Some((_, endpoint)) = self.endpoints.get_mut(&place.0)

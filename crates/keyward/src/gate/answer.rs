@@ -78,7 +78,7 @@ impl Gate {
         note(&entry);
         let is_listed = entry.grant.origins != OriginPolicy::Any;
         let cors_headers = self.cors_headers(requirement);
-        let key_field = if self.inner.forwards_key {
+        let key_header = if self.inner.forwards_key {
             KeyHeaderAction::MarkSensitive(location)
         } else {
             KeyHeaderAction::Remove(location)
@@ -91,7 +91,7 @@ impl Gate {
                 paid,
                 quota: None,
             })),
-            key_field,
+            key_header,
             finish: Finish {
                 private: true,
                 charged: None,
@@ -183,7 +183,7 @@ impl Gate {
         });
         Verdict::Admit(Admitted {
             access: Some(Access::Anonymous(Anonymous(missing))),
-            key_field: KeyHeaderAction::None,
+            key_header: KeyHeaderAction::None,
             finish: Finish {
                 cors_headers: self.cors_headers(requirement),
                 by_key: Some(Arc::clone(&self.inner.headers)),

@@ -198,7 +198,7 @@ impl GateBuilder {
     ///
     /// The standard headers are always sent if there is a limit; see
     /// [`Quota`](crate::limit::Quota).
-    pub fn legacy_rate_limit_fields(mut self, reset: ResetUnit) -> Self {
+    pub fn legacy_rate_limit_headers(mut self, reset: ResetUnit) -> Self {
         self.legacy_fields = Some(reset);
         self
     }
@@ -451,7 +451,7 @@ mod tests {
         assert_eq!(kind(builder().realm("a\r\nb")), GateErrorKind::Realm);
         let ok = Replies::default().status(ErrorCode::MissingApiKey, 200);
         assert_eq!(kind(builder().replies(ok)), GateErrorKind::Replies);
-        let field = Cors::new().request_field("x y");
+        let field = Cors::new().request_header("x y");
         assert_eq!(kind(builder().cors(field)), GateErrorKind::Cors);
     }
 }

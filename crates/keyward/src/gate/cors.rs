@@ -62,7 +62,7 @@ const GRPC_RESPONSE: [&str; 3] = ["grpc-status", "grpc-message", "grpc-status-de
 /// # use keyward::gate::{Decision, Verdict};
 /// # use keyward::testing::TestRequest;
 /// # let store = MemoryStore::new();
-/// let cors = Cors::new().request_field("x-session").response_field("x-total-count");
+/// let cors = Cors::new().request_header("x-session").response_header("x-total-count");
 /// let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
 /// let gate = Gate::builder(&store, &scheme)
 ///     .location(KeyLocation::client_key())
@@ -127,13 +127,13 @@ impl Cors {
     }
 
     /// Allows a page to send this header too.
-    pub fn request_field(mut self, name: &str) -> Self {
+    pub fn request_header(mut self, name: &str) -> Self {
         self.request_fields.push(name.to_ascii_lowercase());
         self
     }
 
     /// Allows a page to read this header too.
-    pub fn response_field(mut self, name: &str) -> Self {
+    pub fn response_header(mut self, name: &str) -> Self {
         self.response_fields.push(name.to_ascii_lowercase());
         self
     }
@@ -268,10 +268,10 @@ mod tests {
     #[test]
     fn names_every_field_once() {
         let cors = Cors::new()
-            .request_field("X-API-Key")
-            .request_field("x-trace")
-            .response_field("Retry-After")
-            .response_field("etag");
+            .request_header("X-API-Key")
+            .request_header("x-trace")
+            .response_header("Retry-After")
+            .response_header("etag");
         let locations = [
             KeyLocation::x_api_key(),
             KeyLocation::bearer(),
@@ -295,9 +295,9 @@ mod tests {
         for bad in [
             Cors::new().methods([""; 0]),
             Cors::new().methods(["GET, PUT"]),
-            Cors::new().request_field("x y"),
-            Cors::new().response_field("a\r\nset-cookie: b"),
-            Cors::new().response_field("é"),
+            Cors::new().request_header("x y"),
+            Cors::new().response_header("a\r\nset-cookie: b"),
+            Cors::new().response_header("é"),
         ] {
             assert!(!bad.is_valid(), "{bad:?}");
         }
@@ -372,10 +372,10 @@ mod tests {
         let cors = || {
             Cors::new()
                 .methods(["GET"])
-                .request_field("x-trace")
-                .response_field("etag")
+                .request_header("x-trace")
+                .response_header("etag")
         };
-        let other = Cors::new().response_field("x-other");
+        let other = Cors::new().response_header("x-other");
         let preflight = [
             ("origin", "https://a.example"),
             ("access-control-request-method", "GET"),
@@ -441,7 +441,7 @@ mod tests {
         let gate = world.builder().build().unwrap();
         let outer = principal(world.verdict(&gate));
         assert_eq!(answered(&world, &gate, Some(&outer)), (vec![], true));
-        world.requirement = Requirement::new().cors(Cors::new().response_field("etag"));
+        world.requirement = Requirement::new().cors(Cors::new().response_header("etag"));
         let (lines, _) = answered(&world, &gate, Some(&outer));
         assert_eq!(lines[0], "access-control-allow-origin: *");
         assert!(
@@ -478,6 +478,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "a method or a header name of the CORS policy is not a token")]
     fn a_cors_of_a_route_that_cannot_be_sent_is_refused_when_it_is_made() {
-        drop(Requirement::new().cors(Cors::new().request_field("x y")));
+        drop(Requirement::new().cors(Cors::new().request_header("x y")));
     }
 }

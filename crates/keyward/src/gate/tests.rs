@@ -669,7 +669,7 @@ fn the_field_to_remove_is_named_by_its_place_among_the_locations() {
     let Verdict::Admit(admitted) = world.verdict(&gate) else {
         panic!()
     };
-    assert_eq!(admitted.key_field, KeyHeaderAction::Remove(1));
+    assert_eq!(admitted.key_header, KeyHeaderAction::Remove(1));
     assert_eq!(gate.locations().get(1), Some(&KeyLocation::bearer()));
 }
 

@@ -24,7 +24,7 @@ use crate::reply::{Reply, ResponseHead};
 /// match gate.check(&request, &Arc::default(), None) {
 ///     Decision::Ready(Verdict::Admit(mut admitted)) => {
 ///         assert!(matches!(admitted.access, Some(Access::Principal(_)))); // into the extensions
-///         assert_eq!(admitted.key_field, KeyHeaderAction::Remove(0));
+///         assert_eq!(admitted.key_header, KeyHeaderAction::Remove(0));
 ///         assert_eq!(gate.locations()[0].header_name(), "x-api-key");
 ///         // The inner service is called here.
 ///         admitted.finish.apply(&mut response);
@@ -97,7 +97,7 @@ pub struct Admitted {
     /// The access to put into the request's extensions; `None` leaves them unchanged.
     pub access: Option<Access>,
     /// The change to the header that held the key.
-    pub key_field: KeyHeaderAction,
+    pub key_header: KeyHeaderAction,
     /// The processing of the response.
     pub finish: Finish,
 }
@@ -120,7 +120,7 @@ impl Admitted {
     ) -> Self {
         Self {
             access: principal.map(Access::Principal),
-            key_field: KeyHeaderAction::None,
+            key_header: KeyHeaderAction::None,
             finish: Finish {
                 charged,
                 cors_headers,

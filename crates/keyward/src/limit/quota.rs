@@ -155,7 +155,7 @@ impl Quota {
 /// The unit of the `X-RateLimit-Reset` header.
 ///
 /// The older headers are not standardised, and services differ in the unit. See
-/// [`GateBuilder::legacy_rate_limit_fields`](crate::gate::GateBuilder::legacy_rate_limit_fields).
+/// [`GateBuilder::legacy_rate_limit_headers`](crate::gate::GateBuilder::legacy_rate_limit_headers).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ResetUnit {

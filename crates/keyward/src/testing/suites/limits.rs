@@ -529,7 +529,7 @@ fn a_refusal_contains_the_time_to_retry(open: Open<'_>) {
     let world = World::new(open);
     let gate = world
         .builder()
-        .legacy_rate_limit_fields(ResetUnit::UnixTime)
+        .legacy_rate_limit_headers(ResetUnit::UnixTime)
         .build()
         .unwrap();
     let key = world.live(|new| new.rate_limits(RateLimit::per_minute(4)));
