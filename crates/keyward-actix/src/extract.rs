@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn without_a_middleware_nobody_is_let_in() {
+    async fn without_a_middleware_no_request_is_admitted() {
         let app = App::new()
             .route("/", web::get().to(async |_: Principal| "in"))
             .route("/maybe", web::get().to(async |_: MaybePrincipal| "in"));

@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn hands_on_the_principal_without_the_key() {
+    async fn passes_on_the_principal_without_the_key() {
         let fixture = Fixture::new().await;
         let layer = RequireKey::new(&fixture.gate(), Requirement::new().scope("kyc"));
         let app = App::new().wrap(layer).route("/", web::get().to(show));
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn nobody_is_whom_another_gate_knows() {
+    async fn a_principal_of_another_gate_is_not_accepted() {
         let fixture = Fixture::new().await;
         let elsewhere = fixture.builder().location(KeyLocation::bearer());
         let inner = RequireKey::new(&elsewhere.build().unwrap(), Requirement::new().optional());

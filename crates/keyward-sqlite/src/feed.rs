@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_ten_thousand_revisions_are_kept_and_who_is_behind_them_reads_everything() {
+    fn the_last_ten_thousand_revisions_are_kept_and_a_poll_behind_them_reads_everything() {
         let fixture = Fixture::new();
         let (store, behind) = (fixture.open_slow(), fixture.open_slow());
         let (secret, _) = add(&store, "acme");

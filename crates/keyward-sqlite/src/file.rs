@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_reads_a_file_that_was_moved_delays_writes_by_no_more_than_their_deadline() {
+    fn a_reader_of_a_moved_file_delays_writes_no_longer_than_their_deadline() {
         let fixture = Fixture::new();
         let backup = SqliteStore::open(fixture.at("backup.db")).unwrap();
         drop(add(&backup, "acme"));
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_is_no_store_unless_it_shall_become_one() {
+    fn an_empty_file_is_rejected_unless_it_may_become_a_store() {
         let fixture = Fixture::new();
         fs::write(fixture.at("keys.db-wal"), "what is left of the keys").unwrap();
         // SQLite treats a file of one byte as empty.

@@ -563,7 +563,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_leaves_nobody_waiting() {
+    fn a_panic_leaves_no_call_waiting() {
         let fixture = Fixture::new();
         let store = fixture.open_slow();
         let (secret, record) = add(&store, "acme");
@@ -618,7 +618,7 @@ mod tests {
     }
 
     #[test]
-    fn no_error_tells_a_digest() {
+    fn no_error_contains_a_digest() {
         let fixture = Fixture::new();
         let store = fixture.open();
         let (_, record) = add(&store, "acme");

@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_can_be_switched_off_at_three_in_the_morning() {
+    fn an_endpoint_can_be_disabled_by_hand() {
         let fixture = Fixture::new();
         let store = filled(&fixture);
         let before = claim(&store);
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn to_forget_much_holds_up_nobody() {
+    fn deleting_many_messages_delays_no_other_call() {
         let fixture = Fixture::new();
         let store = filled(&fixture);
         fixture

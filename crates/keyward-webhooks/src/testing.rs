@@ -40,27 +40,27 @@ use crate::store::{
 /// # Panics
 /// Panics if a check fails.
 pub fn check_webhooks<S: WebhookStore>(open: impl Fn() -> S) {
-    gives_back_what_was_committed(&open());
-    an_unknown_name_is_no_error(&open());
-    refuses_what_is_at_odds_with_what_is_stored(&open());
+    returns_what_was_committed(&open());
+    an_unknown_id_is_not_an_error(&open());
+    refuses_a_commit_that_conflicts_with_what_is_stored(&open());
     writes_all_or_nothing(&open());
-    keeps_the_bound_of_endpoints(&open());
+    enforces_the_limit_of_endpoints(&open());
     delivers_only_within_an_account_and_environment(&open());
-    a_claim_is_for_one_and_for_a_while(&open());
-    of_many_claims_at_once_each_gets_its_own(open());
+    a_claim_is_exclusive_and_expires(&open());
+    concurrent_claims_get_different_deliveries(open());
     claims_the_longest_due_and_few_for_each_endpoint(&open());
-    gives_a_share_for_endpoints_that_are_not_proven(&open());
+    reserves_a_share_for_endpoints_that_are_not_proven(&open());
     raises_its_signal_when_something_is_due(&open());
-    carries_out_what_follows_from_an_attempt(&open());
-    who_comes_late_changes_nothing_but_that_it_arrived(&open());
-    what_is_accepted_waits_for_an_endpoint_that_is_switched_off(&open());
-    delivers_again_what_is_asked_for(&open());
+    carries_out_the_next_step_of_an_attempt(&open());
+    a_late_conclusion_changes_only_that_it_arrived(&open());
+    accepted_messages_wait_for_a_disabled_endpoint(&open());
+    redelivers_what_is_asked_for(&open());
     lists_attempts_page_by_page(&open());
-    what_is_deleted_leaves_nothing(&open());
-    forgets_only_what_waits_for_nothing(&open());
+    a_deleted_endpoint_leaves_nothing(&open());
+    deletes_only_messages_that_nothing_waits_for(&open());
 }
 
-fn gives_back_what_was_committed<S: WebhookStore>(store: &S) {
+fn returns_what_was_committed<S: WebhookStore>(store: &S) {
     open_accounts(store);
     let mut endpoint = endpoint("acme", Environment::parse("eu-1").unwrap());
     endpoint.url = EndpointUrl::parse("https://bücher.example:8443/h'o\"ok?a=b&c=%00").unwrap();
@@ -99,7 +99,7 @@ fn gives_back_what_was_committed<S: WebhookStore>(store: &S) {
     assert_eq!(kept.unwrap(), Some(message));
 }
 
-fn an_unknown_name_is_no_error<S: WebhookStore>(store: &S) {
+fn an_unknown_id_is_not_an_error<S: WebhookStore>(store: &S) {
     let (id, acme) = (EndpointId::random().unwrap(), account("acme"));
     assert_eq!(block_on(store.endpoint(id)).unwrap(), None);
     assert_eq!(block_on(store.endpoints(None, None)).unwrap(), []);
@@ -110,7 +110,7 @@ fn an_unknown_name_is_no_error<S: WebhookStore>(store: &S) {
     assert!(claim(store, 0, 9).is_empty());
 }
 
-fn refuses_what_is_at_odds_with_what_is_stored<S: WebhookStore>(store: &S) {
+fn refuses_a_commit_that_conflicts_with_what_is_stored<S: WebhookStore>(store: &S) {
     let conflict = Err(StoreErrorKind::Conflict);
     let live = endpoint("acme", Environment::LIVE);
     let early = message("acme", Environment::LIVE, 0);
@@ -186,7 +186,7 @@ fn writes_all_or_nothing<S: WebhookStore>(store: &S) {
     );
 }
 
-fn keeps_the_bound_of_endpoints<S: WebhookStore>(store: &S) {
+fn enforces_the_limit_of_endpoints<S: WebhookStore>(store: &S) {
     open_accounts(store);
     let bounded = |account: &str, environment| {
         let endpoint = endpoint(account, environment);
@@ -247,7 +247,7 @@ fn delivers_only_within_an_account_and_environment<S: WebhookStore>(store: &S) {
     assert_eq!((pairs, due.len()), (expected, 10));
 }
 
-fn a_claim_is_for_one_and_for_a_while<S: WebhookStore>(store: &S) {
+fn a_claim_is_exclusive_and_expires<S: WebhookStore>(store: &S) {
     let (_, message) = one_delivery(store);
     let claim_at = |now| {
         let due = claim(store, now, 9);
@@ -265,7 +265,7 @@ fn a_claim_is_for_one_and_for_a_while<S: WebhookStore>(store: &S) {
     assert_eq!(claim_at(61), None, "claimed anew");
 }
 
-fn of_many_claims_at_once_each_gets_its_own<S: WebhookStore>(store: S) {
+fn concurrent_claims_get_different_deliveries<S: WebhookStore>(store: S) {
     open_accounts(&store);
     put(&store, [&endpoint("acme", Environment::LIVE)]).unwrap();
     for _ in 0..40 {
@@ -334,7 +334,7 @@ fn claims_the_longest_due_and_few_for_each_endpoint<S: WebhookStore>(store: &S) 
     assert_eq!(ask(9, 9, 9, &[]), ids(4..5));
 }
 
-fn gives_a_share_for_endpoints_that_are_not_proven<S: WebhookStore>(store: &S) {
+fn reserves_a_share_for_endpoints_that_are_not_proven<S: WebhookStore>(store: &S) {
     open_accounts(store);
     let all = [(); 5].map(|()| endpoint("acme", Environment::LIVE));
     put(store, &all).unwrap();
@@ -401,7 +401,7 @@ fn raises_its_signal_when_something_is_due<S: WebhookStore>(store: &S) {
     }
 }
 
-fn carries_out_what_follows_from_an_attempt<S: WebhookStore>(store: &S) {
+fn carries_out_the_next_step_of_an_attempt<S: WebhookStore>(store: &S) {
     let (endpoint, _) = one_delivery(store);
     let schedule = RetrySchedule::new([Duration::from_secs(100)]);
     conclude(store, &claim(store, 0, 9).remove(0), 503, 10, &schedule);
@@ -453,7 +453,7 @@ fn carries_out_what_follows_from_an_attempt<S: WebhookStore>(store: &S) {
     );
 }
 
-fn who_comes_late_changes_nothing_but_that_it_arrived<S: WebhookStore>(store: &S) {
+fn a_late_conclusion_changes_only_that_it_arrived<S: WebhookStore>(store: &S) {
     one_delivery(store);
     let schedule = RetrySchedule::new([Duration::from_secs(10_000)]);
     let late = claim(store, 0, 9).remove(0);
@@ -476,7 +476,7 @@ fn who_comes_late_changes_nothing_but_that_it_arrived<S: WebhookStore>(store: &S
     );
 }
 
-fn what_is_accepted_waits_for_an_endpoint_that_is_switched_off<S: WebhookStore>(store: &S) {
+fn accepted_messages_wait_for_a_disabled_endpoint<S: WebhookStore>(store: &S) {
     let (endpoint, first) = one_delivery(store);
     let switch = |status| {
         let mut endpoint = stored(store, endpoint.id());
@@ -494,7 +494,7 @@ fn what_is_accepted_waits_for_an_endpoint_that_is_switched_off<S: WebhookStore>(
     assert_eq!(ids, [first.id()], "not what was published meanwhile");
 }
 
-fn delivers_again_what_is_asked_for<S: WebhookStore>(store: &S) {
+fn redelivers_what_is_asked_for<S: WebhookStore>(store: &S) {
     let (endpoint, arrived) = one_delivery(store);
     let id = endpoint.id();
     let one = |message: &WebhookMessage| Redelivery::Message(message.id().clone());
@@ -589,7 +589,7 @@ fn lists_attempts_page_by_page<S: WebhookStore>(store: &S) {
     assert_eq!(seen, [5, 4, 3, 2, 1]);
 }
 
-fn what_is_deleted_leaves_nothing<S: WebhookStore>(store: &S) {
+fn a_deleted_endpoint_leaves_nothing<S: WebhookStore>(store: &S) {
     let (endpoint, _) = one_delivery(store);
     let schedule = RetrySchedule::new([Duration::ZERO; 9]);
     let due = claim(store, 0, 9).remove(0);
@@ -609,7 +609,7 @@ fn what_is_deleted_leaves_nothing<S: WebhookStore>(store: &S) {
     );
 }
 
-fn forgets_only_what_waits_for_nothing<S: WebhookStore>(store: &S) {
+fn deletes_only_messages_that_nothing_waits_for<S: WebhookStore>(store: &S) {
     let (endpoint, done) = one_delivery(store);
     let schedule = RetrySchedule::default();
     conclude(store, &claim(store, 0, 9).remove(0), 200, 1, &schedule);

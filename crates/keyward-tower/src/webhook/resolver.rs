@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn keeps_back_what_is_not_public() {
+    async fn returns_only_public_addresses() {
         let ask = |answer| resolve(EndpointRules::new(), "acme.example", answer);
         for private in [
             &["127.0.0.1"][..],

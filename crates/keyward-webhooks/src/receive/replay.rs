@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_handled_may_come_again() {
+    fn an_unhandled_delivery_may_be_sent_again() {
         let memory = RecentWebhooks::default();
         for _ in 0..2 {
             let begun = memory.note(&attempt("a"), at(0), at(600)).unwrap();
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_one_that_was_forgotten_does_not_touch_its_successor() {
+    fn concluding_a_forgotten_delivery_does_not_affect_its_successor() {
         let memory = RecentWebhooks::default();
         memory.note(&attempt("a"), at(0), at(600)).unwrap();
         memory.conclude(&attempt("a"), false);

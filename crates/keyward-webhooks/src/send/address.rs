@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn no_cloud_is_asked_for_its_metadata() {
+    fn metadata_services_of_clouds_are_not_public() {
         for (whose, address) in [
             (
                 "AWS, Azure, Google, Oracle, DigitalOcean, OpenStack, Hetzner, Vultr",
@@ -345,7 +345,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_more_and_no_less_than_the_lists_is_kept_back(four: u32, six: u128, inside: u32, of in 0..V6.len()) {
+        fn exactly_the_listed_networks_are_not_public(four: u32, six: u128, inside: u32, of in 0..V6.len()) {
             prop_assert_eq!(is_public(v4(four.into())), !is_listed(V4, 32, four.into()));
             // A random address is hardly ever global unicast.
             for number in [six, six >> 3 | 1 << 125] {

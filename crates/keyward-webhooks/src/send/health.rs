@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_in_a_row_open_the_circuit_and_an_answer_between_them_does_not_let_it() {
+    fn failures_in_a_row_open_the_circuit_unless_an_answer_interrupts_them() {
         let id = EndpointId::random().unwrap();
         let mut health = EndpointHealth::new(TIMEOUT);
         let refused = attempt(id, AttemptOutcome::Unreachable, 0);
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_stays_in_proportion_to_the_endpoints_that_exist() {
+    fn the_state_stays_in_proportion_to_the_existing_endpoints() {
         let mut health = EndpointHealth::new(TIMEOUT);
         let kept: BTreeSet<_> = (0..100).map(|_| EndpointId::random().unwrap()).collect();
         for id in &kept {

@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_for_longer_is_heard_up_to_a_day() {
+    fn a_receiver_may_ask_for_a_longer_delay_up_to_a_day() {
         let schedule = RetrySchedule::new([Duration::from_secs(100)]);
         let after = |asked| schedule.delay(1, Some(Duration::from_secs(asked))).unwrap();
         assert!(after(0) >= Duration::from_secs(100));

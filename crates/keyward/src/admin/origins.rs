@@ -114,7 +114,7 @@ mod tests {
 
     #[cfg(feature = "psl")]
     #[test]
-    fn a_wildcard_needs_a_domain_of_ones_own() {
+    fn a_wildcard_needs_a_registrable_domain() {
         let refused = |patterns: &[&str]| {
             let no_exception = OriginExceptions::default();
             let refused = refused(Environment::LIVE, patterns, no_exception);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exception_is_for_what_it_names_alone() {
+    fn an_exception_applies_only_to_what_it_names() {
         let list = &["http://*.github.io"][..];
         let check = |http, public_suffixes| {
             let exceptions = OriginExceptions {
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_in_the_key_already_may_stay() {
+    fn origins_that_a_key_already_has_may_stay() {
         let before = OriginPolicy::listed(["*.com", "http://shop.example"]).unwrap();
         let check = |patterns: &[&str]| {
             let after = OriginPolicy::listed(patterns).unwrap();

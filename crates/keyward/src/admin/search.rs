@@ -107,7 +107,7 @@ mod tests {
     use crate::testing::block_on;
 
     #[test]
-    fn a_search_ends_soon_when_nobody_waits_for_it() {
+    fn a_search_ends_soon_after_its_future_is_dropped() {
         let format = KeyFormat::new("vhk_{env}_").unwrap();
         let key = format.generate(Environment::LIVE).unwrap();
         let text = format!("{}\n", key.expose_secret()).repeat(100_000);

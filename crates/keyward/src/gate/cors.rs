@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn leaves_what_the_handler_has_set() {
+    fn keeps_headers_that_the_handler_has_set() {
         let own = [
             ("access-control-allow-origin", "https://shop.example"),
             ("access-control-expose-headers", "etag"),

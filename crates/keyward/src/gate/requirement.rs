@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_last_leaves_what_was_asked_before() {
+    fn a_later_option_keeps_earlier_requirements() {
         let asked = || Requirement::new().scope("a");
         for also in [asked().any_environment(), asked().optional()] {
             assert!(!also.is_met_by(&Scopes::none(), None));

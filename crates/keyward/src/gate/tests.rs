@@ -176,7 +176,7 @@ pub(crate) fn principal(verdict: Verdict) -> Principal {
 }
 
 #[test]
-fn the_lowest_row_that_applies_answers() {
+fn the_first_check_that_fails_answers() {
     use DenialKind as Kind;
     type Break = fn(&mut World);
     // In the order of the checks; each breaks something that no other one mends.
@@ -1005,7 +1005,7 @@ fn what_is_only_reported_passes_and_is_counted() {
 }
 
 #[test]
-fn of_a_key_made_elsewhere_only_the_secret_counts_and_512_bytes_at_most() {
+fn only_the_secret_of_an_imported_key_counts_and_512_bytes_at_most() {
     let separated = ForeignFormat::new("").unwrap().secret_after('|');
     let long = ForeignFormat::new("").unwrap().lengths(20..=1000);
     for (number, secret, passes) in [
