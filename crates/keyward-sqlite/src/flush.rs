@@ -33,7 +33,7 @@ pub(crate) struct FlushQueue {
     lent: HashSet<CreditOwner>,
     /// Set if credits in use are returned too.
     all: bool,
-    /// Whether a batch was to be written.
+    /// Set once there was a batch to write.
     known: bool,
 }
 

@@ -55,7 +55,7 @@ pub struct DeliveryAttempt {
     pub outcome: AttemptOutcome,
     /// The status of the response, if there was one.
     pub status: Option<u16>,
-    /// Whether this is the final attempt, because the message was delivered or given up.
+    /// `true` for the final attempt: the message was delivered or given up.
     ///
     /// More follow only if the message is [redelivered](crate::admin::WebhookAdmin::redeliver).
     pub last: bool,

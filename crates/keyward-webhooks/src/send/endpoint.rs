@@ -95,7 +95,7 @@ pub struct WebhookEndpoint {
     environment: Environment,
     /// The URL to which messages are sent.
     pub url: EndpointUrl,
-    /// Whether the endpoint receives messages.
+    /// The status. Only an enabled endpoint receives messages.
     pub status: EndpointStatus,
     /// The class of the actor that disabled the endpoint.
     ///

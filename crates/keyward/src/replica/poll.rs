@@ -579,7 +579,7 @@ pub(crate) mod tests {
         poll.finish(head).unwrap();
     }
 
-    /// How often all keys were searched for old entries.
+    /// The number of searches of all keys for old entries.
     pub(crate) fn searches(replica: &Replica) -> usize {
         replica.inner.table.searches.load(Ordering::Relaxed)
     }

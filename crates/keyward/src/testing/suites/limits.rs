@@ -1,4 +1,4 @@
-//! What rate limits and credits promise over any store.
+//! The promises of rate limits and credits over any store.
 
 use std::sync::Arc;
 use std::thread;

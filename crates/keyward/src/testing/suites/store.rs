@@ -1,4 +1,4 @@
-//! What every store promises, whatever keys and accounts it keeps.
+//! The promises of every store, for any keys and accounts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -935,7 +935,7 @@ fn stored_account<S: Store>(store: &S, id: &AccountId) -> Account {
     block_on(store.account(id.clone())).unwrap().unwrap()
 }
 
-/// What a gate over the store says to the key.
+/// The verdict of a gate over the store about the key.
 fn ask<S: Store>(store: &S, key: &ApiKey) -> Result<(), DenialKind> {
     ask_gate(&Gate::new(store, &scheme()).unwrap(), key)
 }
