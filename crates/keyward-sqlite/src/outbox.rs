@@ -347,9 +347,10 @@ impl<'a> Found<'a> {
         }
     }
 
-    /// Returns whether an endpoint is deleted or disabled and its deliveries do not show it yet.
+    /// Returns whether an endpoint is closed although its deliveries do not show it.
     ///
-    /// Only endpoints that are looked at are asked for: there may be very many such.
+    /// It is deleted or disabled. Only the examined endpoints are checked, as there may be very
+    /// many.
     fn is_closed(&mut self, endpoint: &str) -> rusqlite::Result<bool> {
         if let Some(is_closed) = self.closed.get(endpoint) {
             return Ok(*is_closed);

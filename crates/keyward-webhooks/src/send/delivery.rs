@@ -205,11 +205,11 @@ pub struct Conclusion {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "a store must carry out each")]
 pub enum NextStep {
-    /// Nothing, as the message has arrived.
+    /// Do nothing, as the message has arrived.
     Done,
     /// Retry at this time.
     Retry(SystemTime),
-    /// Nothing, as the retry schedule is exhausted.
+    /// Do nothing, as the retry schedule is exhausted.
     GiveUp,
     /// Disable the endpoint as gone; its deliveries, including this one, wait.
     Disable,

@@ -94,7 +94,7 @@ impl Known {
 pub enum CircuitState {
     /// Everything that is due is sent.
     Closed,
-    /// Nothing is sent.
+    /// No attempt is made.
     Open,
     /// A single attempt is made, the probe.
     HalfOpen,
