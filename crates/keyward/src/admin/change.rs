@@ -1,6 +1,6 @@
 //! Requests to create or change keys and accounts.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use crate::admin::origins::OriginExceptions;
 use crate::credits::Credits;
@@ -394,17 +394,4 @@ impl AccountChange {
         self.shared_rate_limits = Some(limits.into());
         self
     }
-}
-
-/// The time for which a rotated key keeps working. See
-/// [`KeyAdmin::rotate`](crate::admin::KeyAdmin::rotate).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::exhaustive_enums, reason = "now or later, there is no third")]
-pub enum Grace {
-    /// The old key stops working at once.
-    None,
-    /// The old key works for this long, but never beyond its expiry.
-    ///
-    /// The end is rounded up to a whole second.
-    For(Duration),
 }

@@ -9,7 +9,7 @@ use crate::gate::cors::{CorsHeaders, CorsReplies};
 use crate::gate::drain::UnreadBody;
 use crate::gate::gate::Inner;
 use crate::gate::prove::Presented;
-use crate::gate::replies::{RouteReplies, WithCors};
+use crate::gate::rendered::{RouteReplies, WithCors};
 use crate::gate::{
     Access, Admitted, Anonymous, Cors, Denial, Finish, Gate, KeyHeaderAction, Principal, Refusal,
     Requirement, Verdict,
@@ -20,30 +20,6 @@ use crate::origin::OriginPolicy;
 use crate::replica::cached_key::CachedKey;
 
 impl Gate {
-    /// Reports an unmet requirement of a `report_only` route.
-    pub(super) fn report(
-        &self,
-        reported: Option<DenialKind>,
-        entry: &Arc<CachedKey>,
-        requirement: &Requirement,
-    ) {
-        let Some(kind) = reported else { return };
-        self.inner.reports.count(kind);
-        let code = self.inner.replies.code(kind);
-        let status = self.inner.rendered.of(requirement).to(kind, code).status();
-        let clock = &**self.inner.replica.clock();
-        Denial::new(kind, Some(Arc::clone(entry))).log_report(code, status, &self.inner.log, clock);
-    }
-
-    /// Returns how often a [`report_only`](Requirement::report_only) requirement was not met for
-    /// this reason.
-    ///
-    /// The reasons are `EnvironmentMismatch`, `KindNotAccepted` and `ScopeMissing`.
-    #[must_use]
-    pub fn reported(&self, kind: DenialKind) -> u64 {
-        self.inner.reports.of(kind)
-    }
-
     pub(super) fn count(&self, entry: &CachedKey, admitted: bool, now: Duration) {
         // Also if usage is not counted: the service may record units of its own.
         if let Some(usage_counter) = self.inner.replica.usage_counter(entry)

@@ -10,7 +10,7 @@ use crate::environment::Environment;
 use crate::error::ParseError;
 use crate::gate::cors::CorsReplies;
 use crate::gate::gate::Inner;
-use crate::gate::replies::GateReplies;
+use crate::gate::rendered::GateReplies;
 use crate::gate::reports::Reports;
 use crate::gate::{Cors, Gate, PeerSource};
 use crate::key::ForeignFormat;
@@ -294,7 +294,7 @@ impl GateBuilder {
         /// Starts at one: [`NO_GATE`](crate::gate::principal) is zero.
         static NEXT: AtomicU64 = AtomicU64::new(1);
         if self.locations.is_empty() {
-            self.locations = vec![KeyLocation::x_api_key(), KeyLocation::bearer()];
+            self.locations = KeyLocation::defaults().into();
         }
         self.check()?;
         let Self {

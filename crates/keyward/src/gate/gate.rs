@@ -16,7 +16,7 @@ use crate::gate::cors::CorsReplies;
 use crate::gate::drain::UnreadBody;
 use crate::gate::judge::{enforce, judge_key};
 use crate::gate::prove::{Presented, Proved};
-use crate::gate::replies::GateReplies;
+use crate::gate::rendered::GateReplies;
 use crate::gate::reports::Reports;
 use crate::gate::{
     Admitted, Decision, GateBuilder, GateError, PeerSource, Pending, Principal, Refusal,

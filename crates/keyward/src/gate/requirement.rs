@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use crate::environment::Environment;
 use crate::gate::Cors;
-use crate::gate::replies::WithCors;
+use crate::gate::rendered::WithCors;
 use crate::ids::AccountId;
 use crate::key::KeyKind;
 use crate::reply::Reply;

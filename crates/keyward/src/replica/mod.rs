@@ -7,7 +7,7 @@ pub(crate) mod freshness;
 pub(crate) mod key_buckets;
 pub(crate) mod poll;
 pub(crate) mod refresh;
-pub(crate) mod refusals;
+pub(crate) mod refused_calls;
 pub(crate) mod reload;
 #[expect(
     clippy::module_inception,

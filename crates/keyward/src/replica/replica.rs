@@ -16,7 +16,7 @@ use crate::replica::credit_cache::{CreditCache, DeferredWake};
 use crate::replica::feed::Feed;
 use crate::replica::freshness::{Freshness, Moment};
 use crate::replica::refresh::Refresh;
-use crate::replica::refusals::Refusals;
+use crate::replica::refused_calls::Refusals;
 use crate::replica::table::Table;
 use crate::replica::usage::{SharedCounter, UsageCounter, UsageCounters};
 use crate::replica::{Poll, Rehash, UsageCount};
@@ -80,7 +80,7 @@ pub(super) struct Inner {
 }
 
 /// The number of balances that are visited under one lock of the feed.
-const PURSES_AT_ONCE: usize = 512;
+const CREDIT_CACHES_AT_ONCE: usize = 512;
 
 type Nudge = Box<dyn Fn(&Replica) -> bool + Send + Sync>;
 
@@ -403,7 +403,7 @@ impl Replica {
         iter::from_fn(move || {
             let credit_caches = replica
                 .feed()
-                .credit_caches_after(after.as_ref(), PURSES_AT_ONCE);
+                .credit_caches_after(after.as_ref(), CREDIT_CACHES_AT_ONCE);
             after = Some(credit_caches.last()?.owner().clone());
             let now = replica.inner.clock.boot();
             let unspent = credit_caches.iter();

@@ -2,7 +2,6 @@
 
 pub(crate) mod body;
 pub(crate) mod cache;
-pub(crate) mod code;
 pub(crate) mod grpc;
 pub(crate) mod replies;
 #[expect(
@@ -10,10 +9,11 @@ pub(crate) mod replies;
     reason = "the room is named after its main type"
 )]
 pub(crate) mod reply;
+pub(crate) mod reply_code;
 pub(crate) mod response_head;
 
 pub use self::body::{DetailJson, ErrorBody, ErrorJson, ErrorMessageJson, Problem, ProblemJson};
-pub use self::code::ReplyCode;
 pub use self::replies::Replies;
 pub use self::reply::Reply;
+pub use self::reply_code::ReplyCode;
 pub use self::response_head::ResponseHead;

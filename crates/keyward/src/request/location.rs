@@ -67,6 +67,18 @@ enum Place {
 }
 
 impl KeyLocation {
+    /// Returns the locations that a gate accepts by default: `X-API-Key` and `Authorization: Bearer`.
+    ///
+    /// ```
+    /// use keyward::KeyLocation;
+    ///
+    /// assert_eq!(KeyLocation::defaults(), [KeyLocation::x_api_key(), KeyLocation::bearer()]);
+    /// ```
+    #[must_use]
+    pub fn defaults() -> [Self; 2] {
+        [Self::x_api_key(), Self::bearer()]
+    }
+
     /// Accepts the key in a header of its own that contains nothing else.
     ///
     /// # Errors
