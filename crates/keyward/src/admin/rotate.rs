@@ -86,12 +86,13 @@ impl KeyAdmin {
                 new.expires_at = earlier(earlier(end, longest), bound).map(in_whole_seconds);
                 self.check_scopes(&new)?;
                 old.successor = Some(new.id);
-                match grace {
+                let works_beside = match grace {
                     Grace::None => {
                         old.status = KeyStatus::Revoked;
                         old.disabled_by = None;
                         old.revoked_at = Some(now);
                         "rotated".clone_into(&mut old.revoked_for);
+                        false
                     }
                     Grace::For(grace) => {
                         // Round up to the next whole second: a grace period is never shorter than
@@ -100,18 +101,18 @@ impl KeyAdmin {
                         let end = grace.and_then(|grace| now.checked_add(grace));
                         let end = end.map(in_whole_seconds).ok_or(AdminErrorKind::Expiry)?;
                         old.expires_at = earlier(old.expires_at, Some(end));
+                        true
                     }
-                }
+                };
                 let id = new.id;
                 let mut line = call.line();
                 line.account = Some(account.id.clone());
                 line.environment = Some(old.environment);
                 line.detail = format!("successor={id}");
-                // The old key may work beside the new one for a while, once.
-                let beside = matches!(grace, Grace::For(_));
                 let commit = Commit {
                     keys: vec![old, new],
-                    active_keys: beside.then(|| self.active_keys(&account, 1)),
+                    // The old key may work beside the new one for a while, once.
+                    active_keys: works_beside.then(|| self.active_keys(&account, 1)),
                     audit: vec![line],
                     ..Commit::default()
                 };

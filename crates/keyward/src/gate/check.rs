@@ -1,4 +1,7 @@
-//! The checks of a gate, in the order of evaluation.
+//! The list of a gate's checks, in the order of evaluation.
+//!
+//! They are made in `prove` (up to `Known`), `judge` (up to `Scopes`) and `charging`; `explain` goes
+//! through all of them.
 
 /// A check of the gate; the variants are in the order of evaluation.
 ///
