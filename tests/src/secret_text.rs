@@ -172,7 +172,7 @@ fn a_secret_of_something_else_is_told_as_what_it_is() {
     };
     let table: [(Take, &str, &str); 18] = [
         (&standard, "v1,whsec_", "remove `v1,`"),
-        (&standard, "whsec_whsec_", "twice"),
+        (&standard, "whsec_whsec_", "repeated"),
         (&standard, "whsk_", "Ed25519"),
         (&standard, "v1a,whpk_", "Ed25519"),
         (&standard, "whpk_", "Ed25519"),

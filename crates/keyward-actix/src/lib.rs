@@ -16,7 +16,7 @@
 //! #[actix_web::main]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let store = MemoryStore::new();
-//! let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+//!     let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
 //!     let gate = Gate::new(&store, &scheme)?;
 //!     let server = HttpServer::new(move || {
 //!         let api = web::scope("/v1")
@@ -91,7 +91,7 @@
 //!
 //! # Testing handlers
 //!
-//! With the feature `testing`, [`keyward::testing::principal`] becomes a [`Principal`] for the unit test of a
+//! With the feature `testing`, `keyward::testing::principal` becomes a [`Principal`] for the unit test of a
 //! handler. No gate accepts it: a middleware that finds it in the extensions of a request still requires a key.
 //!
 //! ```
@@ -108,7 +108,7 @@
 //! # }
 //! ```
 //!
-//! [`keyward::testing::World`] is a service in memory, whose keys pass through the middleware:
+//! `keyward::testing::World` is a service in memory, whose keys pass through the middleware:
 //!
 //! ```
 //! # use actix_web::{App, test::{TestRequest, call_service, init_service}, web};

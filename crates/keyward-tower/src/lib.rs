@@ -118,7 +118,7 @@
 //!
 //! # Rejected uploads
 //!
-//! [`RequireKeyLayer`] rejects a request before its body is read, and [`ReceiveWebhookLayer`] may do so
+//! [`RequireKeyLayer`] rejects a request before its body is read, and `ReceiveWebhookLayer` may do so
 //! before the body is read or when it has been read in part. Over HTTP/1, such a rejection has
 //! `connection: close`; over HTTP/2 it does not affect the connection. hyper closes the connection as soon as
 //! the body is dropped, and a client that is still sending then sees a connection reset instead of the
@@ -147,7 +147,7 @@
 //!
 //! # Testing handlers
 //!
-//! With the feature `testing`, [`keyward::testing::principal`] becomes a [`Principal`] for the unit test of a
+//! With the feature `testing`, `keyward::testing::principal` becomes a [`Principal`] for the unit test of a
 //! handler. No gate accepts it: a layer that finds it in the extensions of a request still requires a key.
 //!
 //! ```
@@ -164,7 +164,7 @@
 //! # }
 //! ```
 //!
-//! [`keyward::testing::World`] is a service in memory, whose keys pass through a layer:
+//! `keyward::testing::World` is a service in memory, whose keys pass through a layer:
 //!
 //! ```
 //! # use axum::{Router, body::Body, routing::get};

@@ -22,24 +22,25 @@
 //!     let scheme = KeyScheme::new(KeyFormat::new("acme_{env}_")?);
 //!     let gate = Gate::new(&store, &scheme)?;
 //!
-//!     // At sign-up: open an account and create its first key, which is shown once.
+//!     // At sign-up: open an account and create its first key, which is shown once. The token makes
+//!     // that idempotent, so that this program can be started again.
 //!     let admin = KeyAdmin::new(&store, &scheme);
 //!     let operator = Actor::operator("sign-up");
 //!     let account = AccountId::parse("customer-1")?;
 //!     admin.open_account(&operator, &account).await?;
-//!     let new = NewKey::new(account, Environment::LIVE, "production").scopes(Scopes::parse(["kyc"])?);
-//!     let created = admin.create(&operator, new).await?;
-//!     let key = created.key.ok_or("the key was created before")?;
+//!     let new = NewKey::new(account, Environment::LIVE, "production")
+//!         .scopes(Scopes::parse(["kyc"])?)
+//!         .token("first-key");
+//!     if let Some(key) = admin.create(&operator, new).await?.key {
+//!         let key = key.expose_secret();
+//!         println!("curl -i localhost:3000/whoami -H 'x-api-key: {key}'");
+//!     }
 //!
 //!     let app = Router::new()
 //!         .route("/whoami", get(whoami))
 //!         .layer(RequireKeyLayer::new(&gate, Requirement::new().scope("kyc")))
 //!         .route("/health", get(async || "ok\n")); // after the layer: needs no key
 //!     let listener = TcpListener::bind("127.0.0.1:3000").await?;
-//!     println!(
-//!         "curl -i localhost:3000/whoami -H 'x-api-key: {}'",
-//!         key.expose_secret()
-//!     );
 //!     Ok(axum::serve(listener, app).await?)
 //! }
 //! ```
@@ -48,7 +49,8 @@
 //! [`Requirement`] of its route, and a [`KeyAdmin`] creates, rotates and revokes keys. Both share a [`KeyScheme`]: the
 //! formats of keys, the peppers with which they are hashed, and the catalog of scopes. A [`Store`] keeps the
 //! [`KeyRecord`](crate::record::KeyRecord)s, with digests and never secrets. [`ErrorCode`](crate::denial::ErrorCode)
-//! lists what a rejected client reads.
+//! lists what a rejected client reads. The [guide](https://github.com/keyward-rs/keyward/tree/main/docs) has a page
+//! for each task: rotation, import, browsers, testing, operating.
 //!
 //! ```text
 //! request head -> exactly one key -> its format -> digest -> record -> checks -> Principal

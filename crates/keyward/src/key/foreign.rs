@@ -10,10 +10,11 @@ use crate::key::format::Recognised;
 /// Such a key is 20 to 200 visible ASCII characters, including the prefix, without commas and
 /// quotation marks. It has no checksum, so every text of this format costs a lookup in memory.
 ///
-/// An imported key is found by its plain SHA-256 digest until its first use, even when the gate has
-/// peppers. Anyone with write access to the database could therefore insert the digest of a key of
-/// their own. Remove the format when [`KeyAdmin::schemes`](crate::admin::KeyAdmin::schemes) no
-/// longer counts keys under `sha256`.
+/// An imported key is found by the digest that it was imported with until its first use, even when
+/// the gate has peppers: plain SHA-256, and other schemes that
+/// [`Peppers::accepting`](crate::key::Peppers::accepting) allows. Anyone with write access to the
+/// database could therefore insert the digest of a key of their own. Remove the format when
+/// [`KeyAdmin::schemes`](crate::admin::KeyAdmin::schemes) no longer counts keys under that scheme.
 ///
 /// ```
 /// use keyward::key::ForeignFormat;
