@@ -7,7 +7,7 @@ use std::{iter, mem, slice, vec};
 use keyward::KeyId;
 use keyward::credits::{CreditOwner, Unspent};
 use keyward::replica::{Rehash, Replica, UsageCount};
-use rusqlite::{Connection, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior, params};
 
 use crate::credit::CreditLedger;
 use crate::group::SLICE;
@@ -400,9 +400,10 @@ pub(crate) fn forget(connection: &Connection, node: i64) -> rusqlite::Result<()>
 
 /// Replaces a digest, unless another process has done so before.
 ///
-/// If another key has the new digest, nothing changes and there is no error.
+/// If the file refuses the new digest, because another key has it or had it when it was revoked, nothing
+/// changes and there is no error: the rest of the batch must not fail with it.
 fn redigest(connection: &Connection, moved: &Rehash) -> rusqlite::Result<()> {
-    connection
+    let replaced = connection
         .prepare_cached(
             "UPDATE OR IGNORE keyward_key \
              SET digest_scheme = ?2, digest = ?3, redigested = redigested + 1 \
@@ -413,8 +414,11 @@ fn redigest(connection: &Connection, moved: &Rehash) -> rusqlite::Result<()> {
             moved.to.scheme().to_string(),
             moved.to.expose_bytes(),
             moved.from,
-        ])
-        .map(drop)
+        ]);
+    match replaced {
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => Ok(()),
+        replaced => replaced.map(drop),
+    }
 }
 
 #[cfg(test)]
@@ -674,5 +678,31 @@ mod tests {
         let stored = block_on(second.key(record.id)).unwrap().unwrap();
         assert_eq!(stored.digest.scheme().to_string(), "hmac-sha256:one");
         assert_eq!(stored.redigested, 1);
+    }
+
+    #[test]
+    fn a_digest_that_may_not_come_back_keeps_no_count_from_the_file() {
+        let fixture = Fixture::new();
+        let store = fixture.open_slow();
+        let (revoked, _) = add(&store, "acme");
+        let (used_too, _) = add(&store, "other");
+        let typed = "UPDATE keyward_account SET revoked_all = 1 WHERE id = 'acme'";
+        fixture.type_in(typed).unwrap();
+        crate::fixture::ask_strictly(&store, &revoked).unwrap_err();
+        let pepper = || Pepper::new("new", &[7; 32]).unwrap();
+        let sha256 = DigestScheme::Sha256;
+        // One version of the service moves digests to a pepper, and the version before moves them back.
+        for peppers in [
+            Peppers::new(pepper()).accepting(sha256).unwrap(),
+            Peppers::none().retired(pepper()).unwrap(),
+        ] {
+            let gate = Gate::new(&store, &crate::fixture::scheme().peppers(peppers)).unwrap();
+            let denied = ask_with(&gate, &revoked).unwrap_err();
+            assert_eq!(denied, keyward::denial::DenialKind::Revoked);
+            ask_with(&gate, &used_too).unwrap();
+            block_on(store.flush()).unwrap();
+        }
+        assert_eq!(used(&store, "other"), (2, 0));
+        assert_eq!(used(&store, "acme").1, 3);
     }
 }
