@@ -159,8 +159,12 @@ impl KeyScheme {
     ) -> impl Iterator<Item = (usize, &'a str, &'a str)> {
         iter::from_fn(move || {
             part.find_map(|at| {
-                let mut formats = self.accepted.iter();
-                let (key, prefix) = formats.find_map(|format| format.find_at(text, at))?;
+                let formats = self.accepted.iter();
+                let found =
+                    formats.filter_map(|own| Some((own.has_checksum(), own.find_at(text, at)?)));
+                // Without a checksum, a longer key may begin like one of a shorter format.
+                let (_, (key, prefix)) =
+                    found.max_by_key(|(is_sure, (key, _))| (*is_sure, key.len()))?;
                 Some((at, key, prefix))
             })
         })
@@ -285,5 +289,22 @@ mod tests {
         let first = format("{env}_");
         let key = first.generate(Environment::LIVE).unwrap();
         assert!(KeyScheme::new(first).is_key_in(key.expose_secret()));
+    }
+
+    #[test]
+    fn finds_a_key_whole_that_begins_like_a_key_of_a_shorter_format() {
+        let bare = |length| format("sk_").without_checksum().length(length).unwrap();
+        for lengths in [[28, 64], [64, 28]] {
+            let [first, second] = lengths.map(bare);
+            let scheme = KeyScheme::new(first.clone()).retired_format(second.clone());
+            let scheme = scheme.unwrap();
+            for made in [first, second, format("sk_")] {
+                let scheme = scheme.clone().retired_format(made.clone()).unwrap();
+                let key = made.generate(Environment::LIVE).unwrap();
+                let text = format!("key={}\n", key.expose_secret());
+                let found: Vec<_> = scheme.find_from(&text, 0..text.len()).collect();
+                assert_eq!(found, [(4, key.expose_secret(), "sk_")], "{made:?}");
+            }
+        }
     }
 }
