@@ -1,8 +1,9 @@
 //! Threads for work that would block an executor for too long.
 
 use std::collections::VecDeque;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::{io, mem, thread};
 
 use futures_channel::oneshot;
 
@@ -14,12 +15,15 @@ const AT_ONCE: usize = 2;
 /// The threads of this process, shared by every `KeyAdmin`.
 pub(super) static THREADS: Threads = Threads::new();
 
-/// Runs each job on its own thread, up to a limit; others wait.
+/// Runs jobs on a few threads of their own; others wait.
+///
+/// A job waits in the queue and not in its future, so that a future that is kept without being polled
+/// holds up no other job.
 pub(super) struct Threads(Mutex<State>);
 
 struct State {
     running: usize,
-    waiting: VecDeque<oneshot::Sender<Permit>>,
+    waiting: VecDeque<Box<dyn Work>>,
 }
 
 impl Threads {
@@ -30,7 +34,7 @@ impl Threads {
         }))
     }
 
-    /// Runs a job on a thread of its own.
+    /// Runs a job on another thread.
     ///
     /// If the future is dropped, a waiting job is dropped too, and a running one sees it in
     /// `is_wanted`.
@@ -38,44 +42,53 @@ impl Threads {
         &'static self,
         job: impl FnOnce(&dyn Fn() -> bool) -> T + Send + 'static,
     ) -> Result<T, AdminError> {
-        let permit = self.ask().await.map_err(AdminError::thread)?;
+        // Dropped after the receiver.
+        let _forgotten = Forgotten(self);
         let (answer, answered) = oneshot::channel();
-        let work = move || {
-            let _permit = permit;
-            let done = job(&|| !answer.is_canceled());
-            drop(answer.send(done));
-        };
-        thread::Builder::new()
-            .name("keyward-leaks".to_owned())
-            .spawn(work)
-            .map_err(AdminError::thread)?;
+        self.state()
+            .waiting
+            .push_back(Box::new(Job { job, answer }));
+        self.start().map_err(AdminError::thread)?;
         answered.await.map_err(AdminError::thread)
     }
 
-    fn ask(&'static self) -> oneshot::Receiver<Permit> {
-        let (sender, receiver) = oneshot::channel();
-        let mut state = self.state();
-        state.waiting.retain(|waiting| !waiting.is_canceled());
-        state.waiting.push_back(sender);
-        drop(state);
-        self.start_next();
-        receiver
-    }
-
-    fn start_next(&'static self) {
+    /// Starts a thread, unless enough are running.
+    fn start(&'static self) -> io::Result<()> {
         let mut state = self.state();
         if state.running == AT_ONCE {
-            return;
+            return Ok(());
         }
-        state.waiting.retain(|waiting| !waiting.is_canceled());
-        let Some(next) = state.waiting.pop_front() else {
-            return;
-        };
         state.running += 1;
         drop(state);
-        // If its future is dropped at this moment, the permit is returned and goes to the next in
-        // line.
-        drop(next.send(Permit(self)));
+        let work = move || {
+            while let Some(next) = self.next() {
+                next.run();
+            }
+        };
+        let thread = thread::Builder::new().name("keyward-leaks".to_owned());
+        let Err(error) = thread.spawn(work) else {
+            return Ok(());
+        };
+        let mut state = self.state();
+        state.running -= 1;
+        if state.running > 0 {
+            // A running thread takes the job when it has done its own.
+            return Ok(());
+        }
+        let waiting = mem::take(&mut state.waiting);
+        drop(state);
+        drop(waiting);
+        Err(error)
+    }
+
+    /// Returns the next job for a thread, which ends if there is none.
+    fn next(&self) -> Option<Box<dyn Work>> {
+        let mut state = self.state();
+        let next = state.waiting.pop_front();
+        if next.is_none() {
+            state.running -= 1;
+        }
+        next
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -83,13 +96,48 @@ impl Threads {
     }
 }
 
-/// A permit for one of the concurrent threads.
-struct Permit(&'static Threads);
+/// A job whose type is not named.
+trait Work: Send {
+    fn is_wanted(&self) -> bool;
 
-impl Drop for Permit {
+    fn run(self: Box<Self>);
+}
+
+struct Job<F, T> {
+    job: F,
+    answer: oneshot::Sender<T>,
+}
+
+impl<F, T> Work for Job<F, T>
+where
+    F: FnOnce(&dyn Fn() -> bool) -> T + Send,
+    T: Send,
+{
+    fn is_wanted(&self) -> bool {
+        !self.answer.is_canceled()
+    }
+
+    fn run(self: Box<Self>) {
+        let Self { job, answer } = *self;
+        // A panic ends the job and not the thread; its future finds that there is no answer.
+        drop(panic::catch_unwind(AssertUnwindSafe(|| {
+            let done = job(&|| !answer.is_canceled());
+            drop(answer.send(done));
+        })));
+    }
+}
+
+/// Drops the jobs that are not wanted any more.
+struct Forgotten(&'static Threads);
+
+impl Drop for Forgotten {
     fn drop(&mut self) {
-        self.0.state().running -= 1;
-        self.0.start_next();
+        let mut state = self.0.state();
+        let waiting = mem::take(&mut state.waiting).into_iter();
+        let (wanted, forgotten) = waiting.partition::<VecDeque<_>, _>(|job| job.is_wanted());
+        state.waiting = wanted;
+        drop(state);
+        drop(forgotten);
     }
 }
 
@@ -160,8 +208,7 @@ mod tests {
         assert_eq!(state(), (AT_ONCE, 2 * AT_ONCE));
         // Jobs that no longer wait leave nothing behind.
         drop(all.remove(AT_ONCE));
-        drop(THREADS.ask());
-        assert_eq!(state(), (AT_ONCE, 2 * AT_ONCE));
+        assert_eq!(state(), (AT_ONCE, 2 * AT_ONCE - 1));
         let done: Vec<_> = all
             .into_iter()
             .map(|(job, go)| {
@@ -170,6 +217,27 @@ mod tests {
             })
             .collect();
         assert_eq!(done.len(), 3 * AT_ONCE - 1);
+    }
+
+    #[test]
+    fn a_future_that_is_kept_and_not_polled_holds_up_no_other() {
+        static THREADS: Threads = Threads::new();
+        let context = &mut Context::from_waker(Waker::noop());
+        let (go, wait) = mpsc::channel::<()>();
+        let wait = std::sync::Arc::new(Mutex::new(wait));
+        let mut kept: Vec<_> = (0..3 * AT_ONCE)
+            .map(|_| {
+                let wait = std::sync::Arc::clone(&wait);
+                Box::pin(THREADS.run(move |_| wait.lock().unwrap().recv().unwrap_err()))
+            })
+            .collect();
+        for job in &mut kept {
+            assert!(job.as_mut().poll(context).is_pending());
+        }
+        drop(go);
+        let (told, tells) = mpsc::channel();
+        thread::spawn(move || told.send(block_on(THREADS.run(|_| 7)).unwrap()));
+        assert_eq!(tells.recv_timeout(LONG), Ok(7));
     }
 
     #[test]
