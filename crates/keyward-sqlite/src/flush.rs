@@ -1,6 +1,6 @@
 //! Usage, rehashed keys and unspent credits, on their way from memory into the file.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque, hash_set};
 use std::time::{Duration, Instant, SystemTime};
 use std::{iter, mem, slice, vec};
 
@@ -31,6 +31,8 @@ pub(crate) struct FlushQueue {
     batches: VecDeque<Batch>,
     /// The owners that may have credits in this process.
     lent: HashSet<CreditOwner>,
+    /// Those of them that are still to be settled with.
+    settling: Option<hash_set::IntoIter<CreditOwner>>,
     /// Set if credits in use are returned too.
     all: bool,
     /// Set once there was a batch to write.
@@ -48,6 +50,7 @@ impl FlushQueue {
             round: None,
             batches: VecDeque::new(),
             lent: HashSet::new(),
+            settling: None,
             all: false,
             known: false,
         })
@@ -107,27 +110,39 @@ impl FlushQueue {
         batch
     }
 
-    /// Takes credits that are not needed, and reports what is held of the others.
-    pub(crate) fn settle(&mut self, replica: &Replica) {
-        let lent = mem::take(&mut self.lent);
-        let mut owners = lent.into_iter().peekable();
-        while owners.peek().is_some() {
-            let mut batch = self.batch(replica);
-            for owner in owners.by_ref().take(BATCH) {
-                let mut returning = self.ledger.lock();
-                if let Some(unspent) = replica.take_unspent_of(&owner) {
-                    returning.add(batch.sequence, slice::from_ref(&unspent));
-                    batch.unspent.push(unspent);
-                }
-                drop(returning);
-                let held = held(replica, &owner);
-                if held.amount > 0 {
-                    self.lent.insert(owner);
-                }
-                batch.held.push(held);
-            }
-            self.batches.push_back(batch);
+    /// Begins to settle with every owner of credits that may be out, unless that is under way.
+    pub(crate) fn begin_settling(&mut self) {
+        if !self.is_settling() {
+            self.settling = Some(mem::take(&mut self.lent).into_iter());
         }
+    }
+
+    /// Takes back the unneeded credits of some owners, and reports what the others hold.
+    pub(crate) fn settle_some(&mut self, replica: &Replica) {
+        let owners = self.settling.iter_mut().flatten().take(BATCH);
+        let owners: Vec<_> = owners.collect();
+        if owners.is_empty() {
+            return;
+        }
+        let mut batch = self.batch(replica);
+        for owner in owners {
+            let mut returning = self.ledger.lock();
+            if let Some(unspent) = replica.take_unspent_of(&owner) {
+                returning.add(batch.sequence, slice::from_ref(&unspent));
+                batch.unspent.push(unspent);
+            }
+            drop(returning);
+            let held = held(replica, &owner);
+            if held.amount > 0 {
+                self.lent.insert(owner);
+            }
+            batch.held.push(held);
+        }
+        self.batches.push_back(batch);
+    }
+
+    fn is_settling(&self) -> bool {
+        self.settling.as_ref().is_some_and(|left| left.len() > 0)
     }
 
     /// Takes the credits beyond the number that may be out.
@@ -153,7 +168,7 @@ impl FlushQueue {
 
     /// Returns whether any credits may be in this process.
     pub(crate) fn has_lent(&self) -> bool {
-        !self.lent.is_empty()
+        !self.lent.is_empty() || self.is_settling()
     }
 
     /// Creates an empty batch.
@@ -704,5 +719,28 @@ mod tests {
         }
         assert_eq!(used(&store, "other"), (2, 0));
         assert_eq!(used(&store, "acme").1, 3);
+    }
+
+    #[test]
+    fn settling_with_many_owners_takes_some_at_a_time_and_each_once() {
+        let connection = Connection::open_in_memory().unwrap();
+        let mut queue = FlushQueue::new(&connection).unwrap();
+        let replica = Replica::new();
+        for number in 0..=BATCH {
+            let account = keyward::AccountId::parse(&format!("a{number}")).unwrap();
+            queue.lend(account.into());
+        }
+        queue.begin_settling();
+        queue.settle_some(&replica);
+        assert_eq!(queue.batches[0].held.len(), BATCH);
+        assert!(queue.has_lent());
+        queue.written();
+        // While that is under way, it does not begin anew.
+        queue.begin_settling();
+        queue.settle_some(&replica);
+        assert_eq!(queue.batches[0].held.len(), 1);
+        queue.written();
+        queue.settle_some(&replica);
+        assert!(queue.is_idle() && !queue.has_lent());
     }
 }

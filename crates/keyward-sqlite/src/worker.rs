@@ -397,11 +397,19 @@ impl Worker {
     /// Returns unneeded credits, and reports the rest.
     fn settle(&mut self) {
         self.settled = Instant::now();
+        self.queue.begin_settling();
+        self.settle_some();
+    }
+
+    /// Settles with some owners, and goes on when other tasks had their turn.
+    fn settle_some(&mut self) {
         // While batches cannot be written, no more are made.
         if self.queue.waiting() == 0 {
-            self.queue.settle(&self.replica);
+            self.queue.settle_some(&self.replica);
         }
-        self.write_waiting();
+        if self.queue.waiting() > 0 && self.write_some() {
+            self.later(Self::settle_some);
+        }
     }
 
     /// Returns credits above the limit that may be held, after any batches that are waiting.
