@@ -92,6 +92,9 @@ impl GateBuilder {
     }
 
     /// Accepts imported keys of this format as well.
+    ///
+    /// If a key has several of these formats, the one that was added first is used. Add a narrow one, such as
+    /// one with a separator, before a wide one.
     pub fn foreign_format(mut self, format: ForeignFormat) -> Self {
         self.foreign.push(format);
         self

@@ -21,7 +21,7 @@ pub(super) struct Presented<'a> {
     pub(super) environment: Option<&'a [u8]>,
     /// The offset of the part after the prefix.
     pub(super) secret: usize,
-    /// A flag for the format of an imported key.
+    /// Set if the key may be an imported one.
     pub(super) is_foreign: bool,
     /// The client for which failures are counted.
     pub(super) client: Option<Client>,
@@ -49,8 +49,14 @@ impl Gate {
             Credential::One(key, location) => (key, location),
         };
         let mut formats = self.inner.scheme.accepted().iter();
-        let (recognised, is_foreign) = match formats.find_map(|format| format.parse(key)) {
-            Some(recognised) => (recognised, false),
+        let own = formats.find_map(|format| Some((format.parse(key)?, format.has_checksum())));
+        let (recognised, is_foreign) = match own {
+            Some((recognised, true)) => (recognised, false),
+            // Without a checksum, another system may have created a key of this format.
+            Some((recognised, false)) => {
+                let mut foreign = self.inner.foreign.iter();
+                (recognised, foreign.any(|format| format.recognises(key)))
+            }
             // No format contains a comma: it joins what were two lines (RFC 9110 §5.3).
             None if key.contains(&b',') => return Err(DenialKind::MultipleKeys),
             None if key.len() > MAX_KEY_LEN => return Err(DenialKind::Malformed),

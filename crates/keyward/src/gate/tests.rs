@@ -1124,3 +1124,27 @@ fn panics_if_a_route_costs_more_than_the_burst() {
     gate.assert_meetable(&Requirement::new().environment(Environment::TEST).cost(11));
     gate.assert_meetable(&Requirement::new().cost(11));
 }
+
+#[test]
+fn an_imported_key_is_found_if_it_looks_like_an_own_one_without_a_checksum() {
+    let own = format().without_checksum();
+    let mut world = World::new();
+    world.key = own.generate(Environment::LIVE).unwrap();
+    world.record.digest = Peppers::none().digest(&world.key);
+    world.fields = vec![("x-api-key", world.key.expose_secret().into())];
+    world.feed();
+    let pepper = Pepper::new("2026", &[7; 32]).unwrap();
+    let scheme = scheme().retired_format(own).unwrap();
+    let scheme = scheme.peppers(Peppers::new(pepper));
+    for (foreign, expected) in [
+        (None, Err(DenialKind::Unknown)),
+        (Some("re_"), Err(DenialKind::Unknown)),
+        (Some("vhk_"), Ok(())),
+    ] {
+        let mut gate = world.builder_with(&scheme);
+        if let Some(prefix) = foreign {
+            gate = gate.foreign_format(ForeignFormat::new(prefix).unwrap());
+        }
+        assert_eq!(reason(world.verdict(&gate.build().unwrap())), expected);
+    }
+}
