@@ -115,6 +115,10 @@ impl AuditedCall<'_> {
         if let Err(error) = &outcome {
             let mut line = self.line();
             line.refused = Some(error.kind());
+            // No actor writes into the audit log of an account that is not its own.
+            if let Some(own) = self.actor.account() {
+                line.account = Some(own.clone());
+            }
             self.admin.note_refusal(self.actor, line).await;
         }
         outcome
@@ -132,5 +136,43 @@ impl fmt::Debug for AuditedCall<'_> {
             .field("actor", &line.actor)
             .field("action", &line.action)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::{AccountChange, NewKey};
+    use crate::environment::Environment;
+    use crate::ids::AccountId;
+    use crate::record::AdminErrorKind;
+    use crate::scope::Permission;
+    use crate::testing::{World, block_on};
+
+    #[test]
+    fn a_refused_call_about_another_account_is_in_the_audit_log_of_the_actor() {
+        let world = World::new();
+        let (admin, operator) = (world.admin(), world.operator());
+        let [acme, other] = ["acme", "other"].map(|id| AccountId::parse(id).unwrap());
+        for account in [&acme, &other] {
+            drop(block_on(admin.open_account(&operator, account)));
+        }
+        let before = |account| block_on(admin.audit(&operator, Some(account), None)).unwrap();
+        let (own, foreign) = (before(&acme).entries.len(), before(&other).entries);
+        let actor = Actor::user("ann", acme.clone(), Permission::ALL);
+        let new = NewKey::new(other.clone(), Environment::LIVE, "key");
+        for refused in [
+            block_on(admin.open_account(&actor, &other)).map(drop),
+            block_on(admin.update_account(&actor, &other, AccountChange::new())).map(drop),
+            block_on(admin.bootstrap(&actor, new.clone())).map(drop),
+            block_on(admin.create(&actor, new)).map(drop),
+            block_on(admin.revoke_all(&actor, &other, None, "")),
+        ] {
+            let kind = refused.unwrap_err().kind();
+            let kinds = [AdminErrorKind::NotPermitted, AdminErrorKind::UnknownAccount];
+            assert!(kinds.contains(&kind), "{kind:?}");
+        }
+        assert_eq!(before(&other).entries, foreign);
+        assert_eq!(before(&acme).entries.len(), own + 5);
     }
 }
