@@ -398,18 +398,7 @@ impl Worker {
     fn settle(&mut self) {
         self.settled = Instant::now();
         self.queue.begin_settling();
-        self.settle_some();
-    }
-
-    /// Settles with some owners, and goes on when other tasks had their turn.
-    fn settle_some(&mut self) {
-        // While batches cannot be written, no more are made.
-        if self.queue.waiting() == 0 {
-            self.queue.settle_some(&self.replica);
-        }
-        if self.queue.waiting() > 0 && self.write_some() {
-            self.later(Self::settle_some);
-        }
+        self.write_waiting();
     }
 
     /// Returns credits above the limit that may be held, after any batches that are waiting.
@@ -421,8 +410,13 @@ impl Worker {
         self.write_waiting();
     }
 
-    /// Writes the waiting batches, one at a time, so that other tasks have their turn.
+    /// Writes the waiting batches, and those of a settlement in progress, one at a time, so that other
+    /// tasks have their turn.
     fn write_waiting(&mut self) {
+        // While batches cannot be written, no more are made.
+        if self.queue.waiting() == 0 {
+            self.queue.settle_some(&self.replica);
+        }
         if self.queue.waiting() > 0 && self.write_some() {
             self.later(Self::write_waiting);
         }
