@@ -46,7 +46,6 @@
 
 pub mod admin;
 pub mod error;
-mod named;
 pub mod receive;
 pub mod sealing;
 pub mod send;

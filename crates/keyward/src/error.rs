@@ -202,7 +202,9 @@ impl ParseErrorKind {
 }
 
 /// Implements `as_str` and `parse` for an enum.
-macro_rules! named {
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __named {
     ($type:ident, $subject:literal: $($variant:ident = $name:literal),+ $(,)?) => {
         impl $type {
             /// Returns the name under which stores keep this value.
@@ -227,4 +229,4 @@ macro_rules! named {
     };
 }
 
-pub(crate) use named;
+pub(crate) use __named as named;

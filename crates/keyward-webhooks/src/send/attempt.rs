@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::named::named;
+use keyward::__named as named;
 
 use crate::send::EndpointId;
 use crate::signature::WebhookId;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::SystemTime;
 
-use crate::named::named;
+use keyward::__named as named;
 use keyward::environment::Environment;
 use keyward::error::ParseError;
 use keyward::ids::AccountId;
