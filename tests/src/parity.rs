@@ -403,6 +403,7 @@ fn what_cannot_be_told_apart_has_the_same_bytes() {
         "revoked",
         "disabled",
         "expired",
+        "not valid yet",
         "swept",
         "other",
         "another product",

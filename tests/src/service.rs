@@ -93,6 +93,9 @@ impl Service {
         self.key("disabled", live, |key| key.status = KeyStatus::Disabled);
         let at = SystemTime::UNIX_EPOCH + NOW;
         self.key("expired", live, |key| key.expires_at = Some(at));
+        self.key("not valid yet", live, |key| {
+            key.not_before = Some(at + Duration::from_secs(1));
+        });
         self.key("expiring", live, |key| {
             key.expires_at = Some(at + Duration::from_secs(1));
         });

@@ -224,6 +224,9 @@ mod tests {
             "metadata = '[]'",
             "metadata = '{\"a\":}'",
             "revoked_at = 'once'",
+            "not_before = 'soon'",
+            "created_by = X'00'",
+            "disabled_by_name = X'00'",
             "revoked_for = X'00'",
             "predecessor = 'key_1'",
             "successor = 'next'",
@@ -245,7 +248,8 @@ mod tests {
                     "UPDATE keyward_key SET environment = 'live', hint = '{}', kind = 'secret', \
                  status = 'active', scopes = '', origins = NULL, no_origin = 0, name = '', \
                  account = 'acme', epoch = 0, created_at = 0, expires_at = NULL, rate_limits = '', \
-                 metadata = '{{}}', revoked_at = NULL, revoked_for = '', predecessor = NULL, \
+                 metadata = '{{}}', not_before = NULL, created_by = NULL, disabled_by_name = NULL, \
+                 revoked_at = NULL, revoked_for = '', predecessor = NULL, \
                  successor = NULL {only}",
                     record.hint
                 ))

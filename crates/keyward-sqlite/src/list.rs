@@ -15,6 +15,7 @@ const STATE: &str = "CASE \
              AND environment = keyward_key.environment), 0)) \
      THEN 'revoked' \
      WHEN expires_at <= :now THEN 'expired' \
+     WHEN status = 'active' AND not_before > :now THEN 'not_yet_valid' \
      ELSE status END";
 
 /// Returns the keys that match a query, newest first.
@@ -62,7 +63,7 @@ pub(crate) fn count_active(connection: &Connection, bound: &ActiveKeys) -> rusql
     connection
         .prepare_cached(&format!(
             "SELECT count(*) FROM keyward_key \
-             WHERE account = :account AND status <> 'revoked' AND {STATE} IN ('active', 'disabled')"
+             WHERE account = :account AND status <> 'revoked' AND {STATE} NOT IN ('revoked', 'expired')"
         ))?
         .query_row(
             named_params! {
@@ -77,7 +78,7 @@ pub(crate) fn count_active(connection: &Connection, bound: &ActiveKeys) -> rusql
 pub(crate) fn schemes_sql() -> String {
     format!(
         "SELECT digest_scheme, count(*) FROM keyward_key \
-         WHERE status <> 'revoked' AND {STATE} IN ('active', 'disabled') GROUP BY digest_scheme"
+         WHERE status <> 'revoked' AND {STATE} NOT IN ('revoked', 'expired') GROUP BY digest_scheme"
     )
 }
 

@@ -37,6 +37,7 @@ pub const MIGRATIONS: &[(u32, &str)] = &[
     (11, include_str!("../migrations/0011_revoked_digest.sql")),
     (12, include_str!("../migrations/0012_backlogs.sql")),
     (13, include_str!("../migrations/0013_deleted_digest.sql")),
+    (14, include_str!("../migrations/0014_validity.sql")),
 ];
 
 /// The treatment of a file without keyward's tables.
@@ -189,6 +190,9 @@ mod tests {
             "UPDATE keyward_key SET revoked_for = NULL",
             "UPDATE keyward_key SET disabled_by = 'ann'",
             "UPDATE keyward_key SET disabled_by = x'6f'",
+            "UPDATE keyward_key SET disabled_by_name = x'6f'",
+            "UPDATE keyward_key SET created_by = x'6f'",
+            "UPDATE keyward_key SET not_before = 'tomorrow'",
             "UPDATE keyward_key SET lineage = NULL",
             "UPDATE keyward_key SET lineage = 'key_1'",
             "UPDATE keyward_key SET predecessor = 'key_1'",
@@ -266,17 +270,21 @@ mod tests {
         let store = fixture.open();
         let (_, mut record) = add(&store, "acme");
         (record.status, record.disabled_by) = (KeyStatus::Disabled, Some(DisabledBy::User));
+        record.disabled_by_name = Some("user:ann".to_owned());
         commit(&store, vec![], vec![record.clone()]).unwrap();
         let id = record.id;
         let mut renamed = stored(&store, id);
         renamed.name = "new".to_owned();
         commit(&store, vec![], vec![renamed]).unwrap();
         assert_eq!(stored(&store, id).disabled_by, Some(DisabledBy::User));
+        let name = || stored(&store, id).disabled_by_name;
+        assert_eq!(name().as_deref(), Some("user:ann"));
         let before = stored(&store, id).revision;
         for status in ["active", "disabled"] {
             let typed = format!("UPDATE keyward_key SET status = '{status}'");
             fixture.type_in(&typed).unwrap();
             assert_eq!(stored(&store, id).disabled_by, None, "{status}");
+            assert_eq!(name(), None, "{status}");
         }
         let typed = "UPDATE keyward_key SET disabled_by = 'operator'";
         let between = stored(&store, id).revision;

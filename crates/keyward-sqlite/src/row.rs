@@ -17,7 +17,7 @@ pub(crate) const ACCOUNTS: &str = "SELECT id, revision, status, api_access, max_
 pub(crate) const KEYS: &str = "SELECT id, digest_scheme, digest, hint, account, environment, \
      created_at, revision, name, kind, scopes, no_origin, origins, rate_limits, credits, metadata, epoch, \
      status, expires_at, revoked_at, revoked_for, predecessor, successor, redigested, \
-     lineage, disabled_by FROM keyward_key";
+     lineage, disabled_by, created_by, disabled_by_name, not_before FROM keyward_key";
 
 /// Reads the account from a row of [`ACCOUNTS`].
 pub(crate) fn account(connection: &Connection, row: &Row<'_>) -> rusqlite::Result<Account> {
@@ -79,6 +79,9 @@ pub(crate) fn key(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
     key.redigested = cells.get()?;
     key.lineage = cells.parse(KeyId::parse)?;
     key.disabled_by = cells.parse_some(DisabledBy::parse)?;
+    key.created_by = cells.get()?;
+    key.disabled_by_name = cells.get()?;
+    key.not_before = cells.time_if_any()?;
     Ok(key)
 }
 
@@ -184,16 +187,17 @@ pub(crate) fn put_key(connection: &Connection, key: &KeyRecord) -> rusqlite::Res
         "INSERT INTO keyward_key (id, revision, digest_scheme, digest, hint, name, account, \
          environment, kind, scopes, origins, no_origin, rate_limits, metadata, epoch, status, \
          created_at, expires_at, revoked_at, revoked_for, predecessor, successor, \
-         redigested, lineage, credits, disabled_by) \
+         redigested, lineage, credits, disabled_by, created_by, disabled_by_name, not_before) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, \
-         ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26)"
+         ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29)"
     } else {
         // Revision zero marks it as not typed.
         "UPDATE keyward_key SET revision = 0, digest_scheme = ?3, digest = ?4, hint = ?5, name = ?6, \
          account = ?7, environment = ?8, kind = ?9, scopes = ?10, origins = ?11, no_origin = ?12, \
          rate_limits = ?13, metadata = ?14, epoch = ?15, status = ?16, created_at = ?17, \
          expires_at = ?18, revoked_at = ?19, revoked_for = ?20, predecessor = ?21, successor = ?22, \
-         redigested = ?23, lineage = ?24, credits = ?25, disabled_by = ?26 \
+         redigested = ?23, lineage = ?24, credits = ?25, disabled_by = ?26, \
+         created_by = ?27, disabled_by_name = ?28, not_before = ?29 \
          WHERE id = ?1 AND revision = ?2"
     };
     let listed = key.origins != OriginPolicy::Any;
@@ -225,6 +229,9 @@ pub(crate) fn put_key(connection: &Connection, key: &KeyRecord) -> rusqlite::Res
         key.lineage.to_string(),
         key.credits.map(i64::from),
         key.disabled_by.map(DisabledBy::as_str),
+        key.created_by,
+        key.disabled_by_name,
+        key.not_before.map(millis_after),
     ])?)
 }
 
@@ -313,6 +320,12 @@ pub(crate) fn millis(time: SystemTime) -> i64 {
             i64::try_from(nanos.div_ceil(1_000_000)).map_or(i64::MIN, |millis| -millis)
         }
     }
+}
+
+/// Returns milliseconds since the Unix epoch, rounded up.
+fn millis_after(time: SystemTime) -> i64 {
+    let almost_one = Duration::from_nanos(999_999);
+    time.checked_add(almost_one).map_or(i64::MAX, millis)
 }
 
 fn spaced<'a>(words: impl Iterator<Item = &'a str>) -> String {

@@ -18,7 +18,7 @@ use crate::replica::UsageHour;
 use crate::scope::Scopes;
 
 /// The number of fields without the digest and what only a store needs.
-const RECORD: usize = 20;
+const RECORD: usize = 23;
 
 impl Serialize for KeyView {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
@@ -200,7 +200,10 @@ fn write_record<T: SerializeStruct>(record: &KeyRecord, to: &mut T) -> Result<()
     to.serialize_field("has_credits", &record.credits.is_some())?;
     to.serialize_field("metadata", &metadata)?;
     to.serialize_field("disabled_by", &record.disabled_by.map(DisabledBy::as_str))?;
+    to.serialize_field("disabled_by_name", &record.disabled_by_name)?;
     to.serialize_field("created_at", &millis(record.created_at))?;
+    to.serialize_field("created_by", &record.created_by)?;
+    to.serialize_field("not_before", &record.not_before.map(millis))?;
     to.serialize_field("expires_at", &record.expires_at.map(millis))?;
     to.serialize_field("revoked_at", &record.revoked_at.map(millis))?;
     to.serialize_field("revoked_for", &record.revoked_for)?;
@@ -254,6 +257,7 @@ mod tests {
         let id = KeyId::parse("key_0123456789ab").unwrap();
         let mut record = KeyRecord::new(id, digest, hint, account, Environment::LIVE, at);
         "production".clone_into(&mut record.name);
+        record.created_by = Some("user:ann".to_owned());
         record.scopes = Scopes::parse(["kyc", "age"]).unwrap();
         record.origins = OriginPolicy::listed(["shop.example"]).unwrap();
         record.rate_limits = RateLimits::from(RateLimit::per_minute(100));
@@ -280,7 +284,10 @@ mod tests {
             "has_credits": false,
             "metadata": {},
             "disabled_by": null,
+            "disabled_by_name": null,
             "created_at": 1_700_000_000_123_u64,
+            "created_by": "user:ann",
+            "not_before": null,
             "expires_at": null,
             "revoked_at": null,
             "revoked_for": "",

@@ -41,7 +41,7 @@ impl KeyAdmin {
         let done = async {
             actor.must_be_operator()?;
             self.check_new(&new)?;
-            let (key, record) = self.make(&new, &account, None)?;
+            let (key, record) = self.make(actor, &new, &account, None)?;
             let id = record.id;
             let mut line = call.line();
             line.key = Some(id);

@@ -127,7 +127,8 @@ impl KeyAdmin {
         in_whole_millis(SystemTime::UNIX_EPOCH + self.store.replica().clock().unix())
     }
 
-    pub(super) fn line(&self, actor: &Actor, action: AuditAction) -> AuditEntry {
+    /// Returns the name of an actor as the audit log and the records of keys hold it.
+    pub(super) fn name_of(&self, actor: &Actor) -> String {
         // The service chooses this name: it may be too long or contain a key.
         let name: String = actor
             .name()
@@ -135,11 +136,14 @@ impl KeyAdmin {
             .filter(|c| !c.is_control())
             .take(200)
             .collect();
-        let name = match self.check_text(&name) {
-            Ok(()) => &name,
-            Err(_) => "(a name that holds a key)",
-        };
-        let mut line = AuditEntry::new(self.now(), name, action);
+        match self.check_text(&name) {
+            Ok(()) => name,
+            Err(_) => "(a name that holds a key)".to_owned(),
+        }
+    }
+
+    pub(super) fn line(&self, actor: &Actor, action: AuditAction) -> AuditEntry {
+        let mut line = AuditEntry::new(self.now(), &self.name_of(actor), action);
         line.account = actor.account().cloned();
         line.environment = actor.environment();
         line

@@ -52,6 +52,7 @@ pub struct NewKey {
     pub(crate) rate_limits: RateLimits,
     pub(crate) credits: Option<Credits>,
     pub(crate) metadata: Metadata,
+    pub(crate) not_before: Option<SystemTime>,
     pub(crate) expires_at: Option<SystemTime>,
     pub(crate) token: Option<String>,
 }
@@ -74,6 +75,7 @@ impl NewKey {
             rate_limits: RateLimits::none(),
             credits: None,
             metadata: Metadata::default(),
+            not_before: None,
             expires_at: None,
             token: None,
         }
@@ -184,6 +186,33 @@ impl NewKey {
     /// Sets the expiry, in whole seconds, instead of the service's default lifetime.
     pub fn expires_at(mut self, at: SystemTime) -> Self {
         self.expires_at = Some(at);
+        self
+    }
+
+    /// Sets the start of validity, in whole seconds, rounded up so that it is never early.
+    ///
+    /// Until then the key is refused like an expired one: 401 `invalid_api_key`. It counts towards
+    /// the account's limit of active keys all the same. The start must be before the expiry.
+    ///
+    /// ```
+    /// # use std::time::{Duration, SystemTime};
+    /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
+    /// # use keyward::record::KeyState;
+    /// # keyward::testing::block_on(async {
+    /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+    /// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
+    /// # let operator = Actor::operator("docs");
+    /// # let acme = AccountId::parse("acme")?;
+    /// # admin.open_account(&operator, &acme).await?;
+    /// let tomorrow = SystemTime::now() + Duration::from_secs(24 * 60 * 60);
+    /// let new = NewKey::new(acme, Environment::LIVE, "launch").not_before(tomorrow);
+    /// let id = admin.create(&operator, new).await?.record.id;
+    /// assert_eq!(admin.key(&operator, id).await?.state, KeyState::NotYetValid);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn not_before(mut self, at: SystemTime) -> Self {
+        self.not_before = Some(at);
         self
     }
 

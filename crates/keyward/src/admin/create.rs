@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use crate::admin::authority::Permitted;
-use crate::admin::list::in_whole_seconds;
+use crate::admin::list::{in_next_whole_seconds, in_whole_seconds};
 use crate::admin::rules::earlier;
 use crate::admin::{Actor, AdminError, AuditedCall, CreatedKey, KeyAdmin, NewKey};
 use crate::credits::{CreditOwner, Credits};
@@ -29,7 +29,7 @@ impl KeyAdmin {
                 if let Some(record) = self.made_before(&new).await? {
                     return Ok((None, record));
                 }
-                let (key, record) = self.make(&new, &account, Some(&permitted))?;
+                let (key, record) = self.make(actor, &new, &account, Some(&permitted))?;
                 let mut line = call.line();
                 line.key = Some(record.id);
                 let commit = Commit {
@@ -111,7 +111,7 @@ impl KeyAdmin {
         let call = self.audited_create(actor, AuditAction::Import, &new);
         let done = async {
             let (account, permitted) = self.prepare(actor, &new).await?;
-            let record = self.record_of(&new, &account, Some(&permitted), digest, hint)?;
+            let record = self.record_of(actor, &new, &account, Some(&permitted), digest, hint)?;
             let id = record.id;
             let mut line = call.line();
             line.key = Some(id);
@@ -189,17 +189,20 @@ impl KeyAdmin {
     /// Generates the key and its record, if they are permitted.
     pub(super) fn make(
         &self,
+        actor: &Actor,
         new: &NewKey,
         account: &Account,
         permitted: Option<&Permitted>,
     ) -> Result<(crate::key::ApiKey, KeyRecord), AdminError> {
         let key = self.scheme.format_of(new.kind).generate(new.environment)?;
         let (digest, hint) = (self.scheme.peppers.digest(&key), key.hint().clone());
-        Ok((key, self.record_of(new, account, permitted, digest, hint)?))
+        let record = self.record_of(actor, new, account, permitted, digest, hint)?;
+        Ok((key, record))
     }
 
     fn record_of(
         &self,
+        actor: &Actor,
         new: &NewKey,
         account: &Account,
         permitted: Option<&Permitted>,
@@ -223,7 +226,12 @@ impl KeyAdmin {
         record.credits = new.credits.map(|_| FIRST);
         record.metadata = new.metadata.clone();
         record.epoch = account.epoch(new.environment);
+        record.created_by = Some(self.name_of(actor));
         record.expires_at = self.expiry(new.expires_at, now)?;
+        if let Some(start) = new.not_before {
+            record.not_before = Some(in_next_whole_seconds(start).ok_or(AdminErrorKind::Expiry)?);
+        }
+        Self::check_validity(&record)?;
         self.check_scopes(&record)?;
         new.origin_exceptions
             .check(&record.origins, record.environment, &OriginPolicy::Any)

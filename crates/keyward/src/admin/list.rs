@@ -154,6 +154,12 @@ pub(crate) fn in_whole_seconds(time: SystemTime) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(unix_time(time).as_secs())
 }
 
+/// Returns the time in whole seconds, rounded up.
+pub(crate) fn in_next_whole_seconds(time: SystemTime) -> Option<SystemTime> {
+    let almost_one = Duration::from_nanos(999_999_999);
+    time.checked_add(almost_one).map(in_whole_seconds)
+}
+
 pub(crate) fn in_whole_millis(time: SystemTime) -> SystemTime {
     let millis = unix_time(time).as_millis();
     SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))

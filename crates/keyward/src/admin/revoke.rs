@@ -36,7 +36,7 @@ impl KeyAdmin {
                 self.check_reason(reason)?;
                 if record.status != KeyStatus::Revoked {
                     record.status = KeyStatus::Revoked;
-                    record.disabled_by = None;
+                    (record.disabled_by, record.disabled_by_name) = (None, None);
                     record.revoked_at = Some(self.now());
                     reason.clone_into(&mut record.revoked_for);
                 }

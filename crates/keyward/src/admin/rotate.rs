@@ -1,8 +1,6 @@
 //! Rotates keys.
 
-use std::time::Duration;
-
-use crate::admin::list::in_whole_seconds;
+use crate::admin::list::{in_next_whole_seconds, in_whole_seconds};
 use crate::admin::rules::earlier;
 use crate::admin::{Actor, AdminError, CreatedKey, Grace, KeyAdmin};
 use crate::ids::KeyId;
@@ -84,22 +82,22 @@ impl KeyAdmin {
                 let bound = holder.and_then(|holder| holder.expires_at);
                 let longest = self.longest(old.expires_at.is_some(), now);
                 new.expires_at = earlier(earlier(end, longest), bound).map(in_whole_seconds);
+                new.created_by = Some(self.name_of(actor));
+                Self::check_validity(&new)?;
                 self.check_scopes(&new)?;
                 old.successor = Some(new.id);
                 let works_beside = match grace {
                     Grace::None => {
                         old.status = KeyStatus::Revoked;
-                        old.disabled_by = None;
+                        (old.disabled_by, old.disabled_by_name) = (None, None);
                         old.revoked_at = Some(now);
                         "rotated".clone_into(&mut old.revoked_for);
                         false
                     }
                     Grace::For(grace) => {
-                        // Round up to the next whole second: a grace period is never shorter than
-                        // promised.
-                        let grace = grace.checked_add(Duration::from_nanos(999_999_999));
-                        let end = grace.and_then(|grace| now.checked_add(grace));
-                        let end = end.map(in_whole_seconds).ok_or(AdminErrorKind::Expiry)?;
+                        // Rounded up: a grace period is never shorter than promised.
+                        let end = now.checked_add(grace).and_then(in_next_whole_seconds);
+                        let end = end.ok_or(AdminErrorKind::Expiry)?;
                         old.expires_at = earlier(old.expires_at, Some(end));
                         true
                     }

@@ -20,8 +20,12 @@ impl KeyAdmin {
         let expires = bound
             .expires_at
             .is_none_or(|end| record.expires_at.is_some_and(|at| at <= end));
+        // A start that has passed restricts nothing.
+        let start = bound.not_before.filter(|start| *start > self.now());
+        let starts = start.is_none_or(|start| record.not_before.is_some_and(|at| at >= start));
         scopes
             && expires
+            && starts
             && bound.rate_limits.covers(&record.rate_limits)
             // A balance of its own limits nothing if the key could take over another balance.
             && (bound.credits.is_none()
@@ -39,7 +43,15 @@ impl KeyAdmin {
         match record.state(account, self.now()) {
             KeyState::Revoked => Err(AdminErrorKind::Revoked),
             KeyState::Expired => Err(AdminErrorKind::Expired),
-            KeyState::Active | KeyState::Disabled => Ok(()),
+            KeyState::Active | KeyState::Disabled | KeyState::NotYetValid => Ok(()),
+        }
+    }
+
+    /// Checks that the key is valid for some time.
+    pub(super) fn check_validity(record: &KeyRecord) -> Result<(), AdminErrorKind> {
+        match record.not_before.zip(record.expires_at) {
+            Some((start, end)) if start >= end => Err(AdminErrorKind::Expiry),
+            _ => Ok(()),
         }
     }
 

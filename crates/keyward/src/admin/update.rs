@@ -74,8 +74,8 @@ impl KeyAdmin {
 
     /// Disables a key until it is enabled again.
     ///
-    /// The key records [the class of the actor](KeyRecord::disabled_by): a key that an operator
-    /// disabled can be enabled only by an operator.
+    /// The key records [the class](KeyRecord::disabled_by) and the name of the actor: a key that an
+    /// operator disabled can be enabled only by an operator.
     ///
     /// # Errors
     /// Returns an error if the actor lacks the permission, the key does not exist or is revoked, or
@@ -139,6 +139,7 @@ impl KeyAdmin {
                     // The first actor to disable it is recorded, unless an operator does so later.
                     if !is_disabled || permitted.is_operator() {
                         record.disabled_by = Some(actor.class());
+                        record.disabled_by_name = Some(self.name_of(actor));
                     }
                     record.status = to;
                     return Ok(());
@@ -155,7 +156,7 @@ impl KeyAdmin {
                     return Err(AdminErrorKind::TooWide.into());
                 }
                 record.status = to;
-                record.disabled_by = None;
+                (record.disabled_by, record.disabled_by_name) = (None, None);
                 Ok(())
             },
         )

@@ -64,8 +64,8 @@ pub enum ErrorCode {
     MissingApiKey,
     /// 400 `multiple_api_keys`: the request contains more than one key.
     MultipleApiKeys,
-    /// 401 `invalid_api_key`: the key is malformed, unknown, revoked, disabled, expired, or of
-    /// another account.
+    /// 401 `invalid_api_key`: the key is malformed, unknown, revoked, disabled, expired, not valid
+    /// yet, or of another account.
     InvalidApiKey,
     /// 401 `revoked_api_key`, if the service [reports dead
     /// keys](crate::Replies::tell_dead_keys_apart).

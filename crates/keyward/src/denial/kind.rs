@@ -40,6 +40,8 @@ pub enum DenialKind {
     Disabled,
     /// The key has expired.
     Expired,
+    /// The key is not valid yet: its [`not_before`](crate::record::KeyRecord::not_before) is later.
+    NotYetValid,
     /// The account is suspended.
     AccountInactive,
     /// The key's environment differs from that of the route or of the key's own text.
@@ -88,7 +90,8 @@ impl DenialKind {
             | Self::ForeignAccount
             | Self::Revoked
             | Self::Disabled
-            | Self::Expired => ErrorCode::InvalidApiKey,
+            | Self::Expired
+            | Self::NotYetValid => ErrorCode::InvalidApiKey,
             Self::Throttled => ErrorCode::TooManyFailures,
             Self::PeerUnknown => ErrorCode::InternalError,
             Self::Unavailable => ErrorCode::AuthUnavailable,
@@ -139,6 +142,7 @@ impl DenialKind {
             Self::Revoked => "revoked key",
             Self::Disabled => "disabled key",
             Self::Expired => "expired key",
+            Self::NotYetValid => "key that is not valid yet",
             Self::AccountInactive => "account suspended",
             Self::EnvironmentMismatch => "key of another environment",
             Self::KindNotAccepted => "kind of key not accepted on this route",

@@ -73,8 +73,22 @@ pub struct KeyRecord {
     /// version or another tool did not record it. It counts as an operator: only an operator can
     /// enable the key.
     pub disabled_by: Option<DisabledBy>,
+    /// The name of the actor that disabled the key, as in [`AuditEntry`]. `None` if unknown.
+    ///
+    /// [`AuditEntry`]: crate::record::AuditEntry::actor
+    pub disabled_by_name: Option<String>,
     /// The time of creation.
     pub created_at: SystemTime,
+    /// The name of the actor that created, imported or rotated to the key, as in [`AuditEntry`].
+    ///
+    /// `None` if it is unknown, because an earlier version or another tool created the key.
+    ///
+    /// [`AuditEntry`]: crate::record::AuditEntry::actor
+    pub created_by: Option<String>,
+    /// The start of validity: the key does not work before this time. `None` means since creation.
+    ///
+    /// [`KeyAdmin`](crate::admin::KeyAdmin) stores whole seconds, rounded up.
+    pub not_before: Option<SystemTime>,
     /// The expiry: the key stops working at this time. Stored in whole seconds, rounded down.
     pub expires_at: Option<SystemTime>,
     /// The time at which the key itself was revoked.
@@ -127,7 +141,10 @@ impl KeyRecord {
             epoch: 0,
             status: KeyStatus::Active,
             disabled_by: None,
+            disabled_by_name: None,
             created_at,
+            created_by: None,
+            not_before: None,
             expires_at: None,
             revoked_at: None,
             revoked_for: String::new(),
@@ -138,7 +155,7 @@ impl KeyRecord {
         }
     }
 
-    /// Creates a successor with the same permissions, in the same chain, without expiry.
+    /// Creates a successor with the same permissions, in the same chain, without expiry or creator.
     pub(crate) fn succeeded_by(
         &self,
         id: KeyId,
@@ -153,6 +170,7 @@ impl KeyRecord {
             redigested: 0,
             hint,
             created_at,
+            created_by: None,
             expires_at: None,
             revoked_at: None,
             revoked_for: String::new(),
@@ -171,6 +189,7 @@ impl KeyRecord {
             _ if self.epoch < account.epoch(self.environment) => KeyState::Revoked,
             _ if self.expires_at.is_some_and(|at| at <= now) => KeyState::Expired,
             KeyStatus::Disabled => KeyState::Disabled,
+            _ if self.not_before.is_some_and(|at| at > now) => KeyState::NotYetValid,
             KeyStatus::Active => KeyState::Active,
         }
     }
@@ -188,11 +207,31 @@ pub enum KeyState {
     Revoked,
     /// The key has expired.
     Expired,
+    /// The key works later, from [`KeyRecord::not_before`] on.
+    NotYetValid,
+}
+
+impl KeyState {
+    /// Returns whether the key never works again: it is revoked or expired.
+    ///
+    /// Any other key counts towards the limit of [`ActiveKeys`](crate::store::ActiveKeys).
+    ///
+    /// ```
+    /// use keyward::record::KeyState;
+    ///
+    /// assert!(KeyState::Expired.is_final());
+    /// assert!(!KeyState::Disabled.is_final() && !KeyState::NotYetValid.is_final());
+    /// ```
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Revoked | Self::Expired)
+    }
 }
 
 named! {
     KeyState, "key state":
     Active = "active", Disabled = "disabled", Revoked = "revoked", Expired = "expired",
+    NotYetValid = "not_yet_valid",
 }
 
 /// The stored status of a key. [`KeyState`] also considers expiry and the account.

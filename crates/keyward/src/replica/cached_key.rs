@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwapOption, Guard};
 use once_cell::race::OnceBox;
@@ -39,7 +39,7 @@ pub(crate) struct CachedKey {
     superseded: AtomicBool,
     redigested: AtomicBool,
     pub(crate) kind: KeyKind,
-    status: KeyStatus,
+    phase: Phase,
 }
 
 impl CachedKey {
@@ -62,26 +62,28 @@ impl CachedKey {
             superseded: AtomicBool::new(false),
             redigested: AtomicBool::new(false),
             kind: record.kind,
-            status: record.status,
+            phase: Phase::of(record),
         }
     }
 
     /// Returns why the key itself is dead, whatever the request.
     pub(crate) fn dead(&self, now: Duration) -> Option<DenialKind> {
-        match self.status {
-            _ if self.is_revoked() => Some(DenialKind::Revoked),
-            KeyStatus::Disabled => Some(DenialKind::Disabled),
-            KeyStatus::Active | KeyStatus::Revoked => {
-                let expired =
-                    self.expires_at != u32::MAX && now.as_secs() >= u64::from(self.expires_at);
-                expired.then_some(DenialKind::Expired)
-            }
+        if self.is_revoked() {
+            return Some(DenialKind::Revoked);
         }
+        if self.phase == Phase::Disabled {
+            return Some(DenialKind::Disabled);
+        }
+        if self.expires_at != u32::MAX && now.as_secs() >= u64::from(self.expires_at) {
+            return Some(DenialKind::Expired);
+        }
+        let too_early = self.phase == Phase::Starts && now.as_secs() < self.grant.not_before;
+        too_early.then_some(DenialKind::NotYetValid)
     }
 
     /// Returns whether the key is revoked, alone or with all keys of its account.
     pub(crate) fn is_revoked(&self) -> bool {
-        self.status == KeyStatus::Revoked
+        self.phase == Phase::Revoked
             || self.epoch < self.account_state.revoked_before.load(Ordering::Acquire)
     }
 
@@ -90,7 +92,7 @@ impl CachedKey {
     /// The time is in seconds since the Unix epoch. A dead key stays unusable unless its record
     /// changes. A key whose account is gone counts as usable, because the account may come back.
     pub(crate) fn died_at(&self, now: Duration) -> Option<u32> {
-        let own = died_at(self.status, self.expires_at, now);
+        let own = died_at(self.phase == Phase::Revoked, self.expires_at, now);
         let with_all = self.account_state.revoked_all_at(self.epoch);
         own.into_iter().chain(with_all).min()
     }
@@ -144,11 +146,12 @@ impl fmt::Debug for CachedKey {
 
 /// Returns when a key died by its own record, in seconds since the Unix epoch.
 pub(crate) fn died(record: &KeyRecord, now: Duration) -> Option<u32> {
-    died_at(record.status, ends_at(record, now), now)
+    let is_revoked = record.status == KeyStatus::Revoked;
+    died_at(is_revoked, ends_at(record, now), now)
 }
 
-fn died_at(status: KeyStatus, ends_at: u32, now: Duration) -> Option<u32> {
-    let is_over = status == KeyStatus::Revoked || now.as_secs() >= u64::from(ends_at);
+fn died_at(is_revoked: bool, ends_at: u32, now: Duration) -> Option<u32> {
+    let is_over = is_revoked || now.as_secs() >= u64::from(ends_at);
     (is_over && ends_at != u32::MAX).then_some(ends_at)
 }
 
@@ -168,12 +171,35 @@ fn secs(time: Duration) -> u32 {
     u32::try_from(time.as_secs()).unwrap_or(u32::MAX)
 }
 
+/// The stored status, which also tells whether there is a start of validity to look at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Active,
+    /// Active from [`Grant::not_before`] on.
+    Starts,
+    Disabled,
+    Revoked,
+}
+
+impl Phase {
+    fn of(record: &KeyRecord) -> Self {
+        match record.status {
+            KeyStatus::Active if record.not_before.is_some() => Self::Starts,
+            KeyStatus::Active => Self::Active,
+            KeyStatus::Disabled => Self::Disabled,
+            KeyStatus::Revoked => Self::Revoked,
+        }
+    }
+}
+
 /// The permissions of a key, shared by all keys with the same permissions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Grant {
     pub(crate) scopes: Scopes,
     pub(crate) origins: OriginPolicy,
     pub(crate) rate_limits: RateLimits,
+    /// The start of validity in seconds since the Unix epoch, rounded up; zero if there is none.
+    not_before: u64,
 }
 
 impl Grant {
@@ -182,8 +208,15 @@ impl Grant {
             scopes: record.scopes.clone(),
             origins: record.origins.clone(),
             rate_limits: record.rate_limits.clone(),
+            not_before: record.not_before.map_or(0, whole_seconds_after),
         }
     }
+}
+
+/// Returns the seconds since the Unix epoch, rounded up.
+fn whole_seconds_after(time: SystemTime) -> u64 {
+    let since = unix_time(time);
+    since.as_secs() + u64::from(since.subsec_nanos() > 0)
 }
 
 /// The epoch of an account that is gone. No key reaches it.

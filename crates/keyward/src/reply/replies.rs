@@ -94,7 +94,8 @@ impl Replies {
     ///
     /// By default, all of them are `invalid_api_key`. The separate codes are sent only in response
     /// to the complete key, and only within 30 days after it stopped working. Later it is reported
-    /// as invalid, like a key that never existed.
+    /// as invalid, like a key that never existed. A key that is not valid yet is always reported as
+    /// invalid.
     pub fn tell_dead_keys_apart(mut self) -> Self {
         self.tells_dead_keys_apart = true;
         self

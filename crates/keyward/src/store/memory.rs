@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::credits::{CreditOwner, Credits, Unspent};
 use crate::ids::{AccountId, KeyId};
 use crate::key::DigestScheme;
-use crate::record::{Account, AuditEntry, KeyRecord, KeyState};
+use crate::record::{Account, AuditEntry, KeyRecord};
 use crate::replica::{Replica, Revision, UsageCount, UsageHour, UsageQuery};
 use crate::store::{
     AuditQuery, Commit, KeyCursor, KeyQuery, Store, StoreError, StoreErrorKind, StoreFuture,
@@ -383,8 +383,7 @@ impl Rows {
 
     fn is_usable(&self, key: &KeyRecord, now: SystemTime) -> bool {
         let account = self.accounts.get(&key.account);
-        let state = account.map(|account| key.state(account, now));
-        matches!(state, Some(KeyState::Active | KeyState::Disabled))
+        account.is_some_and(|account| !key.state(account, now).is_final())
     }
 
     fn has_too_many_keys(&self, commit: &Commit) -> bool {
@@ -401,8 +400,7 @@ impl Rows {
         let replaced = |key: &&KeyRecord| commit.keys.iter().any(|new| new.id == key.id);
         let old = self.keys.values().filter(|key| !replaced(key));
         let active = old.chain(&commit.keys).filter(|key| {
-            let state = key.state(account, bound.now);
-            key.account == bound.account && matches!(state, KeyState::Active | KeyState::Disabled)
+            key.account == bound.account && !key.state(account, bound.now).is_final()
         });
         active.count() > usize::try_from(bound.at_most).unwrap_or(usize::MAX)
     }

@@ -29,7 +29,7 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 /// use keyward::{AccountId, KeyId, Store};
 /// use keyward::credits::{CreditOwner, Credits};
 /// use keyward::key::DigestScheme;
-/// use keyward::record::{Account, AuditEntry, KeyRecord, KeyState};
+/// use keyward::record::{Account, AuditEntry, KeyRecord};
 /// use keyward::replica::{Replica, Revision, UsageHour, UsageQuery};
 /// use keyward::store::{
 ///     AuditQuery, Commit, CreateToken, KeyCursor, KeyQuery, StoreError, StoreErrorKind, StoreFuture,
@@ -140,9 +140,8 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///         for bound in commit.active_keys {
 ///             let active = keys.iter().filter(|key| {
 ///                 let owner = accounts.iter().find(|row| row.id == key.account);
-///                 let state = owner.map(|owner| key.state(owner, bound.now));
-///                 key.account == bound.account
-///                     && matches!(state, Some(KeyState::Active | KeyState::Disabled))
+///                 let is_final = |owner: &Account| key.state(owner, bound.now).is_final();
+///                 key.account == bound.account && owner.is_some_and(|owner| !is_final(owner))
 ///             });
 ///             if active.count() > bound.at_most as usize {
 ///                 return Err(StoreError::new(StoreErrorKind::TooManyKeys));
@@ -248,9 +247,8 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///         let rows = self.rows.lock().unwrap();
 ///         let mut found: Vec<(DigestScheme, u64)> = Vec::new();
 ///         let owner = |key: &KeyRecord| rows.accounts.iter().find(|row| row.id == key.account);
-///         let state = |key: &KeyRecord| owner(key).map(|owner| key.state(owner, now));
-///         let is_usable = |key| matches!(state(key), Some(KeyState::Active | KeyState::Disabled));
-///         for key in rows.keys.iter().filter(|key| is_usable(key)) {
+///         let is_final = |key: &KeyRecord| owner(key).is_none_or(|owner| key.state(owner, now).is_final());
+///         for key in rows.keys.iter().filter(|key| !is_final(key)) {
 ///             match found.iter_mut().find(|(scheme, _)| scheme == key.digest.scheme()) {
 ///                 Some((_, count)) => *count += 1,
 ///                 None => found.push((key.digest.scheme().clone(), 1)),

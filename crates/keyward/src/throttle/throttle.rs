@@ -205,7 +205,7 @@ mod tests {
     fn only_refusals_as_an_invalid_key_count() {
         use DenialKind as Kind;
         type Break = fn(&mut World);
-        let rows: [(Kind, bool, Break); 11] = [
+        let rows: [(Kind, bool, Break); 12] = [
             (Kind::Missing, false, |world| world.fields.clear()),
             (Kind::MultipleKeys, false, |world| {
                 world.fields.push(("authorization", b"Bearer x".into()));
@@ -229,6 +229,10 @@ mod tests {
             }),
             (Kind::Expired, true, |world| {
                 world.record.expires_at = Some(world.record.created_at);
+            }),
+            (Kind::NotYetValid, true, |world| {
+                let later = world.record.created_at + Duration::from_secs(1 << 33);
+                world.record.not_before = Some(later);
             }),
             (Kind::AccountInactive, false, |world| {
                 world.account.status = AccountStatus::Suspended;

@@ -118,17 +118,18 @@ pub mod promises {
 
 const NOW: Duration = Duration::from_secs(1_700_000_000);
 
-struct World {
-    clock: Arc<ManualClock>,
-    store: Arc<dyn Store>,
-    admin: KeyAdmin,
-    acme: AccountId,
-    user: Actor,
+/// A service and its actors.
+pub(super) struct World {
+    pub(super) clock: Arc<ManualClock>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) admin: KeyAdmin,
+    pub(super) acme: AccountId,
+    pub(super) user: Actor,
 }
 
 impl World {
     /// A service with two accounts.
-    fn new(open: Open<'_>) -> Self {
+    pub(super) fn new(open: Open<'_>) -> Self {
         let world = Self::empty(open);
         for id in ["acme", "other"] {
             let id = AccountId::parse(id).unwrap();
@@ -152,11 +153,11 @@ impl World {
         }
     }
 
-    fn new_key(&self) -> NewKey {
+    pub(super) fn new_key(&self) -> NewKey {
         NewKey::new(self.acme.clone(), Environment::LIVE, "name")
     }
 
-    fn create(&self, new: NewKey) -> CreatedKey {
+    pub(super) fn create(&self, new: NewKey) -> CreatedKey {
         block_on(self.admin.create(&self.user, new)).unwrap()
     }
 
@@ -167,7 +168,7 @@ impl World {
     }
 
     /// Returns the verdict of a gate on a key, for a route without requirements.
-    fn ask(&self, key: &ApiKey) -> Result<Principal, DenialKind> {
+    pub(super) fn ask(&self, key: &ApiKey) -> Result<Principal, DenialKind> {
         let gate = Gate::builder(&self.store, &scheme())
             .max_staleness(Duration::MAX)
             .build()
@@ -188,16 +189,16 @@ impl World {
     }
 
     /// Creates a key that acts, with these scopes and further changes.
-    fn acting(&self, scopes: &[&str], more: impl FnOnce(NewKey) -> NewKey) -> Actor {
+    pub(super) fn acting(&self, scopes: &[&str], more: impl FnOnce(NewKey) -> NewKey) -> Actor {
         let new = more(self.new_key().scopes(Scopes::parse(scopes).unwrap()));
         Actor::key(&self.ask(&self.create(new).key.unwrap()).unwrap())
     }
 
-    fn after(&self, seconds: u64) -> SystemTime {
+    pub(super) fn after(&self, seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + self.store.replica().clock().unix() + Duration::from_secs(seconds)
     }
 
-    fn last_line(&self) -> AuditEntry {
+    pub(super) fn last_line(&self) -> AuditEntry {
         block_on(self.store.audit(AuditQuery::newest(1)))
             .unwrap()
             .remove(0)
@@ -208,19 +209,19 @@ fn format() -> KeyFormat {
     KeyFormat::new("vhk_{env}_").unwrap()
 }
 
-fn scheme() -> KeyScheme {
+pub(super) fn scheme() -> KeyScheme {
     KeyScheme::new(format())
 }
 
-fn error_of<T>(outcome: Result<T, AdminError>) -> AdminErrorKind {
+pub(super) fn error_of<T>(outcome: Result<T, AdminError>) -> AdminErrorKind {
     outcome.map(drop).unwrap_err().kind()
 }
 
-fn operator() -> Actor {
+pub(super) fn operator() -> Actor {
     Actor::operator("ops")
 }
 
-fn user(account: &str, permissions: &[Permission]) -> Actor {
+pub(super) fn user(account: &str, permissions: &[Permission]) -> Actor {
     Actor::user(
         "bob",
         AccountId::parse(account).unwrap(),

@@ -7,6 +7,7 @@
 mod key_lifecycle;
 mod limits;
 mod store;
+mod validity;
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use crate::store::Store;
 pub use self::key_lifecycle::key_lifecycle;
 pub use self::limits::limits;
 pub use self::store::store;
+pub use self::validity::validity;
 
 /// Opens a new, empty store on a clock.
 pub(crate) type Open<'a> = &'a dyn Fn(Arc<dyn Clock>) -> Arc<dyn Store>;
@@ -26,6 +28,7 @@ pub mod promises {
     pub use super::key_lifecycle::promises as key_lifecycle;
     pub use super::limits::promises as limits;
     pub use super::store::promises as store;
+    pub use super::validity::promises as validity;
 }
 
 /// Tests that a store keeps every promise, each as a test of its own.
@@ -55,6 +58,7 @@ macro_rules! __suites {
         $crate::__store_promises!(__test_promises $open);
         $crate::__key_lifecycle_promises!(__test_promises $open);
         $crate::__limits_promises!(__test_promises $open);
+        $crate::__validity_promises!(__test_promises $open);
     };
 }
 

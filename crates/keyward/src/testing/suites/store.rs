@@ -101,6 +101,9 @@ fn gives_back_what_was_committed(open: Open<'_>) {
     full.epoch = 8;
     full.status = KeyStatus::Disabled;
     full.disabled_by = Some(DisabledBy::User);
+    full.disabled_by_name = Some("user:Ünn 'o' \"x\"".into());
+    full.created_by = Some("operator:ops".into());
+    full.not_before = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000));
     full.expires_at = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::from(u32::MAX) * 2));
     full.revoked_at = Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_456));
     full.revoked_for = "posted in a 'chat'".into();
@@ -353,6 +356,8 @@ fn keeps_the_bound_of_active_keys(open: Open<'_>) {
     let full = Err(StoreErrorKind::TooManyKeys);
     assert_eq!(create(&|_| {}, 0), full);
     assert_eq!(create(&|key| key.status = KeyStatus::Disabled, 0), full);
+    let later = Some(now + Duration::from_secs(1));
+    assert_eq!(create(&|key| key.not_before = later, 0), full);
     // None of these is active.
     create(&|key| key.status = KeyStatus::Revoked, 0).unwrap();
     create(&|key| key.expires_at = Some(now), 0).unwrap();
@@ -402,6 +407,7 @@ fn lists_keys_page_by_page(open: Open<'_>) {
             _ => KeyStatus::Active,
         };
         record.expires_at = (n % 7 == 0).then_some(now);
+        record.not_before = (n % 4 == 0).then_some(now + Duration::from_secs(n / 8));
         commit(store, [], [&record]).unwrap();
         all.push(stored_key(store, record.id));
     }
@@ -414,6 +420,7 @@ fn lists_keys_page_by_page(open: Open<'_>) {
         KeyState::Disabled,
         KeyState::Revoked,
         KeyState::Expired,
+        KeyState::NotYetValid,
     ];
     for state in states.map(Some).into_iter().chain([None]) {
         for environment in [None, Some(Environment::LIVE), Some(Environment::TEST)] {
