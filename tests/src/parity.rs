@@ -33,6 +33,9 @@ const X: &str = "x-api-key";
 const A: &str = "authorization";
 const C: &str = "x-client-key";
 const O: &str = "origin";
+const JWT: &str = "Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbm4ifQ.c2ln";
+const SEES: &str = "anonymous; sees [\"authorization\"]";
+const BOTH: &str = r#"{"type":"about:blank","title":"Bad Request","status":400,"detail":"Send either the API key or the other credential: the request holds both.","code":"multiple_api_keys"}"#;
 const ACME: &str = "acme live Secret {}; sees []";
 
 #[rustfmt::skip]
@@ -189,6 +192,55 @@ fn rows(service: &Service) -> Vec<Row> {
         ("optional, a colon after the scheme", "GET /optional", &[(A, "Bearer:{live}")], 401, "missing_api_key"),
         ("optional, another scheme joined with the key", "GET /optional", &[(A, "Basic dTpw, Bearer {live}")], 400, "multiple_api_keys"),
         ("optional, two", "GET /optional", &[(X, "{live}"), (A, "Bearer {live}")], 400, "multiple_api_keys"),
+        // Other credentials in place of a key.
+        ("or other, none", "GET /or-other", &[], 401, "missing_api_key"),
+        ("or other, a cookie alone", "GET /or-other", &[("cookie", "id=1")], 401, "missing_api_key"),
+        ("or other, a JWT", "GET /or-other", &[(A, JWT)], 200, SEES),
+        ("or other, a JWT, HEAD", "HEAD /or-other", &[(A, JWT)], 200, SEES),
+        ("or other, a JWT after several spaces", "GET /or-other", &[(A, "Bearer    a.b.c")], 200, SEES),
+        ("or other, a scheme in upper case", "GET /or-other", &[(A, "BEARER a.b.c")], 200, SEES),
+        ("or other, a password", "GET /or-other", &[(A, "Basic dTpw")], 200, SEES),
+        ("or other, a list of parameters", "GET /or-other", &[(A, "Digest username=\"a, Bearer b\", nc=1")], 200, SEES),
+        ("or other, a key", "GET /or-other", &[(X, "{live}")], 200, ACME),
+        ("or other, a key as bearer", "GET /or-other", &[(A, "Bearer {live}")], 200, ACME),
+        ("or other, a key and a JWT", "GET /or-other", &[(X, "{live}"), (A, JWT)], 400, BOTH),
+        ("or other, a JWT and a key", "GET /or-other", &[(A, JWT), (X, "{live}")], 400, BOTH),
+        ("or other, a key and a password", "GET /or-other", &[(X, "{live}"), (A, "Basic dTpw")], 400, BOTH),
+        ("or other, a key and an empty line", "GET /or-other", &[(X, "{live}"), (A, "")], 400, BOTH),
+        ("or other, two JWTs", "GET /or-other", &[(A, JWT), (A, JWT)], 400, "multiple_api_keys"),
+        ("or other, a JWT and a key in two lines", "GET /or-other", &[(A, JWT), (A, "Bearer {live}")], 400, "multiple_api_keys"),
+        ("or other, a JWT joined with a key", "GET /or-other", &[(A, "Bearer a.b.c, Bearer {live}")], 400, "multiple_api_keys"),
+        ("or other, two JWTs joined", "GET /or-other", &[(A, "Bearer a.b.c, Bearer a.b.c")], 400, "multiple_api_keys"),
+        ("or other, two schemes joined", "GET /or-other", &[(A, "Basic dTpw, Negotiate x")], 401, "missing_api_key"),
+        ("or other, a mistyped key", "GET /or-other", &[(A, "Bearer {live^}")], 401, "invalid_api_key"),
+        ("or other, a revoked key", "GET /or-other", &[(A, "Bearer {revoked}")], 401, "invalid_api_key"),
+        ("or other, an unknown key", "GET /or-other", &[(A, "Bearer {unknown}")], 401, "invalid_api_key"),
+        ("or other, a quoted key", "GET /or-other", &[(A, "Bearer \"{live}\"")], 401, "invalid_api_key"),
+        ("or other, the scheme twice", "GET /or-other", &[(A, "Bearer Bearer {live}")], 401, "invalid_api_key"),
+        ("or other, a key in an unknown scheme", "GET /or-other", &[(A, "Token {live}")], 401, "missing_api_key"),
+        ("or other, a word in a scheme of keys", "GET /or-other", &[(A, "ClientKey nonsense")], 401, "invalid_api_key"),
+        ("or other, a scheme alone", "GET /or-other", &[(A, "Bearer")], 401, "missing_api_key"),
+        ("or other, a scheme and spaces", "GET /or-other", &[(A, "Bearer   ")], 401, "missing_api_key"),
+        ("or other, an empty line", "GET /or-other", &[(A, "")], 401, "missing_api_key"),
+        ("or other, a JWT without a scheme", "GET /or-other", &[(A, "a.b.c")], 401, "missing_api_key"),
+        ("or other, a tab after the scheme", "GET /or-other", &[(A, "Bearer\ta.b.c")], 401, "missing_api_key"),
+        ("or other, a quoted JWT", "GET /or-other", &[(A, "Bearer \"a.b.c\"")], 401, "invalid_api_key"),
+        ("or other, preflight", "OPTIONS /or-other", &[(O, "https://shop.example"), ("access-control-request-method", "PUT")], 204, ""),
+        ("or nothing, none", "GET /or-nothing", &[], 200, "anonymous; sees []"),
+        ("or nothing, a JWT", "GET /or-nothing", &[(A, JWT)], 200, SEES),
+        ("or nothing, a key of another environment", "GET /or-nothing", &[(X, "{test}")], 200, "acme test Secret {}; sees []"),
+        ("or nothing, a revoked key", "GET /or-nothing", &[(X, "{revoked}")], 401, "invalid_api_key"),
+        ("or nothing, a key in an unknown scheme", "GET /or-nothing", &[(A, "Token {live}")], 401, "missing_api_key"),
+        ("or nothing, two schemes joined", "GET /or-nothing", &[(A, "Basic dTpw, Negotiate x")], 401, "missing_api_key"),
+        ("or nothing, an empty key field and a JWT", "GET /or-nothing", &[(X, ""), (A, JWT)], 401, "missing_api_key"),
+        // Other credentials beside a key.
+        ("beside, none", "GET /beside", &[], 401, "missing_api_key"),
+        ("beside, a JWT alone", "GET /beside", &[(A, JWT)], 401, "missing_api_key"),
+        ("beside, a key alone", "GET /beside", &[(X, "{live}")], 200, ACME),
+        ("beside, a key and a JWT", "GET /beside", &[(X, "{live}"), (A, JWT)], 200, "acme live Secret {}; sees [\"authorization\"]"),
+        ("beside, a wrong key and a JWT", "GET /beside", &[(X, "{live^}"), (A, JWT)], 401, "invalid_api_key"),
+        ("beside, a key and two schemes joined", "GET /beside", &[(X, "{live}"), (A, "Basic dTpw, Negotiate x")], 400, BOTH),
+        ("beside, two keys", "GET /beside", &[(X, "{live}"), (A, "Bearer {live}")], 400, "multiple_api_keys"),
         // Other shapes, locations and formats.
         ("own text, invalid", "GET /own", &[(X, "{revoked}")], 401, r#"{"error":"Invalid API key"}"#),
         ("own text, environment", "GET /own", &[(X, "{test}")], 401, r#"{"error":"Environment mismatch"}"#),
@@ -288,10 +340,11 @@ fn assert_fields(row: &Row, answer: &Answer) {
             .map_or(&[][..], |values| &values[..])
     };
     if answer.status == 200 {
-        let passed = !row.says.starts_with("anonymous");
+        let other = row.ask.path.starts_with("/or-");
+        let passed = !row.says.starts_with("anonymous") || other;
         let expected: &[&str] = if passed { &["private"] } else { &[] };
         assert_eq!(field("cache-control"), expected, "{about}");
-        let optional = row.ask.path == "/optional";
+        let optional = row.ask.path == "/optional" || other;
         let locations = "x-api-key, authorization, x-client-key";
         let expected: &[&str] = if optional { &[locations] } else { &[] };
         assert_eq!(field("vary"), expected, "{about}");

@@ -18,6 +18,8 @@ pub enum DenialKind {
     Missing,
     /// The request contains more than one key, or one key more than once.
     MultipleKeys,
+    /// The request contains a key and another credential, and the route accepts only one of them.
+    OtherCredential,
     /// The key matches no accepted format.
     Malformed,
     /// The name of an authentication scheme precedes a key that is expected alone.
@@ -82,7 +84,7 @@ impl DenialKind {
     pub const fn code(self) -> ErrorCode {
         match self {
             Self::Missing => ErrorCode::MissingApiKey,
-            Self::MultipleKeys => ErrorCode::MultipleApiKeys,
+            Self::MultipleKeys | Self::OtherCredential => ErrorCode::MultipleApiKeys,
             Self::Malformed
             | Self::SchemeInKey
             | Self::QuotedKey
@@ -112,7 +114,8 @@ impl DenialKind {
     }
 
     /// The kinds whose text is more specific than that of their code.
-    pub(crate) const WITH_OWN_TEXT: [Self; 7] = [
+    pub(crate) const WITH_OWN_TEXT: [Self; 8] = [
+        Self::OtherCredential,
         Self::SchemeInKey,
         Self::QuotedKey,
         Self::KindNotAccepted,
@@ -131,6 +134,7 @@ impl DenialKind {
         match self {
             Self::Missing => "no key",
             Self::MultipleKeys => "more than one key",
+            Self::OtherCredential => "a key and another credential",
             Self::Malformed => "malformed key",
             Self::SchemeInKey => "authentication scheme before a key that is expected alone",
             Self::QuotedKey => "key in quotation marks or brackets",

@@ -73,9 +73,7 @@ impl Gate {
                 charged: None,
                 by_origin: is_listed && cors_headers.is_some(),
                 cors_headers,
-                by_key: requirement
-                    .is_optional()
-                    .then(|| Arc::clone(&self.inner.headers)),
+                by_key: self.varies(requirement),
             },
         }
     }
@@ -161,11 +159,22 @@ impl Gate {
             access: Some(Access::Anonymous(Anonymous(missing))),
             key_header: KeyHeaderAction::None,
             finish: Finish {
+                // The gate does not see whether it is the response to a session's cookie.
+                private: requirement.other_credential().replaces_key,
                 cors_headers: self.cors_headers(requirement),
-                by_key: Some(Arc::clone(&self.inner.headers)),
+                by_key: self.varies(requirement),
                 ..Finish::default()
             },
         })
+    }
+
+    /// Returns the request headers on whose presence the responses of a route depend.
+    fn varies(&self, requirement: &Requirement) -> Option<Arc<[Box<str>]>> {
+        if requirement.other_credential().replaces_key {
+            Some(Arc::clone(&self.inner.headers_and_authorization))
+        } else {
+            { requirement.is_optional() }.then(|| Arc::clone(&self.inner.headers))
+        }
     }
 
     pub(super) fn refuse(

@@ -309,7 +309,9 @@ impl GateBuilder {
         let legacy = self.legacy_fields.is_some();
         let cors = CorsReplies::made(self.cors.as_ref(), locations, legacy);
         let rendered = GateReplies::made(replies, realm, locations, cors.cors_headers.as_ref());
-        let headers = headers(locations);
+        let names = locations.iter().map(KeyLocation::header_name);
+        let headers = once_each(names.clone());
+        let headers_and_authorization = once_each(names.chain(["authorization"]));
         Ok(Gate {
             inner: Arc::new(Inner {
                 id: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -323,6 +325,7 @@ impl GateBuilder {
                 replica: self.replica,
                 scheme: self.scheme,
                 headers,
+                headers_and_authorization,
                 foreign: self.foreign,
                 locations: self.locations,
                 realm: self.realm,
@@ -359,10 +362,10 @@ impl GateBuilder {
     }
 }
 
-/// Returns the headers of these locations, without duplicates.
-fn headers(locations: &[KeyLocation]) -> Arc<[Box<str>]> {
+/// Returns these headers without duplicates.
+fn once_each<'a>(names: impl Iterator<Item = &'a str>) -> Arc<[Box<str>]> {
     let mut headers: Vec<Box<str>> = Vec::new();
-    for header in locations.iter().map(KeyLocation::header_name) {
+    for header in names {
         if !headers.iter().any(|own| **own == *header) {
             headers.push(header.into());
         }

@@ -91,6 +91,8 @@ pub(crate) struct Inner {
     pub(crate) locations: Vec<KeyLocation>,
     /// The headers of the locations, without duplicates.
     pub(crate) headers: Arc<[Box<str>]>,
+    /// The same and `authorization`.
+    pub(crate) headers_and_authorization: Arc<[Box<str>]>,
     pub(crate) forwards_key: bool,
     pub(crate) realm: String,
     pub(crate) replies: Replies,
@@ -268,7 +270,9 @@ impl Gate {
     ///
     /// # Panics
     /// Panics if the catalog does not know one of its scopes, or its cost exceeds the burst of a
-    /// rate limit of the service.
+    /// rate limit of the service. It also panics if another credential is accepted in place of a key,
+    /// and a [`ForeignFormat`] of the gate claims arbitrary ones: it has no prefix, no separator that
+    /// tokens lack, and more than one length.
     ///
     /// ```should_panic
     /// # use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore, Requirement, ScopeCatalog};
@@ -283,6 +287,11 @@ impl Gate {
         for (catalog, scope) in catalog.flat_map(|own| requirement.asked().map(move |s| (own, s))) {
             assert!(catalog.knows(scope), "the catalog has no scope {scope:?}");
         }
+        let is_vague = self.inner.foreign.iter().any(ForeignFormat::is_vague);
+        assert!(
+            !(is_vague && requirement.other_credential().is_accepted()),
+            "a foreign format without a prefix claims other credentials too: give it a prefix, a separator or one length"
+        );
         let limits = [&self.inner.rate_limits, &self.inner.rate_ceilings];
         for (environment, limits) in limits.into_iter().flatten() {
             for limit in limits.iter().filter(|_| requirement.serves(*environment)) {

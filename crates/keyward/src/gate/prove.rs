@@ -42,11 +42,18 @@ impl Gate {
         request: &'a R,
         requirement: &Requirement,
     ) -> Result<Option<Presented<'a>>, DenialKind> {
-        let (key, location) = match Credential::find(request, &self.inner.locations) {
-            Credential::Absent if requirement.is_optional() => return Ok(None),
-            Credential::Absent | Credential::Empty => return Err(DenialKind::Missing),
-            Credential::Several => return Err(DenialKind::MultipleKeys),
-            Credential::One(key, location) => (key, location),
+        let found = if requirement.other_credential().is_accepted() {
+            self.find_beside_other(request, requirement)?
+        } else {
+            match Credential::find(request, &self.inner.locations) {
+                Credential::Absent if requirement.is_optional() => None,
+                Credential::Absent | Credential::Empty => return Err(DenialKind::Missing),
+                Credential::Several => return Err(DenialKind::MultipleKeys),
+                Credential::One(key, location) => Some((key, location)),
+            }
+        };
+        let Some((key, location)) = found else {
+            return Ok(None);
         };
         let mut formats = self.inner.scheme.accepted().iter();
         let own = formats.find_map(|format| Some((format.parse(key)?, format.has_checksum())));

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use crate::environment::Environment;
 use crate::gate::Cors;
+use crate::gate::other_credential::OtherCredential;
 use crate::gate::rendered::WithCors;
 use crate::ids::AccountId;
 use crate::key::KeyKind;
@@ -38,6 +39,7 @@ pub struct Requirement {
     kinds: Vec<KeyKind>,
     account: Option<AccountId>,
     optional: bool,
+    other: OtherCredential,
     cost: Option<u32>,
     credits: Option<u32>,
     report_only: bool,
@@ -59,6 +61,7 @@ impl Requirement {
             kinds: vec![KeyKind::Secret],
             account: None,
             optional: false,
+            other: OtherCredential::default(),
             cost: None,
             credits: None,
             report_only: false,
@@ -155,10 +158,110 @@ impl Requirement {
     /// Admits requests without a key as anonymous. A key that is sent must still be valid.
     ///
     /// Every response then gets a `Vary` with the headers of the gate's locations, so that a cache
-    /// does not serve the response to an anonymous request to a client that sends a key.
+    /// does not serve the response to an anonymous request to a client that sends a key. For routes
+    /// that a JWT or another credential opens as well, see
+    /// [`or_other_credential`](Self::or_other_credential).
     pub fn optional(mut self) -> Self {
         self.optional = true;
         self
+    }
+
+    /// Passes on a request without a key if it has another credential in `Authorization`.
+    ///
+    /// Use it for routes that a key or a JWT, a session's token or a password opens. Such a request
+    /// is [`Anonymous`](crate::gate::Anonymous), with its `Authorization` untouched. **The handler
+    /// must verify that credential**: the gate only sees that it is no key. A handler that extracts
+    /// a principal still responds with 401 `missing_api_key`.
+    ///
+    /// Another credential is a single line of `Authorization` with a scheme, some spaces, and one
+    /// token or a list of parameters (RFC 9110 §11.4), unless it may be a key:
+    ///
+    /// - something in it begins like a key of the gate, in any case: an own format claims all that
+    ///   begins with its prefix, and a [`ForeignFormat`](crate::key::ForeignFormat) claims that and
+    ///   whatever has its form. So a key that is mistyped, cut off, quoted or in the wrong scheme is
+    ///   refused as on any other route;
+    /// - its scheme is one that the gate names in its challenges, other than `Bearer`, such as
+    ///   `ApiKey` or `ClientKey`.
+    ///
+    /// Everything else in `Authorization` is refused: two lines, two credentials joined by a comma, a
+    /// scheme alone, a token without a scheme, in quotation marks or with a tab before it. So is a
+    /// request with neither a key nor `Authorization`: 401 `missing_api_key`. Add
+    /// [`optional`](Self::optional) if it may have a session cookie, which the handler must then
+    /// check as well.
+    ///
+    /// A request with both a key and `Authorization` is refused, unless the route is declared as
+    /// [`beside_other_credential`](Self::beside_other_credential):
+    ///
+    /// ```text
+    /// HTTP/1.1 400 Bad Request
+    /// cache-control: no-store
+    /// content-type: application/problem+json
+    /// www-authenticate: ApiKey realm="api", error="invalid_request"
+    /// www-authenticate: Bearer realm="api", error="invalid_request"
+    ///
+    /// {"type":"about:blank","title":"Bad Request","status":400,"detail":"Send either the API key or the other credential: the request holds both.","code":"multiple_api_keys"}
+    /// ```
+    ///
+    /// Every response that is passed on is private to shared caches unless the handler says
+    /// otherwise, and has a `Vary` with `authorization` and the headers of the gate's locations.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore};
+    /// # use keyward::gate::{Access, Decision, Verdict};
+    /// # use keyward::testing::TestRequest;
+    /// use keyward::Requirement;
+    ///
+    /// # let (store, scheme) = (MemoryStore::new(), KeyScheme::new(KeyFormat::new("vhk_{env}_")?));
+    /// # let gate = Gate::new(&store, &scheme)?;
+    /// let either = Arc::new(Requirement::new().or_other_credential());
+    /// # let passes = |request: TestRequest| match gate.check(&request, &either, None) {
+    /// #     Decision::Ready(Verdict::Admit(admitted)) => matches!(admitted.access, Some(Access::Anonymous(_))),
+    /// #     _ => false,
+    /// # };
+    /// let with = |value| TestRequest::get().header("authorization", value);
+    /// assert!(passes(with("Bearer eyJhbGciOiJIUzI1NiJ9.e30.c2ln"))); // as anonymous
+    /// assert!(!passes(with("Bearer vhk_live_mistyped"))); // 401 `invalid_api_key`
+    /// assert!(!passes(TestRequest::get())); // 401 `missing_api_key`
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn or_other_credential(mut self) -> Self {
+        self.other.replaces_key = true;
+        self
+    }
+
+    /// Accepts another credential in `Authorization` beside the key, and passes it on.
+    ///
+    /// The key decides whether the request passes; the handler must verify the other credential if
+    /// it uses it. What counts as another credential is described at
+    /// [`or_other_credential`](Self::or_other_credential), which may be combined with this. Without
+    /// either option, only a scheme that is no location of the gate, such as `Basic`, may stand beside
+    /// a key.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use keyward::gate::{Access, Decision, Verdict};
+    /// # use keyward::testing::{TestRequest, World};
+    /// use keyward::Requirement;
+    ///
+    /// # let world = World::new();
+    /// # let (gate, secret) = (world.gate(), world.key("kyc"));
+    /// let app_and_user = Arc::new(Requirement::new().beside_other_credential());
+    /// # let admits = |request: TestRequest| match gate.check(&request, &app_and_user, None) {
+    /// #     Decision::Ready(Verdict::Admit(admitted)) => matches!(admitted.access, Some(Access::Principal(_))),
+    /// #     _ => false,
+    /// # };
+    /// let with_jwt = TestRequest::get().header("authorization", "Bearer eyJhbGciOiJIUzI1NiJ9.e30.c2ln");
+    /// assert!(admits(with_jwt.clone().key(&secret))); // the handler finds the JWT in `Authorization`
+    /// assert!(!admits(with_jwt)); // 401 `missing_api_key`
+    /// ```
+    pub fn beside_other_credential(mut self) -> Self {
+        self.other.beside_key = true;
+        self
+    }
+
+    pub(crate) fn other_credential(&self) -> OtherCredential {
+        self.other
     }
 
     /// Logs keys that do not meet this requirement instead of rejecting them.

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use crate::error::{ParseError, ParseErrorKind};
-use crate::key::format::Recognised;
+use crate::key::format::{Recognised, after_prefix};
 
 /// The format of keys that another system created and that are imported by their digest.
 ///
@@ -67,6 +67,23 @@ impl ForeignFormat {
     #[must_use]
     pub fn recognises(&self, text: &[u8]) -> bool {
         self.parse(text).is_some()
+    }
+
+    /// Returns whether a text begins like a key of this format or, without a prefix, is one.
+    pub(crate) fn claims(&self, text: &[u8]) -> bool {
+        if self.prefix.is_empty() {
+            self.recognises(text)
+        } else {
+            after_prefix(text, &self.prefix).is_some()
+        }
+    }
+
+    /// Returns whether tokens of any other kind may have this format.
+    pub(crate) fn is_vague(&self) -> bool {
+        let is_in_tokens = |char: char| char.is_ascii_alphanumeric() || "-._~+/=".contains(char);
+        self.prefix.is_empty()
+            && self.separator.is_none_or(is_in_tokens)
+            && self.lengths.start() != self.lengths.end()
     }
 
     pub(crate) fn parse<'a>(&self, text: &'a [u8]) -> Option<Recognised<'a>> {

@@ -241,6 +241,25 @@ impl KeyFormat {
         })
     }
 
+    /// Returns whether a text begins like a key of this format, in any case.
+    pub(crate) fn claims(&self, text: &[u8]) -> bool {
+        let Some(rest) = after_prefix(text, &self.head) else {
+            return false;
+        };
+        match &self.tail {
+            // The prefix begins with the environment, which alone is too common.
+            Some(tail) if self.head.is_empty() => {
+                let is_token_byte = |b: &u8| Environment::is_token_byte(b.to_ascii_lowercase());
+                let token = rest.iter().take_while(|byte| is_token_byte(byte)).count();
+                (1..=Environment::MAX_LEN).contains(&token)
+                    && rest
+                        .get(token..)
+                        .is_some_and(|rest| after_prefix(rest, tail).is_some())
+            }
+            _ => true,
+        }
+    }
+
     pub(crate) fn has_checksum(&self) -> bool {
         self.checksum
     }
@@ -284,6 +303,14 @@ impl KeyFormat {
             0
         }
     }
+}
+
+/// Returns the text after a prefix that may be in any case.
+pub(crate) fn after_prefix<'a>(text: &'a [u8], prefix: &str) -> Option<&'a [u8]> {
+    let (start, rest) = text.split_at_checked(prefix.len())?;
+    start
+        .eq_ignore_ascii_case(prefix.as_bytes())
+        .then_some(rest)
 }
 
 /// A text that matches a key format.

@@ -296,6 +296,7 @@ fn denial_detail(
         (!ways.is_empty()).then_some(ways)
     };
     match kind {
+        DenialKind::OtherCredential => "Send either the API key or the other credential: the request holds both.".into(),
         DenialKind::SchemeInKey => "The name of an authentication scheme, such as `Bearer`, stands before the API key, where the key is expected alone. Leave it out.".into(),
         DenialKind::QuotedKey => "The API key stands in quotation marks or brackets. Send it without them.".into(),
         DenialKind::KindNotAccepted if accepts.contains(&KeyKind::Secret) => ONLY_SECRET.into(),

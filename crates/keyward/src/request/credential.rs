@@ -35,8 +35,18 @@ pub enum Credential<'a> {
 impl<'a> Credential<'a> {
     /// Finds the key of a request. Two keys are refused, also where they are the same.
     pub fn find<R: RequestHead>(request: &'a R, locations: &'a [KeyLocation]) -> Self {
+        Self::find_where(request, locations, |_| true)
+    }
+
+    /// Finds the key of a request in some of the locations.
+    pub(crate) fn find_where<R: RequestHead>(
+        request: &'a R,
+        locations: &'a [KeyLocation],
+        is_searched: impl Fn(&KeyLocation) -> bool,
+    ) -> Self {
         let mut found = Credential::Absent;
-        for (index, location) in locations.iter().enumerate() {
+        let locations = locations.iter().enumerate();
+        for (index, location) in locations.filter(|(_, location)| is_searched(location)) {
             let mut lines = request.values_at(index, location.header_name());
             let Some(line) = lines.next() else { continue };
             if lines.next().is_some() {

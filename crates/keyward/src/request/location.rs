@@ -196,6 +196,10 @@ impl KeyLocation {
         }
     }
 
+    pub(crate) fn is_authorization(&self) -> bool {
+        matches!(self.place, Place::Scheme(_) | Place::RawAuthorization)
+    }
+
     /// Returns whether any two of the locations could claim the same text.
     #[must_use]
     pub fn any_overlap(all: &[Self]) -> bool {
@@ -252,7 +256,7 @@ impl KeyLocation {
 }
 
 /// Returns whether this is a parameter, `name=value`, rather than base64 with padding.
-fn is_parameter(element: &[u8]) -> bool {
+pub(crate) fn is_parameter(element: &[u8]) -> bool {
     let value = element.splitn(2, |byte| *byte == b'=').nth(1);
     value.is_some_and(|value| value.iter().any(|byte| *byte != b'='))
 }

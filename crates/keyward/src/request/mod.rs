@@ -1,5 +1,6 @@
 //! The request as adapters present it, and the locations of keys in it.
 
+pub(crate) mod authorization;
 pub(crate) mod client;
 pub(crate) mod credential;
 pub(crate) mod head;
