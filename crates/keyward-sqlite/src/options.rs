@@ -32,6 +32,7 @@ pub struct SqliteOptions {
     clock: Arc<dyn Clock>,
     ceiling: usize,
     initialise_empty: bool,
+    holds_details: bool,
 }
 
 impl SqliteOptions {
@@ -43,6 +44,7 @@ impl SqliteOptions {
             clock: Arc::new(SystemClock),
             ceiling: 1_000_000,
             initialise_empty: false,
+            holds_details: false,
         }
     }
 
@@ -103,12 +105,32 @@ impl SqliteOptions {
         self
     }
 
+    /// Holds names, metadata and creators of keys in memory too, for [`Principal`](keyward::Principal).
+    ///
+    /// A handler then has them without a query. See [`Replica::hold_details`] for the memory that
+    /// they take.
+    ///
+    /// ```
+    /// # use keyward_sqlite::SqliteOptions;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("keys.db");
+    /// assert!(SqliteOptions::new().hold_details().open(&path).is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn hold_details(mut self) -> Self {
+        self.holds_details = true;
+        self
+    }
+
     /// Opens the store, as [`SqliteStore::open`] does.
     ///
     /// # Errors
     /// The same as those of [`SqliteStore::open`].
     pub fn open(&self, path: impl AsRef<Path>) -> Result<SqliteStore, StoreError> {
         let replica = Replica::with(Arc::clone(&self.clock), self.ceiling);
+        if self.holds_details {
+            replica.hold_details();
+        }
         SqliteStore::start(
             path.as_ref(),
             self.initialise_empty,
@@ -122,5 +144,54 @@ impl SqliteOptions {
 impl Default for SqliteOptions {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keyward::gate::{Access, Verdict};
+    use keyward::record::Metadata;
+    use keyward::testing::{TestRequest, World, block_on, decided};
+    use keyward::{AccountId, Actor, Environment, Gate, KeyAdmin, NewKey, Requirement};
+
+    use super::*;
+
+    #[test]
+    fn details_are_in_memory_after_a_restart_if_they_were_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys.db");
+        let scheme = World::new().scheme().clone();
+        let metadata = Metadata::parse(r#"{"team":"billing"}"#).unwrap();
+        let secret = {
+            let store = SqliteStore::open(&path).unwrap();
+            let (admin, operator) = (KeyAdmin::new(&store, &scheme), Actor::operator("test"));
+            let new = NewKey::new(
+                AccountId::parse("acme").unwrap(),
+                Environment::LIVE,
+                "nightly",
+            );
+            let new = new.metadata(metadata.clone());
+            block_on(admin.bootstrap(&operator, new))
+                .unwrap()
+                .key
+                .unwrap()
+        };
+        let request = TestRequest::get().key(secret.expose_secret());
+        let held = |options: SqliteOptions| {
+            let gate = Gate::new(&options.open(&path).unwrap(), &scheme).unwrap();
+            match decided(gate.check(&request, &Arc::new(Requirement::new()), None)) {
+                Verdict::Admit(admitted) => match admitted.access {
+                    Some(Access::Principal(principal)) => (
+                        principal.name().map(str::to_owned),
+                        principal.metadata().cloned(),
+                    ),
+                    other => panic!("{other:?}"),
+                },
+                Verdict::Refuse(refusal) => panic!("{refusal:?}"),
+            }
+        };
+        let details = (Some("nightly".to_owned()), Some(metadata));
+        assert_eq!(held(SqliteOptions::new().hold_details()), details);
+        assert_eq!(held(SqliteOptions::new()), (None, None));
     }
 }

@@ -1,9 +1,11 @@
 //! The service's own data about a key.
 
 use std::collections::HashSet;
+use std::error::Error;
 use std::fmt;
 
-use serde_core::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_core::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_core::ser::Serialize;
 use serde_json::{Map, Value};
 
 use crate::error::{ParseError, ParseErrorKind};
@@ -25,7 +27,7 @@ const MAX_LEN: usize = 4096;
 /// assert_eq!(Metadata::default().as_str(), "{}");
 /// # Ok::<(), keyward::error::ParseError>(())
 /// ```
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Metadata(Box<str>);
 
 impl Metadata {
@@ -66,6 +68,47 @@ impl Metadata {
             ParseErrorKind::Json
         };
         Err(ParseError::new("metadata", kind))
+    }
+
+    /// Serializes a value of the service's own type, which must become a JSON object.
+    ///
+    /// ```
+    /// use std::collections::BTreeMap;
+    /// use keyward::record::Metadata;
+    ///
+    /// // Or a struct that derives `serde::Serialize`.
+    /// let metadata = Metadata::new(&BTreeMap::from([("team", "billing")]))?;
+    /// assert_eq!(metadata.as_str(), r#"{"team":"billing"}"#);
+    /// assert!(Metadata::new(&["billing"]).is_err());
+    /// # Ok::<(), keyward::error::ParseError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Returns an error if the value cannot be serialized, or for the reasons of
+    /// [`parse`](Self::parse).
+    pub fn new<T: Serialize + ?Sized>(value: &T) -> Result<Self, ParseError> {
+        let error = ParseError::new("metadata", ParseErrorKind::Json);
+        Self::parse(&serde_json::to_string(value).map_err(|_| error)?)
+    }
+
+    /// Deserializes the metadata into the service's own type.
+    ///
+    /// ```
+    /// use std::collections::BTreeMap;
+    /// use keyward::record::Metadata;
+    ///
+    /// let metadata = Metadata::parse(r#"{"team":"billing"}"#)?;
+    /// // Or a struct that derives `serde::Deserialize`.
+    /// let read: BTreeMap<&str, &str> = metadata.read()?;
+    /// assert_eq!(read["team"], "billing");
+    /// assert!(metadata.read::<BTreeMap<&str, u64>>().is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Returns an error if the metadata does not have the form of the type.
+    pub fn read<'a, T: Deserialize<'a>>(&'a self) -> Result<T, MetadataError> {
+        serde_json::from_str(&self.0).map_err(MetadataError)
     }
 
     /// Returns the JSON object.
@@ -161,5 +204,33 @@ impl Default for Metadata {
 impl fmt::Debug for Metadata {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Metadata({})", self.as_str())
+    }
+}
+
+/// The error of [reading](Metadata::read) metadata into a type whose form it does not have.
+///
+/// ```
+/// use std::error::Error;
+/// use std::collections::BTreeMap;
+/// use keyward::record::Metadata;
+///
+/// let error = Metadata::parse(r#"{"seats":"ten"}"#)?.read::<BTreeMap<&str, u64>>().unwrap_err();
+/// assert_eq!(error.to_string(), "the metadata does not have the form of the type");
+/// let source = error.source().unwrap().to_string();
+/// assert!(source.starts_with(r#"invalid type: string "ten", expected u64"#));
+/// # Ok::<(), keyward::error::ParseError>(())
+/// ```
+#[derive(Debug)]
+pub struct MetadataError(serde_json::Error);
+
+impl fmt::Display for MetadataError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the metadata does not have the form of the type")
+    }
+}
+
+impl Error for MetadataError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.0)
     }
 }

@@ -10,4 +10,4 @@ pub use self::account::{Account, AccountStatus};
 pub use self::admin_error_kind::AdminErrorKind;
 pub use self::audit::{AuditAction, AuditEntry};
 pub use self::key_record::{DisabledBy, KeyRecord, KeyState, KeyStatus};
-pub use self::metadata::Metadata;
+pub use self::metadata::{Metadata, MetadataError};

@@ -16,7 +16,7 @@ use crate::key::digest::DigestBytes;
 use crate::key::{Hint, KeyKind};
 use crate::limit::{Bucket, RateLimits};
 use crate::origin::OriginPolicy;
-use crate::record::{Account, AccountStatus, KeyRecord, KeyStatus};
+use crate::record::{Account, AccountStatus, KeyRecord, KeyStatus, Metadata};
 use crate::replica::credit_cache::CreditCache;
 use crate::replica::key_buckets::KeyBuckets;
 use crate::replica::usage::SharedCounter;
@@ -128,6 +128,12 @@ impl CachedKey {
         self.superseded.store(true, Ordering::Release);
     }
 
+    /// Returns the expiry of a key that is neither revoked nor expired.
+    pub(crate) fn expires_at(&self) -> Option<SystemTime> {
+        let at = Duration::from_secs(self.expires_at.into());
+        (self.expires_at != u32::MAX).then_some(SystemTime::UNIX_EPOCH + at)
+    }
+
     pub(crate) fn hint(&self) -> Hint {
         Hint {
             prefix: self.account_state.prefix.clone(),
@@ -200,15 +206,36 @@ pub(crate) struct Grant {
     pub(crate) rate_limits: RateLimits,
     /// The start of validity in seconds since the Unix epoch, rounded up; zero if there is none.
     not_before: u64,
+    /// Kept here because an entry has no room: without details, a key pays nothing for them.
+    pub(crate) details: Option<Box<Details>>,
+}
+
+/// What a replica holds only if the service asks for it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Details {
+    pub(crate) name: Box<str>,
+    pub(crate) metadata: Metadata,
+    pub(crate) created_by: Option<Box<str>>,
 }
 
 impl Grant {
-    pub(crate) fn of(record: &KeyRecord) -> Self {
+    pub(crate) fn of(record: &KeyRecord, with_details: bool) -> Self {
         Self {
             scopes: record.scopes.clone(),
             origins: record.origins.clone(),
             rate_limits: record.rate_limits.clone(),
             not_before: record.not_before.map_or(0, whole_seconds_after),
+            details: with_details.then(|| Box::new(Details::of(record))),
+        }
+    }
+}
+
+impl Details {
+    fn of(record: &KeyRecord) -> Self {
+        Self {
+            name: record.name.as_str().into(),
+            metadata: record.metadata.clone(),
+            created_by: record.created_by.as_deref().map(Box::from),
         }
     }
 }

@@ -126,8 +126,8 @@ impl Feed {
     }
 
     /// Returns the permissions of a key, shared with all keys that have the same.
-    pub(crate) fn grant(&mut self, record: &KeyRecord) -> Arc<Grant> {
-        let grant = Grant::of(record);
+    pub(crate) fn grant(&mut self, record: &KeyRecord, with_details: bool) -> Arc<Grant> {
+        let grant = Grant::of(record, with_details);
         if let Some(known) = self.grants.get(&grant) {
             return Arc::clone(known);
         }

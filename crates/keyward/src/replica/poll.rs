@@ -166,7 +166,7 @@ impl Poll {
         }
         let mut feed = self.replica.feed();
         let account_state = feed.account_state(record, self.replica.clock(), now);
-        let grant = feed.grant(record);
+        let grant = feed.grant(record, self.replica.holds_details());
         let digest = record.digest.bytes();
         let is_there = || {
             self.replica

@@ -20,7 +20,7 @@ use crate::replica::refused_calls::Refusals;
 use crate::replica::table::Table;
 use crate::replica::usage::{SharedCounter, UsageCounter, UsageCounters};
 use crate::replica::{Poll, Rehash, UsageCount};
-use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
 const DEFAULT_CEILING: usize = 1_000_000;
@@ -60,6 +60,7 @@ pub(super) struct Inner {
     pub(super) table: Table,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) ceiling: usize,
+    holds_details: AtomicBool,
     pub(super) freshness: Freshness,
     pub(super) refresh: Refresh,
     feed: Mutex<Feed>,
@@ -106,6 +107,7 @@ impl Replica {
                 table: Table::default(),
                 clock,
                 ceiling,
+                holds_details: AtomicBool::new(false),
                 freshness: Freshness::default(),
                 refresh: Refresh::default(),
                 feed: Mutex::default(),
@@ -126,6 +128,32 @@ impl Replica {
     #[must_use]
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.inner.clock
+    }
+
+    /// Holds names, metadata and creators of keys in memory too, for [`Principal`](crate::Principal).
+    ///
+    /// Call it before the first poll: keys that are in memory already get them when their records
+    /// change. A key then takes about 140 bytes more, and the text of its details and scopes,
+    /// because it no longer shares its permissions with other keys.
+    ///
+    /// ```
+    /// # use keyward::{Gate, KeyAdmin, KeyFormat, KeyScheme, Requirement, Store};
+    /// # use keyward::record::Metadata;
+    /// # use keyward::testing::World;
+    /// # let world = World::new();
+    /// world.store().replica().hold_details();
+    /// let metadata = Metadata::parse(r#"{"team":"billing"}"#)?;
+    /// let created = world.create(world.new_key().metadata(metadata.clone()));
+    /// let principal = world.principal(created.key.unwrap().expose_secret());
+    /// assert_eq!(principal.metadata(), Some(&metadata));
+    /// # Ok::<(), keyward::error::ParseError>(())
+    /// ```
+    pub fn hold_details(&self) {
+        self.inner.holds_details.store(true, Ordering::Release);
+    }
+
+    pub(super) fn holds_details(&self) -> bool {
+        self.inner.holds_details.load(Ordering::Acquire)
     }
 
     pub(crate) fn refusals(&self) -> &Refusals {

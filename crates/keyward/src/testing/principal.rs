@@ -11,7 +11,7 @@ use crate::gate::principal::NO_GATE;
 use crate::ids::{AccountId, KeyId};
 use crate::key::{KeyFormat, KeyKind, Peppers};
 use crate::limit::{BucketOwner, Quota};
-use crate::record::KeyRecord;
+use crate::record::{KeyRecord, Metadata};
 use crate::replica::cached_key::{AccountState, CachedKey, Grant};
 use crate::replica::key_buckets::KeyBuckets;
 use crate::scope::Scopes;
@@ -41,6 +41,11 @@ pub fn principal(account: &str) -> TestPrincipal {
         environment: Environment::LIVE,
         kind: KeyKind::Secret,
         scopes: Vec::new(),
+        expires_at: None,
+        has_details: false,
+        name: String::new(),
+        metadata: Metadata::default(),
+        created_by: None,
         quota: None,
     }
 }
@@ -56,6 +61,11 @@ pub struct TestPrincipal {
     environment: Environment,
     kind: KeyKind,
     scopes: Vec<String>,
+    expires_at: Option<SystemTime>,
+    has_details: bool,
+    name: String,
+    metadata: Metadata,
+    created_by: Option<String>,
     quota: Option<Quota>,
 }
 
@@ -94,6 +104,42 @@ impl TestPrincipal {
         self
     }
 
+    /// Sets the expiry. By default the key does not expire.
+    pub fn expires_at(mut self, at: SystemTime) -> Self {
+        self.expires_at = Some(at);
+        self
+    }
+
+    /// Sets the name of the key.
+    ///
+    /// With a name, metadata or creator, the principal is one of a store that holds details in memory.
+    ///
+    /// ```
+    /// use keyward::testing;
+    ///
+    /// let caller = testing::principal("acme").name("nightly build").build();
+    /// assert_eq!(caller.metadata().unwrap().as_str(), "{}");
+    /// ```
+    pub fn name(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self.has_details = true;
+        self
+    }
+
+    /// Sets the metadata of the key, as [`name`](Self::name) does its name.
+    pub fn metadata(mut self, metadata: Metadata) -> Self {
+        self.metadata = metadata;
+        self.has_details = true;
+        self
+    }
+
+    /// Sets the name of the actor that created the key, as [`name`](Self::name) does its name.
+    pub fn created_by(mut self, actor: &str) -> Self {
+        self.created_by = Some(actor.to_owned());
+        self.has_details = true;
+        self
+    }
+
     /// Sets what is left of the rate limit. By default there is no limit.
     pub fn quota(mut self, quota: Quota) -> Self {
         self.quota = Some(quota);
@@ -115,12 +161,19 @@ impl TestPrincipal {
         let account = self.account.clone();
         let mut record = KeyRecord::new(id, digest, hint, account, self.environment, now);
         record.kind = self.kind;
+        record.expires_at = self.expires_at;
+        record.name = self.name;
+        record.metadata = self.metadata;
+        record.created_by = self.created_by;
         record.scopes = Scopes::parse(&self.scopes).unwrap();
         let clock = Arc::new(ManualClock::at(unix_time(now)));
         let owner = BucketOwner::Account(self.account.clone(), self.environment);
         let buckets = Arc::new(KeyBuckets::new(owner, clock));
         let account_state = AccountState::closed(self.account, self.environment, prefix, buckets);
-        let (account_state, grant) = (Arc::new(account_state), Arc::new(Grant::of(&record)));
+        let (account_state, grant) = (
+            Arc::new(account_state),
+            Arc::new(Grant::of(&record, self.has_details)),
+        );
         Principal {
             entry: Arc::new(CachedKey::new(
                 &record,
