@@ -259,9 +259,9 @@ impl Gate {
         }
         let limits = own.into_iter().chain(ceiling).flat_map(RateLimits::iter);
         let replica = &self.inner.replica;
-        let key_buckets = replica
-            .usage_counter(entry)
-            .map(|usage_counter| usage_counter.key_buckets(entry.id, replica.clock()));
+        let key_buckets = replica.usage_counter(entry).map(|usage_counter| {
+            usage_counter.key_buckets(&entry.account_state, entry.id, replica.clock())
+        });
         let own = limits.filter_map(|limit| Some(key_buckets?.bucket(limit)));
         let mut charge: Option<Charge> = None;
         for bucket in own.chain(shared.iter().cloned()) {

@@ -21,18 +21,38 @@ pub struct Bucket {
     owner: BucketOwner,
     limit: RateLimit,
     clock: Arc<dyn Clock>,
-    /// The time at which the bucket is full, in nanoseconds of the boot clock.
+    /// The time at which the bucket is full, in nanoseconds of the boot clock. If it is counted
+    /// elsewhere, as far as this process knows.
     full_at: AtomicU64,
+    /// The time at which the level was last asked for elsewhere.
+    asked_at: AtomicU64,
 }
 
 /// The owner of a bucket. See [`Charge`](crate::limit::Charge).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "a limiter must know them all")]
 pub enum BucketOwner {
-    /// A key, identified by the first key of its rotation chain. All keys of the chain share it.
-    Key(KeyId),
+    /// A key of an account and environment, identified by the first key of its rotation chain. All
+    /// keys of the chain share it.
+    Key(AccountId, Environment, KeyId),
     /// An account in one environment. All its keys there share it.
     Account(AccountId, Environment),
+}
+
+impl BucketOwner {
+    /// Returns the account, which owns the key if the owner is one.
+    #[must_use]
+    pub fn account(&self) -> &AccountId {
+        let (Self::Key(account, ..) | Self::Account(account, _)) = self;
+        account
+    }
+
+    /// Returns the environment.
+    #[must_use]
+    pub fn environment(&self) -> Environment {
+        let (Self::Key(_, environment, _) | Self::Account(_, environment)) = self;
+        *environment
+    }
 }
 
 /// The level of a bucket.
@@ -46,12 +66,12 @@ pub(crate) struct Level {
 
 impl Bucket {
     pub(crate) fn new(owner: BucketOwner, limit: RateLimit, clock: Arc<dyn Clock>) -> Self {
-        let full_at = AtomicU64::new(0);
         Self {
             owner,
             limit,
             clock,
-            full_at,
+            full_at: AtomicU64::new(0),
+            asked_at: AtomicU64::new(0),
         }
     }
 
@@ -74,12 +94,29 @@ impl Bucket {
     ///
     /// [`give_back`]: Self::give_back
     pub(crate) fn take(&self, cost: u32, now: u64) -> Result<u64, Level> {
+        let depth = self.limit.depth_nanos();
+        let taken = self.take_within(depth, cost, now);
+        taken.map_err(|full_at| self.level_at(full_at, cost, now))
+    }
+
+    /// Takes `cost` from one of `shares` equal parts, or nothing.
+    ///
+    /// A request counts as many times as there are parts. A full bucket always lets one pass.
+    pub(crate) fn take_share(&self, cost: u32, shares: u32, now: u64) -> Result<u64, Level> {
+        let all = cost.saturating_mul(shares);
+        let depth = self.limit.depth_nanos().max(self.cost(all));
+        let taken = self.take_within(depth, all, now);
+        taken.map_err(|full_at| self.share_level_at(full_at, cost, shares, now))
+    }
+
+    /// `Err` contains the time at which the bucket is full.
+    fn take_within(&self, depth: u64, cost: u32, now: u64) -> Result<u64, u64> {
         let (read, done) = (Ordering::Relaxed, Ordering::AcqRel);
         let mut old = self.full_at.load(read);
         loop {
             let new = self.after(old, cost, now);
-            if new - now > self.limit.depth_nanos() {
-                return Err(self.level_at(old, cost, now));
+            if new - now > depth {
+                return Err(old);
             }
             match self.full_at.compare_exchange_weak(old, new, done, read) {
                 Ok(_) => return Ok(new),
@@ -112,6 +149,42 @@ impl Bucket {
         }
     }
 
+    /// Lowers what this process knows of a bucket that is counted elsewhere.
+    pub(crate) fn forget(&self, cost: u32) {
+        let (read, done) = (Ordering::Acquire, Ordering::AcqRel);
+        let lower = |full_at: u64| Some(full_at.saturating_sub(self.cost(cost)));
+        _ = self.full_at.fetch_update(done, read, lower);
+    }
+
+    /// Notes the level of a bucket that is counted elsewhere.
+    ///
+    /// With `reserved`, later reservations are kept, which the answer does not contain.
+    pub(crate) fn note(&self, full_at: u64, reserved: bool) {
+        if reserved {
+            self.full_at.fetch_max(full_at, Ordering::AcqRel);
+        } else {
+            self.full_at.store(full_at, Ordering::Release);
+        }
+    }
+
+    /// Notes that the level is asked for elsewhere.
+    pub(crate) fn ask(&self, now: u64) {
+        self.asked_at.fetch_max(now, Ordering::AcqRel);
+    }
+
+    /// Returns whether the level is known from within the last `max_age`.
+    pub(crate) fn is_known(&self, max_age: u64, now: u64) -> bool {
+        now.saturating_sub(self.asked_at.load(Ordering::Acquire)) < max_age
+    }
+
+    /// Returns `true` to one caller within `max_age`, who asks for the level elsewhere.
+    pub(crate) fn first_to_ask(&self, max_age: u64, now: u64) -> bool {
+        let (read, done) = (Ordering::Acquire, Ordering::AcqRel);
+        let old = self.asked_at.load(read);
+        let claim = || self.asked_at.compare_exchange(old, now, done, read);
+        now.saturating_sub(old) >= max_age && claim().is_ok()
+    }
+
     /// Returns the level, and how long it takes until `cost` could be taken.
     pub(crate) fn level(&self, cost: u32, now: u64) -> Level {
         self.level_at(self.full_at.load(Ordering::Acquire), cost, now)
@@ -129,6 +202,24 @@ impl Bucket {
         Level {
             remaining: depth.saturating_sub(full_in) / self.limit.interval_nanos(),
             wait: (self.after(full_at, cost, now) - now).saturating_sub(depth),
+            full_in,
+        }
+    }
+
+    /// Returns the level as [`take_share`](Self::take_share) sees it.
+    pub(crate) fn share_level(&self, cost: u32, shares: u32, now: u64) -> Level {
+        let full_at = self.full_at.load(Ordering::Acquire);
+        self.share_level_at(full_at, cost, shares, now)
+    }
+
+    fn share_level_at(&self, full_at: u64, cost: u32, shares: u32, now: u64) -> Level {
+        let all = cost.saturating_mul(shares);
+        let depth = self.limit.depth_nanos().max(self.cost(all));
+        let depth_of_one = depth.max(self.cost(shares));
+        let full_in = full_at.saturating_sub(now);
+        Level {
+            remaining: depth_of_one.saturating_sub(full_in) / self.cost(shares),
+            wait: (self.after(full_at, all, now) - now).saturating_sub(depth),
             full_in,
         }
     }
@@ -170,6 +261,11 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
+    fn owner() -> BucketOwner {
+        let acme = AccountId::parse("acme").unwrap();
+        BucketOwner::Key(acme, Environment::LIVE, KeyId::random().unwrap())
+    }
+
     fn bucket(limit: &str) -> Bucket {
         let (_, bucket) = timed(limit);
         bucket
@@ -177,9 +273,8 @@ mod tests {
 
     fn timed(limit: &str) -> (Arc<ManualClock>, Bucket) {
         let clock = Arc::new(ManualClock::at(Duration::ZERO));
-        let owner = BucketOwner::Key(KeyId::random().unwrap());
         let limit = RateLimit::parse(limit).unwrap();
-        let bucket = Bucket::new(owner, limit, Arc::<ManualClock>::clone(&clock));
+        let bucket = Bucket::new(owner(), limit, Arc::<ManualClock>::clone(&clock));
         (clock, bucket)
     }
 
@@ -291,7 +386,7 @@ mod tests {
         ) {
             let limit = RateLimit::new(count, seconds, burst).unwrap();
             let bucket = Bucket::new(
-                BucketOwner::Key(KeyId::random().unwrap()),
+                owner(),
                 limit,
                 Arc::new(ManualClock::at(Duration::ZERO)),
             );

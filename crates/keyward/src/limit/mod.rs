@@ -7,7 +7,7 @@ pub(crate) mod rate_limit;
 pub(crate) mod rate_limits;
 
 pub use self::bucket::{Bucket, BucketOwner};
-pub use self::limiter::{Charge, LimitFuture, LimitOutcome, Limiter, LimiterError};
+pub use self::limiter::{Charge, CountedLevel, LimitFuture, LimitOutcome, Limiter, LimiterError};
 pub use self::quota::{Quota, ResetUnit};
 pub use self::rate_limit::RateLimit;
 pub use self::rate_limits::RateLimits;

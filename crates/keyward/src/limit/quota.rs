@@ -185,7 +185,8 @@ mod tests {
         let owner = if shared {
             BucketOwner::Account(AccountId::parse("acme").unwrap(), Environment::LIVE)
         } else {
-            BucketOwner::Key(KeyId::random().unwrap())
+            let acme = AccountId::parse("acme").unwrap();
+            BucketOwner::Key(acme, Environment::LIVE, KeyId::random().unwrap())
         };
         let clock = Arc::new(ManualClock::at(Duration::ZERO));
         let bucket = Bucket::new(owner, RateLimit::parse(limit).unwrap(), clock);

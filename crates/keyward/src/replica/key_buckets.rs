@@ -89,13 +89,15 @@ mod tests {
 
     use super::*;
     use crate::clock::ManualClock;
-    use crate::ids::KeyId;
+    use crate::environment::Environment;
+    use crate::ids::{AccountId, KeyId};
 
     #[test]
     fn limits_that_change_repeatedly_take_bounded_memory() {
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(Duration::from_secs(100)));
         let now = nanos(clock.boot());
-        let owner = BucketOwner::Key(KeyId::random().unwrap());
+        let acme = AccountId::parse("acme").unwrap();
+        let owner = BucketOwner::Key(acme, Environment::LIVE, KeyId::random().unwrap());
         let key_buckets = KeyBuckets::new(owner, Arc::clone(&clock));
         let held = || {
             key_buckets

@@ -19,9 +19,8 @@ use crate::record::{Account, AdminErrorKind, AuditAction, KeyRecord, Metadata};
 use crate::replica::{Replica, Revision};
 use crate::scheme::KeyScheme;
 use crate::scope::{Permission, Scopes};
-use crate::store::{AuditQuery, Store};
-use crate::testing::suites::Open;
-use crate::testing::{TestRequest, TestResponse, block_on, decided};
+use crate::store::{AuditQuery, MemoryStore, Store};
+use crate::testing::{TestRequest, TestResponse, block_on, decided, suites};
 
 /// Tests rate limits, credits and metering over a store.
 ///
@@ -37,8 +36,85 @@ use crate::testing::{TestRequest, TestResponse, block_on, decided};
 /// # Panics
 /// If the store breaks a promise.
 pub fn limits<S: Store>(open: impl Fn(Arc<dyn Clock>) -> S) {
-    let open: Open<'_> = &|clock| Arc::new(open(clock));
+    let open: suites::Open<'_> = &|clock| Arc::new(open(clock));
+    let open = Open::from(open);
     crate::__limits_promises!(__run_promises open);
+}
+
+/// Tests a limiter: rate limits hold as if each process counted for itself.
+///
+/// `make` makes a limiter that has counted nothing, each time that it is called. It has to count by
+/// this clock, which stands still until the suite advances it.
+///
+/// ```
+/// use std::time::Duration;
+/// use keyward::limit::{Charge, LimitFuture, Limiter};
+/// use keyward::testing;
+///
+/// #[derive(Debug)]
+/// struct Here;
+///
+/// impl Limiter for Here {
+///     fn take(&self, charge: Charge, now: Duration) -> LimitFuture {
+///         LimitFuture::Ready(charge.take_here(now))
+///     }
+///
+///     fn give_back(&self, charge: Charge) {
+///         charge.give_back_here();
+///     }
+/// }
+///
+/// testing::suites::limiter(|_clock| Here);
+/// ```
+///
+/// # Panics
+/// If the limiter breaks a promise.
+pub fn limiter<L: Limiter>(make: impl Fn(Arc<dyn Clock>) -> L) {
+    let open = Open {
+        store: &|clock| Arc::new(MemoryStore::with_clock(clock)),
+        limiter: Some(&|clock| Arc::new(make(clock))),
+    };
+    crate::__limiter_promises!(__run_promises open);
+}
+
+/// Opens a new, empty store, and makes the limiter that is tested.
+#[derive(Clone, Copy)]
+struct Open<'a> {
+    store: suites::Open<'a>,
+    limiter: Option<MakeLimiter<'a>>,
+}
+
+type MakeLimiter<'a> = &'a dyn Fn(Arc<dyn Clock>) -> Arc<dyn Limiter>;
+
+impl<'a> From<suites::Open<'a>> for Open<'a> {
+    fn from(store: suites::Open<'a>) -> Self {
+        let limiter = None;
+        Self { store, limiter }
+    }
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __limiter_promises {
+    ($then:ident $($with:tt)*) => {
+        $crate::$then! { [$($with)*] limits
+            rate_limiting_is_off_by_default
+            a_key_has_its_own_limit_or_its_plans_or_the_services
+            a_ceiling_holds_beside_every_other_limit
+            keys_of_an_account_share_a_limit_in_each_environment
+            a_refusal_by_one_limit_takes_nothing_from_the_others
+            concurrent_requests_pass_exactly_up_to_the_tightest_limit
+            a_rotation_doubles_no_limit
+            a_change_of_a_key_leaves_its_counters
+            a_route_counts_by_its_cost_and_a_free_one_not_at_all
+            layers_of_one_gate_charge_once_the_highest_cost
+            a_request_that_is_refused_costs_nothing_in_the_end
+            a_client_that_hangs_up_has_paid
+            a_refusal_contains_the_time_to_retry
+            the_most_restrictive_limit_is_described
+            requests_that_wait_for_the_store_are_charged_too
+        }
+    };
 }
 
 #[doc(hidden)]
@@ -93,6 +169,7 @@ const NOW: Duration = Duration::from_secs(1_700_000_000);
 
 struct World {
     clock: Arc<ManualClock>,
+    limiter: Option<Arc<dyn Limiter>>,
     store: Arc<dyn Store>,
     admin: KeyAdmin,
     acme: AccountId,
@@ -101,12 +178,15 @@ struct World {
 impl World {
     fn new(open: Open<'_>) -> Self {
         let clock = Arc::new(ManualClock::at(NOW));
-        let store = open(Arc::<ManualClock>::clone(&clock));
+        let store = (open.store)(Arc::<ManualClock>::clone(&clock));
+        let limiter = open.limiter;
+        let limiter = limiter.map(|make| make(Arc::<ManualClock>::clone(&clock)));
         let admin = KeyAdmin::new(&store, &scheme());
         let acme = AccountId::parse("acme").unwrap();
         block_on(admin.open_account(&operator(), &acme)).unwrap();
         Self {
             clock,
+            limiter,
             store,
             admin,
             acme,
@@ -142,7 +222,11 @@ impl World {
     }
 
     fn builder(&self) -> GateBuilder {
-        Gate::builder(&self.store, &scheme()).max_staleness(Duration::MAX)
+        let builder = Gate::builder(&self.store, &scheme()).max_staleness(Duration::MAX);
+        match &self.limiter {
+            Some(limiter) => builder.limiter(Arc::clone(limiter)),
+            None => builder,
+        }
     }
 
     fn gate(&self) -> Gate {

@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::store::Store;
 
 pub use self::key_lifecycle::key_lifecycle;
-pub use self::limits::limits;
+pub use self::limits::{limiter, limits};
 pub use self::store::store;
 pub use self::validity::validity;
 
@@ -92,7 +92,9 @@ macro_rules! __publish_promises {
             pub fn $promise<S: $crate::store::Store>(
                 open: impl Fn(std::sync::Arc<dyn $crate::clock::Clock>) -> S,
             ) {
-                super::$promise(&|clock| std::sync::Arc::new(open(clock)));
+                let open: $crate::testing::suites::Open<'_> =
+                    &|clock| std::sync::Arc::new(open(clock));
+                super::$promise(open.into());
             }
         )*
     };
