@@ -173,7 +173,7 @@ fn is_seen(values: &[(&str, &str, Value)]) -> bool {
     values.iter().all(|(_, name, _)| !forged.contains(name))
 }
 
-const KEY: [&str; 25] = [
+const KEY: [&str; 26] = [
     "id",
     "digest_scheme",
     "digest",
@@ -199,6 +199,7 @@ const KEY: [&str; 25] = [
     "successor",
     "redigested",
     "lineage",
+    "addresses",
 ];
 
 const ACCOUNT: [&str; 8] = [
@@ -290,6 +291,8 @@ fn may_work(values: &[(&str, &str, Value)]) -> bool {
                 Some(1.0)
             ),
         })
+        // The requests come from an unknown address.
+        && key("addresses", &|value| *value == Value::Null)
         && key("expires_at", &|value| match value {
             Value::Null => true,
             value => number(value).is_some_and(|at| at > NOW.as_secs_f64() * 1000.0),

@@ -210,6 +210,8 @@ mod tests {
             "scopes = CAST(X'ff' AS TEXT)",
             "origins = ''",
             "origins = 'null'",
+            "addresses = ''",
+            "addresses = '0.0.0.0/0'",
             "no_origin = 'x'",
             "no_origin = 2",
             "name = X'00'",
@@ -246,7 +248,7 @@ mod tests {
             fixture
                 .type_in(&format!(
                     "UPDATE keyward_key SET environment = 'live', hint = '{}', kind = 'secret', \
-                 status = 'active', scopes = '', origins = NULL, no_origin = 0, name = '', \
+                 status = 'active', scopes = '', origins = NULL, addresses = NULL, no_origin = 0, name = '', \
                  account = 'acme', epoch = 0, created_at = 0, expires_at = NULL, rate_limits = '', \
                  metadata = '{{}}', not_before = NULL, created_by = NULL, disabled_by_name = NULL, \
                  revoked_at = NULL, revoked_for = '', predecessor = NULL, \

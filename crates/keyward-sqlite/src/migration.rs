@@ -38,6 +38,7 @@ pub const MIGRATIONS: &[(u32, &str)] = &[
     (12, include_str!("../migrations/0012_backlogs.sql")),
     (13, include_str!("../migrations/0013_deleted_digest.sql")),
     (14, include_str!("../migrations/0014_validity.sql")),
+    (15, include_str!("../migrations/0015_addresses.sql")),
 ];
 
 /// The treatment of a file without keyward's tables.
@@ -171,6 +172,8 @@ mod tests {
             "UPDATE keyward_key SET environment = 'Live'",
             "UPDATE keyward_key SET environment = 'a-very-long-token'",
             "UPDATE keyward_key SET origins = ' '",
+            "UPDATE keyward_key SET addresses = ' '",
+            "UPDATE keyward_key SET addresses = x'31'",
             "UPDATE keyward_key SET epoch = -1",
             "UPDATE keyward_key SET epoch = 4294967296",
             "UPDATE keyward_key SET expires_at = 'tomorrow'",

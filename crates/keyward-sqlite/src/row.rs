@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use keyward::address::AddressPolicy;
 use keyward::error::ParseError;
 use keyward::key::{DigestScheme, Hint, KeyDigest};
 use keyward::record::{Account, AccountStatus, DisabledBy, KeyRecord, KeyStatus, Metadata};
@@ -17,7 +18,7 @@ pub(crate) const ACCOUNTS: &str = "SELECT id, revision, status, api_access, max_
 pub(crate) const KEYS: &str = "SELECT id, digest_scheme, digest, hint, account, environment, \
      created_at, revision, name, kind, scopes, no_origin, origins, rate_limits, credits, metadata, epoch, \
      status, expires_at, revoked_at, revoked_for, predecessor, successor, redigested, \
-     lineage, disabled_by, created_by, disabled_by_name, not_before FROM keyward_key";
+     lineage, disabled_by, created_by, disabled_by_name, not_before, addresses FROM keyward_key";
 
 /// Reads the account from a row of [`ACCOUNTS`].
 pub(crate) fn account(connection: &Connection, row: &Row<'_>) -> rusqlite::Result<Account> {
@@ -82,6 +83,11 @@ pub(crate) fn key(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
     key.created_by = cells.get()?;
     key.disabled_by_name = cells.get()?;
     key.not_before = cells.time_if_any()?;
+    if let Some(listed) =
+        cells.parse_some(|text| AddressPolicy::listed(text.split_ascii_whitespace()))?
+    {
+        key.addresses = listed;
+    }
     Ok(key)
 }
 
@@ -187,9 +193,9 @@ pub(crate) fn put_key(connection: &Connection, key: &KeyRecord) -> rusqlite::Res
         "INSERT INTO keyward_key (id, revision, digest_scheme, digest, hint, name, account, \
          environment, kind, scopes, origins, no_origin, rate_limits, metadata, epoch, status, \
          created_at, expires_at, revoked_at, revoked_for, predecessor, successor, \
-         redigested, lineage, credits, disabled_by, created_by, disabled_by_name, not_before) \
+         redigested, lineage, credits, disabled_by, created_by, disabled_by_name, not_before, addresses) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, \
-         ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29)"
+         ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30)"
     } else {
         // Revision zero marks it as not typed.
         "UPDATE keyward_key SET revision = 0, digest_scheme = ?3, digest = ?4, hint = ?5, name = ?6, \
@@ -197,7 +203,7 @@ pub(crate) fn put_key(connection: &Connection, key: &KeyRecord) -> rusqlite::Res
          rate_limits = ?13, metadata = ?14, epoch = ?15, status = ?16, created_at = ?17, \
          expires_at = ?18, revoked_at = ?19, revoked_for = ?20, predecessor = ?21, successor = ?22, \
          redigested = ?23, lineage = ?24, credits = ?25, disabled_by = ?26, \
-         created_by = ?27, disabled_by_name = ?28, not_before = ?29 \
+         created_by = ?27, disabled_by_name = ?28, not_before = ?29, addresses = ?30 \
          WHERE id = ?1 AND revision = ?2"
     };
     let listed = key.origins != OriginPolicy::Any;
@@ -232,6 +238,11 @@ pub(crate) fn put_key(connection: &Connection, key: &KeyRecord) -> rusqlite::Res
         key.created_by,
         key.disabled_by_name,
         key.not_before.map(millis_after),
+        (key.addresses != AddressPolicy::Any).then(|| key
+            .addresses
+            .ranges()
+            .collect::<Vec<_>>()
+            .join(" ")),
     ])?)
 }
 

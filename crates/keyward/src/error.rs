@@ -131,8 +131,12 @@ pub enum ParseErrorKind {
     Json,
     /// The number is too small or too large.
     Range,
-    /// The text is neither an address nor a network, or it includes every address.
+    /// The text is neither an address nor a network.
     Network,
+    /// The network has bits set after its prefix, as `10.1.2.3/8` has.
+    HostBits,
+    /// The network or list includes every IPv4 or every IPv6 address.
+    EveryAddress,
     /// The URL has userinfo or a fragment, which an endpoint must not have.
     NotAnEndpoint,
     /// The host is not on the public Internet (SSRF protection).
@@ -183,7 +187,9 @@ impl ParseErrorKind {
             Self::PublicSuffix => "a wildcard cannot be checked without the feature `psl`",
             Self::Json => "is not a JSON object",
             Self::Range => "is out of range",
-            Self::Network => "is neither an address nor a network, or includes every address",
+            Self::Network => "is neither an address nor a network",
+            Self::HostBits => "has bits set after its prefix",
+            Self::EveryAddress => "includes every IPv4 or every IPv6 address",
             Self::NotAnEndpoint => "has userinfo or a fragment",
             Self::NotPublic => "the host is not public",
             Self::Repeated => "is already present",

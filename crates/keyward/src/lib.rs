@@ -77,6 +77,7 @@
 // docs.rs has nightly: it says there which feature brings what.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod address;
 pub mod admin;
 pub mod clock;
 pub mod credits;

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use serde_core::ser::{Error as _, Serialize, SerializeStruct, Serializer};
 
+use crate::address::AddressPolicy;
 use crate::admin::{AuditPage, KeyPage, KeyView, Leak};
 use crate::clock::unix_time;
 use crate::credits::{Credits, Refill};
@@ -18,7 +19,7 @@ use crate::replica::UsageHour;
 use crate::scope::Scopes;
 
 /// The number of fields without the digest and what only a store needs.
-const RECORD: usize = 23;
+const RECORD: usize = 24;
 
 impl Serialize for KeyView {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
@@ -196,6 +197,7 @@ fn write_record<T: SerializeStruct>(record: &KeyRecord, to: &mut T) -> Result<()
     to.serialize_field("scopes", &scopes(&record.scopes))?;
     to.serialize_field("origins", &origins(&record.origins))?;
     to.serialize_field("requires_origin", &!record.origins.allows_no_origin())?;
+    to.serialize_field("addresses", &addresses(&record.addresses))?;
     to.serialize_field("rate_limits", &limits(&record.rate_limits))?;
     to.serialize_field("has_credits", &record.credits.is_some())?;
     to.serialize_field("metadata", &metadata)?;
@@ -236,6 +238,11 @@ fn origins(policy: &OriginPolicy) -> Option<Vec<&str>> {
     matches!(policy, OriginPolicy::Listed(_)).then(|| policy.patterns().collect())
 }
 
+/// Returns `None`, serialised as `null`, if the key may be used from any address.
+fn addresses(policy: &AddressPolicy) -> Option<Vec<String>> {
+    matches!(policy, AddressPolicy::Listed(_)).then(|| policy.ranges().collect())
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -260,6 +267,7 @@ mod tests {
         record.created_by = Some("user:ann".to_owned());
         record.scopes = Scopes::parse(["kyc", "age"]).unwrap();
         record.origins = OriginPolicy::listed(["shop.example"]).unwrap();
+        record.addresses = AddressPolicy::listed(["2001:db8::/32", "203.0.113.7"]).unwrap();
         record.rate_limits = RateLimits::from(RateLimit::per_minute(100));
         KeyView {
             record,
@@ -280,6 +288,7 @@ mod tests {
             "scopes": ["age", "kyc"],
             "origins": ["https://shop.example"],
             "requires_origin": true,
+            "addresses": ["203.0.113.7", "2001:db8::/32"],
             "rate_limits": ["100/60;100"],
             "has_credits": false,
             "metadata": {},

@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use crate::address::AddressPolicy;
 use crate::admin::origins::OriginExceptions;
 use crate::credits::Credits;
 use crate::environment::Environment;
@@ -15,7 +16,7 @@ use crate::scope::Scopes;
 /// A request to create a key.
 ///
 /// By default, it is a secret key that has no scopes and no limits and is not restricted to
-/// origins.
+/// origins or addresses.
 ///
 /// ```
 /// # use keyward::{
@@ -49,6 +50,7 @@ pub struct NewKey {
     pub(crate) scopes: Scopes,
     pub(crate) origins: OriginPolicy,
     pub(crate) origin_exceptions: OriginExceptions,
+    pub(crate) addresses: AddressPolicy,
     pub(crate) rate_limits: RateLimits,
     pub(crate) credits: Option<Credits>,
     pub(crate) metadata: Metadata,
@@ -72,6 +74,7 @@ impl NewKey {
             scopes: Scopes::none(),
             origins: OriginPolicy::Any,
             origin_exceptions: OriginExceptions::default(),
+            addresses: AddressPolicy::Any,
             rate_limits: RateLimits::none(),
             credits: None,
             metadata: Metadata::default(),
@@ -158,6 +161,47 @@ impl NewKey {
     /// Insecure: anyone can publish a page there. Use this only if you own the suffix.
     pub fn insecure_public_suffixes(mut self) -> Self {
         self.origin_exceptions.public_suffixes = true;
+        self
+    }
+
+    /// Sets the allowlist of network addresses from which the key may be used.
+    ///
+    /// The client's address is that of the connection or, behind [trusted
+    /// proxies](crate::gate::GateBuilder::trusted_proxies), the one that they saw. A request from
+    /// any other address, or from an unknown one, gets this response:
+    ///
+    /// ```text
+    /// HTTP/1.1 403 Forbidden
+    /// cache-control: no-store
+    /// content-type: application/problem+json
+    ///
+    /// {"type":"about:blank","title":"Forbidden","status":403,"detail":"The API key may not be used from this network address. Add the address to the key's allowlist, or send the request from one that is on it.","code":"address_not_allowed"}
+    /// ```
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use keyward::{AccountId, Environment, NewKey};
+    /// # use keyward::address::AddressPolicy;
+    /// # use keyward::gate::{Decision, Verdict};
+    /// # use keyward::testing::{TestRequest, World};
+    /// # let (world, acme) = (World::new(), AccountId::parse("acme")?);
+    /// let new = NewKey::new(acme, Environment::LIVE, "office")
+    ///     .addresses(AddressPolicy::listed(["203.0.113.0/24"])?);
+    /// # let (key, gate) = (world.create(new).key.unwrap(), world.gate());
+    /// let call = |peer| {
+    ///     let request = TestRequest::get().key(key.expose_secret()).peer(peer);
+    ///     gate.check(&request, &Arc::default(), None)
+    /// };
+    /// assert!(matches!(call([203, 0, 113, 7]), Decision::Ready(Verdict::Admit(_))));
+    /// let Decision::Ready(Verdict::Refuse(refusal)) = call([192, 0, 2, 1]) else { panic!() };
+    /// assert_eq!(refusal.reply.status(), 403);
+    /// # let fields: Vec<_> = refusal.reply.headers().map(|(name, value)| format!("{name}: {value}")).collect();
+    /// # assert_eq!(fields, ["cache-control: no-store", "content-type: application/problem+json"]);
+    /// # assert_eq!(refusal.reply.body(), br#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"The API key may not be used from this network address. Add the address to the key's allowlist, or send the request from one that is on it.","code":"address_not_allowed"}"#);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn addresses(mut self, addresses: AddressPolicy) -> Self {
+        self.addresses = addresses;
         self
     }
 
@@ -283,6 +327,7 @@ pub struct KeyChange {
     pub(crate) scopes: Option<Scopes>,
     pub(crate) origins: Option<OriginPolicy>,
     pub(crate) origin_exceptions: OriginExceptions,
+    pub(crate) addresses: Option<AddressPolicy>,
     pub(crate) rate_limits: Option<RateLimits>,
     pub(crate) metadata: Option<Metadata>,
 }
@@ -329,6 +374,13 @@ impl KeyChange {
     /// Insecure: anyone can publish a page there. Use this only if you own the suffix.
     pub fn insecure_public_suffixes(mut self) -> Self {
         self.origin_exceptions.public_suffixes = true;
+        self
+    }
+
+    /// Replaces the allowlist of addresses. A wider one also requires
+    /// [`Permission::Create`](crate::scope::Permission::Create).
+    pub fn addresses(mut self, addresses: AddressPolicy) -> Self {
+        self.addresses = Some(addresses);
         self
     }
 

@@ -222,6 +222,7 @@ impl KeyAdmin {
         record.kind = new.kind;
         record.scopes = new.scopes.clone();
         record.origins = new.origins.clone();
+        record.addresses = new.addresses.clone();
         record.rate_limits = new.rate_limits.clone();
         record.credits = new.credits.map(|_| FIRST);
         record.metadata = new.metadata.clone();
@@ -279,6 +280,7 @@ impl KeyAdmin {
             && record.kind == new.kind
             && record.scopes == new.scopes
             && record.origins == new.origins
+            && record.addresses == new.addresses
             && record.rate_limits == new.rate_limits
             && record.credits.is_some() == new.credits.is_some()
             && record.metadata == new.metadata;

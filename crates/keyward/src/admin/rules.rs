@@ -32,6 +32,7 @@ impl KeyAdmin {
                 || record.credits.is_some() && record.lineage == bound.lineage)
             && record.environment == bound.environment
             && bound.origins.covers(&record.origins)
+            && bound.addresses.covers(&record.addresses)
     }
 
     /// Checks that the key is neither revoked nor expired.

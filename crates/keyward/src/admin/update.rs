@@ -49,6 +49,9 @@ impl KeyAdmin {
                         .map_err(AdminError::origins)?;
                     record.origins = origins.clone();
                 }
+                if let Some(addresses) = &change.addresses {
+                    record.addresses = addresses.clone();
+                }
                 if let Some(limits) = &change.rate_limits {
                     record.rate_limits = limits.clone();
                     if !permitted.may_limit(limits, account, Some(&before.rate_limits)) {

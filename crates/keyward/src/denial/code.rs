@@ -88,6 +88,8 @@ pub enum ErrorCode {
     OriginRequired,
     /// 403 `origin_not_allowed`: the origin is not on the key's allowlist.
     OriginNotAllowed,
+    /// 403 `address_not_allowed`: the client's address is not on the key's allowlist, or unknown.
+    AddressNotAllowed,
     /// 403 `insufficient_scope`: the key lacks a required scope.
     InsufficientScope,
     /// 429 `too_many_failures`: too many authentications failed from the client's address.
@@ -103,7 +105,7 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::MissingApiKey,
         Self::MultipleApiKeys,
         Self::InvalidApiKey,
@@ -116,6 +118,7 @@ impl ErrorCode {
         Self::KeyNotAllowed,
         Self::OriginRequired,
         Self::OriginNotAllowed,
+        Self::AddressNotAllowed,
         Self::InsufficientScope,
         Self::TooManyFailures,
         Self::RateLimitUnavailable,
@@ -140,6 +143,7 @@ impl ErrorCode {
             Self::KeyNotAllowed => "key_not_allowed",
             Self::OriginRequired => "origin_required",
             Self::OriginNotAllowed => "origin_not_allowed",
+            Self::AddressNotAllowed => "address_not_allowed",
             Self::InsufficientScope => "insufficient_scope",
             Self::TooManyFailures => "too_many_failures",
             Self::RateLimitUnavailable => "rate_limit_unavailable",
@@ -165,6 +169,7 @@ impl ErrorCode {
             | Self::KeyNotAllowed
             | Self::OriginRequired
             | Self::OriginNotAllowed
+            | Self::AddressNotAllowed
             | Self::InsufficientScope => 403,
             Self::TooManyFailures | Self::RateLimited | Self::CreditsExhausted => 429,
             Self::InternalError => 500,
@@ -220,6 +225,9 @@ impl ErrorCode {
             }
             Self::OriginNotAllowed => {
                 "The API key may not be used from this web page. Add its origin to the key's allowed domains."
+            }
+            Self::AddressNotAllowed => {
+                "The API key may not be used from this network address. Add the address to the key's allowlist, or send the request from one that is on it."
             }
             Self::InsufficientScope => "The API key lacks a scope that is required here: ",
             Self::TooManyFailures => {

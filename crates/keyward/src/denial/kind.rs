@@ -63,6 +63,13 @@ pub enum DenialKind {
     OriginMissing,
     /// The request's origin is not on the key's allowlist.
     OriginNotAllowed,
+    /// The key has an address allowlist, but the adapter knows no peer address.
+    ///
+    /// This is logged as an error, because the service has to be set up differently: see the [peer
+    /// source](crate::gate::GateBuilder::peer) of the adapter.
+    AddressUnknown,
+    /// The client's address is not on the key's allowlist.
+    AddressNotAllowed,
     /// The key lacks a required scope.
     ScopeMissing,
     /// The route costs more than a rate limit of the key allows at once.
@@ -106,6 +113,7 @@ impl DenialKind {
             | Self::CostTooHigh => ErrorCode::KeyNotAllowed,
             Self::OriginMissing => ErrorCode::OriginRequired,
             Self::OriginNotAllowed => ErrorCode::OriginNotAllowed,
+            Self::AddressUnknown | Self::AddressNotAllowed => ErrorCode::AddressNotAllowed,
             Self::ScopeMissing => ErrorCode::InsufficientScope,
             Self::LimitUnavailable => ErrorCode::RateLimitUnavailable,
             Self::RateLimited => ErrorCode::RateLimited,
@@ -155,6 +163,10 @@ impl DenialKind {
             Self::NoApiAccess => "plan without API access",
             Self::OriginMissing => "no origin header",
             Self::OriginNotAllowed => "origin not on the allowlist",
+            Self::AddressUnknown => {
+                "no peer address to compare with the allowlist of the key; serve with connect info, or set a source with `GateBuilder::peer`"
+            }
+            Self::AddressNotAllowed => "address not on the allowlist",
             Self::ScopeMissing => "missing scope",
             Self::CostTooHigh => "cost exceeds what a rate limit allows at once",
             Self::LimitUnavailable => "limiter or store does not answer",

@@ -18,6 +18,8 @@ use crate::key::KeyKind;
 use crate::limit::quota::seconds;
 use crate::origin::OriginPolicy;
 use crate::replica::cached_key::CachedKey;
+use crate::request::RequestHead;
+use crate::request::client::client_address;
 
 impl Gate {
     pub(super) fn count(&self, entry: &CachedKey, admitted: bool, now: Duration) {
@@ -186,13 +188,32 @@ impl Gate {
         Verdict::Refuse(self.refusal(kind, entry, requirement))
     }
 
+    /// Refuses a request whose key did not pass a check.
+    pub(super) fn refuse_judged<R: RequestHead>(
+        &self,
+        kind: DenialKind,
+        entry: Arc<CachedKey>,
+        request: &R,
+        requirement: &Requirement,
+    ) -> Verdict {
+        let mut denial = Denial::new(kind, Some(entry));
+        if kind == DenialKind::AddressNotAllowed {
+            denial.client = client_address(request, &self.inner.trusted_proxies);
+        }
+        Verdict::Refuse(self.refusal_for(denial, requirement))
+    }
+
     pub(super) fn refusal(
         &self,
         kind: DenialKind,
         entry: Option<Arc<CachedKey>>,
         requirement: &Requirement,
     ) -> Refusal {
-        let denial = Denial::new(kind, entry);
+        self.refusal_for(Denial::new(kind, entry), requirement)
+    }
+
+    fn refusal_for(&self, denial: Denial, requirement: &Requirement) -> Refusal {
+        let kind = denial.kind();
         denial.log(&self.inner.log, &**self.inner.replica.clock());
         let code = self.inner.replies.code(kind);
         let reply = if code == ErrorCode::InsufficientScope {

@@ -3,11 +3,14 @@
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use ipnet::IpNet;
+
+use crate::address;
 use crate::environment::Environment;
-use crate::error::ParseError;
+use crate::error::{ParseError, ParseErrorKind};
 use crate::gate::cors::CorsReplies;
 use crate::gate::gate::Inner;
 use crate::gate::rendered::GateReplies;
@@ -19,7 +22,6 @@ use crate::log_limit::LogLimit;
 use crate::replica::Replica;
 use crate::reply::Replies;
 use crate::request::KeyLocation;
-use crate::request::network::Network;
 use crate::scheme::KeyScheme;
 use crate::throttle::AuthFailureLimiter;
 
@@ -62,7 +64,7 @@ pub struct GateBuilder {
     legacy_fields: Option<ResetUnit>,
     refunds_from: u16,
     throttle: Option<AuthFailureLimiter>,
-    trusted_proxies: Vec<Network>,
+    trusted_proxies: Vec<IpNet>,
     peers: Vec<Box<dyn PeerSource>>,
 }
 
@@ -247,8 +249,13 @@ impl GateBuilder {
     /// that is not an address ends the search at the one before it; if all are proxies, the leftmost counts.
     ///
     /// Every proxy must append the address that it sees to the header. Do not name a network from which
-    /// clients connect: they could claim any address, and get it rejected. The address is used by the
-    /// [failure throttle](Self::failure_throttle).
+    /// clients connect: they could claim any address, and get it rejected or accepted. The address is used by
+    /// the [failure throttle](Self::failure_throttle) and for the [address
+    /// allowlist](crate::address::AddressPolicy) of a key.
+    ///
+    /// Behind a proxy that is not named here, every client has the address of the proxy: an allowlist then
+    /// refuses all clients, or accepts all of them if the proxy itself is on it. The first such request with
+    /// `X-Forwarded-For` and a key with an allowlist is logged as a warning.
     ///
     /// ```
     /// # use keyward::{Gate, KeyFormat, KeyScheme, MemoryStore, RateLimit};
@@ -260,19 +267,23 @@ impl GateBuilder {
     /// assert!(gate().trusted_proxies(["10.0.0.0/8", "2001:db8::17"])?.build().is_ok());
     ///
     /// let everybody = gate().trusted_proxies(["0.0.0.0/0"]);
-    /// assert_eq!(everybody.unwrap_err().kind(), ParseErrorKind::Network);
+    /// assert_eq!(everybody.unwrap_err().kind(), ParseErrorKind::EveryAddress);
     /// # Ok::<(), keyward::error::ParseError>(())
     /// ```
     ///
     /// # Errors
-    /// Returns an error if one is neither an address nor a network, if a network has bits behind its prefix,
-    /// or if it contains every IPv4 address.
+    /// Returns an error if one is neither an address nor a network, if a network has bits set after its
+    /// prefix, or if they include every IPv4 or every IPv6 address, alone or together.
     pub fn trusted_proxies<I>(mut self, proxies: I) -> Result<Self, ParseError>
     where
         I: IntoIterator<Item: AsRef<str>>,
     {
         for proxy in proxies {
-            self.trusted_proxies.push(Network::parse(proxy.as_ref())?);
+            self.trusted_proxies.push(address::parse(proxy.as_ref())?);
+        }
+        if address::include_every_address(&self.trusted_proxies) {
+            let kind = ParseErrorKind::EveryAddress;
+            return Err(ParseError::new("list of trusted proxies", kind));
         }
         Ok(self)
     }
@@ -319,9 +330,9 @@ impl GateBuilder {
                 rendered,
                 cors,
                 peers: self.peers,
-                throttle: self
-                    .throttle
-                    .map(|it| it.start(self.trusted_proxies, self.replica.clock())),
+                throttle: self.throttle.map(|it| it.start(self.replica.clock())),
+                trusted_proxies: self.trusted_proxies,
+                warned_of_proxy: AtomicBool::new(false),
                 replica: self.replica,
                 scheme: self.scheme,
                 headers,

@@ -42,6 +42,8 @@ pub enum Check {
     Plan,
     /// The origin of the page is on the key's allowlist.
     Origin,
+    /// The client's address is on the key's allowlist.
+    Address,
     /// The key has the scopes of the route.
     Scopes,
     /// The rate limits are not exceeded.
@@ -69,6 +71,7 @@ impl Check {
             Self::Kind => "the kinds of the route",
             Self::Plan => "a plan with the API",
             Self::Origin => "the origins of the key",
+            Self::Address => "the addresses of the key",
             Self::Scopes => "the scopes of the route",
             Self::RateLimit => "the rate limits",
             Self::Credits => "the credits",

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tracing::Level;
@@ -38,11 +39,16 @@ use crate::replica::cached_key::CachedKey;
 pub struct Denial {
     kind: DenialKind,
     entry: Option<Arc<CachedKey>>,
+    pub(super) client: Option<IpAddr>,
 }
 
 impl Denial {
     pub(crate) fn new(kind: DenialKind, entry: Option<Arc<CachedKey>>) -> Self {
-        Self { kind, entry }
+        Self {
+            kind,
+            entry,
+            client: None,
+        }
     }
 
     /// Returns the reason.
@@ -69,6 +75,15 @@ impl Denial {
         self.entry
             .as_ref()
             .map(|entry| &entry.account_state.account)
+    }
+
+    /// Returns the client's address if it is not on the key's allowlist.
+    ///
+    /// It is `None` for every other reason. Behind a proxy that is not one of the [trusted
+    /// proxies](crate::gate::GateBuilder::trusted_proxies), it is the address of the proxy.
+    #[must_use]
+    pub fn client_address(&self) -> Option<IpAddr> {
+        self.client
     }
 
     /// Logs a request that would have been refused.
@@ -104,17 +119,24 @@ impl Denial {
             }
             // Any client can cause these, as often as it likes.
             None => tracing::debug!(code, reason, "request refused"),
-            Some(_) if !tracing::enabled!(Level::WARN) => {}
+            Some(_) if !tracing::enabled!(Level::ERROR) => {}
             Some(entry) => {
                 let about = (entry.id, self.kind);
                 let Some(Unlogged(unlogged)) = limit.admit(about, clock.boot()) else {
                     return;
                 };
                 let (id, account) = (entry.id, &entry.account_state.account);
-                if self.kind == DenialKind::SecretExposed {
-                    tracing::warn!(code, reason, unlogged, key.id = %id, key.hint = %entry.hint(), %account, "request refused");
-                } else {
-                    tracing::info!(code, reason, unlogged, key.id = %id, key.hint = %entry.hint(), %account, "request refused");
+                let client = self.client.map(tracing::field::display);
+                match self.kind {
+                    DenialKind::AddressUnknown => {
+                        tracing::error!(code, reason, unlogged, key.id = %id, key.hint = %entry.hint(), %account, "request refused");
+                    }
+                    DenialKind::SecretExposed => {
+                        tracing::warn!(code, reason, unlogged, key.id = %id, key.hint = %entry.hint(), %account, "request refused");
+                    }
+                    _ => {
+                        tracing::info!(code, reason, unlogged, key.id = %id, key.hint = %entry.hint(), %account, client.address = client, "request refused");
+                    }
                 }
             }
         }

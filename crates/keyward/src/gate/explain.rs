@@ -1,6 +1,7 @@
 //! Explains the outcome of each check, for tests and operators.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::denial::DenialKind;
@@ -9,11 +10,13 @@ use crate::gate::{Check, Gate, Requirement};
 use crate::ids::KeyId;
 use crate::key::Hint;
 use crate::request::RequestHead;
+use crate::request::client::client_address;
 
 /// The outcome of each check of a request, returned by [`Gate::explain`]. It holds no secret.
 #[derive(Clone, Debug)]
 pub struct Explanation {
     key: Option<(KeyId, Hint)>,
+    client: Option<IpAddr>,
     checks: Vec<(Check, Option<DenialKind>)>,
     is_report_only: bool,
 }
@@ -23,6 +26,24 @@ impl Explanation {
     #[must_use]
     pub fn key_id(&self) -> Option<KeyId> {
         self.key.as_ref().map(|(id, _)| *id)
+    }
+
+    /// Returns the client's address, as the gate finds it; `None` if the adapter knows none.
+    ///
+    /// Behind a proxy that is not one of the [trusted
+    /// proxies](crate::gate::GateBuilder::trusted_proxies), it is the address of the proxy.
+    ///
+    /// ```
+    /// # use keyward::Requirement;
+    /// # use keyward::testing::{TestRequest, World};
+    /// # let gate = World::new().gate();
+    /// let request = TestRequest::get().peer([192, 0, 2, 1]);
+    /// let explained = gate.explain(&request, &Requirement::new());
+    /// assert_eq!(explained.client_address(), Some([192, 0, 2, 1].into()));
+    /// ```
+    #[must_use]
+    pub fn client_address(&self) -> Option<IpAddr> {
+        self.client
     }
 
     /// Returns the checks made, in order, each with its reason for failure, if any.
@@ -45,6 +66,9 @@ impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some((id, hint)) = &self.key {
             writeln!(f, "{id} {hint}")?;
+        }
+        if let Some(client) = self.client {
+            writeln!(f, "  from {client}")?;
         }
         for (check, denial) in self.checks() {
             let reported = self.is_report_only && check.is_demanded();
@@ -92,6 +116,7 @@ impl Gate {
     pub fn explain<R: RequestHead>(&self, request: &R, requirement: &Requirement) -> Explanation {
         let mut explanation = Explanation {
             key: None,
+            client: client_address(request, &self.inner.trusted_proxies),
             checks: Vec::new(),
             is_report_only: requirement.is_report_only(),
         };
@@ -123,7 +148,9 @@ impl Gate {
         on_check(Check::Credential, Ok(()))?;
         on_check(Check::Form, Ok(()))?;
         if let Some(throttle) = &self.inner.throttle {
-            let admitted = throttle.admit(request).map(drop);
+            let admitted = throttle
+                .admit(request, &self.inner.trusted_proxies)
+                .map(drop);
             on_check(Check::Throttle, admitted.map_err(|(kind, _)| kind))?;
         }
         let strict = self.inner.max_staleness.is_zero();

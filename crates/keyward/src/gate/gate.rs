@@ -5,8 +5,10 @@ use std::fmt;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use zeroize::Zeroizing;
 
 use crate::denial::DenialKind;
@@ -29,6 +31,7 @@ use crate::replica::Replica;
 use crate::replica::freshness::Moment;
 use crate::reply::Replies;
 use crate::reply::grpc;
+use crate::request::client::FORWARDED_FOR;
 use crate::request::head::is_preflight;
 use crate::request::{KeyLocation, RequestHead};
 use crate::scheme::KeyScheme;
@@ -49,7 +52,7 @@ use crate::throttle::throttle::Throttle;
 /// 5. the key is not revoked, disabled or expired (401);
 /// 6. its account is active (403), its environment is the route's (401), its kind and place are
 ///    accepted and its plan includes the API (403);
-/// 7. the request's origin is on its allowlist (403);
+/// 7. the request's origin and the client's address are on its allowlists (403);
 /// 8. it has the route's scopes (403);
 /// 9. its rate limits are not exceeded, and it has credits left (429).
 ///
@@ -113,6 +116,9 @@ pub(crate) struct Inner {
     /// Bounds the log lines about refused requests with a known key.
     pub(crate) log: LogLimit,
     pub(crate) throttle: Option<Throttle>,
+    pub(crate) trusted_proxies: Vec<IpNet>,
+    /// Set once a peer has been logged that may be a proxy of the service.
+    pub(crate) warned_of_proxy: AtomicBool,
 }
 
 impl Gate {
@@ -245,13 +251,13 @@ impl Gate {
             Ok(None) => return Decision::Ready(self.admit_anonymous(requirement)),
             Err(kind) => {
                 if let Some(throttle) = &self.inner.throttle {
-                    throttle.note_early(kind, request);
+                    throttle.note_early(kind, request, &self.inner.trusted_proxies);
                 }
                 return Decision::Ready(self.refuse(kind, None, requirement));
             }
         };
         if let Some(throttle) = &self.inner.throttle {
-            presented.client = match throttle.admit(request) {
+            presented.client = match throttle.admit(request, &self.inner.trusted_proxies) {
                 Ok(client) => Some(client),
                 Err((kind, seconds)) => {
                     let refusal = self.refusal(kind, None, requirement);
@@ -329,7 +335,7 @@ impl Gate {
             client,
             ..
         } = *presented;
-        let origins = Origins(request.values("origin").map(<[u8]>::to_vec).collect());
+        let request = WaitingHead::of(request);
         let (wait, over) = (self.inner.refresh_wait, refreshed.over());
         Decision::Pending(Pending::at_most(wait, over, async move {
             let refreshed = refreshed.await;
@@ -348,7 +354,7 @@ impl Gate {
                     true if max_staleness.is_zero() => gate.prove(&presented, Duration::MAX),
                     true => gate.prove(&presented, max_staleness),
                 };
-                gate.conclude(proved, &presented, &origins, &requirement)
+                gate.conclude(proved, &presented, &request, &requirement)
             };
             match decision {
                 Decision::Ready(verdict) => verdict,
@@ -390,7 +396,7 @@ impl Gate {
         if let ControlFlow::Break(kind) = judged {
             self.count(&entry, false, now.unix());
             self.note_failure(kind, presented);
-            return Decision::Ready(self.refuse(kind, Some(entry), requirement));
+            return Decision::Ready(self.refuse_judged(kind, entry, request, requirement));
         }
         self.report(reported, &entry, requirement);
         let (location, cost) = (presented.location, Cost::first(requirement));
@@ -454,7 +460,8 @@ impl Gate {
         };
         if let ControlFlow::Break(kind) = judged {
             self.uncount(entry);
-            return Decision::Ready(self.refuse(kind, Some(Arc::clone(entry)), requirement));
+            let entry = Arc::clone(entry);
+            return Decision::Ready(self.refuse_judged(kind, entry, request, requirement));
         }
         self.report(reported, entry, requirement);
         let more = principal.paid.beyond(requirement);
@@ -496,19 +503,34 @@ impl fmt::Debug for Gate {
 }
 
 /// The part of a waiting request's head that is still needed.
-struct Origins(Vec<Vec<u8>>);
+struct WaitingHead {
+    peer: Option<IpAddr>,
+    lines: Vec<(&'static str, Vec<u8>)>,
+}
 
-impl RequestHead for Origins {
+impl WaitingHead {
+    fn of<R: RequestHead>(request: &R) -> Self {
+        let lines = ["origin", FORWARDED_FOR].into_iter();
+        let lines =
+            lines.flat_map(|name| request.values(name).map(move |line| (name, line.to_vec())));
+        Self {
+            peer: request.peer(),
+            lines: lines.collect(),
+        }
+    }
+}
+
+impl RequestHead for WaitingHead {
     fn method(&self) -> &'static str {
         ""
     }
 
     fn peer(&self) -> Option<IpAddr> {
-        None
+        self.peer
     }
 
-    fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        let kept = self.0.iter().filter(move |_| field == "origin");
-        kept.map(|origin| &origin[..])
+    fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        let lines = self.lines.iter().filter(move |(own, _)| *own == name);
+        lines.map(|(_, line)| &line[..])
     }
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 
+use crate::address::AddressPolicy;
 use crate::clock::{Clock, ManualClock};
 use crate::denial::DenialKind;
 use crate::environment::Environment;
@@ -180,7 +181,7 @@ fn the_first_check_that_fails_answers() {
     use DenialKind as Kind;
     type Break = fn(&mut World);
     // In the order of the checks; each breaks something that no other one mends.
-    let rows: [(Kind, Break); 11] = [
+    let rows: [(Kind, Break); 12] = [
         (Kind::Throttled, |world| world.throttled = true),
         (Kind::Unavailable, |world| {
             world.clock.advance(Duration::from_secs(31));
@@ -207,6 +208,9 @@ fn the_first_check_that_fails_answers() {
             world
                 .fields
                 .push(("origin", b"https://evil.example".into()));
+        }),
+        (Kind::AddressNotAllowed, |world| {
+            world.record.addresses = AddressPolicy::listed(["198.51.100.0/24"]).unwrap();
         }),
         (Kind::ScopeMissing, |world| {
             world.requirement = world.requirement.clone().scope("kyc");
@@ -1057,7 +1061,7 @@ fn a_missing_scope_is_told_with_those_of_the_route() {
 fn what_the_key_itself_lacks_is_enforced_also_where_demands_are_reported() {
     use DenialKind as Kind;
     type Break = fn(&mut World);
-    let breaks: [(Kind, Break); 5] = [
+    let breaks: [(Kind, Break); 6] = [
         (Kind::Revoked, |world| {
             world.record.status = KeyStatus::Revoked;
         }),
@@ -1071,6 +1075,10 @@ fn what_the_key_itself_lacks_is_enforced_also_where_demands_are_reported() {
         (Kind::NoApiAccess, |world| world.account.api_access = false),
         (Kind::OriginMissing, |world| {
             world.record.origins = OriginPolicy::listed(["shop.example"]).unwrap();
+        }),
+        (Kind::AddressUnknown, |world| {
+            world.record.addresses = AddressPolicy::listed(["192.0.2.1"]).unwrap();
+            world.peer = None;
         }),
     ];
     for (kind, change) in breaks {

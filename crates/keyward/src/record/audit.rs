@@ -104,7 +104,7 @@ pub enum AuditAction {
     Import,
     /// Keys or the audit log were read. Only refusals are logged.
     Read,
-    /// A key's name, scopes, origins, rate limits or metadata were changed.
+    /// A key's name, scopes, allowlists, rate limits or metadata were changed.
     Update,
     /// A key was disabled.
     Disable,

@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use crate::address::AddressPolicy;
 use crate::environment::Environment;
 use crate::error::named;
 use crate::ids::{AccountId, KeyId};
@@ -55,6 +56,8 @@ pub struct KeyRecord {
     pub scopes: Scopes,
     /// The origin policy, which restricts the web pages that may use the key.
     pub origins: OriginPolicy,
+    /// The address policy, which restricts the network addresses from which the key may be used.
+    pub addresses: AddressPolicy,
     /// The rate limits of the key. If empty, those of its account's plan or the service apply.
     pub rate_limits: RateLimits,
     /// The epoch of the key's own balance of [`Credits`](crate::credits::Credits), from 1. `None`
@@ -111,7 +114,7 @@ pub struct KeyRecord {
 }
 
 impl KeyRecord {
-    /// Creates the record of an active secret key without scopes, origins, limits or expiry.
+    /// Creates the record of an active secret key without scopes, allowlists, limits or expiry.
     ///
     /// It belongs to the account's first epoch; see [`Account::epoch`].
     #[must_use]
@@ -135,6 +138,7 @@ impl KeyRecord {
             kind: KeyKind::Secret,
             scopes: Scopes::none(),
             origins: OriginPolicy::Any,
+            addresses: AddressPolicy::Any,
             rate_limits: RateLimits::none(),
             credits: None,
             metadata: Metadata::default(),

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::{ArcSwapOption, Guard};
 use once_cell::race::OnceBox;
 
+use crate::address::AddressPolicy;
 use crate::clock::unix_time;
 use crate::denial::DenialKind;
 use crate::environment::Environment;
@@ -203,6 +204,7 @@ impl Phase {
 pub(crate) struct Grant {
     pub(crate) scopes: Scopes,
     pub(crate) origins: OriginPolicy,
+    pub(crate) addresses: AddressPolicy,
     pub(crate) rate_limits: RateLimits,
     /// The start of validity in seconds since the Unix epoch, rounded up; zero if there is none.
     not_before: u64,
@@ -223,6 +225,7 @@ impl Grant {
         Self {
             scopes: record.scopes.clone(),
             origins: record.origins.clone(),
+            addresses: record.addresses.clone(),
             rate_limits: record.rate_limits.clone(),
             not_before: record.not_before.map_or(0, whole_seconds_after),
             details: with_details.then(|| Box::new(Details::of(record))),

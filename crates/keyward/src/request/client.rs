@@ -3,8 +3,13 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str;
 
+use ipnet::IpNet;
+
+use crate::address;
 use crate::request::RequestHead;
-use crate::request::network::{Network, bits};
+
+/// The header in which proxies append the address of the client.
+pub(crate) const FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// A client's address, reduced to the part that distinguishes clients.
 ///
@@ -15,15 +20,19 @@ pub(crate) struct Client(u128);
 
 impl Client {
     /// Returns the client of a request; `None` if the adapter knows no peer.
-    pub(crate) fn of<R: RequestHead>(request: &R, trusted: &[Network]) -> Option<Self> {
-        Some(Self::at(address(request, request.peer()?, trusted)))
+    pub(crate) fn of<R: RequestHead>(request: &R, trusted: &[IpNet]) -> Option<Self> {
+        client_address(request, trusted).map(Self::at)
     }
 
+    /// Creates it from an address that is not IPv4-mapped.
     pub(crate) fn at(address: IpAddr) -> Self {
         /// The prefix of translated IPv4 addresses (RFC 6052 §2.1), which share 64 bits but not a
         /// host.
         const NAT64: u128 = 0x64_ff9b << 96;
-        let whole = bits(address);
+        let whole = match address {
+            IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
+            IpAddr::V6(address) => address.to_bits(),
+        };
         let last = whole & 0xFFFF_FFFF;
         Self(match whole - last {
             NAT64 => 0xFFFF << 32 | last,
@@ -31,6 +40,13 @@ impl Client {
             _ => whole >> 64 << 64,
         })
     }
+}
+
+/// Returns the address of the client, in full; `None` if the adapter knows no peer.
+///
+/// An IPv4-mapped address is returned as IPv4.
+pub(crate) fn client_address<R: RequestHead>(request: &R, trusted: &[IpNet]) -> Option<IpAddr> {
+    Some(address(request, request.peer()?, trusted).to_canonical())
 }
 
 /// Returns the address of the client.
@@ -41,12 +57,12 @@ impl Client {
 /// The search from the right ends at an entry that is not an address. The loop runs from the left,
 /// so that no header line has to be stored: an entry that ends the search discards what was found
 /// before it.
-fn address<R: RequestHead>(request: &R, peer: IpAddr, trusted: &[Network]) -> IpAddr {
-    let is_trusted = |address| trusted.iter().any(|network| network.contains(address));
+fn address<R: RequestHead>(request: &R, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
+    let is_trusted = |address| address::contain(trusted, address);
     if !is_trusted(peer) {
         return peer;
     }
-    let lines = request.values("x-forwarded-for");
+    let lines = request.values(FORWARDED_FOR);
     let entries = lines.flat_map(|line| line.split(|byte| *byte == b','));
     let mut found = None;
     // Empty entries are ignored (RFC 9110 §5.6.1.2).
@@ -90,7 +106,7 @@ mod tests {
     }
 
     fn client(peer: &str, lines: &[&str]) -> Client {
-        let trusted = ["10.0.0.0/8", "fd00::/8"].map(|text| Network::parse(text).unwrap());
+        let trusted = ["10.0.0.0/8", "fd00::/8"].map(|text| address::parse(text).unwrap());
         let lines: Vec<_> = lines.iter().map(|line| line.as_bytes()).collect();
         Client::of(&request(Some(peer), &lines), &trusted).unwrap()
     }
@@ -156,7 +172,7 @@ mod tests {
     #[test]
     fn one_client_is_an_ipv4_address_or_an_ipv6_network() {
         let same = |one: &str, other: &str| {
-            let at = |text: &str| Client::at(text.parse().unwrap());
+            let at = |text: &str| client(text, &[]);
             at(one) == at(other)
         };
         for (one, other) in [
@@ -184,7 +200,7 @@ mod tests {
         fn an_untrusted_peer_is_the_client_whatever_the_header_says(
             line in proptest::collection::vec(any::<u8>(), 0..60),
         ) {
-            let trusted = [Network::parse("10.0.0.0/8").unwrap()];
+            let trusted = [address::parse("10.0.0.0/8").unwrap()];
             let found = Client::of(&request(Some("192.0.2.1"), &[&line]), &trusted);
             prop_assert_eq!(found, Some(Client::at(IpAddr::from([192, 0, 2, 1]))));
             // Behind a trusted proxy, the client is the address that the proxy appended.

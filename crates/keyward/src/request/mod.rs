@@ -6,7 +6,6 @@ pub(crate) mod credential;
 pub(crate) mod head;
 pub(crate) mod list;
 pub(crate) mod location;
-pub(crate) mod network;
 
 pub use self::credential::Credential;
 pub use self::head::RequestHead;

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use crate::clock::Clock;
 use crate::denial::{DenialKind, ErrorCode};
 use crate::limit::RateLimit;
 use crate::request::RequestHead;
 use crate::request::client::Client;
-use crate::request::network::Network;
 use crate::throttle::failures::Failures;
 
 /// Brute-force protection: limits failed authentications for each client address.
@@ -84,15 +85,14 @@ impl AuthFailureLimiter {
         Self { limit }
     }
 
-    pub(crate) fn start(self, trusted: Vec<Network>, clock: &Arc<dyn Clock>) -> Throttle {
+    pub(crate) fn start(self, clock: &Arc<dyn Clock>) -> Throttle {
         let failures = Failures::new(self.limit, Arc::clone(clock));
-        Throttle { trusted, failures }
+        Throttle { failures }
     }
 }
 
 /// A running limiter.
 pub(crate) struct Throttle {
-    trusted: Vec<Network>,
     failures: Failures,
 }
 
@@ -102,8 +102,9 @@ impl Throttle {
     pub(crate) fn admit<R: RequestHead>(
         &self,
         request: &R,
+        trusted: &[IpNet],
     ) -> Result<Client, (DenialKind, Option<u32>)> {
-        let client = Client::of(request, &self.trusted).ok_or((DenialKind::PeerUnknown, None))?;
+        let client = Client::of(request, trusted).ok_or((DenialKind::PeerUnknown, None))?;
         match self.failures.wait(client) {
             None => Ok(client),
             seconds => Err((DenialKind::Throttled, seconds)),
@@ -111,8 +112,13 @@ impl Throttle {
     }
 
     /// Records the failure of a request that was refused before a lookup.
-    pub(crate) fn note_early<R: RequestHead>(&self, kind: DenialKind, request: &R) {
-        if let Some(client) = Client::of(request, &self.trusted) {
+    pub(crate) fn note_early<R: RequestHead>(
+        &self,
+        kind: DenialKind,
+        request: &R,
+        trusted: &[IpNet],
+    ) {
+        if let Some(client) = Client::of(request, trusted) {
             self.note(kind, client);
         }
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use base64::Engine as _;
 use sha2::{Digest, Sha256, Sha512};
 
+use crate::address::AddressPolicy;
 use crate::admin::{
     AccountChange, Actor, AdminError, CreatedKey, Grace, KeyAdmin, KeyChange, KeyFilter, NewKey,
 };
@@ -175,7 +176,9 @@ impl World {
             .unwrap();
         let requirement = Arc::new(Requirement::new().any_environment());
         match gate.check(
-            &TestRequest::get().key(key.expose_secret()),
+            &TestRequest::get()
+                .key(key.expose_secret())
+                .peer([10, 0, 0, 7]),
             &requirement,
             None,
         ) {
@@ -302,6 +305,14 @@ fn a_repeated_create_gives_the_same_key_without_its_secret(open: Open<'_>) {
             .iter()
             .all(|id| *id == at_once[0] && *id != first.record.id)
     );
+    let office = AddressPolicy::listed(["192.0.2.0/24"]).unwrap();
+    for other in [
+        new().scopes(Scopes::parse(["kyc"]).unwrap()),
+        new().addresses(office),
+    ] {
+        let error = error_of(block_on(world.admin.create(&world.user, other)));
+        assert_eq!(error, AdminErrorKind::Conflict);
+    }
     let bad = world.new_key().token("two words");
     let error = error_of(block_on(world.admin.create(&world.user, bad)));
     assert_eq!(error, AdminErrorKind::TooLong);
@@ -619,10 +630,16 @@ fn a_key_hands_on_at_most_what_it_holds(open: Open<'_>) {
     let limit = RateLimit::per_minute(100);
     let end = world.after(1000);
     let origins = |list: &[&str]| OriginPolicy::listed(list).unwrap();
+    let addresses = |list: &[&str]| AddressPolicy::listed(list).unwrap();
     let actor = world.acting(&["api_keys.*", "kyc", "reports.*"], |new| {
         new.rate_limits(limit)
             .expires_at(end)
             .origins(origins(&["a.example", "b.example"]).or_no_origin())
+            .addresses(addresses(&[
+                "10.0.0.0/25",
+                "10.0.0.128/25",
+                "2001:db8::/32",
+            ]))
     });
     let scopes = |scopes: &[&str]| Scopes::parse(scopes).unwrap();
     let fitting = || {
@@ -630,6 +647,7 @@ fn a_key_hands_on_at_most_what_it_holds(open: Open<'_>) {
         new.rate_limits(limit)
             .expires_at(end)
             .origins(origins(&["a.example"]))
+            .addresses(addresses(&["10.0.0.0/24", "2001:db8::7"]))
     };
     let create = |new| block_on(world.admin.create(&actor, new)).map_err(|error| error.kind());
     let id = create(fitting()).unwrap().record.id;
@@ -638,6 +656,11 @@ fn a_key_hands_on_at_most_what_it_holds(open: Open<'_>) {
         ("a scope it lacks", fitting().scopes(scopes(&["age"]))),
         ("another origin", fitting().origins(origins(&["c.example"]))),
         ("any origin", fitting().origins(OriginPolicy::Any)),
+        (
+            "another address",
+            fitting().addresses(addresses(&["10.0.0.7", "10.0.1.7"])),
+        ),
+        ("any address", fitting().addresses(AddressPolicy::Any)),
         ("a later end", fitting().expires_at(world.after(1001))),
         (
             "a higher limit",
@@ -648,7 +671,8 @@ fn a_key_hands_on_at_most_what_it_holds(open: Open<'_>) {
             "another environment",
             test.rate_limits(limit)
                 .expires_at(end)
-                .origins(origins(&["a.example"])),
+                .origins(origins(&["a.example"]))
+                .addresses(addresses(&["10.0.0.7"])),
         ),
     ] {
         assert_eq!(
@@ -663,6 +687,11 @@ fn a_key_hands_on_at_most_what_it_holds(open: Open<'_>) {
     assert_eq!(update(wider).map(drop), Err(AdminErrorKind::TooWide));
     let unlimited = KeyChange::new().rate_limits(RateLimits::none());
     assert_eq!(update(unlimited).map(drop), Err(AdminErrorKind::TooWide));
+    for (list, allowed) in [("10.0.0.0/24", true), ("10.0.0.0/23", false)] {
+        let outcome = update(KeyChange::new().addresses(addresses(&[list]))).map(drop);
+        let expected = allowed.then_some(()).ok_or(AdminErrorKind::TooWide);
+        assert_eq!(outcome, expected, "{list}");
+    }
 
     let wide = world.create(world.new_key()).record.id;
     let error = error_of(block_on(world.admin.rotate(&actor, wide, Grace::None)));
@@ -695,12 +724,14 @@ fn an_update_widens_only_for_who_may_create(open: Open<'_>) {
     let world = World::new(open);
     world.plan(RateLimit::per_minute(1000));
     let scopes = |scopes: &[&str]| Scopes::parse(scopes).unwrap();
+    let addresses = |range| AddressPolicy::listed([range]).unwrap();
     let limit = RateLimit::per_minute(5);
     let id = world
         .create(
             world
                 .new_key()
                 .scopes(scopes(&["a", "b"]))
+                .addresses(addresses("10.0.0.0/24"))
                 .rate_limits(limit),
         )
         .record
@@ -714,13 +745,18 @@ fn an_update_widens_only_for_who_may_create(open: Open<'_>) {
         KeyChange::new().scopes(scopes(&["a", "b"])),
         KeyChange::new().rate_limits(RateLimits::none()),
         KeyChange::new().rate_limits(RateLimit::per_minute(6)),
+        KeyChange::new().addresses(addresses("10.0.0.0/23")),
+        KeyChange::new().addresses(AddressPolicy::Any),
     ] {
         assert_eq!(
             update(&editor, wider.clone()).map(drop),
             Err(AdminErrorKind::TooWide)
         );
         update(&world.user, wider).unwrap();
-        let back = KeyChange::new().scopes(scopes(&["a"])).rate_limits(limit);
+        let back = KeyChange::new()
+            .scopes(scopes(&["a"]))
+            .addresses(addresses("10.0.0.0/24"))
+            .rate_limits(limit);
         assert_eq!(update(&editor, back).unwrap().record.name, "new");
     }
 }
@@ -879,7 +915,7 @@ fn a_successor_can_do_the_same_and_the_old_key_dies_when_told(open: Open<'_>) {
     let new = || {
         let new = world.new_key().scopes(Scopes::parse(["kyc"]).unwrap());
         let limit = RateLimit::per_minute(7);
-        new.origins(OriginPolicy::Any)
+        new.addresses(AddressPolicy::listed(["10.0.0.0/24"]).unwrap())
             .rate_limits(limit)
             .expires_at(world.after(1000))
     };
@@ -896,6 +932,7 @@ fn a_successor_can_do_the_same_and_the_old_key_dies_when_told(open: Open<'_>) {
     assert_eq!(record.name, old.record.name);
     assert_eq!(record.scopes, old.record.scopes);
     assert_eq!(record.rate_limits, old.record.rate_limits);
+    assert_eq!(record.addresses, old.record.addresses);
     assert_eq!(record.expires_at, Some(world.after(1000)));
     let view = block_on(world.admin.key(&world.user, old.record.id)).unwrap();
     assert_eq!(view.record.successor, Some(record.id));

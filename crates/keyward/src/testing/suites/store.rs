@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::address::AddressPolicy;
 use crate::clock::{Clock, SystemClock};
 use crate::credits::{CreditOwner, Credits, Refill};
 use crate::denial::DenialKind;
@@ -95,6 +96,7 @@ fn gives_back_what_was_committed(open: Open<'_>) {
     full.origins = OriginPolicy::listed(["bücher.example", "http://*.localhost:*"])
         .unwrap()
         .or_no_origin();
+    full.addresses = AddressPolicy::listed(["2001:db8::/32", "10.0.0.0/8", "192.0.2.1"]).unwrap();
     full.credits = Some(3);
     full.rate_limits = RateLimit::per_minute(100).burst(200).into();
     full.metadata = Metadata::parse("{\"ü\":[1,null]}").unwrap();
