@@ -57,7 +57,7 @@ async fn three_minutes(database: &std::path::Path) -> Result<Vec<String>, Failur
     let account = AccountId::parse("customer-1")?;
     admin.open_account(&operator, &account).await?;
     let refill_at = SystemTime::UNIX_EPOCH + start + Duration::from_secs(150);
-    let credits = Credits::new(350).refill(Refill::new(refill_at, 40));
+    let credits = Credits::new(350).refill(Refill::once(refill_at, 40));
     admin
         .set_credits(&operator, account.clone(), Some(credits))
         .await?;
@@ -125,7 +125,7 @@ mod tests {
         );
         assert_eq!(passed(&lines[..=9]), 350);
         assert!(
-            lines[10].ends_with("429  credits_exhausted"),
+            lines[10].ends_with("429  credits_exhausted  retry-after: 50"),
             "{}",
             lines[10]
         );

@@ -180,6 +180,9 @@ impl World {
                     more: true,
                     ahead: u32::MAX,
                     refill_at: None,
+                    left: 1,
+                    warn_below: 0,
+                    period: None,
                 });
             }
             true

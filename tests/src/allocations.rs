@@ -146,6 +146,9 @@ async fn a_request_that_pays_allocates_no_more() {
                 more,
                 ahead: amount,
                 refill_at,
+                left: 1,
+                warn_below: 0,
+                period: None,
             });
         }
         true

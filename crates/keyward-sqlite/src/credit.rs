@@ -5,7 +5,9 @@ use std::error::Error;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use keyward::credits::{CreditGrant, CreditOwner, CreditWant, Credits, Refill, Unspent};
+use keyward::credits::{
+    CreditGrant, CreditOwner, CreditWant, Credits, Refill, RefillSchedule, Unspent,
+};
 use keyward::replica::{DeferredWake, Replica};
 use keyward::store::{CreditChange, StoreError, StoreErrorKind};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
@@ -109,16 +111,20 @@ pub(crate) fn stored(
     connection: &Connection,
     owner: &CreditOwner,
 ) -> rusqlite::Result<Option<Credits>> {
-    let balance =
-        "SELECT remaining, epoch, refill_at, refill_to FROM keyward_credit WHERE owner = ?1";
+    let balance = "SELECT remaining, epoch, warn_below, refill_at, refill_to, roll_over, schedule \
+                   FROM keyward_credit WHERE owner = ?1";
     connection
         .prepare_cached(balance)?
         .query_row([owner.to_string()], |row| {
             let mut cells = Cells::of(row);
             let mut credits = Credits::new(cells.number()?);
             credits.epoch = cells.get()?;
+            credits.warn_below = cells.number()?;
             if let Some(at) = cells.time_if_any()? {
-                credits.refill = Some(Refill::new(at, cells.number()?));
+                let mut refill = Refill::once(at, cells.number()?);
+                refill.roll_over = cells.number_if_any()?;
+                refill.schedule = cells.parse_some(RefillSchedule::parse)?;
+                credits.refill = Some(refill);
             }
             Ok(credits)
         })
@@ -252,14 +258,23 @@ pub(crate) fn give_back(connection: &Connection, unspent: &Unspent) -> rusqlite:
 
 fn put(connection: &Connection, owner: &CreditOwner, credits: &Credits) -> rusqlite::Result<()> {
     let most = |credits: u64| i64::try_from(credits).unwrap_or(i64::MAX);
+    let refill = credits.refill.as_ref();
+    let schedule = refill.and_then(|refill| refill.schedule.as_ref());
     connection
-        .prepare_cached("INSERT OR REPLACE INTO keyward_credit VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .prepare_cached(
+            "INSERT OR REPLACE INTO keyward_credit \
+             (owner, epoch, remaining, warn_below, refill_at, refill_to, roll_over, schedule) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )?
         .execute(params![
             owner.to_string(),
             credits.epoch,
             most(credits.left),
-            credits.refill.map(|refill| row::millis(refill.at)),
-            credits.refill.map(|refill| most(refill.to)),
+            most(credits.warn_below),
+            refill.map(|refill| row::millis(refill.at)),
+            refill.map(|refill| most(refill.to)),
+            refill.and_then(|refill| refill.roll_over).map(most),
+            schedule.map(RefillSchedule::to_string),
         ])
         .map(drop)
 }
@@ -469,8 +484,9 @@ mod tests {
         let accounts = accounts.map(keyward::record::Account::new).collect();
         let records = keys.iter().map(|(_, record)| record.clone()).collect();
         crate::fixture::commit(&store, accounts, records).unwrap();
-        let typed = "UPDATE keyward_account SET credits = 1; INSERT INTO keyward_credit \
-                     SELECT 'account:' || id, 1, 9, NULL, NULL FROM keyward_account";
+        let typed = "UPDATE keyward_account SET credits = 1; \
+                     INSERT INTO keyward_credit (owner, epoch, remaining) \
+                     SELECT 'account:' || id, 1, 9 FROM keyward_account";
         fixture.type_in(typed).unwrap();
         block_on(store.ask(crate::worker::Worker::poll)).unwrap();
         let drawn = |connection: &Connection| {
@@ -650,8 +666,9 @@ mod tests {
         };
         let wants = ["broken", "whole"].map(want);
         file.execute_batch(
-            "PRAGMA ignore_check_constraints = ON; INSERT INTO keyward_credit VALUES \
-             ('account:broken', 1, -5, NULL, NULL), ('account:whole', 1, 800, NULL, NULL)",
+            "PRAGMA ignore_check_constraints = ON; \
+             INSERT INTO keyward_credit (owner, epoch, remaining) VALUES \
+             ('account:broken', 1, -5), ('account:whole', 1, 800)",
         )
         .unwrap();
         let (ledger, other) = (CreditLedger::new(7), Replica::new());
@@ -672,7 +689,8 @@ mod tests {
         let store = fixture.open();
         fixture.type_in("DELETE FROM keyward_credit").unwrap();
         assert_eq!(ask(&store, &key), Err(DenialKind::LimitUnavailable));
-        let back = format!("INSERT INTO keyward_credit VALUES ('{owner}', 1, 2, NULL, NULL)");
+        let back = "INSERT INTO keyward_credit (owner, epoch, remaining)";
+        let back = format!("{back} VALUES ('{owner}', 1, 2)");
         fixture.type_in(&back).unwrap();
         assert_eq!(spend_all(&store, &key), 2);
     }

@@ -39,6 +39,7 @@ pub const MIGRATIONS: &[(u32, &str)] = &[
     (13, include_str!("../migrations/0013_deleted_digest.sql")),
     (14, include_str!("../migrations/0014_validity.sql")),
     (15, include_str!("../migrations/0015_addresses.sql")),
+    (16, include_str!("../migrations/0016_credit_schedule.sql")),
 ];
 
 /// The treatment of a file without keyward's tables.

@@ -268,6 +268,15 @@ impl<'a> Cells<'a> {
         u64::try_from(number).map_err(|_| Error::IntegralValueOutOfRange(self.next - 1, number))
     }
 
+    /// Reads a number that is never negative, if there is one.
+    pub(crate) fn number_if_any(&mut self) -> rusqlite::Result<Option<u64>> {
+        let number: Option<i64> = self.get()?;
+        let valid = |number| {
+            u64::try_from(number).map_err(|_| Error::IntegralValueOutOfRange(self.next - 1, number))
+        };
+        number.map(valid).transpose()
+    }
+
     /// Reads a boolean, and rejects any other value.
     pub(crate) fn flag(&mut self) -> rusqlite::Result<bool> {
         match self.get()? {

@@ -750,7 +750,8 @@ mod tests {
         fixture
             .type_in(
                 "UPDATE keyward_account SET credits = 1; \
-                 INSERT INTO keyward_credit VALUES ('account:acme', 1, 1000, NULL, NULL)",
+                 INSERT INTO keyward_credit (owner, epoch, remaining) \
+                 VALUES ('account:acme', 1, 1000)",
             )
             .unwrap();
         assert_eq!(ask_strictly(&store, &secret), Ok(()));

@@ -157,20 +157,34 @@ impl Serialize for UsageHour {
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
-/// use keyward::credits::{Credits, Refill};
+/// use keyward::credits::{Credits, Refill, RefillSchedule};
 /// use serde_json::json;
 ///
-/// assert_eq!(serde_json::to_value(Credits::new(250))?, json!({ "left": 250, "refill": null }));
-/// let refill = Refill::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1), 1000);
-/// let expected = json!({ "left": 250, "refill": { "at": 1000, "to": 1000 } });
-/// assert_eq!(serde_json::to_value(Credits::new(250).refill(refill))?, expected);
-/// # Ok::<(), serde_json::Error>(())
+/// let prepaid = json!({ "left": 250, "refill": null, "warn_below": 0 });
+/// assert_eq!(serde_json::to_value(Credits::new(250))?, prepaid);
+///
+/// let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_768_435_200);
+/// let month = RefillSchedule::monthly("UTC")?;
+/// let credits = Credits::new(250).refill(Refill::every(month, 1000).roll_over(5000)).at(at);
+/// let expected = json!({
+///     "left": 250,
+///     "refill": {
+///         "at": 1_769_904_000_000_u64,
+///         "to": 1000,
+///         "schedule": "month UTC",
+///         "roll_over": 5000,
+///     },
+///     "warn_below": 0,
+/// });
+/// assert_eq!(serde_json::to_value(credits)?, expected);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 impl Serialize for Credits {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let mut to = to.serialize_struct("Credits", 2)?;
+        let mut to = to.serialize_struct("Credits", 3)?;
         to.serialize_field("left", &self.left)?;
         to.serialize_field("refill", &self.refill)?;
+        to.serialize_field("warn_below", &self.warn_below)?;
         to.end()
     }
 }
@@ -178,9 +192,11 @@ impl Serialize for Credits {
 /// Serialises the refill as part of [`Credits`].
 impl Serialize for Refill {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let mut to = to.serialize_struct("Refill", 2)?;
+        let mut to = to.serialize_struct("Refill", 4)?;
         to.serialize_field("at", &millis(self.at))?;
         to.serialize_field("to", &self.to)?;
+        to.serialize_field("schedule", &text(self.schedule.as_ref()))?;
+        to.serialize_field("roll_over", &self.roll_over)?;
         to.end()
     }
 }

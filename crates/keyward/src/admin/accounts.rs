@@ -1,6 +1,5 @@
 //! Opens and changes accounts.
 
-use crate::admin::create::first_credits;
 use crate::admin::{AccountChange, Actor, AdminError, CreatedKey, KeyAdmin, NewKey};
 use crate::ids::AccountId;
 use crate::record::{Account, AuditAction};
@@ -48,7 +47,7 @@ impl KeyAdmin {
             let commit = Commit {
                 accounts: vec![account],
                 keys: vec![record],
-                credits: first_credits(&new, id),
+                credits: self.first_credits(&new, id),
                 first: true,
                 audit: vec![line],
                 ..Commit::default()

@@ -34,7 +34,7 @@ impl KeyAdmin {
                 line.key = Some(record.id);
                 let commit = Commit {
                     keys: vec![record.clone()],
-                    credits: first_credits(&new, record.id),
+                    credits: self.first_credits(&new, record.id),
                     active_keys: Some(self.active_keys(&account, 0)),
                     token: new.token.clone().map(|token| CreateToken {
                         account: new.account.clone(),
@@ -117,7 +117,7 @@ impl KeyAdmin {
             line.key = Some(id);
             let commit = Commit {
                 keys: vec![record],
-                credits: first_credits(&new, id),
+                credits: self.first_credits(&new, id),
                 active_keys: Some(self.active_keys(&account, 0)),
                 audit: vec![line],
                 ..Commit::default()
@@ -224,7 +224,7 @@ impl KeyAdmin {
         record.origins = new.origins.clone();
         record.addresses = new.addresses.clone();
         record.rate_limits = new.rate_limits.clone();
-        record.credits = new.credits.map(|_| FIRST);
+        record.credits = new.credits.as_ref().map(|_| FIRST);
         record.metadata = new.metadata.clone();
         record.epoch = account.epoch(new.environment);
         record.created_by = Some(self.name_of(actor));
@@ -291,6 +291,20 @@ impl KeyAdmin {
         }
     }
 
+    /// Returns the initial balance of a new key.
+    pub(super) fn first_credits(&self, new: &NewKey, id: KeyId) -> Option<CreditChange> {
+        // A schedule begins now.
+        let credits = new.credits.clone()?.at(self.now());
+        Some(CreditChange::Set {
+            owner: CreditOwner::Key(id),
+            since: 0,
+            to: Credits {
+                epoch: FIRST,
+                ..credits
+            },
+        })
+    }
+
     pub(super) fn active_keys(&self, account: &Account, spare: u32) -> ActiveKeys {
         let bound = account.max_active_keys.unwrap_or(self.max_active_keys);
         ActiveKeys {
@@ -303,15 +317,3 @@ impl KeyAdmin {
 
 /// The first epoch of a balance.
 const FIRST: u32 = 1;
-
-/// Returns the initial balance of a new key.
-pub(super) fn first_credits(new: &NewKey, id: KeyId) -> Option<CreditChange> {
-    new.credits.map(|credits| CreditChange::Set {
-        owner: CreditOwner::Key(id),
-        since: 0,
-        to: Credits {
-            epoch: FIRST,
-            ..credits
-        },
-    })
-}

@@ -1,6 +1,7 @@
 //! Reads and changes balances of credits.
 
 use std::collections::HashSet;
+use std::fmt::Write;
 
 use crate::admin::authority::Permitted;
 use crate::admin::{Actor, AdminError, AuditedCall, KeyAdmin};
@@ -44,7 +45,8 @@ impl KeyAdmin {
     ///
     /// Takes effect in this process before it returns, and in others within their poll interval:
     /// credits taken from the old balance become void. A key with a balance of its own spends that
-    /// instead of its account's.
+    /// instead of its account's. The first period of a [schedule](crate::credits::RefillSchedule) is
+    /// the one in which the balance is set.
     ///
     /// ```
     /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
@@ -90,9 +92,10 @@ impl KeyAdmin {
             let since = stored.map_or(0, |stored| stored.epoch);
             let epoch = since.saturating_add(1);
             let mut line = call.line();
-            line.detail = credits.map_or("none".to_owned(), |credits| {
-                format!("left={} refill={}", credits.left, credits.refill.is_some())
-            });
+            // A schedule begins now.
+            let credits = credits.clone().map(|credits| credits.at(self.now()));
+            line.detail = credits.as_ref().map_or("none".to_owned(), detail);
+            let marked = credits.as_ref().map(|_| epoch);
             let own = found.owner;
             let mut commit = Commit {
                 credits: credits.map(|to| CreditChange::Set {
@@ -103,7 +106,6 @@ impl KeyAdmin {
                 audit: vec![line],
                 ..Commit::default()
             };
-            let marked = credits.map(|_| epoch);
             match found.keys {
                 None => {
                     let mut account = found.account.clone();
@@ -229,6 +231,28 @@ impl KeyAdmin {
         chain.retain(|key| key.status != KeyStatus::Revoked);
         Ok(chain)
     }
+}
+
+/// Describes a balance in the audit log.
+fn detail(credits: &Credits) -> String {
+    let mut detail = format!("left={} refill={}", credits.left, credits.refill.is_some());
+    if let Some(schedule) = credits
+        .refill
+        .as_ref()
+        .and_then(|refill| refill.schedule.as_ref())
+    {
+        _ = write!(detail, " schedule=\"{schedule}\"");
+    }
+    if let Some(refill) = &credits.refill {
+        _ = write!(detail, " to={}", refill.to);
+        if let Some(cap) = refill.roll_over {
+            _ = write!(detail, " roll_over={cap}");
+        }
+    }
+    if credits.warn_below > 0 {
+        _ = write!(detail, " warn_below={}", credits.warn_below);
+    }
+    detail
 }
 
 /// The owner of a credit balance.

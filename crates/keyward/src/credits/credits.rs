@@ -1,8 +1,10 @@
 //! Credit balances, and how processes draw on them.
 
 use std::fmt;
-use std::time::SystemTime;
+use std::mem;
+use std::time::{Duration, SystemTime};
 
+use crate::credits::RefillSchedule;
 use crate::error::{ParseError, ParseErrorKind};
 use crate::ids::{AccountId, KeyId};
 
@@ -19,9 +21,32 @@ const PART_AHEAD: u64 = 100;
 /// use keyward::credits::{Credits, Refill};
 ///
 /// let next_month = SystemTime::now() + Duration::from_secs(30 * 86_400);
-/// let credits = Credits::new(250).refill(Refill::new(next_month, 1000));
+/// let credits = Credits::new(250).refill(Refill::once(next_month, 1000));
 /// assert_eq!(credits.left, 250); // 1000 after the refill
 /// ```
+///
+/// A [`Refill`] by the calendar makes the balance a quota, and [`warn_below`](Self::warn_below) adds a
+/// soft limit. With 10,000 requests included in a month, and refused from 12,000 on:
+///
+/// ```
+/// use keyward::credits::{Credits, Refill, RefillSchedule};
+///
+/// let month = RefillSchedule::monthly("Europe/Berlin")?;
+/// let credits = Credits::new(12_000).refill(Refill::every(month, 12_000)).warn_below(2_000);
+/// # assert_eq!(credits.warn_below, 2_000);
+/// # Ok::<(), keyward::error::ParseError>(())
+/// ```
+///
+/// The client reads such a quota in the [rate limit headers](crate::limit::Quota), and the handler in
+/// [`Principal::credits`](crate::gate::Principal::credits):
+///
+/// ```text
+/// RateLimit-Policy: "credits";q=12000;w=2678400, "credits-soft";q=10000;w=2678400
+/// RateLimit: "credits";r=1990;t=86400, "credits-soft";r=0;t=86400
+/// ```
+///
+/// Requests with a publishable key get no such headers, because every visitor of a page has the key.
+/// A balance without a [`RefillSchedule`] is not described in headers.
 ///
 /// A process draws credits from the store before it spends them: as many as its waiting requests
 /// need, plus as many as it spent in the last second, up to 1 % of the balance. So the first
@@ -39,33 +64,96 @@ const PART_AHEAD: u64 = 100;
 /// The displayed balance is exact. It includes the credits that this process has drawn but not
 /// spent, and those that other processes hold as of their last report to the store (`SQLite`: at
 /// most a second ago).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Credits {
     /// The number of credits left.
     pub left: u64,
-    /// The scheduled refill, if any.
+    /// The next refill, if any.
     pub refill: Option<Refill>,
+    /// The soft limit: the balance below which handlers and clients are told. Zero means never.
+    pub warn_below: u64,
     /// A counter that grows when the balance is replaced, which voids earlier draws. The store
     /// keeps it.
     pub epoch: u32,
 }
 
-/// A scheduled, one-time replacement of a balance. See [`Credits`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A refill of a balance: once, or by the calendar. See [`Credits`].
+///
+/// The store keeps the instant of the next refill and applies it with the first draw after that. So
+/// it happens once, however many processes there are, and even if a clock is set back. If the
+/// schedule reaches several instants before the balance is used again, a balance that is replaced is
+/// replaced once, and one that rolls over gets the amount of each.
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Refill {
-    /// The instant of the replacement.
+    /// The instant of the next refill.
+    ///
+    /// With a schedule, it is the Unix epoch until the balance is given to an owner.
     pub at: SystemTime,
-    /// The balance from then on, whatever was left before.
+    /// The balance from then on, whatever was left before. With roll-over, the credits that are
+    /// added.
     pub to: u64,
+    /// The calendar of the refills that follow; `None` if there are none.
+    pub schedule: Option<RefillSchedule>,
+    /// The balance that roll-over does not exceed; `None` without roll-over.
+    pub roll_over: Option<u64>,
 }
 
 impl Refill {
-    /// Creates a refill that sets the balance to `to` at this instant.
+    /// Creates a refill that sets the balance to `to` at this instant, once.
     #[must_use]
-    pub fn new(at: SystemTime, to: u64) -> Self {
-        Self { at, to }
+    pub fn once(at: SystemTime, to: u64) -> Self {
+        Self {
+            at,
+            to,
+            schedule: None,
+            roll_over: None,
+        }
+    }
+
+    /// Creates a refill that sets the balance to `to` whenever a period of the calendar begins.
+    ///
+    /// ```
+    /// use keyward::credits::{Credits, Refill, RefillSchedule};
+    ///
+    /// let month = RefillSchedule::monthly("America/New_York")?;
+    /// let credits = Credits::new(500).refill(Refill::every(month, 1000)); // half of the first month
+    /// # assert_eq!(credits.refill.map(|refill| refill.to), Some(1000));
+    /// # Ok::<(), keyward::error::ParseError>(())
+    /// ```
+    #[must_use]
+    pub fn every(schedule: RefillSchedule, to: u64) -> Self {
+        Self {
+            at: SystemTime::UNIX_EPOCH,
+            to,
+            schedule: Some(schedule),
+            roll_over: None,
+        }
+    }
+
+    /// Keeps what is left at a refill, and adds to it up to a balance of `cap`.
+    ///
+    /// A balance above the cap stays as it is. What processes have drawn ahead does not count for the
+    /// cap, and stays valid.
+    ///
+    /// ```
+    /// use std::time::{Duration, SystemTime};
+    /// use keyward::credits::{Credits, Refill, RefillSchedule};
+    ///
+    /// let at = |days: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(days * 86_400);
+    /// let daily = Refill::every(RefillSchedule::daily("UTC")?, 100).roll_over(250);
+    /// let monday = Credits::new(100).refill(daily).at(at(20_000));
+    /// let left = |days| monday.clone().at(at(20_000 + days)).left;
+    /// assert_eq!([left(1), left(2), left(3)], [200, 250, 250]);
+    /// # Ok::<(), keyward::error::ParseError>(())
+    /// ```
+    #[must_use]
+    pub fn roll_over(self, cap: u64) -> Self {
+        Self {
+            roll_over: Some(cap),
+            ..self
+        }
     }
 }
 
@@ -76,11 +164,12 @@ impl Credits {
         Self {
             left,
             refill: None,
+            warn_below: 0,
             epoch: 0,
         }
     }
 
-    /// Sets the refill that will replace the balance.
+    /// Sets the refill of the balance.
     #[must_use]
     pub fn refill(self, refill: Refill) -> Self {
         Self {
@@ -89,17 +178,52 @@ impl Credits {
         }
     }
 
+    /// Sets the soft limit, which refuses no request.
+    ///
+    /// Once fewer credits are left, [`CreditStatus::is_low`] is true, and the policy `"credits-soft"`
+    /// in the rate limit headers of a quota is used up.
+    #[must_use]
+    pub fn warn_below(self, credits: u64) -> Self {
+        Self {
+            warn_below: credits,
+            ..self
+        }
+    }
+
     /// Returns the balance at a moment, after its refill if that is due.
     #[must_use]
-    pub fn at(self, now: SystemTime) -> Self {
-        match self.refill {
-            Some(refill) if refill.at <= now => Self {
-                left: refill.to,
-                refill: None,
-                epoch: self.epoch.saturating_add(1),
-            },
-            _ => self,
+    pub fn at(mut self, now: SystemTime) -> Self {
+        if self.refill.as_ref().is_some_and(|refill| refill.at <= now) {
+            let refill = self.refill.take();
+            self.refill = refill.and_then(|refill| self.refill_with(refill, now));
         }
+        self
+    }
+
+    /// Applies a refill that is due, and returns the next one.
+    fn refill_with(&mut self, mut refill: Refill, now: SystemTime) -> Option<Refill> {
+        let due = match &refill.schedule {
+            None => None,
+            // The balance is new, and its first period is under way.
+            Some(schedule) if refill.at == SystemTime::UNIX_EPOCH => {
+                refill.at = schedule.next_after(now)?;
+                return Some(refill);
+            }
+            Some(schedule) => schedule.due(refill.at, now),
+        };
+        let times = due.map_or(1, |(_, times)| times);
+        match refill.roll_over {
+            // The credits that processes have drawn are rolled over as well.
+            Some(cap) => {
+                let more = refill.to.saturating_mul(times);
+                self.left = self.left.saturating_add(more).min(cap).max(self.left);
+            }
+            None => {
+                self.left = refill.to;
+                self.epoch = self.epoch.saturating_add(1);
+            }
+        }
+        due.map(|(at, _)| Refill { at, ..refill })
     }
 
     /// Takes out the credits that a process wants, or as many as there are.
@@ -120,10 +244,13 @@ impl Credits {
     /// # Ok::<(), ParseError>(())
     /// ```
     pub fn draw(&mut self, want: &CreditWant, now: SystemTime) -> CreditGrant {
-        *self = self.at(now);
+        let stored = mem::replace(self, Self::new(0));
+        *self = stored.at(now);
         let held = u64::from(want.held_of(self.epoch));
         let ahead = self.left.saturating_add(held) / PART_AHEAD;
         let most = u64::from(want.at_least).saturating_add(ahead.min(want.spent.into()));
+        // A process cannot hold more.
+        let most = most.min(u32::MAX.into());
         let amount = most.saturating_sub(held).min(self.left);
         let amount = u32::try_from(amount).unwrap_or(u32::MAX);
         self.left -= u64::from(amount);
@@ -133,7 +260,10 @@ impl Credits {
             epoch: self.epoch,
             more: self.left > 0,
             ahead: u32::try_from(ahead).unwrap_or(u32::MAX),
-            refill_at: self.refill.map(|refill| refill.at),
+            refill_at: self.refill.as_ref().map(|refill| refill.at),
+            left: self.left,
+            warn_below: self.warn_below,
+            period: self.refill.as_ref().and_then(CreditPeriod::of),
         }
     }
 
@@ -263,7 +393,46 @@ pub struct CreditGrant {
     pub more: bool,
     /// The number of credits that a process may hold ahead of its requests: 1 % of the balance.
     pub ahead: u32,
-    /// The instant of the next refill, when these credits become void.
+    /// The instant of the next refill. Credits of a balance that it replaces are void from then on.
+    pub refill_at: Option<SystemTime>,
+    /// The number of credits that the balance contains after the draw.
+    pub left: u64,
+    /// The soft limit of the balance; zero if it has none.
+    pub warn_below: u64,
+    /// The period that a [`RefillSchedule`] is in, if there is one.
+    pub period: Option<CreditPeriod>,
+}
+
+/// The period of a quota, which its refill ends. See [`CreditGrant`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a store takes it apart")]
+pub struct CreditPeriod {
+    /// The number of credits for a period.
+    pub credits: u64,
+    /// The length of the period, which is not the same for all months or days.
+    pub length: Duration,
+}
+
+impl CreditPeriod {
+    fn of(refill: &Refill) -> Option<Self> {
+        Some(Self {
+            credits: refill.to,
+            length: refill.schedule.as_ref()?.length_before(refill.at)?,
+        })
+    }
+}
+
+/// What a process knows of a balance, as of its last draw from the store.
+///
+/// See [`Principal::credits`](crate::gate::Principal::credits).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CreditStatus {
+    /// The number of credits left: in the store after the last draw, and in this process now.
+    pub left: u64,
+    /// True if fewer credits are left than the [soft limit](Credits::warn_below).
+    pub is_low: bool,
+    /// The instant of the next refill, if there is one.
     pub refill_at: Option<SystemTime>,
 }
 
@@ -283,9 +452,8 @@ pub struct Unspent {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::collection::vec;
+    use proptest::prelude::any;
     use proptest::{prop_assert, prop_assert_eq, proptest};
 
     use super::*;
@@ -337,9 +505,10 @@ mod tests {
         assert_eq!(draw(&mut credits, 1, 500, 0), (0, false));
         credits.left = u64::MAX;
         assert_eq!(
-            draw(&mut credits, u32::MAX, u32::MAX, u32::MAX),
-            (u32::MAX, true)
+            draw(&mut credits, u32::MAX, u32::MAX, 7),
+            (u32::MAX - 7, true)
         );
+        assert_eq!(draw(&mut credits, u32::MAX, u32::MAX, u32::MAX), (0, true));
     }
 
     proptest! {
@@ -365,11 +534,130 @@ mod tests {
     #[test]
     fn a_refill_replaces_the_balance_once() {
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(60);
-        let before = Credits::new(7).refill(Refill::new(at, 1000));
-        assert_eq!(before.at(at - Duration::from_nanos(1)), before);
+        let before = Credits::new(7).refill(Refill::once(at, 1000));
+        assert_eq!(before.clone().at(at - Duration::from_nanos(1)), before);
         let after = before.at(at);
-        assert_eq!((after.left, after.refill, after.epoch), (1000, None, 1));
-        assert_eq!(after.at(at), after);
+        assert_eq!((after.left, &after.refill, after.epoch), (1000, &None, 1));
+        assert_eq!(after.clone().at(at), after);
+    }
+
+    /// A process of the model: the credits that it has drawn, the epoch, and the refill that it
+    /// knows of.
+    #[derive(Clone, Copy, Default)]
+    struct Process {
+        held: u32,
+        epoch: u32,
+        spent: u64,
+    }
+
+    proptest! {
+        /// Several processes draw, spend, return and restart, and their clock jumps. What was ever
+        /// granted is what is left or was spent, but for what a refill without roll-over replaces.
+        #[test]
+        fn refills_keep_sums_under_restarts_and_clock_jumps(
+            first in 0_u64..3000,
+            to in 0_u64..3000,
+            rolls_over in any::<bool>(),
+            daily in any::<bool>(),
+            steps in vec((0_usize..3, 0_u32..4, 1_u32..60, -20_i64..40), 1..200),
+        ) {
+            let schedule = match daily {
+                true => RefillSchedule::daily("America/Havana"),
+                false => RefillSchedule::monthly("Europe/Berlin"),
+            }.unwrap();
+            let refill = Refill::every(schedule.clone(), to);
+            let refill = if rolls_over { refill.roll_over(u64::MAX) } else { refill };
+            let at = |hours: i64| {
+                let hours = u64::try_from(hours).unwrap_or(0);
+                SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + hours * 3600)
+            };
+            let mut credits = Credits::new(first).refill(refill).at(at(0));
+            let mut processes = [Process::default(); 3];
+            let (mut hours, mut latest, mut granted, mut refills) = (0, 0, first, 0);
+            let mut boundary = schedule.next_after(at(0)).unwrap();
+            let mut spent_in_period = 0;
+            for (who, what, amount, jump) in steps {
+                hours = (hours + jump * if daily { 1 } else { 30 }).max(0);
+                let epoch = credits.epoch;
+                let process = &mut processes[who];
+                match what {
+                    // It is stopped, and gives back what it holds.
+                    0 => {
+                        let owner = CreditOwner::Key(KeyId::random().unwrap());
+                        let (amount, epoch) = (process.held, process.epoch);
+                        credits.put_back(&Unspent { owner, amount, epoch });
+                        process.held = 0;
+                    }
+                    // A clock that is ahead of all clocks before it reaches boundaries.
+                    _ => {
+                        let want = CreditWant {
+                            owner: CreditOwner::Key(KeyId::random().unwrap()),
+                            at_least: amount,
+                            spent: amount * 5,
+                            held: process.held,
+                            epoch: process.epoch,
+                        };
+                        let now = at(hours);
+                        let grant = credits.draw(&want, now);
+                        latest = latest.max(hours);
+                        while boundary <= at(latest) {
+                            boundary = schedule.next_after(boundary).unwrap();
+                            refills += 1;
+                            granted += to;
+                        }
+                        if process.epoch != grant.epoch {
+                            process.held = 0;
+                            process.epoch = grant.epoch;
+                        }
+                        process.held += grant.amount;
+                        if credits.epoch != epoch {
+                            spent_in_period = 0;
+                        }
+                        let spent = amount.min(process.held);
+                        process.held -= spent;
+                        process.spent += u64::from(spent);
+                        spent_in_period += u64::from(spent);
+                    }
+                }
+                let valid = processes.iter().filter(|one| one.epoch == credits.epoch);
+                let held: u64 = valid.map(|one| u64::from(one.held)).sum();
+                let spent: u64 = processes.iter().map(|one| one.spent).sum();
+                if rolls_over {
+                    prop_assert_eq!(credits.left + held + spent, granted);
+                } else {
+                    let of_period = if credits.epoch == 0 { first } else { to };
+                    prop_assert_eq!(credits.left + held + spent_in_period, of_period);
+                    prop_assert!(u64::from(credits.epoch) <= refills);
+                }
+                prop_assert_eq!(credits.refill.as_ref().unwrap().at, boundary);
+            }
+        }
+    }
+
+    #[test]
+    fn a_balance_above_the_cap_stays_as_it_is() {
+        let at = |days: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(days * 86_400);
+        let daily = RefillSchedule::daily("UTC").unwrap();
+        let credits = Credits::new(90).refill(Refill::every(daily, 40).roll_over(100));
+        let credits = credits.at(at(100));
+        assert_eq!(credits.clone().at(at(101)).left, 100);
+        let bought = Credits {
+            left: 300,
+            ..credits
+        };
+        assert_eq!(bought.at(at(103)).left, 300);
+    }
+
+    #[test]
+    fn a_schedule_that_ends_refills_once_more() {
+        let year = RefillSchedule::yearly("UTC").unwrap();
+        let last = SystemTime::UNIX_EPOCH + Duration::from_secs(253_370_764_800); // 9999-01-01
+        let credits = Credits::new(1)
+            .refill(Refill::every(year, 7))
+            .at(last - Duration::from_secs(1));
+        assert_eq!(credits.refill.as_ref().unwrap().at, last);
+        let after = credits.at(last);
+        assert_eq!((after.left, after.refill), (7, None));
     }
 
     #[test]

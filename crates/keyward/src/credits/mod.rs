@@ -5,5 +5,9 @@
     reason = "the room is named after its main type"
 )]
 pub(crate) mod credits;
+pub(crate) mod schedule;
 
-pub use self::credits::{CreditGrant, CreditOwner, CreditWant, Credits, Refill, Unspent};
+pub use self::credits::{
+    CreditGrant, CreditOwner, CreditPeriod, CreditStatus, CreditWant, Credits, Refill, Unspent,
+};
+pub use self::schedule::RefillSchedule;

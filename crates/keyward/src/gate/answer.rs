@@ -15,7 +15,7 @@ use crate::gate::{
     Requirement, Verdict,
 };
 use crate::key::KeyKind;
-use crate::limit::quota::seconds;
+use crate::limit::quota::{headers, seconds};
 use crate::origin::OriginPolicy;
 use crate::replica::cached_key::CachedKey;
 use crate::request::RequestHead;
@@ -68,6 +68,7 @@ impl Gate {
                 location,
                 paid,
                 quota: None,
+                refund: None,
             })),
             key_header,
             finish: Finish {
@@ -248,12 +249,12 @@ impl Gate {
         now: Duration,
     ) -> Verdict {
         let refusal = self.refusal(short.kind, Some(entry), requirement);
-        let wait = short.quota.map(|quota| seconds(quota.wait()).max(1));
+        let wait = short.quota.map(|quota| seconds(quota.wait()));
+        let wait = wait.or(short.refill_in).map(|wait| wait.max(1));
         let mut refusal = refusal.retry_after(wait);
-        if let Some(quota) = short.quota {
-            for (name, value) in quota.headers(self.inner.legacy_fields, now) {
-                refusal.reply.push_header(name, value);
-            }
+        let legacy = self.inner.legacy_fields;
+        for (name, value) in headers(short.quota, short.credits, legacy, now) {
+            refusal.reply.push_header(name, value);
         }
         Verdict::Refuse(refusal)
     }

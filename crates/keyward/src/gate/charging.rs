@@ -8,11 +8,14 @@ use std::time::Duration;
 use crate::denial::DenialKind;
 use crate::environment::Environment;
 use crate::gate::judge::{CheckFlow, OnCheck};
-use crate::gate::{Check, Gate, Requirement};
+use crate::gate::refund::{PaidCredits, RefundFlag};
+use crate::gate::{Check, Gate, Principal, Requirement};
+use crate::key::KeyKind;
 use crate::limit::bucket::nanos;
+use crate::limit::quota::{CreditQuota, headers};
 use crate::limit::{Charge, LimitFuture, LimitOutcome, Limiter, Quota, RateLimits, ResetUnit};
 use crate::replica::cached_key::CachedKey;
-use crate::replica::credit_cache::{CreditCache, NotSpent, Spent};
+use crate::replica::credit_cache::{Amount, CreditCache, NotSpent, Spent};
 use crate::replica::freshness::Moment;
 use crate::reply::ResponseHead;
 
@@ -57,10 +60,12 @@ impl Cost {
 /// The charges of a request, to be refunded if it is refused after all.
 #[derive(Debug)]
 pub(crate) struct Charged {
-    pub(crate) quota: Option<Quota>,
+    quota: Option<Quota>,
     charge: Option<Charge>,
     limiter: Option<Arc<dyn Limiter>>,
-    spent: Option<Spent>,
+    credits: Option<PaidCredits>,
+    /// True if the client may learn the balance.
+    tells_credits: bool,
     refunds_from: u16,
     /// The time of the charge, in nanoseconds since the Unix epoch.
     at: u64,
@@ -70,8 +75,8 @@ pub(crate) struct Charged {
 impl Charged {
     /// Refunds everything.
     pub(crate) fn give_back(&mut self) {
-        if let Some(spent) = self.spent.take() {
-            spent.give_back();
+        if let Some(credits) = &mut self.credits {
+            credits.give_back();
         }
         if let Some(charge) = self.charge.take() {
             match &self.limiter {
@@ -86,17 +91,35 @@ impl Charged {
         if response.is_denied() {
             return self.give_back();
         }
-        if response.status() >= self.refunds_from
-            && let Some(spent) = self.spent.take()
-        {
-            spent.give_back();
+        if let Some(credits) = &mut self.credits {
+            credits.settle(response.status() >= self.refunds_from);
         }
-        let Some(quota) = self.quota else { return };
-        // An inner layer that charged more has already added it.
-        if !response.has("ratelimit") {
-            for (name, value) in quota.headers(self.legacy, Duration::from_nanos(self.at)) {
+        let at = Duration::from_nanos(self.at);
+        let credits = self.credits.as_ref().filter(|_| self.tells_credits);
+        let credits = credits.and_then(|credits| credits.credit_cache().quota(at));
+        // An inner layer that charged more has already added them.
+        if (self.quota.is_some() || credits.is_some()) && !response.has("ratelimit") {
+            for (name, value) in headers(self.quota, credits, self.legacy, at) {
                 response.append(name, value.into());
             }
+        }
+    }
+
+    /// Shows the quota in the principal, and lets its handler refund the credits.
+    pub(crate) fn share_with(&mut self, principal: &mut Principal) {
+        self.quota = self.quota.or(principal.quota);
+        principal.quota = self.quota;
+        match (&mut self.credits, &mut principal.refund) {
+            (Some(credits), refund) => {
+                credits.refunded_by(refund.get_or_insert_with(RefundFlag::new));
+            }
+            // An outer layer has charged some, and this one adds the headers for it.
+            (None, Some(_)) => {
+                let credit_cache = budget_of(&principal.entry).and_then(|(_, cache)| cache);
+                let nothing = credit_cache.map(Spent::nothing);
+                self.credits = nothing.map(PaidCredits::new);
+            }
+            (None, None) => {}
         }
     }
 }
@@ -106,11 +129,19 @@ impl Charged {
 pub(crate) struct Insufficient {
     pub(crate) kind: DenialKind,
     pub(crate) quota: Option<Quota>,
+    pub(crate) credits: Option<CreditQuota>,
+    /// The seconds until the credits are refilled.
+    pub(crate) refill_in: Option<u64>,
 }
 
 impl From<DenialKind> for Insufficient {
     fn from(kind: DenialKind) -> Self {
-        Self { kind, quota: None }
+        Self {
+            kind,
+            quota: None,
+            credits: None,
+            refill_in: None,
+        }
     }
 }
 
@@ -145,7 +176,7 @@ impl Gate {
             None => LimitFuture::Ready(charge.take_here(now.boot())),
         };
         match taking {
-            LimitFuture::Ready(taken) => match self.charged(now).with(taken) {
+            LimitFuture::Ready(taken) => match self.charged(entry, now).with(taken) {
                 Ok(charged) => self.spend(entry, cost.credits, now, Some(charged)),
                 Err(short) => Charging::Ready(Err(short)),
             },
@@ -154,7 +185,7 @@ impl Gate {
                 Charging::Pending(Box::pin(async move {
                     match taken.await {
                         Ok(taken) => {
-                            let charged = gate.charged(now).with(taken)?;
+                            let charged = gate.charged(&entry, now).with(taken)?;
                             let spent = gate.spend(&entry, cost.credits, now, Some(charged));
                             spent.known().await
                         }
@@ -170,12 +201,14 @@ impl Gate {
     }
 
     /// Creates empty charges.
-    fn charged(&self, now: Moment) -> Charged {
+    fn charged(&self, entry: &CachedKey, now: Moment) -> Charged {
         Charged {
             quota: None,
             charge: None,
             limiter: self.inner.limiter.clone(),
-            spent: None,
+            credits: None,
+            // Every visitor of a page has its publishable key.
+            tells_credits: entry.kind == KeyKind::Secret,
             refunds_from: self.inner.refunds_from,
             at: nanos(now.unix()),
             legacy: self.inner.legacy_fields,
@@ -193,17 +226,20 @@ impl Gate {
         let Some((epoch, credit_cache)) = budget_of(entry).filter(|_| amount > 0) else {
             return Charging::Ready(Ok(charged));
         };
-        let charged = charged.unwrap_or_else(|| self.charged(now));
+        let charged = charged.unwrap_or_else(|| self.charged(entry, now));
         let Some(credit_cache) = credit_cache else {
-            return Charging::Ready(charged.and(Err(NotSpent::Ask)));
+            return Charging::Ready(charged.and(Err(NotSpent::Ask), None));
         };
         let replica = &self.inner.replica;
         match credit_cache.spend(amount, epoch, replica) {
             Err(NotSpent::Ask) => {
-                let fetched = credit_cache.fetch(amount, epoch, replica.clone());
-                Charging::Pending(Box::pin(async { charged.and(fetched.await) }))
+                let own = Arc::clone(&credit_cache);
+                let fetched = own.fetch(Amount::All(amount), epoch, replica.clone());
+                Charging::Pending(Box::pin(async move {
+                    charged.and(fetched.await, Some(&credit_cache))
+                }))
             }
-            spent => Charging::Ready(charged.and(spent)),
+            spent => Charging::Ready(charged.and(spent, Some(&credit_cache))),
         }
     }
 
@@ -286,28 +322,36 @@ impl Charged {
                 ..self
             }),
             LimitOutcome::Nothing(quota) => Err(Insufficient {
-                kind: DenialKind::RateLimited,
                 quota: Some(quota),
+                ..DenialKind::RateLimited.into()
             }),
         }
     }
 
-    fn and(mut self, spent: Result<Spent, NotSpent>) -> Paid {
-        let kind = match spent {
+    fn and(mut self, spent: Result<Spent, NotSpent>, credits: Option<&CreditCache>) -> Paid {
+        let short = match spent {
             Ok(spent) => {
-                let spent = Some(spent);
-                return Ok(Some(Self { spent, ..self }));
+                self.credits = Some(PaidCredits::new(spent));
+                return Ok(Some(self));
             }
-            Err(NotSpent::Exhausted) => DenialKind::CreditsExhausted,
-            Err(NotSpent::Ask) => DenialKind::LimitUnavailable,
+            Err(NotSpent::Exhausted) => {
+                let at = Duration::from_nanos(self.at);
+                let told = credits.filter(|_| self.tells_credits);
+                Insufficient {
+                    credits: told.and_then(|credits| credits.quota(at)),
+                    refill_in: credits.and_then(|credits| credits.refill_in(at)),
+                    ..DenialKind::CreditsExhausted.into()
+                }
+            }
+            Err(NotSpent::Ask) => DenialKind::LimitUnavailable.into(),
         };
         self.give_back();
-        Err(kind.into())
+        Err(short)
     }
 }
 
 /// Returns the credits that a live key spends: its own balance, or its account's.
-fn budget_of(entry: &CachedKey) -> Option<(u32, Option<Arc<CreditCache>>)> {
+pub(crate) fn budget_of(entry: &CachedKey) -> Option<(u32, Option<Arc<CreditCache>>)> {
     if entry.account_state.environment != Environment::LIVE {
         return None;
     }

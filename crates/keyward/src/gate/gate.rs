@@ -476,10 +476,11 @@ impl Gate {
             charging,
             requirement,
             move |gate, paid, requirement| match paid {
-                Ok(charged) => {
+                Ok(mut charged) => {
                     principal.paid = principal.paid.and(more);
-                    let quota = charged.as_ref().and_then(|charged| charged.quota);
-                    principal.quota = quota.or(principal.quota);
+                    if let Some(charged) = &mut charged {
+                        charged.share_with(&mut principal);
+                    }
                     Verdict::Admit(Admitted::again(Some(principal), charged, cors))
                 }
                 Err(short) => {

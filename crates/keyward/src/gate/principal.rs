@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use crate::environment::Environment;
 use crate::gate::charging::Cost;
+use crate::gate::refund::RefundFlag;
 use crate::ids::{AccountId, KeyId};
 use crate::key::{Hint, KeyKind};
 use crate::limit::Quota;
@@ -43,6 +44,8 @@ pub struct Principal {
     pub(crate) location: usize,
     pub(crate) paid: Cost,
     pub(crate) quota: Option<Quota>,
+    /// Refunds the credits of the request, if it has paid any.
+    pub(crate) refund: Option<RefundFlag>,
 }
 
 impl Principal {

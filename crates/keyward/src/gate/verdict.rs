@@ -104,9 +104,11 @@ pub struct Admitted {
 
 impl Admitted {
     /// Adds the charges of the request.
-    pub(crate) fn with(mut self, charged: Option<Charged>) -> Self {
-        if let (Some(Access::Principal(principal)), Some(charged)) = (&mut self.access, &charged) {
-            principal.quota = charged.quota;
+    pub(crate) fn with(mut self, mut charged: Option<Charged>) -> Self {
+        if let (Some(Access::Principal(principal)), Some(charged)) =
+            (&mut self.access, &mut charged)
+        {
+            charged.share_with(principal);
         }
         self.finish.charged = charged;
         self

@@ -1,6 +1,7 @@
 //! Rate limit headers.
 
 use std::borrow::Cow;
+use std::fmt::Write;
 use std::time::Duration;
 
 use crate::limit::bucket::nanos;
@@ -41,7 +42,8 @@ pub(crate) const LEGACY_HEADERS: [&str; 3] = [
 /// ```
 ///
 /// The policy is named after the period of the limit, with the prefix `account-` if all keys of the
-/// account share it.
+/// account share it. The policies `"credits"` and `"credits-soft"` are those of a quota by the
+/// calendar, which is described in [`Credits`](crate::credits::Credits).
 ///
 /// [draft-ietf-httpapi-ratelimit-headers-10]: https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/10/
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +119,7 @@ impl Quota {
     /// Returns the headers that describe the quota.
     ///
     /// `now` is the time since the Unix epoch.
-    pub(crate) fn headers(
+    fn headers(
         &self,
         legacy: Option<ResetUnit>,
         now: Duration,
@@ -150,6 +152,71 @@ impl Quota {
         });
         standard.into_iter().chain(legacy.into_iter().flatten())
     }
+}
+
+/// The state of a quota of credits by the calendar, for the headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CreditQuota {
+    /// The credits of a period, and its length in seconds.
+    pub(crate) credits: u64,
+    pub(crate) window: u64,
+    pub(crate) left: u64,
+    /// The soft limit; zero if there is none.
+    pub(crate) warn_below: u64,
+    /// The seconds until the next period.
+    pub(crate) reset: u64,
+}
+
+impl CreditQuota {
+    /// Appends the quota to the value of a header.
+    fn add_to(&self, header: &str, value: &mut String) {
+        let soft = |credits: u64| credits.saturating_sub(self.warn_below);
+        let policies = [
+            (r#""credits""#, self.credits, self.left),
+            (r#""credits-soft""#, soft(self.credits), soft(self.left)),
+        ]
+        .into_iter()
+        .take(1 + usize::from(self.warn_below > 0));
+        let [quota, window] = if header == "ratelimit" {
+            [";r=", ";t="]
+        } else {
+            [";q=", ";w="]
+        };
+        for (name, credits, left) in policies {
+            let (number, seconds) = match header {
+                "ratelimit" => (left, self.reset),
+                _ => (credits, self.window),
+            };
+            let comma = if value.is_empty() { "" } else { ", " };
+            let number = number.min(MOST);
+            _ = write!(value, "{comma}{name}{quota}{number}{window}{seconds}");
+        }
+    }
+}
+
+/// The largest integer of a header (RFC 9651 §3.3.1).
+const MOST: u64 = 999_999_999_999_999;
+
+/// Returns the headers that describe a rate limit and a quota of credits.
+///
+/// `now` is the time since the Unix epoch.
+pub(crate) fn headers(
+    limit: Option<Quota>,
+    credits: Option<CreditQuota>,
+    legacy: Option<ResetUnit>,
+    now: Duration,
+) -> impl Iterator<Item = (&'static str, String)> {
+    let alone = limit.is_none() && credits.is_some();
+    let empty = alone.then(|| ["ratelimit-policy", "ratelimit"].map(|name| (name, String::new())));
+    let limit = limit.map(|limit| limit.headers(legacy, now));
+    let all = limit.into_iter().flatten();
+    let all = all.chain(empty.into_iter().flatten());
+    all.map(move |(name, mut value)| {
+        if let Some(credits) = credits.filter(|_| HEADERS.contains(&name)) {
+            credits.add_to(name, &mut value);
+        }
+        (name, value)
+    })
 }
 
 /// The unit of the `X-RateLimit-Reset` header.

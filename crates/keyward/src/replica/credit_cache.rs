@@ -5,11 +5,12 @@ use std::mem;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::clock::unix_time;
-use crate::credits::{CreditGrant, CreditOwner, CreditWant, Unspent};
+use crate::credits::{CreditGrant, CreditOwner, CreditStatus, CreditWant, Unspent};
 use crate::limit::bucket::nanos;
+use crate::limit::quota::{CreditQuota, seconds};
 use crate::replica::Replica;
 use crate::replica::replica::WeakReplica;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -30,6 +31,13 @@ pub(crate) struct CreditCache {
     granted: AtomicU32,
     /// The time of the next refill, in nanoseconds since the Unix epoch.
     refill_at: AtomicU64,
+    /// The number of credits in the store after the last draw, as far as this process knows.
+    stored: AtomicU64,
+    /// The soft limit; zero if there is none.
+    warn_below: AtomicU64,
+    /// The credits of a period of the calendar, and its length in seconds; zero without a schedule.
+    period_credits: AtomicU64,
+    period_length: AtomicU64,
     /// The time until which the balance is assumed to be empty, in nanoseconds of the boot clock.
     empty_until: AtomicU64,
     /// The most that was held before some of it was returned, since the last grant. The balance is
@@ -38,12 +46,12 @@ pub(crate) struct CreditCache {
     /// The number of credits that may be held ahead of waiting requests.
     ahead: AtomicU32,
     /// The number of credits that waiting requests need.
-    wanted: AtomicU32,
+    wanted: AtomicU64,
     /// True if the store was asked and has not responded.
     asked: AtomicBool,
     /// True if the store was notified of the excess and has not taken it.
     is_excess_told: AtomicBool,
-    /// The replica, to notify the store; set when the store is first asked.
+    /// The replica, to notify the store.
     replica: OnceLock<WeakReplica>,
     /// The number of credits drawn and not returned. Those that are not held were spent.
     given: AtomicU64,
@@ -95,8 +103,51 @@ pub(crate) struct Spent {
 }
 
 impl Spent {
-    pub(crate) fn give_back(self) {
-        self.credit_cache.put(self.epoch, self.amount);
+    /// Creates a charge of zero credits.
+    pub(crate) fn nothing(credit_cache: Arc<CreditCache>) -> Self {
+        Self {
+            credit_cache,
+            epoch: 0,
+            amount: 0,
+        }
+    }
+
+    /// Refunds the credits, unless they were refunded or kept before.
+    pub(crate) fn give_back(&mut self) {
+        let amount = mem::take(&mut self.amount);
+        if amount > 0 {
+            self.credit_cache.put(self.epoch, amount);
+        }
+    }
+
+    /// Makes the charge final.
+    pub(crate) fn keep(&mut self) {
+        self.amount = 0;
+    }
+
+    pub(crate) fn amount(&self) -> u32 {
+        self.amount
+    }
+
+    pub(crate) fn credit_cache(&self) -> &CreditCache {
+        &self.credit_cache
+    }
+}
+
+/// The number of credits to spend.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Amount {
+    /// All of them, or none.
+    All(u32),
+    /// As many as are left, at most this number.
+    UpTo(u32),
+}
+
+impl Amount {
+    pub(crate) fn most(self) -> u32 {
+        match self {
+            Self::All(most) | Self::UpTo(most) => most,
+        }
     }
 }
 
@@ -116,10 +167,14 @@ impl CreditCache {
             held: AtomicU64::new(0),
             granted: AtomicU32::new(0),
             refill_at: AtomicU64::new(u64::MAX),
+            stored: AtomicU64::new(0),
+            warn_below: AtomicU64::new(0),
+            period_credits: AtomicU64::new(0),
+            period_length: AtomicU64::new(0),
             empty_until: AtomicU64::new(0),
             returned: AtomicU32::new(0),
             ahead: AtomicU32::new(0),
-            wanted: AtomicU32::new(0),
+            wanted: AtomicU64::new(0),
             asked: AtomicBool::new(false),
             is_excess_told: AtomicBool::new(false),
             replica: OnceLock::new(),
@@ -138,7 +193,7 @@ impl CreditCache {
         epoch: u32,
         replica: &Replica,
     ) -> Result<Spent, NotSpent> {
-        if nanos(replica.clock().unix()) >= self.refill_at.load(Ordering::Acquire) {
+        if self.is_refill_due(replica) {
             return Err(NotSpent::Ask);
         }
         self.spend_held(amount, epoch, replica)
@@ -180,7 +235,11 @@ impl CreditCache {
     /// Returns whether a request would be refused, as far as this process knows.
     pub(crate) fn would_refuse(&self, amount: u32, epoch: u32, replica: &Replica) -> bool {
         let held = self.held.load(Ordering::Acquire);
-        self.is_known_empty(held, amount, epoch, replica)
+        !self.is_refill_due(replica) && self.is_known_empty(held, amount, epoch, replica)
+    }
+
+    fn is_refill_due(&self, replica: &Replica) -> bool {
+        nanos(replica.clock().unix()) >= self.refill_at.load(Ordering::Acquire)
     }
 
     /// Returns whether the held credits are too few and the store presumably has none.
@@ -197,15 +256,30 @@ impl CreditCache {
     /// respond.
     pub(crate) async fn fetch(
         self: Arc<Self>,
-        amount: u32,
+        amount: Amount,
         epoch: u32,
         replica: Replica,
     ) -> Result<Spent, NotSpent> {
-        let mut spent = self.spend(amount, epoch, &replica);
-        let _waits = Waits::new(&self, amount);
+        let most = amount.most();
+        let mut spent = self.spend(most, epoch, &replica);
+        if matches!(
+            (amount, &spent),
+            (Amount::UpTo(_), Err(NotSpent::Exhausted))
+        ) {
+            // A balance with too few credits for a request is assumed to be empty.
+            spent = Err(NotSpent::Ask);
+        }
+        let _waits = Waits::new(&self, most);
         loop {
-            if !matches!(spent, Err(NotSpent::Ask)) {
-                return spent;
+            match spent {
+                Ok(_) => return spent,
+                Err(NotSpent::Ask) => {}
+                Err(NotSpent::Exhausted) => {
+                    return match amount {
+                        Amount::All(_) => spent,
+                        Amount::UpTo(most) => Ok(self.spend_rest(most, epoch)),
+                    };
+                }
             }
             let answer = Answer {
                 answers: self.answers.load(Ordering::Acquire),
@@ -219,7 +293,22 @@ impl CreditCache {
             }
             // The store decides when a refill is due: its clock may be behind, and asking
             // repeatedly would drain the balance.
-            spent = self.spend_held(amount, epoch, &replica);
+            spent = self.spend_held(most, epoch, &replica);
+        }
+    }
+
+    /// Spends the held credits, at most this number.
+    fn spend_rest(self: &Arc<Self>, most: u32, epoch: u32) -> Spent {
+        let (read, done) = (Ordering::Acquire, Ordering::AcqRel);
+        let spend = self.held.fetch_update(done, read, |held| {
+            let (own, left) = parts(held);
+            (own >= epoch).then(|| joined(own, left.saturating_sub(most)))
+        });
+        let (epoch, left) = spend.map_or((epoch, 0), parts);
+        Spent {
+            credit_cache: Arc::clone(self),
+            epoch,
+            amount: left.min(most),
         }
     }
 
@@ -245,7 +334,7 @@ impl CreditCache {
         let (_, left) = parts(self.held.load(Ordering::Acquire));
         if left > self.most()
             && !self.is_excess_told.swap(true, Ordering::AcqRel)
-            && let Some(replica) = self.replica.get().and_then(WeakReplica::upgrade)
+            && let Some(replica) = self.replica()
         {
             replica.has_excess(self);
         }
@@ -254,7 +343,12 @@ impl CreditCache {
     /// Returns how many credits may be held: those for waiting requests and those drawn ahead.
     fn most(&self) -> u32 {
         let ahead = self.ahead.load(Ordering::Acquire);
-        ahead.saturating_add(self.wanted.load(Ordering::Acquire))
+        ahead.saturating_add(self.wanted())
+    }
+
+    /// Returns how many credits waiting requests need.
+    fn wanted(&self) -> u32 {
+        u32::try_from(self.wanted.load(Ordering::Acquire)).unwrap_or(u32::MAX)
     }
 
     /// Takes excess credits, if more are held than allowed.
@@ -271,11 +365,21 @@ impl CreditCache {
         let (epoch, held) = parts(self.held.load(Ordering::Acquire));
         CreditWant {
             owner: self.owner.clone(),
-            at_least: self.wanted.load(Ordering::Acquire),
+            at_least: self.wanted(),
             spent: self.spent_lately(now),
             held,
             epoch,
         }
+    }
+
+    /// Returns the replica that the credits belong to, unless it is gone.
+    pub(crate) fn replica(&self) -> Option<Replica> {
+        self.replica.get()?.upgrade()
+    }
+
+    /// Sets the replica that the credits belong to.
+    pub(crate) fn belongs_to(&self, replica: &WeakReplica) {
+        self.replica.get_or_init(|| replica.clone());
     }
 
     /// Returns the owner of the balance.
@@ -287,6 +391,44 @@ impl CreditCache {
     pub(crate) fn held(&self) -> Unspent {
         let (epoch, amount) = parts(self.held.load(Ordering::Acquire));
         self.unspent(epoch, amount)
+    }
+
+    /// Returns what is known of the balance; `None` before the first draw.
+    pub(crate) fn status(&self) -> Option<CreditStatus> {
+        let (epoch, held) = parts(self.held.load(Ordering::Acquire));
+        let left = self
+            .stored
+            .load(Ordering::Acquire)
+            .saturating_add(held.into());
+        (epoch > 0).then(|| CreditStatus {
+            left,
+            is_low: left < self.warn_below.load(Ordering::Acquire),
+            refill_at: self.refill_at().map(|at| SystemTime::UNIX_EPOCH + at),
+        })
+    }
+
+    /// Returns the state of the quota; `None` without a schedule.
+    pub(crate) fn quota(&self, now: Duration) -> Option<CreditQuota> {
+        let window = self.period_length.load(Ordering::Acquire);
+        (window > 0).then_some(())?;
+        Some(CreditQuota {
+            credits: self.period_credits.load(Ordering::Acquire),
+            window,
+            left: self.status()?.left,
+            warn_below: self.warn_below.load(Ordering::Acquire),
+            reset: self.refill_in(now)?,
+        })
+    }
+
+    /// Returns the seconds until the next refill, if there is one.
+    pub(crate) fn refill_in(&self, now: Duration) -> Option<u64> {
+        Some(seconds(self.refill_at()?.saturating_sub(now)))
+    }
+
+    /// Returns the time of the next refill since the Unix epoch, if there is one.
+    fn refill_at(&self) -> Option<Duration> {
+        let at = self.refill_at.load(Ordering::Acquire);
+        (at < u64::MAX).then(|| Duration::from_nanos(at))
     }
 
     /// Returns whether it is empty and expects nothing, so that a new one would be equal.
@@ -327,6 +469,14 @@ impl CreditCache {
     pub(crate) fn take_in_without_waking(&self, grant: &CreditGrant, now: Duration) {
         let refill_at = grant.refill_at.map(|at| nanos(unix_time(at)));
         self.granted.store(grant.amount, Ordering::Relaxed);
+        self.stored.store(grant.left, Ordering::Release);
+        self.warn_below.store(grant.warn_below, Ordering::Release);
+        let period = grant
+            .period
+            .map(|period| (period.credits, seconds(period.length)));
+        let (credits, length) = period.unwrap_or_default();
+        self.period_credits.store(credits, Ordering::Release);
+        self.period_length.store(length, Ordering::Release);
         self.ahead.store(grant.ahead, Ordering::Release);
         let (read, done) = (Ordering::Acquire, Ordering::AcqRel);
         // In this order: credits in transit count as spent earlier, not as spent lately.
@@ -375,7 +525,7 @@ impl CreditCache {
     pub(crate) fn take_unspent(&self, all: bool, now: Duration) -> Option<Unspent> {
         let spent = if all { 0 } else { self.spent_lately(now) };
         let ahead = self.ahead.load(Ordering::Acquire);
-        let wanted = self.wanted.load(Ordering::Acquire);
+        let wanted = self.wanted();
         let kept = |left: u32| match left.saturating_sub(wanted) {
             _ if all => 0,
             more if more > ahead => spent.min(ahead / 2).saturating_add(wanted),
@@ -389,6 +539,7 @@ impl CreditCache {
         let (epoch, left) = parts(taken.ok()?);
         let taken = left - kept(left);
         self.given.fetch_sub(taken.into(), done);
+        self.stored.fetch_add(taken.into(), done);
         self.returned.fetch_max(left, done);
         Some(self.unspent(epoch, taken))
     }
@@ -425,11 +576,12 @@ impl fmt::Debug for CreditCache {
 /// The credits that a request waits for, until it continues or is dropped.
 struct Waits<'a> {
     credit_cache: &'a Arc<CreditCache>,
-    amount: u32,
+    amount: u64,
 }
 
 impl<'a> Waits<'a> {
     fn new(credit_cache: &'a Arc<CreditCache>, amount: u32) -> Self {
+        let amount = u64::from(amount);
         credit_cache.wanted.fetch_add(amount, Ordering::AcqRel);
         Self {
             credit_cache,
@@ -499,6 +651,9 @@ mod tests {
             more,
             ahead: u32::MAX,
             refill_at: None,
+            left: u64::from(more),
+            warn_below: 0,
+            period: None,
         }
     }
 
@@ -532,10 +687,7 @@ mod tests {
             at += later;
             while credit_cache.spend(1, 1, &replica).is_ok() {}
             let _waits = Waits::new(&credit_cache, 1);
-            let grant = credits.draw(
-                &credit_cache.take_want(at),
-                std::time::SystemTime::UNIX_EPOCH,
-            );
+            let grant = credits.draw(&credit_cache.take_want(at), SystemTime::UNIX_EPOCH);
             credit_cache.take_in(&grant, Duration::ZERO);
             credit_cache.spend(1, 1, &replica).unwrap();
             grant.amount
@@ -634,7 +786,7 @@ mod tests {
         // Twenty are for a waiting request and no excess.
         let waits = Waits::new(&credit_cache, 20);
         told.store(0, Ordering::Release);
-        spent.into_iter().for_each(Spent::give_back);
+        spent.into_iter().for_each(|mut one| one.give_back());
         assert_eq!(told.load(Ordering::Acquire), 1);
         let taken = |replica: &Replica| {
             let taken = replica.take_excess();
@@ -654,7 +806,9 @@ mod tests {
         let (replica, credit_cache) = (replica(), credit_cache(0));
         let context = &mut Context::from_waker(Waker::noop());
         let mut waiting: Vec<_> = [3, 40, 500]
-            .map(|amount| Box::pin(Arc::clone(&credit_cache).fetch(amount, 1, replica.clone())))
+            .map(|amount| {
+                Box::pin(Arc::clone(&credit_cache).fetch(Amount::All(amount), 1, replica.clone()))
+            })
             .into();
         for one in &mut waiting {
             assert!(one.as_mut().poll(context).is_pending());
@@ -698,7 +852,10 @@ mod every_order {
             });
             let fetch = {
                 let (replica, credit_cache) = (replica.clone(), Arc::clone(&credit_cache));
-                move || block_on(Arc::clone(&credit_cache).fetch(1, 1, replica.clone())).map(drop)
+                move || {
+                    block_on(Arc::clone(&credit_cache).fetch(Amount::All(1), 1, replica.clone()))
+                        .map(drop)
+                }
             };
             let other = thread::spawn(fetch.clone());
             assert_eq!(fetch(), Ok(()));

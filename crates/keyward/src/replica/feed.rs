@@ -18,6 +18,7 @@ use crate::replica::cached_key::{AccountState, Budget, CachedKey, Grant};
 use crate::replica::credit_cache::CreditCache;
 use crate::replica::key_buckets::KeyBuckets;
 use crate::replica::reload::Reload;
+use crate::replica::replica::WeakReplica;
 use crate::replica::table::Table;
 use crate::replica::{Rehash, Revision};
 
@@ -39,8 +40,7 @@ pub(crate) struct Feed {
     pub(crate) warned: Option<Duration>,
     /// The buckets of every rotation chain, by its first key.
     key_buckets_of: HashMap<KeyId, Arc<KeyBuckets>>,
-    /// Sorted, so that they can be visited in parts.
-    credit_caches: BTreeMap<CreditOwner, Arc<CreditCache>>,
+    credit_caches: CreditCaches,
     /// The previous digests of keys that this process has rehashed, until a poll gives the new ones.
     rehashed: HashMap<KeyId, DigestBytes>,
     /// The reload in progress, and the number of reloads started so far.
@@ -51,6 +51,26 @@ pub(crate) struct Feed {
     key_buckets_doubling: Doubling,
     credit_caches_doubling: Doubling,
     groups_doubling: Doubling,
+}
+
+/// The credits that this process has drawn, by owner.
+#[derive(Default)]
+struct CreditCaches {
+    /// Sorted, so that they can be visited in parts.
+    all: BTreeMap<CreditOwner, Arc<CreditCache>>,
+    replica: WeakReplica,
+}
+
+impl CreditCaches {
+    /// Returns the credits of an owner, which are none at first.
+    fn of(&mut self, owner: CreditOwner) -> Arc<CreditCache> {
+        let known = self.all.entry(owner.clone());
+        Arc::clone(known.or_insert_with(|| {
+            let new = CreditCache::new(owner);
+            new.belongs_to(&self.replica);
+            Arc::new(new)
+        }))
+    }
 }
 
 /// The number of rehashed keys whose previous digests are remembered: some 5 MB.
@@ -85,6 +105,13 @@ struct Known {
 }
 
 impl Feed {
+    /// Creates the feed of a replica, to which the credits belong that it knows.
+    pub(crate) fn of(replica: WeakReplica) -> Self {
+        let mut feed = Self::default();
+        feed.credit_caches.replica = replica;
+        feed
+    }
+
     pub(crate) fn account_state(
         &mut self,
         record: &KeyRecord,
@@ -147,15 +174,15 @@ impl Feed {
 
     /// Returns the credits that this process has drawn from a balance.
     pub(crate) fn credit_cache(&mut self, owner: CreditOwner) -> Arc<CreditCache> {
-        credit_cache(&mut self.credit_caches, owner)
+        self.credit_caches.of(owner)
     }
 
     pub(crate) fn known_credit_cache(&self, owner: &CreditOwner) -> Option<Arc<CreditCache>> {
-        self.credit_caches.get(owner).cloned()
+        self.credit_caches.all.get(owner).cloned()
     }
 
     pub(crate) fn credit_caches(&self) -> Vec<Arc<CreditCache>> {
-        self.credit_caches.values().cloned().collect()
+        self.credit_caches.all.values().cloned().collect()
     }
 
     /// Returns at most this many credit caches, in order, after an owner.
@@ -165,7 +192,7 @@ impl Feed {
         most: usize,
     ) -> Vec<Arc<CreditCache>> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let credit_caches = self.credit_caches.range((from, Bound::Unbounded));
+        let credit_caches = self.credit_caches.all.range((from, Bound::Unbounded));
         let credit_caches = credit_caches.map(|(_, credit_cache)| Arc::clone(credit_cache));
         credit_caches.take(most).collect()
     }
@@ -346,34 +373,23 @@ impl Feed {
             self.groups_made = left;
             self.groups_doubling.cleared(left.max(self.accounts.len()));
         }
-        if self.credit_caches_doubling.is_due(self.credit_caches.len()) {
-            self.credit_caches.retain(|_, credit_cache| {
+        let credit_caches = &mut self.credit_caches.all;
+        if self.credit_caches_doubling.is_due(credit_caches.len()) {
+            credit_caches.retain(|_, credit_cache| {
                 Arc::strong_count(credit_cache) > 1 || !credit_cache.is_idle()
             });
-            self.credit_caches_doubling
-                .cleared(self.credit_caches.len());
+            self.credit_caches_doubling.cleared(credit_caches.len());
         }
     }
 }
 
 /// Returns the credits for all keys of an account without their own.
-fn budget(
-    credit_caches: &mut BTreeMap<CreditOwner, Arc<CreditCache>>,
-    account: Option<&Account>,
-) -> Option<Budget> {
+fn budget(credit_caches: &mut CreditCaches, account: Option<&Account>) -> Option<Budget> {
     let account = account?;
     Some(Budget {
         epoch: account.credits?,
-        credit_cache: credit_cache(credit_caches, CreditOwner::Account(account.id.clone())),
+        credit_cache: credit_caches.of(CreditOwner::Account(account.id.clone())),
     })
-}
-
-fn credit_cache(
-    credit_caches: &mut BTreeMap<CreditOwner, Arc<CreditCache>>,
-    owner: CreditOwner,
-) -> Arc<CreditCache> {
-    let known = credit_caches.entry(owner.clone());
-    Arc::clone(known.or_insert_with(|| Arc::new(CreditCache::new(owner))))
 }
 
 fn is_of(account_state: &AccountState, environment: Environment, prefix: &str) -> bool {

@@ -103,14 +103,14 @@ impl Replica {
     #[must_use]
     pub fn with(clock: Arc<dyn Clock>, ceiling: usize) -> Self {
         Self {
-            inner: Arc::new(Inner {
+            inner: Arc::new_cyclic(|inner| Inner {
                 table: Table::default(),
                 clock,
                 ceiling,
                 holds_details: AtomicBool::new(false),
                 freshness: Freshness::default(),
                 refresh: Refresh::default(),
-                feed: Mutex::default(),
+                feed: Mutex::new(Feed::of(WeakReplica(inner.clone()))),
                 feed_turn: Mutex::default(),
                 usage_counters: UsageCounters::default(),
                 dead: AtomicUsize::new(0),
@@ -479,7 +479,7 @@ impl Replica {
         (held.amount > 0).then_some(held)
     }
 
-    fn credit_cache(&self, owner: &CreditOwner) -> Option<Arc<CreditCache>> {
+    pub(crate) fn credit_cache(&self, owner: &CreditOwner) -> Option<Arc<CreditCache>> {
         self.feed().known_credit_cache(owner)
     }
 
@@ -593,6 +593,7 @@ impl Replica {
 }
 
 /// A weak handle, for parts of the replica itself.
+#[derive(Clone, Default)]
 pub(crate) struct WeakReplica(Weak<Inner>);
 
 impl WeakReplica {

@@ -110,7 +110,7 @@ impl CreditChange {
         match self {
             Self::Set { since, to, .. } => {
                 let epoch = stored.map_or(0, |stored| stored.epoch);
-                (epoch == *since && to.epoch > epoch).then_some(*to)
+                (epoch == *since && to.epoch > epoch).then(|| to.clone())
             }
             Self::Add { amount, .. } => stored.map(|stored| Credits {
                 left: stored.left.saturating_add(*amount),

@@ -136,7 +136,7 @@ impl MemoryStore {
         }
         if let Some(change) = &commit.credits {
             let owner = change.owner();
-            let changed = change.apply(rows.credits.get(owner).copied());
+            let changed = change.apply(rows.credits.get(owner).cloned());
             rows.credits
                 .extend(changed.map(|credits| (owner.clone(), credits)));
             self.replica.credits_changed(owner);
@@ -195,7 +195,7 @@ impl Store for MemoryStore {
         Box::pin(async move {
             // While the rows are locked, no credits are taken out or returned.
             let rows = self.rows();
-            let mut credits = rows.credits.get(&owner).copied();
+            let mut credits = rows.credits.get(&owner).cloned();
             if let (Some(credits), Some(held)) = (&mut credits, self.replica.held_of(&owner)) {
                 credits.put_back(&held);
             }
@@ -369,7 +369,7 @@ impl Rows {
             });
         fits &= !commit.first || self.accounts.is_empty();
         fits &= commit.credits.iter().all(|change| {
-            let stored = self.credits.get(change.owner()).copied();
+            let stored = self.credits.get(change.owner()).cloned();
             change.apply(stored).is_some()
         });
         if !fits {

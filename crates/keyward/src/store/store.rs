@@ -125,7 +125,7 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///             }
 ///         }
 ///         if let Some(change) = &commit.credits {
-///             let Some(changed) = change.apply(credits.get(change.owner()).copied()) else {
+///             let Some(changed) = change.apply(credits.get(change.owner()).cloned()) else {
 ///                 return conflict();
 ///             };
 ///             credits.insert(change.owner().clone(), changed);
@@ -205,7 +205,7 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///
 ///     fn credits(&self, owner: CreditOwner) -> StoreFuture<'_, Option<Credits>> {
 ///         let rows = self.rows.lock().unwrap(); // no credits are taken or returned meanwhile
-///         let mut found = rows.credits.get(&owner).copied();
+///         let mut found = rows.credits.get(&owner).cloned();
 ///         if let (Some(credits), Some(held)) = (&mut found, self.replica.held_of(&owner)) {
 ///             credits.put_back(&held);
 ///         }

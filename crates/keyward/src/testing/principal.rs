@@ -1,20 +1,26 @@
 //! A principal that no gate has let in.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::clock::{ManualClock, unix_time};
+use crate::credits::{CreditOwner, Credits};
 use crate::environment::Environment;
 use crate::gate::Principal;
 use crate::gate::charging::Cost;
 use crate::gate::principal::NO_GATE;
+use crate::gate::refund::RefundFlag;
 use crate::ids::{AccountId, KeyId};
 use crate::key::{KeyFormat, KeyKind, Peppers};
 use crate::limit::{BucketOwner, Quota};
-use crate::record::{KeyRecord, Metadata};
-use crate::replica::cached_key::{AccountState, CachedKey, Grant};
+use crate::record::{Account, KeyRecord, Metadata};
+use crate::replica::cached_key::{AccountState, Budget, CachedKey, Grant};
+use crate::replica::credit_cache::Amount;
 use crate::replica::key_buckets::KeyBuckets;
 use crate::scope::Scopes;
+use crate::store::{Commit, CreditChange, MemoryStore, Store};
+use crate::testing::block_on;
 
 /// Starts a principal of this account, for the unit test of a handler.
 ///
@@ -47,6 +53,7 @@ pub fn principal(account: &str) -> TestPrincipal {
         metadata: Metadata::default(),
         created_by: None,
         quota: None,
+        credits: None,
     }
 }
 
@@ -67,6 +74,7 @@ pub struct TestPrincipal {
     metadata: Metadata,
     created_by: Option<String>,
     quota: Option<Quota>,
+    credits: Option<u64>,
 }
 
 impl TestPrincipal {
@@ -146,6 +154,26 @@ impl TestPrincipal {
         self
     }
 
+    /// Sets the credits of the account, which [`Principal::charge`] spends. By default they do not
+    /// limit it.
+    ///
+    /// The balance takes some memory until the process ends.
+    ///
+    /// ```
+    /// use keyward::testing;
+    ///
+    /// # testing::block_on(async {
+    /// let caller = testing::principal("acme").credits(5).build();
+    /// assert!(caller.charge(6).await.is_err());
+    /// assert!(caller.charge(5).await.is_ok());
+    /// assert_eq!(caller.credits().map(|credits| credits.left), Some(0));
+    /// # });
+    /// ```
+    pub fn credits(mut self, left: u64) -> Self {
+        self.credits = Some(left);
+        self
+    }
+
     /// Builds the principal, with a random key id.
     ///
     /// # Panics
@@ -170,6 +198,10 @@ impl TestPrincipal {
         let owner = BucketOwner::Account(self.account.clone(), self.environment);
         let buckets = Arc::new(KeyBuckets::new(owner, clock));
         let account_state = AccountState::closed(self.account, self.environment, prefix, buckets);
+        if let Some(left) = self.credits {
+            let (account, budget) = with_credits(account_state.account.clone(), left);
+            account_state.follow(Some(&account), budget, unix_time(now));
+        }
         let (account_state, grant) = (
             Arc::new(account_state),
             Arc::new(Grant::of(&record, self.has_details)),
@@ -185,8 +217,44 @@ impl TestPrincipal {
             location: usize::MAX,
             paid: Cost::default(),
             quota: self.quota,
+            refund: Some(RefundFlag::new()),
         }
     }
+}
+
+/// Creates a store in which an account has this many credits.
+fn with_credits(id: AccountId, left: u64) -> (Account, Option<Budget>) {
+    let (store, epoch) = (MemoryStore::new(), 1);
+    let owner = CreditOwner::Account(id.clone());
+    let mut account = Account::new(id);
+    account.credits = Some(epoch);
+    let to = Credits {
+        epoch,
+        ..Credits::new(left)
+    };
+    let commit = Commit {
+        accounts: vec![account.clone()],
+        credits: Some(CreditChange::Set {
+            owner: owner.clone(),
+            since: 0,
+            to,
+        }),
+        ..Commit::default()
+    };
+    block_on(store.commit(commit)).unwrap();
+    let replica = store.replica().clone();
+    let budget = replica.credit_cache(&owner).map(|credit_cache| Budget {
+        epoch,
+        credit_cache,
+    });
+    if let Some(budget) = &budget {
+        // The balance is known from now on.
+        let credit_cache = Arc::clone(&budget.credit_cache);
+        block_on(credit_cache.fetch(Amount::All(0), epoch, replica)).unwrap();
+    }
+    // The principal itself does not keep its store alive.
+    mem::forget(store);
+    (account, budget)
 }
 
 impl From<TestPrincipal> for Principal {

@@ -6,14 +6,14 @@ use std::time::{Duration, SystemTime};
 
 use crate::admin::{AccountChange, Actor, AdminError, Grace, KeyAdmin, KeyChange, NewKey};
 use crate::clock::{Clock, ManualClock};
-use crate::credits::{CreditOwner, Credits, Refill};
+use crate::credits::{CreditOwner, Credits, Refill, RefillSchedule};
 use crate::denial::DenialKind;
 use crate::environment::Environment;
 use crate::gate::{
     Access, Admitted, Check, Decision, Finish, Gate, GateBuilder, Principal, Requirement, Verdict,
 };
 use crate::ids::{AccountId, KeyId};
-use crate::key::{ApiKey, DigestScheme, KeyFormat, Pepper, Peppers};
+use crate::key::{ApiKey, DigestScheme, KeyFormat, KeyKind, Pepper, Peppers};
 use crate::limit::{Charge, LimitFuture, Limiter, LimiterError, RateLimit, RateLimits, ResetUnit};
 use crate::record::{Account, AdminErrorKind, AuditAction, KeyRecord, Metadata};
 use crate::replica::{Replica, Revision};
@@ -148,6 +148,17 @@ macro_rules! __limits_promises {
             concurrent_requests_pass_exactly_as_many_as_there_are_credits
             a_refill_replaces_the_balance_once_at_its_instant
             a_refill_between_two_milliseconds_delays_no_request
+            a_quota_is_refilled_once_at_each_boundary_of_its_calendar
+            what_rolls_over_is_added_for_every_boundary_up_to_the_cap
+            a_clock_that_is_set_back_refills_nothing_twice
+            a_soft_limit_is_told_before_the_quota_is_used_up
+            only_quotas_of_secret_keys_are_told_in_headers
+            layers_tell_a_limit_and_a_quota_together
+            operators_see_and_set_the_schedule_of_a_balance
+            a_handler_refunds_the_credits_of_its_request_once
+            a_later_charge_takes_all_of_its_credits_or_none
+            concurrent_later_charges_spend_no_credit_twice
+            a_later_charge_works_on_routes_that_cost_nothing_and_for_old_entries
             server_errors_are_refunded_if_the_service_asks_for_it
             client_errors_are_refunded_if_the_service_asks_for_it
             refunded_credits_return_to_the_store_at_the_next_flush
@@ -890,7 +901,7 @@ fn a_refill_replaces_the_balance_once_at_its_instant(open: Open<'_>) {
     let gate = world.gate();
     let key = world.live(|new| new);
     let at = SystemTime::UNIX_EPOCH + NOW + Duration::from_secs(60);
-    let credits = Credits::new(50).refill(Refill::new(at, 20));
+    let credits = Credits::new(50).refill(Refill::once(at, 20));
     block_on(
         world
             .admin
@@ -914,7 +925,7 @@ fn a_refill_between_two_milliseconds_delays_no_request(open: Open<'_>) {
     let key = world.live(|new| new);
     let minute = Duration::from_secs(60);
     let at = NOW + minute + Duration::from_micros(500);
-    let refill = Refill::new(SystemTime::UNIX_EPOCH + at, 20);
+    let refill = Refill::once(SystemTime::UNIX_EPOCH + at, 20);
     let (acme, credits) = (world.acme.clone(), Credits::new(800).refill(refill));
     block_on(world.admin.set_credits(&operator(), acme, Some(credits))).unwrap();
     assert_eq!(ask(&gate, &key), Ok(()));
@@ -924,6 +935,417 @@ fn a_refill_between_two_milliseconds_delays_no_request(open: Open<'_>) {
     // A store may round the instant to milliseconds and so refill slightly earlier.
     let passed = passing(&gate, &key);
     assert!((19..=20).contains(&passed), "{passed}");
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+/// 2023-12-01T00:00+01:00, sixteen days after [`NOW`].
+const DECEMBER: Duration = Duration::from_secs(1_701_385_200);
+/// 2024-01-01T00:00+01:00.
+const JANUARY: Duration = Duration::from_secs(1_704_063_600);
+
+fn monthly(credits: u64) -> Refill {
+    let month = RefillSchedule::monthly("Europe/Berlin").unwrap();
+    Refill::every(month, credits)
+}
+
+impl World {
+    fn give(&self, credits: Credits) {
+        let owner = self.acme.clone();
+        block_on(self.admin.set_credits(&operator(), owner, Some(credits))).unwrap();
+    }
+
+    fn balance(&self) -> Credits {
+        let credits = block_on(self.admin.credits(&operator(), self.acme.clone()));
+        credits.unwrap().unwrap()
+    }
+}
+
+fn a_quota_is_refilled_once_at_each_boundary_of_its_calendar(open: Open<'_>) {
+    let world = World::new(open);
+    let (gate, key) = (world.gate(), world.live(|new| new));
+    world.give(Credits::new(7).refill(monthly(20)));
+    assert_eq!(passing(&gate, &key), 7, "the month is under way");
+    world.clock.set_unix(DECEMBER - Duration::from_millis(1));
+    assert_eq!(passing(&gate, &key), 0);
+    world.clock.set_unix(DECEMBER);
+    assert_eq!(world.balance().left, 20, "seen before it is drawn");
+    assert_eq!(passing(&gate, &key), 20);
+    world.clock.advance(2 * HOUR);
+    assert_eq!(passing(&gate, &key), 0, "once");
+    world.clock.set_unix(JANUARY);
+    assert_eq!(passing(&gate, &key), 20);
+    // Nobody came for three months.
+    world.clock.set_unix(JANUARY + 95 * DAY);
+    assert_eq!(world.balance().left, 20);
+    assert_eq!(passing(&gate, &key), 20);
+    world.clock.advance(2 * HOUR);
+    assert_eq!(passing(&gate, &key), 0);
+}
+
+fn what_rolls_over_is_added_for_every_boundary_up_to_the_cap(open: Open<'_>) {
+    let world = World::new(open);
+    let (gate, key) = (world.gate(), world.live(|new| new));
+    world.give(Credits::new(800).refill(monthly(1000).roll_over(4500)));
+    for _ in 0..300 {
+        assert_eq!(ask(&gate, &key), Ok(()));
+    }
+    let finish = finish_of(verdict(&gate, &key, any(), None));
+    world.clock.set_unix(DECEMBER);
+    assert_eq!(world.balance().left, 1499);
+    finish.give_back(); // what was spent before the boundary rolls over too
+    assert_eq!(ask(&gate, &key), Ok(()));
+    assert_eq!(
+        world.balance().left,
+        1499,
+        "nothing that was drawn ahead is void"
+    );
+    world.clock.set_unix(JANUARY + 40 * DAY);
+    assert_eq!(world.balance().left, 3499, "January and February");
+    world.clock.set_unix(JANUARY + 95 * DAY);
+    assert_eq!(ask(&gate, &key), Ok(()));
+    let left = world.balance().left;
+    // What the process held does not count for the cap.
+    assert!((4499..=4499 + 50).contains(&left), "{left}");
+}
+
+fn a_clock_that_is_set_back_refills_nothing_twice(open: Open<'_>) {
+    let world = World::new(open);
+    let (gate, key) = (world.gate(), world.live(|new| new));
+    for refill in [monthly(20), monthly(20).roll_over(1000)] {
+        world.clock.set_unix(NOW);
+        world.give(Credits::new(0).refill(refill));
+        world.clock.set_unix(DECEMBER);
+        assert_eq!(passing(&gate, &key), 20);
+        for back in [Duration::from_millis(1), HOUR, 20 * DAY] {
+            world.clock.set_unix(DECEMBER - back);
+            world.clock.advance(Duration::from_secs(2).min(back));
+            assert_eq!(passing(&gate, &key), 0);
+            world.clock.set_unix(DECEMBER + HOUR);
+            assert_eq!(passing(&gate, &key), 0);
+        }
+        world.clock.set_unix(JANUARY);
+        assert_eq!(passing(&gate, &key), 20);
+    }
+}
+
+/// Returns the lines of a response that describe limits.
+fn told(lines: &[String]) -> Vec<&str> {
+    let lines = lines.iter().map(String::as_str);
+    lines.filter(|line| line.starts_with("ratelimit")).collect()
+}
+
+fn a_soft_limit_is_told_before_the_quota_is_used_up(open: Open<'_>) {
+    let world = World::new(open);
+    let (gate, key) = (world.gate(), world.live(|new| new));
+    world.give(Credits::new(5).refill(monthly(5)).warn_below(2));
+    world.clock.set_unix(DECEMBER - DAY);
+    let mut seen = Vec::new();
+    for _ in 0..5 {
+        let (principal, finish) = admitted(verdict(&gate, &key, any(), None));
+        let credits = principal.credits().unwrap();
+        assert_eq!(credits.refill_at, Some(SystemTime::UNIX_EPOCH + DECEMBER));
+        let lines = finished(TestResponse::new(200), finish);
+        seen.push((credits.left, credits.is_low, told(&lines).join(" | ")));
+    }
+    let policy = r#"ratelimit-policy: "credits";q=5;w=2592000, "credits-soft";q=3;w=2592000"#;
+    let line = |left: u64, low: bool, soft: u64| {
+        let told =
+            format!(r#"ratelimit: "credits";r={left};t=86400, "credits-soft";r={soft};t=86400"#);
+        (left, low, format!("{policy} | {told}"))
+    };
+    assert_eq!(
+        seen,
+        [
+            line(4, false, 2),
+            line(3, false, 1),
+            line(2, false, 0),
+            line(1, true, 0),
+            line(0, true, 0),
+        ]
+    );
+    let Verdict::Refuse(refusal) = verdict(&gate, &key, any(), None) else {
+        panic!()
+    };
+    let headers: Vec<_> = refusal.reply.headers().collect();
+    let value = |name| {
+        headers
+            .iter()
+            .find(|(own, _)| *own == name)
+            .map(|(_, value)| *value)
+    };
+    assert_eq!(refusal.reply.status(), 429);
+    assert_eq!(value("retry-after"), Some("86400"));
+    let line = r#""credits";r=0;t=86400, "credits-soft";r=0;t=86400"#;
+    assert_eq!(value("ratelimit"), Some(line));
+    // A refill that comes once is the time to retry, too.
+    let at = SystemTime::UNIX_EPOCH + DECEMBER;
+    world.give(Credits::new(0).refill(Refill::once(at, 20)));
+    let Verdict::Refuse(refusal) = verdict(&gate, &key, any(), None) else {
+        panic!()
+    };
+    let mut headers = refusal.reply.headers();
+    assert!(headers.any(|header| header == ("retry-after", "86400")));
+    assert!(!refusal.reply.headers().any(|(name, _)| name == "ratelimit"));
+}
+
+fn only_quotas_of_secret_keys_are_told_in_headers(open: Open<'_>) {
+    let world = World::new(open);
+    let gate = world.gate();
+    let (secret, page) = (
+        world.live(|new| new),
+        world.live(|new| new.kind(KeyKind::Publishable)),
+    );
+    let both = || any().kinds([KeyKind::Secret, KeyKind::Publishable]);
+    let lines = |key, requirement| {
+        let finish = finish_of(verdict(&gate, key, requirement, None));
+        told(&finished(TestResponse::new(200), finish)).len()
+    };
+    world.give(Credits::new(50).warn_below(40));
+    assert_eq!(lines(&secret, both()), 0, "prepaid");
+    world.give(Credits::new(50).refill(monthly(50)));
+    assert_eq!(lines(&secret, both()), 2);
+    assert_eq!(lines(&page, both()), 0, "every visitor has this key");
+    assert_eq!(lines(&secret, both().credits(0)), 0, "nothing was spent");
+    let (principal, _) = admitted(verdict(&gate, &page, both(), None));
+    assert_eq!(principal.credits().map(|credits| credits.left), Some(47));
+}
+
+fn layers_tell_a_limit_and_a_quota_together(open: Open<'_>) {
+    let world = World::new(open);
+    let gate = world.gate();
+    let key = world.live(|new| new.rate_limits(minute(9)));
+    for (outer, inner, passed, left) in [
+        (any(), any(), 8, 49),
+        (any(), any().credits(3), 7, 46),
+        (any(), any().cost(3), 4, 45),
+        (any().credits(0), any().credits(2), 3, 43),
+    ] {
+        world.clock.set_unix(NOW);
+        if passed == 8 {
+            world.give(Credits::new(50).refill(monthly(50)));
+        }
+        let (principal, mut around) = admitted(verdict(&gate, &key, outer, None));
+        let within = verdict(&gate, &key, inner, Some(&principal));
+        let mut response = TestResponse::new(200);
+        finish_of(within).apply(&mut response);
+        around.apply(&mut response);
+        let lines = response.lines();
+        let minute = format!(r#"ratelimit: "minute";r={passed}, "credits";r={left};t="#);
+        assert_eq!(told(&lines).len(), 2, "{lines:?}");
+        assert!(told(&lines)[1].starts_with(&minute), "{lines:?}");
+    }
+}
+
+fn operators_see_and_set_the_schedule_of_a_balance(open: Open<'_>) {
+    let world = World::new(open);
+    let credits = Credits::new(12_000)
+        .refill(monthly(10_000).roll_over(30_000))
+        .warn_below(2_000);
+    let user = Actor::user("ann", world.acme.clone(), Permission::ALL);
+    let refused = world
+        .admin
+        .set_credits(&user, world.acme.clone(), Some(credits.clone()));
+    assert_eq!(
+        block_on(refused).unwrap_err().kind(),
+        AdminErrorKind::NotPermitted
+    );
+    world.give(credits.clone());
+    let line = block_on(world.store.audit(AuditQuery::newest(1))).unwrap();
+    assert_eq!(
+        line[0].detail,
+        "left=12000 refill=true schedule=\"month Europe/Berlin\" to=10000 roll_over=30000 \
+         warn_below=2000"
+    );
+    let seen = block_on(world.admin.credits(&user, world.acme.clone())).unwrap();
+    let seen = seen.unwrap();
+    let begun = credits.at(SystemTime::UNIX_EPOCH + NOW);
+    assert_eq!(
+        begun.refill.as_ref().unwrap().at,
+        SystemTime::UNIX_EPOCH + DECEMBER
+    );
+    let epoch = seen.epoch;
+    assert_eq!(
+        seen,
+        Credits {
+            epoch,
+            ..begun.clone()
+        }
+    );
+    // What was read can be written again, changed or not.
+    world.give(Credits { left: 5, ..seen });
+    let again = world.balance();
+    assert_eq!((again.left, &again.refill), (5, &begun.refill));
+    // A key's own, from its creation on.
+    let (_, id) = world.key(Environment::LIVE, |new| {
+        new.credits(Credits::new(1).refill(monthly(9)))
+    });
+    let own = block_on(world.admin.credits(&operator(), id))
+        .unwrap()
+        .unwrap();
+    assert_eq!(own.refill.unwrap().at, SystemTime::UNIX_EPOCH + DECEMBER);
+}
+
+fn a_handler_refunds_the_credits_of_its_request_once(open: Open<'_>) {
+    let world = World::new(open);
+    let key = world.live(|new| new.rate_limits(minute(20)));
+    world.set_credits(world.acme.clone(), 100);
+    let gate = world.builder().refund_server_errors().build().unwrap();
+    let request = || admitted(verdict(&gate, &key, any().credits(3), None));
+    let refunded = |status| {
+        let (principal, finish) = request();
+        assert!(!principal.is_refunded());
+        principal.clone().refund();
+        principal.refund();
+        assert!(principal.is_refunded());
+        let lines = finished(TestResponse::new(status), finish);
+        principal.refund(); // too late
+        lines
+    };
+    for status in [200, 400, 500] {
+        refunded(status);
+        assert_eq!(world.left(world.acme.clone()), Some(100), "{status}");
+    }
+    // It was a request nevertheless.
+    let lines = refunded(200);
+    assert_eq!(told(&lines)[1], r#"ratelimit: "minute";r=16"#);
+
+    // After the response, and for another request, it is without effect.
+    let (late, finish) = request();
+    finished(TestResponse::new(200), finish);
+    late.refund();
+    let (_, finish) = request();
+    finished(TestResponse::new(200), finish);
+    assert_eq!(world.left(world.acme.clone()), Some(94));
+
+    // The client may be gone before there is a response.
+    let (principal, finish) = request();
+    principal.refund();
+    drop(finish);
+    assert_eq!(world.left(world.acme.clone()), Some(94));
+
+    // All layers give back what they took, also those without a charge of their own.
+    for (outer, inner) in [(3, 5), (0, 5), (5, 3)] {
+        let (principal, mut around) = admitted(verdict(&gate, &key, any().credits(outer), None));
+        let within = verdict(&gate, &key, any().credits(inner), Some(&principal));
+        let Verdict::Admit(mut within) = within else {
+            panic!()
+        };
+        assert_eq!(world.left(world.acme.clone()), Some(89));
+        let handler = match within.access.take() {
+            Some(Access::Principal(changed)) => changed,
+            _ => principal,
+        };
+        handler.refund();
+        let mut response = TestResponse::new(200);
+        within.finish.apply(&mut response);
+        around.apply(&mut response);
+        assert_eq!(world.left(world.acme.clone()), Some(94));
+    }
+
+    // A test key has nothing to get back.
+    let (test, _) = world.key(Environment::TEST, |new| new);
+    let (principal, finish) = admitted(verdict(&gate, &test, any(), None));
+    principal.refund();
+    assert!(!principal.is_refunded());
+    finished(TestResponse::new(200), finish);
+    assert_eq!(world.left(world.acme.clone()), Some(94));
+}
+
+fn a_later_charge_takes_all_of_its_credits_or_none(open: Open<'_>) {
+    let world = World::new(open);
+    let (gate, key) = (world.gate(), world.live(|new| new));
+    world.set_credits(world.acme.clone(), 100);
+    let (principal, mut finish) = admitted(verdict(&gate, &key, any(), None));
+    let exhausted = Err(DenialKind::CreditsExhausted);
+    let charge = |credits| block_on(principal.charge(credits)).map_err(|error| error.kind());
+    assert_eq!(charge(0), Ok(()));
+    assert_eq!(charge(40), Ok(()));
+    assert_eq!(charge(60), exhausted);
+    assert_eq!(
+        world.left(world.acme.clone()),
+        Some(59),
+        "nothing was taken"
+    );
+    assert_eq!(charge(50), Ok(()));
+    finish.apply(&mut TestResponse::new(500));
+    principal.refund();
+    assert_eq!(
+        world.left(world.acme.clone()),
+        Some(9),
+        "a later charge is final"
+    );
+    // A principal that is kept works after the response.
+    assert_eq!(block_on(principal.charge_up_to(5)), Ok(5));
+    assert_eq!(block_on(principal.charge_up_to(5)), Ok(4));
+    assert_eq!(block_on(principal.charge_up_to(5)), Ok(0));
+    assert_eq!(charge(1), exhausted);
+    assert_eq!(world.left(world.acme.clone()), Some(0));
+    assert_eq!(ask(&gate, &key), exhausted);
+    assert_eq!(principal.credits().map(|credits| credits.left), Some(0));
+    // A new balance is charged as well.
+    world.set_credits(world.acme.clone(), 7);
+    assert_eq!(charge(7), Ok(()));
+    block_on(
+        world
+            .admin
+            .set_credits(&operator(), world.acme.clone(), None),
+    )
+    .unwrap();
+    assert_eq!(charge(1000), Ok(()), "credits limit it no longer");
+
+    let (test, _) = world.key(Environment::TEST, |new| new);
+    world.set_credits(world.acme.clone(), 3);
+    let (principal, _) = admitted(verdict(&gate, &test, any(), None));
+    assert_eq!(block_on(principal.charge_up_to(1000)), Ok(1000), "free");
+    assert_eq!(principal.credits(), None);
+    assert_eq!(world.left(world.acme.clone()), Some(3));
+}
+
+fn concurrent_later_charges_spend_no_credit_twice(open: Open<'_>) {
+    let world = World::new(open);
+    let (gate, key) = (world.gate(), world.live(|new| new));
+    world.set_credits(world.acme.clone(), 5000);
+    let charged: u32 = thread::scope(|threads| {
+        let many = || {
+            let (principal, _) = admitted(verdict(&gate, &key, any(), None));
+            let mut sum = 1;
+            for credits in 1..40 {
+                sum += if credits % 2 == 0 {
+                    block_on(principal.charge(credits)).map_or(0, |()| credits)
+                } else {
+                    block_on(principal.charge_up_to(credits)).unwrap()
+                };
+            }
+            sum
+        };
+        let all: Vec<_> = (0..8).map(|_| threads.spawn(many)).collect();
+        all.into_iter().map(|one| one.join().unwrap()).sum()
+    });
+    // More was asked for. A charge that was refused may have held the last ones meanwhile.
+    let left = world.left(world.acme.clone()).unwrap();
+    assert_eq!(u64::from(charged) + left, 5000);
+    let (principal, _) = admitted(verdict(&gate, &key, any().credits(0), None));
+    let rest = block_on(principal.charge_up_to(u32::MAX));
+    assert_eq!(rest.map(u64::from), Ok(left));
+    assert_eq!(block_on(principal.charge_up_to(u32::MAX)), Ok(0));
+}
+
+fn a_later_charge_works_on_routes_that_cost_nothing_and_for_old_entries(open: Open<'_>) {
+    let world = World::new(open);
+    let gate = world.gate();
+    let (key, id) = world.key(Environment::LIVE, |new| new.credits(Credits::new(30)));
+    let (principal, _) = admitted(verdict(&gate, &key, any().credits(0), None));
+    assert_eq!(principal.credits(), None, "none were drawn yet");
+    assert_eq!(block_on(principal.charge(10)), Ok(()));
+    assert_eq!(principal.credits().map(|credits| credits.left), Some(20));
+    // The work was done, whatever has become of the key.
+    let change = KeyChange::new().name("renamed");
+    block_on(world.admin.update(&operator(), id, change)).unwrap();
+    assert_eq!(block_on(principal.charge(10)), Ok(()));
+    block_on(world.admin.revoke(&operator(), id, "leaked")).unwrap();
+    assert_eq!(block_on(principal.charge(5)), Ok(()));
+    assert_eq!(world.left(id), Some(5));
 }
 
 fn server_errors_are_refunded_if_the_service_asks_for_it(open: Open<'_>) {

@@ -741,8 +741,8 @@ fn keeps_balances_of_credits(open: Open<'_>) {
     assert_eq!(add(&owner, 5), conflict, "to nothing");
     assert_eq!(set(1, Credits::new(9), 2), conflict, "there is no first");
     let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
-    let first = Credits::new(9).refill(Refill::new(at, u64::MAX >> 1));
-    set(0, first, 1).unwrap();
+    let first = Credits::new(9).refill(Refill::once(at, u64::MAX >> 1));
+    set(0, first.clone(), 1).unwrap();
     assert_eq!(stored(&owner), Some(Credits { epoch: 1, ..first }));
     assert_eq!(
         set(0, Credits::new(5), 2),
