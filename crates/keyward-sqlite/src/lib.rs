@@ -122,6 +122,8 @@ mod options;
 #[cfg(feature = "webhooks")]
 mod outbox;
 mod place;
+#[cfg(test)]
+mod quota;
 mod reader;
 mod reading;
 mod row;

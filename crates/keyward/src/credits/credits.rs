@@ -212,16 +212,13 @@ impl Credits {
             Some(schedule) => schedule.due(refill.at, now),
         };
         let times = due.map_or(1, |(_, times)| times);
-        match refill.roll_over {
+        if let Some(cap) = refill.roll_over {
             // The credits that processes have drawn are rolled over as well.
-            Some(cap) => {
-                let more = refill.to.saturating_mul(times);
-                self.left = self.left.saturating_add(more).min(cap).max(self.left);
-            }
-            None => {
-                self.left = refill.to;
-                self.epoch = self.epoch.saturating_add(1);
-            }
+            let more = refill.to.saturating_mul(times);
+            self.left = self.left.saturating_add(more).min(cap).max(self.left);
+        } else {
+            self.left = refill.to;
+            self.epoch = self.epoch.saturating_add(1);
         }
         due.map(|(at, _)| Refill { at, ..refill })
     }
@@ -561,10 +558,8 @@ mod tests {
             daily in any::<bool>(),
             steps in vec((0_usize..3, 0_u32..4, 1_u32..60, -20_i64..40), 1..200),
         ) {
-            let schedule = match daily {
-                true => RefillSchedule::daily("America/Havana"),
-                false => RefillSchedule::monthly("Europe/Berlin"),
-            }.unwrap();
+            let calendar = if daily { "day America/Havana" } else { "month Europe/Berlin" };
+            let schedule = RefillSchedule::parse(calendar).unwrap();
             let refill = Refill::every(schedule.clone(), to);
             let refill = if rolls_over { refill.roll_over(u64::MAX) } else { refill };
             let at = |hours: i64| {
@@ -580,44 +575,41 @@ mod tests {
                 hours = (hours + jump * if daily { 1 } else { 30 }).max(0);
                 let epoch = credits.epoch;
                 let process = &mut processes[who];
-                match what {
+                if what == 0 {
                     // It is stopped, and gives back what it holds.
-                    0 => {
-                        let owner = CreditOwner::Key(KeyId::random().unwrap());
-                        let (amount, epoch) = (process.held, process.epoch);
-                        credits.put_back(&Unspent { owner, amount, epoch });
-                        process.held = 0;
-                    }
+                    let owner = CreditOwner::Key(KeyId::random().unwrap());
+                    let (amount, epoch) = (process.held, process.epoch);
+                    credits.put_back(&Unspent { owner, amount, epoch });
+                    process.held = 0;
+                } else {
                     // A clock that is ahead of all clocks before it reaches boundaries.
-                    _ => {
-                        let want = CreditWant {
-                            owner: CreditOwner::Key(KeyId::random().unwrap()),
-                            at_least: amount,
-                            spent: amount * 5,
-                            held: process.held,
-                            epoch: process.epoch,
-                        };
-                        let now = at(hours);
-                        let grant = credits.draw(&want, now);
-                        latest = latest.max(hours);
-                        while boundary <= at(latest) {
-                            boundary = schedule.next_after(boundary).unwrap();
-                            refills += 1;
-                            granted += to;
-                        }
-                        if process.epoch != grant.epoch {
-                            process.held = 0;
-                            process.epoch = grant.epoch;
-                        }
-                        process.held += grant.amount;
-                        if credits.epoch != epoch {
-                            spent_in_period = 0;
-                        }
-                        let spent = amount.min(process.held);
-                        process.held -= spent;
-                        process.spent += u64::from(spent);
-                        spent_in_period += u64::from(spent);
+                    let want = CreditWant {
+                        owner: CreditOwner::Key(KeyId::random().unwrap()),
+                        at_least: amount,
+                        spent: amount * 5,
+                        held: process.held,
+                        epoch: process.epoch,
+                    };
+                    let now = at(hours);
+                    let grant = credits.draw(&want, now);
+                    latest = latest.max(hours);
+                    while boundary <= at(latest) {
+                        boundary = schedule.next_after(boundary).unwrap();
+                        refills += 1;
+                        granted += to;
                     }
+                    if process.epoch != grant.epoch {
+                        process.held = 0;
+                        process.epoch = grant.epoch;
+                    }
+                    process.held += grant.amount;
+                    if credits.epoch != epoch {
+                        spent_in_period = 0;
+                    }
+                    let spent = amount.min(process.held);
+                    process.held -= spent;
+                    process.spent += u64::from(spent);
+                    spent_in_period += u64::from(spent);
                 }
                 let valid = processes.iter().filter(|one| one.epoch == credits.epoch);
                 let held: u64 = valid.map(|one| u64::from(one.held)).sum();

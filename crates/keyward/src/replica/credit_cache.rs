@@ -786,7 +786,9 @@ mod tests {
         // Twenty are for a waiting request and no excess.
         let waits = Waits::new(&credit_cache, 20);
         told.store(0, Ordering::Release);
-        spent.into_iter().for_each(|mut one| one.give_back());
+        for mut one in spent {
+            one.give_back();
+        }
         assert_eq!(told.load(Ordering::Acquire), 1);
         let taken = |replica: &Replica| {
             let taken = replica.take_excess();

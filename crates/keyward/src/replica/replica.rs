@@ -110,7 +110,7 @@ impl Replica {
                 holds_details: AtomicBool::new(false),
                 freshness: Freshness::default(),
                 refresh: Refresh::default(),
-                feed: Mutex::new(Feed::of(WeakReplica(inner.clone()))),
+                feed: Mutex::new(Feed::of(WeakReplica(Weak::clone(inner)))),
                 feed_turn: Mutex::default(),
                 usage_counters: UsageCounters::default(),
                 dead: AtomicUsize::new(0),
