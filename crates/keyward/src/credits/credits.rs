@@ -144,7 +144,7 @@ impl Refill {
     /// let at = |days: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(days * 86_400);
     /// let daily = Refill::every(RefillSchedule::daily("UTC")?, 100).roll_over(250);
     /// let monday = Credits::new(100).refill(daily).at(at(20_000));
-    /// let left = |days| monday.clone().at(at(20_000 + days)).left;
+    /// let left = |days: u64| monday.clone().at(at(20_000 + days)).left;
     /// assert_eq!([left(1), left(2), left(3)], [200, 250, 250]);
     /// # Ok::<(), keyward::error::ParseError>(())
     /// ```
