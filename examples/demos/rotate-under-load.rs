@@ -115,7 +115,7 @@ async fn rotate_under_load(
     let usage = admin.usage(&owner, &account, None, span).await?;
     for view in admin.keys(&owner, &account, KeyFilter::new()).await?.keys {
         let own = usage.iter().filter(|hour| hour.key == view.record.id);
-        let requests: u64 = own.map(|hour| hour.admitted).sum();
+        let requests: u64 = own.map(|hour| hour.counts.admitted).sum();
         println!(
             "{} {:8} {requests:>8} requests",
             view.record.id,

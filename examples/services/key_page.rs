@@ -80,8 +80,8 @@ pub async fn usage(admin: &KeyAdmin, person: &Person) -> Result<Value, AdminErro
         let (_, passed, refused) =
             keys.entry(hour.key.to_string())
                 .or_insert((hour.environment, 0, 0));
-        *passed += hour.admitted;
-        *refused += hour.refused;
+        *passed += hour.counts.admitted;
+        *refused += hour.counts.refused;
     }
     let keys = keys.into_iter().map(|(id, (environment, passed, refused))| {
         json!({ "id": id, "environment": environment.as_str(), "passed": passed, "refused": refused })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use keyward::admin::{
-    AccountChange, Actor, AdminError, Grace, KeyAdmin, KeyChange, KeyFilter, NewKey,
+    AccountChange, Actor, AdminError, Grace, KeyAdmin, KeyChange, KeyFilter, NewKey, UsageFilter,
 };
 use keyward::credits::Credits;
 use keyward::environment::Environment;
@@ -14,12 +14,12 @@ use keyward::ids::{AccountId, KeyId};
 use keyward::key::{ApiKey, DigestScheme, Hint, KeyDigest, KeyFormat, KeyKind, Peppers};
 use keyward::origin::OriginPolicy;
 use keyward::record::{AccountStatus, AdminErrorKind, DisabledBy, KeyRecord, KeyState, KeyStatus};
-use keyward::replica::UsageQuery;
 use keyward::request::{KeyLocation, RequestHead};
 use keyward::scheme::KeyScheme;
 use keyward::scope::{Permission, ScopeCatalog, Scopes};
 use keyward::store::{Commit, KeyQuery, Store};
 use keyward::testing::{block_on, decided};
+use keyward::usage::UsageQuery;
 use keyward_webhooks::admin::EndpointChange;
 use keyward_webhooks::sealing::{SealingKey, SealingKeys};
 use keyward_webhooks::send::{
@@ -333,12 +333,7 @@ impl World {
     fn all(&self, target: &Target) -> impl PartialEq + std::fmt::Debug + use<> {
         let (id, query) = (
             target.account.clone(),
-            UsageQuery {
-                account: target.account.clone(),
-                environment: None,
-                from: 0,
-                until: u64::MAX,
-            },
+            UsageQuery::of(Some(target.account.clone()), 0..u64::MAX),
         );
         let keys = KeyQuery {
             account: id.clone(),
@@ -360,6 +355,11 @@ impl World {
             block_on(message).unwrap().is_some(),
         )
     }
+}
+
+/// Until after the present hour.
+fn ever() -> std::ops::Range<SystemTime> {
+    SystemTime::UNIX_EPOCH..SystemTime::now() + std::time::Duration::from_secs(7200)
 }
 
 fn message(account: &AccountId, environment: Environment) -> WebhookMessage {
@@ -469,6 +469,25 @@ calls! {
             seen.extend(block_on(hours)?.into_iter().map(|hour| Some(hour.environment)));
         }
         Ok(seen)
+    };
+    usage_page = usage_page of KeyAdmin: needs(&[Read]), Touches::Rows, |world, actor, target| {
+        let mut seen = Vec::new();
+        let filter = UsageFilter::new(ever()).account(target.account.clone());
+        for filter in [filter.clone(), filter.environment(target.environment)] {
+            let page = block_on(world.admin.usage_page(actor, filter))?;
+            seen.extend(page.rows.into_iter().map(|row| Some(row.environment)));
+        }
+        Ok(seen)
+    };
+    usage_page_of_all = usage_page of KeyAdmin: OPERATOR, Touches::Everything, |world, actor, _| {
+        block_on(world.admin.usage_page(actor, UsageFilter::new(ever()))).map(|_| vec![None])
+    };
+    usage_sums = usage_sums of KeyAdmin: needs(&[Read]), Touches::Rows, |world, actor, target| {
+        let sums = block_on(world.admin.usage_sums(actor, Some(&target.account), ever()))?;
+        Ok(sums.into_iter().map(|sum| Some(sum.environment)).collect())
+    };
+    usage_sums_of_all = usage_sums of KeyAdmin: OPERATOR, Touches::Everything, |world, actor, _| {
+        block_on(world.admin.usage_sums(actor, None, ever())).map(|_| vec![None])
     };
     audit = audit of KeyAdmin: needs(&[Read]), Touches::Rows, |world, actor, target| {
         let page = block_on(world.admin.audit(actor, Some(&target.account), None))?;

@@ -20,10 +20,10 @@ use keyward::denial::DenialKind;
 use keyward::gate::Verdict;
 use keyward::key::{DigestScheme, ForeignFormat, Pepper};
 use keyward::record::{AccountStatus, AuditAction};
-use keyward::replica::UsageQuery;
 use keyward::request::RequestHead;
 use keyward::store::AuditQuery;
 use keyward::testing::{block_on, decided};
+use keyward::usage::UsageQuery;
 use keyward::{
     AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyKind, KeyLocation, KeyScheme,
     Peppers, RateLimits, Requirement, Store,
@@ -438,27 +438,22 @@ fn accounts_and_what_is_kept_of_their_keys_are_there() {
 fn usage_credits_and_audit_log_are_there() {
     let copy = CopiedFile::new();
     let store = copy.open();
-    let all = UsageQuery {
-        account: acme(),
-        environment: None,
-        from: 0,
-        until: u64::MAX,
-    };
+    let all = UsageQuery::of(Some(acme()), 0..u64::MAX);
     let usage = block_on(store.usage(all)).unwrap();
     let sum = usage
         .iter()
         .fold((0, 0, 0), |(admitted, refused, units), hour| {
             (
-                admitted + hour.admitted,
-                refused + hour.refused,
-                units + hour.units,
+                admitted + hour.counts.admitted,
+                refused + hour.counts.refused,
+                units + hour.counts.units,
             )
         });
     assert_eq!((usage.len(), sum), (4, (13, 2, 21)));
 
     let credits = |owner: CreditOwner| block_on(store.credits(owner)).unwrap().unwrap();
     assert_eq!(credits(acme().into()).left, 990);
-    let own = usage.iter().find(|hour| hour.units > 0).unwrap().key;
+    let own = usage.iter().find(|hour| hour.counts.units > 0).unwrap().key;
     let own = credits(own.into());
     assert_eq!(
         (own.left, own.refill.map(|refill| refill.to)),

@@ -165,7 +165,10 @@ impl Service {
         self.feed(&[&first, &second]);
         if number % 100 == 99 {
             let counts = self.replica.take_usage();
-            self.counted += counts.iter().map(|count| count.admitted).sum::<u64>();
+            self.counted += counts
+                .iter()
+                .map(|count| count.counts.admitted)
+                .sum::<u64>();
         }
     }
 }

@@ -10,9 +10,10 @@ use keyward::denial::DenialKind;
 use keyward::gate::Finish;
 use keyward::gate::{Decision, Verdict};
 use keyward::record::{Account, KeyRecord};
-use keyward::replica::{Replica, UsageQuery};
+use keyward::replica::Replica;
 use keyward::store::{Commit, StoreErrorKind};
 use keyward::testing::{TestRequest, block_on, decided};
+use keyward::usage::UsageQuery;
 use keyward::{
     AccountId, ApiKey, Environment, Gate, KeyFormat, KeyId, KeyScheme, Peppers, Requirement, Store,
 };
@@ -105,15 +106,14 @@ pub(crate) fn stored(store: &SqliteStore, id: KeyId) -> KeyRecord {
 
 /// Returns the admitted and rejected requests of an account, according to the file.
 pub(crate) fn used(store: &SqliteStore, account: &str) -> (u64, u64) {
-    let query = UsageQuery {
-        account: AccountId::parse(account).unwrap(),
-        environment: None,
-        from: 0,
-        until: u64::MAX,
-    };
+    let account = AccountId::parse(account).unwrap();
+    let query = UsageQuery::of(Some(account), 0..u64::MAX);
     let hours = block_on(store.usage(query)).unwrap();
     hours.iter().fold((0, 0), |(admitted, refused), hour| {
-        (admitted + hour.admitted, refused + hour.refused)
+        (
+            admitted + hour.counts.admitted,
+            refused + hour.counts.refused,
+        )
     })
 }
 

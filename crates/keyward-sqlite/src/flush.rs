@@ -11,7 +11,7 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior, params};
 
 use crate::credit::CreditLedger;
 use crate::group::SLICE;
-use crate::{credit, row};
+use crate::{credit, row, usage};
 
 /// The number of keys in one transaction, during which other processes cannot write.
 const BATCH: usize = 512;
@@ -259,16 +259,9 @@ impl Round {
                 break;
             };
             for count in part {
-                let sum = self.counts.entry(count.key).or_insert(UsageCount {
-                    admitted: 0,
-                    refused: 0,
-                    units: 0,
-                    ..count
-                });
-                sum.admitted += count.admitted;
-                sum.refused += count.refused;
-                sum.units = sum.units.saturating_add(count.units);
-                sum.last_used_at = sum.last_used_at.max(count.last_used_at);
+                let sum = self.counts.entry(count.key);
+                sum.or_insert_with(|| UsageCount::new(count.key))
+                    .add(&count);
             }
         }
         true
@@ -362,23 +355,11 @@ impl Batch {
     /// Adds the counts of a key, unless it was deleted.
     fn add(&self, connection: &Connection, count: &UsageCount) -> rusqlite::Result<()> {
         let key = count.key.to_string();
-        connection
-            .prepare_cached(
-                "INSERT INTO keyward_usage (key, hour, admitted, refused, units) \
-                 SELECT id, ?2, ?3, ?4, ?5 FROM keyward_key WHERE id = ?1 \
-                 ON CONFLICT (key, hour) DO UPDATE SET \
-                 admitted = keyward_usage.admitted + excluded.admitted, \
-                 refused = keyward_usage.refused + excluded.refused, \
-                 units = min(keyward_usage.units, 9223372036854775807 - excluded.units) \
-                 + excluded.units",
-            )?
-            .execute(params![
-                key,
-                self.hour,
-                count.admitted.cast_signed(),
-                count.refused.cast_signed(),
-                i64::try_from(count.units).unwrap_or(i64::MAX),
-            ])?;
+        let labels = count.labels.iter();
+        let labels = labels.map(|(label, counts)| (Some(*label), counts));
+        for (label, counts) in iter::once((None, &count.counts)).chain(labels) {
+            usage::add(connection, &key, label, self.hour, counts)?;
+        }
         if let Some(last_used_at) = count.last_used_at {
             connection
                 .prepare_cached(

@@ -40,6 +40,7 @@ pub const MIGRATIONS: &[(u32, &str)] = &[
     (14, include_str!("../migrations/0014_validity.sql")),
     (15, include_str!("../migrations/0015_addresses.sql")),
     (16, include_str!("../migrations/0016_credit_schedule.sql")),
+    (17, include_str!("../migrations/0017_usage_labels.sql")),
 ];
 
 /// The treatment of a file without keyward's tables.

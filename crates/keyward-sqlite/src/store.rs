@@ -12,8 +12,9 @@ use futures_channel::oneshot;
 use keyward::credits::{CreditOwner, Credits};
 use keyward::key::DigestScheme;
 use keyward::record::{Account, AuditEntry, KeyRecord};
-use keyward::replica::{Replica, UsageHour, UsageQuery};
+use keyward::replica::Replica;
 use keyward::store::{AuditQuery, Commit, KeyQuery, StoreError, StoreFuture};
+use keyward::usage::{KeyUsage, UsageQuery};
 use keyward::{AccountId, KeyId, Store};
 #[cfg(feature = "webhooks")]
 use keyward_webhooks::store::OutboxSignal;
@@ -335,8 +336,8 @@ impl Store for SqliteStore {
         })
     }
 
-    fn usage(&self, query: UsageQuery) -> StoreFuture<'_, Vec<UsageHour>> {
-        self.report(move |connection| usage::hours(connection, &query))
+    fn usage(&self, query: UsageQuery) -> StoreFuture<'_, Vec<KeyUsage>> {
+        self.report(move |connection| usage::page(connection, &query))
     }
 
     fn schemes(&self, now: SystemTime) -> StoreFuture<'_, Vec<(DigestScheme, u64)>> {

@@ -68,7 +68,7 @@
 //! - `serde`: what a management API shows is `Serialize`: [`KeyView`](crate::admin::KeyView),
 //!   [`KeyPage`](crate::admin::KeyPage), [`Leak`](crate::admin::Leak), [`AuditEntry`](crate::record::AuditEntry),
 //!   [`AuditPage`](crate::admin::AuditPage), [`Account`](crate::record::Account),
-//!   [`UsageHour`](crate::replica::UsageHour) and [`Credits`](crate::credits::Credits). The `impl Serialize` of the
+//!   [`KeyUsage`](crate::usage::KeyUsage) and [`Credits`](crate::credits::Credits). The `impl Serialize` of the
 //!   last three shows the JSON. Members have the names of the fields; those of a key's record stand beside its state.
 //!   A time is in milliseconds since the Unix epoch, and a missing value is `null`. A digest or a secret is never
 //!   written, nor what only a store needs. None of them is `Deserialize`: they come only from a store.
@@ -104,6 +104,7 @@ mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod throttle;
+pub mod usage;
 
 pub use crate::admin::{Actor, Grace, KeyAdmin, NewKey};
 pub use crate::environment::Environment;

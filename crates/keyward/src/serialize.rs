@@ -15,8 +15,9 @@ use crate::credits::{Credits, Refill};
 use crate::limit::{RateLimit, RateLimits};
 use crate::origin::OriginPolicy;
 use crate::record::{Account, AuditEntry, DisabledBy, KeyRecord};
-use crate::replica::UsageHour;
 use crate::scope::Scopes;
+use crate::usage::export::Object;
+use crate::usage::{KeyUsage, UsageSum};
 
 /// The number of fields without the digest and what only a store needs.
 const RECORD: usize = 24;
@@ -115,41 +116,47 @@ impl Serialize for Account {
     }
 }
 
-/// Serialises the counts of an hour, including the billable ones.
+/// Serialises the counts, including the billable ones, like
+/// [`write_json_lines`](crate::usage::write_json_lines).
 ///
 /// ```
-/// use keyward::{Environment, KeyId};
-/// use keyward::replica::UsageHour;
+/// use keyward::{AccountId, Environment, KeyId};
+/// use keyward::usage::KeyUsage;
 /// use serde_json::json;
 ///
-/// let id = KeyId::parse("key_0123456789ab")?;
-/// let mut hour = UsageHour::new(id, Environment::LIVE, 472_222);
-/// (hour.admitted, hour.refused, hour.units) = (10, 1, 25);
+/// let (acme, id) = (AccountId::parse("acme")?, KeyId::parse("key_0123456789ab")?);
+/// let mut usage = KeyUsage::new(acme, id, Environment::LIVE, 472_222);
+/// (usage.counts.admitted, usage.counts.refused, usage.counts.units) = (10, 1, 25);
 /// let expected = json!({
+///     "start": "2023-11-14T22:00:00Z",
+///     "hour": 472_222,
+///     "hours": 1,
+///     "account": "acme",
 ///     "key": "key_0123456789ab",
 ///     "environment": "live",
-///     "hour": 472_222,
+///     "label": null,
 ///     "admitted": 10,
 ///     "refused": 1,
+///     "client_errors": 0,
+///     "server_errors": 0,
+///     "unanswered": 0,
 ///     "units": 25,
 ///     "billable": 10,
 ///     "billable_units": 25,
 /// });
-/// assert_eq!(serde_json::to_value(hour)?, expected);
+/// assert_eq!(serde_json::to_value(usage)?, expected);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-impl Serialize for UsageHour {
+impl Serialize for KeyUsage {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let mut to = to.serialize_struct("UsageHour", 8)?;
-        to.serialize_field("key", &self.key.to_string())?;
-        to.serialize_field("environment", self.environment.as_str())?;
-        to.serialize_field("hour", &self.hour)?;
-        to.serialize_field("admitted", &self.admitted)?;
-        to.serialize_field("refused", &self.refused)?;
-        to.serialize_field("units", &self.units)?;
-        to.serialize_field("billable", &self.billable())?;
-        to.serialize_field("billable_units", &self.billable_units())?;
-        to.end()
+        Object(self).serialize(to)
+    }
+}
+
+/// Serialises a line of a bill like [`write_json_lines`](crate::usage::write_json_lines).
+impl Serialize for UsageSum {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        Object(self).serialize(to)
     }
 }
 

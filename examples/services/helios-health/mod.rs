@@ -243,7 +243,7 @@ async fn show_usage(helios: Arc<Helios>, person: Person, call: Call) -> Answered
         .admin
         .usage(&actor, account, Some(environment), ever)
         .await?;
-    let requests: u64 = hours.iter().map(|hour| hour.admitted).sum();
+    let requests: u64 = hours.iter().map(|hour| hour.counts.admitted).sum();
     Ok(Answer::ok(json!({ "requests": requests })))
 }
 

@@ -343,7 +343,7 @@ async fn a_secret_key_in_a_page_is_refused_and_recorded(world: Arc<World>) {
     let usage = world.site.admin.usage(&operator, &account, None, ever);
     let usage = block_on(usage).unwrap();
     let hours = usage.iter().filter(|hour| hour.key == *id);
-    let refused: u64 = hours.map(|hour| hour.refused).sum();
+    let refused: u64 = hours.map(|hour| hour.counts.refused).sum();
     assert_eq!(refused, 4);
 }
 

@@ -10,8 +10,9 @@ use keyward::environment::Environment;
 use keyward::ids::{AccountId, KeyId};
 use keyward::key::DigestScheme;
 use keyward::record::{Account, AuditEntry, KeyRecord};
-use keyward::replica::{Replica, UsageHour, UsageQuery};
+use keyward::replica::Replica;
 use keyward::store::{AuditQuery, Commit, KeyQuery, MemoryStore, Store, StoreFuture};
+use keyward::usage::{KeyUsage, UsageQuery};
 
 use crate::send::{
     Conclusion, DeliveryAttempt, DueDelivery, EndpointId, WebhookEndpoint, WebhookMessage,
@@ -90,7 +91,7 @@ impl Store for MemoryWebhooks {
         self.keys.credits(owner)
     }
 
-    fn usage(&self, query: UsageQuery) -> StoreFuture<'_, Vec<UsageHour>> {
+    fn usage(&self, query: UsageQuery) -> StoreFuture<'_, Vec<KeyUsage>> {
         self.keys.usage(query)
     }
 

@@ -24,6 +24,7 @@ pub(crate) mod rules;
 pub(crate) mod search;
 pub(crate) mod threads;
 pub(crate) mod update;
+pub(crate) mod usage;
 
 pub use self::actor::Actor;
 pub use self::admin::KeyAdmin;
@@ -34,3 +35,4 @@ pub use self::error::AdminError;
 pub use self::grace::Grace;
 pub use self::list::{AuditPage, KeyFilter, KeyPage, KeyView, Leak};
 pub use self::policy::{CreatePolicy, PolicyFuture};
+pub use self::usage::{UsageFilter, UsagePage};

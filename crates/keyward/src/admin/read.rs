@@ -1,21 +1,16 @@
-//! Lists keys, usage and the audit log, and finds leaked keys in a text.
+//! Lists keys and the audit log, and finds leaked keys in a text.
 
 use std::future::poll_fn;
 use std::mem;
-use std::ops::Range;
 use std::task::Poll;
-use std::time::SystemTime;
 
 use crate::admin::authority::Permitted;
 use crate::admin::search::{Found, Search};
 use crate::admin::{Actor, AdminError, AuditPage, KeyAdmin, KeyFilter, KeyPage, KeyView, Leak};
-use crate::clock::unix_time;
-use crate::environment::Environment;
 use crate::ids::{AccountId, KeyId};
 use crate::key::DigestScheme;
 use crate::record::AuditAction;
 use crate::replica::cached_key::CachedKey;
-use crate::replica::{UsageHour, UsageQuery};
 use crate::scope::Permission;
 use crate::store::{AuditQuery, KeyCursor, KeyQuery};
 
@@ -77,39 +72,6 @@ impl KeyAdmin {
             keys: keys.collect(),
             next,
         })
-    }
-
-    /// Returns how often an account's keys were used, by key and hour.
-    ///
-    /// An acting key sees the usage of its own environment. The period is widened to whole hours.
-    /// Requests count in the hour in which they were flushed, at most one flush interval late.
-    ///
-    /// # Errors
-    /// Returns an error if the actor lacks the permission, the account is unknown, or the store
-    /// fails.
-    pub async fn usage(
-        &self,
-        actor: &Actor,
-        account: &AccountId,
-        environment: Option<Environment>,
-        span: Range<SystemTime>,
-    ) -> Result<Vec<UsageHour>, AdminError> {
-        let permitted = self.permit_in(actor, Permission::Read, account).await;
-        let (_, permitted) = self
-            .audited(actor, AuditAction::Read)
-            .check(permitted)
-            .await?;
-        let Some(environment) = permitted.seen(environment) else {
-            return Ok(Vec::new());
-        };
-        self.store.flush().await?;
-        let query = UsageQuery {
-            account: account.clone(),
-            environment,
-            from: unix_time(span.start).as_secs() / 3600,
-            until: unix_time(span.end).as_secs().div_ceil(3600),
-        };
-        Ok(self.store.usage(query).await?)
     }
 
     /// Returns a page of the audit log, newest first, 100 lines each.

@@ -22,7 +22,16 @@ use crate::request::RequestHead;
 use crate::request::client::client_address;
 
 impl Gate {
-    pub(super) fn count(&self, entry: &CachedKey, admitted: bool, now: Duration) {
+    pub(super) fn count(
+        &self,
+        entry: &CachedKey,
+        admitted: bool,
+        now: Duration,
+        requirement: &Requirement,
+    ) {
+        if !admitted {
+            self.count_refused(entry, requirement);
+        }
         // Also if usage is not counted: the service may record units of its own.
         if let Some(usage_counter) = self.inner.replica.usage_counter(entry)
             && self.inner.counts_usage
@@ -32,11 +41,15 @@ impl Gate {
     }
 
     /// Counts a request as refused that was counted as admitted.
-    pub(super) fn uncount(&self, entry: &CachedKey) {
+    pub(super) fn uncount(&self, principal: &Principal, requirement: &Requirement) {
         if self.inner.counts_usage
-            && let Some(usage_counter) = entry.usage_counter()
+            && let Some(usage_counter) = principal.entry.usage_counter()
         {
             usage_counter.refuse_after_all();
+        }
+        // If an outer layer has a label, it counts the request when it sees the refusal.
+        if principal.label.is_none() {
+            self.count_refused(&principal.entry, requirement);
         }
     }
 
@@ -54,6 +67,7 @@ impl Gate {
         requirement: &Requirement,
     ) -> Admitted {
         note(&entry);
+        let (label, duty) = self.labelled(&entry, requirement).unzip();
         let is_listed = entry.grant.origins != OriginPolicy::Any;
         let cors_headers = self.cors_headers(requirement);
         let key_header = if self.inner.forwards_key {
@@ -69,11 +83,13 @@ impl Gate {
                 paid,
                 quota: None,
                 refund: None,
+                label,
             })),
             key_header,
             finish: Finish {
                 private: true,
                 charged: None,
+                duty: duty.unwrap_or_default(),
                 by_origin: is_listed && cors_headers.is_some(),
                 cors_headers,
                 by_key: self.varies(requirement),

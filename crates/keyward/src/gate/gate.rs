@@ -394,14 +394,14 @@ impl Gate {
             return self.conclude(proved, presented, request, requirement);
         }
         if let ControlFlow::Break(kind) = judged {
-            self.count(&entry, false, now.unix());
+            self.count(&entry, false, now.unix(), requirement);
             self.note_failure(kind, presented);
             return Decision::Ready(self.refuse_judged(kind, entry, request, requirement));
         }
         self.report(reported, &entry, requirement);
         let (location, cost) = (presented.location, Cost::first(requirement));
         if self.never_charges(&entry) {
-            self.count(&entry, true, now.unix());
+            self.count(&entry, true, now.unix(), requirement);
             return Decision::Ready(Verdict::Admit(self.admit(
                 entry,
                 location,
@@ -411,7 +411,7 @@ impl Gate {
         }
         let charging = self.charge(&entry, cost, now);
         self.after(charging, requirement, move |gate, paid, requirement| {
-            gate.count(&entry, paid.is_ok(), now.unix());
+            gate.count(&entry, paid.is_ok(), now.unix(), requirement);
             match paid {
                 Ok(charged) => {
                     let admitted = gate.admit(entry, location, cost, requirement);
@@ -458,8 +458,11 @@ impl Gate {
         } else {
             ControlFlow::Break(DenialKind::ForeignAccount)
         };
+        if let Some(label) = &principal.label {
+            self.relabel(label, requirement);
+        }
         if let ControlFlow::Break(kind) = judged {
-            self.uncount(entry);
+            self.uncount(principal, requirement);
             let entry = Arc::clone(entry);
             return Decision::Ready(self.refuse_judged(kind, entry, request, requirement));
         }
@@ -467,7 +470,12 @@ impl Gate {
         let more = principal.paid.beyond(requirement);
         let cors = self.cors_of_inner(entry, requirement);
         if more.is_nothing() {
-            return Decision::Ready(Verdict::Admit(Admitted::again(None, None, cors)));
+            let (label, duty) = self.labelled_inside(principal, requirement);
+            let principal = label.map(|label| Principal {
+                label: Some(label),
+                ..principal.clone()
+            });
+            return Decision::Ready(Verdict::Admit(Admitted::again(principal, None, duty, cors)));
         }
         let now = Moment::now(&**self.inner.replica.clock());
         let charging = self.charge(entry, more, now);
@@ -481,10 +489,12 @@ impl Gate {
                     if let Some(charged) = &mut charged {
                         charged.share_with(&mut principal);
                     }
-                    Verdict::Admit(Admitted::again(Some(principal), charged, cors))
+                    let (label, duty) = gate.labelled_inside(&principal, requirement);
+                    principal.label = label.or(principal.label);
+                    Verdict::Admit(Admitted::again(Some(principal), charged, duty, cors))
                 }
                 Err(short) => {
-                    gate.uncount(&principal.entry);
+                    gate.uncount(&principal, requirement);
                     gate.refuse_short(&short, principal.entry, requirement, now.unix())
                 }
             },

@@ -15,6 +15,7 @@ pub(crate) mod explain;
 )]
 pub(crate) mod gate;
 pub(crate) mod judge;
+pub(crate) mod labelled;
 pub(crate) mod later_charge;
 pub(crate) mod other_credential;
 pub(crate) mod peer;

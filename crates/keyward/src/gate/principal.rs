@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use crate::environment::Environment;
 use crate::gate::charging::Cost;
+use crate::gate::labelled::RequestLabel;
 use crate::gate::refund::RefundFlag;
 use crate::ids::{AccountId, KeyId};
 use crate::key::{Hint, KeyKind};
@@ -46,6 +47,8 @@ pub struct Principal {
     pub(crate) quota: Option<Quota>,
     /// Refunds the credits of the request, if it has paid any.
     pub(crate) refund: Option<RefundFlag>,
+    /// The label of the request, if a layer has one.
+    pub(crate) label: Option<Arc<RequestLabel>>,
 }
 
 impl Principal {
@@ -164,11 +167,16 @@ impl Principal {
 
     /// Records units of usage (metering), such as pages or minutes, for the key and hour.
     ///
+    /// They also count under the [label](crate::gate::Requirement::label) of the request.
+    ///
     /// They are kept in addition to the count of requests, and only those of live keys are
-    /// [billable](crate::replica::UsageHour::billable_units).
+    /// [billable](crate::usage::KeyUsage::billable_units).
     pub fn record(&self, units: u64) {
         if let Some(usage_counter) = self.entry.usage_counter() {
             usage_counter.record(units);
+        }
+        if let Some(label) = &self.label {
+            label.record(units);
         }
     }
 

@@ -12,6 +12,7 @@ use crate::key::KeyKind;
 use crate::reply::Reply;
 use crate::reply::replies::MissingScopes;
 use crate::scope::{Scope, ScopeCatalog, Scopes};
+use crate::usage::UsageLabel;
 
 /// The requirement of a route: scopes, environments, kinds of keys and cost.
 ///
@@ -42,6 +43,8 @@ pub struct Requirement {
     other: OtherCredential,
     cost: Option<u32>,
     credits: Option<u32>,
+    /// Boxed, as few routes have one.
+    label: Option<Box<UsageLabel>>,
     report_only: bool,
     grpc: bool,
     /// The CORS policy of the route; `None` for the gate's.
@@ -64,6 +67,7 @@ impl Requirement {
             other: OtherCredential::default(),
             cost: None,
             credits: None,
+            label: None,
             report_only: false,
             grpc: false,
             cors: None,
@@ -383,6 +387,53 @@ impl Requirement {
     pub fn credits(mut self, credits: u32) -> Self {
         self.credits = Some(credits);
         self
+    }
+
+    /// Counts the requests of this route under a label too, by outcome.
+    ///
+    /// [`KeyAdmin::usage_page`](crate::admin::KeyAdmin::usage_page) returns the counts by key, label and
+    /// hour, and [`KeyAdmin::usage_sums`](crate::admin::KeyAdmin::usage_sums) those of a bill. An
+    /// admitted request counts once its response is known: below 400, 4xx, 5xx, or none; a refused
+    /// one of a proved key counts as refused. The status is that of HTTP, also of gRPC calls. A
+    /// request that crosses several layers of a gate counts once, under the innermost label.
+    ///
+    /// The gates of a store count up to 32 labels in a process. Requests with any other label count
+    /// under [`UsageLabel::OTHER`], and a warning is logged.
+    ///
+    /// ```
+    /// # use std::time::{Duration, SystemTime};
+    /// # use keyward::{Actor, Requirement};
+    /// # use keyward::testing::{TestRequest, World, block_on};
+    /// # let world = World::new();
+    /// # let (admin, operator) = (world.admin(), world.operator());
+    /// let reports = Requirement::new().scope("reports").label("reports");
+    /// # let request = TestRequest::get().key(&world.key("kyc"));
+    /// assert_eq!(world.status(&request, reports), 403);
+    /// # let now = admin.now();
+    /// # let span = now - Duration::from_secs(3600)..now + Duration::from_secs(7200);
+    /// let sums = block_on(admin.usage_sums(&operator, None, span))?;
+    /// let label = sums.iter().find(|sum| sum.label.is_some_and(|label| label.as_str() == "reports"));
+    /// assert_eq!(label.map(|sum| sum.counts.refused), Some(1));
+    /// # Ok::<(), keyward::admin::AdminError>(())
+    /// ```
+    ///
+    /// # Panics
+    /// Panics if it is not a valid [`UsageLabel`]; the message names it.
+    #[track_caller]
+    #[expect(
+        clippy::panic,
+        reason = "a mistake in the program's own text, reported at startup"
+    )]
+    pub fn label(mut self, label: &str) -> Self {
+        match UsageLabel::parse(label) {
+            Ok(label) => self.label = Some(Box::new(label)),
+            Err(error) => panic!("{error}: {label:?}"),
+        }
+        self
+    }
+
+    pub(crate) fn own_label(&self) -> Option<UsageLabel> {
+        self.label.as_deref().copied()
     }
 
     /// Returns the reply of a gate for a missing scope, rendered once.

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use crate::gate::charging::Charged;
 use crate::gate::cors::CorsHeaders;
 use crate::gate::drain::UnreadBody;
+use crate::gate::labelled::LabelDuty;
 use crate::gate::{BodyDrain, Denial, Pending, Principal};
+use crate::replica::usage::Outcome;
 use crate::reply::cache::{keep_private, vary_by};
 use crate::reply::{Reply, ResponseHead};
 
@@ -118,6 +120,7 @@ impl Admitted {
     pub(crate) fn again(
         principal: Option<Principal>,
         charged: Option<Charged>,
+        duty: LabelDuty,
         (cors_headers, by_origin): (Option<CorsHeaders>, bool),
     ) -> Self {
         Self {
@@ -125,6 +128,7 @@ impl Admitted {
             key_header: KeyHeaderAction::None,
             finish: Finish {
                 charged,
+                duty,
                 cors_headers,
                 by_origin,
                 ..Finish::default()
@@ -203,6 +207,7 @@ pub struct Finish {
     /// A flag for responses to requests with a key.
     pub(crate) private: bool,
     pub(crate) charged: Option<Charged>,
+    pub(crate) duty: LabelDuty,
     pub(crate) cors_headers: Option<CorsHeaders>,
     /// A flag for responses that depend on the `Origin` header.
     pub(crate) by_origin: bool,
@@ -218,6 +223,11 @@ impl Finish {
         if self.private {
             keep_private(response);
         }
+        self.duty.settle(if response.is_denied() {
+            Outcome::Refused
+        } else {
+            Outcome::of_status(response.status())
+        });
         // In place: it is large, and most requests have none.
         if let Some(charged) = &mut self.charged {
             charged.settle(response);
@@ -235,7 +245,8 @@ impl Finish {
     }
 
     /// Refunds the charges, as the request cannot be passed on.
-    pub fn give_back(self) {
+    pub fn give_back(mut self) {
+        self.duty.settle(Outcome::ServerError);
         if let Some(mut charged) = self.charged {
             charged.give_back();
         }

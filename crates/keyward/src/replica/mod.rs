@@ -20,4 +20,4 @@ pub(crate) mod usage;
 pub use self::credit_cache::DeferredWake;
 pub use self::poll::{Poll, ReplicaError, ReplicaErrorKind, Revision};
 pub use self::replica::Replica;
-pub use self::usage::{Rehash, UsageCount, UsageHour, UsageQuery};
+pub use self::usage::{Rehash, UsageCount};

@@ -22,6 +22,7 @@ use crate::replica::usage::{SharedCounter, UsageCounter, UsageCounters};
 use crate::replica::{Poll, Rehash, UsageCount};
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
+use crate::usage::label::LabelNames;
 
 const DEFAULT_CEILING: usize = 1_000_000;
 
@@ -67,6 +68,7 @@ pub(super) struct Inner {
     /// Held by the thread that gets the feed next.
     pub(super) feed_turn: Mutex<()>,
     pub(super) usage_counters: UsageCounters,
+    labels: LabelNames,
     /// The number of dead keys in memory.
     pub(super) dead: AtomicUsize,
     pub(super) moves: AtomicU64,
@@ -113,6 +115,7 @@ impl Replica {
                 feed: Mutex::new(Feed::of(WeakReplica(Weak::clone(inner)))),
                 feed_turn: Mutex::default(),
                 usage_counters: UsageCounters::default(),
+                labels: LabelNames::default(),
                 dead: AtomicUsize::new(0),
                 moves: AtomicU64::new(0),
                 redigested: Mutex::default(),
@@ -260,14 +263,20 @@ impl Replica {
     /// let replica = world.store().replica();
     /// assert_eq!(world.status(&request, Requirement::new()), 200);
     /// let counts = replica.take_usage();
-    /// assert_eq!((counts[0].admitted, counts[0].refused), (1, 0));
+    /// assert_eq!((counts[0].counts.admitted, counts[0].counts.refused), (1, 0));
     /// assert!(replica.take_usage().is_empty());
     /// ```
     #[must_use]
     pub fn take_usage(&self) -> Vec<UsageCount> {
         let mut counts: Vec<_> = self.take_usage_in_parts().flatten().collect();
         counts.sort_unstable_by_key(|count| count.key);
-        counts.dedup_by(|next, first| next.key == first.key && first.add(next));
+        counts.dedup_by(|next, first| {
+            let is_same = next.key == first.key;
+            if is_same {
+                first.add(next);
+            }
+            is_same
+        });
         counts
     }
 
@@ -289,7 +298,8 @@ impl Replica {
             if below == Some(0) {
                 return None;
             }
-            let (counts, rest) = replica.inner.usage_counters.take_part(below);
+            let inner = &replica.inner;
+            let (counts, rest) = inner.usage_counters.take_part(below, &inner.labels);
             below = Some(rest);
             Some(counts)
         })
@@ -553,6 +563,11 @@ impl Replica {
             }
         }
         entry.usage_counter()
+    }
+
+    /// Returns the labels under which requests are counted.
+    pub(crate) fn labels(&self) -> &LabelNames {
+        &self.inner.labels
     }
 
     /// Returns how often keys have moved to another digest. The number is odd during a move.

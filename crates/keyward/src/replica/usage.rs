@@ -1,16 +1,17 @@
 //! Usage metering: counters in memory, which the store collects.
 
 use std::fmt;
+use std::iter;
 use std::mem;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use once_cell::race::OnceBox;
 
 use crate::clock::Clock;
-use crate::environment::Environment;
-use crate::ids::{AccountId, KeyId};
+use crate::ids::KeyId;
 use crate::key::KeyDigest;
 use crate::key::digest::DigestBytes;
 use crate::limit::BucketOwner;
@@ -21,99 +22,47 @@ use crate::replica::key_buckets::KeyBuckets;
 use crate::sync;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::usage::label::{LabelNames, LabelNumber};
+use crate::usage::{RequestCounts, UsageLabel};
 
 /// The usage of a key counted since the last collection.
 ///
 /// See [`Replica::take_usage`](crate::replica::Replica::take_usage).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "a store takes it apart")]
 pub struct UsageCount {
     /// The key.
     pub key: KeyId,
-    /// The number of admitted requests.
-    pub admitted: u64,
-    /// The number of requests that were refused although the key was proved.
-    ///
-    /// An expired key is an example.
-    pub refused: u64,
-    /// The units that the service recorded with
-    /// [`Principal::record`](crate::gate::Principal::record).
-    pub units: u64,
+    /// The counts of all requests, whose outcomes are not known.
+    pub counts: RequestCounts,
+    /// The counts of the requests with a label, each label once.
+    pub labels: Vec<(UsageLabel, RequestCounts)>,
     /// The time of the last admitted request, to the second.
     pub last_used_at: Option<SystemTime>,
 }
 
 impl UsageCount {
-    pub(crate) fn add(&mut self, other: &Self) -> bool {
-        self.admitted += other.admitted;
-        self.refused += other.refused;
-        self.units = self.units.saturating_add(other.units);
-        self.last_used_at = self.last_used_at.max(other.last_used_at);
-        true
-    }
-}
-
-/// The metered usage of a key within an hour.
-///
-/// ```
-/// use keyward::{Environment, KeyId};
-/// use keyward::replica::UsageHour;
-///
-/// let mut hour = UsageHour::new(KeyId::random()?, Environment::TEST, 472_222);
-/// (hour.admitted, hour.units) = (10, 25);
-/// assert_eq!((hour.billable(), hour.billable_units()), (0, 0)); // the `test` environment is free
-/// # Ok::<(), keyward::key::RandomError>(())
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct UsageHour {
-    /// The key.
-    pub key: KeyId,
-    /// The environment of the key.
-    pub environment: Environment,
-    /// The hour, counted from the Unix epoch.
-    pub hour: u64,
-    /// The number of admitted requests.
-    pub admitted: u64,
-    /// The number of requests that were refused although the key was proved.
-    pub refused: u64,
-    /// The units that the service recorded with
-    /// [`Principal::record`](crate::gate::Principal::record).
-    pub units: u64,
-}
-
-impl UsageHour {
-    /// Creates an hour without usage.
+    /// Creates an empty count.
     #[must_use]
-    pub fn new(key: KeyId, environment: Environment, hour: u64) -> Self {
+    pub fn new(key: KeyId) -> Self {
         Self {
             key,
-            environment,
-            hour,
-            admitted: 0,
-            refused: 0,
-            units: 0,
+            counts: RequestCounts::default(),
+            labels: Vec::new(),
+            last_used_at: None,
         }
     }
 
-    /// Returns the billable requests: the admitted ones of live keys.
-    #[must_use]
-    pub fn billable(&self) -> u64 {
-        self.if_live(self.admitted)
-    }
-
-    /// Returns the billable units, which are those of live keys.
-    #[must_use]
-    pub fn billable_units(&self) -> u64 {
-        self.if_live(self.units)
-    }
-
-    fn if_live(&self, count: u64) -> u64 {
-        if self.environment == Environment::LIVE {
-            count
-        } else {
-            0
+    /// Adds the counts of the same key that were taken later.
+    pub fn add(&mut self, later: &Self) {
+        self.counts += later.counts;
+        for (label, counts) in &later.labels {
+            match self.labels.iter_mut().find(|(own, _)| own == label) {
+                Some((_, sum)) => *sum += *counts,
+                None => self.labels.push((*label, *counts)),
+            }
         }
+        self.last_used_at = self.last_used_at.max(later.last_used_at);
     }
 }
 
@@ -136,20 +85,6 @@ impl fmt::Debug for Rehash {
     }
 }
 
-/// A query for usage. See [`Store::usage`](crate::store::Store::usage).
-#[derive(Clone, Debug)]
-#[expect(clippy::exhaustive_structs, reason = "a store takes it apart")]
-pub struct UsageQuery {
-    /// The account that owns the keys.
-    pub account: AccountId,
-    /// Restricts the result to this environment.
-    pub environment: Option<Environment>,
-    /// The first hour, counted from the Unix epoch.
-    pub from: u64,
-    /// The end, exclusive: the first hour after the range.
-    pub until: u64,
-}
-
 /// The counters of a used key, and the buckets of its rotation chain.
 pub(crate) struct UsageCounter {
     key: KeyId,
@@ -162,6 +97,127 @@ pub(crate) struct UsageCounter {
     credit_cache: OnceLock<Arc<CreditCache>>,
     /// The current digest of the key, if it was rehashed after its first use.
     moved_to: ArcSwapOption<DigestBytes>,
+    /// The counters of its labels, if it was used with any.
+    labels: OnceBox<LabelCounter>,
+}
+
+/// The counters of a key for a label, in a list of such counters.
+pub(crate) struct LabelCounter {
+    label: LabelNumber,
+    succeeded: AtomicU32,
+    client_errors: AtomicU32,
+    server_errors: AtomicU32,
+    unanswered: AtomicU32,
+    refused: AtomicU32,
+    units: AtomicU64,
+    next: OnceBox<LabelCounter>,
+}
+
+/// The outcome of a request with a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The response has a status below 400.
+    Succeeded,
+    ClientError,
+    ServerError,
+    /// There was no response.
+    Unanswered,
+    /// The gate refused it, although the key was proved.
+    Refused,
+}
+
+impl Outcome {
+    pub(crate) fn of_status(status: u16) -> Self {
+        match status {
+            ..400 => Self::Succeeded,
+            400..500 => Self::ClientError,
+            500.. => Self::ServerError,
+        }
+    }
+}
+
+impl LabelCounter {
+    fn new(label: LabelNumber) -> Self {
+        Self {
+            label,
+            succeeded: AtomicU32::new(0),
+            client_errors: AtomicU32::new(0),
+            server_errors: AtomicU32::new(0),
+            unanswered: AtomicU32::new(0),
+            refused: AtomicU32::new(0),
+            units: AtomicU64::new(0),
+            next: OnceBox::new(),
+        }
+    }
+
+    pub(crate) fn count(&self, outcome: Outcome) {
+        let counter = match outcome {
+            Outcome::Succeeded => &self.succeeded,
+            Outcome::ClientError => &self.client_errors,
+            Outcome::ServerError => &self.server_errors,
+            Outcome::Unanswered => &self.unanswered,
+            Outcome::Refused => &self.refused,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn record(&self, units: u64) {
+        add_saturating(&self.units, units);
+    }
+
+    fn take(&self) -> RequestCounts {
+        let [succeeded, client_errors, server_errors, unanswered, refused] = [
+            &self.succeeded,
+            &self.client_errors,
+            &self.server_errors,
+            &self.unanswered,
+            &self.refused,
+        ]
+        .map(take);
+        RequestCounts {
+            admitted: succeeded + client_errors + server_errors + unanswered,
+            refused,
+            client_errors,
+            server_errors,
+            unanswered,
+            units: take_all(&self.units),
+        }
+    }
+
+    fn counts_something(&self) -> bool {
+        let counters = [
+            &self.succeeded,
+            &self.client_errors,
+            &self.server_errors,
+            &self.unanswered,
+            &self.refused,
+        ];
+        counters
+            .into_iter()
+            .any(|counter| counter.load(Ordering::Relaxed) > 0)
+            || self.units.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// Takes a counter. Most are unused, and a write would dirty their memory.
+fn take(counter: &AtomicU32) -> u64 {
+    match counter.load(Ordering::Relaxed) {
+        0 => 0,
+        _ => u64::from(counter.swap(0, Ordering::Relaxed)),
+    }
+}
+
+fn take_all(counter: &AtomicU64) -> u64 {
+    match counter.load(Ordering::Relaxed) {
+        0 => 0,
+        _ => counter.swap(0, Ordering::Relaxed),
+    }
+}
+
+/// Adds units; the sum stops at the maximum.
+fn add_saturating(counter: &AtomicU64, units: u64) {
+    let add = |sum: u64| Some(sum.saturating_add(units));
+    _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
 }
 
 impl UsageCounter {
@@ -175,7 +231,26 @@ impl UsageCounter {
             last_used: AtomicU32::new(0),
             admitted: AtomicU32::new(0),
             refused: AtomicU32::new(0),
+            labels: OnceBox::new(),
         }
+    }
+
+    /// Returns the counters of a label, creating them if necessary.
+    ///
+    /// There are few labels, so a list is short.
+    pub(crate) fn label(&self, label: LabelNumber) -> &LabelCounter {
+        let mut place = &self.labels;
+        loop {
+            let found = place.get_or_init(|| Box::new(LabelCounter::new(label)));
+            if found.label == label {
+                return found;
+            }
+            place = &found.next;
+        }
+    }
+
+    fn labels(&self) -> impl Iterator<Item = &LabelCounter> {
+        iter::successors(self.labels.get(), |counter| counter.next.get())
     }
 
     pub(crate) fn count(&self, admitted: bool, now: Duration) {
@@ -192,11 +267,7 @@ impl UsageCounter {
     }
 
     pub(crate) fn record(&self, units: u64) {
-        // Saturates instead of overflowing.
-        let add = |sum: u64| Some(sum.saturating_add(units));
-        _ = self
-            .units
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        add_saturating(&self.units, units);
     }
 
     /// Returns the buckets of the key, creating them if necessary. A rotated key was given those of
@@ -259,25 +330,27 @@ impl UsageCounter {
     fn counts_something(&self) -> bool {
         let counted =
             [&self.admitted, &self.refused].map(|counter| counter.load(Ordering::Relaxed));
-        counted != [0, 0] || self.units.load(Ordering::Relaxed) > 0
+        counted != [0, 0]
+            || self.units.load(Ordering::Relaxed) > 0
+            || self.labels().any(LabelCounter::counts_something)
     }
 
     /// Takes the counts; `None` if there are none.
-    pub(crate) fn take(&self) -> Option<UsageCount> {
-        let take = |counter: &AtomicU32| match counter.load(Ordering::Relaxed) {
-            0 => 0, // Read first: most are unused, and a write would dirty their memory.
-            _ => u64::from(counter.swap(0, Ordering::Relaxed)),
+    pub(crate) fn take(&self, names: &LabelNames) -> Option<UsageCount> {
+        let counts = RequestCounts {
+            admitted: take(&self.admitted),
+            refused: take(&self.refused),
+            units: take_all(&self.units),
+            ..RequestCounts::default()
         };
-        let (admitted, refused) = (take(&self.admitted), take(&self.refused));
-        let units = match self.units.load(Ordering::Relaxed) {
-            0 => 0,
-            _ => self.units.swap(0, Ordering::Relaxed),
-        };
-        (admitted + refused > 0 || units > 0).then(|| UsageCount {
+        let labels = self
+            .labels()
+            .map(|counter| (names.name(counter.label), counter.take()));
+        let labels: Vec<_> = labels.filter(|(_, counts)| !counts.is_zero()).collect();
+        (!counts.is_zero() || !labels.is_empty()).then(|| UsageCount {
             key: self.key,
-            admitted,
-            refused,
-            units,
+            counts,
+            labels,
             last_used_at: self.last_used(),
         })
     }
@@ -328,7 +401,11 @@ impl UsageCounters {
     /// Takes the counts of the [`PART`] counters before a position, or of the last ones.
     ///
     /// Also returns the position for the next part.
-    pub(crate) fn take_part(&self, below: Option<usize>) -> (Vec<UsageCount>, usize) {
+    pub(crate) fn take_part(
+        &self,
+        below: Option<usize>,
+        names: &LabelNames,
+    ) -> (Vec<UsageCount>, usize) {
         let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
         let below = below.unwrap_or_else(|| {
             listed.gather(&self.new);
@@ -337,7 +414,7 @@ impl UsageCounters {
         // Backwards, because counters only move to the front when others are removed.
         let from = below.saturating_sub(PART);
         let mut counts = Vec::new();
-        take_from(&mut listed.all, from..below, &mut counts);
+        take_from(&mut listed.all, from..below, names, &mut counts);
         (counts, from)
     }
 
@@ -376,14 +453,19 @@ impl Listed {
 }
 
 /// Takes the counts of a range of counters, and drops the counters that nothing else holds.
-fn take_from(all: &mut Vec<SharedCounter>, part: Range<usize>, counts: &mut Vec<UsageCount>) {
+fn take_from(
+    all: &mut Vec<SharedCounter>,
+    part: Range<usize>,
+    names: &LabelNames,
+    counts: &mut Vec<UsageCount>,
+) {
     for place in part.rev() {
         let Some(usage_counter) = all.get_mut(place) else {
             continue;
         };
         // In this order, so that the counts of the last holder are taken as well.
         let is_held = last_of(usage_counter).is_none();
-        counts.extend(usage_counter.take());
+        counts.extend(usage_counter.take(names));
         if !is_held {
             drop(all.swap_remove(place));
         }
@@ -415,11 +497,11 @@ mod every_order {
                 own.count(true, Duration::from_secs(1));
             });
             let mut counts = Vec::new();
-            take_from(&mut all, 0..1, &mut counts);
+            take_from(&mut all, 0..1, &LabelNames::default(), &mut counts);
             request.join().unwrap();
-            take_from(&mut all, 0..1, &mut counts);
+            take_from(&mut all, 0..1, &LabelNames::default(), &mut counts);
             assert!(all.is_empty());
-            let admitted: u64 = counts.iter().map(|count| count.admitted).sum();
+            let admitted: u64 = counts.iter().map(|count| count.counts.admitted).sum();
             assert_eq!(admitted, 2);
         });
     }

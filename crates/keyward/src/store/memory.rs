@@ -12,10 +12,11 @@ use crate::credits::{CreditOwner, Credits, Unspent};
 use crate::ids::{AccountId, KeyId};
 use crate::key::DigestScheme;
 use crate::record::{Account, AuditEntry, KeyRecord};
-use crate::replica::{Replica, Revision, UsageCount, UsageHour, UsageQuery};
+use crate::replica::{Replica, Revision, UsageCount};
 use crate::store::{
     AuditQuery, Commit, KeyCursor, KeyQuery, Store, StoreError, StoreErrorKind, StoreFuture,
 };
+use crate::usage::{KeyUsage, UsageCursor, UsageQuery};
 
 /// A store that keeps everything in memory, for tests.
 ///
@@ -40,7 +41,7 @@ struct Rows {
     tokens: HashMap<(AccountId, String), KeyId>,
     credits: HashMap<CreditOwner, Credits>,
     audit: Vec<AuditEntry>,
-    usage: BTreeMap<(u64, KeyId), UsageHour>,
+    usage: BTreeMap<UsageCursor, KeyUsage>,
 }
 
 impl MemoryStore {
@@ -248,19 +249,8 @@ impl Store for MemoryStore {
         })
     }
 
-    fn usage(&self, query: UsageQuery) -> StoreFuture<'_, Vec<UsageHour>> {
-        Box::pin(async move {
-            let rows = self.rows();
-            let own = |hour: &&UsageHour| {
-                let key = rows.keys.get(&hour.key);
-                key.is_some_and(|key| key.account == query.account)
-                    && query
-                        .environment
-                        .is_none_or(|environment| environment == hour.environment)
-                    && (query.from..query.until).contains(&hour.hour)
-            };
-            Ok(rows.usage.values().filter(own).copied().collect())
-        })
+    fn usage(&self, query: UsageQuery) -> StoreFuture<'_, Vec<KeyUsage>> {
+        Box::pin(async move { Ok(query.select(self.rows().usage.values())) })
     }
 
     fn audit(&self, query: AuditQuery) -> StoreFuture<'_, Vec<AuditEntry>> {
@@ -313,11 +303,17 @@ impl Rows {
                 continue;
             };
             key.last_used_at = key.last_used_at.max(count.last_used_at);
-            let empty = UsageHour::new(key.id, key.environment, hour);
-            let kept = self.usage.entry((hour, key.id)).or_insert(empty);
-            kept.admitted += count.admitted;
-            kept.refused += count.refused;
-            kept.units = kept.units.saturating_add(count.units);
+            let empty = KeyUsage::new(key.account.clone(), key.id, key.environment, hour);
+            let labels = count.labels.iter();
+            let labels = labels.map(|(label, counts)| (Some(*label), *counts));
+            for (label, counts) in [(None, count.counts)].into_iter().chain(labels) {
+                let empty = KeyUsage {
+                    label,
+                    ..empty.clone()
+                };
+                let kept = self.usage.entry(empty.cursor()).or_insert(empty);
+                kept.counts += counts;
+            }
         }
     }
 

@@ -9,8 +9,9 @@ use crate::credits::{CreditOwner, Credits};
 use crate::ids::{AccountId, KeyId};
 use crate::key::DigestScheme;
 use crate::record::{Account, AuditEntry, KeyRecord};
-use crate::replica::{Replica, UsageHour, UsageQuery};
+use crate::replica::Replica;
 use crate::store::{AuditQuery, Commit, KeyQuery, StoreError};
+use crate::usage::{KeyUsage, UsageQuery};
 
 /// The future of a [`Store`] method. An outage is an error, never "not found".
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -30,10 +31,11 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 /// use keyward::credits::{CreditOwner, Credits};
 /// use keyward::key::DigestScheme;
 /// use keyward::record::{Account, AuditEntry, KeyRecord};
-/// use keyward::replica::{Replica, Revision, UsageHour, UsageQuery};
+/// use keyward::replica::{Replica, Revision};
 /// use keyward::store::{
 ///     AuditQuery, Commit, CreateToken, KeyCursor, KeyQuery, StoreError, StoreErrorKind, StoreFuture,
 /// };
+/// use keyward::usage::{KeyUsage, UsageQuery};
 ///
 /// #[derive(Debug)]
 /// struct VecStore {
@@ -49,7 +51,7 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///     tokens: Vec<CreateToken>,
 ///     credits: HashMap<CreditOwner, Credits>,
 ///     audit: Vec<AuditEntry>,
-///     usage: Vec<UsageHour>,
+///     usage: Vec<KeyUsage>,
 /// }
 ///
 /// impl VecStore {
@@ -218,9 +220,14 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///         for count in self.replica.take_usage() {
 ///             let Some(key) = rows.keys.iter_mut().find(|key| key.id == count.key) else { continue };
 ///             key.last_used_at = key.last_used_at.max(count.last_used_at);
-///             let mut used = UsageHour::new(key.id, key.environment, hour);
-///             (used.admitted, used.refused, used.units) = (count.admitted, count.refused, count.units);
-///             rows.usage.push(used); // a real store adds it to the row of that hour
+///             let used = KeyUsage::new(key.account.clone(), key.id, key.environment, hour);
+///             let all = [(None, count.counts)].into_iter();
+///             let labels = count.labels.into_iter().map(|(label, counts)| (Some(label), counts));
+///             for (label, counts) in all.chain(labels) {
+///                 let mut used = used.clone();
+///                 (used.label, used.counts) = (label, counts);
+///                 rows.usage.push(used); // a real store adds it to the row of that hour
+///             }
 ///         }
 ///         for unspent in self.replica.take_unspent(false) {
 ///             if let Some(credits) = rows.credits.get_mut(&unspent.owner) {
@@ -257,15 +264,10 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///         Box::pin(async { Ok(found) })
 ///     }
 ///
-///     fn usage(&self, query: UsageQuery) -> StoreFuture<'_, Vec<UsageHour>> {
-///         let rows = self.rows.lock().unwrap();
-///         let owned = |id| rows.keys.iter().any(|key| key.id == id && key.account == query.account);
-///         let wanted = |row: &&UsageHour| {
-///             (query.from..query.until).contains(&row.hour)
-///                 && query.environment.is_none_or(|environment| environment == row.environment)
-///                 && owned(row.key)
-///         };
-///         let found = rows.usage.iter().filter(wanted).copied().collect();
+///     fn usage(&self, query: UsageQuery) -> StoreFuture<'_, Vec<KeyUsage>> {
+///         let mut rows = self.rows.lock().unwrap();
+///         rows.usage.sort_by_key(KeyUsage::cursor);
+///         let found = query.select(&rows.usage);
 ///         Box::pin(async { Ok(found) })
 ///     }
 ///
@@ -348,11 +350,15 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Returns an error if the store cannot answer.
     fn credits(&self, owner: CreditOwner) -> StoreFuture<'_, Option<Credits>>;
 
-    /// Returns how often keys were used, by key and hour, as of the last flush.
+    /// Returns how often keys were used, as of the last flush.
+    ///
+    /// The rows are sorted by key, then by label, then by hour, as
+    /// [`UsageCursor`](crate::usage::UsageCursor) is. [`UsageQuery::select`] says exactly which are
+    /// returned.
     ///
     /// # Errors
     /// Returns an error if the store cannot answer.
-    fn usage(&self, query: UsageQuery) -> StoreFuture<'_, Vec<UsageHour>>;
+    fn usage(&self, query: UsageQuery) -> StoreFuture<'_, Vec<KeyUsage>>;
 
     /// Returns the number of keys per digest scheme, without keys revoked or expired at `now`.
     ///
@@ -400,7 +406,7 @@ impl<S: Store + ?Sized> Store for Arc<S> {
         (**self).credits(owner)
     }
 
-    fn usage(&self, query: UsageQuery) -> StoreFuture<'_, Vec<UsageHour>> {
+    fn usage(&self, query: UsageQuery) -> StoreFuture<'_, Vec<KeyUsage>> {
         (**self).usage(query)
     }
 

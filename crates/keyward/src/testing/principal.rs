@@ -218,6 +218,7 @@ impl TestPrincipal {
             paid: Cost::default(),
             quota: self.quota,
             refund: Some(RefundFlag::new()),
+            label: None,
         }
     }
 }

@@ -26,13 +26,14 @@ use crate::origin::OriginPolicy;
 use crate::record::{
     Account, AccountStatus, AdminErrorKind, AuditAction, AuditEntry, KeyRecord, KeyState, Metadata,
 };
-use crate::replica::{Replica, UsageHour, UsageQuery};
+use crate::replica::Replica;
 use crate::request::KeyLocation;
 use crate::scheme::KeyScheme;
 use crate::scope::{Permission, ScopeCatalog, Scopes};
 use crate::store::{AuditQuery, Commit, KeyCursor, KeyQuery, Store, StoreFuture};
 use crate::testing::suites::Open;
 use crate::testing::{TestRequest, block_on};
+use crate::usage::{KeyUsage, UsageQuery};
 
 /// Tests the life of keys over a store: creation, permissions, changes, rotation, revocation, the audit log.
 ///
@@ -1586,7 +1587,11 @@ fn a_request_that_is_refused_further_inside_counts_as_refused(open: Open<'_>) {
     let span = SystemTime::UNIX_EPOCH..world.after(3600);
     let usage = block_on(world.admin.usage(&world.user, &world.acme, None, span)).unwrap();
     assert_eq!(
-        (usage[0].admitted, usage[0].refused, usage[0].billable()),
+        (
+            usage[0].counts.admitted,
+            usage[0].counts.refused,
+            usage[0].billable()
+        ),
         (0, 1, 0)
     );
 }
@@ -1642,7 +1647,7 @@ impl Store for Between {
         self.store.flush()
     }
 
-    fn usage(&self, query: UsageQuery) -> StoreFuture<'_, Vec<UsageHour>> {
+    fn usage(&self, query: UsageQuery) -> StoreFuture<'_, Vec<KeyUsage>> {
         self.store.usage(query)
     }
 
@@ -1831,7 +1836,10 @@ fn a_list_tells_all_there_is_to_tell_and_shows_traffic_move(open: Open<'_>) {
     // Usage answers the same question, by hour.
     let span = SystemTime::UNIX_EPOCH..world.after(3600);
     let usage = block_on(world.admin.usage(&world.user, &world.acme, None, span)).unwrap();
-    let mut counted: Vec<_> = usage.iter().map(|hour| (hour.key, hour.admitted)).collect();
+    let mut counted: Vec<_> = usage
+        .iter()
+        .map(|hour| (hour.key, hour.counts.admitted))
+        .collect();
     counted.sort_unstable();
     let mut expected = [(old.record.id, 1), (new.record.id, 1)];
     expected.sort_unstable();

@@ -1549,7 +1549,7 @@ fn units_are_recorded_per_key_and_billed_for_live_keys(open: Open<'_>) {
             } else {
                 0
             };
-            assert_eq!((hour.units, hour.billable_units()), (47, billed));
+            assert_eq!((hour.counts.units, hour.billable_units()), (47, billed));
         }
     }
 }

@@ -7,6 +7,7 @@
 mod key_lifecycle;
 mod limits;
 mod store;
+mod usage;
 mod validity;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::store::Store;
 pub use self::key_lifecycle::key_lifecycle;
 pub use self::limits::{limiter, limits};
 pub use self::store::store;
+pub use self::usage::usage;
 pub use self::validity::validity;
 
 /// Opens a new, empty store on a clock.
@@ -28,6 +30,7 @@ pub mod promises {
     pub use super::key_lifecycle::promises as key_lifecycle;
     pub use super::limits::promises as limits;
     pub use super::store::promises as store;
+    pub use super::usage::promises as usage;
     pub use super::validity::promises as validity;
 }
 
@@ -59,6 +62,7 @@ macro_rules! __suites {
         $crate::__key_lifecycle_promises!(__test_promises $open);
         $crate::__limits_promises!(__test_promises $open);
         $crate::__validity_promises!(__test_promises $open);
+        $crate::__usage_promises!(__test_promises $open);
     };
 }
 

@@ -19,7 +19,6 @@ use crate::record::{
     Account, AccountStatus, AdminErrorKind, AuditAction, AuditEntry, DisabledBy, KeyRecord,
     KeyState, KeyStatus, Metadata,
 };
-use crate::replica::UsageQuery;
 use crate::scheme::KeyScheme;
 use crate::scope::Scopes;
 use crate::store::{
@@ -28,6 +27,7 @@ use crate::store::{
 };
 use crate::testing::suites::Open;
 use crate::testing::{TestRequest, block_on, decided};
+use crate::usage::UsageQuery;
 
 /// Tests what the gate and the admin rely on: commits are atomic, in force when they return, and conflict
 /// where something has changed.
@@ -598,19 +598,18 @@ fn counts_every_use_once(open: Open<'_>) {
     )
     .unwrap();
     let query = |account: &str, environment, hours: std::ops::Range<u64>| {
+        let account = AccountId::parse(account).unwrap();
         let query = UsageQuery {
-            account: AccountId::parse(account).unwrap(),
             environment,
-            from: hours.start,
-            until: hours.end,
+            ..UsageQuery::of(Some(account), hours)
         };
         let hours = block_on(store.usage(query)).unwrap();
         hours
             .iter()
             .fold((0, 0, 0), |(admitted, refused, billable), hour| {
                 (
-                    admitted + hour.admitted,
-                    refused + hour.refused,
+                    admitted + hour.counts.admitted,
+                    refused + hour.counts.refused,
                     billable + hour.billable(),
                 )
             })

@@ -1,0 +1,84 @@
+//! Hours, days and months in UTC.
+
+/// The hours of a day.
+const DAY: u64 = 24;
+
+/// Returns the first hour of the day of an hour, both counted from the Unix epoch.
+#[cfg(test)]
+pub(crate) fn day_of(hour: u64) -> u64 {
+    hour - hour % DAY
+}
+
+/// Returns the first hour of the month (UTC) of an hour, both counted from the Unix epoch.
+#[cfg(test)]
+pub(crate) fn month_of(hour: u64) -> u64 {
+    let days = hour / DAY;
+    let (.., day) = civil(days);
+    (days - u64::from(day - 1)) * DAY
+}
+
+/// Returns the first hour of the next month.
+#[cfg(test)]
+pub(crate) fn next_month(hour: u64) -> u64 {
+    // No month has more than 31 days, and none has fewer than 28.
+    month_of(month_of(hour) + 31 * DAY)
+}
+
+/// Returns an hour as a time in RFC 3339, such as `2026-11-29T07:00:00Z`.
+pub(crate) fn rfc3339(hour: u64) -> String {
+    let (year, month, day) = civil(hour / DAY);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:00:00Z", hour % DAY)
+}
+
+/// Returns the year, month and day of a number of days since the Unix epoch.
+///
+/// See "chrono-Compatible Low-Level Date Algorithms" by Howard Hinnant, `civil_from_days`.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a day of an era is below 146,097"
+)]
+fn civil(days: u64) -> (u64, u32, u32) {
+    let days = days.saturating_add(719_468);
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let shifted = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 {
+        shifted + 3
+    } else {
+        shifted - 9
+    };
+    let year = year + era * 400 + u64::from(month <= 2);
+    (year, month as u32, day as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_hour_is_in_the_month_of_its_day() {
+        // 2026-11-29T07:00:00Z, by `date -u -d @1795935600`.
+        let hour = 1_795_935_600 / 3600;
+        assert_eq!(rfc3339(hour), "2026-11-29T07:00:00Z");
+        assert_eq!(rfc3339(day_of(hour)), "2026-11-29T00:00:00Z");
+        assert_eq!(rfc3339(month_of(hour)), "2026-11-01T00:00:00Z");
+        assert_eq!(rfc3339(next_month(hour)), "2026-12-01T00:00:00Z");
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
+        let mut month = 0;
+        let mut leap_days = 0;
+        for number in 0..130 * 12 {
+            assert_eq!(month_of(month), month);
+            let next = next_month(month);
+            let days = (next - month) / 24;
+            let wanted = [31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31][number % 12];
+            leap_days += days - wanted;
+            assert!(days == wanted || number % 12 == 1 && days == 29);
+            assert_eq!(month_of(next - 1), month);
+            month = next;
+        }
+        assert_eq!(leap_days, 32, "1972 to 2096, without 2100 that is none");
+        assert_eq!(rfc3339(month), "2100-01-01T00:00:00Z");
+    }
+}

@@ -1,0 +1,12 @@
+//! Metered usage: counts of requests and units by key, hour and label, and their export.
+
+pub(crate) mod calendar;
+pub(crate) mod counts;
+pub(crate) mod export;
+pub(crate) mod label;
+pub(crate) mod row;
+
+pub use self::counts::RequestCounts;
+pub use self::export::{CsvWriter, UsageRow, write_json_lines};
+pub use self::label::UsageLabel;
+pub use self::row::{KeyUsage, UsageCursor, UsageQuery, UsageSum};
