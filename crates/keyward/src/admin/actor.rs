@@ -106,6 +106,14 @@ impl Actor {
         }
     }
 
+    /// Returns the id of an acting key; `None` for operators and users.
+    pub(super) fn key_id(&self) -> Option<KeyId> {
+        match self.authority {
+            Authority::Operator | Authority::User(..) => None,
+            Authority::Key(_, _, id) => Some(id),
+        }
+    }
+
     /// Returns whether the actor may act in this account. An operator acts in every account.
     #[must_use]
     pub fn acts_in(&self, account: &AccountId) -> bool {

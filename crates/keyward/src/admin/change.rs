@@ -322,6 +322,10 @@ pub struct CreatedKey {
 /// ```
 #[derive(Clone, Debug, Default)]
 #[must_use]
+#[expect(
+    clippy::option_option,
+    reason = "`None` keeps the time, `Some(None)` removes it"
+)]
 pub struct KeyChange {
     pub(crate) name: Option<String>,
     pub(crate) scopes: Option<Scopes>,
@@ -330,6 +334,8 @@ pub struct KeyChange {
     pub(crate) addresses: Option<AddressPolicy>,
     pub(crate) rate_limits: Option<RateLimits>,
     pub(crate) metadata: Option<Metadata>,
+    pub(crate) not_before: Option<Option<SystemTime>>,
+    pub(crate) expires_at: Option<Option<SystemTime>>,
 }
 
 impl KeyChange {
@@ -398,6 +404,47 @@ impl KeyChange {
     /// Replaces the metadata.
     pub fn metadata(mut self, metadata: Metadata) -> Self {
         self.metadata = Some(metadata);
+        self
+    }
+
+    /// Replaces the start of validity; `None` removes it. See [`NewKey::not_before`].
+    ///
+    /// An earlier start also requires [`Permission::Create`](crate::scope::Permission::Create).
+    pub fn not_before(mut self, at: Option<SystemTime>) -> Self {
+        self.not_before = Some(at);
+        self
+    }
+
+    /// Replaces the expiry, in whole seconds; `None` removes it.
+    ///
+    /// A later expiry also requires [`Permission::Create`](crate::scope::Permission::Create). It
+    /// may be at most [`max_lifetime`](crate::admin::KeyAdmin::max_lifetime) after the creation of
+    /// the key, and not after the expiry of an acting key. An expiry in the past is refused:
+    /// [revoke](crate::admin::KeyAdmin::revoke) the key instead. An expired key stays expired.
+    ///
+    /// ```
+    /// # use std::time::{Duration, SystemTime};
+    /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey, Permission};
+    /// # use keyward::admin::KeyChange;
+    /// # use keyward::record::AdminErrorKind;
+    /// # keyward::testing::block_on(async {
+    /// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+    /// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
+    /// # let operator = Actor::operator("docs");
+    /// # let acme = AccountId::parse("acme")?;
+    /// # let created = admin.bootstrap(&operator, NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
+    /// # let id = created.record.id;
+    /// let editor = Actor::user("ann@acme.example", acme, [Permission::Update]);
+    /// let in_days = |days| Some(SystemTime::now() + Duration::from_secs(days * 86_400));
+    /// admin.update(&editor, id, KeyChange::new().expires_at(in_days(30))).await?;
+    ///
+    /// let longer = admin.update(&editor, id, KeyChange::new().expires_at(in_days(60))).await;
+    /// assert_eq!(longer.unwrap_err().kind(), AdminErrorKind::TooWide); // it takes `Create` too
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn expires_at(mut self, at: Option<SystemTime>) -> Self {
+        self.expires_at = Some(at);
         self
     }
 }

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use crate::admin::authority::Permitted;
-use crate::admin::list::{in_next_whole_seconds, in_whole_seconds};
+use crate::admin::list::in_whole_seconds;
 use crate::admin::rules::earlier;
 use crate::admin::{Actor, AdminError, AuditedCall, CreatedKey, KeyAdmin, NewKey};
 use crate::credits::{CreditOwner, Credits};
@@ -229,9 +229,7 @@ impl KeyAdmin {
         record.epoch = account.epoch(new.environment);
         record.created_by = Some(self.name_of(actor));
         record.expires_at = self.expiry(new.expires_at, now)?;
-        if let Some(start) = new.not_before {
-            record.not_before = Some(in_next_whole_seconds(start).ok_or(AdminErrorKind::Expiry)?);
-        }
+        record.not_before = Self::start(new.not_before)?;
         Self::check_validity(&record)?;
         self.check_scopes(&record)?;
         new.origin_exceptions

@@ -16,6 +16,23 @@ impl KeyAdmin {
     ///
     /// Revoking a revoked key changes nothing, not even the reason.
     ///
+    /// A secret key may revoke itself without any permission: the request that presents it is the
+    /// proof. A publishable key may not, as every visitor of the page has it.
+    ///
+    /// ```
+    /// # let world = keyward::testing::World::new();
+    /// # let (gate, admin) = (world.gate(), world.admin());
+    /// # let principal = world.principal(&world.key("kyc"));
+    /// # keyward::testing::block_on(async {
+    /// use keyward::Actor;
+    ///
+    /// // In a handler, such as `DELETE /key`:
+    /// admin.revoke(&Actor::key(&principal), principal.key_id(), "laptop stolen").await?;
+    /// assert!(!gate.is_alive(&principal));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    ///
     /// # Errors
     /// Returns an error if the actor lacks the permission, the key does not exist, the reason is
     /// longer than 500 characters or contains a key, or the store fails.
@@ -26,23 +43,18 @@ impl KeyAdmin {
         reason: &str,
     ) -> Result<KeyView, AdminError> {
         let action = AuditAction::Revoke;
-        self.change(
-            actor,
-            Permission::Revoke,
-            action,
-            id,
-            reason,
-            |record, _, _| {
-                self.check_reason(reason)?;
-                if record.status != KeyStatus::Revoked {
-                    record.status = KeyStatus::Revoked;
-                    (record.disabled_by, record.disabled_by_name) = (None, None);
-                    record.revoked_at = Some(self.now());
-                    reason.clone_into(&mut record.revoked_for);
-                }
-                Ok(())
-            },
-        )
+        // Whoever has the whole of a secret key may end it.
+        let needed = Some(Permission::Revoke).filter(|_| actor.key_id() != Some(id));
+        self.change(actor, needed, action, id, reason, |record, _, _| {
+            self.check_reason(reason)?;
+            if record.status != KeyStatus::Revoked {
+                record.status = KeyStatus::Revoked;
+                (record.disabled_by, record.disabled_by_name) = (None, None);
+                record.revoked_at = Some(self.now());
+                reason.clone_into(&mut record.revoked_for);
+            }
+            Ok(())
+        })
         .await
     }
 

@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use crate::admin::KeyAdmin;
+use crate::admin::list::in_next_whole_seconds;
 use crate::record::{Account, AdminErrorKind, KeyRecord, KeyState, Metadata};
 use crate::scope::Permission;
 
@@ -46,6 +47,12 @@ impl KeyAdmin {
             KeyState::Expired => Err(AdminErrorKind::Expired),
             KeyState::Active | KeyState::Disabled | KeyState::NotYetValid => Ok(()),
         }
+    }
+
+    /// Returns the start of validity as it is stored.
+    pub(super) fn start(asked: Option<SystemTime>) -> Result<Option<SystemTime>, AdminErrorKind> {
+        let start = asked.map(|at| in_next_whole_seconds(at).ok_or(AdminErrorKind::Expiry));
+        start.transpose()
     }
 
     /// Checks that the key is valid for some time.

@@ -1,7 +1,11 @@
 //! Changes, disables and enables keys.
 
+use std::time::SystemTime;
+
 use crate::admin::authority::Permitted;
+use crate::admin::list::in_whole_seconds;
 use crate::admin::{Actor, AdminError, KeyAdmin, KeyChange, KeyView};
+use crate::clock::unix_time;
 use crate::ids::KeyId;
 use crate::record::{
     Account, AdminErrorKind, AuditAction, DisabledBy, KeyRecord, KeyState, KeyStatus,
@@ -14,7 +18,9 @@ impl KeyAdmin {
     ///
     /// # Errors
     /// Returns an error if the actor lacks the permission, the key does not exist, is revoked or
-    /// expired, the change would widen it beyond what the actor may grant, or the store fails.
+    /// expired, the change would widen it beyond what the actor may grant, the new
+    /// [expiry](KeyChange::expires_at) or start is not allowed
+    /// ([`Expiry`](AdminErrorKind::Expiry)), or the store fails.
     pub async fn update(
         &self,
         actor: &Actor,
@@ -24,7 +30,7 @@ impl KeyAdmin {
         let action = AuditAction::Update;
         self.change(
             actor,
-            Permission::Update,
+            Some(Permission::Update),
             action,
             id,
             "",
@@ -58,6 +64,15 @@ impl KeyAdmin {
                         return Err(AdminErrorKind::TooWide.into());
                     }
                 }
+                if let Some(start) = change.not_before {
+                    record.not_before = Self::start(start)?;
+                }
+                if let Some(end) = change.expires_at {
+                    record.expires_at = self.changed_expiry(record, end)?;
+                }
+                if change.not_before.is_some() || change.expires_at.is_some() {
+                    Self::check_validity(record)?;
+                }
                 let may_widen =
                     permitted.may(Permission::Create) && permitted.may_hand_on(&record.scopes);
                 let mine = permitted
@@ -73,6 +88,24 @@ impl KeyAdmin {
             },
         )
         .await
+    }
+
+    /// Returns the new expiry of a key, if the service allows it.
+    fn changed_expiry(
+        &self,
+        record: &KeyRecord,
+        asked: Option<SystemTime>,
+    ) -> Result<Option<SystemTime>, AdminErrorKind> {
+        let asked = asked.map(in_whole_seconds);
+        let is_after = |end: SystemTime| asked.is_none_or(|at| at > end);
+        let latest = self.max_lifetime;
+        let latest = latest.and_then(|lifetime| record.created_at.checked_add(lifetime));
+        let is_past = asked.is_some_and(|at| at <= self.now());
+        // A bound that was set later makes no key stay as long as it is.
+        if is_past || record.expires_at.is_some_and(is_after) && latest.is_some_and(is_after) {
+            return Err(AdminErrorKind::Expiry);
+        }
+        Ok(asked)
     }
 
     /// Disables a key until it is enabled again.
@@ -129,7 +162,7 @@ impl KeyAdmin {
     ) -> Result<KeyView, AdminError> {
         self.change(
             actor,
-            Permission::Update,
+            Some(Permission::Update),
             action,
             id,
             "",
@@ -170,7 +203,7 @@ impl KeyAdmin {
     pub(super) async fn change(
         &self,
         actor: &Actor,
-        permission: Permission,
+        permission: Option<Permission>,
         action: AuditAction,
         id: KeyId,
         reason: &str,
@@ -180,7 +213,8 @@ impl KeyAdmin {
         call.amend(|line| line.key = Some(id));
         let account = call
             .run(|| async {
-                let (mut record, account, permitted) = self.find(actor, &[permission], id).await?;
+                let (mut record, account, permitted) =
+                    self.find(actor, permission.as_slice(), id).await?;
                 call.amend(|line| {
                     line.account = Some(account.id.clone());
                     line.environment = Some(record.environment);
@@ -189,6 +223,7 @@ impl KeyAdmin {
                 change(&mut record, &account, &permitted)?;
                 let mut line = call.line();
                 reason.clone_into(&mut line.reason);
+                line.detail = changed_validity(&before, &record);
                 let keys = if record == before {
                     vec![]
                 } else {
@@ -206,4 +241,18 @@ impl KeyAdmin {
             .await?;
         Ok(self.view(self.stored(id).await?, &account))
     }
+}
+
+/// Returns what the audit log says of a change to the start or the expiry of a key.
+fn changed_validity(before: &KeyRecord, after: &KeyRecord) -> String {
+    let changed = [
+        ("not_before", before.not_before, after.not_before),
+        ("expires_at", before.expires_at, after.expires_at),
+    ];
+    let changed = changed.into_iter().filter(|(_, old, new)| old != new);
+    let changed = changed.map(|(what, _, new)| match new {
+        Some(at) => format!("{what}={}", unix_time(at).as_secs()),
+        None => format!("{what}=none"),
+    });
+    changed.collect::<Vec<_>>().join(" ")
 }

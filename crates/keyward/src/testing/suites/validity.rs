@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::admin::{Actor, Grace};
+use crate::admin::{Actor, Grace, KeyChange};
 use crate::clock::Clock;
 use crate::denial::DenialKind;
 use crate::gate::{Decision, Gate, Requirement, Verdict};
 use crate::key::ApiKey;
-use crate::record::{AdminErrorKind, KeyState};
+use crate::record::{AdminErrorKind, AuditAction, KeyState};
 use crate::reply::Reply;
 use crate::scope::Permission;
 use crate::store::Store;
@@ -44,6 +44,10 @@ macro_rules! __validity_promises {
             a_key_is_never_accepted_before_its_start
             a_key_that_is_not_valid_yet_counts_as_an_active_one
             a_successor_starts_no_earlier_than_the_key_it_replaces
+            a_shorter_life_takes_update_and_a_longer_one_create
+            a_longer_life_keeps_to_the_bounds_of_the_service_and_of_an_acting_key
+            an_expired_key_stays_expired
+            a_secret_key_revokes_itself_and_no_other
         }
     };
 }
@@ -52,6 +56,9 @@ macro_rules! __validity_promises {
 pub mod promises {
     crate::__validity_promises!(__publish_promises);
 }
+
+/// The time at which a world begins, in seconds since the Unix epoch.
+const NOW: u64 = 1_700_000_000;
 
 fn a_record_names_who_created_and_who_disabled_the_key(open: Open<'_>) {
     let world = World::new(open);
@@ -174,4 +181,124 @@ fn a_successor_starts_no_earlier_than_the_key_it_replaces(open: Open<'_>) {
     assert_eq!(error_of(rotated), AdminErrorKind::Expiry);
     world.clock.advance(Duration::from_secs(10));
     world.ask(&key).unwrap();
+}
+
+fn a_shorter_life_takes_update_and_a_longer_one_create(open: Open<'_>) {
+    let world = World::new(open);
+    let created = world.create(world.new_key().expires_at(world.after(100)));
+    let (id, key) = (created.record.id, created.key.unwrap());
+    let editor = user("acme", &[Permission::Update]);
+    let update = |actor: &Actor, change| {
+        let updated = block_on(world.admin.update(actor, id, change));
+        updated
+            .map(|view| (view.record.not_before, view.record.expires_at))
+            .map_err(|error| error.kind())
+    };
+    let (end, start) = (
+        KeyChange::new().expires_at(Some(world.after(50))),
+        world.after(20),
+    );
+    assert_eq!(update(&editor, end), Ok((None, Some(world.after(50)))));
+    assert_eq!(world.last_line().detail, format!("expires_at={}", NOW + 50));
+    let later = KeyChange::new().not_before(Some(start - Duration::from_millis(1)));
+    assert_eq!(
+        update(&editor, later),
+        Ok((Some(start), Some(world.after(50))))
+    );
+    assert_eq!(world.last_line().detail, format!("not_before={}", NOW + 20));
+    assert_eq!(world.ask(&key).unwrap_err(), DenialKind::NotYetValid);
+    for (wider, stored) in [
+        (
+            KeyChange::new().expires_at(Some(world.after(51))),
+            (Some(start), Some(world.after(51))),
+        ),
+        (KeyChange::new().expires_at(None), (Some(start), None)),
+        (
+            KeyChange::new().not_before(Some(world.after(19))),
+            (Some(world.after(19)), None),
+        ),
+        (KeyChange::new().not_before(None), (None, None)),
+    ] {
+        assert_eq!(update(&editor, wider.clone()), Err(AdminErrorKind::TooWide));
+        assert_eq!(update(&world.user, wider), Ok(stored));
+    }
+    assert_eq!(world.last_line().detail, "not_before=none");
+    world.ask(&key).unwrap();
+    // A name alone is no such change.
+    update(&editor, KeyChange::new().name("new")).unwrap();
+    assert_eq!(world.last_line().detail, "");
+    for empty in [
+        KeyChange::new().expires_at(Some(world.after(0))),
+        KeyChange::new()
+            .expires_at(Some(world.after(9)))
+            .not_before(Some(world.after(9))),
+    ] {
+        assert_eq!(update(&world.user, empty), Err(AdminErrorKind::Expiry));
+    }
+}
+
+fn a_longer_life_keeps_to_the_bounds_of_the_service_and_of_an_acting_key(open: Open<'_>) {
+    let world = World::new(open);
+    let id = world
+        .create(world.new_key().expires_at(world.after(100)))
+        .record
+        .id;
+    let bounded = world.admin.clone().max_lifetime(Duration::from_secs(200));
+    let manager = world.acting(&["api_keys.*"], |new| new.expires_at(world.after(150)));
+    let update = |actor: &Actor, end| {
+        let change = KeyChange::new().expires_at(end);
+        let updated = block_on(bounded.update(actor, id, change));
+        updated.map(drop).map_err(|error| error.kind())
+    };
+    // Of the creation, and not of now: or it would be no bound.
+    world.clock.advance(Duration::from_secs(50));
+    let created = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW);
+    let after = |seconds| Some(created + Duration::from_secs(seconds));
+    assert_eq!(update(&world.user, after(201)), Err(AdminErrorKind::Expiry));
+    assert_eq!(update(&world.user, None), Err(AdminErrorKind::Expiry));
+    assert_eq!(update(&manager, after(151)), Err(AdminErrorKind::TooWide));
+    assert_eq!(update(&manager, after(150)), Ok(()));
+    assert_eq!(update(&world.user, after(200)), Ok(()));
+    // A key from before the bound may be shortened to beyond it.
+    let old = world.create(world.new_key()).record.id;
+    let change = KeyChange::new().expires_at(after(1000));
+    block_on(bounded.update(&world.user, old, change)).unwrap();
+}
+
+fn an_expired_key_stays_expired(open: Open<'_>) {
+    let world = World::new(open);
+    let created = world.create(world.new_key().expires_at(world.after(10)));
+    world.clock.advance(Duration::from_secs(10));
+    for end in [Some(world.after(10)), None] {
+        let change = KeyChange::new().expires_at(end);
+        let updated = block_on(world.admin.update(&operator(), created.record.id, change));
+        assert_eq!(error_of(updated), AdminErrorKind::Expired);
+    }
+    let denied = world.ask(&created.key.unwrap()).unwrap_err();
+    assert_eq!(denied, DenialKind::Expired);
+}
+
+fn a_secret_key_revokes_itself_and_no_other(open: Open<'_>) {
+    let world = World::new(open);
+    let [own, other] = [(); 2].map(|()| world.create(world.new_key()));
+    let key = own.key.unwrap();
+    let actor = Actor::key(&world.ask(&key).unwrap());
+    let foreign = block_on(world.admin.revoke(&actor, other.record.id, ""));
+    assert_eq!(error_of(foreign), AdminErrorKind::NotPermitted);
+    let view = block_on(world.admin.revoke(&actor, own.record.id, "lost")).unwrap();
+    assert_eq!(
+        (view.state, &*view.record.revoked_for),
+        (KeyState::Revoked, "lost")
+    );
+    assert_eq!(world.ask(&key).unwrap_err(), DenialKind::Revoked);
+    let line = world.last_line();
+    assert_eq!(
+        (line.actor, line.key),
+        (format!("key:{}", own.record.id), Some(own.record.id))
+    );
+    assert_eq!((line.action, line.refused), (AuditAction::Revoke, None));
+    // Dead, it does nothing more.
+    let again = block_on(world.admin.revoke(&actor, own.record.id, ""));
+    assert_eq!(error_of(again), AdminErrorKind::NotPermitted);
+    world.ask(&other.key.unwrap()).unwrap();
 }
