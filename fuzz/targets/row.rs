@@ -330,12 +330,8 @@ fn check(world: &World, values: &[(&str, &str, Value)]) {
 
     let now = SystemTime::UNIX_EPOCH + NOW;
     let query = KeyQuery {
-        account: world.own.account.clone(),
-        environment: None,
-        state: None,
-        after: None,
-        limit: 10,
-        now,
+        account: Some(world.own.account.clone()),
+        ..KeyQuery::newest(now, 10)
     };
     drop(block_on(world.store.keys(query)));
     drop(block_on(world.store.account(world.own.account.clone())));

@@ -336,12 +336,8 @@ impl World {
             UsageQuery::of(Some(target.account.clone()), 0..u64::MAX),
         );
         let keys = KeyQuery {
-            account: id.clone(),
-            environment: None,
-            state: None,
-            now: SystemTime::now(),
-            after: None,
-            limit: usize::MAX,
+            account: Some(id.clone()),
+            ..KeyQuery::newest(SystemTime::now(), usize::MAX)
         };
         let message = self
             .store

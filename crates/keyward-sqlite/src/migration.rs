@@ -41,6 +41,7 @@ pub const MIGRATIONS: &[(u32, &str)] = &[
     (15, include_str!("../migrations/0015_addresses.sql")),
     (16, include_str!("../migrations/0016_credit_schedule.sql")),
     (17, include_str!("../migrations/0017_usage_labels.sql")),
+    (18, include_str!("../migrations/0018_search.sql")),
 ];
 
 /// The treatment of a file without keyward's tables.

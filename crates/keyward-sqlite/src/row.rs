@@ -343,7 +343,7 @@ pub(crate) fn millis(time: SystemTime) -> i64 {
 }
 
 /// Returns milliseconds since the Unix epoch, rounded up.
-fn millis_after(time: SystemTime) -> i64 {
+pub(crate) fn millis_after(time: SystemTime) -> i64 {
     let almost_one = Duration::from_nanos(999_999);
     time.checked_add(almost_one).map_or(i64::MAX, millis)
 }

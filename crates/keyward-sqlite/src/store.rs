@@ -13,7 +13,7 @@ use keyward::credits::{CreditOwner, Credits};
 use keyward::key::DigestScheme;
 use keyward::record::{Account, AuditEntry, KeyRecord};
 use keyward::replica::Replica;
-use keyward::store::{AuditQuery, Commit, KeyQuery, StoreError, StoreFuture};
+use keyward::store::{AccountQuery, AuditQuery, Commit, KeyQuery, StoreError, StoreFuture};
 use keyward::usage::{KeyUsage, UsageQuery};
 use keyward::{AccountId, KeyId, Store};
 #[cfg(feature = "webhooks")]
@@ -309,6 +309,10 @@ impl Store for SqliteStore {
 
     fn keys(&self, query: KeyQuery) -> StoreFuture<'_, Vec<KeyRecord>> {
         self.report(move |connection| list::page(connection, &query))
+    }
+
+    fn accounts(&self, query: AccountQuery) -> StoreFuture<'_, Vec<Account>> {
+        self.report(move |connection| list::accounts(connection, &query))
     }
 
     fn created_with(&self, account: AccountId, token: String) -> StoreFuture<'_, Option<KeyId>> {

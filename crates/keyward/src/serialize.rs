@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use serde_core::ser::{Error as _, Serialize, SerializeStruct, Serializer};
 
 use crate::address::AddressPolicy;
-use crate::admin::{AuditPage, KeyPage, KeyView, Leak};
+use crate::admin::{AccountPage, AuditPage, KeyPage, KeyView, Leak};
 use crate::clock::unix_time;
 use crate::credits::{Credits, Refill};
 use crate::limit::{RateLimit, RateLimits};
@@ -36,6 +36,15 @@ impl Serialize for KeyPage {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let mut to = to.serialize_struct("KeyPage", 2)?;
         to.serialize_field("keys", &self.keys)?;
+        to.serialize_field("next", &text(self.next.as_ref()))?;
+        to.end()
+    }
+}
+
+impl Serialize for AccountPage {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut to = to.serialize_struct("AccountPage", 2)?;
+        to.serialize_field("accounts", &self.accounts)?;
         to.serialize_field("next", &text(self.next.as_ref()))?;
         to.end()
     }

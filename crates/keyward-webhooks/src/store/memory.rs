@@ -11,7 +11,7 @@ use keyward::ids::{AccountId, KeyId};
 use keyward::key::DigestScheme;
 use keyward::record::{Account, AuditEntry, KeyRecord};
 use keyward::replica::Replica;
-use keyward::store::{AuditQuery, Commit, KeyQuery, MemoryStore, Store, StoreFuture};
+use keyward::store::{AccountQuery, AuditQuery, Commit, KeyQuery, MemoryStore, Store, StoreFuture};
 use keyward::usage::{KeyUsage, UsageQuery};
 
 use crate::send::{
@@ -77,6 +77,10 @@ impl Store for MemoryWebhooks {
 
     fn keys(&self, query: KeyQuery) -> StoreFuture<'_, Vec<KeyRecord>> {
         self.keys.keys(query)
+    }
+
+    fn accounts(&self, query: AccountQuery) -> StoreFuture<'_, Vec<Account>> {
+        self.keys.accounts(query)
     }
 
     fn created_with(&self, account: AccountId, token: String) -> StoreFuture<'_, Option<KeyId>> {

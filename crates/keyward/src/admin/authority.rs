@@ -114,6 +114,13 @@ impl Permitted {
     }
 }
 
+/// The keys that an actor may list. See [`KeyAdmin::reach`].
+pub(super) struct Reach {
+    /// The account of the keys; `None` for all accounts, if the actor is an operator.
+    pub(super) account: Option<Account>,
+    pub(super) permitted: Permitted,
+}
+
 impl KeyAdmin {
     /// Returns the key and its account, if the actor has the permissions there.
     ///
@@ -148,6 +155,24 @@ impl KeyAdmin {
     ) -> Result<(Account, Permitted), AdminError> {
         let permitted = self.permitted(actor, &[permission]).await?;
         Ok((self.account_of(actor, account).await?, permitted))
+    }
+
+    /// Returns which keys the actor may list, if it has this permission.
+    ///
+    /// Without an account, an operator reaches the keys of all accounts, and any other actor those
+    /// of its own.
+    pub(super) async fn reach(
+        &self,
+        actor: &Actor,
+        permission: Permission,
+        account: Option<&AccountId>,
+    ) -> Result<Reach, AdminError> {
+        let permitted = self.permitted(actor, &[permission]).await?;
+        let account = match account.or(actor.account()) {
+            Some(account) => Some(self.account_of(actor, account).await?),
+            None => None,
+        };
+        Ok(Reach { account, permitted })
     }
 
     /// Returns the actor's permissions, if they include all of these.

@@ -1,12 +1,14 @@
-//! Pages of keys and of the audit log.
+//! Pages of keys, of accounts and of the audit log.
 
 use std::time::{Duration, SystemTime};
 
 use crate::clock::unix_time;
 use crate::environment::Environment;
-use crate::store::KeyCursor;
-
-use crate::record::{AuditEntry, KeyRecord, KeyState};
+use crate::ids::AccountId;
+use crate::key::KeyKind;
+use crate::record::{Account, AccountStatus, AuditEntry, KeyRecord, KeyState};
+use crate::scope::Scopes;
+use crate::store::{KeyCursor, KeyQuery, KeySearch};
 
 /// A key as shown to its owner. See [`KeyFilter`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +24,10 @@ pub struct KeyView {
 
 /// A filter for listing keys; by default all of them, newest first, 50 per page.
 ///
+/// A key must match every part that is set. A [search](Self::search) is answered from an index. So
+/// is a list of one account, of all accounts, or of what an actor [created](Self::created_by);
+/// whatever else is set is compared with each key in turn until the page is full.
+///
 /// ```
 /// # use keyward::{AccountId, Actor, Environment, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey};
 /// # use keyward::admin::KeyFilter;
@@ -35,7 +41,7 @@ pub struct KeyView {
 /// # let id = created.record.id;
 /// # admin.create(&operator, NewKey::new(acme.clone(), Environment::LIVE, "second")).await?;
 /// let filter = KeyFilter::new().state(KeyState::Active).limit(1);
-/// let page = admin.keys(&operator, &acme, filter).await?;
+/// let page = admin.keys(&operator, &acme, filter.clone()).await?;
 /// assert_eq!(page.keys[0].state, KeyState::Active);
 ///
 /// let next = page.next.expect("there are two keys");
@@ -44,11 +50,17 @@ pub struct KeyView {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// # }).unwrap();
 /// ```
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 #[must_use]
 pub struct KeyFilter {
     pub(crate) environment: Option<Environment>,
     pub(crate) state: Option<KeyState>,
+    pub(crate) kind: Option<KeyKind>,
+    pub(crate) search: Option<KeySearch>,
+    pub(crate) scopes: Scopes,
+    pub(crate) created_by: Option<String>,
+    pub(crate) unused_since: Option<SystemTime>,
+    pub(crate) expires_before: Option<SystemTime>,
     pub(crate) after: Option<KeyCursor>,
     pub(crate) limit: usize,
 }
@@ -59,6 +71,12 @@ impl KeyFilter {
         Self {
             environment: None,
             state: None,
+            kind: None,
+            search: None,
+            scopes: Scopes::none(),
+            created_by: None,
+            unused_since: None,
+            expires_before: None,
             after: None,
             limit: 50,
         }
@@ -76,6 +94,48 @@ impl KeyFilter {
         self
     }
 
+    /// Lists only keys of this kind.
+    pub fn kind(mut self, kind: KeyKind) -> Self {
+        self.kind = Some(kind);
+        self
+    }
+
+    /// Lists only keys that this search finds. A search by name lists them in the order of names.
+    pub fn search(mut self, search: KeySearch) -> Self {
+        self.search = Some(search);
+        self
+    }
+
+    /// Lists only keys that hold all of these scopes, as they were granted.
+    ///
+    /// Neither wildcards nor the catalog count: `reports.read` does not find a key that was granted
+    /// `reports.*`, and `reports.*` finds only that one.
+    pub fn scopes(mut self, scopes: Scopes) -> Self {
+        self.scopes = scopes;
+        self
+    }
+
+    /// Lists only keys that this actor created, by its [name](KeyRecord::created_by).
+    pub fn created_by(mut self, actor: &str) -> Self {
+        self.created_by = Some(actor.to_owned());
+        self
+    }
+
+    /// Lists only keys that were not used at or after this time.
+    ///
+    /// A key that was never used counts as used when it was created. What this process has counted
+    /// is written first; other processes write their counts every few seconds.
+    pub fn unused_since(mut self, time: SystemTime) -> Self {
+        self.unused_since = Some(time);
+        self
+    }
+
+    /// Lists only keys that expire before this time, or have expired.
+    pub fn expires_before(mut self, time: SystemTime) -> Self {
+        self.expires_before = Some(time);
+        self
+    }
+
     /// Continues after an earlier page.
     pub fn after(mut self, page: KeyCursor) -> Self {
         self.after = Some(page);
@@ -87,6 +147,33 @@ impl KeyFilter {
         self.limit = limit.clamp(1, 1000);
         self
     }
+
+    /// Returns the query for keys of this account and environment.
+    pub(super) fn query(
+        self,
+        account: Option<AccountId>,
+        environment: Option<Environment>,
+        now: SystemTime,
+    ) -> KeyQuery {
+        let is_by_name = matches!(self.search, Some(KeySearch::Name(_)));
+        KeyQuery {
+            account,
+            environment,
+            state: self.state,
+            kind: self.kind,
+            search: self.search,
+            scopes: self.scopes,
+            created_by: self.created_by,
+            unused_since: self.unused_since,
+            expires_before: self.expires_before,
+            now,
+            after: self.after.map(|after| KeyCursor {
+                name: after.name.filter(|_| is_by_name),
+                ..after
+            }),
+            limit: self.limit,
+        }
+    }
 }
 
 impl Default for KeyFilter {
@@ -95,11 +182,95 @@ impl Default for KeyFilter {
     }
 }
 
+/// A filter for listing accounts; by default all of them, in the order of their ids, 50 per page.
+///
+/// ```
+/// # use keyward::{AccountId, Actor, KeyAdmin, KeyFormat, KeyScheme, MemoryStore};
+/// # use keyward::admin::AccountFilter;
+/// # use keyward::record::AccountStatus;
+/// # keyward::testing::block_on(async {
+/// # let scheme = KeyScheme::new(KeyFormat::new("vhk_{env}_")?);
+/// # let admin = KeyAdmin::new(&MemoryStore::new(), &scheme);
+/// # let operator = Actor::operator("docs");
+/// for id in ["acme-1", "acme-2", "bolt"] {
+///     admin.open_account(&operator, &AccountId::parse(id)?).await?;
+/// }
+/// let filter = AccountFilter::new().prefix("acme").status(AccountStatus::Active).limit(1);
+/// let page = admin.accounts(&operator, filter.clone()).await?;
+/// assert_eq!(page.accounts[0].id.as_str(), "acme-1");
+///
+/// let next = page.next.expect("there are two accounts");
+/// let page = admin.accounts(&operator, filter.after(next)).await?;
+/// assert_eq!((page.accounts[0].id.as_str(), page.next), ("acme-2", None));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct AccountFilter {
+    pub(crate) prefix: String,
+    pub(crate) status: Option<AccountStatus>,
+    pub(crate) after: Option<AccountId>,
+    pub(crate) limit: usize,
+}
+
+impl AccountFilter {
+    /// Creates a filter that matches all accounts.
+    pub fn new() -> Self {
+        Self {
+            prefix: String::new(),
+            status: None,
+            after: None,
+            limit: 50,
+        }
+    }
+
+    /// Lists only accounts whose id begins with this text. Upper and lower case differ.
+    pub fn prefix(mut self, prefix: &str) -> Self {
+        prefix.clone_into(&mut self.prefix);
+        self
+    }
+
+    /// Lists only accounts with this status.
+    pub fn status(mut self, status: AccountStatus) -> Self {
+        self.status = Some(status);
+        self
+    }
+
+    /// Continues after an earlier page.
+    pub fn after(mut self, page: AccountId) -> Self {
+        self.after = Some(page);
+        self
+    }
+
+    /// Sets the page size, from 1 to 1000.
+    pub fn limit(mut self, limit: usize) -> Self {
+        self.limit = limit.clamp(1, 1000);
+        self
+    }
+}
+
+impl Default for AccountFilter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A page of accounts. See [`AccountFilter`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct AccountPage {
+    /// The accounts, in the order of their ids.
+    pub accounts: Vec<Account>,
+    /// The position for [`AccountFilter::after`]; `None` on the last page.
+    pub next: Option<AccountId>,
+}
+
 /// A page of keys. See [`KeyFilter`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct KeyPage {
-    /// The keys, newest first.
+    /// The keys, newest first, or in the order of names in a search by name.
     pub keys: Vec<KeyView>,
     /// The position for [`KeyFilter::after`]; `None` on the last page.
     pub next: Option<KeyCursor>,

@@ -1,18 +1,22 @@
-//! Lists keys and the audit log, and finds leaked keys in a text.
+//! Lists keys, accounts and the audit log, and finds leaked keys in a text.
 
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::mem;
 use std::task::Poll;
 
-use crate::admin::authority::Permitted;
+use crate::admin::authority::{Permitted, Reach};
 use crate::admin::search::{Found, Search};
-use crate::admin::{Actor, AdminError, AuditPage, KeyAdmin, KeyFilter, KeyPage, KeyView, Leak};
+use crate::admin::{
+    AccountFilter, AccountPage, Actor, AdminError, AuditPage, KeyAdmin, KeyFilter, KeyPage,
+    KeyView, Leak,
+};
 use crate::ids::{AccountId, KeyId};
 use crate::key::DigestScheme;
-use crate::record::AuditAction;
+use crate::record::{Account, AuditAction, KeyRecord};
 use crate::replica::cached_key::CachedKey;
 use crate::scope::Permission;
-use crate::store::{AuditQuery, KeyCursor, KeyQuery};
+use crate::store::{AccountQuery, AuditQuery, KeyQuery};
 
 /// The page size of the audit log.
 const PAGE: usize = 100;
@@ -34,44 +38,89 @@ impl KeyAdmin {
         Ok(self.view(record, &account))
     }
 
-    /// Lists the keys of an account, newest first, in pages. Revoked keys stay listed.
+    /// Lists or searches keys, newest first, in pages. Revoked keys stay listed.
+    ///
+    /// With an account, these are its keys. With `None`, an operator lists the keys of all
+    /// accounts, and any other actor those of its own. An acting key sees only keys of its own
+    /// environment. See [`KeyFilter`] and [`KeySearch`](crate::store::KeySearch).
     ///
     /// # Errors
     /// Returns an error if the actor lacks the permission, the account is unknown, or the store
     /// fails.
-    pub async fn keys(
+    pub async fn keys<'a>(
         &self,
         actor: &Actor,
-        account: &AccountId,
+        account: impl Into<Option<&'a AccountId>>,
         filter: KeyFilter,
     ) -> Result<KeyPage, AdminError> {
-        let permitted = self.permit_in(actor, Permission::Read, account).await;
+        let reach = self.reach(actor, Permission::Read, account.into()).await;
         let call = self.audited(actor, AuditAction::Read);
-        let (account, permitted) = call.check(permitted).await?;
-        let Some(environment) = permitted.seen(filter.environment) else {
+        let reach = call.check(reach).await?;
+        let limit = filter.limit;
+        // One more than asked for, to find out whether there is another page.
+        let filter = KeyFilter {
+            limit: limit + 1,
+            ..filter
+        };
+        let Some(query) = self.query(&reach, filter) else {
             let (keys, next) = (Vec::new(), None);
             return Ok(KeyPage { keys, next });
         };
-        let query = KeyQuery {
-            account: account.id.clone(),
-            environment,
-            state: filter.state,
-            now: self.now(),
+        let mut records = self.select(&query).await?;
+        let more = records.len() > limit;
+        records.truncate(limit);
+        let next = records.last().filter(|_| more);
+        let next = next.map(|last| query.position(last));
+        let mut accounts = KnownAccounts::of(&reach);
+        let mut keys = Vec::with_capacity(records.len());
+        for record in records {
+            if let Some(account) = accounts.get(self, &record.account).await? {
+                keys.push(self.view(record, account));
+            }
+        }
+        Ok(KeyPage { keys, next })
+    }
+
+    /// Returns the query of a filter within what the actor may see; `None` if that is nothing.
+    pub(super) fn query(&self, reach: &Reach, filter: KeyFilter) -> Option<KeyQuery> {
+        let environment = reach.permitted.seen(filter.environment)?;
+        let account = reach.account.as_ref().map(|account| account.id.clone());
+        Some(filter.query(account, environment, self.now()))
+    }
+
+    /// Returns the stored keys that match a query.
+    pub(super) async fn select(&self, query: &KeyQuery) -> Result<Vec<KeyRecord>, AdminError> {
+        if query.unused_since.is_some() {
+            self.store.flush().await?;
+        }
+        Ok(self.store.keys(query.clone()).await?)
+    }
+
+    /// Lists accounts by id, in pages. For operators. See [`AccountFilter`].
+    ///
+    /// # Errors
+    /// Returns an error if the actor is not an operator, or the store fails.
+    pub async fn accounts(
+        &self,
+        actor: &Actor,
+        filter: AccountFilter,
+    ) -> Result<AccountPage, AdminError> {
+        self.audited(actor, AuditAction::Read)
+            .check(actor.must_be_operator())
+            .await?;
+        let query = AccountQuery {
+            prefix: filter.prefix,
+            status: filter.status,
             after: filter.after,
             // One more than asked for, to find out whether there is another page.
             limit: filter.limit + 1,
         };
-        let mut records = self.store.keys(query).await?;
-        let more = records.len() > filter.limit;
-        records.truncate(filter.limit);
-        let next = records.last().filter(|_| more).map(KeyCursor::of);
-        let keys = records
-            .into_iter()
-            .map(|record| self.view(record, &account));
-        Ok(KeyPage {
-            keys: keys.collect(),
-            next,
-        })
+        let mut accounts = self.store.accounts(query).await?;
+        let more = accounts.len() > filter.limit;
+        accounts.truncate(filter.limit);
+        let next = accounts.last().filter(|_| more);
+        let next = next.map(|account| account.id.clone());
+        Ok(AccountPage { accounts, next })
     }
 
     /// Returns a page of the audit log, newest first, 100 lines each.
@@ -202,6 +251,29 @@ impl KeyAdmin {
         // It may have been deleted meanwhile.
         let record = self.store.key(entry.id).await?;
         Ok(record.map(|record| Box::new(self.view(record, &account))))
+    }
+}
+
+/// The accounts of the keys in a list, each read once.
+pub(super) struct KnownAccounts(HashMap<AccountId, Option<Account>>);
+
+impl KnownAccounts {
+    pub(super) fn of(reach: &Reach) -> Self {
+        let own = reach.account.iter();
+        Self(own.map(|own| (own.id.clone(), Some(own.clone()))).collect())
+    }
+
+    /// Returns the account; `None` if it was deleted meanwhile.
+    pub(super) async fn get(
+        &mut self,
+        admin: &KeyAdmin,
+        id: &AccountId,
+    ) -> Result<Option<&Account>, AdminError> {
+        if !self.0.contains_key(id) {
+            let account = admin.store.account(id.clone()).await?;
+            self.0.insert(id.clone(), account);
+        }
+        Ok(self.0.get(id).and_then(Option::as_ref))
     }
 }
 

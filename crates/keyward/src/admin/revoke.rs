@@ -3,7 +3,7 @@
 use crate::admin::{Actor, AdminError, KeyAdmin, KeyView};
 use crate::environment::Environment;
 use crate::ids::{AccountId, KeyId};
-use crate::record::{AdminErrorKind, AuditAction, KeyStatus};
+use crate::record::{AdminErrorKind, AuditAction, KeyRecord, KeyStatus};
 use crate::scope::Permission;
 use crate::store::Commit;
 
@@ -48,14 +48,19 @@ impl KeyAdmin {
         self.change(actor, needed, action, id, reason, |record, _, _| {
             self.check_reason(reason)?;
             if record.status != KeyStatus::Revoked {
-                record.status = KeyStatus::Revoked;
-                (record.disabled_by, record.disabled_by_name) = (None, None);
-                record.revoked_at = Some(self.now());
-                reason.clone_into(&mut record.revoked_for);
+                self.mark_revoked(record, reason);
             }
             Ok(())
         })
         .await
+    }
+
+    /// Turns a record into that of a revoked key.
+    pub(super) fn mark_revoked(&self, record: &mut KeyRecord, reason: &str) {
+        record.status = KeyStatus::Revoked;
+        (record.disabled_by, record.disabled_by_name) = (None, None);
+        record.revoked_at = Some(self.now());
+        reason.clone_into(&mut record.revoked_for);
     }
 
     /// Revokes all keys of an account, or of one of its environments, in one step.

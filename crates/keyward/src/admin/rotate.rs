@@ -4,7 +4,7 @@ use crate::admin::list::{in_next_whole_seconds, in_whole_seconds};
 use crate::admin::rules::earlier;
 use crate::admin::{Actor, AdminError, CreatedKey, Grace, KeyAdmin};
 use crate::ids::KeyId;
-use crate::record::{AdminErrorKind, AuditAction, KeyStatus};
+use crate::record::{AdminErrorKind, AuditAction};
 use crate::scope::Permission;
 use crate::store::Commit;
 
@@ -88,10 +88,7 @@ impl KeyAdmin {
                 old.successor = Some(new.id);
                 let works_beside = match grace {
                     Grace::None => {
-                        old.status = KeyStatus::Revoked;
-                        (old.disabled_by, old.disabled_by_name) = (None, None);
-                        old.revoked_at = Some(now);
-                        "rotated".clone_into(&mut old.revoked_for);
+                        self.mark_revoked(&mut old, "rotated");
                         false
                     }
                     Grace::For(grace) => {

@@ -73,6 +73,29 @@ impl Hint {
         Self { prefix, last }
     }
 
+    /// Returns the part before the ellipsis, which may be empty.
+    ///
+    /// ```
+    /// use keyward::key::Hint;
+    ///
+    /// let hint = Hint::parse("vhk_live_…x7Qd")?;
+    /// assert_eq!((hint.prefix(), hint.last()), ("vhk_live_", "x7Qd"));
+    /// # Ok::<(), keyward::error::ParseError>(())
+    /// ```
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Returns the last four characters of the key; an empty text if they are unknown.
+    #[must_use]
+    pub fn last(&self) -> &str {
+        match self.last {
+            NOT_KNOWN => "",
+            _ => std::str::from_utf8(&self.last).unwrap_or_default(),
+        }
+    }
+
     /// Returns the hint for a key whose text is unknown, displayed as a lone ellipsis.
     ///
     /// ```
@@ -113,11 +136,7 @@ impl Hint {
 
 impl fmt::Display for Hint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let last = match self.last {
-            NOT_KNOWN => "",
-            _ => std::str::from_utf8(&self.last).unwrap_or_default(),
-        };
-        write!(f, "{}…{last}", self.prefix)
+        write!(f, "{}…{}", self.prefix, self.last())
     }
 }
 

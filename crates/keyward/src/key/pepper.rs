@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::clock::unix_time;
 use crate::error::{ParseError, ParseErrorKind};
 use crate::key::digest::DigestBytes;
+use crate::key::format::MAX_KEY_LEN;
 use crate::key::{DigestScheme, KeyDigest};
 use crate::secret_text::{check_bytes, check_id};
 
@@ -272,12 +273,34 @@ impl Peppers {
             .enumerate()
             .filter(|(_, accepted)| accepted.until.is_none_or(|until| clock.unix() < until));
         let accepted = accepted.map(|(place, accepted)| (place, &accepted.way));
-        let is_there =
-            |accepted: &Accepted| matches!(accepted.way, Way::Plain(DigestScheme::Sha256));
-        let imported = is_foreign && !self.0.iter().any(is_there);
+        let imported = is_foreign && self.lacks_sha256();
         accepted
             .chain(imported.then_some((self.0.len(), &IMPORTED)))
             .map(move |(place, way)| (place, way.digest(key, secret)))
+    }
+
+    /// Returns every digest under which a key may be stored, whatever its format.
+    ///
+    /// The secret part of an imported key may begin anywhere. A scheme counts even after its end.
+    pub(crate) fn digests_of(&self, key: &[u8]) -> Vec<KeyDigest> {
+        if key.is_empty() || key.len() > MAX_KEY_LEN {
+            return Vec::new();
+        }
+        let own = self.0.iter().map(|accepted| &accepted.way);
+        let ways = own.chain(self.lacks_sha256().then_some(&IMPORTED));
+        let digests = ways.flat_map(|way| {
+            let starts = match way {
+                Way::Plain(DigestScheme::Sha256OfSecret) => key.len(),
+                _ => 1,
+            };
+            (0..starts).map(|start| KeyDigest::new(way.scheme(), way.digest(key, start).0))
+        });
+        digests.collect()
+    }
+
+    fn lacks_sha256(&self) -> bool {
+        let is_sha256 = |way: &Way| matches!(way, Way::Plain(DigestScheme::Sha256));
+        !self.0.iter().any(|accepted| is_sha256(&accepted.way))
     }
 
     /// Returns whether a key that this method finds has to be rehashed.

@@ -14,7 +14,7 @@ use crate::key::DigestScheme;
 use crate::record::{Account, AuditEntry, KeyRecord};
 use crate::replica::{Replica, Revision, UsageCount};
 use crate::store::{
-    AuditQuery, Commit, KeyCursor, KeyQuery, Store, StoreError, StoreErrorKind, StoreFuture,
+    AccountQuery, AuditQuery, Commit, KeyQuery, Store, StoreError, StoreErrorKind, StoreFuture,
 };
 use crate::usage::{KeyUsage, UsageCursor, UsageQuery};
 
@@ -188,6 +188,16 @@ impl Store for MemoryStore {
         Box::pin(async move { Ok(self.rows().keys(&query)) })
     }
 
+    fn accounts(&self, query: AccountQuery) -> StoreFuture<'_, Vec<Account>> {
+        Box::pin(async move {
+            let rows = self.rows();
+            let accounts = rows.accounts.values();
+            let mut found: Vec<_> = accounts.filter(|account| query.wants(account)).collect();
+            found.sort_unstable_by_key(|account| &account.id);
+            Ok(found.into_iter().take(query.limit).cloned().collect())
+        })
+    }
+
     fn created_with(&self, account: AccountId, token: String) -> StoreFuture<'_, Option<KeyId>> {
         Box::pin(async move { Ok(self.rows().tokens.get(&(account, token)).copied()) })
     }
@@ -318,12 +328,12 @@ impl Rows {
     }
 
     fn keys(&self, query: &KeyQuery) -> Vec<KeyRecord> {
-        let Some(account) = self.accounts.get(&query.account) else {
-            return Vec::new();
+        let wanted = |key: &&KeyRecord| {
+            let account = self.accounts.get(&key.account);
+            account.is_some_and(|account| query.wants(key, account))
         };
-        let keys = self.keys.values();
-        let mut keys: Vec<_> = keys.filter(|key| query.wants(key, account)).collect();
-        keys.sort_unstable_by_key(|key| Reverse(KeyCursor::of(key)));
+        let mut keys: Vec<_> = self.keys.values().filter(wanted).collect();
+        keys.sort_by_cached_key(|key| Reverse(query.position(key)));
         keys.into_iter().take(query.limit).cloned().collect()
     }
 

@@ -5,6 +5,7 @@ pub(crate) mod cursor;
 pub(crate) mod error;
 pub(crate) mod memory;
 pub(crate) mod query;
+pub(crate) mod search;
 #[expect(
     clippy::module_inception,
     reason = "the room is named after its main type"
@@ -15,5 +16,6 @@ pub use self::commit::{ActiveKeys, Commit, CreateToken, CreditChange};
 pub use self::cursor::KeyCursor;
 pub use self::error::{StoreError, StoreErrorKind};
 pub use self::memory::MemoryStore;
-pub use self::query::{AuditQuery, KeyQuery};
+pub use self::query::{AccountQuery, AuditQuery, KeyQuery};
+pub use self::search::KeySearch;
 pub use self::store::{Store, StoreFuture};

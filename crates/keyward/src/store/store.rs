@@ -10,7 +10,7 @@ use crate::ids::{AccountId, KeyId};
 use crate::key::DigestScheme;
 use crate::record::{Account, AuditEntry, KeyRecord};
 use crate::replica::Replica;
-use crate::store::{AuditQuery, Commit, KeyQuery, StoreError};
+use crate::store::{AccountQuery, AuditQuery, Commit, KeyQuery, StoreError};
 use crate::usage::{KeyUsage, UsageQuery};
 
 /// The future of a [`Store`] method. An outage is an error, never "not found".
@@ -33,7 +33,7 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 /// use keyward::record::{Account, AuditEntry, KeyRecord};
 /// use keyward::replica::{Replica, Revision};
 /// use keyward::store::{
-///     AuditQuery, Commit, CreateToken, KeyCursor, KeyQuery, StoreError, StoreErrorKind, StoreFuture,
+///     AccountQuery, AuditQuery, Commit, CreateToken, KeyQuery, StoreError, StoreErrorKind, StoreFuture,
 /// };
 /// use keyward::usage::{KeyUsage, UsageQuery};
 ///
@@ -189,10 +189,19 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///
 ///     fn keys(&self, query: KeyQuery) -> StoreFuture<'_, Vec<KeyRecord>> {
 ///         let rows = self.rows.lock().unwrap();
-///         let owner = rows.accounts.iter().find(|row| row.id == query.account);
-///         let wanted = |key: &&KeyRecord| owner.is_some_and(|owner| query.wants(key, owner));
+///         let owner = |key: &KeyRecord| rows.accounts.iter().find(|row| row.id == key.account);
+///         let wanted = |key: &&KeyRecord| owner(key).is_some_and(|owner| query.wants(key, owner));
 ///         let mut found: Vec<_> = rows.keys.iter().filter(wanted).cloned().collect();
-///         found.sort_by_key(|key| Reverse(KeyCursor::of(key)));
+///         found.sort_by_key(|key| Reverse(query.position(key)));
+///         found.truncate(query.limit);
+///         Box::pin(async { Ok(found) })
+///     }
+///
+///     fn accounts(&self, query: AccountQuery) -> StoreFuture<'_, Vec<Account>> {
+///         let rows = self.rows.lock().unwrap();
+///         let wanted = |account: &&Account| query.wants(account);
+///         let mut found: Vec<_> = rows.accounts.iter().filter(wanted).cloned().collect();
+///         found.sort_by(|one, other| one.id.cmp(&other.id));
 ///         found.truncate(query.limit);
 ///         Box::pin(async { Ok(found) })
 ///     }
@@ -312,14 +321,23 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Returns an error if the store cannot answer.
     fn key(&self, id: KeyId) -> StoreFuture<'_, Option<KeyRecord>>;
 
-    /// Lists the keys of an account that match the query, newest first.
+    /// Lists the keys that match the query, newest first.
     ///
-    /// Among keys created in the same millisecond, the highest id comes first: the reverse order of
-    /// [`KeyCursor`](crate::store::KeyCursor).
+    /// Among keys created in the same millisecond, the highest id comes first. A search by name is
+    /// in the order of the names instead, and of equal names the newest key comes first. Both are
+    /// the reverse order of [`KeyQuery::position`].
+    ///
+    /// Keys whose account is not stored match no query.
     ///
     /// # Errors
     /// Returns an error if the store cannot answer.
     fn keys(&self, query: KeyQuery) -> StoreFuture<'_, Vec<KeyRecord>>;
+
+    /// Lists the accounts that match the query, in the order of the bytes of their ids.
+    ///
+    /// # Errors
+    /// Returns an error if the store cannot answer.
+    fn accounts(&self, query: AccountQuery) -> StoreFuture<'_, Vec<Account>>;
 
     /// Returns the key that was created with this token in this account.
     ///
@@ -392,6 +410,10 @@ impl<S: Store + ?Sized> Store for Arc<S> {
 
     fn keys(&self, query: KeyQuery) -> StoreFuture<'_, Vec<KeyRecord>> {
         (**self).keys(query)
+    }
+
+    fn accounts(&self, query: AccountQuery) -> StoreFuture<'_, Vec<Account>> {
+        (**self).accounts(query)
     }
 
     fn created_with(&self, account: AccountId, token: String) -> StoreFuture<'_, Option<KeyId>> {

@@ -1,6 +1,9 @@
 //! The test suite of `KeyAdmin`, over any store.
 
-use std::sync::Arc;
+use std::fmt;
+use std::future::ready;
+use std::mem;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -9,7 +12,8 @@ use sha2::{Digest, Sha256, Sha512};
 
 use crate::address::AddressPolicy;
 use crate::admin::{
-    AccountChange, Actor, AdminError, CreatedKey, Grace, KeyAdmin, KeyChange, KeyFilter, NewKey,
+    AccountChange, Actor, AdminError, BulkMode, CreatedKey, Grace, KeyAdmin, KeyChange, KeyFilter,
+    NewKey,
 };
 use crate::clock::{Clock, ManualClock};
 use crate::credits::{CreditOwner, Credits};
@@ -30,7 +34,9 @@ use crate::replica::Replica;
 use crate::request::KeyLocation;
 use crate::scheme::KeyScheme;
 use crate::scope::{Permission, ScopeCatalog, Scopes};
-use crate::store::{AuditQuery, Commit, KeyCursor, KeyQuery, Store, StoreFuture};
+use crate::store::{
+    AccountQuery, AuditQuery, Commit, KeyCursor, KeyQuery, Store, StoreError, StoreFuture,
+};
 use crate::testing::suites::Open;
 use crate::testing::{TestRequest, block_on};
 use crate::usage::{KeyUsage, UsageQuery};
@@ -800,7 +806,7 @@ fn pages_go_on_where_they_ended_and_show_revoked_keys(open: Open<'_>) {
     let mut filter = KeyFilter::new().limit(2);
     let mut seen = Vec::new();
     loop {
-        let page = block_on(world.admin.keys(&world.user, &world.acme, filter)).unwrap();
+        let page = block_on(world.admin.keys(&world.user, &world.acme, filter.clone())).unwrap();
         seen.extend(page.keys);
         let Some(next) = page.next else { break };
         assert_eq!(KeyCursor::parse(&next.to_string()).unwrap(), next);
@@ -1596,12 +1602,18 @@ fn a_request_that_is_refused_further_inside_counts_as_refused(open: Open<'_>) {
     );
 }
 
-/// A store in which a change happens once between a decision and its commit.
-#[derive(Debug)]
-struct Between {
-    store: Arc<dyn Store>,
-    /// Revokes the key or, if an account is given, suspends that.
-    happens: std::sync::Mutex<Option<(KeyAdmin, KeyId, Option<AccountId>)>>,
+/// A store in which something happens between a decision and its commit, which may be that it fails.
+pub(super) struct Between {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) happens: Mutex<Happens>,
+}
+
+pub(super) type Happens = Box<dyn FnMut() -> Result<(), StoreError> + Send>;
+
+impl fmt::Debug for Between {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Between").finish_non_exhaustive()
+    }
 }
 
 impl Store for Between {
@@ -1610,17 +1622,10 @@ impl Store for Between {
     }
 
     fn commit(&self, commit: Commit) -> StoreFuture<'_, ()> {
-        let happens = self.happens.lock().unwrap().take();
-        if let Some((admin, key, account)) = happens {
-            let suspend = AccountChange::new().status(AccountStatus::Suspended);
-            match account {
-                None => drop(block_on(admin.revoke(&operator(), key, "")).unwrap()),
-                Some(id) => {
-                    drop(block_on(admin.update_account(&operator(), &id, suspend)).unwrap());
-                }
-            }
+        match (self.happens.lock().unwrap())() {
+            Ok(()) => self.store.commit(commit),
+            Err(error) => Box::pin(ready(Err(error))),
         }
-        self.store.commit(commit)
     }
 
     fn account(&self, id: AccountId) -> StoreFuture<'_, Option<Account>> {
@@ -1633,6 +1638,10 @@ impl Store for Between {
 
     fn keys(&self, query: KeyQuery) -> StoreFuture<'_, Vec<KeyRecord>> {
         self.store.keys(query)
+    }
+
+    fn accounts(&self, query: AccountQuery) -> StoreFuture<'_, Vec<Account>> {
+        self.store.accounts(query)
     }
 
     fn created_with(&self, account: AccountId, token: String) -> StoreFuture<'_, Option<KeyId>> {
@@ -1662,7 +1671,11 @@ impl Store for Between {
 
 fn a_key_that_dies_while_it_acts_has_done_nothing(open: Open<'_>) {
     type Act = fn(&KeyAdmin, &Actor, KeyId, &World) -> Result<(), AdminError>;
-    let acts: [Act; 6] = [
+    let acts: [Act; 7] = [
+        |admin, actor, _, _| {
+            let all = admin.revoke_matching(actor, None, KeyFilter::new(), "", BulkMode::Commit);
+            block_on(all).map(drop)
+        },
         |admin, actor, _, world| block_on(admin.create(actor, world.new_key())).map(drop),
         |admin, actor, id, _| {
             block_on(admin.update(actor, id, KeyChange::new().name("x"))).map(drop)
@@ -1684,11 +1697,21 @@ fn a_key_that_dies_while_it_acts_has_done_nothing(open: Open<'_>) {
         let actor = Actor::key(&world.ask(&created.key.unwrap()).unwrap());
         let id = world.create(world.new_key()).record.id;
         let before = block_on(world.store.key(id)).unwrap().unwrap();
-        let account = suspends.then(|| world.acme.clone());
-        let happens = (world.admin.clone(), created.record.id, account);
+        let (plain, key, acme) = (world.admin.clone(), created.record.id, world.acme.clone());
+        let mut is_over = false;
+        let happens = move || {
+            let suspend = AccountChange::new().status(AccountStatus::Suspended);
+            if mem::replace(&mut is_over, true) {
+            } else if suspends {
+                block_on(plain.update_account(&operator(), &acme, suspend)).unwrap();
+            } else {
+                block_on(plain.revoke(&operator(), key, "")).unwrap();
+            }
+            Ok(())
+        };
         let between = Arc::new(Between {
             store: Arc::clone(&world.store),
-            happens: std::sync::Mutex::new(Some(happens)),
+            happens: Mutex::new(Box::new(happens)),
         });
         let admin = KeyAdmin::new(&between, &scheme());
         let error = error_of(act(&admin, &actor, id, &world));

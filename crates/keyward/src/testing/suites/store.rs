@@ -427,12 +427,11 @@ fn lists_keys_page_by_page(open: Open<'_>) {
     for state in states.map(Some).into_iter().chain([None]) {
         for environment in [None, Some(Environment::LIVE), Some(Environment::TEST)] {
             let query = |after| KeyQuery {
-                account: owner.id.clone(),
+                account: Some(owner.id.clone()),
                 environment,
                 state,
-                now,
                 after,
-                limit: 4,
+                ..KeyQuery::newest(now, 4)
             };
             let wanted: Vec<_> = all
                 .iter()
@@ -451,12 +450,8 @@ fn lists_keys_page_by_page(open: Open<'_>) {
         }
     }
     let nobody = KeyQuery {
-        account: AccountId::parse("nobody").unwrap(),
-        environment: None,
-        state: None,
-        now,
-        after: None,
-        limit: 1,
+        account: Some(AccountId::parse("nobody").unwrap()),
+        ..KeyQuery::newest(now, 1)
     };
     assert_eq!(block_on(store.keys(nobody)).unwrap(), []);
 }
