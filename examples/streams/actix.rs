@@ -1,4 +1,4 @@
-//! Server-sent events and a WebSocket that end when their key is revoked; on actix-web.
+//! Server-sent events and a WebSocket of a page, which end when the page's key is revoked; on actix-web.
 //!
 //! ```text
 //! cargo run --example streams-actix
@@ -19,8 +19,8 @@ use actix_web::web::{self, Bytes, Data, Payload, ServiceConfig};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
 use actix_ws::{CloseCode, CloseReason, Message};
 use keyward::{
-    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyId, KeyScheme, MemoryStore,
-    NewKey, Requirement,
+    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyId, KeyKind, KeyLocation,
+    KeyScheme, MemoryStore, NewKey, OriginPolicy, Requirement,
 };
 use keyward_actix::{Principal, RequireKey, WhileAlive};
 use tokio_stream::StreamExt;
@@ -40,8 +40,8 @@ pub async fn main() -> Result<(), Box<dyn Error>> {
     let at = listener.local_addr()?;
     let (routes, key) = service().await?;
     println!("Open http://{at} and click. Or try, and revoke the key in another shell:\n");
-    println!("curl -N http://{at}/events -H 'X-API-Key: {key}'");
-    println!("websocat ws://{at}/socket -H 'X-API-Key: {key}'");
+    println!("curl -N http://{at}/events -H 'X-Client-Key: {key}'");
+    println!("websocat ws://{at}/socket -H 'X-Client-Key: {key}'");
     println!("curl -X POST http://{at}/revoke");
     let server = HttpServer::new(move || App::new().configure(routes.clone()));
     Ok(server.listen(listener)?.run().await?)
@@ -67,14 +67,19 @@ pub async fn service() -> Result<
 > {
     let scheme = KeyScheme::new(KeyFormat::new("demo_{env}_")?);
     let store = MemoryStore::new();
-    let gate = Gate::new(&store, &scheme)?;
+    let gate = Gate::builder(&store, &scheme)
+        .location(KeyLocation::x_client_key())
+        .location(KeyLocation::websocket_protocol())
+        .build()?;
     let admin = KeyAdmin::new(&store, &scheme);
     let operator = Actor::operator("streams");
-    let new = NewKey::new(
-        AccountId::parse("customer-1")?,
-        Environment::LIVE,
-        "streams",
-    );
+    // The key is in the page, so it is publishable, and works on this page only. A test key, as
+    // `http://` may be in the list of no other.
+    let pages = OriginPolicy::listed(["http://localhost:*", "http://127.0.0.1:*"])?;
+    let account = AccountId::parse("customer-1")?;
+    let new = NewKey::new(account, Environment::TEST, "streams")
+        .kind(KeyKind::Publishable)
+        .origins(pages.or_no_origin());
     let created = admin.bootstrap(&operator, new).await?;
     let key = created.key.ok_or("no token, so a key")?;
     let key = key.expose_secret().to_owned();
@@ -86,7 +91,10 @@ pub async fn service() -> Result<
     });
     let gate = Data::new(gate);
     let routes = move |app: &mut ServiceConfig| {
-        let layer = || RequireKey::new(gate.get_ref(), Requirement::new());
+        let requirement = Requirement::new()
+            .environment(Environment::TEST)
+            .kinds([KeyKind::Publishable]);
+        let layer = || RequireKey::new(gate.get_ref(), requirement.clone());
         app.app_data(demo)
             .app_data(gate.clone())
             .service(web::resource("/events").wrap(layer()).get(events))
@@ -107,14 +115,15 @@ async fn events(gate: Data<Gate>, principal: Principal) -> HttpResponse {
         .streaming(WhileAlive::new(gate, principal.into_inner(), events))
 }
 
-/// Echoes what it gets.
+/// Echoes what it gets. It knows the subprotocol `chat`; the gate selects `bearer` otherwise.
 async fn socket(
     request: HttpRequest,
     body: Payload,
     gate: Data<Gate>,
     principal: Principal,
 ) -> Result<HttpResponse, actix_web::Error> {
-    let (response, mut session, messages) = actix_ws::handle(&request, body)?;
+    let (response, mut session, messages) =
+        actix_ws::handle_with_protocols(&request, body, &["chat"])?;
     let gate = gate.get_ref().clone();
     actix_web::rt::spawn(async move {
         let mut messages = WhileAlive::new(gate, principal.into_inner(), messages);

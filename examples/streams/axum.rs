@@ -1,4 +1,4 @@
-//! Server-sent events and a WebSocket that end when their key is revoked; on axum.
+//! Server-sent events and a WebSocket of a page, which end when the page's key is revoked; on axum.
 //!
 //! ```text
 //! cargo run --example streams
@@ -20,8 +20,8 @@ use axum::response::sse::{Event, Sse};
 use axum::response::{Html, Response};
 use axum::routing::{get, post};
 use keyward::{
-    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyScheme, MemoryStore, NewKey,
-    Requirement,
+    AccountId, Actor, Environment, Gate, KeyAdmin, KeyFormat, KeyKind, KeyLocation, KeyScheme,
+    MemoryStore, NewKey, OriginPolicy, Requirement,
 };
 use keyward_tower::{Principal, RequireKeyLayer, WhileAlive};
 use tokio::net::TcpListener;
@@ -43,8 +43,8 @@ pub async fn main() -> Result<(), Box<dyn Error>> {
     let at = listener.local_addr()?;
     let (app, key) = service().await?;
     println!("Open http://{at} and click. Or try, and revoke the key in another shell:\n");
-    println!("curl -N http://{at}/events -H 'X-API-Key: {key}'");
-    println!("websocat ws://{at}/socket -H 'X-API-Key: {key}'");
+    println!("curl -N http://{at}/events -H 'X-Client-Key: {key}'");
+    println!("websocat ws://{at}/socket -H 'X-Client-Key: {key}'");
     println!("curl -X POST http://{at}/revoke");
     Ok(axum::serve(listener, app).await?)
 }
@@ -56,23 +56,31 @@ pub async fn main() -> Result<(), Box<dyn Error>> {
 pub async fn service() -> Result<(Router, String), Box<dyn Error>> {
     let scheme = KeyScheme::new(KeyFormat::new("demo_{env}_")?);
     let store = MemoryStore::new();
-    let gate = Gate::new(&store, &scheme)?;
+    let gate = Gate::builder(&store, &scheme)
+        .location(KeyLocation::x_client_key())
+        .location(KeyLocation::websocket_protocol())
+        .build()?;
     let admin = KeyAdmin::new(&store, &scheme);
     let operator = Actor::operator("streams");
-    let new = NewKey::new(
-        AccountId::parse("customer-1")?,
-        Environment::LIVE,
-        "streams",
-    );
+    // The key is in the page, so it is publishable, and works on this page only. A test key, as
+    // `http://` may be in the list of no other.
+    let pages = OriginPolicy::listed(["http://localhost:*", "http://127.0.0.1:*"])?;
+    let account = AccountId::parse("customer-1")?;
+    let new = NewKey::new(account, Environment::TEST, "streams")
+        .kind(KeyKind::Publishable)
+        .origins(pages.or_no_origin());
     let created = admin.bootstrap(&operator, new).await?;
     let key = created.key.ok_or("no token, so a key")?;
     let key = key.expose_secret().to_owned();
     let page = include_str!("page.html").replace("{key}", &key);
 
+    let requirement = Requirement::new()
+        .environment(Environment::TEST)
+        .kinds([KeyKind::Publishable]);
     let streams = Router::new()
         .route("/events", get(events))
         .route("/socket", get(socket))
-        .layer(RequireKeyLayer::new(&gate, Requirement::new()))
+        .layer(RequireKeyLayer::new(&gate, requirement))
         .with_state(gate);
     // Stands for the service's key page, where somebody has logged in.
     let revoke = async move || {
@@ -97,13 +105,13 @@ async fn events(
     Sse::new(WhileAlive::new(gate, principal.into_inner(), events))
 }
 
-/// Echoes what it gets.
+/// Echoes what it gets. It knows the subprotocol `chat`; the gate selects `bearer` otherwise.
 async fn socket(
     upgrade: WebSocketUpgrade,
     State(gate): State<Gate>,
     principal: Principal,
 ) -> Response {
-    upgrade.on_upgrade(async move |socket| {
+    upgrade.protocols(["chat"]).on_upgrade(async move |socket| {
         let mut socket = WhileAlive::new(gate, principal.into_inner(), socket);
         while let Some(Ok(message)) = socket.next().await {
             if let Message::Text(text) = message

@@ -6,7 +6,7 @@ use std::time::Duration;
 use keyward::Cors;
 
 use crate::service::Service;
-use crate::stacks::{Answer, Ask, everywhere};
+use crate::stacks::{Answer, Ask, PROTOCOL, everywhere};
 
 /// A row: what it is about, the request, the status, and the code (or the whole body where it is
 /// not the default shape, or what the handler says of the caller).
@@ -446,6 +446,51 @@ fn with_cors_every_answer_is_the_same_but_for_the_cors_fields() {
         }
         assert_eq!(marked, plain, "{about}");
     }
+}
+
+#[rustfmt::skip]
+#[test]
+fn a_handshake_loses_only_its_key_and_gets_a_subprotocol_everywhere() {
+    let service = Arc::new(Service::with_cors(Some(Cors::new())));
+    let who = "acme live Publishable {}; sees";
+    for (lines, status, selected, says) in [
+        (&["bearer, {publishable}"][..], 101, Some("bearer"), "[\"sec-websocket-protocol: bearer\"]"),
+        (&["chat, bearer, {publishable}"], 101, Some("chat"), "[\"sec-websocket-protocol: chat, bearer\"]"),
+        (&["news", "bearer", "{publishable}"], 101, Some("bearer"), "[\"sec-websocket-protocol: news, bearer\"]"),
+        (&["{publishable}"], 101, None, "[]"),
+        (&["bearer, {publishable}, {publishable}"], 400, None, "multiple_api_keys"),
+        (&["bearer, {publishable}", "bearer, {publishable}"], 400, None, "multiple_api_keys"),
+        (&["bearer, {publishable^}"], 401, None, "invalid_api_key"),
+        (&["bearer, nonsense"], 401, None, "invalid_api_key"),
+        (&["bearer"], 401, None, "missing_api_key"),
+        (&["chat"], 401, None, "missing_api_key"),
+        (&["bearer, {live}"], 403, None, "key_not_allowed"),
+    ] {
+        let mut fields: Vec<_> = lines.iter().map(|line| (PROTOCOL, fill(&service, line))).collect();
+        fields.push(("connection", b"upgrade".into()));
+        fields.push(("upgrade", b"websocket".into()));
+        let ask = Ask { method: "GET", path: "/socket".to_owned(), fields };
+        let answer = &everywhere(&service, &[ask])[0];
+        assert_eq!(answer.status, status, "{lines:?}: {answer:?}");
+        let field = answer.fields.get(PROTOCOL).map(|lines| lines.join("|"));
+        assert_eq!(field.as_deref(), selected, "{lines:?}");
+        if status == 101 {
+            assert_eq!(answer.body, format!("{who} {says}"));
+        } else {
+            let code = format!(r#""code":"{says}"}}"#);
+            assert!(answer.body.ends_with(&code), "{lines:?}: {}", answer.body);
+        }
+    }
+    // Elsewhere the header is no place for a key, neither to caches nor in a preflight.
+    let key = (PROTOCOL, fill(&service, "bearer, {publishable}"));
+    let preflight = vec![(O, b"null".to_vec()), ("access-control-request-method", b"GET".into())];
+    let asks = [("GET", vec![key]), ("OPTIONS", preflight)];
+    let asks = asks.map(|(method, fields)| Ask { method, path: "/socket".to_owned(), fields });
+    let answers = everywhere(&service, &asks);
+    assert_eq!(answers[0].status, 401);
+    assert!(answers[0].body.ends_with(r#""code":"missing_api_key"}"#));
+    let allowed = &answers[1].fields["access-control-allow-headers"];
+    assert_eq!(*allowed, ["content-type, x-client-key"]);
 }
 
 #[test]

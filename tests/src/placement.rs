@@ -13,12 +13,13 @@ use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use keyward::denial::DenialKind;
 use keyward::gate::Denial;
-use keyward::{Gate, KeyScheme, Requirement};
+use keyward::{Gate, KeyKind, KeyLocation, KeyScheme, Requirement};
 use keyward_tower::{Principal, RequireKeyLayer};
 use tokio::net::{TcpListener, TcpStream};
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
 use crate::service::Service;
+use crate::stacks::PROTOCOL;
 
 fn gate(service: &Service) -> Gate {
     service.routes[0].1.clone()
@@ -272,6 +273,47 @@ async fn a_forwarded_key_is_marked_as_sensitive() {
         .service(inner);
     let request = ask("GET", "/", Some(&service.keys["live"]));
     assert_eq!(service_behind.oneshot(request).await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn a_key_forwarded_among_subprotocols_is_sensitive_on_every_line() {
+    let service = Service::new();
+    let scheme = KeyScheme::new(keyward::KeyFormat::new("vhk_{env}_").unwrap());
+    let gate = Gate::builder(&service.store, &scheme).location(KeyLocation::websocket_protocol());
+    let gate = gate.insecure_forward_key().build().unwrap();
+    let requirement = Requirement::new().kinds([KeyKind::Publishable]);
+    let key = &service.keys["publishable"];
+    let lines = ["chat, bearer", key];
+
+    let inner = service_fn(async |request: Request<Body>| {
+        let lines: Vec<_> = request.headers().get_all(PROTOCOL).iter().collect();
+        assert!(lines.len() == 2 && lines.iter().all(|line| line.is_sensitive()));
+        Ok::<_, Infallible>(Response::new(Body::empty()))
+    });
+    let layer = RequireKeyLayer::new(&gate, requirement.clone());
+    let on_tower = ServiceBuilder::new().layer(layer).service(inner);
+    let mut request = Request::builder().header("upgrade", "websocket");
+    for line in lines {
+        request = request.header(PROTOCOL, line);
+    }
+    let request = request.body(Body::empty()).unwrap();
+    assert_eq!(on_tower.oneshot(request).await.unwrap().status(), 200);
+
+    let handler = async |request: actix_web::HttpRequest| {
+        let lines: Vec<_> = request.headers().get_all(PROTOCOL).collect();
+        assert!(lines.len() == 2 && lines.iter().all(|line| line.is_sensitive()));
+        ""
+    };
+    let app = actix_web::App::new()
+        .wrap(keyward_actix::RequireKey::new(&gate, requirement))
+        .route("/", actix_web::web::get().to(handler));
+    let app = actix_web::test::init_service(app).await;
+    let mut request = actix_web::test::TestRequest::get().insert_header(("upgrade", "websocket"));
+    for line in lines {
+        request = request.append_header((PROTOCOL, line));
+    }
+    let response = actix_web::test::call_service(&app, request.to_request()).await;
+    assert_eq!(response.status(), 200);
 }
 
 #[tokio::test]

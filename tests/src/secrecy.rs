@@ -23,7 +23,7 @@ use tracing::subscriber::NoSubscriber;
 use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::service::Service;
-use crate::stacks::{Ask, everywhere};
+use crate::stacks::{Ask, PROTOCOL, everywhere};
 
 /// Everything that must never be seen of a key: the text but for its hint, and its digest.
 fn secrets(key: &str) -> Vec<Vec<u8>> {
@@ -87,10 +87,14 @@ fn the_log_names_keys_by_id_and_hint_and_holds_no_secret() {
     let asks: Vec<_> = (service.keys.values())
         .flat_map(|key| {
             service.routes.iter().flat_map(move |(path, ..)| {
-                ["x-api-key", "x-client-key", "authorization"].map(|field| Ask {
+                let fields = ["x-api-key", "x-client-key", "authorization", PROTOCOL];
+                fields.map(|field| Ask {
                     method: "GET",
                     path: (*path).to_owned(),
-                    fields: vec![(field, key.clone().into_bytes())],
+                    fields: vec![
+                        (field, key.clone().into_bytes()),
+                        ("upgrade", b"websocket".into()),
+                    ],
                 })
             })
         })

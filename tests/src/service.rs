@@ -217,6 +217,12 @@ impl Service {
             .replies(sk)
             .build()
             .unwrap();
+        let socket = self
+            .builder(self.store.replica(), &vhk)
+            .location(KeyLocation::x_client_key())
+            .location(KeyLocation::websocket_protocol())
+            .build()
+            .unwrap();
         self.routes = vec![
             ("/live", gate.clone(), any()),
             ("/test", gate.clone(), any().environment(Environment::TEST)),
@@ -254,6 +260,7 @@ impl Service {
                 any().or_other_credential().optional().report_only(),
             ),
             ("/beside", gate, any().beside_other_credential()),
+            ("/socket", socket, any().kinds([KeyKind::Publishable])),
             ("/stale", stale, any()),
             ("/apart", apart, any()),
             ("/own", own, any().scope("kyc")),

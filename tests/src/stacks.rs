@@ -18,6 +18,8 @@ use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
 
 use crate::service::Service;
 
+pub const PROTOCOL: &str = "sec-websocket-protocol";
+
 /// A request, in bytes.
 #[derive(Clone, Debug)]
 pub struct Ask {
@@ -38,8 +40,8 @@ pub struct Answer {
 fn handle<'a>(
     principal: Option<&Principal>,
     anonymous: bool,
-    fields: impl Iterator<Item = &'a str>,
-) -> String {
+    fields: impl Iterator<Item = (&'a str, &'a [u8])>,
+) -> (u16, Vec<(&'static str, &'static str)>, String) {
     let who = match principal {
         Some(principal) => format!(
             "{} {} {:?} {:?}",
@@ -52,8 +54,21 @@ fn handle<'a>(
         None => "nobody".to_owned(),
     };
     let key_fields = ["x-api-key", "authorization", "x-client-key", "x-helios-key"];
-    let seen: Vec<_> = fields.filter(|field| key_fields.contains(field)).collect();
-    format!("{who}; sees {seen:?}")
+    let (mut status, mut chosen, mut seen) = (200, Vec::new(), Vec::new());
+    for (name, value) in fields {
+        match name {
+            // A handshake succeeds, and selects `chat`.
+            "upgrade" => status = 101,
+            PROTOCOL => {
+                let value = String::from_utf8_lossy(value);
+                chosen.extend(value.contains("chat").then_some((PROTOCOL, "chat")));
+                seen.push(format!("{name}: {value}"));
+            }
+            _ if key_fields.contains(&name) => seen.push(name.to_owned()),
+            _ => {}
+        }
+    }
+    (status, chosen, format!("{who}; sees {seen:?}"))
 }
 
 pub fn answer<'a>(
@@ -121,11 +136,14 @@ pub async fn actix(service: &Service, asks: &[Ask]) -> Vec<Answer> {
     async fn handler(request: HttpRequest) -> HttpResponse {
         let extensions = request.extensions();
         let anonymous = extensions.get::<Anonymous>().is_some();
-        let fields = request
-            .headers()
-            .keys()
-            .map(actix_web::http::header::HeaderName::as_str);
-        HttpResponse::Ok().body(handle(extensions.get::<Principal>(), anonymous, fields))
+        let fields = request.headers().iter();
+        let fields = fields.map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let (status, chosen, body) = handle(extensions.get::<Principal>(), anonymous, fields);
+        let mut response = HttpResponse::build(status.try_into().unwrap());
+        for field in chosen {
+            response.insert_header(field);
+        }
+        response.body(body)
     }
 
     let routes = service.routes.clone();
@@ -202,12 +220,14 @@ fn request(ask: &Ask) -> Request<Bytes> {
 fn hello<B>(request: &Request<B>) -> Response<Full<Bytes>> {
     let extensions = request.extensions();
     let anonymous = extensions.get::<Anonymous>().is_some();
-    let fields = request.headers().keys().map(http::HeaderName::as_str);
-    Response::new(Full::from(handle(
-        extensions.get::<Principal>(),
-        anonymous,
-        fields,
-    )))
+    let fields = request.headers().iter();
+    let fields = fields.map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let (status, chosen, body) = handle(extensions.get::<Principal>(), anonymous, fields);
+    let mut response = Response::builder().status(status);
+    for (name, value) in chosen {
+        response = response.header(name, value);
+    }
+    response.body(Full::from(body)).unwrap()
 }
 
 pub async fn collect<B>(response: Response<B>) -> Answer

@@ -102,7 +102,7 @@ const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 async fn events_end_when_their_key_is_revoked_and_the_next_call_is_refused() {
     for stack in ["axum", "actix"] {
         let (port, key) = serve_example(stack).await;
-        let key = format!("x-api-key: {key}\r\n");
+        let key = format!("x-client-key: {key}\r\n");
         let mut events = ask(port, "GET /events", &key).await;
         let mut read = Vec::new();
         read_until(&mut events, &mut read, b"data: tick").await;
@@ -121,7 +121,7 @@ async fn a_web_socket_is_closed_when_its_key_is_revoked_and_says_why() {
     for stack in ["axum", "actix"] {
         let (port, key) = serve_example(stack).await;
         let fields = format!(
-            "x-api-key: {key}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+            "x-client-key: {key}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
              sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
         );
         let mut socket = ask(port, "GET /socket", &fields).await;
@@ -146,6 +146,42 @@ async fn a_web_socket_is_closed_when_its_key_is_revoked_and_says_why() {
         assert!(read.windows(4).any(|window| window == close), "{read:?}");
         let (mut again, mut read) = (ask(port, "GET /socket", &fields).await, Vec::new());
         read_until(&mut again, &mut read, b"401 Unauthorized").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_web_socket_takes_its_key_as_a_subprotocol_and_selects_another() {
+    for stack in ["axum", "actix"] {
+        let (port, key) = serve_example(stack).await;
+        for (offered, status, selected) in [
+            (&["bearer, KEY"][..], "101", Some("bearer")),
+            (&["chat, bearer, KEY"], "101", Some("chat")),
+            (&["bearer", "KEY", "chat"], "101", Some("chat")),
+            (&["news, bearer, KEY"], "101", Some("bearer")),
+            (&["bearer, demo_test_wrong"], "401", None),
+            (&["bearer, KEY, KEY"], "400", None),
+            (&["chat"], "401", None),
+        ] {
+            let lines = offered.iter().map(|line| line.replace("KEY", &key));
+            let lines = lines.map(|line| format!("sec-websocket-protocol: {line}\r\n"));
+            let fields = format!(
+                "{}connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+                 sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\norigin: http://localhost:{port}\r\n",
+                lines.collect::<String>(),
+            );
+            let (mut socket, mut read) = (ask(port, "GET /socket", &fields).await, Vec::new());
+            read_until(&mut socket, &mut read, b"\r\n\r\n").await;
+            let head = String::from_utf8_lossy(&read).to_lowercase();
+            assert!(
+                head.starts_with(&format!("http/1.1 {status} ")),
+                "{stack} {offered:?}: {head}"
+            );
+            let lines = head
+                .lines()
+                .filter_map(|line| line.strip_prefix("sec-websocket-protocol: "));
+            assert!(lines.eq(selected), "{stack} {offered:?}: {head}");
+            assert!(!head.contains(&key.to_lowercase()), "{stack} {offered:?}");
+        }
     }
 }
 

@@ -109,7 +109,7 @@ pub(crate) fn admit(
     Some(admitted.finish)
 }
 
-/// Removes the header of the key or marks it as sensitive, as the gate says.
+/// Changes the header of the key as the gate says.
 ///
 /// Returns `None` if the request is shared.
 pub(crate) fn apply(
@@ -125,10 +125,22 @@ pub(crate) fn apply(
                 fields.remove(name);
             }
         }
+        KeyHeaderAction::Replace(location, value) => {
+            let fields = headers_mut(request)?;
+            if let Some(name) = names.at(location) {
+                fields.remove(name);
+                if let Ok(value) = HeaderValue::try_from(String::from(value)) {
+                    fields.append(name.clone(), value);
+                }
+            }
+        }
         KeyHeaderAction::MarkSensitive(location) => {
             let fields = headers_mut(request)?;
-            if let Some(value) = names.at(location).and_then(|name| fields.get_mut(name)) {
-                value.set_sensitive(true);
+            if let Some(name) = names.at(location) {
+                for mut value in fields.remove(name) {
+                    value.set_sensitive(true);
+                    fields.append(name.clone(), value);
+                }
             }
         }
     }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{
-    CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    CACHE_CONTROL, CONTENT_TYPE, Entry, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+    WWW_AUTHENTICATE,
 };
 use http::{Extensions, Request, Response, StatusCode, Version};
 use keyward::gate::{Access, Anonymous, Denial, Finish, KeyHeaderAction, Refusal};
@@ -105,19 +106,29 @@ pub(crate) fn admit<B>(
     }
 }
 
-/// Removes the header of the key or marks it as sensitive, as the gate says.
+/// Changes the header of the key as the gate says.
 pub(crate) fn apply<B>(key_header: KeyHeaderAction, names: &FieldNames, request: &mut Request<B>) {
+    let fields = request.headers_mut();
     match key_header {
         KeyHeaderAction::None => {}
         KeyHeaderAction::Remove(location) => {
             if let Some(name) = names.at(location) {
-                request.headers_mut().remove(name);
+                fields.remove(name);
+            }
+        }
+        KeyHeaderAction::Replace(location, value) => {
+            if let Some(name) = names.at(location) {
+                fields.remove(name);
+                fields.extend(
+                    value_of(String::from(value).into()).map(|value| (name.clone(), value)),
+                );
             }
         }
         KeyHeaderAction::MarkSensitive(location) => {
-            let name = names.at(location);
-            if let Some(value) = name.and_then(|name| request.headers_mut().get_mut(name)) {
-                value.set_sensitive(true);
+            if let Some(Entry::Occupied(mut lines)) =
+                names.at(location).map(|name| fields.entry(name))
+            {
+                lines.iter_mut().for_each(|value| value.set_sensitive(true));
             }
         }
     }

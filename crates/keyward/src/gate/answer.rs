@@ -90,6 +90,7 @@ impl Gate {
                 private: true,
                 charged: None,
                 duty: duty.unwrap_or_default(),
+                selects_bearer_at: None,
                 by_origin: is_listed && cors_headers.is_some(),
                 cors_headers,
                 by_key: self.varies(requirement),

@@ -320,7 +320,12 @@ impl GateBuilder {
         let legacy = self.legacy_fields.is_some();
         let cors = CorsReplies::made(self.cors.as_ref(), locations, legacy);
         let rendered = GateReplies::made(replies, realm, locations, cors.cors_headers.as_ref());
-        let names = locations.iter().map(KeyLocation::header_name);
+        let websocket = locations
+            .iter()
+            .position(KeyLocation::is_websocket_protocol);
+        // No cache stores the response to a handshake.
+        let cached = locations.iter().filter(|own| !own.is_websocket_protocol());
+        let names = cached.map(KeyLocation::header_name);
         let headers = once_each(names.clone());
         let headers_and_authorization = once_each(names.chain(["authorization"]));
         Ok(Gate {
@@ -337,6 +342,7 @@ impl GateBuilder {
                 scheme: self.scheme,
                 headers,
                 headers_and_authorization,
+                websocket,
                 foreign: self.foreign,
                 locations: self.locations,
                 realm: self.realm,

@@ -150,7 +150,9 @@ impl Cors {
     pub(crate) fn preflight(&self, locations: &[KeyLocation], grpc: bool) -> Reply {
         // Named one by one: `*` does not stand for `authorization`.
         let own = ["content-type"].into_iter();
-        let own = own.chain(locations.iter().map(KeyLocation::header_name));
+        // A handshake of a WebSocket has no preflight, and no page may set its headers.
+        let sent = locations.iter().filter(|own| !own.is_websocket_protocol());
+        let own = own.chain(sent.map(KeyLocation::header_name));
         let own = own.chain(GRPC_REQUEST.into_iter().filter(|_| grpc));
         let named = self.request_fields.iter().map(String::as_str);
         let mut reply = Reply::new(204, Vec::new());

@@ -96,6 +96,8 @@ pub(crate) struct Inner {
     pub(crate) headers: Arc<[Box<str>]>,
     /// The same and `authorization`.
     pub(crate) headers_and_authorization: Arc<[Box<str>]>,
+    /// The location of keys among the subprotocols of a WebSocket.
+    pub(crate) websocket: Option<usize>,
     pub(crate) forwards_key: bool,
     pub(crate) realm: String,
     pub(crate) replies: Replies,
@@ -207,6 +209,9 @@ impl Gate {
         outer: Option<&Principal>,
     ) -> Decision {
         let mut decision = self.decide(request, requirement, outer);
+        if let Some(location) = self.inner.websocket {
+            decision = self.keep_protocols(decision, request, location);
+        }
         if matches!(decision, Decision::Ready(Verdict::Admit(_))) {
             return decision;
         }

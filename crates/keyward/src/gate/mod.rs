@@ -14,6 +14,7 @@ pub(crate) mod explain;
     reason = "the room is named after its main type"
 )]
 pub(crate) mod gate;
+pub(crate) mod handshake;
 pub(crate) mod judge;
 pub(crate) mod labelled;
 pub(crate) mod later_charge;

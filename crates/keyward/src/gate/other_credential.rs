@@ -2,6 +2,7 @@
 
 use crate::denial::DenialKind;
 use crate::gate::{Gate, Requirement};
+use crate::key::ForeignFormat;
 use crate::request::authorization::{beginnings, one_credential};
 use crate::request::{Credential, KeyLocation, RequestHead};
 
@@ -44,7 +45,7 @@ impl Gate {
         let is_other = matches!(authorization, Authorization::Other);
         let locations = &self.inner.locations;
         let is_searched = |own: &KeyLocation| !(is_other && own.is_authorization());
-        let (key, location) = match Credential::find_where(request, locations, is_searched) {
+        let (key, location) = match self.find_key(request, is_searched) {
             Credential::Empty => return Err(DenialKind::Missing),
             Credential::Several => return Err(DenialKind::MultipleKeys),
             Credential::One(key, location) => (key, location),
@@ -92,12 +93,16 @@ impl Gate {
         let is = |name: &str| scheme.eq_ignore_ascii_case(name.as_bytes());
         let mut schemes = self.inner.locations.iter().map(KeyLocation::challenge);
         let is_for_keys = !is("Bearer") && schemes.any(is);
-        let is_claimed = beginnings(credential).any(|text| {
+        !is_for_keys && !self.is_claimed(credential, |_| true)
+    }
+
+    /// Returns whether a format claims a part of a text: it may be a key.
+    pub(super) fn is_claimed(&self, text: &[u8], counts: impl Fn(&ForeignFormat) -> bool) -> bool {
+        beginnings(text).any(|text| {
             let mut own = self.inner.scheme.accepted().iter();
-            let mut foreign = self.inner.foreign.iter();
+            let mut foreign = self.inner.foreign.iter().filter(|format| counts(format));
             own.any(|format| format.claims(text)) || foreign.any(|format| format.claims(text))
-        });
-        !is_for_keys && !is_claimed
+        })
     }
 }
 
@@ -108,7 +113,7 @@ mod tests {
     use super::*;
     use crate::gate::tests::World;
     use crate::gate::{Access, Admitted, Decision, GateBuilder, Verdict};
-    use crate::key::{ForeignFormat, KeyFormat};
+    use crate::key::KeyFormat;
     use crate::limit::RateLimit;
     use crate::scheme::KeyScheme;
     use crate::testing::TestResponse;

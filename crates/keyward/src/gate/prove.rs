@@ -45,7 +45,7 @@ impl Gate {
         let found = if requirement.other_credential().is_accepted() {
             self.find_beside_other(request, requirement)?
         } else {
-            match Credential::find(request, &self.inner.locations) {
+            match self.find_key(request, |_| true) {
                 Credential::Absent if requirement.is_optional() => None,
                 Credential::Absent | Credential::Empty => return Err(DenialKind::Missing),
                 Credential::Several => return Err(DenialKind::MultipleKeys),
@@ -86,6 +86,16 @@ impl Gate {
             is_foreign,
             client: None,
         }))
+    }
+
+    /// Finds the key of a request in some of the locations.
+    pub(super) fn find_key<'a, R: RequestHead>(
+        &'a self,
+        request: &'a R,
+        is_searched: impl Fn(&KeyLocation) -> bool,
+    ) -> Credential<'a> {
+        let is_claimed = |text: &[u8]| self.is_protocol_claimed(text);
+        Credential::find_where(request, &self.inner.locations, is_searched, is_claimed)
     }
 
     /// Returns the reason why a text is not a key, judging by its ends.

@@ -11,6 +11,7 @@ use crate::gate::{BodyDrain, Denial, Pending, Principal};
 use crate::replica::usage::Outcome;
 use crate::reply::cache::{keep_private, vary_by};
 use crate::reply::{Reply, ResponseHead};
+use crate::request::websocket;
 
 /// The gate's decision: immediate from memory, or after waiting for the store or a limiter.
 ///
@@ -56,6 +57,23 @@ impl Decision {
             Self::Pending(pending) => {
                 Self::Pending(pending.map(move |verdict| verdict.refusing(change)))
             }
+        }
+    }
+}
+
+impl Decision {
+    /// Applies a change to an admission.
+    pub(crate) fn admitting(
+        self,
+        change: impl FnOnce(Admitted) -> Admitted + Send + 'static,
+    ) -> Self {
+        let change = |verdict| match verdict {
+            Verdict::Admit(admitted) => Verdict::Admit(change(admitted)),
+            refuse @ Verdict::Refuse(_) => refuse,
+        };
+        match self {
+            Self::Ready(verdict) => Self::Ready(change(verdict)),
+            Self::Pending(pending) => Self::Pending(pending.map(change)),
         }
     }
 }
@@ -183,8 +201,8 @@ impl fmt::Debug for Anonymous {
 /// The change, before the inner service is called, to the header that held the key.
 ///
 /// See [`Decision`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::exhaustive_enums, reason = "an adapter must handle all three")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "an adapter must handle all four")]
 pub enum KeyHeaderAction {
     /// Leave the headers as they are.
     ///
@@ -193,7 +211,9 @@ pub enum KeyHeaderAction {
     /// Remove the header of this location, an index into
     /// [`Gate::locations`](crate::gate::Gate::locations).
     Remove(usize),
-    /// Keep the header of this location, and mark its value as sensitive.
+    /// Replace all lines of the header of this location with this value, which has no key.
+    Replace(usize, Box<str>),
+    /// Keep the header of this location, and mark its values as sensitive.
     MarkSensitive(usize),
 }
 
@@ -211,6 +231,8 @@ pub struct Finish {
     pub(crate) cors_headers: Option<CorsHeaders>,
     /// A flag for responses that depend on the `Origin` header.
     pub(crate) by_origin: bool,
+    /// The status at which a handshake of a WebSocket has succeeded, if `bearer` may be selected.
+    pub(crate) selects_bearer_at: Option<u16>,
     /// The headers of the locations, if the response depends on the presence of a key.
     pub(crate) by_key: Option<Arc<[Box<str>]>>,
 }
@@ -228,6 +250,12 @@ impl Finish {
         } else {
             Outcome::of_status(response.status())
         });
+        if let Some(status) = self.selects_bearer_at
+            && response.status() == status
+            && !response.has(websocket::HEADER)
+        {
+            response.append(websocket::HEADER, websocket::BEARER.into());
+        }
         // In place: it is large, and most requests have none.
         if let Some(charged) = &mut self.charged {
             charged.settle(response);

@@ -57,7 +57,7 @@ fn is(given: &[u8], name: &str) -> bool {
 }
 
 /// Joins the elements to a list, omitting those that a header value cannot contain.
-fn joined<'a>(all: impl Iterator<Item = &'a [u8]>) -> Cow<'static, str> {
+pub(crate) fn joined<'a>(all: impl Iterator<Item = &'a [u8]>) -> Cow<'static, str> {
     let is_visible = |element: &&[u8]| element.iter().all(|byte| matches!(byte, b' '..=b'~'));
     let all = all
         .filter(is_visible)

@@ -1,6 +1,7 @@
 //! Extraction of exactly one key from a request.
 
 use crate::request::location::names_a_scheme;
+use crate::request::websocket::{BEARER, is_handshake, offered};
 use crate::request::{KeyLocation, RequestHead};
 
 /// The credential in the configured locations of a request.
@@ -35,31 +36,52 @@ pub enum Credential<'a> {
 impl<'a> Credential<'a> {
     /// Finds the key of a request. Two keys are refused, also where they are the same.
     pub fn find<R: RequestHead>(request: &'a R, locations: &'a [KeyLocation]) -> Self {
-        Self::find_where(request, locations, |_| true)
+        Self::find_where(request, locations, |_| true, |_| false)
     }
 
     /// Finds the key of a request in some of the locations.
+    ///
+    /// `is_claimed` tells which subprotocols of a WebSocket may be keys, besides that after `bearer`.
     pub(crate) fn find_where<R: RequestHead>(
         request: &'a R,
         locations: &'a [KeyLocation],
         is_searched: impl Fn(&KeyLocation) -> bool,
+        is_claimed: impl Fn(&[u8]) -> bool,
     ) -> Self {
         let mut found = Credential::Absent;
         let locations = locations.iter().enumerate();
         for (index, location) in locations.filter(|(_, location)| is_searched(location)) {
             let mut lines = request.values_at(index, location.header_name());
             let Some(line) = lines.next() else { continue };
-            if lines.next().is_some() {
+            let key = if location.is_websocket_protocol() {
+                if !is_handshake(request) {
+                    continue;
+                }
+                let all = offered([line].into_iter().chain(lines));
+                let mut keys = all.filter(|(name, is_marked)| *is_marked || is_claimed(name));
+                match (keys.next(), keys.next()) {
+                    (Some((key, _)), None) => key,
+                    (Some(_), Some(_)) => return Credential::Several,
+                    (None, _) => {
+                        let mut all = offered(request.values_at(index, location.header_name()));
+                        if !all.any(|(name, _)| name == BEARER.as_bytes()) {
+                            continue;
+                        }
+                        &[]
+                    }
+                }
+            } else if lines.next().is_some() {
                 return Credential::Several;
-            }
-            let key = match location.key_in(line) {
-                Some(key) => key,
-                // The key may be on either side of the comma. One in front is refused by its
-                // format.
-                None if location.is_joined_in(line) => return Credential::Several,
-                None if names_a_scheme(line) => continue,
-                // Neither our scheme nor another one, so the client tried to send a key.
-                None => &[],
+            } else {
+                match location.key_in(line) {
+                    Some(key) => key,
+                    // The key may be on either side of the comma. One in front is refused by its
+                    // format.
+                    None if location.is_joined_in(line) => return Credential::Several,
+                    None if names_a_scheme(line) => continue,
+                    // Neither our scheme nor another one, so the client tried to send a key.
+                    None => &[],
+                }
             };
             found = match found {
                 Credential::Absent if key.is_empty() => Credential::Empty,
@@ -79,12 +101,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::request::websocket::HEADER;
 
     struct Head(Vec<(&'static str, Vec<u8>)>);
 
     impl RequestHead for Head {
         fn method(&self) -> &'static str {
-            "GET"
+            let connects = self.0.iter().any(|(name, _)| *name == ":protocol");
+            if connects { "CONNECT" } else { "GET" }
         }
 
         fn peer(&self) -> Option<IpAddr> {
@@ -171,6 +195,63 @@ mod tests {
             let head = Head(vec![("authorization", line.to_vec())]);
             assert_eq!(Credential::find(&head, &locations), expected, "{line:?}");
         }
+    }
+
+    #[test]
+    fn the_key_of_a_handshake_is_the_subprotocol_after_bearer_or_one_in_the_format_of_keys() {
+        use Credential::{Absent, Empty, One, Several};
+        let locations = [KeyLocation::x_api_key(), KeyLocation::websocket_protocol()];
+        let find = |lines: &[&str], more: &[(&'static str, &str)], expected: Credential<'_>| {
+            let lines = lines.iter().map(|line| (HEADER, *line));
+            let all = lines.chain(more.iter().copied());
+            let head = Head(
+                all.map(|(name, line)| (name, line.as_bytes().to_vec()))
+                    .collect(),
+            );
+            let is_claimed = |name: &[u8]| name.starts_with(b"vhk_");
+            let found = Credential::find_where(&head, &locations, |_| true, is_claimed);
+            assert_eq!(found, expected, "{:?}", head.0);
+        };
+        let upgrade = &[("upgrade", "websocket")][..];
+        let key = One(b"vhk_k", 1);
+        find(&["bearer, vhk_k"], upgrade, One(b"vhk_k", 1));
+        find(&["chat,bearer ,\tvhk_k, news"], upgrade, One(b"vhk_k", 1));
+        find(&["chat, bearer", "vhk_k"], upgrade, One(b"vhk_k", 1));
+        find(&["bearer", "", " , ", "vhk_k"], upgrade, One(b"vhk_k", 1));
+        find(&["vhk_k, bearer"], upgrade, One(b"vhk_k", 1));
+        find(&["vhk_k"], upgrade, One(b"vhk_k", 1));
+        find(&["bearer, nonsense"], upgrade, One(b"nonsense", 1));
+        find(&["bearer, vhk_k"], &[("upgrade", "h2c, WebSocket")], key);
+        find(
+            &["bearer, vhk_k"],
+            &[(":protocol", "websocket")],
+            One(b"vhk_k", 1),
+        );
+        // No two keys, in whatever form.
+        find(&["bearer, vhk_k, vhk_k"], upgrade, Several);
+        find(&["bearer, vhk_k", "bearer, vhk_k"], upgrade, Several);
+        find(&["bearer, chat, vhk_k"], upgrade, Several);
+        find(&["bearer, bearer, vhk_k"], upgrade, Several);
+        find(&["bearer, \"x, vhk_k, y\""], upgrade, Several);
+        find(
+            &["bearer, vhk_k"],
+            &[("upgrade", "websocket"), ("x-api-key", "vhk_k")],
+            Several,
+        );
+        // None.
+        find(&["bearer"], upgrade, Empty);
+        find(&["chat, bearer, "], upgrade, Empty);
+        find(&["chat, Bearer"], upgrade, Absent);
+        find(&["chat"], upgrade, Absent);
+        find(&[""], upgrade, Absent);
+        find(&["bearer, vhk_k"], &[], Absent);
+        find(&["bearer, vhk_k"], &[("upgrade", "h2c")], Absent);
+        find(&["bearer, vhk_k"], &[("upgrade", "\"websocket\"")], Absent);
+        find(
+            &["bearer, vhk_k"],
+            &[("x-api-key", "vhk_k")],
+            One(b"vhk_k", 0),
+        );
     }
 
     proptest! {

@@ -3,6 +3,7 @@
 use crate::error::{ParseError, ParseErrorKind};
 use crate::key::KeyKind;
 use crate::request::list::elements;
+use crate::request::websocket;
 
 /// Headers that browsers, proxies, caches, servers or tracing read or write themselves (RFC 9110
 /// §16.3.1 and common practice). A key in one of them would be forwarded, logged or replaced, and
@@ -64,6 +65,7 @@ enum Place {
     Header(Box<str>),
     Scheme(Box<str>),
     RawAuthorization,
+    WebSocketProtocol,
 }
 
 impl KeyLocation {
@@ -107,6 +109,7 @@ impl KeyLocation {
                 "authorization" => {
                     "use `KeyLocation::bearer`, `KeyLocation::scheme` or `KeyLocation::raw_authorization`"
                 }
+                "sec-websocket-protocol" => "use `KeyLocation::websocket_protocol`",
                 _ => "use `KeyLocation::x_api_key` or a name of your own, such as `x-acme-key`",
             }));
         }
@@ -154,6 +157,42 @@ impl KeyLocation {
         Self::secret(Place::Header("x-client-key".into())).publishable()
     }
 
+    /// Accepts the key as a subprotocol of a WebSocket handshake, for publishable keys.
+    ///
+    /// A page cannot set headers on a WebSocket, but it can offer subprotocols (RFC 6455 §1.9). It
+    /// offers `bearer`, then the key, and its own ones wherever it likes:
+    ///
+    /// ```js
+    /// new WebSocket("wss://api.example.com/live", ["chat", "bearer", "acme_live_…"])
+    /// ```
+    ///
+    /// The key is the subprotocol after `bearer`, or one that begins like a key of the gate, over all
+    /// lines of `Sec-WebSocket-Protocol`. With more than one the request is refused: 400
+    /// `multiple_api_keys`. Only the key is removed, so the handler sees `chat, bearer` and cannot
+    /// send the key back by selecting it. A browser closes the connection if none of the subprotocols
+    /// that it offered is selected. So if the handler selects none, the response selects `bearer`:
+    ///
+    /// ```text
+    /// HTTP/1.1 101 Switching Protocols
+    /// sec-websocket-protocol: bearer
+    /// ```
+    ///
+    /// The header is a location only in a WebSocket handshake: `GET` with `Upgrade: websocket`, or
+    /// `CONNECT` in HTTP/2 (RFC 8441). A page's key is publishable; a program that is no page can send
+    /// its key in any other header.
+    ///
+    /// ```
+    /// use keyward::{KeyKind, KeyLocation};
+    ///
+    /// let socket = KeyLocation::websocket_protocol();
+    /// assert_eq!(socket.header_name(), "sec-websocket-protocol");
+    /// assert_eq!(socket.accepts(), KeyKind::Publishable);
+    /// ```
+    #[must_use]
+    pub fn websocket_protocol() -> Self {
+        Self::secret(Place::WebSocketProtocol).publishable()
+    }
+
     /// Accepts publishable keys in this location instead of secret ones.
     ///
     /// A secret key sent here is refused, because a secret key in a web page is a leak.
@@ -169,6 +208,7 @@ impl KeyLocation {
         match &self.place {
             Place::Header(name) => name,
             Place::Scheme(_) | Place::RawAuthorization => "authorization",
+            Place::WebSocketProtocol => websocket::HEADER,
         }
     }
 
@@ -178,12 +218,12 @@ impl KeyLocation {
         self.accepts
     }
 
-    /// Returns the scheme for the challenge; `ApiKey` if the header contains the key alone.
+    /// Returns the scheme for the challenge; `ApiKey` if the key is not in a scheme.
     #[must_use]
     pub fn challenge(&self) -> &str {
         match &self.place {
             Place::Scheme(scheme) => scheme,
-            Place::Header(_) | Place::RawAuthorization => "ApiKey",
+            Place::Header(_) | Place::RawAuthorization | Place::WebSocketProtocol => "ApiKey",
         }
     }
 
@@ -193,7 +233,12 @@ impl KeyLocation {
             Place::Header(name) => format!("{name}: <key>"),
             Place::Scheme(scheme) => format!("Authorization: {scheme} <key>"),
             Place::RawAuthorization => "Authorization: <key>".to_owned(),
+            Place::WebSocketProtocol => "Sec-WebSocket-Protocol: bearer, <key>".to_owned(),
         }
+    }
+
+    pub(crate) fn is_websocket_protocol(&self) -> bool {
+        self.place == Place::WebSocketProtocol
     }
 
     pub(crate) fn is_authorization(&self) -> bool {
@@ -221,7 +266,8 @@ impl KeyLocation {
     pub(crate) fn key_in<'a>(&self, line: &'a [u8]) -> Option<&'a [u8]> {
         let line = trim(line);
         match &self.place {
-            Place::Header(_) => Some(line),
+            // A list of subprotocols is not searched here.
+            Place::Header(_) | Place::WebSocketProtocol => Some(line),
             Place::Scheme(scheme) => {
                 let (given, rest) = match line.iter().position(|byte| *byte == b' ') {
                     Some(space) => line.split_at_checked(space)?,

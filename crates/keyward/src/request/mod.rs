@@ -6,6 +6,7 @@ pub(crate) mod credential;
 pub(crate) mod head;
 pub(crate) mod list;
 pub(crate) mod location;
+pub(crate) mod websocket;
 
 pub use self::credential::Credential;
 pub use self::head::RequestHead;
