@@ -95,8 +95,9 @@ impl GateBuilder {
 
     /// Accepts imported keys of this format as well.
     ///
-    /// If a key has several of these formats, the one that was added first is used. Add a narrow one, such as
-    /// one with a separator, before a wide one.
+    /// A key that has several of these formats is looked up by each of them, so that keys of several
+    /// systems may look alike. A lookup tries at most four digests for each different part of the
+    /// text that may be the key: the whole text, or what follows a prefix or a separator.
     pub fn foreign_format(mut self, format: ForeignFormat) -> Self {
         self.foreign.push(format);
         self

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::denial::DenialKind;
 use crate::gate::judge::{CheckFlow, judge_key};
+use crate::gate::prove::Found;
 use crate::gate::{Check, Gate, Requirement};
 use crate::ids::KeyId;
 use crate::key::Hint;
@@ -166,7 +167,7 @@ impl Gate {
         on_check(Check::Freshness, fresh)?;
         let found = self.look(&presented, Duration::MAX);
         let (entry, now) = match found {
-            Ok((_, entry, now)) => (entry, now),
+            Ok(Found { entry, now, .. }) => (entry, now),
             Err(kind) => return on_check(Check::Known, Err(kind)),
         };
         on_check(Check::Known, Ok(()))?;

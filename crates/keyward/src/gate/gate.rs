@@ -331,11 +331,11 @@ impl Gate {
         };
         let gate = self.clone();
         let requirement = Arc::clone(requirement);
-        let key = Zeroizing::new(presented.key.to_vec());
+        let text = Zeroizing::new(presented.text.to_vec());
         let in_text = presented.environment.map(<[u8]>::to_vec);
         let Presented {
             location,
-            secret,
+            reading,
             is_foreign,
             client,
             ..
@@ -346,10 +346,10 @@ impl Gate {
             let refreshed = refreshed.await;
             let decision = {
                 let presented = Presented {
-                    key: &key,
+                    text: &text,
                     location,
                     environment: in_text.as_deref(),
-                    secret,
+                    reading,
                     is_foreign,
                     client,
                 };

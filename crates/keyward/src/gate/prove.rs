@@ -1,12 +1,14 @@
 //! Finds the key of a request and looks it up.
 
+use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::denial::DenialKind;
 use crate::gate::gate::Inner;
 use crate::gate::{Gate, Requirement};
-use crate::key::format::MAX_KEY_LEN;
+use crate::key::ForeignFormat;
+use crate::key::format::{MAX_KEY_LEN, Recognised};
 use crate::replica::cached_key::CachedKey;
 use crate::replica::freshness::Moment;
 use crate::request::client::Client;
@@ -15,16 +17,49 @@ use crate::request::{KeyLocation, RequestHead};
 
 /// A text in the format of a key, and its location.
 pub(super) struct Presented<'a> {
-    pub(super) key: &'a [u8],
+    pub(super) text: &'a [u8],
     pub(super) location: usize,
     /// The environment in its text.
     pub(super) environment: Option<&'a [u8]>,
-    /// The offset of the part after the prefix.
-    pub(super) secret: usize,
+    pub(super) reading: Reading,
     /// Set if the key may be an imported one.
     pub(super) is_foreign: bool,
     /// The client for which failures are counted.
     pub(super) client: Option<Client>,
+}
+
+/// The parts of a text that identify the key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reading {
+    /// The offset of the key. The text before it is arbitrary.
+    key: usize,
+    /// The offset in the key of the part after the prefix.
+    secret: usize,
+}
+
+impl Reading {
+    fn of(recognised: &Recognised<'_>) -> Self {
+        // If only the secret part counts, the text before it is not part of the key.
+        let (key, secret) = if recognised.secret_alone {
+            (recognised.secret, 0)
+        } else {
+            (0, recognised.secret)
+        };
+        Self { key, secret }
+    }
+
+    fn key_in(self, text: &[u8]) -> &[u8] {
+        text.get(self.key..).unwrap_or(text)
+    }
+}
+
+/// An entry that was found, and how.
+pub(super) struct Found {
+    /// The index of the digest method.
+    way: usize,
+    reading: Reading,
+    pub(super) entry: Arc<CachedKey>,
+    pub(super) now: Moment,
 }
 
 /// A key that the client has proved to have.
@@ -73,16 +108,11 @@ impl Gate {
                 (recognised.ok_or_else(|| self.what_is_wrong(key))?, true)
             }
         };
-        // If only the secret part counts, the text before it is not part of the key.
-        let (key, secret) = match key.get(recognised.secret..) {
-            Some(rest) if recognised.secret_alone => (rest, 0),
-            _ => (key, recognised.secret),
-        };
         Ok(Some(Presented {
-            key,
+            text: key,
             location,
             environment: recognised.environment,
-            secret,
+            reading: Reading::of(&recognised),
             is_foreign,
             client: None,
         }))
@@ -123,21 +153,19 @@ impl Gate {
         &self,
         presented: &Presented<'_>,
         max_staleness: Duration,
-    ) -> Result<(usize, Arc<CachedKey>, Moment), DenialKind> {
+    ) -> Result<Found, DenialKind> {
         let replica = &self.inner.replica;
         let fresh_as_of = replica.fresh_as_of();
-        let Presented {
-            key,
-            secret,
-            is_foreign,
-            ..
-        } = *presented;
         let moves = replica.moves();
         let clock = &**replica.clock();
         let look = || {
             let peppers = &self.inner.scheme.peppers;
-            let mut candidates = peppers.candidates(key, secret, is_foreign, clock);
-            candidates.find_map(|(way, digest)| Some((way, replica.find(&digest)?)))
+            self.readings(presented).find_map(|reading| {
+                let key = reading.key_in(presented.text);
+                let is_foreign = presented.is_foreign;
+                let mut candidates = peppers.candidates(key, reading.secret, is_foreign, clock);
+                candidates.find_map(|(way, digest)| Some((way, reading, replica.find(&digest)?)))
+            })
         };
         let mut entry = look();
         // A key that is moving to another digest may have been missed at both. It is added at its
@@ -149,8 +177,37 @@ impl Gate {
         if fresh_as_of.is_older_than(max_staleness, now) {
             return Err(DenialKind::Unavailable);
         }
-        let (way, entry) = entry.ok_or(DenialKind::Unknown)?;
-        Ok((way, entry, now))
+        let (way, reading, entry) = entry.ok_or(DenialKind::Unknown)?;
+        Ok(Found {
+            way,
+            reading,
+            entry,
+            now,
+        })
+    }
+
+    /// Yields the different readings of a text, the first one first.
+    ///
+    /// Only an imported key has more than one: several systems may have created keys that look
+    /// alike.
+    fn readings(&self, presented: &Presented<'_>) -> impl Iterator<Item = Reading> {
+        let (first, text) = (presented.reading, presented.text);
+        let foreign: &[_] = if presented.is_foreign {
+            &self.inner.foreign
+        } else {
+            &[]
+        };
+        let read = move |format: &ForeignFormat| Some(Reading::of(&format.parse(text)?));
+        let others = foreign
+            .iter()
+            .enumerate()
+            .filter_map(move |(place, format)| {
+                let reading = read(format)?;
+                let mut before = foreign.iter().take(place).filter_map(read);
+                let is_new = reading != first && before.all(|other| other != reading);
+                is_new.then_some(reading)
+            });
+        iter::once(first).chain(others)
     }
 
     /// Finds the key, and schedules a rehash if it is stored under an old digest.
@@ -159,14 +216,16 @@ impl Gate {
         presented: &Presented<'_>,
         max_staleness: Duration,
     ) -> Result<Proved, DenialKind> {
-        let (way, entry, now) = self.look(presented, max_staleness)?;
+        let found = self.look(presented, max_staleness)?;
         let Inner {
             scheme, replica, ..
         } = &*self.inner;
         let peppers = &scheme.peppers;
-        if peppers.is_old(way) {
-            replica.redigest(&entry, || peppers.digest_text(presented.key));
+        if peppers.is_old(found.way) {
+            let key = found.reading.key_in(presented.text);
+            replica.redigest(&found.entry, || peppers.digest_text(key));
         }
+        let Found { entry, now, .. } = found;
         Ok(Proved { entry, now })
     }
 }

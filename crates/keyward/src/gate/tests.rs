@@ -1031,6 +1031,68 @@ fn only_the_secret_of_an_imported_key_counts_and_512_bytes_at_most() {
 }
 
 #[test]
+fn a_key_that_has_several_foreign_formats_is_found_by_its_own() {
+    let formats = || {
+        let format = |prefix| ForeignFormat::new(prefix).unwrap();
+        [
+            format("re_").secret_after('_'),
+            format("").secret_after('_'),
+            format(""),
+            format("re_"),
+        ]
+    };
+    let text = "re_BRTRKFsL_51FwqftsmMDHHbJAMEXXHCgG";
+    let schemes = [DigestScheme::Sha256OfSecret, DigestScheme::Sha512];
+    let peppers = Peppers::new(Pepper::new("2026", b"sixteen bytes or more").unwrap());
+    let peppers = schemes.into_iter().try_fold(peppers, Peppers::accepting);
+    // What counts as the key, and how the other system has digested it.
+    for (key, digest) in [
+        (
+            text,
+            KeyDigest::new(DigestScheme::Sha256, Sha256::digest(text).into()),
+        ),
+        (
+            text,
+            KeyDigest::new(
+                DigestScheme::Sha512,
+                Sha256::digest(sha2::Sha512::digest(text)).into(),
+            ),
+        ),
+        (
+            "51FwqftsmMDHHbJAMEXXHCgG",
+            KeyDigest::new(
+                DigestScheme::Sha256OfSecret,
+                Sha256::digest("51FwqftsmMDHHbJAMEXXHCgG").into(),
+            ),
+        ),
+    ] {
+        for turn in 0..formats().len() {
+            let mut world = World::new();
+            let scheme = scheme().peppers(peppers.clone().unwrap());
+            world.record.digest = digest.clone();
+            world.fields[0].1 = text.into();
+            world.feed();
+            let mut formats = formats();
+            formats.rotate_left(turn);
+            let gate = formats
+                .into_iter()
+                .fold(world.builder_with(&scheme), GateBuilder::foreign_format);
+            let gate = gate.build().unwrap();
+            assert_eq!(reason(world.verdict(&gate)), Ok(()), "{key} {digest:?}");
+            // The new digest is of the part that counts.
+            let rehashes = world.replica.take_rehashes();
+            let expected = scheme.peppers.digest_text(key.as_bytes());
+            assert_eq!(
+                rehashes.into_iter().map(|one| one.to).collect::<Vec<_>>(),
+                [expected]
+            );
+            world.fields[0].1 = text.replace("CgG", "CgH").into();
+            assert_eq!(reason(world.verdict(&gate)), Err(DenialKind::Unknown));
+        }
+    }
+}
+
+#[test]
 fn a_missing_scope_is_told_with_those_of_the_route() {
     let mut world = World::new();
     world.requirement = Requirement::new().scope("kyc").any_scope(["age", "name"]);

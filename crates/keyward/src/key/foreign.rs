@@ -13,8 +13,9 @@ use crate::key::format::{Recognised, after_prefix};
 /// An imported key is found by the digest that it was imported with until its first use, even when
 /// the gate has peppers: plain SHA-256, and other schemes that
 /// [`Peppers::accepting`](crate::key::Peppers::accepting) allows. Anyone with write access to the
-/// database could therefore insert the digest of a key of their own. Remove the format when
-/// [`KeyAdmin::schemes`](crate::admin::KeyAdmin::schemes) no longer counts keys under that scheme.
+/// database could therefore insert the digest of a key of their own. Stop
+/// accepting a scheme when [`KeyAdmin::schemes`](crate::admin::KeyAdmin::schemes) no longer counts
+/// keys under it, and remove the format when no imported key is in use any more.
 ///
 /// ```
 /// use keyward::key::ForeignFormat;
