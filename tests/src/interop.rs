@@ -105,8 +105,7 @@ impl Peer {
     }
 
     fn run(self, arguments: &[&str], body: &str) -> String {
-        let peers = std::env::var_os("WEBHOOK_PEERS").map(PathBuf::from);
-        let peers = peers.expect("WEBHOOK_PEERS names no folder: run scripts/test, which fills it");
+        let peers = peers();
         let mut command = match self {
             Self::Python => Command::new(peers.join("python/bin/python")),
             _ => Command::new("node"),
@@ -134,6 +133,12 @@ impl Peer {
         assert!(output.status.success(), "{self:?} failed: run scripts/test");
         String::from_utf8(output.stdout).unwrap()
     }
+}
+
+/// Returns the folder with the libraries of other languages.
+pub(crate) fn peers() -> PathBuf {
+    let peers = std::env::var_os("WEBHOOK_PEERS").map(PathBuf::from);
+    peers.expect("WEBHOOK_PEERS names no folder: run scripts/test, which fills it")
 }
 
 struct Head([(&'static str, String); 3]);

@@ -32,6 +32,8 @@ mod freeze;
 #[cfg(test)]
 mod front_page;
 #[cfg(test)]
+mod import;
+#[cfg(test)]
 mod interop;
 #[cfg(test)]
 mod leak;

@@ -13,6 +13,10 @@ use keyward::admin::{AccountChange, KeyFilter};
 use keyward::credits::{CreditOwner, Credits};
 use keyward::denial::DenialKind;
 use keyward::gate::Finish;
+use keyward::import::{
+    ImportOutcome, ImportReport, ImportRow, ImportSource, ImportTotals, Importer, Skipped,
+};
+use keyward::key::DigestScheme;
 use keyward::record::{AccountStatus, AuditAction, AuditEntry, KeyStatus};
 use keyward::store::{AuditQuery, Commit};
 use keyward::testing::block_on;
@@ -149,6 +153,86 @@ fn what_takes_power_away_survives_a_kill_and_the_loss_of_the_log() {
         }
         assert_eq!(ask(&fixture.open_slow(), &key), Err(answer), "{way}");
     }
+}
+
+/// The number of lines of an export that is imported by children that are killed.
+const LINES: usize = 600;
+
+/// An export of a table with keys of four accounts.
+fn export() -> String {
+    let line = |number: usize| {
+        let digest = format!("{number:064x}");
+        let account = number % 4;
+        format!(r#"{{"digest":"{digest}","owner":"customer-{account}","name":"key {number}"}}"#)
+    };
+    (0..LINES).map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Imports the export, and reports each key.
+fn import(store: &SqliteStore, mut report: impl FnMut(ImportReport)) -> ImportTotals {
+    let admin = KeyAdmin::new(store, &scheme()).max_active_keys(1_000_000);
+    let (operator, source) = (
+        Actor::operator("import"),
+        ImportSource::table(DigestScheme::Sha256),
+    );
+    let importer = Importer::new(&admin, &operator, source).opening_accounts();
+    let map = |row: &mut ImportRow| {
+        let owner = row.owner.as_deref().ok_or(Skipped::OwnerMissing)?;
+        row.new_key(AccountId::parse(owner)?, Environment::LIVE)
+    };
+    block_on(importer.run(export().as_bytes(), map, &mut report)).unwrap()
+}
+
+#[test]
+fn an_import_that_is_killed_is_completed_by_the_next_one_without_duplicates() {
+    let fixture = Fixture::new();
+    let mut told = HashSet::new();
+    for _ in 0..100 {
+        let child = "kill::imports_until_it_is_killed";
+        told.extend(run_and_kill(&fixture.path(), child, true));
+        if told.len() > LINES / 3 {
+            break;
+        }
+    }
+    assert!(!told.is_empty(), "no child has imported anything");
+    let store = SqliteStore::open(fixture.path()).unwrap();
+    let left = store.replica().len();
+    let mut ids = HashSet::new();
+    let totals = import(&store, |report| match report.outcome {
+        ImportOutcome::Imported(id) | ImportOutcome::AlreadyImported(id) => {
+            assert!(ids.insert(id.to_string()), "{report}");
+        }
+        other => panic!("{other}"),
+    });
+    assert_eq!(
+        (totals.already_imported, totals.imported),
+        (left as u64, (LINES - left) as u64)
+    );
+    assert_eq!(store.replica().len(), LINES);
+    assert!(told.is_subset(&ids), "what was reported is there");
+    let rows = |table: &str| -> usize {
+        let file = Connection::open(fixture.path()).unwrap();
+        let count = format!("SELECT count(*) FROM {table}");
+        let count: i64 = file.query_row(&count, [], |row| row.get(0)).unwrap();
+        usize::try_from(count).unwrap()
+    };
+    assert_eq!((rows("keyward_key"), rows("keyward_token")), (LINES, LINES));
+}
+
+/// Not a test of its own: the code of the child.
+#[test]
+fn imports_until_it_is_killed() {
+    let Some(file) = env::var_os(FILE) else {
+        return;
+    };
+    let store = SqliteStore::open(file).unwrap();
+    tell("ready").unwrap();
+    import(&store, |report| match report.outcome {
+        ImportOutcome::Imported(id) | ImportOutcome::AlreadyImported(id) => {
+            drop(tell(&id.to_string()));
+        }
+        other => panic!("{other}"),
+    });
 }
 
 /// Not a test of its own: the code of the child.

@@ -86,6 +86,7 @@ pub mod environment;
 pub mod error;
 pub mod gate;
 pub mod ids;
+pub mod import;
 pub mod key;
 pub mod limit;
 pub mod log_limit;

@@ -36,11 +36,7 @@ impl KeyAdmin {
                     keys: vec![record.clone()],
                     credits: self.first_credits(&new, record.id),
                     active_keys: Some(self.active_keys(&account, 0)),
-                    token: new.token.clone().map(|token| CreateToken {
-                        account: new.account.clone(),
-                        token,
-                        key: record.id,
-                    }),
+                    token: create_token(&new, record.id),
                     audit: vec![line],
                     ..Commit::default()
                 };
@@ -63,6 +59,8 @@ impl KeyAdmin {
     /// with the current scheme.
     ///
     /// The hint is the part of the key that may be displayed. Without one, views and logs show `…`.
+    /// With a [token](NewKey::token), a repeated import returns the record of the first. For an
+    /// export of another system, use an [`Importer`](crate::import::Importer).
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -108,29 +106,11 @@ impl KeyAdmin {
         hint: impl Into<Option<Hint>>,
     ) -> Result<KeyRecord, AdminError> {
         let hint = hint.into().unwrap_or_else(Hint::unknown);
-        let call = self.audited_create(actor, AuditAction::Import, &new);
-        let done = async {
-            let (account, permitted) = self.prepare(actor, &new).await?;
-            let record = self.record_of(actor, &new, &account, Some(&permitted), digest, hint)?;
-            let id = record.id;
-            let mut line = call.line();
-            line.key = Some(id);
-            let commit = Commit {
-                keys: vec![record],
-                credits: self.first_credits(&new, id),
-                active_keys: Some(self.active_keys(&account, 0)),
-                audit: vec![line],
-                ..Commit::default()
-            };
-            self.store.commit(permitted.bind(&account, commit)).await?;
-            Ok(id)
-        };
-        // No retry: a conflict means that the digest is already stored.
-        let id = call.check(done.await).await?;
+        let (id, _) = self.import_once(actor, &new, &digest, &hint, false).await?;
         self.stored(id).await
     }
 
-    fn audited_create<'a>(
+    pub(super) fn audited_create<'a>(
         &'a self,
         actor: &'a Actor,
         action: AuditAction,
@@ -147,7 +127,7 @@ impl KeyAdmin {
     }
 
     /// Validates a request and returns the account, if the actor may create keys in it.
-    async fn prepare(
+    pub(super) async fn prepare(
         &self,
         actor: &Actor,
         new: &NewKey,
@@ -200,7 +180,7 @@ impl KeyAdmin {
         Ok((key, record))
     }
 
-    fn record_of(
+    pub(super) fn record_of(
         &self,
         actor: &Actor,
         new: &NewKey,
@@ -266,10 +246,7 @@ impl KeyAdmin {
 
     /// Returns the key of an earlier create with the same token, if the requests match.
     async fn made_before(&self, new: &NewKey) -> Result<Option<KeyRecord>, AdminError> {
-        let Some(token) = new.token.clone() else {
-            return Ok(None);
-        };
-        let Some(id) = self.store.created_with(new.account.clone(), token).await? else {
+        let Some(id) = self.id_made_before(new).await? else {
             return Ok(None);
         };
         let record = self.store.key(id).await?.ok_or(AdminErrorKind::Conflict)?;
@@ -303,6 +280,14 @@ impl KeyAdmin {
         })
     }
 
+    /// Returns the id of the key that the token has created.
+    pub(super) async fn id_made_before(&self, new: &NewKey) -> Result<Option<KeyId>, AdminError> {
+        let Some(token) = new.token.clone() else {
+            return Ok(None);
+        };
+        Ok(self.store.created_with(new.account.clone(), token).await?)
+    }
+
     pub(super) fn active_keys(&self, account: &Account, spare: u32) -> ActiveKeys {
         let bound = account.max_active_keys.unwrap_or(self.max_active_keys);
         ActiveKeys {
@@ -311,6 +296,17 @@ impl KeyAdmin {
             now: self.now(),
         }
     }
+}
+
+/// Returns the token that is stored with a new key.
+pub(super) fn create_token(new: &NewKey, key: KeyId) -> Option<CreateToken> {
+    let token = new.token.clone()?;
+    let account = new.account.clone();
+    Some(CreateToken {
+        account,
+        token,
+        key,
+    })
 }
 
 /// The first epoch of a balance.

@@ -15,6 +15,7 @@ pub(crate) mod create;
 pub(crate) mod credits;
 pub(crate) mod error;
 pub(crate) mod grace;
+pub(crate) mod import;
 pub(crate) mod list;
 pub(crate) mod origins;
 pub(crate) mod policy;
