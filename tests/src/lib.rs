@@ -36,6 +36,8 @@ mod import;
 #[cfg(test)]
 mod interop;
 #[cfg(test)]
+mod later_charges;
+#[cfg(test)]
 mod leak;
 #[cfg(test)]
 mod mistakes;

@@ -221,8 +221,9 @@ impl RefillSchedule {
             Unit::Year => Span::new().try_years(period),
         };
         let date = self.anchor.checked_add(span.ok()?).ok()?;
-        let begin = date.to_zoned(self.zone.clone()).ok()?;
-        Some(begin.timestamp().into())
+        // What is skipped counts as the time after it, and what comes twice as the first.
+        let begin = self.zone.to_timestamp(date.at(0, 0, 0, 0)).ok()?;
+        begin.try_into().ok()
     }
 }
 
@@ -254,7 +255,7 @@ mod tests {
     use super::*;
 
     fn at(text: &str) -> SystemTime {
-        text.parse::<Timestamp>().unwrap().into()
+        text.parse::<Timestamp>().unwrap().try_into().unwrap()
     }
 
     /// Returns the next boundaries after an instant.
