@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use keyward::address::AddressPolicy;
 use keyward::admin::{AdminError, KeyChange, KeyFilter};
 use keyward::gate::{Access, Verdict};
 use keyward::key::Hint;
@@ -95,7 +96,7 @@ fn powers(scopes: &Scopes, has_catalog: bool) -> BTreeSet<&'static str> {
     all
 }
 
-struct Head(String, bool);
+struct Head(String, bool, IpAddr);
 
 impl RequestHead for Head {
     fn method(&self) -> &'static str {
@@ -103,7 +104,7 @@ impl RequestHead for Head {
     }
 
     fn peer(&self) -> Option<IpAddr> {
-        None
+        Some(self.2)
     }
 
     fn values<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a [u8]> {
@@ -126,6 +127,7 @@ enum Start {
         expires: bool,
         listed: bool,
         limited: bool,
+        addresses: u8,
     },
 }
 
@@ -137,6 +139,7 @@ struct Step {
     what: u8,
     grants: u16,
     flags: u8,
+    addresses: u8,
 }
 
 /// The keys that were there before.
@@ -148,7 +151,29 @@ struct Victim {
     state: u8,
     is_known: bool,
     flags: u8,
+    addresses: u8,
 }
+
+/// Lists of addresses: none, one in two halves and whole, a part of it, a wider one, another.
+fn addresses(list: u8) -> AddressPolicy {
+    match list % 8 {
+        0 => AddressPolicy::listed(["192.0.2.0/25", "192.0.2.128/25"]).unwrap(),
+        1 => AddressPolicy::listed(["192.0.2.0/24"]).unwrap(),
+        2 => AddressPolicy::listed(["192.0.2.7"]).unwrap(),
+        3 => AddressPolicy::listed(["192.0.2.0/23"]).unwrap(),
+        4 => AddressPolicy::listed(["198.51.100.0/24"]).unwrap(),
+        _ => AddressPolicy::Any,
+    }
+}
+
+/// Addresses within and without these lists.
+const PEERS: [[u8; 4]; 5] = [
+    [192, 0, 2, 7],
+    [192, 0, 2, 200],
+    [192, 0, 3, 7],
+    [198, 51, 100, 7],
+    [203, 0, 113, 7],
+];
 
 fn grants(bits: u16) -> Scopes {
     let chosen = GRANTS.iter().enumerate();
@@ -269,8 +294,11 @@ impl World {
         let requirement = Requirement::new().any_environment();
         let requirement = requirement.kinds([KeyKind::Secret, KeyKind::Publishable]);
         let requirement = Arc::new(requirement);
-        [false, true].into_iter().find_map(|origin| {
-            let head = Head(key.expose_secret().to_owned(), origin);
+        let places = PEERS
+            .into_iter()
+            .flat_map(|peer| [(false, peer), (true, peer)]);
+        places.into_iter().find_map(|(origin, peer)| {
+            let head = Head(key.expose_secret().to_owned(), origin, peer.into());
             if let Verdict::Admit(admitted) = decided(self.gate.check(&head, &requirement, None))
                 && let Some(Access::Principal(principal)) = admitted.access
             {
@@ -295,9 +323,11 @@ impl World {
                     expires,
                     listed,
                     limited,
+                    addresses: list,
                 } => {
                     let (key, id) = self.put(ACME, *is_live, |record| {
                         record.scopes = grants(*bits);
+                        record.addresses = addresses(*list);
                         if *expires {
                             let end = SystemTime::now() + Duration::from_secs(3600);
                             record.expires_at = Some(whole(end));
@@ -322,6 +352,7 @@ impl World {
             let owner = if victim.is_other { OTHER } else { ACME };
             let (key, id) = self.put(owner, victim.is_live, |record| {
                 record.scopes = grants(victim.grants);
+                record.addresses = addresses(victim.addresses);
                 if victim.flags & 1 == 1 {
                     record.origins = OriginPolicy::listed(["shop.example"]).unwrap();
                 }
@@ -398,6 +429,7 @@ impl World {
             let mut new = NewKey::new(owner.clone(), own, "new")
                 .scopes(grants(step.grants))
                 .origins(origins.clone())
+                .addresses(addresses(step.addresses))
                 .rate_limits(limits.clone());
             if flag(1) {
                 new = new.kind(KeyKind::Publishable);
@@ -433,6 +465,9 @@ impl World {
                 }
                 if flag(1) {
                     change = change.origins(origins);
+                }
+                if step.addresses >= 128 {
+                    change = change.addresses(addresses(step.addresses));
                 }
                 if flag(2) {
                     change = change.rate_limits(limits);
@@ -607,6 +642,10 @@ impl World {
                 own().any(|own| own.origins.covers(&record.origins)),
                 "{about}"
             );
+            for peer in PEERS {
+                let lets_in = |key: &KeyRecord| key.addresses.allows(peer.into());
+                assert!(!lets_in(&record) || own().any(lets_in), "{peer:?}: {about}");
+            }
             let limited = |own: &KeyRecord| own.rate_limits.covers(&record.rate_limits);
             assert!(own().any(limited), "{about}");
         }
@@ -668,14 +707,16 @@ fn starts() -> impl Strategy<Value = Vec<Start>> {
         any::<u16>(),
         any::<bool>(),
         any::<[bool; 3]>(),
+        any::<u8>(),
     );
     let key = key.prop_map(
-        |(some, more, is_live, [expires, listed, limited])| Start::Key {
+        |(some, more, is_live, [expires, listed, limited], addresses)| Start::Key {
             grants: some & more,
             is_live,
             expires,
             listed,
             limited,
+            addresses,
         },
     );
     prop_oneof![
@@ -693,15 +734,17 @@ fn victims() -> impl Strategy<Value = Vec<Victim>> {
         0..8_u8,
         0..4_u8,
         0..8_u8,
+        any::<u8>(),
     );
     let victim = victim.prop_map(
-        |(some, more, [is_live, is_other], state, known, flags)| Victim {
+        |(some, more, [is_live, is_other], state, known, flags, addresses)| Victim {
             grants: some & more,
             is_live,
             is_other,
             state,
             is_known: known == 0,
             flags,
+            addresses,
         },
     );
     vec(victim, 3..8)
@@ -713,14 +756,15 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         any::<u8>(),
         any::<u8>(),
         any::<[u16; 3]>(),
-        any::<u8>(),
+        any::<[u8; 2]>(),
     );
-    let step = step.prop_map(|(call, who, what, [a, b, c], flags)| Step {
+    let step = step.prop_map(|(call, who, what, [a, b, c], [flags, addresses])| Step {
         call,
         who,
         what,
         grants: a & b & c,
         flags,
+        addresses,
     });
     vec(step, 1..40)
 }

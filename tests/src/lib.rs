@@ -4,6 +4,8 @@
 mod docs;
 
 #[cfg(test)]
+mod addresses;
+#[cfg(test)]
 mod allocations;
 #[cfg(test)]
 mod authority;
@@ -19,6 +21,8 @@ mod composition;
 mod contracts;
 #[cfg(test)]
 mod cors;
+#[cfg(test)]
+mod decisions;
 #[cfg(test)]
 mod delivery;
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! One service with every sort of key and route, from which each stack builds the same API.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use keyward::address::AddressPolicy;
 use keyward::clock::ManualClock;
 use keyward::denial::ErrorCode;
 use keyward::gate::GateBuilder;
@@ -21,12 +23,17 @@ use keyward::{
 /// The time at which everything happens.
 pub const NOW: Duration = Duration::from_secs(1_700_000_000);
 
+/// The proxy through which requests come.
+pub const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+
 /// A service: its store, its keys by name and its routes by path.
 pub struct Service {
     pub clock: Arc<ManualClock>,
     pub store: Arc<MemoryStore>,
     pub keys: HashMap<&'static str, String>,
     pub routes: Vec<(&'static str, Gate, Requirement)>,
+    /// The address from which every connection comes, at first that of a trusted proxy.
+    pub peer: Option<IpAddr>,
     cors: Option<Cors>,
 }
 
@@ -43,6 +50,7 @@ impl Service {
             store: Arc::new(store),
             keys: HashMap::new(),
             routes: Vec::new(),
+            peer: Some(PROXY),
             cors,
         };
         service.open_accounts();
@@ -113,6 +121,20 @@ impl Service {
         self.key("idna", live, |key| {
             key.origins = origins(&["bücher.example"]);
         });
+        let addresses = |ranges: &[&str]| AddressPolicy::listed(ranges).unwrap();
+        self.key("office", live, |key| {
+            key.addresses = addresses(&["203.0.113.7", "198.51.100.0/24", "2001:db8::7"]);
+        });
+        self.key("proxy", live, |key| {
+            key.addresses = addresses(&["10.0.0.0/8"]);
+        });
+        self.key("local", live, |key| {
+            key.addresses = addresses(&["127.0.0.3"]);
+        });
+        self.key("office page", live, |key| {
+            key.addresses = addresses(&["203.0.113.7"]);
+            key.origins = origins(&["shop.example"]);
+        });
         self.foreign_key("unknown", "vhk_{env}_", false);
         self.foreign_key("another product", "xyz_{env}_", true);
         self.foreign_key("sk", "sk_live_", true);
@@ -175,6 +197,8 @@ impl Service {
                 .location(KeyLocation::bearer())
                 .location(KeyLocation::client_key())
                 .location(KeyLocation::x_client_key())
+                .trusted_proxies([PROXY.to_string()])
+                .unwrap()
         };
         let gate = main().build().unwrap();
         let any = Requirement::new;

@@ -1,6 +1,7 @@
 //! The same service in axum, in plain tower and in actix-web.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use actix_web::{App, HttpMessage, HttpRequest, HttpResponse, web};
@@ -10,7 +11,8 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use keyward::Principal;
-use keyward::gate::Anonymous;
+use keyward::denial::DenialKind;
+use keyward::gate::{Anonymous, Denial};
 use keyward_actix::RequireKey;
 use keyward_tower::RequireKeyLayer;
 use tower::util::BoxCloneSyncService;
@@ -34,6 +36,8 @@ pub struct Answer {
     pub status: u16,
     pub fields: BTreeMap<String, Vec<String>>,
     pub body: String,
+    /// Why it was refused, which the response does not tell.
+    pub denial: Option<DenialKind>,
 }
 
 /// What the handler says of the one who calls, and of what it can see of the key.
@@ -86,6 +90,7 @@ pub fn answer<'a>(
         status,
         fields: all,
         body,
+        denial: None,
     }
 }
 
@@ -104,7 +109,7 @@ pub async fn axum(service: &Service, asks: &[Ask]) -> Vec<Answer> {
     for ask in asks {
         let response = app
             .clone()
-            .oneshot(request(ask).map(axum::body::Body::from))
+            .oneshot(request(service, ask).map(axum::body::Body::from))
             .await;
         answers.push(collect(response.unwrap()).await);
     }
@@ -126,7 +131,8 @@ pub async fn tower(service: &Service, asks: &[Ask]) -> Vec<Answer> {
     let mut answers = Vec::new();
     for ask in asks {
         let route = routes[&*ask.path].clone();
-        answers.push(route.oneshot(request(ask).map(Full::from)).await.unwrap());
+        let request = request(service, ask).map(Full::from);
+        answers.push(route.oneshot(request).await.unwrap());
     }
     answers
 }
@@ -166,14 +172,21 @@ pub async fn actix(service: &Service, asks: &[Ask]) -> Vec<Answer> {
             let value = actix_web::http::header::HeaderValue::from_bytes(value).unwrap();
             request = request.append_header((*name, value));
         }
+        if let Some(peer) = service.peer {
+            request = request.peer_addr((peer, 40_312).into());
+        }
         let response = actix_web::test::call_service(&app, request.to_request()).await;
         let status = response.status().as_u16();
         let headers = response.headers().clone();
+        let denial = response.response().extensions().get().map(Denial::kind);
         let body = actix_web::test::read_body(response).await;
         let fields = headers
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_bytes()));
-        answers.push(answer(status, fields, body));
+        answers.push(Answer {
+            denial,
+            ..answer(status, fields, body)
+        });
     }
     answers
 }
@@ -209,10 +222,13 @@ pub fn everywhere(service: &Arc<Service>, asks: &[Ask]) -> Vec<Answer> {
     axum
 }
 
-fn request(ask: &Ask) -> Request<Bytes> {
+fn request(service: &Service, ask: &Ask) -> Request<Bytes> {
     let mut request = Request::builder().method(ask.method).uri(&ask.path);
     for (name, value) in &ask.fields {
         request = request.header(*name, &value[..]);
+    }
+    if let Some(peer) = service.peer {
+        request = request.extension(SocketAddr::from((peer, 40_312)));
     }
     request.body(Bytes::new()).unwrap()
 }
@@ -241,5 +257,8 @@ where
         .headers
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_bytes()));
-    answer(head.status.as_u16(), fields, body)
+    Answer {
+        denial: head.extensions.get().map(Denial::kind),
+        ..answer(head.status.as_u16(), fields, body)
+    }
 }

@@ -15,6 +15,7 @@ use http::{Request, Response};
 use http_body_util::{Empty, Full};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
+use keyward::denial::DenialKind;
 use keyward::gate::GateBuilder;
 use keyward::throttle::AuthFailureLimiter;
 use keyward::{Gate, KeyFormat, KeyScheme, RateLimit, Requirement};
@@ -169,6 +170,12 @@ async fn every_stack_counts_by_the_address_of_the_connection() {
             200,
         ),
         (9, &[(X, good)], 200),
+        // A key with an allowlist of addresses.
+        (3, &[(X, key("local"))], 200),
+        (4, &[(X, key("local"))], 403),
+        (4, &proxied(key("local"), "127.0.0.3"), 403),
+        (9, &proxied(key("local"), "127.0.0.3"), 200),
+        (9, &proxied(key("local"), "127.0.0.3, 127.0.0.4"), 403),
     ];
     let (actix, stop) = serve_actix(gate(&service));
     let of_axum = PeerFromExtensions::new(|extensions| {
@@ -266,15 +273,28 @@ async fn over_a_unix_socket_the_proxy_is_given_an_address_or_all_is_refused() {
 #[test]
 fn without_a_peer_address_every_stack_refuses_alike() {
     let mut service = Service::new();
+    service.peer = None;
     let throttled = gate(&service);
-    service.routes = vec![("/throttled", throttled, Requirement::new())];
+    service
+        .routes
+        .push(("/throttled", throttled, Requirement::new()));
     let ask = |key: &str| Ask {
         method: "GET",
         path: "/throttled".to_owned(),
         fields: vec![("x-api-key", service.keys[key].clone().into())],
     };
     let asks = [ask("live"), ask("unknown")];
-    for answer in everywhere(&Arc::new(service), &asks) {
+    let listed = Ask {
+        path: "/live".to_owned(),
+        ..ask("office")
+    };
+    let service = Arc::new(service);
+    for answer in everywhere(&service, &[listed]) {
+        assert_eq!(answer.denial, Some(DenialKind::AddressUnknown));
+        assert_eq!(answer.status, 403);
+        assert!(answer.body.ends_with(r#""code":"address_not_allowed"}"#));
+    }
+    for answer in everywhere(&service, &asks) {
         assert_eq!(answer.status, 500);
         assert_eq!(answer.fields["cache-control"], ["no-store"]);
         assert_eq!(

@@ -10,7 +10,8 @@ use crate::head::Peer;
 /// Finds the client's IP address for a request, for [`GateBuilder::peer`].
 ///
 /// A gate with an [`AuthFailureLimiter`], the brute-force protection, needs the address and rejects a request
-/// without one with 500. The default is [`ServiceRequest::peer_addr`]. Never take the address from a header:
+/// without one with 500. So does a key with an [allowlist of addresses], with 403. The default is
+/// [`ServiceRequest::peer_addr`]. Never take the address from a header:
 /// the gate itself reads `X-Forwarded-For` of [trusted proxies].
 ///
 /// A connection over a Unix socket has no address. If only a proxy on the same machine connects to the
@@ -48,6 +49,7 @@ use crate::head::Peer;
 ///
 /// [`GateBuilder::peer`]: keyward::gate::GateBuilder::peer
 /// [`AuthFailureLimiter`]: keyward::throttle::AuthFailureLimiter
+/// [allowlist of addresses]: keyward::address::AddressPolicy
 /// [trusted proxies]: keyward::gate::GateBuilder::trusted_proxies
 #[derive(Clone, Copy, Debug)]
 pub struct PeerFromRequest(pub(crate) Peer);

@@ -10,7 +10,7 @@ use crate::head::Peer;
 /// Finds the client's IP address in the extensions of a request, for [`GateBuilder::peer`].
 ///
 /// A gate with an [`AuthFailureLimiter`], the brute-force protection, needs the address and rejects a request
-/// without one with 500. The default is a [`SocketAddr`](std::net::SocketAddr) in the extensions of the
+/// without one with 500. So does a key with an [allowlist of addresses], with 403. The default is a [`SocketAddr`](std::net::SocketAddr) in the extensions of the
 /// request, which a server on plain hyper has to insert. axum uses a type of its own, as shown below, and so
 /// does tonic: there it is the `remote_addr()` of `TcpConnectInfo`. Never take the address from a header: the
 /// gate itself reads the headers of [trusted proxies].
@@ -55,6 +55,7 @@ use crate::head::Peer;
 ///
 /// [`GateBuilder::peer`]: keyward::gate::GateBuilder::peer
 /// [`AuthFailureLimiter`]: keyward::throttle::AuthFailureLimiter
+/// [allowlist of addresses]: keyward::address::AddressPolicy
 /// [trusted proxies]: keyward::gate::GateBuilder::trusted_proxies
 #[derive(Clone, Copy, Debug)]
 pub struct PeerFromExtensions(pub(crate) Peer);

@@ -40,7 +40,8 @@ pub trait RequestHead {
     ///
     /// It must never come from a request header. A gate with an
     /// [`AuthFailureLimiter`](crate::throttle::AuthFailureLimiter) needs it and responds to `None`
-    /// with 500.
+    /// with 500. A key with an [allowlist of addresses](crate::address::AddressPolicy) needs it too:
+    /// `None` gets a 403.
     fn peer(&self) -> Option<IpAddr>;
 
     /// Returns whether the request came over HTTP/1, where an unread body blocks the next request.
