@@ -685,7 +685,8 @@ impl World {
                 // An operator may have done so.
                 .map(|mut key| {
                     (key.revision, key.status) = (0, KeyStatus::Active);
-                    (key.disabled_by, key.last_used_at) = (None, None);
+                    (key.disabled_by, key.disabled_by_name) = (None, None);
+                    key.last_used_at = None;
                     key
                 })
                 .collect(),
