@@ -198,6 +198,7 @@ impl NewKey {
     /// # let fields: Vec<_> = refusal.reply.headers().map(|(name, value)| format!("{name}: {value}")).collect();
     /// # assert_eq!(fields, ["cache-control: no-store", "content-type: application/problem+json"]);
     /// # assert_eq!(refusal.reply.body(), br#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"The API key may not be used from this network address. Add the address to the key's allowlist, or send the request from one that is on it.","code":"address_not_allowed"}"#);
+    /// assert_eq!(refusal.denial.unwrap().client_address(), Some([192, 0, 2, 1].into()));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn addresses(mut self, addresses: AddressPolicy) -> Self {

@@ -37,7 +37,8 @@ impl Explanation {
     /// ```
     /// # use keyward::Requirement;
     /// # use keyward::testing::{TestRequest, World};
-    /// # let gate = World::new().gate();
+    /// # let world = World::new();
+    /// # let gate = world.gate();
     /// let request = TestRequest::get().peer([192, 0, 2, 1]);
     /// let explained = gate.explain(&request, &Requirement::new());
     /// assert_eq!(explained.client_address(), Some([192, 0, 2, 1].into()));
