@@ -106,6 +106,13 @@ async fn an_allowed_request_allocates_what_an_insert_into_the_extensions_does() 
             ],
         ),
         (
+            "/live",
+            vec![
+                ("x-api-key", service.keys["office"].clone()),
+                ("x-forwarded-for", "192.0.2.1, [2001:db8::7]:443".to_owned()),
+            ],
+        ),
+        (
             "/throttled",
             vec![
                 ("x-api-key", service.keys["live"].clone()),

@@ -216,7 +216,9 @@ impl World {
             let stored = block_on(service.store.account(account(subset)));
             poll.account(stored.unwrap().unwrap());
         }
-        records.iter().for_each(|record| poll.key(record));
+        for record in &records {
+            poll.key(record);
+        }
         let (number, nonce) = (1, 0);
         poll.finish(Revision { number, nonce }).unwrap();
         clock.advance(Duration::from_secs(31));

@@ -530,7 +530,9 @@ fn what_cannot_be_told_apart_has_the_same_bytes() {
     };
     let asks: Vec<_> = keys.into_iter().map(ask).collect();
     let mut answers = everywhere(&service, &asks);
-    answers.iter_mut().for_each(|answer| answer.denial = None);
+    for answer in &mut answers {
+        answer.denial = None;
+    }
     assert_eq!(answers[0].status, 401);
     for (key, answer) in keys.iter().zip(&answers) {
         assert_eq!(answer, &answers[0], "{key}");

@@ -321,6 +321,22 @@ mod tests {
     }
 
     #[test]
+    fn addresses_typed_in_are_demanded_of_every_call() {
+        let fixture = Fixture::new();
+        let store = fixture.open_slow();
+        let (secret, record) = add(&store, "acme");
+        assert_eq!(ask_strictly(&store, &secret), Ok(()));
+        let listed = "UPDATE keyward_key SET addresses = '10.0.0.0/8 ::ffff:192.0.2.1'";
+        fixture.type_in(listed).unwrap();
+        assert_eq!(
+            ask_strictly(&store, &secret),
+            Err(DenialKind::AddressUnknown)
+        );
+        let addresses = block_on(store.key(record.id)).unwrap().unwrap().addresses;
+        assert!(addresses.ranges().eq(["10.0.0.0/8", "192.0.2.1"]));
+    }
+
+    #[test]
     fn a_key_whose_metadata_repeats_a_name_still_loads() {
         let fixture = Fixture::new();
         let store = fixture.open_slow();

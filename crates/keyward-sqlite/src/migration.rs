@@ -164,6 +164,27 @@ mod tests {
     }
 
     #[test]
+    fn a_change_of_any_column_has_a_revision() {
+        let fixture = Fixture::new();
+        drop(fixture.open());
+        let connection = Connection::open(fixture.path()).unwrap();
+        for table in ["keyward_key", "keyward_account"] {
+            let columns = "SELECT name FROM pragma_table_info(?1) WHERE name <> 'revision'";
+            let mut columns = connection.prepare(columns).unwrap();
+            let columns = columns.query_map([table], |row| row.get::<_, String>(0));
+            let trigger = "SELECT sql FROM sqlite_master WHERE type = 'trigger' AND name = ?1";
+            let updated = format!("{table}_updated");
+            let trigger = connection.query_row(trigger, [updated], |row| row.get::<_, String>(0));
+            let trigger = trigger.unwrap();
+            let named = trigger.split("\nON ").next().unwrap();
+            let named: Vec<_> = named.split([' ', ',', '\n']).collect();
+            for column in columns.unwrap().map(Result::unwrap) {
+                assert!(named.contains(&&*column), "{column}: {trigger}");
+            }
+        }
+    }
+
+    #[test]
     fn what_makes_no_sense_cannot_be_typed() {
         let fixture = Fixture::new();
         let store = fixture.open();

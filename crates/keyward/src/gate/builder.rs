@@ -461,6 +461,16 @@ mod tests {
     }
 
     #[test]
+    fn refuses_proxies_that_are_every_client_together() {
+        let halves = ["0.0.0.0/1", "128.0.0.0/1"];
+        let error = builder().trusted_proxies(halves).unwrap_err();
+        assert_eq!(error.kind(), ParseErrorKind::EveryAddress);
+        let one = builder().trusted_proxies(&halves[..1]).unwrap();
+        let error = one.trusted_proxies(&halves[1..]).unwrap_err();
+        assert_eq!(error.kind(), ParseErrorKind::EveryAddress);
+    }
+
+    #[test]
     fn refuses_what_could_not_work() {
         let kind = |builder: GateBuilder| builder.build().unwrap_err().kind();
         let twice = builder()
