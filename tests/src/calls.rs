@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use keyward::admin::{
-    AccountChange, Actor, AdminError, Grace, KeyAdmin, KeyChange, KeyFilter, NewKey, UsageFilter,
+    AccountChange, Actor, AdminError, Grace, KeyAdmin, KeyChange, KeyFilter, NewKey, Retention,
+    UsageFilter,
 };
 use keyward::credits::Credits;
 use keyward::environment::Environment;
@@ -17,7 +18,7 @@ use keyward::record::{AccountStatus, AdminErrorKind, DisabledBy, KeyRecord, KeyS
 use keyward::request::{KeyLocation, RequestHead};
 use keyward::scheme::KeyScheme;
 use keyward::scope::{Permission, ScopeCatalog, Scopes};
-use keyward::store::{Commit, KeyQuery, Store};
+use keyward::store::{Commit, KeyQuery, Store, TombstoneQuery};
 use keyward::testing::{block_on, decided};
 use keyward::usage::UsageQuery;
 use keyward_webhooks::admin::EndpointChange;
@@ -355,7 +356,7 @@ impl World {
 
 /// Until after the present hour.
 fn ever() -> std::ops::Range<SystemTime> {
-    SystemTime::UNIX_EPOCH..SystemTime::now() + std::time::Duration::from_secs(7200)
+    SystemTime::UNIX_EPOCH..SystemTime::now() + Duration::from_secs(7200)
 }
 
 fn message(account: &AccountId, environment: Environment) -> WebhookMessage {
@@ -484,6 +485,33 @@ calls! {
     };
     usage_sums_of_all = usage_sums of KeyAdmin: OPERATOR, Touches::Everything, |world, actor, _| {
         block_on(world.admin.usage_sums(actor, None, ever())).map(|_| vec![None])
+    };
+    maintain = maintain of KeyAdmin: OPERATOR, Touches::Everything, |world, actor, _| {
+        let retention = Retention::new().dead_keys(Duration::from_secs(3600));
+        block_on(world.admin.maintain(actor, &retention)).map(|_| vec![None])
+    };
+    tombstone = tombstone of KeyAdmin: OPERATOR, Touches::Everything, |world, actor, target| {
+        block_on(world.admin.tombstone(actor, target.key)).map(|_| vec![None])
+    };
+    tombstones = tombstones of KeyAdmin: OPERATOR, Touches::Everything, |world, actor, target| {
+        let account = Some(target.account.clone());
+        let query = TombstoneQuery { account, id: None, hint: None, after: None, limit: 1 };
+        block_on(world.admin.tombstones(actor, query)).map(|_| vec![None])
+    };
+    export_audit = export_audit of KeyAdmin: OPERATOR, Touches::Everything, |world, actor, _| {
+        let mut out = Vec::new();
+        let export = world.admin.export_audit(actor, SystemTime::now(), &mut out);
+        block_on(export).map(|_| vec![None])
+    };
+    cut_audit = cut_audit of KeyAdmin: OPERATOR, Touches::Everything, |world, actor, _| {
+        let later = SystemTime::now() + Duration::from_secs(3600);
+        let mut out = Vec::new();
+        let export = world.admin.export_audit(&world.operator, later, &mut out);
+        let export = block_on(export)?.unwrap();
+        block_on(world.admin.cut_audit(actor, export)).map(|()| vec![None])
+    };
+    erase_account = erase_account of KeyAdmin: OPERATOR, Touches::Everything, |world, actor, target| {
+        block_on(world.admin.erase_account(actor, &target.account)).map(|_| vec![None])
     };
     audit = audit of KeyAdmin: needs(&[Read]), Touches::Rows, |world, actor, target| {
         let page = block_on(world.admin.audit(actor, Some(&target.account), None))?;

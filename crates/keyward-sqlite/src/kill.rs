@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use std::{env, fs, io, thread};
 
-use keyward::admin::{AccountChange, KeyFilter};
+use keyward::admin::{AccountChange, KeyFilter, Retention};
 use keyward::credits::{CreditOwner, Credits};
 use keyward::denial::DenialKind;
 use keyward::gate::Finish;
@@ -130,6 +130,81 @@ fn a_process_that_is_killed_after_refunds_loses_a_hundredth_at_most() {
         assert!(now >= left - left / 100, "{now} of {left} are left");
         left = now;
     }
+}
+
+/// The time after which the keys of the next test may be pruned.
+const KEPT: Duration = Duration::from_secs(24 * 3600);
+
+#[test]
+fn a_process_that_is_killed_while_it_prunes_goes_on_where_it_was() {
+    let fixture = Fixture::new();
+    let store = fixture.open_slow();
+    let (living, _) = add(&store, "acme");
+    let mut ids = Vec::new();
+    for _ in 0..8 {
+        let keys = (0..500).map(|_| {
+            let (_, mut record) = crate::fixture::key("acme");
+            record.status = KeyStatus::Revoked;
+            record.revoked_at = Some(SystemTime::now() - 2 * KEPT);
+            ids.push(record.id);
+            record
+        });
+        crate::fixture::commit(&store, vec![], keys.collect()).unwrap();
+    }
+    drop(store);
+    let count = |sql: &str| {
+        let file = Connection::open(fixture.path()).unwrap();
+        file.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    let mut rounds = 0;
+    let mut left = 4000;
+    while left > 0 && rounds < 100 {
+        let child = "kill::prunes_until_it_is_killed";
+        let told = run_and_kill(&fixture.path(), child, true);
+        rounds += 1;
+        let buried = count("SELECT count(*) FROM keyward_tombstone");
+        left = count("SELECT count(*) FROM keyward_key WHERE status = 'revoked'");
+        assert_eq!(left + buried, 4000, "each key is there, or its tombstone");
+        let barred = "SELECT count(*) FROM keyward_revoked_digest";
+        assert_eq!(count(barred), buried);
+        assert!(told.is_empty() || left == 0, "{told:?}");
+        // A child that was killed at once makes no progress; this one does a step.
+        if rounds > 50 {
+            let store = Arc::new(fixture.open_slow());
+            let admin = KeyAdmin::new(&store, &scheme());
+            let retention = Retention::new().dead_keys(KEPT);
+            block_on(admin.maintain(&Actor::operator("test"), &retention)).unwrap();
+        }
+    }
+    assert_eq!(left, 0);
+    let lines = "SELECT sum(CAST(substr(detail, 7) AS INTEGER)) FROM keyward_audit \
+         WHERE action = 'prune'";
+    assert_eq!(count(lines), 4000, "every step is in the audit log");
+    let store = fixture.open_slow();
+    assert_eq!(ask(&store, &living), Ok(()));
+    for id in ids.iter().step_by(100) {
+        assert!(block_on(store.key(*id)).unwrap().is_none());
+    }
+    let whole = Connection::open(fixture.path()).unwrap();
+    let whole = whole.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0));
+    assert_eq!(whole.unwrap(), "ok");
+}
+
+/// Not a test of its own: the code of the child.
+#[test]
+fn prunes_until_it_is_killed() {
+    let Some(file) = env::var_os(FILE) else {
+        return;
+    };
+    let store = Arc::new(SqliteStore::open(file).unwrap());
+    let admin = KeyAdmin::new(&store, &scheme());
+    let retention = Retention::new().dead_keys(KEPT);
+    tell("ready").unwrap();
+    let operator = Actor::operator("child");
+    if block_on(admin.maintain(&operator, &retention)).is_ok() {
+        drop(tell("pruned"));
+    }
+    thread::sleep(LIFETIME);
 }
 
 /// The changes that take power away, by account, and how its key is refused afterwards.

@@ -117,6 +117,7 @@ mod group;
 #[cfg(feature = "webhooks")]
 mod kill;
 mod list;
+mod maintenance;
 mod migration;
 mod options;
 #[cfg(feature = "webhooks")]

@@ -42,6 +42,7 @@ pub const MIGRATIONS: &[(u32, &str)] = &[
     (16, include_str!("../migrations/0016_credit_schedule.sql")),
     (17, include_str!("../migrations/0017_usage_labels.sql")),
     (18, include_str!("../migrations/0018_search.sql")),
+    (19, include_str!("../migrations/0019_retention.sql")),
 ];
 
 /// The treatment of a file without keyward's tables.

@@ -11,9 +11,12 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_channel::oneshot;
 use keyward::credits::{CreditOwner, Credits};
 use keyward::key::DigestScheme;
-use keyward::record::{Account, AuditEntry, KeyRecord};
+use keyward::record::{Account, AuditEntry, KeyRecord, Tombstone};
 use keyward::replica::Replica;
-use keyward::store::{AccountQuery, AuditQuery, Commit, KeyQuery, StoreError, StoreFuture};
+use keyward::store::{
+    AccountQuery, AuditQuery, Commit, KeyQuery, Maintained, Maintenance, StoreError, StoreFuture,
+    TombstoneQuery,
+};
 use keyward::usage::{KeyUsage, UsageQuery};
 use keyward::{AccountId, KeyId, Store};
 #[cfg(feature = "webhooks")]
@@ -31,7 +34,7 @@ use crate::outbox;
 use crate::reader::{Place, Reader, wait_for};
 use crate::row::Cells;
 use crate::worker::{Task, Worker, poll_through};
-use crate::{audit, commit, list, row, usage};
+use crate::{audit, commit, list, maintenance, row, usage};
 
 /// A store that keeps keys in an SQLite file.
 ///
@@ -357,6 +360,23 @@ impl Store for SqliteStore {
 
     fn audit(&self, query: AuditQuery) -> StoreFuture<'_, Vec<AuditEntry>> {
         self.report(move |connection| audit::page(connection, &query))
+    }
+
+    fn maintain(&self, task: Maintenance, line: Option<AuditEntry>) -> StoreFuture<'_, Maintained> {
+        Box::pin(async move {
+            // Looking may take long, so it is done by a reader.
+            let wanted = task.clone();
+            let found = self.report(move |connection| maintenance::find(connection, &wanted));
+            let found = found.await?;
+            let step = move |connection: &Connection| {
+                maintenance::step(connection, &task, line.as_ref(), &found)
+            };
+            self.write(step, |change| change).await
+        })
+    }
+
+    fn tombstones(&self, query: TombstoneQuery) -> StoreFuture<'_, Vec<Tombstone>> {
+        self.report(move |connection| maintenance::tombstones(connection, &query))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Usage per key, label and hour, as stored in the file.
 
-use keyward::usage::{KeyUsage, RequestCounts, UsageLabel, UsageQuery};
+use keyward::usage::{KeyUsage, RequestCounts, UsageLabel, UsageQuery, UsageRollUp};
 use keyward::{AccountId, Environment, KeyId};
 use rusqlite::{Connection, Row, named_params, params};
 
@@ -27,7 +27,8 @@ pub(crate) fn add(
         return connection
             .prepare_cached(
                 "INSERT INTO keyward_usage (key, hour, admitted, refused, units) \
-                 SELECT id, ?2, ?3, ?4, ?5 FROM keyward_key WHERE id = ?1 \
+                 SELECT id, ?2, ?3, ?4, ?5 FROM (SELECT id FROM keyward_key \
+                 UNION ALL SELECT key FROM keyward_tombstone) WHERE id = ?1 \
                  ON CONFLICT (key, hour) DO UPDATE SET \
                  admitted = admitted + excluded.admitted, refused = refused + excluded.refused, \
                  units = min(units, 9223372036854775807 - excluded.units) + excluded.units",
@@ -45,7 +46,8 @@ pub(crate) fn add(
         .prepare_cached(
             "INSERT INTO keyward_usage_label (key, hour, label, admitted, refused, client_errors, \
              server_errors, unanswered, units) \
-             SELECT id, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9 FROM keyward_key WHERE id = ?1 \
+             SELECT id, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9 FROM (SELECT id FROM keyward_key \
+             UNION ALL SELECT key FROM keyward_tombstone) WHERE id = ?1 \
              ON CONFLICT (key, label, hour) DO UPDATE SET \
              admitted = admitted + excluded.admitted, refused = refused + excluded.refused, \
              client_errors = client_errors + excluded.client_errors, \
@@ -76,8 +78,15 @@ pub(crate) fn page(connection: &Connection, query: &UsageQuery) -> rusqlite::Res
         Some(_) => "INDEXED BY keyward_key_by_account WHERE account = :account",
         None => "WHERE :account IS NULL",
     };
+    let whose_tombstone = match query.account {
+        Some(_) => "account = :account",
+        None => "key > ''",
+    };
     let mut keys = connection.prepare_cached(&format!(
         "SELECT id, account, environment FROM keyward_key {whose} AND id >= :from \
+         AND (:environment IS NULL OR environment = :environment) \
+         UNION ALL SELECT key, account, environment FROM keyward_tombstone \
+         WHERE {whose_tombstone} AND key >= :from \
          AND (:environment IS NULL OR environment = :environment) ORDER BY id"
     ))?;
     let mut keys = keys.query(named_params! {
@@ -171,4 +180,76 @@ fn used(row: &Row<'_>, of: &KeyUsage, has_label: bool) -> rusqlite::Result<KeyUs
         usage.counts.unanswered = cells.number()?;
     }
     Ok(usage)
+}
+
+/// Merges the old usage of a key, and returns by how many rows there are fewer.
+pub(crate) fn merge(
+    connection: &Connection,
+    key: &str,
+    roll_up: UsageRollUp,
+) -> rusqlite::Result<u64> {
+    let Ok(id) = KeyId::parse(key) else {
+        return Ok(0); // Typed past the checks.
+    };
+    let until = roll_up.days_before.max(roll_up.months_before);
+    // Neither account nor environment is in these tables.
+    let of = AccountId::parse("any").ok();
+    let Some(of) = of.map(|any| KeyUsage::new(any, id, Environment::LIVE, 0)) else {
+        return Ok(0);
+    };
+    let mut rows = Vec::new();
+    for labels in [false, true] {
+        let query = UsageQuery {
+            labels,
+            ..UsageQuery::of(None, 0..until)
+        };
+        of_key(connection, &query, &of, &mut rows)?;
+    }
+    let merged = roll_up.merge(rows.iter().cloned());
+    if merged == rows {
+        return Ok(0);
+    }
+    for row in &rows {
+        let (table, of_label) = table_of(row);
+        let sql = format!("DELETE FROM {table} WHERE key = ?1 AND hour = ?2 AND {of_label}");
+        connection.prepare_cached(&sql)?.execute(params![
+            key,
+            row.hour.cast_signed(),
+            row.label.as_ref().map(UsageLabel::as_str)
+        ])?;
+    }
+    for row in &merged {
+        let (table, _) = table_of(row);
+        let outcomes = row
+            .label
+            .map_or("", |_| ", label, client_errors, server_errors, unanswered");
+        let values = row.label.map_or("", |_| ", ?7, ?8, ?9, ?10");
+        let sql = format!(
+            "INSERT INTO {table} (key, hour, hours, admitted, refused, units{outcomes}) \
+             SELECT ?1, ?2, ?3, ?4, ?5, ?6{values} WHERE ?7 IS ?7 AND ?8 + ?9 + ?10 >= 0"
+        );
+        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let counts = &row.counts;
+        connection.prepare_cached(&sql)?.execute(params![
+            key,
+            row.hour.cast_signed(),
+            number(row.hours),
+            number(counts.admitted),
+            number(counts.refused),
+            number(counts.units),
+            row.label.as_ref().map(UsageLabel::as_str),
+            number(counts.client_errors),
+            number(counts.server_errors),
+            number(counts.unanswered),
+        ])?;
+    }
+    Ok((rows.len() - merged.len()) as u64)
+}
+
+/// Returns the table of a row, and the condition for its label.
+fn table_of(row: &KeyUsage) -> (&'static str, &'static str) {
+    match row.label {
+        Some(_) => ("keyward_usage_label", "label = ?3"),
+        None => ("keyward_usage", "?3 IS NULL"),
+    }
 }

@@ -9,9 +9,12 @@ use keyward::credits::{CreditOwner, Credits};
 use keyward::environment::Environment;
 use keyward::ids::{AccountId, KeyId};
 use keyward::key::DigestScheme;
-use keyward::record::{Account, AuditEntry, KeyRecord};
+use keyward::record::{Account, AuditEntry, KeyRecord, Tombstone};
 use keyward::replica::Replica;
-use keyward::store::{AccountQuery, AuditQuery, Commit, KeyQuery, MemoryStore, Store, StoreFuture};
+use keyward::store::{
+    AccountQuery, AuditQuery, Commit, KeyQuery, Maintained, Maintenance, MemoryStore, Store,
+    StoreFuture, TombstoneQuery,
+};
 use keyward::usage::{KeyUsage, UsageQuery};
 
 use crate::send::{
@@ -105,6 +108,14 @@ impl Store for MemoryWebhooks {
 
     fn audit(&self, query: AuditQuery) -> StoreFuture<'_, Vec<AuditEntry>> {
         self.keys.audit(query)
+    }
+
+    fn maintain(&self, task: Maintenance, line: Option<AuditEntry>) -> StoreFuture<'_, Maintained> {
+        self.keys.maintain(task, line)
+    }
+
+    fn tombstones(&self, query: TombstoneQuery) -> StoreFuture<'_, Vec<Tombstone>> {
+        self.keys.tombstones(query)
     }
 }
 

@@ -249,7 +249,7 @@ impl KeyAdmin {
         let Some(id) = self.id_made_before(new).await? else {
             return Ok(None);
         };
-        let record = self.store.key(id).await?.ok_or(AdminErrorKind::Conflict)?;
+        let record = self.store.key(id).await?.ok_or(AdminErrorKind::Pruned)?;
         let same = record.name == new.name
             && record.environment == new.environment
             && record.kind == new.kind

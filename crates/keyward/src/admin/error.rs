@@ -142,6 +142,7 @@ named! {
     Revoked = "revoked",
     Expired = "expired",
     Conflict = "conflict",
+    Pruned = "pruned",
     UnknownEndpoint = "unknown_endpoint",
     UnknownMessage = "unknown_message",
     Url = "url",

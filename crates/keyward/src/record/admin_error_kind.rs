@@ -48,6 +48,8 @@ pub enum AdminErrorKind {
     Expired,
     /// The key already has a successor, or a concurrent change came first.
     Conflict,
+    /// The key of this create token was pruned. The token creates no other.
+    Pruned,
     /// The endpoint does not exist or belongs to another account.
     UnknownEndpoint,
     /// The message does not exist in the endpoint's account and environment, or was deleted.
@@ -98,6 +100,7 @@ impl AdminErrorKind {
             | Self::Revoked
             | Self::Expired
             | Self::Conflict
+            | Self::Pruned
             | Self::Unanswered
             | Self::NoWorkingEndpoint => 409,
             Self::Name
@@ -128,6 +131,7 @@ impl AdminErrorKind {
             Self::Revoked => "the key is revoked for good",
             Self::Expired => "the key has expired",
             Self::Conflict => "conflicting concurrent change",
+            Self::Pruned => "the key of this token was pruned",
             Self::UnknownEndpoint => "no such endpoint",
             Self::UnknownMessage => "no such message",
             Self::Url => "no endpoint may be at this URL",

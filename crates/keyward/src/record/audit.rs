@@ -136,6 +136,12 @@ pub enum AuditAction {
     Redeliver,
     /// A message was accepted. Only refusals are logged, because the message itself is stored.
     Publish,
+    /// Dead keys were deleted, and left tombstones.
+    Prune,
+    /// The audit log was exported and cut.
+    CutAudit,
+    /// What was known of an account was removed.
+    EraseAccount,
     /// Endpoint secrets were sealed with a new key, or old messages were deleted.
     Maintain,
 }
@@ -164,5 +170,8 @@ named! {
     ReadEndpoints = "read_endpoints",
     Redeliver = "redeliver",
     Publish = "publish",
+    Prune = "prune",
+    CutAudit = "cut_audit",
+    EraseAccount = "erase_account",
     Maintain = "maintain",
 }

@@ -63,6 +63,7 @@ impl fmt::Display for StoreError {
             StoreErrorKind::TooManyKeys => "active key limit reached",
             StoreErrorKind::TooManyEndpoints => "endpoint limit reached",
             StoreErrorKind::Corrupt => "the store contains an invalid row",
+            StoreErrorKind::Unsupported => "the store does not support this",
             StoreErrorKind::Schema => "the store's schema is newer than this program",
         })?;
         match &self.place {
@@ -98,6 +99,8 @@ pub enum StoreErrorKind {
     TooManyEndpoints,
     /// The store contains an invalid row.
     Corrupt,
+    /// The store does not support the call.
+    Unsupported,
     /// The store was written by a newer version.
     Schema,
 }

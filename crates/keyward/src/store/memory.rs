@@ -1,7 +1,7 @@
 //! A store in memory, for tests.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,10 +11,11 @@ use crate::clock::Clock;
 use crate::credits::{CreditOwner, Credits, Unspent};
 use crate::ids::{AccountId, KeyId};
 use crate::key::DigestScheme;
-use crate::record::{Account, AuditEntry, KeyRecord};
+use crate::record::{Account, AuditEntry, KeyRecord, Tombstone};
 use crate::replica::{Replica, Revision, UsageCount};
 use crate::store::{
-    AccountQuery, AuditQuery, Commit, KeyQuery, Store, StoreError, StoreErrorKind, StoreFuture,
+    AccountQuery, AuditQuery, Commit, KeyQuery, Maintained, Maintenance, Store, StoreError,
+    StoreErrorKind, StoreFuture, TombstoneQuery,
 };
 use crate::usage::{KeyUsage, UsageCursor, UsageQuery};
 
@@ -33,15 +34,20 @@ pub struct MemoryStore {
 }
 
 #[derive(Default)]
-struct Rows {
+pub(super) struct Rows {
     revision: u64,
-    accounts: HashMap<AccountId, Account>,
-    keys: HashMap<KeyId, KeyRecord>,
-    ids: HashMap<[u8; 32], KeyId>,
-    tokens: HashMap<(AccountId, String), KeyId>,
-    credits: HashMap<CreditOwner, Credits>,
-    audit: Vec<AuditEntry>,
-    usage: BTreeMap<UsageCursor, KeyUsage>,
+    pub(super) accounts: HashMap<AccountId, Account>,
+    pub(super) keys: HashMap<KeyId, KeyRecord>,
+    pub(super) ids: HashMap<[u8; 32], KeyId>,
+    pub(super) tokens: HashMap<(AccountId, String), KeyId>,
+    pub(super) credits: HashMap<CreditOwner, Credits>,
+    pub(super) audit: Vec<AuditEntry>,
+    /// The number of the last line of the audit log.
+    lines: u64,
+    pub(super) usage: BTreeMap<UsageCursor, KeyUsage>,
+    pub(super) tombstones: BTreeMap<KeyId, Tombstone>,
+    /// The digests of deleted keys.
+    pub(super) barred: HashSet<[u8; 32]>,
 }
 
 impl MemoryStore {
@@ -70,7 +76,7 @@ impl MemoryStore {
         store
     }
 
-    fn rows(&self) -> MutexGuard<'_, Rows> {
+    pub(super) fn rows(&self) -> MutexGuard<'_, Rows> {
         locked(&self.rows)
     }
 
@@ -146,7 +152,8 @@ impl MemoryStore {
             rows.tokens.insert((token.account, token.token), token.key);
         }
         for mut entry in commit.audit {
-            entry.number = rows.audit.len() as u64 + 1;
+            rows.lines += 1;
+            entry.number = rows.lines;
             rows.audit.push(entry);
         }
         if poll.must_restart() {
@@ -162,7 +169,7 @@ impl MemoryStore {
         Ok(())
     }
 
-    fn write(&self, commit: Commit) -> Result<(), StoreError> {
+    pub(super) fn write(&self, commit: Commit) -> Result<(), StoreError> {
         self.commit_with(commit, |_| Ok(()))
     }
 }
@@ -270,6 +277,18 @@ impl Store for MemoryStore {
             Ok(wanted.take(query.limit).cloned().collect())
         })
     }
+
+    fn maintain(&self, task: Maintenance, line: Option<AuditEntry>) -> StoreFuture<'_, Maintained> {
+        Box::pin(async { self.maintain_all(task, line) })
+    }
+
+    fn tombstones(&self, query: TombstoneQuery) -> StoreFuture<'_, Vec<Tombstone>> {
+        Box::pin(async move {
+            let rows = self.rows();
+            let found = rows.tombstones.values().filter(|stone| query.wants(stone));
+            Ok(found.take(query.limit).cloned().collect())
+        })
+    }
 }
 
 impl fmt::Debug for MemoryStore {
@@ -309,11 +328,15 @@ impl Rows {
 
     fn count(&mut self, counts: &[UsageCount], hour: u64) {
         for count in counts {
-            let Some(key) = self.keys.get_mut(&count.key) else {
+            let (account, environment) = if let Some(key) = self.keys.get_mut(&count.key) {
+                key.last_used_at = key.last_used_at.max(count.last_used_at);
+                (key.account.clone(), key.environment)
+            } else if let Some(stone) = self.tombstones.get(&count.key) {
+                (stone.account.clone(), stone.environment)
+            } else {
                 continue;
             };
-            key.last_used_at = key.last_used_at.max(count.last_used_at);
-            let empty = KeyUsage::new(key.account.clone(), key.id, key.environment, hour);
+            let empty = KeyUsage::new(account, count.key, environment, hour);
             let labels = count.labels.iter();
             let labels = labels.map(|(label, counts)| (Some(*label), *counts));
             for (label, counts) in [(None, count.counts)].into_iter().chain(labels) {
@@ -361,6 +384,8 @@ impl Rows {
                     old.redigested.saturating_add(moved) == new.redigested
                 })
                 && holder.is_none_or(|id| *id == new.id)
+                && !self.barred.contains(new.digest.expose_bytes())
+                && !self.tombstones.contains_key(&new.id)
                 && owned
                 && !again;
         }

@@ -3,7 +3,9 @@
 pub(crate) mod commit;
 pub(crate) mod cursor;
 pub(crate) mod error;
+pub(crate) mod maintenance;
 pub(crate) mod memory;
+pub(crate) mod memory_maintenance;
 pub(crate) mod query;
 pub(crate) mod search;
 #[expect(
@@ -15,6 +17,7 @@ pub(crate) mod store;
 pub use self::commit::{ActiveKeys, Commit, CreateToken, CreditChange};
 pub use self::cursor::KeyCursor;
 pub use self::error::{StoreError, StoreErrorKind};
+pub use self::maintenance::{AuditCut, Maintained, Maintenance, TombstoneQuery};
 pub use self::memory::MemoryStore;
 pub use self::query::{AccountQuery, AuditQuery, KeyQuery};
 pub use self::search::KeySearch;

@@ -1,6 +1,7 @@
 //! The `Store` trait.
 
 use std::fmt;
+use std::future::ready;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -8,9 +9,12 @@ use std::time::SystemTime;
 use crate::credits::{CreditOwner, Credits};
 use crate::ids::{AccountId, KeyId};
 use crate::key::DigestScheme;
-use crate::record::{Account, AuditEntry, KeyRecord};
+use crate::record::{Account, AuditEntry, KeyRecord, Tombstone};
 use crate::replica::Replica;
-use crate::store::{AccountQuery, AuditQuery, Commit, KeyQuery, StoreError};
+use crate::store::{
+    AccountQuery, AuditQuery, Commit, KeyQuery, Maintained, Maintenance, StoreError,
+    StoreErrorKind, TombstoneQuery,
+};
 use crate::usage::{KeyUsage, UsageQuery};
 
 /// The future of a [`Store`] method. An outage is an error, never "not found".
@@ -389,6 +393,29 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// Returns an error if the store cannot answer.
     fn audit(&self, query: AuditQuery) -> StoreFuture<'_, Vec<AuditEntry>>;
+
+    /// Does a step of maintenance, which takes no more than a few milliseconds of the store's time.
+    ///
+    /// The line is added to the audit log together with the first change, as
+    /// [`Maintenance::line`] returns it. A step may be killed at any time; the same task then goes on
+    /// where it was.
+    ///
+    /// # Errors
+    /// Returns [`Unsupported`](crate::store::StoreErrorKind::Unsupported) unless the store
+    /// overrides it, or another error if it cannot write.
+    fn maintain(&self, task: Maintenance, line: Option<AuditEntry>) -> StoreFuture<'_, Maintained> {
+        drop((task, line));
+        Box::pin(ready(Err(StoreError::new(StoreErrorKind::Unsupported))))
+    }
+
+    /// Returns the tombstones that match the query, sorted by the id of the key.
+    ///
+    /// # Errors
+    /// Returns an error if the store cannot answer. A store that keeps none returns an empty list.
+    fn tombstones(&self, query: TombstoneQuery) -> StoreFuture<'_, Vec<Tombstone>> {
+        drop(query);
+        Box::pin(ready(Ok(Vec::new())))
+    }
 }
 
 impl<S: Store + ?Sized> Store for Arc<S> {
@@ -438,5 +465,13 @@ impl<S: Store + ?Sized> Store for Arc<S> {
 
     fn audit(&self, query: AuditQuery) -> StoreFuture<'_, Vec<AuditEntry>> {
         (**self).audit(query)
+    }
+
+    fn maintain(&self, task: Maintenance, line: Option<AuditEntry>) -> StoreFuture<'_, Maintained> {
+        (**self).maintain(task, line)
+    }
+
+    fn tombstones(&self, query: TombstoneQuery) -> StoreFuture<'_, Vec<Tombstone>> {
+        (**self).tombstones(query)
     }
 }

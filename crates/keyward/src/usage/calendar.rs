@@ -4,13 +4,11 @@
 const DAY: u64 = 24;
 
 /// Returns the first hour of the day of an hour, both counted from the Unix epoch.
-#[cfg(test)]
 pub(crate) fn day_of(hour: u64) -> u64 {
     hour - hour % DAY
 }
 
 /// Returns the first hour of the month (UTC) of an hour, both counted from the Unix epoch.
-#[cfg(test)]
 pub(crate) fn month_of(hour: u64) -> u64 {
     let days = hour / DAY;
     let (.., day) = civil(days);
@@ -18,7 +16,6 @@ pub(crate) fn month_of(hour: u64) -> u64 {
 }
 
 /// Returns the first hour of the next month.
-#[cfg(test)]
 pub(crate) fn next_month(hour: u64) -> u64 {
     // No month has more than 31 days, and none has fewer than 28.
     month_of(month_of(hour) + 31 * DAY)

@@ -6,6 +6,7 @@
 
 mod key_lifecycle;
 mod limits;
+mod retention;
 mod search;
 mod store;
 mod usage;
@@ -18,6 +19,7 @@ use crate::store::Store;
 
 pub use self::key_lifecycle::key_lifecycle;
 pub use self::limits::{limiter, limits};
+pub use self::retention::retention;
 pub use self::search::search;
 pub use self::store::store;
 pub use self::usage::usage;
@@ -31,6 +33,7 @@ pub(crate) type Open<'a> = &'a dyn Fn(Arc<dyn Clock>) -> Arc<dyn Store>;
 pub mod promises {
     pub use super::key_lifecycle::promises as key_lifecycle;
     pub use super::limits::promises as limits;
+    pub use super::retention::promises as retention;
     pub use super::search::promises as search;
     pub use super::store::promises as store;
     pub use super::usage::promises as usage;
@@ -65,6 +68,7 @@ macro_rules! __suites {
         $crate::__key_lifecycle_promises!(__test_promises $open);
         $crate::__limits_promises!(__test_promises $open);
         $crate::__search_promises!(__test_promises $open);
+        $crate::__retention_promises!(__test_promises $open);
         $crate::__validity_promises!(__test_promises $open);
         $crate::__usage_promises!(__test_promises $open);
     };
