@@ -301,6 +301,54 @@ mod tests {
     }
 
     #[test]
+    fn another_parser_reads_a_limit_and_a_quota_as_two_members_or_three() {
+        let limit = quota("100/60;200", false, 12, Duration::from_secs(1));
+        let credits = CreditQuota {
+            credits: 12_000,
+            window: 2_678_400,
+            left: u64::MAX,
+            warn_below: 0,
+            reset: 5,
+        };
+        let soft = CreditQuota {
+            left: 1_999,
+            warn_below: 2_000,
+            ..credits
+        };
+        for (limit, credits, names) in [
+            (None, credits, &["credits"][..]),
+            (Some(limit), credits, &["minute", "credits"]),
+            (None, soft, &["credits", "credits-soft"]),
+            (Some(limit), soft, &["minute", "credits", "credits-soft"]),
+        ] {
+            let headers = headers(limit, Some(credits), None, Duration::ZERO);
+            for (_, value) in headers {
+                let list: List = Parser::new(&value).parse().unwrap();
+                let name = |entry: &ListEntry| match entry {
+                    ListEntry::Item(item) => item.bare_item.as_string().unwrap().to_string(),
+                    ListEntry::InnerList(_) => panic!("{value}"),
+                };
+                assert_eq!(list.iter().map(name).collect::<Vec<_>>(), names);
+                assert_eq!(list.serialize().as_deref(), Some(&*value));
+            }
+        }
+        let value = |credits| -> Vec<_> {
+            let headers = headers(None, Some(credits), None, Duration::ZERO);
+            headers.map(|(_, value)| value).collect()
+        };
+        assert_eq!(
+            value(soft),
+            [
+                r#""credits";q=12000;w=2678400, "credits-soft";q=10000;w=2678400"#,
+                r#""credits";r=1999;t=5, "credits-soft";r=0;t=5"#,
+            ]
+        );
+        // The largest integer that there is.
+        assert_eq!(value(credits)[1], r#""credits";r=999999999999999;t=5"#);
+        assert_eq!(headers(None, None, None, Duration::ZERO).count(), 0);
+    }
+
+    #[test]
     fn another_parser_reads_the_headers_as_structured_fields() {
         for (limit, remaining) in [
             ("1/1;1", 0),

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::mem;
 use std::pin::Pin;
+use std::sync::atomic::AtomicU64 as ShownNumber;
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
@@ -31,13 +32,7 @@ pub(crate) struct CreditCache {
     granted: AtomicU32,
     /// The time of the next refill, in nanoseconds since the Unix epoch.
     refill_at: AtomicU64,
-    /// The number of credits in the store after the last draw, as far as this process knows.
-    stored: AtomicU64,
-    /// The soft limit; zero if there is none.
-    warn_below: AtomicU64,
-    /// The credits of a period of the calendar, and its length in seconds; zero without a schedule.
-    period_credits: AtomicU64,
-    period_length: AtomicU64,
+    shown: Shown,
     /// The time until which the balance is assumed to be empty, in nanoseconds of the boot clock.
     empty_until: AtomicU64,
     /// The most that was held before some of it was returned, since the last grant. The balance is
@@ -60,6 +55,18 @@ pub(crate) struct CreditCache {
     answers: AtomicU32,
     failures: AtomicU32,
     waiting: Mutex<Vec<Waker>>,
+}
+
+/// What is only shown: it decides nothing, so loom need not try it in every order.
+#[derive(Default)]
+struct Shown {
+    /// The number of credits in the store after the last draw, as far as this process knows.
+    stored: ShownNumber,
+    /// The soft limit; zero if there is none.
+    warn_below: ShownNumber,
+    /// The credits of a period of the calendar, and its length in seconds; zero without a schedule.
+    period_credits: ShownNumber,
+    period_length: ShownNumber,
 }
 
 /// Two readings of the total spending, at least half a second apart.
@@ -167,10 +174,7 @@ impl CreditCache {
             held: AtomicU64::new(0),
             granted: AtomicU32::new(0),
             refill_at: AtomicU64::new(u64::MAX),
-            stored: AtomicU64::new(0),
-            warn_below: AtomicU64::new(0),
-            period_credits: AtomicU64::new(0),
-            period_length: AtomicU64::new(0),
+            shown: Shown::default(),
             empty_until: AtomicU64::new(0),
             returned: AtomicU32::new(0),
             ahead: AtomicU32::new(0),
@@ -397,25 +401,26 @@ impl CreditCache {
     pub(crate) fn status(&self) -> Option<CreditStatus> {
         let (epoch, held) = parts(self.held.load(Ordering::Acquire));
         let left = self
+            .shown
             .stored
             .load(Ordering::Acquire)
             .saturating_add(held.into());
         (epoch > 0).then(|| CreditStatus {
             left,
-            is_low: left < self.warn_below.load(Ordering::Acquire),
+            is_low: left < self.shown.warn_below.load(Ordering::Acquire),
             refill_at: self.refill_at().map(|at| SystemTime::UNIX_EPOCH + at),
         })
     }
 
     /// Returns the state of the quota; `None` without a schedule.
     pub(crate) fn quota(&self, now: Duration) -> Option<CreditQuota> {
-        let window = self.period_length.load(Ordering::Acquire);
+        let window = self.shown.period_length.load(Ordering::Acquire);
         (window > 0).then_some(())?;
         Some(CreditQuota {
-            credits: self.period_credits.load(Ordering::Acquire),
+            credits: self.shown.period_credits.load(Ordering::Acquire),
             window,
             left: self.status()?.left,
-            warn_below: self.warn_below.load(Ordering::Acquire),
+            warn_below: self.shown.warn_below.load(Ordering::Acquire),
             reset: self.refill_in(now)?,
         })
     }
@@ -469,14 +474,16 @@ impl CreditCache {
     pub(crate) fn take_in_without_waking(&self, grant: &CreditGrant, now: Duration) {
         let refill_at = grant.refill_at.map(|at| nanos(unix_time(at)));
         self.granted.store(grant.amount, Ordering::Relaxed);
-        self.stored.store(grant.left, Ordering::Release);
-        self.warn_below.store(grant.warn_below, Ordering::Release);
+        self.shown.stored.store(grant.left, Ordering::Release);
+        self.shown
+            .warn_below
+            .store(grant.warn_below, Ordering::Release);
         let period = grant
             .period
             .map(|period| (period.credits, seconds(period.length)));
         let (credits, length) = period.unwrap_or_default();
-        self.period_credits.store(credits, Ordering::Release);
-        self.period_length.store(length, Ordering::Release);
+        self.shown.period_credits.store(credits, Ordering::Release);
+        self.shown.period_length.store(length, Ordering::Release);
         self.ahead.store(grant.ahead, Ordering::Release);
         let (read, done) = (Ordering::Acquire, Ordering::AcqRel);
         // In this order: credits in transit count as spent earlier, not as spent lately.
@@ -539,7 +546,7 @@ impl CreditCache {
         let (epoch, left) = parts(taken.ok()?);
         let taken = left - kept(left);
         self.given.fetch_sub(taken.into(), done);
-        self.stored.fetch_add(taken.into(), done);
+        self.shown.stored.fetch_add(taken.into(), done);
         self.returned.fetch_max(left, done);
         Some(self.unspent(epoch, taken))
     }
@@ -872,7 +879,7 @@ mod every_order {
             let spender = {
                 let (replica, credit_cache) = (replica.clone(), Arc::clone(&credit_cache));
                 thread::spawn(move || {
-                    if let Ok(spent) = credit_cache.spend(1, 1, &replica) {
+                    if let Ok(mut spent) = credit_cache.spend(1, 1, &replica) {
                         spent.give_back();
                     }
                     u32::from(credit_cache.spend(2, 1, &replica).is_ok()) * 2
@@ -910,7 +917,8 @@ mod every_order {
                 ..grant(2, true)
             };
             credit_cache.take_in(&two, Duration::ZERO);
-            let [one, other] = [(); 2].map(|()| credit_cache.spend(1, 1, &replica).unwrap());
+            let [mut one, mut other] =
+                [(); 2].map(|()| credit_cache.spend(1, 1, &replica).unwrap());
             let thread = thread::spawn(move || one.give_back());
             other.give_back();
             thread.join().unwrap();
