@@ -14,6 +14,7 @@ use crate::key::KeyKind;
 use crate::limit::bucket::nanos;
 use crate::limit::quota::{CreditQuota, headers};
 use crate::limit::{Charge, LimitFuture, LimitOutcome, Limiter, Quota, RateLimits, ResetUnit};
+use crate::log_limit::Unlogged;
 use crate::replica::cached_key::CachedKey;
 use crate::replica::credit_cache::{Amount, CreditCache, NotSpent, Spent};
 use crate::replica::freshness::Moment;
@@ -190,9 +191,14 @@ impl Gate {
                             spent.known().await
                         }
                         Err(error) => {
-                            let error: &dyn std::error::Error = &error;
-                            tracing::error!(error, "a rate limit cannot be checked");
-                            Err(DenialKind::LimitUnavailable.into())
+                            let (error, kind): (&dyn std::error::Error, _) =
+                                (&error, DenialKind::LimitUnavailable);
+                            // While a server is down, every request fails.
+                            if let Some(Unlogged(unlogged)) = gate.inner.log.admit(kind, now.boot())
+                            {
+                                tracing::error!(error, unlogged, "a rate limit cannot be checked");
+                            }
+                            Err(kind.into())
                         }
                     }
                 }))
