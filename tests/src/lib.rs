@@ -58,6 +58,8 @@ mod placement;
 #[cfg(test)]
 mod readiness;
 #[cfg(test)]
+mod redis_limits;
+#[cfg(test)]
 mod secrecy;
 #[cfg(test)]
 mod secret_text;
