@@ -363,12 +363,17 @@ impl Batch {
         if let Some(last_used_at) = count.last_used_at {
             connection
                 .prepare_cached(
-                    "INSERT INTO keyward_usage_key (key, last_used_at) \
-                     SELECT id, ?2 FROM keyward_key WHERE id = ?1 \
-                     ON CONFLICT (key) DO UPDATE SET last_used_at = excluded.last_used_at \
+                    "INSERT INTO keyward_usage_key (key, last_used_at, last_network) \
+                     SELECT id, ?2, ?3 FROM keyward_key WHERE id = ?1 \
+                     ON CONFLICT (key) DO UPDATE SET last_used_at = excluded.last_used_at, \
+                     last_network = coalesce(excluded.last_network, last_network) \
                      WHERE excluded.last_used_at > keyward_usage_key.last_used_at",
                 )?
-                .execute(params![key, row::millis(last_used_at)])?;
+                .execute(params![
+                    key,
+                    row::millis(last_used_at),
+                    count.last_network.map(|network| network.to_string())
+                ])?;
         }
         Ok(())
     }

@@ -43,6 +43,7 @@ pub const MIGRATIONS: &[(u32, &str)] = &[
     (17, include_str!("../migrations/0017_usage_labels.sql")),
     (18, include_str!("../migrations/0018_search.sql")),
     (19, include_str!("../migrations/0019_retention.sql")),
+    (20, include_str!("../migrations/0020_last_network.sql")),
 ];
 
 /// The treatment of a file without keyward's tables.

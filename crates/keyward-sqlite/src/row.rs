@@ -6,6 +6,7 @@ use keyward::address::AddressPolicy;
 use keyward::error::ParseError;
 use keyward::key::{DigestScheme, Hint, KeyDigest};
 use keyward::record::{Account, AccountStatus, DisabledBy, KeyRecord, KeyStatus, Metadata};
+use keyward::usage::ClientNetwork;
 use keyward::{AccountId, Environment, KeyId, KeyKind, OriginPolicy, RateLimits, Scopes};
 use rusqlite::types::{FromSql, Type, ValueRef};
 use rusqlite::{Connection, Error, OptionalExtension, Row, Rows, params};
@@ -94,10 +95,15 @@ pub(crate) fn key(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
 /// Reads the key from a row of [`KEYS`], with the time of its last use.
 pub(crate) fn used_key(connection: &Connection, row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
     let mut key = key(row)?;
-    key.last_used_at = connection
-        .prepare_cached("SELECT last_used_at FROM keyward_usage_key WHERE key = ?1")?
-        .query_row([key.id.to_string()], |row| Cells::of(row).time())
+    let last = connection
+        .prepare_cached("SELECT last_used_at, last_network FROM keyward_usage_key WHERE key = ?1")?
+        .query_row([key.id.to_string()], |row| {
+            let mut cells = Cells::of(row);
+            Ok((cells.time()?, cells.parse_some(ClientNetwork::parse)?))
+        })
         .optional()?;
+    (key.last_used_at, key.last_network) =
+        last.map_or((None, None), |(at, network)| (Some(at), network));
     Ok(key)
 }
 

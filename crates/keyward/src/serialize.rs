@@ -24,10 +24,11 @@ const RECORD: usize = 24;
 
 impl Serialize for KeyView {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let mut to = to.serialize_struct("KeyView", RECORD + 2)?;
+        let mut to = to.serialize_struct("KeyView", RECORD + 3)?;
         write_record(&self.record, &mut to)?;
         to.serialize_field("state", self.state.as_str())?;
         to.serialize_field("last_used_at", &self.last_used_at.map(millis))?;
+        to.serialize_field("last_network", &text(self.last_network.as_ref()))?;
         to.end()
     }
 }
@@ -305,6 +306,7 @@ mod tests {
             record,
             state: KeyState::Active,
             last_used_at: Some(at),
+            last_network: crate::usage::ClientNetwork::parse("203.0.113.0/24").ok(),
         }
     }
 
@@ -337,6 +339,7 @@ mod tests {
             "successor": null,
             "state": "active",
             "last_used_at": 1_700_000_000_123_u64,
+            "last_network": "203.0.113.0/24",
         });
         assert_eq!(to_value(view()).unwrap(), expected);
         let page = KeyPage {

@@ -117,6 +117,11 @@ impl KeyAdmin {
                 .replica()
                 .last_used(&record)
                 .max(record.last_used_at),
+            last_network: self
+                .store
+                .replica()
+                .last_network(&record)
+                .or(record.last_network),
             record,
         }
     }

@@ -9,6 +9,7 @@ use crate::key::KeyKind;
 use crate::record::{Account, AccountStatus, AuditEntry, KeyRecord, KeyState};
 use crate::scope::Scopes;
 use crate::store::{KeyCursor, KeyQuery, KeySearch};
+use crate::usage::ClientNetwork;
 
 /// A key as shown to its owner. See [`KeyFilter`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +21,9 @@ pub struct KeyView {
     pub state: KeyState,
     /// The time of the last use, in whole seconds.
     pub last_used_at: Option<SystemTime>,
+    /// The network of the last use, if the gate [records](crate::gate::GateBuilder::record_networks)
+    /// it.
+    pub last_network: Option<ClientNetwork>,
 }
 
 /// A filter for listing keys; by default all of them, newest first, 50 per page.

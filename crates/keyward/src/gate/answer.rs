@@ -20,6 +20,7 @@ use crate::origin::OriginPolicy;
 use crate::replica::cached_key::CachedKey;
 use crate::request::RequestHead;
 use crate::request::client::client_address;
+use crate::usage::ClientNetwork;
 
 impl Gate {
     pub(super) fn count(
@@ -37,6 +38,15 @@ impl Gate {
             && self.inner.counts_usage
         {
             usage_counter.count(admitted, now);
+        }
+    }
+
+    /// Records the network of the client.
+    pub(super) fn note_network<R: RequestHead>(&self, entry: &CachedKey, request: &R) {
+        if let Some(client) = client_address(request, &self.inner.trusted_proxies)
+            && let Some(usage_counter) = self.inner.replica.usage_counter(entry)
+        {
+            usage_counter.note_network(ClientNetwork::of(client));
         }
     }
 

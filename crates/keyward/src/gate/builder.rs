@@ -57,6 +57,7 @@ pub struct GateBuilder {
     refresh_wait: Duration,
     forwards_key: bool,
     counts_usage: bool,
+    records_networks: bool,
     cors: Option<Cors>,
     rate_limits: Vec<(Environment, RateLimits)>,
     rate_ceilings: Vec<(Environment, RateLimits)>,
@@ -81,6 +82,7 @@ impl GateBuilder {
             refresh_wait: Duration::from_millis(500),
             forwards_key: false,
             counts_usage: true,
+            records_networks: false,
             cors: None,
             rate_limits: Vec::new(),
             rate_ceilings: Vec::new(),
@@ -166,6 +168,33 @@ impl GateBuilder {
     /// Disables usage counts and the time of the last use.
     pub fn without_usage(mut self) -> Self {
         self.counts_usage = false;
+        self
+    }
+
+    /// Records from which network a key was used last, without the last part of the address.
+    ///
+    /// Off by default, as even a truncated address is personal data in some places. It is recorded of
+    /// requests that pass all checks but those of rate limits and credits, stored with the time of
+    /// the last use, and shown as [`KeyView::last_network`](crate::admin::KeyView::last_network).
+    /// The address is that of the peer, or of the client that [trusted
+    /// proxies](Self::trusted_proxies) forward for.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use keyward::{Gate, KeyId};
+    /// # use keyward::testing::{TestRequest, World, block_on, decided};
+    /// # let world = World::new();
+    /// # let (admin, operator, key) = (world.admin(), world.operator(), world.key("kyc"));
+    /// # let id = world.principal(&key).key_id();
+    /// let gate = Gate::builder(world.store(), admin.scheme()).record_networks().build()?;
+    /// let request = TestRequest::get().key(&key).peer([203, 0, 113, 7]);
+    /// decided(gate.check(&request, &Arc::default(), None));
+    /// let view = block_on(admin.key(&operator, id))?;
+    /// assert_eq!(view.last_network.map(|own| own.to_string()), Some("203.0.113.0/24".to_owned()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn record_networks(mut self) -> Self {
+        self.records_networks = true;
         self
     }
 
@@ -351,6 +380,7 @@ impl GateBuilder {
                 max_staleness: self.max_staleness,
                 refresh_wait: self.refresh_wait,
                 counts_usage: self.counts_usage,
+                records_networks: self.records_networks,
                 rate_limits: self.rate_limits,
                 rate_ceilings: self.rate_ceilings,
                 limiter: self.limiter,

@@ -107,6 +107,7 @@ pub(crate) struct Inner {
     pub(crate) max_staleness: Duration,
     pub(crate) refresh_wait: Duration,
     pub(crate) counts_usage: bool,
+    pub(crate) records_networks: bool,
     /// Limits of keys without limits of their own or of their account's plan.
     pub(crate) rate_limits: Vec<(Environment, RateLimits)>,
     /// Limits of every key, in addition to its own.
@@ -404,6 +405,9 @@ impl Gate {
             return Decision::Ready(self.refuse_judged(kind, entry, request, requirement));
         }
         self.report(reported, &entry, requirement);
+        if self.inner.records_networks {
+            self.note_network(&entry, request);
+        }
         let (location, cost) = (presented.location, Cost::first(requirement));
         if self.never_charges(&entry) {
             self.count(&entry, true, now.unix(), requirement);

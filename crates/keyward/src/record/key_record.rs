@@ -12,6 +12,7 @@ use crate::limit::RateLimits;
 use crate::origin::OriginPolicy;
 use crate::record::{Account, Metadata};
 use crate::scope::Scopes;
+use crate::usage::ClientNetwork;
 
 /// The stored record of a key, which never contains the secret.
 ///
@@ -111,6 +112,10 @@ pub struct KeyRecord {
     ///
     /// A commit does not change it.
     pub last_used_at: Option<SystemTime>,
+    /// The network from which the key was used last, if the gate records it.
+    ///
+    /// A commit does not change it.
+    pub last_network: Option<ClientNetwork>,
 }
 
 impl KeyRecord {
@@ -156,6 +161,7 @@ impl KeyRecord {
             predecessor: None,
             successor: None,
             last_used_at: None,
+            last_network: None,
         }
     }
 
@@ -181,6 +187,7 @@ impl KeyRecord {
             predecessor: Some(self.id),
             successor: None,
             last_used_at: None,
+            last_network: None,
             ..self.clone()
         }
     }

@@ -22,6 +22,7 @@ use crate::replica::usage::{SharedCounter, UsageCounter, UsageCounters};
 use crate::replica::{Poll, Rehash, UsageCount};
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
+use crate::usage::ClientNetwork;
 use crate::usage::label::LabelNames;
 
 const DEFAULT_CEILING: usize = 1_000_000;
@@ -248,6 +249,15 @@ impl Replica {
         self.find(&record.digest.bytes())?
             .usage_counter()?
             .last_used()
+    }
+
+    /// Returns the network from which the key was used last through this replica, if that is
+    /// recorded.
+    #[must_use]
+    pub fn last_network(&self, record: &KeyRecord) -> Option<ClientNetwork> {
+        self.find(&record.digest.bytes())?
+            .usage_counter()?
+            .last_network()
     }
 
     /// Takes the usage counted since the last call.

@@ -23,7 +23,7 @@ use crate::sync;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::usage::label::{LabelNames, LabelNumber};
-use crate::usage::{RequestCounts, UsageLabel};
+use crate::usage::{ClientNetwork, RequestCounts, UsageLabel};
 
 /// The usage of a key counted since the last collection.
 ///
@@ -39,6 +39,8 @@ pub struct UsageCount {
     pub labels: Vec<(UsageLabel, RequestCounts)>,
     /// The time of the last admitted request, to the second.
     pub last_used_at: Option<SystemTime>,
+    /// The network of the last request, if the gate records it.
+    pub last_network: Option<ClientNetwork>,
 }
 
 impl UsageCount {
@@ -50,6 +52,7 @@ impl UsageCount {
             counts: RequestCounts::default(),
             labels: Vec::new(),
             last_used_at: None,
+            last_network: None,
         }
     }
 
@@ -63,6 +66,7 @@ impl UsageCount {
             }
         }
         self.last_used_at = self.last_used_at.max(later.last_used_at);
+        self.last_network = later.last_network.or(self.last_network);
     }
 }
 
@@ -90,6 +94,8 @@ pub(crate) struct UsageCounter {
     key: KeyId,
     /// The last use in seconds since the Unix epoch; zero means never.
     last_used: AtomicU32,
+    /// The network of the last request; zero means unknown.
+    network: AtomicU64,
     admitted: AtomicU32,
     refused: AtomicU32,
     units: AtomicU64,
@@ -229,6 +235,7 @@ impl UsageCounter {
             credit_cache: OnceLock::new(),
             moved_to: ArcSwapOption::empty(),
             last_used: AtomicU32::new(0),
+            network: AtomicU64::new(0),
             admitted: AtomicU32::new(0),
             refused: AtomicU32::new(0),
             labels: OnceBox::new(),
@@ -322,6 +329,17 @@ impl UsageCounter {
         }
     }
 
+    pub(crate) fn note_network(&self, network: ClientNetwork) {
+        // Most requests of a key come from the same network; memory that is only read stays cached.
+        if self.network.load(Ordering::Relaxed) != network.to_bits() {
+            self.network.store(network.to_bits(), Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn last_network(&self) -> Option<ClientNetwork> {
+        ClientNetwork::from_bits(self.network.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn last_used(&self) -> Option<SystemTime> {
         let at = self.last_used.load(Ordering::Relaxed);
         (at > 0).then(|| SystemTime::UNIX_EPOCH + Duration::from_secs(at.into()))
@@ -352,6 +370,7 @@ impl UsageCounter {
             counts,
             labels,
             last_used_at: self.last_used(),
+            last_network: self.last_network(),
         })
     }
 }

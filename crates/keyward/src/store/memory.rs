@@ -133,7 +133,9 @@ impl MemoryStore {
         }
         for mut key in commit.keys {
             key.revision = number;
-            key.last_used_at = rows.keys.get(&key.id).and_then(|old| old.last_used_at);
+            let old = rows.keys.get(&key.id);
+            key.last_used_at = old.and_then(|old| old.last_used_at);
+            key.last_network = old.and_then(|old| old.last_network);
             poll.key(&key);
             if let Some(old) = rows.keys.get(&key.id).map(|old| *old.digest.expose_bytes()) {
                 rows.ids.remove(&old);
@@ -330,6 +332,7 @@ impl Rows {
         for count in counts {
             let (account, environment) = if let Some(key) = self.keys.get_mut(&count.key) {
                 key.last_used_at = key.last_used_at.max(count.last_used_at);
+                key.last_network = count.last_network.or(key.last_network);
                 (key.account.clone(), key.environment)
             } else if let Some(stone) = self.tombstones.get(&count.key) {
                 (stone.account.clone(), stone.environment)

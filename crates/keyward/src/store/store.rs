@@ -125,6 +125,7 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///             }
 ///             key.revision = *revision;
 ///             key.last_used_at = old.and_then(|at| keys[at].last_used_at);
+///             key.last_network = old.and_then(|at| keys[at].last_network);
 ///             match old {
 ///                 Some(at) => keys[at] = key,
 ///                 None => keys.push(key),
@@ -233,6 +234,7 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///         for count in self.replica.take_usage() {
 ///             let Some(key) = rows.keys.iter_mut().find(|key| key.id == count.key) else { continue };
 ///             key.last_used_at = key.last_used_at.max(count.last_used_at);
+///             key.last_network = count.last_network.or(key.last_network);
 ///             let used = KeyUsage::new(key.account.clone(), key.id, key.environment, hour);
 ///             let all = [(None, count.counts)].into_iter();
 ///             let labels = count.labels.into_iter().map(|(label, counts)| (Some(label), counts));

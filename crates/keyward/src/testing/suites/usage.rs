@@ -17,7 +17,7 @@ use crate::scope::Permission;
 use crate::store::Store;
 use crate::testing::suites::Open;
 use crate::testing::{TestRequest, TestResponse, block_on, decided};
-use crate::usage::{KeyUsage, RequestCounts, UsageLabel, UsageQuery};
+use crate::usage::{ClientNetwork, KeyUsage, RequestCounts, UsageLabel, UsageQuery};
 
 /// Tests that a store keeps usage: by key, label and hour, each request once, in pages and as sums.
 ///
@@ -42,6 +42,7 @@ macro_rules! __usage_promises {
             a_request_with_a_label_counts_once_by_its_outcome
             a_request_counts_under_its_innermost_label
             a_route_without_a_label_counts_under_none
+            the_network_of_the_last_use_is_kept_if_it_is_recorded
             usage_is_read_page_by_page
             a_bill_is_the_sum_of_the_rows
             usage_of_all_accounts_is_for_operators
@@ -275,6 +276,39 @@ fn a_route_without_a_label_counts_under_none(open: Open<'_>) {
     };
     drop(silent.check(&key, reports(), None).unwrap());
     assert_eq!(world.labels(), BTreeMap::new(), "usage is switched off");
+}
+
+fn the_network_of_the_last_use_is_kept_if_it_is_recorded(open: Open<'_>) {
+    let world = World::new(open);
+    let key = world.key("acme", Environment::LIVE);
+    let id = world.ask(&key, Requirement::new(), 200).unwrap().key_id();
+    let view = || block_on(world.admin.key(&operator(), id)).unwrap();
+    let gate = Gate::builder(&world.store, world.admin.scheme());
+    let recording = gate.record_networks().build().unwrap();
+    let ask = |gate: &Gate, peer: [u8; 4]| {
+        world.clock.advance(Duration::from_secs(1));
+        let request = TestRequest::get().key(key.expose_secret()).peer(peer);
+        let admitted = decided(gate.check(&request, &Arc::default(), None));
+        assert!(matches!(admitted, Verdict::Admit(_)));
+    };
+    ask(&world.gate, [203, 0, 113, 7]);
+    assert_eq!(view().last_network, None, "it is off by default");
+    ask(&recording, [203, 0, 113, 7]);
+    let network = |text| ClientNetwork::parse(text).ok();
+    assert_eq!(view().last_network, network("203.0.113.0/24"));
+    block_on(world.store.flush()).unwrap();
+    let stored = || block_on(world.store.key(id)).unwrap().unwrap();
+    assert_eq!(stored().last_network, network("203.0.113.0/24"));
+    ask(&recording, [198, 51, 100, 1]);
+    assert_eq!(view().last_network, network("198.51.100.0/24"));
+    block_on(world.store.flush()).unwrap();
+    assert_eq!(stored().last_network, network("198.51.100.0/24"));
+    block_on(world.admin.disable(&operator(), id)).unwrap();
+    assert_eq!(
+        stored().last_network,
+        network("198.51.100.0/24"),
+        "a commit leaves it"
+    );
 }
 
 /// Uses keys of several accounts and environments in several hours, under several labels.
