@@ -249,10 +249,12 @@ fn an_import_can_be_spawned() {
 fn an_expiry_is_judged_by_the_clock_of_the_store() {
     let world = World::new();
     let now = world.clock().unix().as_secs();
-    for (at, imported) in [(now, 0), (now + 1, 1)] {
-        let (totals, _) = import(&world, row(1, &format!(r#","expires_at":{at}"#)));
-        assert_eq!(totals.imported, imported);
-    }
+    let outcome = |at| {
+        let (_, reports) = import(&world, row(1, &format!(r#","expires_at":{at}"#)));
+        reports[0].outcome
+    };
+    assert_eq!(outcome(now), ImportOutcome::Skipped(Skipped::Expired));
+    assert!(matches!(outcome(now + 1), ImportOutcome::Imported(_)));
 }
 
 #[test]
