@@ -137,7 +137,7 @@ impl Replica {
     /// Holds names, metadata and creators of keys in memory too, for [`Principal`](crate::Principal).
     ///
     /// Call it before the first poll: keys that are in memory already get them when their records
-    /// change. A key then takes about 140 bytes more, and the text of its details and scopes,
+    /// change. A key then takes about 170 bytes more, and the text of its details and scopes,
     /// because it no longer shares its permissions with other keys.
     ///
     /// ```
