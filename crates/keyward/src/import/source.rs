@@ -133,6 +133,7 @@ impl ImportSource {
                 let mut row = self.read(fields, "token")?;
                 row.owner = row.column("tokenable_id");
                 row.grants = row.fields.list("abilities")?;
+                row.expires_at = row.fields.time("expires_at")?;
                 if let Some(id) = row.fields.filled("id") {
                     row.hint = hint(&format!("{id}|"), None)?;
                 }
@@ -500,6 +501,10 @@ mod tests {
             (record.hint.to_string(), &*record.name),
             ("12|…".to_owned(), "laptop")
         );
+        assert!(record.expires_at.is_some());
+        let expired = line.replace("2100-01-01", "1970-01-01");
+        let expired = ImportSource::sanctum().row(expired.as_bytes(), NOW);
+        assert_eq!(expired.unwrap_err(), Skipped::Expired);
         let gate = world
             .builder()
             .foreign_format(ForeignFormat::new("").unwrap().secret_after('|'))
