@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::gate::Requirement;
 use crate::limit::quota::{HEADERS, LEGACY_HEADERS};
 use crate::reply::{Reply, ResponseHead};
 use crate::request::KeyLocation;
@@ -147,12 +148,15 @@ impl Cors {
     }
 
     /// Returns the reply to every preflight request of a route.
-    pub(crate) fn preflight(&self, locations: &[KeyLocation], grpc: bool) -> Reply {
+    ///
+    /// `beside` says whether it accepts another credential in `Authorization`.
+    pub(crate) fn preflight(&self, locations: &[KeyLocation], grpc: bool, beside: bool) -> Reply {
         // Named one by one: `*` does not stand for `authorization`.
         let own = ["content-type"].into_iter();
         // A handshake of a WebSocket has no preflight, and no page may set its headers.
         let sent = locations.iter().filter(|own| !own.is_websocket_protocol());
         let own = own.chain(sent.map(KeyLocation::header_name));
+        let own = own.chain(["authorization"].into_iter().filter(|_| beside));
         let own = own.chain(GRPC_REQUEST.into_iter().filter(|_| grpc));
         let named = self.request_fields.iter().map(String::as_str);
         let mut reply = Reply::new(204, Vec::new());
@@ -183,9 +187,9 @@ impl Default for Cors {
 
 /// The CORS replies of a gate or a route, rendered once.
 pub(crate) struct CorsReplies {
-    pub(crate) preflight: Reply,
-    /// The preflight reply for routes that expect gRPC-Web.
-    pub(crate) grpc_preflight: Reply,
+    /// The preflight replies for routes that accept only keys, and for those that accept another
+    /// credential too, each without and with gRPC-Web.
+    preflights: [[Reply; 2]; 2],
     /// The CORS headers, if pages of other origins may read the responses.
     pub(crate) cors_headers: Option<CorsHeaders>,
     pub(crate) grpc_readable: Option<CorsHeaders>,
@@ -193,16 +197,27 @@ pub(crate) struct CorsReplies {
 
 impl CorsReplies {
     pub(crate) fn made(cors: Option<&Cors>, locations: &[KeyLocation], legacy: bool) -> Self {
-        let preflight = |grpc| match cors {
-            Some(cors) => cors.preflight(locations, grpc),
+        let preflight = |grpc, beside| match cors {
+            Some(cors) => cors.preflight(locations, grpc, beside),
             None => Reply::new(204, Vec::new()),
         };
         Self {
-            preflight: preflight(false),
-            grpc_preflight: preflight(true),
+            preflights: [false, true]
+                .map(|beside| [false, true].map(|grpc| preflight(grpc, beside))),
             cors_headers: cors.map(|cors| cors.cors_headers(legacy, false)),
             grpc_readable: cors.map(|cors| cors.cors_headers(legacy, true)),
         }
+    }
+
+    /// Returns the reply to a preflight request of a route.
+    pub(crate) fn preflight(&self, requirement: &Requirement) -> &Reply {
+        let [keys_only, beside] = &self.preflights;
+        let [plain, grpc] = if requirement.other_credential().is_accepted() {
+            beside
+        } else {
+            keys_only
+        };
+        if requirement.is_grpc() { grpc } else { plain }
     }
 }
 
@@ -254,7 +269,7 @@ fn once_each<'a>(names: impl Iterator<Item = &'a str>) -> String {
 mod tests {
     use super::*;
     use crate::gate::tests::{World, principal};
-    use crate::gate::{Decision, Gate, Principal, Requirement, Verdict};
+    use crate::gate::{Decision, Gate, Principal, Verdict};
     use crate::key::KeyKind;
     use crate::origin::OriginPolicy;
     use crate::record::KeyStatus;
@@ -279,7 +294,7 @@ mod tests {
             KeyLocation::bearer(),
             KeyLocation::client_key(),
         ];
-        let reply = cors.preflight(&locations, false);
+        let reply = cors.preflight(&locations, false, false);
         let allowed = "content-type, x-api-key, authorization, x-trace";
         let mut fields = reply.headers();
         assert!(fields.any(|field| field == ("access-control-allow-headers", allowed)));
@@ -288,6 +303,51 @@ mod tests {
         let legacy =
             "www-authenticate, x-ratelimit-limit, x-ratelimit-remaining, x-ratelimit-reset, etag";
         assert!(cors.cors_headers(true, false).0.ends_with(legacy));
+    }
+
+    #[test]
+    fn a_page_may_send_authorization_where_another_credential_is_accepted() {
+        let mut world = World::new();
+        world.method = "OPTIONS";
+        world.fields = vec![
+            ("origin", b"https://shop.example".into()),
+            ("access-control-request-method", b"GET".into()),
+        ];
+        let mut allowed = |gate_cors: Option<Cors>, requirement| {
+            let gate = Gate::builder_from_replica(&world.replica, &crate::gate::tests::scheme());
+            let gate = gate.location(KeyLocation::x_api_key());
+            let gate = match gate_cors {
+                Some(cors) => gate.cors(cors),
+                None => gate,
+            };
+            world.requirement = requirement;
+            let Verdict::Refuse(answer) = world.verdict(&gate.build().unwrap()) else {
+                panic!()
+            };
+            let mut headers = answer.reply.headers();
+            let allowed = headers.find(|(name, _)| *name == "access-control-allow-headers");
+            allowed.unwrap().1.to_owned()
+        };
+        let plain = Requirement::new();
+        for (route, expected) in [
+            (plain.clone(), "content-type, x-api-key"),
+            (
+                plain.clone().or_other_credential(),
+                "content-type, x-api-key, authorization",
+            ),
+            (
+                plain.clone().beside_other_credential(),
+                "content-type, x-api-key, authorization",
+            ),
+        ] {
+            assert_eq!(allowed(Some(Cors::new()), route.clone()), expected);
+            assert_eq!(allowed(None, route.clone().cors(Cors::new())), expected);
+            let grpc = allowed(Some(Cors::new()), route.grpc());
+            assert!(
+                grpc.starts_with(&format!("{expected}, grpc-timeout")),
+                "{grpc}"
+            );
+        }
     }
 
     #[test]

@@ -238,13 +238,7 @@ impl Gate {
     ) -> Decision {
         if is_preflight(request) {
             return Decision::Ready(Verdict::Refuse(Refusal {
-                reply: self.cors(requirement, |cors| {
-                    if requirement.is_grpc() {
-                        cors.grpc_preflight.clone()
-                    } else {
-                        cors.preflight.clone()
-                    }
-                }),
+                reply: self.cors(requirement, |cors| cors.preflight(requirement).clone()),
                 denial: None,
                 body: UnreadBody::None,
             }));
