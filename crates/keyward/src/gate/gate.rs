@@ -455,12 +455,16 @@ impl Gate {
     ) -> Decision {
         let entry = &principal.entry;
         let mut reported = None;
-        let judged = if requirement.is_for(&entry.account_state.account) {
-            let on_check = &mut enforce(requirement, &mut reported);
-            self.judge_use(entry, principal.location, request, requirement, on_check)
-        } else {
-            ControlFlow::Break(DenialKind::ForeignAccount)
-        };
+        let other = requirement.other_credential();
+        let judged =
+            if other.is_accepted() && self.refuses_beside(request, principal.location, other) {
+                ControlFlow::Break(DenialKind::OtherCredential)
+            } else if requirement.is_for(&entry.account_state.account) {
+                let on_check = &mut enforce(requirement, &mut reported);
+                self.judge_use(entry, principal.location, request, requirement, on_check)
+            } else {
+                ControlFlow::Break(DenialKind::ForeignAccount)
+            };
         if let Some(label) = &principal.label {
             self.relabel(label, requirement);
         }

@@ -43,7 +43,6 @@ impl Gate {
         let accepted = requirement.other_credential();
         let authorization = self.authorization(request);
         let is_other = matches!(authorization, Authorization::Other);
-        let locations = &self.inner.locations;
         let is_searched = |own: &KeyLocation| !(is_other && own.is_authorization());
         let (key, location) = match self.find_key(request, is_searched) {
             Credential::Empty => return Err(DenialKind::Missing),
@@ -62,17 +61,39 @@ impl Gate {
                 };
             }
         };
-        let is_alone = match authorization {
-            Authorization::Absent => true,
-            Authorization::Other => accepted.beside_key,
-            Authorization::KeyOrUnclear => {
-                { locations.get(location) }.is_some_and(KeyLocation::is_authorization)
-            }
-        };
-        if is_alone {
+        if self.is_alone(&authorization, location, accepted) {
             Ok(Some((key, location)))
         } else {
             Err(DenialKind::OtherCredential)
+        }
+    }
+
+    /// Returns whether an inner layer refuses a request whose key an outer layer has admitted, because
+    /// of the credential beside it.
+    #[cold]
+    pub(super) fn refuses_beside<R: RequestHead>(
+        &self,
+        request: &R,
+        location: usize,
+        accepted: OtherCredential,
+    ) -> bool {
+        !self.is_alone(&self.authorization(request), location, accepted)
+    }
+
+    /// Returns whether a key has nothing beside it, or what is accepted there.
+    fn is_alone(
+        &self,
+        authorization: &Authorization,
+        location: usize,
+        accepted: OtherCredential,
+    ) -> bool {
+        match authorization {
+            Authorization::Absent => true,
+            Authorization::Other => accepted.beside_key,
+            Authorization::KeyOrUnclear => {
+                let location = self.inner.locations.get(location);
+                location.is_some_and(KeyLocation::is_authorization)
+            }
         }
     }
 
@@ -376,6 +397,67 @@ mod tests {
             panic!()
         };
         assert_eq!(admitted(verdict).err(), Some(DenialKind::ScopeMissing));
+    }
+
+    #[test]
+    fn an_inner_layer_refuses_what_stands_beside_a_key_as_an_outer_one_would() {
+        use DenialKind::OtherCredential;
+        let (world, _, key) = build(|gate| gate);
+        let only_own = Gate::builder_from_replica(&world.replica, &crate::gate::tests::scheme());
+        let only_own = only_own.location(KeyLocation::x_api_key());
+        let either = Requirement::new().or_other_credential();
+        for (gate, key_line, beside, denials) in [
+            (
+                only_own,
+                (X, key.clone()),
+                JWT,
+                [Some(OtherCredential), None],
+            ),
+            (
+                world.builder(),
+                (X, key.clone()),
+                "Basic dTpw",
+                [Some(OtherCredential), None],
+            ),
+            (
+                world.builder(),
+                (X, key.clone()),
+                "Basic a, Negotiate b",
+                [Some(OtherCredential); 2],
+            ),
+            (world.builder(), (X, key.clone()), "", [None; 2]),
+            // It is not removed.
+            (
+                world.builder().insecure_forward_key(),
+                (A, format!("Bearer {key}")),
+                "",
+                [None; 2],
+            ),
+        ] {
+            let gate = gate.build().unwrap();
+            let mut world = World {
+                fields: vec![(key_line.0, key_line.1.into())],
+                ..World::new()
+            };
+            if !beside.is_empty() {
+                world.fields.push((A, beside.into()));
+            }
+            let Some(Access::Principal(principal)) = admitted(world.verdict(&gate)).unwrap().access
+            else {
+                panic!()
+            };
+            world.fields.retain(|(name, _)| *name != X);
+            for (inner, denial) in [either.clone(), either.clone().beside_other_credential()]
+                .into_iter()
+                .zip(denials)
+            {
+                world.requirement = inner;
+                let Decision::Ready(verdict) = world.check(&gate, Some(&principal)) else {
+                    panic!()
+                };
+                assert_eq!(admitted(verdict).err(), denial, "{beside}");
+            }
+        }
     }
 
     #[test]

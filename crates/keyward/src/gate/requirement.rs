@@ -194,7 +194,8 @@ impl Requirement {
     /// check as well.
     ///
     /// A request with both a key and `Authorization` is refused, unless the route is declared as
-    /// [`beside_other_credential`](Self::beside_other_credential):
+    /// [`beside_other_credential`](Self::beside_other_credential). Where it crosses several layers of a
+    /// gate, each layer that accepts other credentials checks this:
     ///
     /// ```text
     /// HTTP/1.1 400 Bad Request
