@@ -139,7 +139,7 @@ impl Listing {
             it.and(&held, &name, scope.to_owned());
         }
         if let Some(end) = query.expires_before {
-            it.and("expires_at < :end", "end", row::millis_after(end));
+            it.and("+expires_at < :end", "end", row::millis_after(end));
         }
         if let Some(since) = query.unused_since {
             let last_used =
