@@ -33,9 +33,6 @@ struct Keys;
 #[doc = include_str!("../../docs/limits.md")]
 struct Limits;
 
-#[doc = include_str!("../../docs/machines.md")]
-struct Machines;
-
 #[doc = include_str!("../../docs/operating.md")]
 struct Operating;
 

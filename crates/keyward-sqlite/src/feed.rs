@@ -30,7 +30,7 @@ pub(crate) fn feed(
     let head = head(&snapshot)?;
     let since = poll.since();
     let is_known = match since {
-        Some(since) => holds(&snapshot, since)?,
+        Some(since) => holds(&snapshot, since)? && has_seen_the_pruned(&snapshot, since)?,
         None => false,
     };
     let from = since.filter(|_| is_known).or(own);
@@ -119,6 +119,13 @@ fn holds(snapshot: &Connection, revision: Revision) -> rusqlite::Result<bool> {
     snapshot
         .prepare_cached("SELECT 1 FROM keyward_revision WHERE number = ?1 AND nonce = ?2")?
         .exists([number.cast_signed(), nonce.cast_signed()])
+}
+
+/// Returns whether a poll up to this change has read of each pruned key that it is dead.
+fn has_seen_the_pruned(snapshot: &Connection, since: Revision) -> rusqlite::Result<bool> {
+    snapshot
+        .prepare_cached("SELECT coalesce(max(revision), ?1 + 1) <= ?1 FROM keyward_buried")?
+        .query_row([since.number.cast_signed()], |row| row.get(0))
 }
 
 /// Excludes keys that died too long ago.

@@ -485,6 +485,67 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_has_not_seen_that_a_pruned_key_is_dead_reads_everything_anew() {
+        let typed =
+            |value: &str, id: KeyId| format!("UPDATE keyward_key SET {value} WHERE id = '{id}'");
+        for dead in [
+            "expires_at = 1000",
+            "status = 'revoked', revoked_at = 1000",
+            // Frozen since before it was revoked, and for longer than dead keys are kept.
+            "revision = 0, status = 'revoked', revoked_at = 1800000000000",
+        ] {
+            let fixture = Fixture::new();
+            let clock = Arc::new(ManualClock::at(Duration::from_secs(1_800_000_000)));
+            let (one, behind) = (open_at(&fixture, &clock), open_at(&fixture, &clock));
+            let (living, _) = add(&one, "living");
+            let (key, record) = add(&one, "acme");
+            let poll = || block_on(behind.ask(crate::worker::Worker::poll)).unwrap();
+            poll();
+            assert_eq!(ask(&behind, &key), Ok(()));
+            fixture.type_in(&typed(dead, record.id)).unwrap();
+            clock.advance(31 * DAY);
+            let admin = KeyAdmin::new(&one, &scheme());
+            let report = block_on(admin.maintain(&Actor::operator("ops"), &retention())).unwrap();
+            assert_eq!(report.pruned_keys, 1, "{dead}");
+            eventually(|| {
+                poll();
+                ask(&behind, &key) == Err(DenialKind::Unknown)
+            });
+            assert_eq!(ask(&behind, &living), Ok(()), "{dead}");
+            let since = behind.replica().poll().since();
+            poll();
+            assert_eq!(behind.replica().poll().since(), since, "once");
+        }
+    }
+
+    #[test]
+    fn keys_of_an_erased_account_end_in_a_process_that_has_seen_nothing_of_the_erasure() {
+        let fixture = Fixture::new();
+        let clock = Arc::new(ManualClock::at(Duration::from_secs(1_800_000_000)));
+        let (one, behind) = (open_at(&fixture, &clock), open_at(&fixture, &clock));
+        let (living, _) = add(&one, "living");
+        let (key, record) = add(&one, "acme");
+        let poll = || block_on(behind.ask(crate::worker::Worker::poll)).unwrap();
+        poll();
+        assert_eq!(ask(&behind, &key), Ok(()));
+        let pseudonym = AccountId::parse("erased-1").unwrap();
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let step = Maintenance::EraseAccount {
+            account: record.account,
+            pseudonym,
+            now,
+        };
+        // The process that erases is killed after the first step.
+        let left = block_on(one.maintain(step, None)).unwrap().next;
+        assert!(left.is_some());
+        eventually(|| {
+            poll();
+            ask(&behind, &key) == Err(DenialKind::Unknown)
+        });
+        assert_eq!(ask(&behind, &living), Ok(()));
+    }
+
+    #[test]
     fn a_tombstone_that_is_typed_hides_no_deletion_of_a_living_key() {
         let fixture = Fixture::new();
         let store = fixture.open_slow();

@@ -44,6 +44,7 @@ pub const MIGRATIONS: &[(u32, &str)] = &[
     (18, include_str!("../migrations/0018_search.sql")),
     (19, include_str!("../migrations/0019_retention.sql")),
     (20, include_str!("../migrations/0020_last_network.sql")),
+    (21, include_str!("../migrations/0021_buried_revision.sql")),
 ];
 
 /// The treatment of a file without keyward's tables.

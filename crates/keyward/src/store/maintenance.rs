@@ -19,7 +19,8 @@ pub enum Maintenance {
     ///
     /// A key that was revoked with all keys of its account counts as revoked at `now`: its record
     /// is given that time, and it is deleted later. The digest of a deleted key is never accepted
-    /// again, and its create token stays taken. Its usage stays.
+    /// again, and its create token stays taken. Its usage stays. A process that has not read yet
+    /// that the key is dead, because it was frozen for example, must read everything anew.
     PruneKeys {
         /// Keys that were revoked or had expired at this time are deleted.
         died_before: SystemTime,
