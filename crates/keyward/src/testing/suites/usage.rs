@@ -284,10 +284,12 @@ fn the_network_of_the_last_use_is_kept_if_it_is_recorded(open: Open<'_>) {
     let id = world.ask(&key, Requirement::new(), 200).unwrap().key_id();
     let view = || block_on(world.admin.key(&operator(), id)).unwrap();
     let gate = Gate::builder(&world.store, world.admin.scheme());
-    let recording = gate.record_networks().build().unwrap();
+    let proxies = gate.trusted_proxies(["192.0.2.0/24"]).unwrap();
+    let recording = proxies.record_networks().build().unwrap();
     let ask = |gate: &Gate, peer: [u8; 4]| {
         world.clock.advance(Duration::from_secs(1));
         let request = TestRequest::get().key(key.expose_secret()).peer(peer);
+        let request = request.header("x-forwarded-for", "198.18.0.1, 2001:db8:1:2::3");
         let admitted = decided(gate.check(&request, &Arc::default(), None));
         assert!(matches!(admitted, Verdict::Admit(_)));
     };
@@ -303,6 +305,10 @@ fn the_network_of_the_last_use_is_kept_if_it_is_recorded(open: Open<'_>) {
     assert_eq!(view().last_network, network("198.51.100.0/24"));
     block_on(world.store.flush()).unwrap();
     assert_eq!(stored().last_network, network("198.51.100.0/24"));
+    ask(&recording, [192, 0, 2, 1]);
+    assert_eq!(view().last_network, network("2001:db8:1::/48"), "a proxy");
+    ask(&recording, [198, 51, 100, 1]);
+    block_on(world.store.flush()).unwrap();
     block_on(world.admin.disable(&operator(), id)).unwrap();
     assert_eq!(
         stored().last_network,
