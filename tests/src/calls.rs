@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use keyward::admin::{
-    AccountChange, Actor, AdminError, Grace, KeyAdmin, KeyChange, KeyFilter, NewKey, Retention,
-    UsageFilter,
+    AccountChange, AccountFilter, Actor, AdminError, BulkMode, Grace, KeyAdmin, KeyChange, KeyFilter,
+    NewKey, Retention, UsageFilter,
 };
 use keyward::credits::Credits;
 use keyward::environment::Environment;
@@ -458,6 +458,9 @@ calls! {
         }
         Ok(seen)
     };
+    accounts = accounts of KeyAdmin: OPERATOR, Touches::Everything, |world, actor, _| {
+        block_on(world.admin.accounts(actor, AccountFilter::new())).map(|_| vec![None])
+    };
     usage = usage of KeyAdmin: needs(&[Read]), Touches::Rows, |world, actor, target| {
         let mut seen = Vec::new();
         for environment in [None, Some(target.environment)] {
@@ -554,6 +557,17 @@ calls! {
         needs(&[Revoke]), Touches::Account(AdminErrorKind::NotPermitted), |world, actor, target| {
             let own = Some(target.environment);
             block_on(world.admin.revoke_all(actor, &target.account, own, "")).map(|()| vec![own])
+        };
+    revoke_matching = revoke_matching of KeyAdmin:
+        needs(&[Revoke]), Touches::Rows, |world, actor, target| {
+            let filter = KeyFilter::new().environment(target.environment);
+            let run = |mode| {
+                let (account, filter) = (&target.account, filter.clone());
+                block_on(world.admin.revoke_matching(actor, account, filter, "", mode))
+            };
+            let counted = run(BulkMode::DryRun)?;
+            assert_eq!(run(BulkMode::Commit)?, counted);
+            Ok((0..counted).map(|_| Some(target.environment)).collect())
         };
     credits = credits of KeyAdmin: needs(&[Read]), Touches::Balance, |world, actor, target| {
         let left = block_on(world.admin.credits(actor, target.account.clone()))?;
