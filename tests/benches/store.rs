@@ -13,11 +13,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use keyward::admin::KeyFilter;
+use keyward::admin::{AccountFilter, BulkMode, KeyFilter};
 use keyward::gate::Decision;
 use keyward::record::{Account, KeyRecord};
 use keyward::request::RequestHead;
-use keyward::store::Commit;
+use keyward::store::{Commit, KeySearch};
 use keyward::testing::block_on;
 use keyward::{
     AccountId, Actor, ApiKey, Environment, Gate, KeyAdmin, KeyFormat, KeyId, KeyScheme, NewKey,
@@ -38,12 +38,20 @@ fn main() {
         "| keys | open | create | revoke | list page of 50 | verify, hit | verify, hit, two limits | verify, miss | flush of 1,000 used keys |"
     );
     println!("|---|---|---|---|---|---|---|---|---|");
-    for size in sizes.split(',').map(|size| size.parse().unwrap()) {
-        measure(size);
+    let sizes = sizes.split(',').map(|size| size.parse().unwrap());
+    let searches: Vec<_> = sizes.map(measure).collect();
+    println!();
+    println!(
+        "| keys | by hint | by whole key | by id | by name | of an actor | newest of all | unused, none | page of accounts | dry run of 250 | revoke 250 |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|---|");
+    for row in searches {
+        println!("{row}");
     }
 }
 
-fn measure(size: usize) {
+/// Prints a row of the first table and returns one of the second.
+fn measure(size: usize) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys.db");
     let format = KeyFormat::new("bench_{env}_").unwrap();
@@ -105,6 +113,61 @@ fn measure(size: usize) {
     println!(
         "| {size} | {open:.1?} | {create:.1?} | {revoke:.1?} | {list:.1?} | {hit:.0?} | {limited_hit:.0?} | {miss:.0?} | {flush:.1?} |"
     );
+    search(&admin, &scheme, &keys, size)
+}
+
+/// Measures lists and searches over all accounts, and the revocation of 250 keys.
+fn search(admin: &KeyAdmin, scheme: &KeyScheme, keys: &[ApiKey], size: usize) -> String {
+    let operator = Actor::operator("bench");
+    let list = |filter: KeyFilter| {
+        let page = block_on(admin.keys(&operator, None, filter)).unwrap();
+        page.keys.len()
+    };
+    let find = |search| list(KeyFilter::new().search(search));
+    let ids: Vec<_> = keys
+        .iter()
+        .map(|key| {
+            let search = KeyFilter::new().search(KeySearch::of_key(scheme, key.expose_secret()));
+            let page = block_on(admin.keys(&operator, None, search)).unwrap();
+            page.keys[0].record.id
+        })
+        .collect();
+    let mut next = (0..keys.len()).cycle();
+    let mut one = |search: &dyn Fn(usize) -> KeySearch| {
+        time(RUNS, || assert!(find(search(next.next().unwrap())) > 0))
+    };
+    let hint = one(&|n| KeySearch::Hint(keys[n].hint().clone()));
+    let whole = one(&|n| KeySearch::of_key(scheme, keys[n].expose_secret()));
+    let id = one(&|n| KeySearch::Id(ids[n]));
+    let name = one(&|n| KeySearch::Name(format!("KEY-{n}")));
+    let mut accounts = (0..size / 250).cycle();
+    let actor = time(RUNS, || {
+        let actor = format!("user:{}", accounts.next().unwrap());
+        assert_eq!(list(KeyFilter::new().created_by(&actor)), 50);
+    });
+    let newest = time(RUNS, || assert_eq!(list(KeyFilter::new()), 50));
+    let long_ago = KeyFilter::new().unused_since(SystemTime::UNIX_EPOCH);
+    let unused = time(3, || assert_eq!(list(long_ago.clone()), 0));
+    let page = time(RUNS, || {
+        let filter = AccountFilter::new().prefix("account-1");
+        assert!(
+            !block_on(admin.accounts(&operator, filter))
+                .unwrap()
+                .accounts
+                .is_empty()
+        );
+    });
+    let bulk = |own: usize, mode| {
+        let filter = KeyFilter::new().created_by(&format!("user:{own}"));
+        let done = admin.revoke_matching(&operator, None, filter, "bench", mode);
+        assert_eq!(block_on(done).unwrap(), 250);
+    };
+    let dry = time(3, || bulk(3, BulkMode::DryRun));
+    let mut actors = 0..;
+    let revoked = time(3, || bulk(actors.next().unwrap(), BulkMode::Commit));
+    format!(
+        "| {size} | {hint:.2?} | {whole:.2?} | {id:.2?} | {name:.2?} | {actor:.2?} | {newest:.2?} | {unused:.1?} | {page:.2?} | {dry:.1?} | {revoked:.1?} |"
+    )
 }
 
 /// Puts keys into the file, 50 an account and ten thousand a commit; gives up to 1,000 of them.
@@ -117,7 +180,7 @@ fn fill(path: &std::path::Path, format: &KeyFormat, size: usize) -> Vec<ApiKey> 
         let accounts = commit.clone().step_by(50).map(|n| Account::new(account(n)));
         let record = |n| {
             let key = format.generate(Environment::LIVE).unwrap();
-            let record = KeyRecord::new(
+            let mut record = KeyRecord::new(
                 KeyId::random().unwrap(),
                 Peppers::none().digest(&key),
                 key.hint().clone(),
@@ -125,6 +188,8 @@ fn fill(path: &std::path::Path, format: &KeyFormat, size: usize) -> Vec<ApiKey> 
                 Environment::LIVE,
                 SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
             );
+            record.name = format!("key-{n}");
+            record.created_by = Some(format!("user:{}", n / 250));
             if some.len() < 1000 {
                 some.push(key);
             }

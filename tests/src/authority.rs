@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use keyward::address::AddressPolicy;
-use keyward::admin::{AdminError, KeyChange, KeyFilter};
+use keyward::admin::{AccountFilter, AdminError, BulkMode, KeyChange, KeyFilter};
 use keyward::gate::{Access, Verdict};
 use keyward::key::Hint;
 use keyward::record::{DisabledBy, KeyRecord, KeyState, KeyStatus};
 use keyward::request::RequestHead;
-use keyward::store::Commit;
+use keyward::store::{Commit, KeySearch};
 use keyward::testing::{block_on, decided};
 use keyward::{
     AccountId, Actor, ApiKey, Environment, Gate, Grace, KeyAdmin, KeyFormat, KeyId, KeyKind,
@@ -27,6 +27,7 @@ use keyward_webhooks::{MemoryWebhooks, WebhookStore};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+const HOUR: Duration = Duration::from_secs(3600);
 const ACME: &str = "acme";
 const OTHER: &str = "other";
 
@@ -374,6 +375,7 @@ impl World {
                         record.disabled_by = Some(DisabledBy::User);
                     }
                     3 => record.status = KeyStatus::Revoked,
+                    4 => record.not_before = Some(whole(SystemTime::now() + HOUR)),
                     _ => {}
                 }
             });
@@ -442,7 +444,7 @@ impl World {
             }
             new
         };
-        match step.call % 17 {
+        match step.call % 20 {
             0 | 1 => {
                 let made = block_on(self.admin.create(&actor, new()))?;
                 self.keys.push(made.record.id);
@@ -471,6 +473,17 @@ impl World {
                 }
                 if flag(2) {
                     change = change.rate_limits(limits);
+                }
+                let later = |at: u8| {
+                    let minutes = u64::from(step.flags % 8 + at);
+                    (!step.who.is_multiple_of(3))
+                        .then(|| SystemTime::now() + Duration::from_secs(minutes * 1200))
+                };
+                if flag(3) {
+                    change = change.expires_at(later(2));
+                }
+                if flag(4) {
+                    change = change.not_before(later(0));
                 }
                 block_on(self.admin.update(&actor, id, change))?;
             }
@@ -524,6 +537,34 @@ impl World {
                 block_on(self.admin.disable(&operator, id))?;
                 self.disabled_by_operator.insert(id);
             }
+            16 => {
+                let mine = Some(&owner).filter(|_| flag(0));
+                let found = self.searches(id)[usize::from(step.what) % 4].clone();
+                let mut filter = KeyFilter::new().search(found);
+                if flag(4) {
+                    filter = filter.environment(own);
+                }
+                let mode = if flag(5) {
+                    BulkMode::Commit
+                } else {
+                    BulkMode::DryRun
+                };
+                let count = self.admin.revoke_matching(&actor, mine, filter, "", mode);
+                if block_on(count)? > 0 && mode == BulkMode::Commit {
+                    let is_revoked = |id: &KeyId| self.record(*id).status == KeyStatus::Revoked;
+                    let ended: Vec<_> = self.keys.iter().copied().filter(is_revoked).collect();
+                    self.revoked.extend(ended);
+                }
+            }
+            17 => {
+                // By itself, with nothing but what it presents.
+                if let Some(own) = actor.name().strip_prefix("key:") {
+                    let own = KeyId::parse(own).unwrap();
+                    block_on(self.admin.revoke(&actor, own, ""))?;
+                    assert_eq!(self.record(own).kind, KeyKind::Secret);
+                    self.revoked.insert(own);
+                }
+            }
             _ => self.read(&actor, &owner, own),
         }
         Ok(())
@@ -546,6 +587,20 @@ impl World {
             })
     }
 
+    /// Every way to look for this key.
+    fn searches(&self, id: KeyId) -> Vec<KeySearch> {
+        let record = self.record(id);
+        let mut searches = vec![
+            KeySearch::Id(id),
+            KeySearch::Hint(record.hint),
+            KeySearch::Lineage(record.lineage),
+            KeySearch::Name(record.name),
+        ];
+        let key = self.secrets.get(&id);
+        searches.extend(key.map(|key| KeySearch::of_key(self.admin.scheme(), key.expose_secret())));
+        searches
+    }
+
     fn read(&self, actor: &Actor, owner: &AccountId, own: Environment) {
         let environments: BTreeSet<_> = [Environment::LIVE, Environment::TEST]
             .into_iter()
@@ -561,6 +616,19 @@ impl World {
                 }
             }
         }
+        let searches = self.keys.iter().flat_map(|id| self.searches(*id));
+        for search in searches {
+            for owner in [None, Some(owner)] {
+                let filter = KeyFilter::new().search(search.clone());
+                if let Ok(page) = block_on(self.admin.keys(actor, owner, filter)) {
+                    for view in page.keys {
+                        sees(view.record.environment);
+                        assert_eq!(view.record.account.as_str(), ACME);
+                    }
+                }
+            }
+        }
+        assert!(block_on(self.admin.accounts(actor, AccountFilter::new())).is_err());
         for id in &self.keys {
             if let Ok(view) = block_on(self.admin.key(actor, *id)) {
                 sees(view.record.environment);
@@ -617,6 +685,15 @@ impl World {
                 continue;
             }
             let about = format!("{record:?}");
+            // Only who may create lengthens a life, of the key itself or of its successors.
+            let first = self.own.iter().find(|own| own.id == record.lineage);
+            if let Some(first) = first
+                && !self.had("api_keys.create", record.environment)
+            {
+                let ends = |end| record.expires_at.is_some_and(|at| at <= end);
+                assert!(first.expires_at.is_none_or(ends), "{about}");
+                assert!(first.not_before.is_none_or(|start| start <= now), "{about}");
+            }
             let held = powers(&record.scopes, self.has_catalog);
             for power in &held {
                 // A user chooses of products what he likes.

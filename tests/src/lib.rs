@@ -64,6 +64,8 @@ mod secrecy;
 #[cfg(test)]
 mod secret_text;
 #[cfg(test)]
+mod self_revoke;
+#[cfg(test)]
 mod service;
 #[cfg(test)]
 mod slow_bodies;
