@@ -27,6 +27,9 @@ struct Guarantees;
 #[doc = include_str!("../../docs/importing.md")]
 struct Importing;
 
+#[doc = include_str!("../../docs/jwt-and-sessions.md")]
+struct JwtAndSessions;
+
 #[doc = include_str!("../../docs/keys.md")]
 struct Keys;
 

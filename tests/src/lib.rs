@@ -12,6 +12,8 @@ mod authority;
 #[cfg(test)]
 mod browser;
 #[cfg(test)]
+mod callers;
+#[cfg(test)]
 mod calls;
 #[cfg(test)]
 mod charging;

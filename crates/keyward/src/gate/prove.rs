@@ -77,18 +77,18 @@ impl Gate {
         request: &'a R,
         requirement: &Requirement,
     ) -> Result<Option<Presented<'a>>, DenialKind> {
-        let found = if requirement.other_credential().is_accepted() {
-            self.find_beside_other(request, requirement)?
+        let (key, location) = if requirement.other_credential().is_accepted() {
+            match self.find_beside_other(request, requirement)? {
+                Some(found) => found,
+                None => return Ok(None),
+            }
         } else {
             match self.find_key(request, |_| true) {
-                Credential::Absent if requirement.is_optional() => None,
+                Credential::One(key, location) => (key, location),
+                Credential::Absent if requirement.is_optional() => return Ok(None),
                 Credential::Absent | Credential::Empty => return Err(DenialKind::Missing),
                 Credential::Several => return Err(DenialKind::MultipleKeys),
-                Credential::One(key, location) => Some((key, location)),
             }
-        };
-        let Some((key, location)) = found else {
-            return Ok(None);
         };
         let mut formats = self.inner.scheme.accepted().iter();
         let own = formats.find_map(|format| Some((format.parse(key)?, format.has_checksum())));

@@ -107,8 +107,12 @@ mod tests {
 
     impl RequestHead for Head {
         fn method(&self) -> &'static str {
-            let connects = self.0.iter().any(|(name, _)| *name == ":protocol");
-            if connects { "CONNECT" } else { "GET" }
+            let has = |name| self.0.iter().any(|(own, _)| *own == name);
+            match [has(":protocol"), has("content-length")] {
+                [true, _] => "CONNECT",
+                [_, true] => "POST",
+                _ => "GET",
+            }
         }
 
         fn peer(&self) -> Option<IpAddr> {
@@ -245,6 +249,8 @@ mod tests {
         find(&["chat"], upgrade, Absent);
         find(&[""], upgrade, Absent);
         find(&["bearer, vhk_k"], &[], Absent);
+        let post = &[("upgrade", "websocket"), ("content-length", "1")];
+        find(&["bearer, vhk_k"], post, Absent);
         find(&["bearer, vhk_k"], &[("upgrade", "h2c")], Absent);
         find(&["bearer, vhk_k"], &[("upgrade", "\"websocket\"")], Absent);
         find(
