@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use keyward::admin::{
-    AccountChange, AccountFilter, Actor, AdminError, BulkMode, Grace, KeyAdmin, KeyChange, KeyFilter,
-    NewKey, Retention, UsageFilter,
+    AccountChange, AccountFilter, Actor, AdminError, BulkMode, Grace, KeyAdmin, KeyChange,
+    KeyFilter, NewKey, Retention, UsageFilter,
 };
 use keyward::credits::Credits;
 use keyward::environment::Environment;
