@@ -94,13 +94,17 @@ pub fn run(peer: Option<(&str, ConnectPeer)>) {
                     all.push(load(side, at_once, time).await);
                 }
             }
-            let bare = median(&measured[0], |figures| figures.rate);
+            let bare = measured[0].clone();
             for ((name, _), all) in sides.iter().zip(&measured) {
                 let rate = median(all, |figures| figures.rate);
+                // Of the same round, since a busy machine slows both.
+                let pairs = all.iter().zip(&bare);
+                let mut ratios: Vec<_> = pairs.map(|(own, bare)| own.rate / bare.rate).collect();
+                ratios.sort_by(f64::total_cmp);
+                let ratio = ratios[ratios.len() / 2];
                 let micros = |of: fn(&Figures) -> f64| median(all, of) * 1e6;
                 println!(
-                    "| {at_once} | {name} | {rate:.0} | {:.2} | {:.0} us | {:.0} us |",
-                    rate / bare,
+                    "| {at_once} | {name} | {rate:.0} | {ratio:.2} | {:.0} us | {:.0} us |",
                     micros(|figures| figures.p50),
                     micros(|figures| figures.p99)
                 );

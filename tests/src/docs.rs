@@ -36,6 +36,9 @@ struct Keys;
 #[doc = include_str!("../../docs/limits.md")]
 struct Limits;
 
+#[doc = include_str!("../../docs/machines.md")]
+struct Machines;
+
 #[doc = include_str!("../../docs/operating.md")]
 struct Operating;
 

@@ -233,12 +233,14 @@ fn redis_decides_as_a_single_process_whatever_the_node() {
         Just("10/1;3".to_owned()),
         Just("7/3;5 20/60;20".to_owned()),
         Just("1000000/1;9".to_owned()),
+        Just("64000/1;9".to_owned()), // whose nanoseconds add up to a whole microsecond
         Just("1/86400;3 3/315360000;3".to_owned()),
         Just("4294967295/4295;4294967295".to_owned()),
         (1_u32..2000, 1_u32..100, 3_u32..50).prop_map(|(n, s, b)| format!("{n}/{s};{b}")),
     ];
     // The pause in hundredths of an interval, a cost, a node, and whether it is given back.
-    let step = (0_u64..250, 1_u32..4, 0_usize..3, any::<bool>());
+    let pause = prop_oneof![0_u64..250, Just(0), Just(100), Just(101)];
+    let step = (pause, 1_u32..4, 0_usize..3, any::<bool>());
     let steps = prop::collection::vec(step, 1..80);
     let mut runner = TestRunner::new(Config {
         failure_persistence: None,

@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use limitador::AsyncRateLimiter;
-use limitador::limit::{Context, Limit, Namespace};
+use limitador::limit::{Limit, Namespace};
 use limitador::storage::redis::AsyncRedisStorage;
 
 use self::limiter::Peer;
@@ -22,7 +22,7 @@ use self::limiter::Peer;
 mod limiter;
 
 fn main() {
-    limiter::run(Some(("limitador 0.14", connect)));
+    limiter::run(Some(("limitador 0.5", connect)));
 }
 
 fn connect(url: &str) -> Pin<Box<dyn Future<Output = Peer> + Send>> {
@@ -30,17 +30,16 @@ fn connect(url: &str) -> Pin<Box<dyn Future<Output = Peer> + Send>> {
     Box::pin(async move {
         let storage = AsyncRedisStorage::new(&url).await.unwrap();
         let limiter = AsyncRateLimiter::new_with_storage(Box::new(storage));
-        let key = "key".try_into().unwrap();
         // As many a second as no run reaches.
-        limiter.add_limit(Limit::new("keyward", 100_000_000, 1, vec![], vec![key]));
+        let none: [&str; 0] = [];
+        limiter.add_limit(Limit::new("keyward", 100_000_000, 1, none, ["key"]));
         let limiter = Arc::new(limiter);
         let peer: Peer = Arc::new(move |key| {
             let limiter = Arc::clone(&limiter);
             Box::pin(async move {
                 let values = HashMap::from([("key".to_owned(), format!("key_{key:012}"))]);
-                let context = Context::from(values);
                 let namespace = Namespace::from("keyward");
-                let asked = limiter.check_rate_limited_and_update(&namespace, &context, 1, false);
+                let asked = limiter.check_rate_limited_and_update(&namespace, &values, 1, false);
                 !asked.await.unwrap().limited
             })
         });

@@ -112,6 +112,19 @@ impl Replica {
         self.want_poll().then_some(refreshed)
     }
 
+    /// Returns whether requests wait for a poll that has not begun.
+    ///
+    /// A store whose polls cost more than a read of its memory asks this when it is
+    /// [triggered](Self::on_demand), as it may have been triggered for credits alone.
+    ///
+    /// ```
+    /// assert!(!keyward::replica::Replica::new().wants_poll());
+    /// ```
+    #[must_use]
+    pub fn wants_poll(&self) -> bool {
+        self.inner.refresh.wanted.load(Ordering::Acquire)
+    }
+
     /// Triggers the next poll, once for all requests; `false` if none will come.
     fn want_poll(&self) -> bool {
         let wanted = &self.inner.refresh.wanted;
@@ -209,7 +222,9 @@ mod tests {
         let context = &mut Context::from_waker(Waker::noop());
         let mut waits = replica.refreshed(Duration::from_secs(1)).unwrap();
         assert!(Pin::new(&mut waits).poll(context).is_pending());
+        assert!(replica.wants_poll());
         drop(replica.poll());
+        assert!(!replica.wants_poll());
         assert_eq!(Pin::new(&mut waits).poll(context), Poll::Ready(false));
         assert!(replica.refreshed(Duration::from_secs(1)).is_none());
 
