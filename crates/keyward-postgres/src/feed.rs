@@ -883,6 +883,26 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_was_revoked_and_deleted_before_a_poll_is_gone_from_memory() {
+        let fixture = Fixture::new();
+        let store = fixture.open_slow();
+        let (revoked, _) = add(&store, "acme");
+        let (expired, _) = add(&store, "other");
+        let (kept, _) = add(&store, "kept");
+        fixture
+            .type_in(
+                "BEGIN; UPDATE keyward.key SET status = 'revoked' WHERE account = 'acme'; \
+                 UPDATE keyward.key SET expires_at = '2001-01-01' WHERE account = 'other'; \
+                 DELETE FROM keyward.key WHERE account IN ('acme', 'other'); COMMIT",
+            )
+            .unwrap();
+        for dead in [revoked, expired] {
+            assert_eq!(ask_strictly(&store, &dead), Err(DenialKind::Unknown));
+        }
+        assert_eq!(ask_strictly(&store, &kept), Ok(()));
+    }
+
+    #[test]
     fn a_program_behind_the_remembered_history_reads_everything() {
         let fixture = Fixture::new();
         let (store, behind) = (fixture.open_slow(), fixture.open_slow());
