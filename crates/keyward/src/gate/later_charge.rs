@@ -58,7 +58,9 @@ impl Principal {
         }
     }
 
-    /// Returns whether the request was [refunded](Self::refund), on this principal or a clone.
+    /// Returns whether [`refund`](Self::refund) was called, on this principal or a clone.
+    ///
+    /// It is `true` also after a call that came too late to have an effect.
     #[must_use]
     pub fn is_refunded(&self) -> bool {
         self.refund.as_ref().is_some_and(RefundFlag::is_set)
@@ -72,7 +74,9 @@ impl Principal {
     /// given back by a refund.
     ///
     /// It waits only if this process has too few credits and has to draw some from the store. If the
-    /// future is dropped before it is ready, nothing is charged.
+    /// future is dropped before it is ready, nothing is charged. To find out that too few are left, it
+    /// draws all of them and returns them at once. Meanwhile other processes find the balance empty, and
+    /// refuse requests for up to a second.
     ///
     /// ```
     /// use keyward::denial::ErrorCode;
