@@ -347,7 +347,9 @@ impl KeyAdmin {
     /// metadata, create tokens, credits, webhook endpoints and messages are deleted, and the account
     /// itself at last. If the call is interrupted, call it again.
     ///
-    /// A later account of the same id is a new one: no old key works in it.
+    /// A later account of the same id is a new one: no old key works in it. Stores with a database
+    /// read all keys anew after an erasure, and until they have, the keys of such an account are
+    /// refused as revoked.
     ///
     /// ```
     /// # use keyward::{AccountId, Actor};
