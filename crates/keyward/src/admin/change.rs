@@ -436,7 +436,7 @@ impl KeyChange {
     /// # let created = admin.bootstrap(&operator, NewKey::new(acme.clone(), Environment::LIVE, "first")).await?;
     /// # let id = created.record.id;
     /// let editor = Actor::user("ann@acme.example", acme, [Permission::Update]);
-    /// let in_days = |days| Some(SystemTime::now() + Duration::from_secs(days * 86_400));
+    /// let in_days = |days: u64| Some(SystemTime::now() + Duration::from_secs(days * 86_400));
     /// admin.update(&editor, id, KeyChange::new().expires_at(in_days(30))).await?;
     ///
     /// let longer = admin.update(&editor, id, KeyChange::new().expires_at(in_days(60))).await;
