@@ -7,8 +7,8 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
 use crate::error::{Error, RowError};
-use crate::list::FETCH;
-use crate::row::{self, Cells, Timestamp, escaped};
+use crate::found::Found;
+use crate::row::{Cells, Timestamp, escaped};
 
 /// Appends a line with the next number.
 pub(crate) async fn put(client: &Client, entry: &AuditEntry) -> Result<(), Error> {
@@ -46,10 +46,8 @@ pub(crate) async fn page(client: &Client, query: &AuditQuery) -> Result<Vec<Audi
     let mut before = before.and_then(Result::ok).unwrap_or(i64::MAX);
     let account = query.account.as_ref().map(AccountId::as_str);
     let environment = query.environment.as_ref().map(Environment::as_str);
-    let mut found = Vec::new();
+    let mut found = Found::at_most(query.limit);
     loop {
-        let most = query.limit.saturating_sub(found.len()).min(FETCH);
-        let most = i64::try_from(most).unwrap_or(i64::MAX);
         let rows = client
             .query_typed(
                 PAGE,
@@ -57,20 +55,13 @@ pub(crate) async fn page(client: &Client, query: &AuditQuery) -> Result<Vec<Audi
                     (&before, Type::INT8),
                     (&account, Type::TEXT),
                     (&environment, Type::TEXT),
-                    (&most, Type::INT8),
+                    (&found.wanted(), Type::INT8),
                 ],
             )
             .await?;
-        for row in &rows {
-            match entry(row) {
-                Ok(entry) => found.push(entry),
-                Err(why) => row::log_broken(row, 2, &why),
-            }
-        }
-        // Invalid lines do not count.
-        match rows.last() {
-            Some(last) if found.len() < query.limit => before = last.try_get(0)?,
-            _ => return Ok(found),
+        match found.add(&rows, 2, entry) {
+            Some(last) => before = last.try_get(0)?,
+            None => return Ok(found.into_rows()),
         }
     }
 }

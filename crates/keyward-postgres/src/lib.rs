@@ -124,6 +124,7 @@ mod feed;
 #[cfg(test)]
 mod fixture;
 mod flush;
+mod found;
 mod list;
 mod maintenance;
 mod migration;

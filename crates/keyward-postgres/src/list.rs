@@ -10,10 +10,8 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
 use crate::error::Error;
+use crate::found::Found;
 use crate::row::{self, ACCOUNT, Cells, KEY, KEY_TYPES, LAST_USE, Timestamp, escaped, rounded_up};
-
-/// The number of rows that one statement fetches at most.
-pub(crate) const FETCH: usize = 1000;
 
 /// The SQL equivalent of [`KeyRecord::state`] for a row of `keyward.key AS key`, at the time `$1`.
 const STATE: &str = "CASE \
@@ -38,29 +36,21 @@ type Position = (Timestamp, String, String);
 
 /// Returns the keys that match a query, in the order of the query.
 pub(crate) async fn page(client: &Client, query: &KeyQuery) -> Result<Vec<KeyRecord>, Error> {
-    let mut found = Vec::new();
+    let mut found = Found::at_most(query.limit);
     for part in parts(query) {
         let mut after = part.after.clone();
         loop {
-            let limit = query.limit.saturating_sub(found.len());
-            let rows = part.fetch(client, after.as_ref(), limit.min(FETCH)).await?;
-            for row in &rows {
-                match row::used_key(row) {
-                    Ok(key) => found.push(key),
-                    Err(why) => row::log_broken(row, 0, &why),
-                }
-            }
-            // Invalid rows do not count.
-            match rows.last() {
-                Some(last) if found.len() < query.limit => after = Some(position(last)?),
-                _ => break,
+            let rows = part.fetch(client, after.as_ref(), found.wanted()).await?;
+            match found.add(&rows, 0, row::used_key) {
+                Some(last) => after = Some(position(last)?),
+                None => break,
             }
         }
-        if found.len() >= query.limit {
+        if found.is_full() {
             break;
         }
     }
-    Ok(found)
+    Ok(found.into_rows())
 }
 
 fn position(row: &Row) -> Result<Position, Error> {
@@ -204,7 +194,7 @@ impl Listing {
         &self,
         client: &Client,
         after: Option<&Position>,
-        most: usize,
+        most: i64,
     ) -> Result<Vec<Row>, Error> {
         let next = self.values.len() + 1;
         let position = match (after, self.is_by_name) {
@@ -254,10 +244,8 @@ pub(crate) async fn accounts(client: &Client, query: &AccountQuery) -> Result<Ve
     let status = query.status.map(AccountStatus::as_str);
     let after = query.after.as_ref().map_or("", AccountId::as_str);
     let mut after = after.to_owned();
-    let mut found = Vec::new();
+    let mut found = Found::at_most(query.limit);
     loop {
-        let most = query.limit.saturating_sub(found.len()).min(FETCH);
-        let most = i64::try_from(most).unwrap_or(i64::MAX);
         let rows = client
             .query_typed(
                 &page,
@@ -266,20 +254,13 @@ pub(crate) async fn accounts(client: &Client, query: &AccountQuery) -> Result<Ve
                     (&escaped(&end), Type::TEXT),
                     (&after, Type::TEXT),
                     (&status, Type::TEXT),
-                    (&most, Type::INT8),
+                    (&found.wanted(), Type::INT8),
                 ],
             )
             .await?;
-        for row in &rows {
-            match row::account(row, 0) {
-                Ok(account) => found.push(account),
-                Err(why) => row::log_broken(row, 0, &why),
-            }
-        }
-        // Invalid rows do not count.
-        match rows.last() {
-            Some(last) if found.len() < query.limit => after = last.try_get(0)?,
-            _ => return Ok(found),
+        match found.add(&rows, 0, |row| row::account(row, 0)) {
+            Some(last) => after = last.try_get(0)?,
+            None => return Ok(found.into_rows()),
         }
     }
 }

@@ -10,8 +10,8 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
 use crate::error::{Error, RowError};
-use crate::list::FETCH;
-use crate::row::{self, Cells, Timestamp, escaped};
+use crate::found::Found;
+use crate::row::{Cells, Timestamp, escaped};
 use crate::{audit, usage};
 
 /// The number of keys or lines in one step.
@@ -284,10 +284,8 @@ pub(crate) async fn tombstones(
     let hint = query.hint.as_deref().map(escaped);
     let account = query.account.as_ref().map(AccountId::as_str);
     let mut after = query.after.map_or(String::new(), |after| after.to_string());
-    let mut found = Vec::new();
+    let mut found = Found::at_most(query.limit);
     loop {
-        let most = query.limit.saturating_sub(found.len()).min(FETCH);
-        let most = i64::try_from(most).unwrap_or(i64::MAX);
         let rows = client
             .query_typed(
                 page,
@@ -296,20 +294,13 @@ pub(crate) async fn tombstones(
                     (&hint, Type::TEXT),
                     (&account, Type::TEXT),
                     (&after, Type::TEXT),
-                    (&most, Type::INT8),
+                    (&found.wanted(), Type::INT8),
                 ],
             )
             .await?;
-        for row in &rows {
-            match tombstone(row) {
-                Ok(tombstone) => found.push(tombstone),
-                Err(why) => row::log_broken(row, 0, &why),
-            }
-        }
-        // Invalid rows do not count.
-        match rows.last() {
-            Some(last) if found.len() < query.limit => after = last.try_get(0)?,
-            _ => return Ok(found),
+        match found.add(&rows, 0, tombstone) {
+            Some(last) => after = last.try_get(0)?,
+            None => return Ok(found.into_rows()),
         }
     }
 }

@@ -6,8 +6,8 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
 use crate::error::{Error, RowError};
-use crate::list::FETCH;
-use crate::row::{self, Cells};
+use crate::found::Found;
+use crate::row::Cells;
 
 /// The numbers of a row.
 const COUNTS: &str = "admitted, refused, client_errors, server_errors, unanswered, units";
@@ -197,10 +197,8 @@ pub(crate) async fn page(client: &Client, query: &UsageQuery) -> Result<Vec<KeyU
             hour(after.hour),
         )
     });
-    let mut found = Vec::new();
+    let mut found = Found::at_most(query.limit);
     loop {
-        let most = query.limit.saturating_sub(found.len()).min(FETCH);
-        let most = i64::try_from(most).unwrap_or(i64::MAX);
         let rows = client
             .query_typed(
                 &page,
@@ -212,22 +210,13 @@ pub(crate) async fn page(client: &Client, query: &UsageQuery) -> Result<Vec<KeyU
                     (&after.as_ref().map(|(key, ..)| key), Type::TEXT),
                     (&after.as_ref().map(|(_, label, _)| label), Type::TEXT),
                     (&after.as_ref().map(|(.., hour)| hour), Type::INT8),
-                    (&most, Type::INT8),
+                    (&found.wanted(), Type::INT8),
                 ],
             )
             .await?;
-        for row in &rows {
-            match used(row) {
-                Ok(usage) => found.push(usage),
-                Err(why) => row::log_broken(row, 0, &why),
-            }
-        }
-        // Invalid rows do not count.
-        match rows.last() {
-            Some(last) if found.len() < query.limit => {
-                after = Some((last.try_get(0)?, last.try_get(3)?, last.try_get(4)?));
-            }
-            _ => return Ok(found),
+        match found.add(&rows, 0, used) {
+            Some(last) => after = Some((last.try_get(0)?, last.try_get(3)?, last.try_get(4)?)),
+            None => return Ok(found.into_rows()),
         }
     }
 }
