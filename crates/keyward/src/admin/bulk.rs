@@ -61,7 +61,7 @@ impl KeyAdmin {
         &self,
         actor: &Actor,
         account: impl Into<Option<&'a AccountId>>,
-        filter: KeyFilter,
+        mut filter: KeyFilter,
         reason: &str,
         mode: BulkMode,
     ) -> Result<u64, AdminError> {
@@ -74,11 +74,7 @@ impl KeyAdmin {
             }
         });
         let mut count = 0;
-        let mut filter = KeyFilter {
-            after: None,
-            limit: BATCH,
-            ..filter
-        };
+        (filter.0.after, filter.0.limit) = (None, BATCH);
         loop {
             let attempt = || self.revoke_some(&call, actor, account, &filter, reason, mode);
             let (revoked, next) = call.run(attempt).await?;
@@ -86,7 +82,7 @@ impl KeyAdmin {
             let Some(next) = next else {
                 return Ok(count);
             };
-            filter.after = Some(next);
+            filter.0.after = Some(next);
         }
     }
 
@@ -106,7 +102,7 @@ impl KeyAdmin {
             return Ok((0, None));
         };
         let records = self.select(&query).await?;
-        let last = records.last().filter(|_| records.len() == filter.limit);
+        let last = records.last().filter(|_| records.len() == query.limit);
         let next = last.map(|last| query.position(last));
         let mut keys = self.revocable(actor, &reach, records).await?;
         let count = keys.len() as u64;

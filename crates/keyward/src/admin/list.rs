@@ -8,7 +8,7 @@ use crate::ids::AccountId;
 use crate::key::KeyKind;
 use crate::record::{Account, AccountStatus, AuditEntry, KeyRecord, KeyState};
 use crate::scope::Scopes;
-use crate::store::{KeyCursor, KeyQuery, KeySearch};
+use crate::store::{AccountQuery, KeyCursor, KeyQuery, KeySearch};
 use crate::usage::ClientNetwork;
 
 /// A key as shown to its owner. See [`KeyFilter`].
@@ -56,57 +56,38 @@ pub struct KeyView {
 /// ```
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct KeyFilter {
-    pub(crate) environment: Option<Environment>,
-    pub(crate) state: Option<KeyState>,
-    pub(crate) kind: Option<KeyKind>,
-    pub(crate) search: Option<KeySearch>,
-    pub(crate) scopes: Scopes,
-    pub(crate) created_by: Option<String>,
-    pub(crate) unused_since: Option<SystemTime>,
-    pub(crate) expires_before: Option<SystemTime>,
-    pub(crate) after: Option<KeyCursor>,
-    pub(crate) limit: usize,
-}
+pub struct KeyFilter(
+    /// The admin sets the account and the time.
+    pub(super) KeyQuery,
+);
 
 impl KeyFilter {
     /// Creates a filter that matches all keys.
     pub fn new() -> Self {
-        Self {
-            environment: None,
-            state: None,
-            kind: None,
-            search: None,
-            scopes: Scopes::none(),
-            created_by: None,
-            unused_since: None,
-            expires_before: None,
-            after: None,
-            limit: 50,
-        }
+        Self(KeyQuery::newest(SystemTime::UNIX_EPOCH, 50))
     }
 
     /// Lists only keys of this environment.
     pub fn environment(mut self, environment: Environment) -> Self {
-        self.environment = Some(environment);
+        self.0.environment = Some(environment);
         self
     }
 
     /// Lists only keys in this state.
     pub fn state(mut self, state: KeyState) -> Self {
-        self.state = Some(state);
+        self.0.state = Some(state);
         self
     }
 
     /// Lists only keys of this kind.
     pub fn kind(mut self, kind: KeyKind) -> Self {
-        self.kind = Some(kind);
+        self.0.kind = Some(kind);
         self
     }
 
     /// Lists only keys that this search finds. A search by name lists them in the order of names.
     pub fn search(mut self, search: KeySearch) -> Self {
-        self.search = Some(search);
+        self.0.search = Some(search);
         self
     }
 
@@ -115,13 +96,13 @@ impl KeyFilter {
     /// Neither wildcards nor the catalog count: `reports.read` does not find a key that was granted
     /// `reports.*`, and `reports.*` finds only that one.
     pub fn scopes(mut self, scopes: Scopes) -> Self {
-        self.scopes = scopes;
+        self.0.scopes = scopes;
         self
     }
 
     /// Lists only keys that this actor created, by its [name](KeyRecord::created_by).
     pub fn created_by(mut self, actor: &str) -> Self {
-        self.created_by = Some(actor.to_owned());
+        self.0.created_by = Some(actor.to_owned());
         self
     }
 
@@ -130,25 +111,25 @@ impl KeyFilter {
     /// A key that was never used counts as used when it was created. What this process has counted
     /// is written first; other processes write their counts every few seconds.
     pub fn unused_since(mut self, time: SystemTime) -> Self {
-        self.unused_since = Some(time);
+        self.0.unused_since = Some(time);
         self
     }
 
     /// Lists only keys that expire before this time, or have expired.
     pub fn expires_before(mut self, time: SystemTime) -> Self {
-        self.expires_before = Some(time);
+        self.0.expires_before = Some(time);
         self
     }
 
     /// Continues after an earlier page.
     pub fn after(mut self, page: KeyCursor) -> Self {
-        self.after = Some(page);
+        self.0.after = Some(page);
         self
     }
 
     /// Sets the page size, from 1 to 1000.
     pub fn limit(mut self, limit: usize) -> Self {
-        self.limit = limit.clamp(1, 1000);
+        self.0.limit = limit.clamp(1, 1000);
         self
     }
 
@@ -159,24 +140,18 @@ impl KeyFilter {
         environment: Option<Environment>,
         now: SystemTime,
     ) -> KeyQuery {
-        let is_by_name = matches!(self.search, Some(KeySearch::Name(_)));
-        KeyQuery {
+        let mut query = KeyQuery {
             account,
             environment,
-            state: self.state,
-            kind: self.kind,
-            search: self.search,
-            scopes: self.scopes,
-            created_by: self.created_by,
-            unused_since: self.unused_since,
-            expires_before: self.expires_before,
             now,
-            after: self.after.map(|after| KeyCursor {
-                name: after.name.filter(|_| is_by_name),
-                ..after
-            }),
-            limit: self.limit,
+            ..self.0
+        };
+        if let Some(after) = &mut query.after
+            && !matches!(query.search, Some(KeySearch::Name(_)))
+        {
+            after.name = None;
         }
+        query
     }
 }
 
@@ -211,45 +186,40 @@ impl Default for KeyFilter {
 /// ```
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct AccountFilter {
-    pub(crate) prefix: String,
-    pub(crate) status: Option<AccountStatus>,
-    pub(crate) after: Option<AccountId>,
-    pub(crate) limit: usize,
-}
+pub struct AccountFilter(pub(super) AccountQuery);
 
 impl AccountFilter {
     /// Creates a filter that matches all accounts.
     pub fn new() -> Self {
-        Self {
+        Self(AccountQuery {
             prefix: String::new(),
             status: None,
             after: None,
             limit: 50,
-        }
+        })
     }
 
     /// Lists only accounts whose id begins with this text. Upper and lower case differ.
     pub fn prefix(mut self, prefix: &str) -> Self {
-        prefix.clone_into(&mut self.prefix);
+        prefix.clone_into(&mut self.0.prefix);
         self
     }
 
     /// Lists only accounts with this status.
     pub fn status(mut self, status: AccountStatus) -> Self {
-        self.status = Some(status);
+        self.0.status = Some(status);
         self
     }
 
     /// Continues after an earlier page.
     pub fn after(mut self, page: AccountId) -> Self {
-        self.after = Some(page);
+        self.0.after = Some(page);
         self
     }
 
     /// Sets the page size, from 1 to 1000.
     pub fn limit(mut self, limit: usize) -> Self {
-        self.limit = limit.clamp(1, 1000);
+        self.0.limit = limit.clamp(1, 1000);
         self
     }
 }

@@ -16,7 +16,7 @@ use crate::key::DigestScheme;
 use crate::record::{Account, AuditAction, KeyRecord};
 use crate::replica::cached_key::CachedKey;
 use crate::scope::Permission;
-use crate::store::{AccountQuery, AuditQuery, KeyQuery};
+use crate::store::{AuditQuery, KeyQuery};
 
 /// The page size of the audit log.
 const PAGE: usize = 100;
@@ -51,17 +51,14 @@ impl KeyAdmin {
         &self,
         actor: &Actor,
         account: impl Into<Option<&'a AccountId>>,
-        filter: KeyFilter,
+        mut filter: KeyFilter,
     ) -> Result<KeyPage, AdminError> {
         let reach = self.reach(actor, Permission::Read, account.into()).await;
         let call = self.audited(actor, AuditAction::Read);
         let reach = call.check(reach).await?;
-        let limit = filter.limit;
+        let limit = filter.0.limit;
         // One more than asked for, to find out whether there is another page.
-        let filter = KeyFilter {
-            limit: limit + 1,
-            ..filter
-        };
+        filter.0.limit += 1;
         let Some(query) = self.query(&reach, filter) else {
             let (keys, next) = (Vec::new(), None);
             return Ok(KeyPage { keys, next });
@@ -83,7 +80,7 @@ impl KeyAdmin {
 
     /// Returns the query of a filter within what the actor may see; `None` if that is nothing.
     pub(super) fn query(&self, reach: &Reach, filter: KeyFilter) -> Option<KeyQuery> {
-        let environment = reach.permitted.seen(filter.environment)?;
+        let environment = reach.permitted.seen(filter.0.environment)?;
         let account = reach.account.as_ref().map(|account| account.id.clone());
         Some(filter.query(account, environment, self.now()))
     }
@@ -103,21 +100,17 @@ impl KeyAdmin {
     pub async fn accounts(
         &self,
         actor: &Actor,
-        filter: AccountFilter,
+        AccountFilter(mut query): AccountFilter,
     ) -> Result<AccountPage, AdminError> {
         self.audited(actor, AuditAction::Read)
             .check(actor.must_be_operator())
             .await?;
-        let query = AccountQuery {
-            prefix: filter.prefix,
-            status: filter.status,
-            after: filter.after,
-            // One more than asked for, to find out whether there is another page.
-            limit: filter.limit + 1,
-        };
+        let limit = query.limit;
+        // One more than asked for, to find out whether there is another page.
+        query.limit += 1;
         let mut accounts = self.store.accounts(query).await?;
-        let more = accounts.len() > filter.limit;
-        accounts.truncate(filter.limit);
+        let more = accounts.len() > limit;
+        accounts.truncate(limit);
         let next = accounts.last().filter(|_| more);
         let next = next.map(|account| account.id.clone());
         Ok(AccountPage { accounts, next })
