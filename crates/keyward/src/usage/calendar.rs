@@ -1,5 +1,8 @@
 //! Hours, days and months in UTC.
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
 /// The hours of a day.
 const DAY: u64 = 24;
 
@@ -10,9 +13,10 @@ pub(crate) fn day_of(hour: u64) -> u64 {
 
 /// Returns the first hour of the month (UTC) of an hour, both counted from the Unix epoch.
 pub(crate) fn month_of(hour: u64) -> u64 {
-    let days = hour / DAY;
-    let (.., day) = civil(days);
-    (days - u64::from(day - 1)) * DAY
+    let begins = timestamp(hour);
+    let day = TimeZone::UTC.to_datetime(begins).day();
+    let hour = begins.as_second().unsigned_abs() / 3600;
+    day_of(hour) - (u64::from(day.unsigned_abs()) - 1) * DAY
 }
 
 /// Returns the first hour of the next month.
@@ -23,31 +27,14 @@ pub(crate) fn next_month(hour: u64) -> u64 {
 
 /// Returns an hour as a time in RFC 3339, such as `2026-11-29T07:00:00Z`.
 pub(crate) fn rfc3339(hour: u64) -> String {
-    let (year, month, day) = civil(hour / DAY);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:00:00Z", hour % DAY)
+    timestamp(hour).to_string()
 }
 
-/// Returns the year, month and day of a number of days since the Unix epoch.
-///
-/// See "chrono-Compatible Low-Level Date Algorithms" by Howard Hinnant, `civil_from_days`.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "a day of an era is below 146,097"
-)]
-fn civil(days: u64) -> (u64, u32, u32) {
-    let days = days.saturating_add(719_468);
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let shifted = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 {
-        shifted + 3
-    } else {
-        shifted - 9
-    };
-    let year = year + era * 400 + u64::from(month <= 2);
-    (year, month as u32, day as u32)
+/// Returns when an hour begins, or the last hour of the calendar.
+fn timestamp(hour: u64) -> Timestamp {
+    let last = Timestamp::MAX.as_second() / 3600;
+    let hour = i64::try_from(hour).map_or(last, |hour| hour.min(last));
+    Timestamp::from_second(hour * 3600).unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]

@@ -38,9 +38,7 @@ impl Columns for KeyUsage {
             ("environment", Cell::Text(self.environment.to_string())),
             ("label", text(self.label.as_ref())),
         ];
-        push_counts(&mut columns, &self.counts);
-        columns.push(("billable", Cell::Number(self.billable())));
-        columns.push(("billable_units", Cell::Number(self.billable_units())));
+        columns.extend(counts(&self.counts, self.billable(), self.billable_units()));
         columns
     }
 }
@@ -52,9 +50,7 @@ impl Columns for UsageSum {
             ("environment", Cell::Text(self.environment.to_string())),
             ("label", text(self.label.as_ref())),
         ];
-        push_counts(&mut columns, &self.counts);
-        columns.push(("billable", Cell::Number(self.billable())));
-        columns.push(("billable_units", Cell::Number(self.billable_units())));
+        columns.extend(counts(&self.counts, self.billable(), self.billable_units()));
         columns
     }
 }
@@ -63,7 +59,7 @@ fn text<T: ToString>(value: Option<&T>) -> Cell {
     value.map_or(Cell::Nothing, |value| Cell::Text(value.to_string()))
 }
 
-fn push_counts(columns: &mut Vec<(&'static str, Cell)>, counts: &RequestCounts) {
+fn counts(counts: &RequestCounts, billable: u64, billable_units: u64) -> [(&'static str, Cell); 8] {
     let RequestCounts {
         admitted,
         refused,
@@ -72,14 +68,16 @@ fn push_counts(columns: &mut Vec<(&'static str, Cell)>, counts: &RequestCounts) 
         unanswered,
         units,
     } = *counts;
-    columns.extend([
+    [
         ("admitted", Cell::Number(admitted)),
         ("refused", Cell::Number(refused)),
         ("client_errors", Cell::Number(client_errors)),
         ("server_errors", Cell::Number(server_errors)),
         ("unanswered", Cell::Number(unanswered)),
         ("units", Cell::Number(units)),
-    ]);
+        ("billable", Cell::Number(billable)),
+        ("billable_units", Cell::Number(billable_units)),
+    ]
 }
 
 /// Writes usage as CSV (RFC 4180), with a header line.
