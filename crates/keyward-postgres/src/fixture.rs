@@ -8,25 +8,19 @@ use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use keyward::denial::DenialKind;
-use keyward::gate::Verdict;
-use keyward::record::{Account, KeyRecord};
-use keyward::replica::Replica;
-use keyward::store::{Commit, StoreErrorKind};
-use keyward::testing::{TestRequest, block_on, decided};
-use keyward::usage::UsageQuery;
-use keyward::{
-    AccountId, ApiKey, Environment, Gate, KeyFormat, KeyId, KeyScheme, Peppers, Requirement, Store,
-};
+use keyward::testing::block_on;
 use tokio::runtime::{Builder, Runtime};
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use crate::{PostgresOptions, PostgresStore};
+pub(crate) use keyward::testing::probe::{
+    add, ask, ask_gate, ask_often, ask_strictly, ask_with, commit, key, scheme, stored, used,
+};
 
 /// A server that ends with this value, or with this process if that is killed.
 pub(crate) struct Server {
@@ -386,91 +380,6 @@ pub(crate) fn patient() -> PostgresOptions {
     PostgresOptions::new().deadline(Duration::from_secs(120))
 }
 
-/// Creates an account with one key.
-pub(crate) fn add(store: &PostgresStore, account: &str) -> (ApiKey, KeyRecord) {
-    let (key, record) = key(account);
-    let account = Account::new(AccountId::parse(account).unwrap());
-    commit(store, vec![account], vec![record.clone()]).unwrap();
-    (key, stored(store, record.id))
-}
-
-pub(crate) fn key(account: &str) -> (ApiKey, KeyRecord) {
-    let key = format().generate(Environment::LIVE).unwrap();
-    let record = KeyRecord::new(
-        KeyId::random().unwrap(),
-        Peppers::none().digest(&key),
-        key.hint().clone(),
-        AccountId::parse(account).unwrap(),
-        Environment::LIVE,
-        SystemTime::UNIX_EPOCH,
-    );
-    (key, record)
-}
-
-pub(crate) fn commit(
-    store: &PostgresStore,
-    accounts: Vec<Account>,
-    keys: Vec<KeyRecord>,
-) -> Result<(), StoreErrorKind> {
-    let commit = Commit {
-        accounts,
-        keys,
-        ..Commit::default()
-    };
-    write(store, commit)
-}
-
-pub(crate) fn write(store: &PostgresStore, commit: Commit) -> Result<(), StoreErrorKind> {
-    block_on(store.commit(commit)).map_err(|error| error.kind())
-}
-
-pub(crate) fn stored(store: &PostgresStore, id: KeyId) -> KeyRecord {
-    block_on(store.key(id)).unwrap().unwrap()
-}
-
-/// Returns the admitted and refused requests of an account, according to the database.
-pub(crate) fn used(store: &PostgresStore, account: &str) -> (u64, u64) {
-    let account = AccountId::parse(account).unwrap();
-    let query = UsageQuery::of(Some(account), 0..u64::MAX);
-    let hours = block_on(store.usage(query)).unwrap();
-    hours.iter().fold((0, 0), |(admitted, refused), hour| {
-        (
-            admitted + hour.counts.admitted,
-            refused + hour.counts.refused,
-        )
-    })
-}
-
-/// Returns the decision of a gate that trusts its memory.
-pub(crate) fn ask(store: &PostgresStore, key: &ApiKey) -> Result<(), DenialKind> {
-    ask_gate(store.replica(), Duration::from_secs(30), key)
-}
-
-/// Returns the decision of a gate that trusts no memory.
-pub(crate) fn ask_strictly(store: &PostgresStore, key: &ApiKey) -> Result<(), DenialKind> {
-    ask_gate(store.replica(), Duration::ZERO, key)
-}
-
-pub(crate) fn ask_gate(
-    replica: &Replica,
-    max_staleness: Duration,
-    key: &ApiKey,
-) -> Result<(), DenialKind> {
-    // The machine may be busy.
-    let gate = Gate::builder_from_replica(replica, &scheme())
-        .max_staleness(max_staleness)
-        .refresh_wait(Duration::from_secs(20));
-    ask_with(&gate.build().unwrap(), key)
-}
-
-pub(crate) fn ask_with(gate: &Gate, key: &ApiKey) -> Result<(), DenialKind> {
-    let request = TestRequest::get().key(key.expose_secret());
-    match decided(gate.check(&request, &Arc::new(Requirement::new()), None)) {
-        Verdict::Admit(_) => Ok(()),
-        Verdict::Refuse(refusal) => Err(refusal.denial.unwrap().kind()),
-    }
-}
-
 /// Waits until the condition holds, and fails if it takes too long.
 pub(crate) fn eventually(is_so: impl Fn() -> bool) {
     let since = Instant::now();
@@ -478,12 +387,4 @@ pub(crate) fn eventually(is_so: impl Fn() -> bool) {
         assert!(since.elapsed() < Duration::from_secs(60), "it never came");
         thread::sleep(Duration::from_millis(1));
     }
-}
-
-pub(crate) fn format() -> KeyFormat {
-    KeyFormat::new("pgs_{env}_").unwrap()
-}
-
-pub(crate) fn scheme() -> KeyScheme {
-    KeyScheme::new(format())
 }

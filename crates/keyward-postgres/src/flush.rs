@@ -343,25 +343,20 @@ pub(crate) async fn forget(client: &Client, node: i64) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::thread;
-    use std::time::SystemTime;
 
-    use keyward::clock::ManualClock;
+    use std::thread;
+
     use keyward::denial::DenialKind;
     use keyward::key::{DigestScheme, Pepper};
     use keyward::testing::block_on;
-    use keyward::{ApiKey, Gate, Peppers, Store};
+    use keyward::{Gate, Peppers, Store};
 
     use super::*;
+    use crate::PostgresOptions;
     use crate::fixture::{
-        Fixture, add, ask, ask_strictly, ask_with, commit, eventually, key, scheme, stored, used,
+        Fixture, add, ask_often, ask_strictly, ask_with, commit, eventually, key, scheme, stored,
+        used,
     };
-    use crate::{PostgresOptions, PostgresStore};
-
-    fn ask_often(store: &PostgresStore, key: &ApiKey, times: u64) {
-        (0..times).for_each(|_| ask(store, key).unwrap());
-    }
 
     #[test]
     fn more_keys_than_a_batch_holds_are_all_counted_by_processes_at_once() {
@@ -417,52 +412,6 @@ mod tests {
         let now = stored(&store, record.id);
         assert!(now.last_used_at.is_some());
         assert_eq!(now.revision, record.revision);
-    }
-
-    #[test]
-    fn a_last_use_never_goes_back() {
-        let start = Duration::from_secs(1_700_000_000);
-        let hour = Duration::from_secs(3600);
-        let clock = Arc::new(ManualClock::at(start + 2 * hour));
-        let fixture = Fixture::new();
-        let options = PostgresOptions::new().clock(Arc::<ManualClock>::clone(&clock));
-        let store = fixture.open_with(&options);
-        let (secret, record) = add(&store, "acme");
-        for later in [2, 1, 0] {
-            clock.set_unix(start + later * hour);
-            ask_often(&store, &secret, 1);
-            block_on(store.flush()).unwrap();
-            let last = stored(&store, record.id).last_used_at;
-            assert_eq!(last, Some(SystemTime::UNIX_EPOCH + start + 2 * hour));
-        }
-        assert_eq!(used(&store, "acme"), (3, 0));
-    }
-
-    #[test]
-    fn two_processes_that_digest_a_key_anew_agree() {
-        let fixture = Fixture::new();
-        let (one, other) = (fixture.open_slow(), fixture.open_slow());
-        let (secret, record) = add(&one, "acme");
-        ask_strictly(&other, &secret).unwrap();
-        let new = Peppers::new(Pepper::new("new", &[7; 32]).unwrap());
-        let both = new.clone().accepting(DigestScheme::Sha256).unwrap();
-        let ask = |store: &PostgresStore, peppers: &Peppers| {
-            let scheme = scheme().peppers(peppers.clone());
-            ask_with(&Gate::new(store, &scheme).unwrap(), &secret)
-        };
-        thread::scope(|threads| {
-            for store in [&one, &other] {
-                threads.spawn(|| {
-                    ask(store, &both).unwrap();
-                    block_on(store.flush()).unwrap();
-                    ask(store, &new).unwrap();
-                });
-            }
-        });
-        let now = stored(&one, record.id);
-        assert_eq!(now.redigested, 1);
-        assert_eq!(now.digest, new.digest(&secret));
-        assert_eq!(used(&one, "acme").0, 3);
     }
 
     #[test]

@@ -498,7 +498,7 @@ fn random_node() -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
+
     use std::net::TcpListener;
     use std::process::Stdio;
     use std::task::{Context, Waker};
@@ -507,49 +507,15 @@ mod tests {
     use deadpool_postgres::Manager;
     use keyward::denial::DenialKind;
     use keyward::record::KeyStatus;
-    use keyward::store::{ActiveKeys, CreateToken, StoreErrorKind};
+    use keyward::store::StoreErrorKind;
     use keyward::testing::block_on;
     use tokio_postgres::NoTls;
 
     use super::*;
     use crate::fixture::{
         Fixture, add, as_somebody, ask, ask_gate, ask_strictly, commit, eventually, key, stored,
-        used, write,
+        used,
     };
-
-    #[test]
-    fn everything_survives_a_reopening() {
-        let fixture = Fixture::new();
-        let store = fixture.open();
-        let (secret, record) = add(&store, "acme");
-        let (account, token) = (record.account.clone(), "token".to_owned());
-        let noted = Commit {
-            token: Some(CreateToken {
-                account: account.clone(),
-                token: token.clone(),
-                key: record.id,
-            }),
-            ..Commit::default()
-        };
-        write(&store, noted).unwrap();
-        ask(&store, &secret).unwrap();
-        block_on(store.flush()).unwrap();
-        let everything = |store: &PostgresStore| {
-            (
-                block_on(store.account(account.clone())).unwrap(),
-                stored(store, record.id),
-                block_on(store.created_with(account.clone(), token.clone())).unwrap(),
-                used(store, "acme"),
-            )
-        };
-        let before = everything(&store);
-        assert!(before.1.last_used_at.is_some());
-        assert_eq!((before.2, before.3), (Some(record.id), (1, 0)));
-        drop(store);
-        let store = fixture.open();
-        assert_eq!(everything(&store), before);
-        assert_eq!(ask(&store, &secret), Ok(()), "loaded when it is opened");
-    }
 
     #[test]
     fn two_stores_see_each_others_changes() {
@@ -565,47 +531,6 @@ mod tests {
             Err(StoreErrorKind::Conflict),
             "of two changes to one version the second"
         );
-    }
-
-    #[test]
-    fn two_processes_do_not_both_take_the_last_place() {
-        let fixture = Fixture::new();
-        let stores = [fixture.open(), fixture.open(), fixture.open()];
-        let (_, first) = add(&stores[0], "acme");
-        let account = block_on(stores[0].account(first.account)).unwrap().unwrap();
-        let create = |store: &PostgresStore| {
-            let (_, record) = key("acme");
-            let active_keys = Some(ActiveKeys {
-                account: record.account.clone(),
-                at_most: 5,
-                now: SystemTime::now(),
-            });
-            let commit = Commit {
-                keys: vec![record],
-                unchanged_accounts: vec![(account.id.clone(), account.revision)],
-                active_keys,
-                ..Commit::default()
-            };
-            write(store, commit)
-        };
-        let outcomes: Vec<_> = thread::scope(|threads| {
-            let stores = stores.iter().cycle().take(12);
-            let all: Vec<_> = stores
-                .map(|store| threads.spawn(|| create(store)))
-                .collect();
-            all.into_iter().map(|one| one.join().unwrap()).collect()
-        });
-        let done = outcomes.iter().filter(|outcome| outcome.is_ok());
-        assert_eq!(
-            done.count(),
-            4,
-            "beside the one that was there: {outcomes:?}"
-        );
-        let kinds: HashSet<_> = outcomes
-            .iter()
-            .map(|outcome| format!("{outcome:?}"))
-            .collect();
-        assert_eq!(kinds.len(), 2, "{kinds:?}");
     }
 
     #[test]

@@ -10,12 +10,12 @@ use keyward::testing::block_on;
 use crate::PostgresStore;
 use crate::fixture::{patient, url_for_this_test};
 
-keyward::testing::suites!(open);
+keyward::testing::suites!(|clock| database()(clock), processes: database());
 
-/// Opens a store in a database of its own, and logs everything.
+/// Makes a database, to be opened on a clock, and logs everything.
 ///
 /// `scripts/test` looks for keys in the log, and in the files of the server.
-fn open(clock: Arc<dyn Clock>) -> PostgresStore {
+fn database() -> impl Fn(Arc<dyn Clock>) -> PostgresStore {
     static LOG: Once = Once::new();
     LOG.call_once(|| {
         let log = OpenOptions::new()
@@ -28,6 +28,6 @@ fn open(clock: Arc<dyn Clock>) -> PostgresStore {
         // Another test may have set one already, which writes to its own place.
         drop(all.with_writer(Mutex::new(log.unwrap())).try_init());
     });
-    let options = patient().clock(clock);
-    block_on(options.connect(&url_for_this_test())).unwrap()
+    let url = url_for_this_test();
+    move |clock| block_on(patient().clock(clock).connect(&url)).unwrap()
 }

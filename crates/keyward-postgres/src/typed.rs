@@ -5,12 +5,12 @@ use std::time::{Duration, SystemTime};
 
 use keyward::admin::AccountChange;
 use keyward::denial::DenialKind;
-use keyward::record::{AccountStatus, AuditAction, KeyStatus};
-use keyward::store::{AuditQuery, StoreErrorKind};
+use keyward::record::{AccountStatus, AuditAction};
+use keyward::store::AuditQuery;
 use keyward::testing::block_on;
 use keyward::{Actor, KeyAdmin, Store};
 
-use crate::fixture::{Fixture, add, ask, ask_strictly, commit, eventually, scheme, stored};
+use crate::fixture::{Fixture, add, ask, ask_strictly, eventually, scheme, stored};
 
 /// Copies the row of the key of `acme`, as an active one.
 const COPY: &str = "CREATE TEMP TABLE copy AS SELECT * FROM keyward.key WHERE account = 'acme'; \
@@ -134,21 +134,6 @@ fn a_revoked_key_whose_row_is_gone_is_not_written_anew() {
     let delete = "DELETE FROM keyward.key WHERE account = 'other'; ";
     fixture.type_in(&[&copy, delete, ANEW].concat()).unwrap();
     assert_eq!(ask_strictly(&store, &secret), Ok(()));
-}
-
-#[test]
-fn a_revoked_key_cannot_be_written_back_by_a_program() {
-    let fixture = Fixture::new();
-    let store = fixture.open();
-    let (secret, record) = add(&store, "acme");
-    let mut record = stored(&store, record.id);
-    record.status = KeyStatus::Revoked;
-    commit(&store, vec![], vec![record.clone()]).unwrap();
-    record = stored(&store, record.id);
-    record.status = KeyStatus::Active;
-    let written = commit(&store, vec![], vec![record]);
-    assert_eq!(written, Err(StoreErrorKind::Conflict));
-    assert_eq!(ask_strictly(&store, &secret), Err(DenialKind::Revoked));
 }
 
 #[test]

@@ -326,29 +326,6 @@ mod tests {
     }
 
     #[test]
-    fn processes_that_spend_one_balance_spend_it_once() {
-        let fixture = Fixture::new();
-        let (owner, key) = rich(&fixture, 3000);
-        let spent: u64 = thread::scope(|threads| {
-            let process = || {
-                let store = fixture.open();
-                thread::scope(|requests| {
-                    let all: Vec<_> = (0..2)
-                        .map(|_| requests.spawn(|| spend_all(&store, &key)))
-                        .collect();
-                    all.into_iter().map(|one| one.join().unwrap()).sum::<u64>()
-                })
-            };
-            let all: Vec<_> = (0..3).map(|_| threads.spawn(process)).collect();
-            all.into_iter().map(|one| one.join().unwrap()).sum()
-        });
-        // The credits held by one process while the other was refused are returned when it ends.
-        let store = fixture.open_slow();
-        assert_eq!(spent + left(&store, &owner), 3000);
-        assert_eq!(spend_all(&store, &key), 3000 - spent);
-    }
-
-    #[test]
     fn what_a_process_holds_is_shown_also_by_others_and_given_back_when_it_ends() {
         let fixture = Fixture::new();
         let (owner, key) = rich(&fixture, 10_000);

@@ -424,23 +424,19 @@ fn redigest(connection: &Connection, moved: &Rehash) -> rusqlite::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::thread;
-    use std::time::{Duration, SystemTime};
 
-    use keyward::clock::ManualClock;
+    use std::time::Duration;
+
     use keyward::key::{DigestScheme, Pepper};
     use keyward::store::StoreErrorKind;
     use keyward::testing::block_on;
-    use keyward::{ApiKey, Gate, Peppers, Store};
+    use keyward::{Gate, Peppers, Store};
 
     use super::*;
-    use crate::fixture::{Fixture, add, ask, ask_with, eventually, stored, type_inside, used};
+    use crate::fixture::{
+        Fixture, add, ask_often, ask_with, eventually, stored, type_inside, used,
+    };
     use crate::{SqliteOptions, SqliteStore};
-
-    fn ask_often(store: &SqliteStore, key: &ApiKey, times: u64) {
-        (0..times).for_each(|_| ask(store, key).unwrap());
-    }
 
     #[test]
     fn a_batch_that_comes_again_is_not_counted_again() {
@@ -606,52 +602,6 @@ mod tests {
         let now = stored(&other, record.id);
         assert!(now.last_used_at.is_some());
         assert_eq!(now.revision, record.revision);
-    }
-
-    #[test]
-    fn a_last_use_never_goes_back() {
-        let start = Duration::from_secs(1_700_000_000);
-        let hour = Duration::from_secs(3600);
-        let clock = Arc::new(ManualClock::at(start + 2 * hour));
-        let fixture = Fixture::new();
-        let options = SqliteOptions::new().clock(Arc::<ManualClock>::clone(&clock));
-        let store = options.open(fixture.path()).unwrap();
-        let (secret, record) = add(&store, "acme");
-        for later in [2, 1, 0] {
-            clock.set_unix(start + later * hour);
-            ask_often(&store, &secret, 1);
-            block_on(store.flush()).unwrap();
-            let last = stored(&store, record.id).last_used_at;
-            assert_eq!(last, Some(SystemTime::UNIX_EPOCH + start + 2 * hour));
-        }
-        assert_eq!(used(&store, "acme"), (3, 0));
-    }
-
-    #[test]
-    fn two_processes_that_digest_a_key_anew_agree() {
-        let fixture = Fixture::new();
-        let (one, other) = (fixture.open_slow(), fixture.open_slow());
-        let (secret, record) = add(&one, "acme");
-        crate::fixture::ask_strictly(&other, &secret).unwrap();
-        let new = Peppers::new(Pepper::new("new", &[7; 32]).unwrap());
-        let both = new.clone().accepting(DigestScheme::Sha256).unwrap();
-        let ask = |store: &SqliteStore, peppers: &Peppers| {
-            let scheme = crate::fixture::scheme().peppers(peppers.clone());
-            ask_with(&Gate::new(store, &scheme).unwrap(), &secret)
-        };
-        thread::scope(|threads| {
-            for store in [&one, &other] {
-                threads.spawn(|| {
-                    ask(store, &both).unwrap();
-                    block_on(store.flush()).unwrap();
-                    ask(store, &new).unwrap();
-                });
-            }
-        });
-        let now = stored(&one, record.id);
-        assert_eq!(now.redigested, 1);
-        assert_eq!(now.digest, new.digest(&secret));
-        assert_eq!(used(&one, "acme").0, 3);
     }
 
     #[test]

@@ -392,95 +392,17 @@ impl Drop for Threads {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::time::{Instant, SystemTime};
+    use std::time::Instant;
 
     use keyward::denial::DenialKind;
-    use keyward::record::{AuditAction, KeyStatus};
-    use keyward::store::{ActiveKeys, CreateToken, StoreErrorKind};
+    use keyward::record::KeyStatus;
+    use keyward::store::StoreErrorKind;
     use keyward::testing::block_on;
 
     use super::*;
     use crate::fixture::{
-        Fixture, add, ask, ask_strictly, commit, eventually, key, stored, type_inside, used, write,
+        Fixture, add, ask, ask_strictly, commit, eventually, key, stored, type_inside, used,
     };
-
-    #[test]
-    fn everything_survives_a_reopening() {
-        let fixture = Fixture::new();
-        let store = fixture.open();
-        let (secret, record) = add(&store, "acme");
-        let (account, token) = (record.account.clone(), "token".to_owned());
-        let mut line = AuditEntry::new(SystemTime::UNIX_EPOCH, "ann", AuditAction::Create);
-        line.key = Some(record.id);
-        let noted = Commit {
-            token: Some(CreateToken {
-                account: account.clone(),
-                token: token.clone(),
-                key: record.id,
-            }),
-            audit: vec![line],
-            ..Commit::default()
-        };
-        write(&store, noted).unwrap();
-        ask(&store, &secret).unwrap();
-        block_on(store.flush()).unwrap();
-        let everything = |store: &SqliteStore| {
-            (
-                block_on(store.account(account.clone())).unwrap(),
-                stored(store, record.id),
-                block_on(store.created_with(account.clone(), token.clone())).unwrap(),
-                block_on(store.audit(AuditQuery::newest(9))).unwrap(),
-                used(store, "acme"),
-            )
-        };
-        let before = everything(&store);
-        assert!(before.1.last_used_at.is_some());
-        assert_eq!((before.2, before.3.len()), (Some(record.id), 1));
-        assert_eq!(before.4, (1, 0));
-        drop(store);
-
-        let store = fixture.open();
-        assert_eq!(everything(&store), before);
-        assert_eq!(ask(&store, &secret), Ok(()), "loaded when it is opened");
-    }
-
-    #[test]
-    fn two_processes_do_not_both_take_the_last_place() {
-        let fixture = Fixture::new();
-        let stores = [fixture.open(), fixture.open(), fixture.open()];
-        let (_, first) = add(&stores[0], "acme");
-        let account = block_on(stores[0].account(first.account)).unwrap().unwrap();
-        let create = |store: &SqliteStore| {
-            let (_, record) = key("acme");
-            let active_keys = Some(ActiveKeys {
-                account: record.account.clone(),
-                at_most: 5,
-                now: SystemTime::now(),
-            });
-            let commit = Commit {
-                keys: vec![record],
-                unchanged_accounts: vec![(account.id.clone(), account.revision)],
-                active_keys,
-                ..Commit::default()
-            };
-            write(store, commit)
-        };
-        let outcomes: Vec<_> = thread::scope(|threads| {
-            let stores = stores.iter().cycle().take(12);
-            let all: Vec<_> = stores
-                .map(|store| threads.spawn(|| create(store)))
-                .collect();
-            all.into_iter().map(|one| one.join().unwrap()).collect()
-        });
-        let done = outcomes.iter().filter(|outcome| outcome.is_ok());
-        assert_eq!(done.count(), 4, "beside the one that was there");
-        let full = Err(StoreErrorKind::TooManyKeys);
-        assert!(
-            outcomes
-                .iter()
-                .all(|outcome| outcome.is_ok() || *outcome == full)
-        );
-    }
 
     #[test]
     fn a_disk_that_is_full_or_read_only_is_a_typed_error() {

@@ -8,12 +8,12 @@ use keyward::clock::Clock;
 
 use crate::{SqliteOptions, SqliteStore};
 
-keyward::testing::suites!(open);
+keyward::testing::suites!(|clock| database()(clock), processes: database());
 
-/// Opens a store in a folder that is kept, and logs everything beside it.
+/// Makes a file in a folder that is kept, to be opened on a clock, and logs everything beside it.
 ///
 /// `scripts/test` looks for keys in both.
-fn open(clock: Arc<dyn Clock>) -> SqliteStore {
+fn database() -> impl Fn(Arc<dyn Clock>) -> SqliteStore {
     static LOG: Once = Once::new();
     LOG.call_once(|| {
         let log = OpenOptions::new()
@@ -26,9 +26,6 @@ fn open(clock: Arc<dyn Clock>) -> SqliteStore {
         // Another test may have set one already, which writes to its own place.
         drop(all.with_writer(Mutex::new(log.unwrap())).try_init());
     });
-    let folder = tempfile::tempdir().unwrap().keep();
-    let store = SqliteOptions::new()
-        .clock(clock)
-        .open(folder.join("keys.db"));
-    store.unwrap()
+    let path = tempfile::tempdir().unwrap().keep().join("keys.db");
+    move |clock| SqliteOptions::new().clock(clock).open(&path).unwrap()
 }

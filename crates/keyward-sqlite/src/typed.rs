@@ -5,12 +5,12 @@ use std::time::{Duration, SystemTime};
 
 use keyward::admin::AccountChange;
 use keyward::denial::DenialKind;
-use keyward::record::{AccountStatus, AuditAction, KeyStatus};
-use keyward::store::{AuditQuery, StoreErrorKind};
+use keyward::record::{AccountStatus, AuditAction};
+use keyward::store::AuditQuery;
 use keyward::testing::block_on;
 use keyward::{Actor, KeyAdmin, Store};
 
-use crate::fixture::{Fixture, add, ask_strictly, commit, scheme, stored};
+use crate::fixture::{Fixture, add, ask_strictly, scheme, stored};
 
 #[test]
 fn nothing_that_is_typed_revives_a_revoked_key() {
@@ -101,21 +101,6 @@ fn a_revoked_key_whose_row_is_gone_is_not_written_anew() {
     let typed = [COPY, delete, ANEW].concat();
     fixture.type_in(&typed).unwrap();
     assert_eq!(ask_strictly(&store, &secret), Ok(()));
-}
-
-#[test]
-fn a_revoked_key_cannot_be_written_back_by_a_program() {
-    let fixture = Fixture::new();
-    let store = fixture.open();
-    let (secret, record) = add(&store, "acme");
-    let mut record = stored(&store, record.id);
-    record.status = KeyStatus::Revoked;
-    commit(&store, vec![], vec![record.clone()]).unwrap();
-    record = stored(&store, record.id);
-    record.status = KeyStatus::Active;
-    let written = commit(&store, vec![], vec![record]);
-    assert_eq!(written, Err(StoreErrorKind::Conflict));
-    assert_eq!(ask_strictly(&store, &secret), Err(DenialKind::Revoked));
 }
 
 #[test]

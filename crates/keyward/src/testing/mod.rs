@@ -34,6 +34,8 @@
 )]
 
 pub(crate) mod principal;
+#[doc(hidden)]
+pub mod probe;
 pub(crate) mod request;
 pub(crate) mod response;
 pub mod suites;

@@ -6,6 +6,7 @@
 
 mod key_lifecycle;
 mod limits;
+mod processes;
 mod retention;
 mod search;
 mod store;
@@ -33,6 +34,7 @@ pub(crate) type Open<'a> = &'a dyn Fn(Arc<dyn Clock>) -> Arc<dyn Store>;
 pub mod promises {
     pub use super::key_lifecycle::promises as key_lifecycle;
     pub use super::limits::promises as limits;
+    pub use super::processes::promises as processes;
     pub use super::retention::promises as retention;
     pub use super::search::promises as search;
     pub use super::store::promises as store;
@@ -57,6 +59,14 @@ pub mod promises {
 /// test suites::a_rotation_doubles_no_limit ... ok
 /// test suites::neither_a_revoked_nor_an_expired_key_is_rotated ... ok
 /// ```
+///
+/// A store that several processes share also has the promises between them. `processes:` takes an expression
+/// that makes a new, empty database, and returns a function that opens it on a clock, each time as one more
+/// process.
+///
+/// ```text
+/// keyward::testing::suites!(|clock| database()(clock), processes: database());
+/// ```
 #[doc(inline)]
 pub use crate::__suites as suites;
 
@@ -71,6 +81,10 @@ macro_rules! __suites {
         $crate::__retention_promises!(__test_promises $open);
         $crate::__validity_promises!(__test_promises $open);
         $crate::__usage_promises!(__test_promises $open);
+    };
+    ($open:expr, processes: $database:expr) => {
+        $crate::testing::suites!($open);
+        $crate::__processes_promises!(__test_promises $database);
     };
 }
 

@@ -1,0 +1,123 @@
+//! What the tests of store crates write to a store and ask a gate over it.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::denial::DenialKind;
+use crate::environment::Environment;
+use crate::gate::{Gate, Requirement, Verdict};
+use crate::ids::{AccountId, KeyId};
+use crate::key::{ApiKey, KeyFormat, Peppers};
+use crate::record::{Account, KeyRecord};
+use crate::replica::Replica;
+use crate::scheme::KeyScheme;
+use crate::store::{Commit, Store, StoreErrorKind};
+use crate::testing::{TestRequest, block_on, decided};
+use crate::usage::UsageQuery;
+
+/// Creates an account with one key.
+pub fn add(store: &impl Store, account: &str) -> (ApiKey, KeyRecord) {
+    let (key, record) = key(account);
+    let account = Account::new(AccountId::parse(account).unwrap());
+    commit(store, vec![account], vec![record.clone()]).unwrap();
+    (key, stored(store, record.id))
+}
+
+/// Creates a key that is not stored yet.
+#[must_use]
+pub fn key(account: &str) -> (ApiKey, KeyRecord) {
+    let key = format().generate(Environment::LIVE).unwrap();
+    let record = KeyRecord::new(
+        KeyId::random().unwrap(),
+        Peppers::none().digest(&key),
+        key.hint().clone(),
+        AccountId::parse(account).unwrap(),
+        Environment::LIVE,
+        SystemTime::UNIX_EPOCH,
+    );
+    (key, record)
+}
+
+/// Writes accounts and keys.
+pub fn commit(
+    store: &impl Store,
+    accounts: Vec<Account>,
+    keys: Vec<KeyRecord>,
+) -> Result<(), StoreErrorKind> {
+    let commit = Commit {
+        accounts,
+        keys,
+        ..Commit::default()
+    };
+    write(store, commit)
+}
+
+/// Writes a commit.
+pub fn write(store: &impl Store, commit: Commit) -> Result<(), StoreErrorKind> {
+    block_on(store.commit(commit)).map_err(|error| error.kind())
+}
+
+/// Returns a key as it is stored.
+pub fn stored(store: &impl Store, id: KeyId) -> KeyRecord {
+    block_on(store.key(id)).unwrap().unwrap()
+}
+
+/// Returns the admitted and refused requests of an account, according to the store.
+pub fn used(store: &impl Store, account: &str) -> (u64, u64) {
+    let account = AccountId::parse(account).unwrap();
+    let query = UsageQuery::of(Some(account), 0..u64::MAX);
+    let hours = block_on(store.usage(query)).unwrap();
+    hours.iter().fold((0, 0), |(admitted, refused), hour| {
+        (
+            admitted + hour.counts.admitted,
+            refused + hour.counts.refused,
+        )
+    })
+}
+
+/// Returns the decision of a gate that trusts its memory.
+pub fn ask(store: &impl Store, key: &ApiKey) -> Result<(), DenialKind> {
+    ask_gate(store.replica(), Duration::from_secs(30), key)
+}
+
+/// Returns the decision of a gate that trusts no memory.
+pub fn ask_strictly(store: &impl Store, key: &ApiKey) -> Result<(), DenialKind> {
+    ask_gate(store.replica(), Duration::ZERO, key)
+}
+
+/// Asks many times.
+pub fn ask_often(store: &impl Store, key: &ApiKey, times: u64) {
+    (0..times).for_each(|_| ask(store, key).unwrap());
+}
+
+/// Returns the decision of a gate that trusts memory of at most this age.
+pub fn ask_gate(
+    replica: &Replica,
+    max_staleness: Duration,
+    key: &ApiKey,
+) -> Result<(), DenialKind> {
+    // The machine may be busy.
+    let gate = Gate::builder_from_replica(replica, &scheme())
+        .max_staleness(max_staleness)
+        .refresh_wait(Duration::from_secs(20));
+    ask_with(&gate.build().unwrap(), key)
+}
+
+/// Returns the decision of a gate.
+pub fn ask_with(gate: &Gate, key: &ApiKey) -> Result<(), DenialKind> {
+    let request = TestRequest::get().key(key.expose_secret());
+    match decided(gate.check(&request, &Arc::new(Requirement::new()), None)) {
+        Verdict::Admit(_) => Ok(()),
+        Verdict::Refuse(refusal) => Err(refusal.denial.unwrap().kind()),
+    }
+}
+
+/// Returns the format of the keys.
+fn format() -> KeyFormat {
+    KeyFormat::new("conf_{env}_").unwrap()
+}
+
+/// Returns the scheme of the keys.
+pub fn scheme() -> KeyScheme {
+    KeyScheme::new(format())
+}
