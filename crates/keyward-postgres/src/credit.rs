@@ -309,49 +309,17 @@ fn most(credits: u64) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-    use std::thread;
 
     use keyward::denial::DenialKind;
-    use keyward::testing::block_on;
-    use keyward::{Actor, ApiKey, KeyAdmin, Store};
 
-    use super::*;
-    use crate::PostgresStore;
-    use crate::fixture::{Fixture, add, ask, eventually, scheme};
+    use keyward::Store;
 
-    /// Creates a key whose account has this many credits.
-    fn rich(fixture: &Fixture, credits: u64) -> (CreditOwner, ApiKey) {
-        let store = Arc::new(fixture.open_slow());
-        let (secret, record) = add(&store, "acme");
-        let admin = KeyAdmin::new(&store, &scheme());
-        let (operator, account) = (Actor::operator("test"), record.account.clone());
-        let credits = Some(Credits::new(credits));
-        block_on(admin.set_credits(&operator, account, credits)).unwrap();
-        (record.account.into(), secret)
-    }
-
-    fn left(store: &PostgresStore, owner: &CreditOwner) -> u64 {
-        let left = block_on(store.credits(owner.clone()));
-        left.unwrap().unwrap().left
-    }
-
-    fn spend_all(store: &PostgresStore, key: &ApiKey) -> u64 {
-        let mut spent = 0;
-        loop {
-            match ask(store, key) {
-                Ok(()) => spent += 1,
-                Err(DenialKind::CreditsExhausted) => return spent,
-                Err(other) => panic!("{other:?}"),
-            }
-        }
-    }
+    use crate::fixture::{Fixture, ask, balance_is_exact, eventually, left, rich, spend_all};
 
     #[test]
     fn what_a_process_holds_is_shown_also_by_others_and_given_back_when_it_ends() {
         let fixture = Fixture::new();
-        let (owner, key) = rich(&fixture, 10_000);
+        let (owner, key) = rich(&fixture.open_slow(), 10_000);
         let (store, other) = (fixture.open_slow(), fixture.open_slow());
         let held = || {
             store
@@ -380,7 +348,7 @@ mod tests {
     #[test]
     fn what_a_dead_process_held_is_shown_for_seconds_and_never_spent_again() {
         let fixture = Fixture::new();
-        let (owner, key) = rich(&fixture, 10);
+        let (owner, key) = rich(&fixture.open_slow(), 10);
         let store = fixture.open_slow();
         let report = |ago: u32, epoch: u32| {
             let report = format!(
@@ -400,55 +368,16 @@ mod tests {
 
     #[test]
     fn a_balance_is_exact_while_credits_are_drawn_spent_and_given_back() {
-        const ALL: u64 = 100_000;
         let fixture = Fixture::new();
-        let (owner, key) = rich(&fixture, ALL);
+        let (owner, key) = rich(&fixture.open_slow(), 100_000);
         let store = fixture.open_slow();
-        let [begun, done] = [(); 2].map(|()| AtomicU64::new(0));
-        let is_over = AtomicBool::new(false);
-        let give_back = || {
-            while !is_over.load(Ordering::SeqCst) {
-                block_on(store.flush()).unwrap();
-            }
-        };
-        let read = || {
-            let mut reads = 0;
-            while !is_over.load(Ordering::SeqCst) {
-                let most = ALL - done.load(Ordering::SeqCst);
-                let left = left(&store, &owner);
-                let least = ALL - begun.load(Ordering::SeqCst);
-                if !(least..=most).contains(&left) {
-                    return Err(format!("{left} is not in {least}..={most}"));
-                }
-                reads += 1;
-            }
-            Ok(reads)
-        };
-        let spend = || {
-            for _ in 0..500 {
-                begun.fetch_add(1, Ordering::SeqCst);
-                assert_eq!(ask(&store, &key), Ok(()));
-                done.fetch_add(1, Ordering::SeqCst);
-            }
-        };
-        thread::scope(|threads| {
-            threads.spawn(give_back);
-            let readers = [threads.spawn(read), threads.spawn(read)];
-            let spenders = [threads.spawn(spend), threads.spawn(spend)];
-            let outcomes = spenders.map(thread::ScopedJoinHandle::join);
-            is_over.store(true, Ordering::SeqCst);
-            assert!(outcomes.iter().all(Result::is_ok));
-            for reader in readers {
-                assert!(reader.join().unwrap().unwrap() > 0);
-            }
-        });
-        assert_eq!(left(&store, &owner), ALL - 1000);
+        balance_is_exact(&store, &owner, &key);
     }
 
     #[test]
     fn what_is_not_needed_any_more_goes_back_soon() {
         let fixture = Fixture::new();
-        let (owner, key) = rich(&fixture, 10_000);
+        let (owner, key) = rich(&fixture.open_slow(), 10_000);
         let store = fixture.open_slow();
         while store.replica().held_of(&owner).is_none() {
             assert_eq!(ask(&store, &key), Ok(()));
@@ -463,7 +392,7 @@ mod tests {
     #[test]
     fn a_balance_that_is_typed_away_refuses_until_it_is_back() {
         let fixture = Fixture::new();
-        let (owner, key) = rich(&fixture, 50);
+        let (owner, key) = rich(&fixture.open_slow(), 50);
         let store = fixture.open();
         fixture.type_in("DELETE FROM keyward.credit").unwrap();
         assert_eq!(ask(&store, &key), Err(DenialKind::LimitUnavailable));

@@ -7,15 +7,14 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use keyward::credits::{CreditOwner, Credits};
 use keyward::denial::DenialKind;
 use keyward::record::KeyStatus;
 use keyward::store::StoreErrorKind;
 use keyward::testing::block_on;
-use keyward::{Actor, ApiKey, KeyAdmin, Store};
+use keyward::{ApiKey, Store};
 
 use crate::fixture::{
-    Fixture, Server, add, ask, ask_gate, ask_strictly, commit, eventually, key, scheme, stored,
+    Fixture, Server, add, ask, ask_gate, ask_strictly, commit, eventually, key, left, rich, stored,
     used,
 };
 use crate::{PostgresOptions, PostgresStore};
@@ -314,16 +313,8 @@ fn credits_whose_return_was_not_answered_are_shown_and_returned_once() {
     let network = Network::to(&fixture.url);
     let options = quick().flush_interval(Duration::from_secs(3600));
     let store = Arc::new(block_on(options.connect(&network.url(&fixture.url))).unwrap());
-    let (secret, record) = add(&store, "acme");
-    let admin = KeyAdmin::new(&store, &scheme());
-    let balance = Some(Credits::new(10_000));
-    let account = record.account.clone();
-    block_on(admin.set_credits(&Actor::operator("ann"), account, balance)).unwrap();
-    let owner = CreditOwner::from(record.account);
-    let left = || {
-        let left = block_on(store.credits(owner.clone()));
-        left.unwrap().unwrap().left
-    };
+    let (owner, secret) = rich(&store, 10_000);
+    let left = || left(&store, &owner);
     let held = || {
         store
             .replica()

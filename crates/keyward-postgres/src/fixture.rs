@@ -18,9 +18,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use crate::{PostgresOptions, PostgresStore};
-pub(crate) use keyward::testing::probe::{
-    add, ask, ask_gate, ask_often, ask_strictly, ask_with, commit, key, scheme, stored, used,
-};
+pub(crate) use keyward::testing::probe::*;
 
 /// A server that ends with this value, or with this process if that is killed.
 pub(crate) struct Server {

@@ -281,7 +281,7 @@ fn put(connection: &Connection, owner: &CreditOwner, credits: &Credits) -> rusql
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
     use std::sync::mpsc;
     use std::task::{Context, Waker};
     use std::thread;
@@ -290,45 +290,19 @@ mod tests {
     use keyward::denial::DenialKind;
     use keyward::gate::Verdict;
     use keyward::testing::block_on;
-    use keyward::{AccountId, Actor, ApiKey, Gate, KeyAdmin, Store};
+    use keyward::{AccountId, Gate, Store};
 
     use super::*;
-    use crate::SqliteStore;
-    use crate::fixture::{Fixture, add, ask, eventually, scheme, type_inside, waiting};
 
-    /// Creates a key whose account has this many credits.
-    fn rich(fixture: &Fixture, credits: u64) -> (CreditOwner, ApiKey) {
-        let store = fixture.open_slow();
-        let (secret, record) = add(&store, "acme");
-        let admin = KeyAdmin::new(&store, &scheme());
-        let (operator, account) = (Actor::operator("test"), record.account.clone());
-        let credits = Some(Credits::new(credits));
-        block_on(admin.set_credits(&operator, account, credits)).unwrap();
-        (record.account.into(), secret)
-    }
-
-    fn left(store: &SqliteStore, owner: &CreditOwner) -> u64 {
-        block_on(store.credits(owner.clone()))
-            .unwrap()
-            .unwrap()
-            .left
-    }
-
-    fn spend_all(store: &SqliteStore, key: &ApiKey) -> u64 {
-        let mut spent = 0;
-        loop {
-            match ask(store, key) {
-                Ok(()) => spent += 1,
-                Err(DenialKind::CreditsExhausted) => return spent,
-                Err(other) => panic!("{other:?}"),
-            }
-        }
-    }
+    use crate::fixture::{
+        Fixture, add, ask, balance_is_exact, eventually, left, rich, scheme, spend_all,
+        type_inside, waiting,
+    };
 
     #[test]
     fn what_a_process_holds_is_shown_also_by_others_and_given_back_when_it_ends() {
         let fixture = Fixture::new();
-        let (owner, key) = rich(&fixture, 10_000);
+        let (owner, key) = rich(&fixture.open_slow(), 10_000);
         let (store, other) = (fixture.open_slow(), fixture.open_slow());
         let held = || {
             store
@@ -376,7 +350,7 @@ mod tests {
     #[test]
     fn a_balance_is_told_at_once_while_another_process_writes() {
         let fixture = Fixture::new();
-        let (owner, key) = rich(&fixture, 10_000);
+        let (owner, key) = rich(&fixture.open_slow(), 10_000);
         let store = fixture.open_slow();
         (0..50).for_each(|_| assert_eq!(ask(&store, &key), Ok(())));
         let writer = Connection::open(fixture.path()).unwrap();
@@ -398,9 +372,8 @@ mod tests {
 
     #[test]
     fn a_balance_is_exact_while_credits_are_drawn_spent_and_given_back() {
-        const ALL: u64 = 100_000;
         let fixture = Fixture::new();
-        let (owner, key) = rich(&fixture, ALL);
+        let (owner, key) = rich(&fixture.open_slow(), 100_000);
         let store = fixture.open_slow();
         type_inside(&store, "PRAGMA synchronous = OFF");
         // Including credits in use, so that requests draw again and again.
@@ -409,45 +382,7 @@ mod tests {
             Ok(())
         };
         block_on(store.ask(take_all)).unwrap();
-        let [begun, done] = [(); 2].map(|()| AtomicU64::new(0));
-        let is_over = AtomicBool::new(false);
-        let give_back = || {
-            while !is_over.load(Ordering::SeqCst) {
-                block_on(store.flush()).unwrap();
-            }
-        };
-        let read = || {
-            let mut reads = 0;
-            while !is_over.load(Ordering::SeqCst) {
-                let most = ALL - done.load(Ordering::SeqCst);
-                let left = left(&store, &owner);
-                let least = ALL - begun.load(Ordering::SeqCst);
-                if !(least..=most).contains(&left) {
-                    return Err(format!("{left} is not in {least}..={most}"));
-                }
-                reads += 1;
-            }
-            Ok(reads)
-        };
-        let spend = || {
-            for _ in 0..500 {
-                begun.fetch_add(1, Ordering::SeqCst);
-                assert_eq!(ask(&store, &key), Ok(()));
-                done.fetch_add(1, Ordering::SeqCst);
-            }
-        };
-        thread::scope(|threads| {
-            threads.spawn(give_back);
-            let readers = [threads.spawn(read), threads.spawn(read)];
-            let spenders = [threads.spawn(spend), threads.spawn(spend)];
-            let outcomes = spenders.map(thread::ScopedJoinHandle::join);
-            is_over.store(true, Ordering::SeqCst);
-            assert!(outcomes.iter().all(Result::is_ok));
-            for reader in readers {
-                assert!(reader.join().unwrap().unwrap() > 0);
-            }
-        });
-        assert_eq!(left(&store, &owner), ALL - 1000);
+        balance_is_exact(&store, &owner, &key);
     }
 
     #[test]
@@ -505,7 +440,7 @@ mod tests {
     #[test]
     fn what_is_not_needed_any_more_goes_back_soon() {
         let fixture = Fixture::new();
-        let (owner, key) = rich(&fixture, 10_000);
+        let (owner, key) = rich(&fixture.open_slow(), 10_000);
         let store = fixture.open_slow();
         let mut spent = 0;
         while store.replica().held_of(&owner).is_none() {
@@ -526,7 +461,7 @@ mod tests {
     #[test]
     fn what_a_dead_process_held_is_shown_for_seconds_and_never_spent_again() {
         let fixture = Fixture::new();
-        let (owner, key) = rich(&fixture, 10);
+        let (owner, key) = rich(&fixture.open_slow(), 10);
         let report = |ago: i64| {
             let now = row::millis(SystemTime::now()) - ago;
             let typed = format!(
@@ -578,7 +513,7 @@ mod tests {
     #[test]
     fn a_disk_that_takes_no_writes_refuses_and_costs_nothing() {
         let fixture = Fixture::new();
-        let (owner, key) = rich(&fixture, 50);
+        let (owner, key) = rich(&fixture.open_slow(), 50);
         let store = fixture.open_slow();
         for (full, free) in [
             ("PRAGMA query_only = ON", "PRAGMA query_only = OFF"),
@@ -599,7 +534,7 @@ mod tests {
     #[test]
     fn requests_that_wait_for_credits_when_the_thread_ends_are_refused() {
         let fixture = Fixture::new();
-        let (_, key) = rich(&fixture, 50);
+        let (_, key) = rich(&fixture.open_slow(), 50);
         let store = fixture.open_slow();
         let (go, wait) = mpsc::channel::<()>();
         let (started, has_started) = mpsc::channel();
@@ -662,7 +597,7 @@ mod tests {
     #[test]
     fn a_balance_that_is_typed_away_refuses_until_it_is_back() {
         let fixture = Fixture::new();
-        let (owner, key) = rich(&fixture, 50);
+        let (owner, key) = rich(&fixture.open_slow(), 50);
         let store = fixture.open();
         fixture.type_in("DELETE FROM keyward_credit").unwrap();
         assert_eq!(ask(&store, &key), Err(DenialKind::LimitUnavailable));

@@ -14,9 +14,7 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use crate::{SqliteOptions, SqliteStore};
-pub(crate) use keyward::testing::probe::{
-    add, ask, ask_gate, ask_often, ask_strictly, ask_with, commit, key, scheme, stored, used, write,
-};
+pub(crate) use keyward::testing::probe::*;
 
 pub(crate) struct Fixture {
     dir: TempDir,

@@ -1,8 +1,12 @@
 //! What the tests of store crates write to a store and ask a gate over it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, SystemTime};
 
+use crate::admin::{Actor, KeyAdmin};
+use crate::credits::{CreditOwner, Credits};
 use crate::denial::DenialKind;
 use crate::environment::Environment;
 use crate::gate::{Gate, Requirement, Verdict};
@@ -110,6 +114,78 @@ pub fn ask_with(gate: &Gate, key: &ApiKey) -> Result<(), DenialKind> {
         Verdict::Admit(_) => Ok(()),
         Verdict::Refuse(refusal) => Err(refusal.denial.unwrap().kind()),
     }
+}
+
+/// Creates a key whose account has this many credits.
+pub fn rich<S: Store + Clone>(store: &S, credits: u64) -> (CreditOwner, ApiKey) {
+    let (secret, record) = add(store, "acme");
+    let admin = KeyAdmin::new(store, &scheme());
+    let (operator, account) = (Actor::operator("test"), record.account.clone());
+    let credits = Some(Credits::new(credits));
+    block_on(admin.set_credits(&operator, account, credits)).unwrap();
+    (record.account.into(), secret)
+}
+
+/// Returns the credits that are left of a balance.
+pub fn left(store: &impl Store, owner: &CreditOwner) -> u64 {
+    let left = block_on(store.credits(owner.clone()));
+    left.unwrap().unwrap().left
+}
+
+/// Asks until the credits are spent, and returns how often that was.
+pub fn spend_all(store: &impl Store, key: &ApiKey) -> u64 {
+    let mut spent = 0;
+    loop {
+        match ask(store, key) {
+            Ok(()) => spent += 1,
+            Err(DenialKind::CreditsExhausted) => return spent,
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Tests that a balance is exact at any time, while threads spend 1,000 of it and give back the rest.
+pub fn balance_is_exact(store: &impl Store, owner: &CreditOwner, key: &ApiKey) {
+    let all = left(store, owner);
+    let [begun, done] = [(); 2].map(|()| AtomicU64::new(0));
+    let is_over = AtomicBool::new(false);
+    let give_back = || {
+        while !is_over.load(Ordering::SeqCst) {
+            block_on(store.flush()).unwrap();
+        }
+    };
+    let read = || {
+        let mut reads = 0;
+        while !is_over.load(Ordering::SeqCst) {
+            let most = all - done.load(Ordering::SeqCst);
+            let left = left(store, owner);
+            let least = all - begun.load(Ordering::SeqCst);
+            if !(least..=most).contains(&left) {
+                return Err(format!("{left} is not in {least}..={most}"));
+            }
+            reads += 1;
+        }
+        Ok(reads)
+    };
+    let spend = || {
+        for _ in 0..500 {
+            begun.fetch_add(1, Ordering::SeqCst);
+            assert_eq!(ask(store, key), Ok(()));
+            done.fetch_add(1, Ordering::SeqCst);
+        }
+    };
+    thread::scope(|threads| {
+        threads.spawn(give_back);
+        let readers = [threads.spawn(read), threads.spawn(read)];
+        let spenders = [threads.spawn(spend), threads.spawn(spend)];
+        let outcomes = spenders.map(thread::ScopedJoinHandle::join);
+        is_over.store(true, Ordering::SeqCst);
+        assert!(outcomes.iter().all(Result::is_ok));
+        for reader in readers {
+            assert!(reader.join().unwrap().unwrap() > 0);
+        }
+    });
+    assert_eq!(left(store, owner), all - 1000);
 }
 
 /// Returns the format of the keys.

@@ -4,17 +4,16 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use crate::admin::{Actor, KeyAdmin};
 use crate::clock::{ManualClock, SystemClock};
-use crate::credits::{CreditOwner, Credits};
 use crate::denial::DenialKind;
 use crate::gate::Gate;
-use crate::key::{ApiKey, DigestScheme, Pepper, Peppers};
+use crate::key::{DigestScheme, Pepper, Peppers};
 use crate::record::{AuditAction, AuditEntry, KeyStatus};
 use crate::store::{ActiveKeys, AuditQuery, Commit, CreateToken, Store, StoreErrorKind};
 use crate::testing::block_on;
 use crate::testing::probe::{
-    add, ask, ask_often, ask_strictly, ask_with, commit, key, scheme, stored, used, write,
+    add, ask, ask_often, ask_strictly, ask_with, commit, key, left, rich, scheme, spend_all,
+    stored, used, write,
 };
 use crate::testing::suites::Open;
 
@@ -41,32 +40,6 @@ pub mod promises {
 /// Opens the database as one more process.
 fn process(open: Open<'_>) -> Arc<dyn Store> {
     open(Arc::new(SystemClock))
-}
-
-/// Creates a key whose account has this many credits.
-fn rich(store: &Arc<dyn Store>, credits: u64) -> (CreditOwner, ApiKey) {
-    let (secret, record) = add(store, "acme");
-    let admin = KeyAdmin::new(store, &scheme());
-    let (operator, account) = (Actor::operator("test"), record.account.clone());
-    let credits = Some(Credits::new(credits));
-    block_on(admin.set_credits(&operator, account, credits)).unwrap();
-    (record.account.into(), secret)
-}
-
-fn left(store: &impl Store, owner: &CreditOwner) -> u64 {
-    let left = block_on(store.credits(owner.clone()));
-    left.unwrap().unwrap().left
-}
-
-fn spend_all(store: &impl Store, key: &ApiKey) -> u64 {
-    let mut spent = 0;
-    loop {
-        match ask(store, key) {
-            Ok(()) => spent += 1,
-            Err(DenialKind::CreditsExhausted) => return spent,
-            Err(other) => panic!("{other:?}"),
-        }
-    }
 }
 
 fn everything_survives_a_reopening(open: Open<'_>) {
