@@ -1,4 +1,4 @@
-//! Rate limits of keyward, counted in Redis or Valkey, exactly across processes.
+//! Rate limits of keyward, counted in Redis, exactly across processes.
 //!
 //! By default, each process of a service counts for itself, so four processes let four times the limit
 //! pass. With a [`RedisLimiter`] they count together, and nothing else changes: neither limits nor
@@ -57,8 +57,9 @@
 //!
 //! # What Redis needs
 //!
-//! Redis 6 or Valkey, without modules; one server, or one with replicas behind one address. The
-//! keys of an account and environment share the hash tag `{account:environment}`. The user needs
+//! Redis 7, without modules; one server, or one with replicas behind one address. The scripts use no
+//! command that Redis 6 and Valkey lack, but are tested with Redis 7 only. The keys of an account and
+//! environment share the hash tag `{account:environment}`. The user needs
 //! `+eval +evalsha +time +mget +set` on `~keyward:*`, and `+ping +hello +select +client|setinfo` to
 //! connect.
 //!

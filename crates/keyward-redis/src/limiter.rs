@@ -16,7 +16,7 @@ use crate::script::{Call, Taken};
 /// The time for which a refusal is remembered without asking Redis again.
 const REMEMBERED: Duration = Duration::from_secs(1);
 
-/// A rate limiter that counts in Redis or Valkey, exactly across processes.
+/// A rate limiter that counts in Redis, exactly across processes.
 ///
 /// It is created by [`builder`](Self::builder). A clone is the same limiter, so that several gates can
 /// share one connection. See the [crate](crate) for what happens when Redis fails.
