@@ -2,14 +2,12 @@
 
 use std::any::Any;
 use std::fmt;
-use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use zeroize::Zeroizing;
 
 use crate::denial::DenialKind;
 use crate::environment::Environment;
@@ -20,6 +18,7 @@ use crate::gate::judge::{enforce, judge_key};
 use crate::gate::prove::{Presented, Proved};
 use crate::gate::rendered::GateReplies;
 use crate::gate::reports::Reports;
+use crate::gate::waiting::WaitingRequest;
 use crate::gate::{
     Admitted, Decision, GateBuilder, GateError, PeerSource, Pending, Principal, Refusal,
     Requirement, Verdict,
@@ -31,7 +30,6 @@ use crate::replica::Replica;
 use crate::replica::freshness::Moment;
 use crate::reply::Replies;
 use crate::reply::grpc;
-use crate::request::client::FORWARDED_FOR;
 use crate::request::head::is_preflight;
 use crate::request::{KeyLocation, RequestHead};
 use crate::scheme::KeyScheme;
@@ -325,36 +323,19 @@ impl Gate {
             return self.conclude(too_old, presented, request, requirement);
         };
         let gate = self.clone();
-        let requirement = Arc::clone(requirement);
-        let text = Zeroizing::new(presented.text.to_vec());
-        let in_text = presented.environment.map(<[u8]>::to_vec);
-        let Presented {
-            location,
-            reading,
-            is_foreign,
-            client,
-            ..
-        } = *presented;
-        let request = WaitingHead::of(request);
+        let waiting = WaitingRequest::of(presented, request, requirement);
         let (wait, over) = (self.inner.refresh_wait, refreshed.over());
         Decision::Pending(Pending::at_most(wait, over, async move {
             let refreshed = refreshed.await;
             let decision = {
-                let presented = Presented {
-                    text: &text,
-                    location,
-                    environment: in_text.as_deref(),
-                    reading,
-                    is_foreign,
-                    client,
-                };
+                let presented = waiting.presented();
                 let proved = match refreshed {
                     false => Err(DenialKind::Unavailable),
                     // The poll began after the request, however long it has taken.
                     true if max_staleness.is_zero() => gate.prove(&presented, Duration::MAX),
                     true => gate.prove(&presented, max_staleness),
                 };
-                gate.conclude(proved, &presented, &request, &requirement)
+                gate.conclude(proved, &presented, &waiting.head, &waiting.requirement)
             };
             match decision {
                 Decision::Ready(verdict) => verdict,
@@ -517,38 +498,5 @@ impl fmt::Debug for Gate {
             .field("locations", &self.inner.locations)
             .field("replica", &self.inner.replica)
             .finish_non_exhaustive()
-    }
-}
-
-/// The part of a waiting request's head that is still needed.
-struct WaitingHead {
-    peer: Option<IpAddr>,
-    lines: Vec<(&'static str, Vec<u8>)>,
-}
-
-impl WaitingHead {
-    fn of<R: RequestHead>(request: &R) -> Self {
-        let lines = ["origin", FORWARDED_FOR].into_iter();
-        let lines =
-            lines.flat_map(|name| request.values(name).map(move |line| (name, line.to_vec())));
-        Self {
-            peer: request.peer(),
-            lines: lines.collect(),
-        }
-    }
-}
-
-impl RequestHead for WaitingHead {
-    fn method(&self) -> &'static str {
-        ""
-    }
-
-    fn peer(&self) -> Option<IpAddr> {
-        self.peer
-    }
-
-    fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        let lines = self.lines.iter().filter(move |(own, _)| *own == name);
-        lines.map(|(_, line)| &line[..])
     }
 }

@@ -31,6 +31,7 @@ pub(crate) mod requirement;
 #[cfg(test)]
 pub(crate) mod tests;
 pub(crate) mod verdict;
+pub(crate) mod waiting;
 
 pub use self::alive::KeyDied;
 pub use self::builder::{GateBuilder, GateError, GateErrorKind};
