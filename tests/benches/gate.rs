@@ -177,7 +177,6 @@ impl World {
                     owner: want.owner,
                     amount: u32::MAX / 2,
                     epoch: 1,
-                    more: true,
                     ahead: u32::MAX,
                     refill_at: None,
                     left: 1,

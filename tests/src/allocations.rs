@@ -145,12 +145,11 @@ async fn a_request_that_pays_allocates_no_more() {
     replica.always_fresh();
     replica.on_demand(|replica| {
         for CreditWant { owner, .. } in replica.take_wanted() {
-            let (amount, epoch, more, refill_at) = (100, 1, true, None);
+            let (amount, epoch, refill_at) = (100, 1, None);
             replica.grant(&CreditGrant {
                 owner,
                 amount,
                 epoch,
-                more,
                 ahead: amount,
                 refill_at,
                 left: 1,

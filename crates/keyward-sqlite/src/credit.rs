@@ -570,7 +570,8 @@ mod tests {
             let owner = CreditOwner::from(AccountId::parse(account).unwrap());
             CreditWant {
                 owner,
-                at_least: 1,
+                all_or_none: vec![1],
+                up_to: 0,
                 spent: 100,
                 held: 0,
                 epoch: 0,

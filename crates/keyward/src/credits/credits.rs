@@ -50,8 +50,9 @@ const PART_AHEAD: u64 = 100;
 ///
 /// A process draws credits from the store before it spends them: as many as its waiting requests
 /// need, plus as many as it spent in the last second, up to 1 % of the balance. So the first
-/// request draws one credit, and a busy key causes a few store accesses per second. Unused credits
-/// return to the store within two seconds and when the process ends.
+/// request draws one credit, and a busy key causes a few store accesses per second. A request that
+/// costs more than there is draws nothing. Unused credits return to the store within two seconds and
+/// when the process ends.
 ///
 /// A balance is never overspent. A process that is killed loses the credits that it has drawn
 /// ahead: at most what it spent in its last second, and at most 1 % of the balance. Nothing is
@@ -223,9 +224,10 @@ impl Credits {
         due.map(|(at, _)| Refill { at, ..refill })
     }
 
-    /// Takes out the credits that a process wants, or as many as there are.
+    /// Takes out the credits that a process wants, as far as the balance covers them.
     ///
-    /// Stores call this and save the balance that remains.
+    /// Stores call this and save the balance that remains. A request that needs more than is left
+    /// gets nothing.
     ///
     /// ```
     /// # use std::time::SystemTime;
@@ -234,7 +236,7 @@ impl Credits {
     /// # use keyward::error::ParseError;
     /// # let owner = CreditOwner::Account(AccountId::parse("acme")?);
     /// let mut credits = Credits::new(1000);
-    /// let want = CreditWant { owner, at_least: 1, spent: 500, held: 2, epoch: 0 };
+    /// let want = CreditWant { owner, all_or_none: vec![1], up_to: 0, spent: 500, held: 2, epoch: 0 };
     /// let grant = credits.draw(&want, SystemTime::now());
     /// assert_eq!(grant.amount, 9); // with the 2 held: 1 for the request and 1 % ahead
     /// assert_eq!(credits.left, 991);
@@ -244,8 +246,11 @@ impl Credits {
         let stored = mem::replace(self, Self::new(0));
         *self = stored.at(now);
         let held = u64::from(want.held_of(self.epoch));
-        let ahead = self.left.saturating_add(held) / PART_AHEAD;
-        let most = u64::from(want.at_least).saturating_add(ahead.min(want.spent.into()));
+        let total = self.left.saturating_add(held);
+        let ahead = total / PART_AHEAD;
+        let most = want
+            .payable(total)
+            .saturating_add(ahead.min(want.spent.into()));
         // A process cannot hold more.
         let most = most.min(u32::MAX.into());
         let amount = most.saturating_sub(held).min(self.left);
@@ -255,7 +260,6 @@ impl Credits {
             owner: want.owner.clone(),
             amount,
             epoch: self.epoch,
-            more: self.left > 0,
             ahead: u32::try_from(ahead).unwrap_or(u32::MAX),
             refill_at: self.refill.as_ref().map(|refill| refill.at),
             left: self.left,
@@ -338,8 +342,10 @@ impl From<AccountId> for CreditOwner {
 pub struct CreditWant {
     /// The owner of the balance.
     pub owner: CreditOwner,
-    /// The number of credits that waiting requests need.
-    pub at_least: u32,
+    /// The cost of each waiting request that takes all of its credits or none, oldest first.
+    pub all_or_none: Vec<u32>,
+    /// The number of credits that waiting requests take if they are left, or as many as are.
+    pub up_to: u32,
     /// The number of credits that the process spent in the last second.
     pub spent: u32,
     /// The number of credits that it has drawn and not spent yet.
@@ -359,15 +365,26 @@ impl CreditWant {
     /// # use keyward::credits::{CreditOwner, CreditWant, Credits};
     /// # use keyward::error::ParseError;
     /// # let owner = CreditOwner::Account(AccountId::parse("acme")?);
-    /// let want = CreditWant { owner, at_least: 1, spent: 500, held: 2, epoch: 0 };
+    /// let want = CreditWant { owner, all_or_none: vec![1], up_to: 0, spent: 500, held: 2, epoch: 0 };
     /// let grant = Credits::new(1000).draw(&want, SystemTime::now());
     /// assert_eq!(want.held_after(&grant), grant.ahead);
     /// # Ok::<(), ParseError>(())
     /// ```
     #[must_use]
     pub fn held_after(&self, grant: &CreditGrant) -> u32 {
-        let held = self.held_of(grant.epoch).saturating_add(grant.amount);
-        held.saturating_sub(self.at_least)
+        let held = u64::from(self.held_of(grant.epoch)) + u64::from(grant.amount);
+        let paid = self.payable(held.saturating_add(grant.left));
+        u32::try_from(held.saturating_sub(paid)).unwrap_or(u32::MAX)
+    }
+
+    /// Returns how many credits the waiting requests take if there are so many.
+    fn payable(&self, total: u64) -> u64 {
+        let mut rest = total;
+        for cost in &self.all_or_none {
+            // One that cannot be paid leaves the credits to those behind it.
+            rest = rest.checked_sub((*cost).into()).unwrap_or(rest);
+        }
+        total - rest.saturating_sub(self.up_to.into())
     }
 
     /// Returns the credits held of this epoch. Those of an earlier epoch are void.
@@ -386,8 +403,6 @@ pub struct CreditGrant {
     pub amount: u32,
     /// The epoch of the balance.
     pub epoch: u32,
-    /// True if the balance contains more credits.
-    pub more: bool,
     /// The number of credits that a process may hold ahead of its requests: 1 % of the balance.
     pub ahead: u32,
     /// The instant of the next refill. Credits of a balance that it replaces are void from then on.
@@ -455,26 +470,68 @@ mod tests {
 
     use super::*;
 
-    fn draw(credits: &mut Credits, at_least: u32, spent: u32, held: u32) -> (u32, bool) {
-        let want = CreditWant {
+    fn want(all_or_none: &[u32], up_to: u32) -> CreditWant {
+        CreditWant {
             owner: CreditOwner::Key(KeyId::random().unwrap()),
-            at_least,
+            all_or_none: all_or_none.to_vec(),
+            up_to,
+            spent: 0,
+            held: 0,
+            epoch: 0,
+        }
+    }
+
+    /// Draws for a request that takes what is left.
+    fn draw(credits: &mut Credits, up_to: u32, spent: u32, held: u32) -> (u32, bool) {
+        let want = CreditWant {
             spent,
             held,
             epoch: credits.epoch,
+            ..want(&[], up_to)
         };
         let grant = credits.draw(&want, SystemTime::UNIX_EPOCH);
-        (grant.amount, grant.more)
+        (grant.amount, grant.left > 0)
+    }
+
+    #[test]
+    fn what_cannot_be_paid_is_not_drawn_and_holds_up_nothing() {
+        for (all_or_none, up_to, held, amount) in [
+            (&[5000][..], 0, 0, 0),
+            (&[5000], 0, 10, 0),
+            (&[1010], 0, 10, 1000),
+            (&[1011], 0, 10, 0),
+            (&[1000], 0, 0, 1000),
+            (&[300, 5000, 20], 0, 0, 320),
+            (&[700, 400, 300], 0, 0, 1000),
+            (&[400, 700, 300], 0, 0, 700),
+            (&[u32::MAX, u32::MAX, 1], 0, 0, 1),
+            (&[], 5000, 0, 1000),
+            (&[5000], 300, 0, 300),
+            (&[900], 5000, 0, 1000),
+        ] {
+            let want = CreditWant {
+                held,
+                ..want(all_or_none, up_to)
+            };
+            let mut credits = Credits::new(1000);
+            let grant = credits.draw(&want, SystemTime::UNIX_EPOCH);
+            assert_eq!(grant.amount, amount, "{want:?}");
+            assert_eq!(
+                (credits.left, grant.left),
+                (1000 - u64::from(amount), credits.left)
+            );
+            let kept = if amount == 0 { held } else { 0 };
+            assert_eq!(want.held_after(&grant), kept, "{want:?}");
+        }
     }
 
     #[test]
     fn credits_of_a_replaced_balance_are_no_longer_held() {
         let want = CreditWant {
-            owner: CreditOwner::Key(KeyId::random().unwrap()),
-            at_least: 1,
             spent: 500,
             held: 4,
             epoch: 1,
+            ..want(&[1], 0)
         };
         let mut credits = Credits {
             epoch: 2,
@@ -512,18 +569,27 @@ mod tests {
         #[test]
         fn draws_create_no_credits_and_hold_at_most_one_percent(
             left in 0_u64..20_000,
-            steps in vec((0_u32..3, 0_u32..1000, 0_u32..=100), 1..100),
+            steps in vec((vec(0_u32..9000, 0..4), 0_u32..3, 0_u32..1000, 0_u32..=100), 1..100),
         ) {
             let (mut credits, mut held) = (Credits::new(left), 0);
-            for (at_least, spent, percent) in steps {
+            for (all_or_none, up_to, spent, percent) in steps {
                 let before = credits.left + u64::from(held);
-                let (amount, _) = draw(&mut credits, at_least, spent, held);
-                held += amount;
-                prop_assert_eq!(credits.left + u64::from(held), before);
-                held = held.saturating_sub(at_least);
+                let want = CreditWant { spent, held, ..want(&all_or_none, up_to) };
+                let grant = credits.draw(&want, SystemTime::UNIX_EPOCH);
+                prop_assert_eq!(credits.left + u64::from(held + grant.amount), before);
+                let after = want.held_after(&grant);
+                let paid = held + grant.amount - after;
+                // What is paid is the sum of some requests, and a request that is not cannot be.
+                let wanted: u32 = all_or_none.iter().sum();
+                prop_assert!(paid <= wanted + up_to);
+                if let Some(least) = all_or_none.iter().min() && u64::from(*least) <= before {
+                    prop_assert!(paid >= *least);
+                } else {
+                    prop_assert_eq!(u64::from(paid), before.min(up_to.into()));
+                }
                 let most = u64::from(spent).min(before / 100);
-                prop_assert!(amount <= at_least || u64::from(held) <= most);
-                held -= held * percent / 100;
+                prop_assert!(grant.amount <= paid || u64::from(after) <= most);
+                held = after - after * percent / 100;
             }
         }
     }
@@ -584,11 +650,10 @@ mod tests {
                 } else {
                     // A clock that is ahead of all clocks before it reaches boundaries.
                     let want = CreditWant {
-                        owner: CreditOwner::Key(KeyId::random().unwrap()),
-                        at_least: amount,
                         spent: amount * 5,
                         held: process.held,
                         epoch: process.epoch,
+                        ..want(&[], amount)
                     };
                     let now = at(hours);
                     let grant = credits.draw(&want, now);

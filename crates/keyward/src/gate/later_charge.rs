@@ -74,9 +74,8 @@ impl Principal {
     /// given back by a refund.
     ///
     /// It waits only if this process has too few credits and has to draw some from the store. If the
-    /// future is dropped before it is ready, nothing is charged. To find out that too few are left, it
-    /// draws all of them and returns them at once. Meanwhile other processes find the balance empty, and
-    /// refuse requests for up to a second.
+    /// future is dropped before it is ready, nothing is charged. A charge that the balance does not
+    /// cover draws nothing, so other requests can spend what is left.
     ///
     /// ```
     /// use keyward::denial::ErrorCode;

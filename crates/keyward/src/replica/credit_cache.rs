@@ -1,5 +1,6 @@
 //! Credits that this process has drawn from the store.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::mem;
 use std::pin::Pin;
@@ -17,7 +18,8 @@ use crate::replica::replica::WeakReplica;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
-/// The time for which a balance is assumed to be empty. Credits may be returned or added meanwhile.
+/// The time for which a balance is assumed to have no more credits than after the last draw. Credits
+/// may be returned or added meanwhile.
 const BELIEF: Duration = Duration::from_secs(1);
 
 /// The period whose spending determines how many credits are drawn ahead.
@@ -33,15 +35,16 @@ pub(crate) struct CreditCache {
     /// The time of the next refill, in nanoseconds since the Unix epoch.
     refill_at: AtomicU64,
     shown: Shown,
-    /// The time until which the balance is assumed to be empty, in nanoseconds of the boot clock.
-    empty_until: AtomicU64,
-    /// The most that was held before some of it was returned, since the last grant. The balance is
-    /// not assumed to be empty for requests of up to this cost.
-    returned: AtomicU32,
+    /// The number of credits in the store after the last draw, as far as this process knows.
+    stored: AtomicU64,
+    /// The time until which `stored` is assumed to be true, in nanoseconds of the boot clock.
+    stored_until: AtomicU64,
     /// The number of credits that may be held ahead of waiting requests.
     ahead: AtomicU32,
-    /// The number of credits that waiting requests need.
+    /// The number of credits that waiting requests need: the sum of `waits`.
     wanted: AtomicU64,
+    /// The costs of waiting requests, oldest first.
+    waits: Mutex<BTreeMap<u64, Amount>>,
     /// True if the store was asked and has not responded.
     asked: AtomicBool,
     /// True if the store was notified of the excess and has not taken it.
@@ -60,8 +63,6 @@ pub(crate) struct CreditCache {
 /// What is only shown: it decides nothing, so loom need not try it in every order.
 #[derive(Default)]
 struct Shown {
-    /// The number of credits in the store after the last draw, as far as this process knows.
-    stored: ShownNumber,
     /// The soft limit; zero if there is none.
     warn_below: ShownNumber,
     /// The credits of a period of the calendar, and its length in seconds; zero without a schedule.
@@ -161,7 +162,7 @@ impl Amount {
 /// The reason for not spending credits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotSpent {
-    /// No credits are left.
+    /// Too few credits are left.
     Exhausted,
     /// The store has to be asked.
     Ask,
@@ -175,10 +176,11 @@ impl CreditCache {
             granted: AtomicU32::new(0),
             refill_at: AtomicU64::new(u64::MAX),
             shown: Shown::default(),
-            empty_until: AtomicU64::new(0),
-            returned: AtomicU32::new(0),
+            stored: AtomicU64::new(0),
+            stored_until: AtomicU64::new(0),
             ahead: AtomicU32::new(0),
             wanted: AtomicU64::new(0),
+            waits: Mutex::default(),
             asked: AtomicBool::new(false),
             is_excess_told: AtomicBool::new(false),
             replica: OnceLock::new(),
@@ -229,31 +231,30 @@ impl CreditCache {
                     amount,
                 })
             }
-            Err(held) if self.is_known_empty(held, amount, epoch, replica) => {
-                Err(NotSpent::Exhausted)
-            }
+            Err(_) if self.is_too_little(amount, epoch, replica) => Err(NotSpent::Exhausted),
             Err(_) => Err(NotSpent::Ask),
         }
     }
 
     /// Returns whether a request would be refused, as far as this process knows.
     pub(crate) fn would_refuse(&self, amount: u32, epoch: u32, replica: &Replica) -> bool {
-        let held = self.held.load(Ordering::Acquire);
-        !self.is_refill_due(replica) && self.is_known_empty(held, amount, epoch, replica)
+        !self.is_refill_due(replica) && self.is_too_little(amount, epoch, replica)
     }
 
     fn is_refill_due(&self, replica: &Replica) -> bool {
         nanos(replica.clock().unix()) >= self.refill_at.load(Ordering::Acquire)
     }
 
-    /// Returns whether the held credits are too few and the store presumably has none.
-    fn is_known_empty(&self, held: u64, amount: u32, epoch: u32, replica: &Replica) -> bool {
-        let (own, left) = parts(held);
-        let now = nanos(replica.clock().boot());
+    /// Returns whether the held credits and those in the store are presumably too few.
+    fn is_too_little(&self, amount: u32, epoch: u32, replica: &Replica) -> bool {
+        let until = self.stored_until.load(Ordering::Acquire);
+        let stored = self.stored.load(Ordering::Acquire);
+        let (own, held) = parts(self.held.load(Ordering::Acquire));
         own >= epoch
-            && left < amount
-            && now < self.empty_until.load(Ordering::Acquire)
-            && self.returned.load(Ordering::Acquire) < amount
+            && stored.saturating_add(held.into()) < amount.into()
+            && nanos(replica.clock().boot()) < until
+            // The two numbers are of one moment: no credits have come or been returned in between.
+            && self.stored_until.load(Ordering::Acquire) == until
     }
 
     /// Spends credits after drawing them from the store. The error is `Ask` if the store cannot
@@ -266,24 +267,18 @@ impl CreditCache {
     ) -> Result<Spent, NotSpent> {
         let most = amount.most();
         let mut spent = self.spend(most, epoch, &replica);
-        if matches!(
-            (amount, &spent),
-            (Amount::UpTo(_), Err(NotSpent::Exhausted))
-        ) {
-            // A balance with too few credits for a request is assumed to be empty.
-            spent = Err(NotSpent::Ask);
-        }
-        let _waits = Waits::new(&self, most);
+        let _waits = Waits::new(&self, amount);
+        let (mut has_asked, mut seen) = (false, None);
         loop {
-            match spent {
-                Ok(_) => return spent,
-                Err(NotSpent::Ask) => {}
-                Err(NotSpent::Exhausted) => {
-                    return match amount {
-                        Amount::All(_) => spent,
-                        Amount::UpTo(most) => Ok(self.spend_rest(most, epoch)),
-                    };
+            match (&spent, amount) {
+                (Ok(_), _) | (Err(NotSpent::Exhausted), Amount::All(_)) => return spent,
+                // All that the store had is held.
+                (Err(NotSpent::Exhausted), Amount::UpTo(_))
+                    if has_asked && self.stored.load(Ordering::Acquire) == 0 =>
+                {
+                    return Ok(self.spend_rest(most, epoch));
                 }
+                (Err(_), _) => has_asked = true,
             }
             let answer = Answer {
                 answers: self.answers.load(Ordering::Acquire),
@@ -298,6 +293,15 @@ impl CreditCache {
             // The store decides when a refill is due: its clock may be behind, and asking
             // repeatedly would drain the balance.
             spent = self.spend_held(most, epoch, &replica);
+            let stored = self.stored.load(Ordering::Acquire);
+            let left = (stored, self.held.load(Ordering::Acquire));
+            if matches!(
+                (amount, &spent),
+                (Amount::All(_), Err(NotSpent::Ask)) if seen.replace(left) == Some(left)
+            ) {
+                // The store gave nothing more: what is held is for requests that came earlier.
+                return Err(NotSpent::Exhausted);
+            }
         }
     }
 
@@ -355,6 +359,10 @@ impl CreditCache {
         u32::try_from(self.wanted.load(Ordering::Acquire)).unwrap_or(u32::MAX)
     }
 
+    fn waits(&self) -> MutexGuard<'_, BTreeMap<u64, Amount>> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes excess credits, if more are held than allowed.
     pub(crate) fn take_excess(&self, now: Duration) -> Option<Unspent> {
         // This comes first and is a read-modify-write: a thread that added credits and found the
@@ -367,9 +375,17 @@ impl CreditCache {
     /// Returns the request to the store.
     pub(crate) fn take_want(&self, now: Duration) -> CreditWant {
         let (epoch, held) = parts(self.held.load(Ordering::Acquire));
+        let (mut all_or_none, mut up_to) = (Vec::new(), 0_u32);
+        for amount in self.waits().values() {
+            match *amount {
+                Amount::All(cost) => all_or_none.push(cost),
+                Amount::UpTo(most) => up_to = up_to.saturating_add(most),
+            }
+        }
         CreditWant {
             owner: self.owner.clone(),
-            at_least: self.wanted(),
+            all_or_none,
+            up_to,
             spent: self.spent_lately(now),
             held,
             epoch,
@@ -400,11 +416,8 @@ impl CreditCache {
     /// Returns what is known of the balance; `None` before the first draw.
     pub(crate) fn status(&self) -> Option<CreditStatus> {
         let (epoch, held) = parts(self.held.load(Ordering::Acquire));
-        let left = self
-            .shown
-            .stored
-            .load(Ordering::Acquire)
-            .saturating_add(held.into());
+        let stored = self.stored.load(Ordering::Acquire);
+        let left = stored.saturating_add(held.into());
         (epoch > 0).then(|| CreditStatus {
             left,
             is_low: left < self.shown.warn_below.load(Ordering::Acquire),
@@ -473,8 +486,8 @@ impl CreditCache {
     /// Adds the credits of a grant. The caller wakes the requests that wait for it.
     pub(crate) fn take_in_without_waking(&self, grant: &CreditGrant, now: Duration) {
         let refill_at = grant.refill_at.map(|at| nanos(unix_time(at)));
+        self.doubt();
         self.granted.store(grant.amount, Ordering::Relaxed);
-        self.shown.stored.store(grant.left, Ordering::Release);
         self.shown
             .warn_below
             .store(grant.warn_below, Ordering::Release);
@@ -497,11 +510,11 @@ impl CreditCache {
         if own != grant.epoch {
             self.given.fetch_sub(left.into(), done);
         }
-        self.returned.store(0, Ordering::Release);
-        let believed = if grant.more { 0 } else { nanos(now + BELIEF) };
-        self.empty_until.store(believed, Ordering::Release);
+        self.stored.store(grant.left, Ordering::Release);
         self.refill_at
             .store(refill_at.unwrap_or(u64::MAX), Ordering::Release);
+        self.stored_until
+            .store(nanos(now + BELIEF), Ordering::Release);
         self.has_answered();
         self.answers.fetch_add(1, Ordering::AcqRel);
     }
@@ -519,9 +532,9 @@ impl CreditCache {
         self.wake_all();
     }
 
-    /// Reports that the balance may have changed: it is no longer assumed to be empty.
+    /// Reports that the balance may have changed: nothing is assumed about it any longer.
     pub(crate) fn doubt(&self) {
-        self.empty_until.store(0, Ordering::Release);
+        self.stored_until.store(0, Ordering::Release);
     }
 
     /// Takes held credits. Without `all`, takes only those that are not needed.
@@ -541,13 +554,15 @@ impl CreditCache {
         let (read, done) = (Ordering::Acquire, Ordering::AcqRel);
         let taken = self.held.fetch_update(done, read, |held| {
             let (epoch, left) = parts(held);
-            (left > kept(left)).then(|| joined(epoch, kept(left)))
+            (left > kept(left)).then(|| {
+                self.doubt();
+                joined(epoch, kept(left))
+            })
         });
         let (epoch, left) = parts(taken.ok()?);
         let taken = left - kept(left);
         self.given.fetch_sub(taken.into(), done);
-        self.shown.stored.fetch_add(taken.into(), done);
-        self.returned.fetch_max(left, done);
+        self.stored.fetch_add(taken.into(), done);
         Some(self.unspent(epoch, taken))
     }
 
@@ -583,27 +598,34 @@ impl fmt::Debug for CreditCache {
 /// The credits that a request waits for, until it continues or is dropped.
 struct Waits<'a> {
     credit_cache: &'a Arc<CreditCache>,
-    amount: u64,
+    number: u64,
+    most: u32,
 }
 
 impl<'a> Waits<'a> {
-    fn new(credit_cache: &'a Arc<CreditCache>, amount: u32) -> Self {
-        let amount = u64::from(amount);
-        credit_cache.wanted.fetch_add(amount, Ordering::AcqRel);
+    fn new(credit_cache: &'a Arc<CreditCache>, amount: Amount) -> Self {
+        let most = amount.most();
+        credit_cache.wanted.fetch_add(most.into(), Ordering::AcqRel);
+        let mut waits = credit_cache.waits();
+        let number = waits.last_key_value().map_or(0, |(last, _)| last + 1);
+        waits.insert(number, amount);
         Self {
             credit_cache,
-            amount,
+            number,
+            most,
         }
     }
 }
 
 impl Drop for Waits<'_> {
     fn drop(&mut self) {
-        self.credit_cache
+        let credit_cache = self.credit_cache;
+        credit_cache.waits().remove(&self.number);
+        credit_cache
             .wanted
-            .fetch_sub(self.amount, Ordering::AcqRel);
+            .fetch_sub(self.most.into(), Ordering::AcqRel);
         // The credits drawn for a dropped request are excess.
-        self.credit_cache.tell_excess();
+        credit_cache.tell_excess();
     }
 }
 
@@ -641,24 +663,26 @@ fn joined(epoch: u32, left: u32) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
+    use crate::credits::Credits;
     use crate::ids::AccountId;
 
     pub(super) fn credit_cache(amount: u32) -> Arc<CreditCache> {
         let credit_cache = Arc::new(CreditCache::new(AccountId::parse("acme").unwrap().into()));
-        credit_cache.take_in(&grant(amount, true), Duration::ZERO);
+        credit_cache.take_in(&grant(amount, 1), Duration::ZERO);
         credit_cache
     }
 
-    pub(super) fn grant(amount: u32, more: bool) -> CreditGrant {
+    pub(super) fn grant(amount: u32, left: u64) -> CreditGrant {
         CreditGrant {
             owner: AccountId::parse("acme").unwrap().into(),
             amount,
             epoch: 1,
-            more,
             ahead: u32::MAX,
             refill_at: None,
-            left: u64::from(more),
+            left,
             warn_below: 0,
             period: None,
         }
@@ -678,7 +702,7 @@ mod tests {
             replica.take_wanted().len()
         };
         assert_eq!([asked(74), asked(1), asked(1), asked(1)], [0, 0, 1, 0]);
-        credit_cache.take_in(&grant(100, true), Duration::ZERO);
+        credit_cache.take_in(&grant(100, 1), Duration::ZERO);
         assert_eq!([asked(23 + 75), asked(1)], [0, 1]);
     }
 
@@ -686,14 +710,14 @@ mod tests {
     fn credits_are_drawn_ahead_by_the_spending_of_the_last_second() {
         let (replica, credit_cache) = (replica(), credit_cache(0));
         let millis = Duration::from_millis;
-        let mut credits = crate::credits::Credits::new(1_000_000);
+        let mut credits = Credits::new(1_000_000);
         credits.epoch = 1;
         let mut at = Duration::from_secs(100);
         // Sends one request more than there are held credits, and returns how many are then drawn.
         let mut next = |later| {
             at += later;
             while credit_cache.spend(1, 1, &replica).is_ok() {}
-            let _waits = Waits::new(&credit_cache, 1);
+            let _waits = Waits::new(&credit_cache, Amount::All(1));
             let grant = credits.draw(&credit_cache.take_want(at), SystemTime::UNIX_EPOCH);
             credit_cache.take_in(&grant, Duration::ZERO);
             credit_cache.spend(1, 1, &replica).unwrap();
@@ -720,12 +744,12 @@ mod tests {
     }
 
     #[test]
-    fn a_balance_is_assumed_to_be_empty_for_one_second() {
+    fn a_balance_is_assumed_to_be_too_small_for_one_second() {
         let replica = replica();
         let now = || replica.clock().boot();
-        for (more, answer) in [(true, NotSpent::Ask), (false, NotSpent::Exhausted)] {
+        for (left, answer) in [(1, NotSpent::Ask), (0, NotSpent::Exhausted)] {
             let credit_cache = credit_cache(1);
-            credit_cache.take_in(&grant(0, more), now());
+            credit_cache.take_in(&grant(0, left), now());
             assert_eq!(credit_cache.spend(2, 1, &replica).unwrap_err(), answer);
             // Nothing is known about a later balance.
             assert_eq!(
@@ -738,7 +762,7 @@ mod tests {
                 credit_cache.spend(2, 1, &replica).unwrap_err(),
                 NotSpent::Ask
             );
-            credit_cache.take_in(&grant(0, more), now().saturating_sub(BELIEF));
+            credit_cache.take_in(&grant(0, left), now().saturating_sub(BELIEF));
             assert_eq!(
                 credit_cache.spend(2, 1, &replica).unwrap_err(),
                 NotSpent::Ask
@@ -751,25 +775,16 @@ mod tests {
         let replica = replica();
         let now = || replica.clock().boot();
         let credit_cache = credit_cache(0);
-        credit_cache.take_in(&grant(2, false), now());
-        assert_eq!(
-            credit_cache.spend(3, 1, &replica).unwrap_err(),
-            NotSpent::Exhausted
-        );
+        let spend = |amount| credit_cache.spend(amount, 1, &replica).unwrap_err();
+        credit_cache.take_in(&grant(2, 0), now());
+        assert_eq!(spend(3), NotSpent::Exhausted);
         assert_eq!(credit_cache.take_unspent(true, now()).unwrap().amount, 2);
-        assert_eq!(
-            credit_cache.spend(3, 1, &replica).unwrap_err(),
-            NotSpent::Exhausted
-        );
-        assert_eq!(
-            credit_cache.spend(2, 1, &replica).unwrap_err(),
-            NotSpent::Ask
-        );
-        credit_cache.take_in(&grant(0, false), now());
-        assert_eq!(
-            credit_cache.spend(2, 1, &replica).unwrap_err(),
-            NotSpent::Exhausted
-        );
+        assert_eq!(spend(2), NotSpent::Ask);
+        credit_cache.take_in(&grant(0, 2), now());
+        assert_eq!(spend(3), NotSpent::Exhausted);
+        assert_eq!(spend(2), NotSpent::Ask);
+        credit_cache.take_in(&grant(0, 1), now());
+        assert_eq!(spend(2), NotSpent::Exhausted);
     }
 
     #[test]
@@ -784,14 +799,14 @@ mod tests {
         assert!(credit_cache.first_to_ask(&replica));
         let grant = CreditGrant {
             ahead: 10,
-            ..grant(100, true)
+            ..grant(100, 1)
         };
         credit_cache.take_in(&grant, Duration::ZERO);
         let spent: Vec<_> = (0..70)
             .map(|_| credit_cache.spend(1, 1, &replica).unwrap())
             .collect();
         // Twenty are for a waiting request and no excess.
-        let waits = Waits::new(&credit_cache, 20);
+        let waits = Waits::new(&credit_cache, Amount::All(20));
         told.store(0, Ordering::Release);
         for mut one in spent {
             one.give_back();
@@ -811,6 +826,63 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_costs_more_than_is_left_is_refused_after_one_answer() {
+        let (replica, credit_cache) = (replica(), credit_cache(0));
+        let mut credits = Credits::new(1000);
+        credits.epoch = 1;
+        let context = &mut Context::from_waker(Waker::noop());
+        let amounts = [Amount::All(600), Amount::UpTo(500), Amount::All(1001)];
+        let mut waiting = amounts
+            .map(|amount| Box::pin(Arc::clone(&credit_cache).fetch(amount, 1, replica.clone())));
+        for one in &mut waiting {
+            assert!(one.as_mut().poll(context).is_pending());
+        }
+        let [want] = &replica.take_wanted()[..] else {
+            panic!("one balance")
+        };
+        let grant = credits.draw(want, SystemTime::UNIX_EPOCH);
+        assert_eq!((grant.amount, credits.left), (1000, 0));
+        credit_cache.take_in(&grant, replica.clock().boot());
+        let paid = waiting
+            .each_mut()
+            .map(|one| match one.as_mut().poll(context) {
+                Poll::Ready(paid) => paid.map(|spent| spent.amount()),
+                Poll::Pending => panic!("answered"),
+            });
+        assert_eq!(paid, [Ok(600), Ok(400), Err(NotSpent::Exhausted)]);
+        // The next one is refused by this process alone.
+        let next = Arc::clone(&credit_cache).fetch(Amount::All(1), 1, replica.clone());
+        let Poll::Ready(Err(NotSpent::Exhausted)) = pin!(next).poll(context) else {
+            panic!("refused at once")
+        };
+        assert!(replica.take_wanted().is_empty());
+    }
+
+    #[test]
+    fn a_request_does_not_ask_forever_for_credits_that_an_earlier_one_gets() {
+        let (replica, credit_cache) = (Replica::new(), credit_cache(0));
+        let mut credits = Credits::new(2);
+        credits.epoch = 1;
+        let (store, credits) = (Arc::clone(&credit_cache), Mutex::new(credits));
+        replica.on_demand(move |replica| {
+            for want in replica.take_wanted() {
+                let grant = credits.lock().unwrap().draw(&want, SystemTime::UNIX_EPOCH);
+                store.take_in(&grant, replica.clock().boot());
+            }
+            true
+        });
+        // It waits, and is not polled any more.
+        let earlier = Waits::new(&credit_cache, Amount::All(1));
+        let fetch = |amount| {
+            let fetched = Arc::clone(&credit_cache).fetch(Amount::All(amount), 1, replica.clone());
+            crate::testing::block_on(fetched).map(|spent| spent.amount())
+        };
+        assert_eq!(fetch(2), Err(NotSpent::Exhausted));
+        drop(earlier);
+        assert_eq!(fetch(1), Ok(1));
+    }
+
+    #[test]
     fn the_store_is_asked_once_for_the_credits_of_all_waiting_requests() {
         let (replica, credit_cache) = (replica(), credit_cache(0));
         let context = &mut Context::from_waker(Waker::noop());
@@ -825,15 +897,15 @@ mod tests {
         let wanted = |replica: &Replica| {
             let wants = replica.take_wanted().into_iter();
             wants
-                .map(|want| want.at_least - want.held)
+                .map(|want| (want.all_or_none, want.held))
                 .collect::<Vec<_>>()
         };
-        assert_eq!(wanted(&replica), [543]);
+        assert_eq!(wanted(&replica), [(vec![3, 40, 500], 0)]);
         assert!(waiting[0].as_mut().poll(context).is_pending());
-        credit_cache.take_in(&grant(43, true), Duration::ZERO);
+        credit_cache.take_in(&grant(43, 460), Duration::ZERO);
         assert!(waiting[0].as_mut().poll(context).is_ready());
         assert!(waiting[2].as_mut().poll(context).is_pending());
-        assert_eq!(wanted(&replica), [500], "what is left to be had");
+        assert_eq!(wanted(&replica), [(vec![40, 500], 40)]);
         credit_cache.fail();
         assert!(waiting[2].as_mut().poll(context).is_ready());
         assert!(waiting[1].as_mut().poll(context).is_ready());
@@ -855,7 +927,8 @@ mod every_order {
             let store = Arc::clone(&credit_cache);
             replica.on_demand(move |replica| {
                 for want in replica.take_wanted() {
-                    store.take_in(&grant(want.at_least, true), Duration::ZERO);
+                    let cost = want.all_or_none.iter().sum();
+                    store.take_in(&grant(cost, 1), Duration::ZERO);
                 }
                 true
             });
@@ -893,7 +966,7 @@ mod every_order {
                         .map_or(0, |unspent| unspent.amount)
                 })
             };
-            credit_cache.take_in(&grant(3, true), Duration::ZERO);
+            credit_cache.take_in(&grant(3, 1), Duration::ZERO);
             let gone = spender.join().unwrap() + closer.join().unwrap();
             assert_eq!(gone + parts(credit_cache.held.load(Ordering::Acquire)).1, 5);
         });
@@ -914,7 +987,7 @@ mod every_order {
             assert!(credit_cache.first_to_ask(&replica));
             let two = CreditGrant {
                 ahead: 0,
-                ..grant(2, true)
+                ..grant(2, 1)
             };
             credit_cache.take_in(&two, Duration::ZERO);
             let [mut one, mut other] =

@@ -384,7 +384,7 @@ impl Replica {
     /// use keyward::replica::Replica;
     ///
     /// let (replica, owner) = (Replica::new(), AccountId::parse("acme")?.into());
-    /// let want = CreditWant { owner, at_least: 1, spent: 0, held: 0, epoch: 0 };
+    /// let want = CreditWant { owner, all_or_none: vec![1], up_to: 0, spent: 0, held: 0, epoch: 0 };
     /// let grant = Credits::new(1000).draw(&want, std::time::SystemTime::now());
     /// let wake = replica.grant_deferred(&grant);
     /// drop(wake);

@@ -9,7 +9,7 @@ use crate::admin::{Actor, KeyAdmin};
 use crate::credits::{CreditOwner, Credits};
 use crate::denial::DenialKind;
 use crate::environment::Environment;
-use crate::gate::{Gate, Requirement, Verdict};
+use crate::gate::{Access, Admitted, Gate, Principal, Requirement, Verdict};
 use crate::ids::{AccountId, KeyId};
 use crate::key::{ApiKey, KeyFormat, Peppers};
 use crate::record::{Account, KeyRecord};
@@ -109,11 +109,28 @@ pub fn ask_gate(
 
 /// Returns the decision of a gate.
 pub fn ask_with(gate: &Gate, key: &ApiKey) -> Result<(), DenialKind> {
-    let request = TestRequest::get().key(key.expose_secret());
-    match decided(gate.check(&request, &Arc::new(Requirement::new()), None)) {
+    match verdict(gate, key) {
         Verdict::Admit(_) => Ok(()),
         Verdict::Refuse(refusal) => Err(refusal.denial.unwrap().kind()),
     }
+}
+
+/// Returns the caller of a request that a gate admits.
+pub fn admit(store: &impl Store, key: &ApiKey) -> Principal {
+    let gate = Gate::builder_from_replica(store.replica(), &scheme()).max_staleness(Duration::ZERO);
+    let gate = gate.refresh_wait(Duration::from_secs(20)).build().unwrap();
+    match verdict(&gate, key) {
+        Verdict::Admit(Admitted {
+            access: Some(Access::Principal(principal)),
+            ..
+        }) => principal,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn verdict(gate: &Gate, key: &ApiKey) -> Verdict {
+    let request = TestRequest::get().key(key.expose_secret());
+    decided(gate.check(&request, &Arc::new(Requirement::new()), None))
 }
 
 /// Creates a key whose account has this many credits.

@@ -1,6 +1,10 @@
 //! The promises of stores that several processes share, such as a file or a server.
 
+use std::future::poll_fn;
+use std::mem;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +16,7 @@ use crate::record::{AuditAction, AuditEntry, KeyStatus};
 use crate::store::{ActiveKeys, AuditQuery, Commit, CreateToken, Store, StoreErrorKind};
 use crate::testing::block_on;
 use crate::testing::probe::{
-    add, ask, ask_often, ask_strictly, ask_with, commit, key, left, rich, scheme, spend_all,
+    add, admit, ask, ask_often, ask_strictly, ask_with, commit, key, left, rich, scheme, spend_all,
     stored, used, write,
 };
 use crate::testing::suites::Open;
@@ -28,6 +32,7 @@ macro_rules! __processes_promises {
             two_processes_do_not_both_take_the_last_place
             two_processes_that_digest_a_key_anew_agree
             processes_that_spend_one_balance_spend_it_once
+            a_charge_that_cannot_be_met_draws_no_credits
         }
     };
 }
@@ -189,4 +194,27 @@ fn processes_that_spend_one_balance_spend_it_once(open: Open<'_>) {
     let store = process(open);
     assert_eq!(spent + left(&store, &owner), 3000);
     assert_eq!(spend_all(&store, &key), 3000 - spent);
+}
+
+fn a_charge_that_cannot_be_met_draws_no_credits(open: Open<'_>) {
+    let (one, other) = (process(open), process(open));
+    let (owner, key) = rich(&one, 1000);
+    let caller = admit(&one, &key);
+    let mut charge = pin!(caller.charge(5000));
+    // The store has answered, and the request has not run yet.
+    let mut is_asked = false;
+    let early = block_on(poll_fn(|context| {
+        if mem::replace(&mut is_asked, true) {
+            return Poll::Ready(None);
+        }
+        charge.as_mut().poll(context).map(Some)
+    }));
+    assert_eq!(left(&other, &owner), 999);
+    assert_eq!(ask_strictly(&other, &key), Ok(()));
+    let charged = block_on(admit(&other, &key).charge(900));
+    assert_eq!(charged.map_err(|error| error.kind()), Ok(()));
+    let refused = early.unwrap_or_else(|| block_on(charge)).unwrap_err();
+    assert_eq!(refused.kind(), DenialKind::CreditsExhausted);
+    drop((one, other));
+    assert_eq!(left(&process(open), &owner), 97);
 }
