@@ -38,6 +38,13 @@ impl Moment {
         Duration::from_nanos(self.unix)
     }
 
+    /// Returns the time since this moment by the clock that went further; `None` before the first poll.
+    pub(crate) fn age(self, now: Self) -> Option<Duration> {
+        let boot = now.boot.saturating_sub(self.boot);
+        let unix = now.unix.saturating_sub(self.unix);
+        (self.boot != 0).then(|| Duration::from_nanos(boot.max(unix)))
+    }
+
     /// Returns whether this moment is too long ago. After a virtual machine was suspended, only the
     /// time of day may have jumped, so that clock counts too, with a tolerance of one second for
     /// its corrections.

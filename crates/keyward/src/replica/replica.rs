@@ -4,7 +4,7 @@ use std::fmt;
 use std::iter;
 use std::mem;
 use std::sync::{Arc, OnceLock, PoisonError, Weak};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::clock::{Clock, SystemClock};
 use crate::credits::{CreditGrant, CreditOwner, CreditWant, Unspent};
@@ -183,6 +183,25 @@ impl Replica {
             feed.revision = None;
         }
         Poll::new(self, asked, feed.revision)
+    }
+
+    /// Returns how old the memory is: every change made before that is known to this process.
+    ///
+    /// A gate whose `max_staleness` is smaller refuses requests with 503. `None` means that the keys were
+    /// not read yet. It is meant for health checks and metrics.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use keyward::replica::Replica;
+    /// use keyward::{MemoryStore, Store};
+    ///
+    /// assert_eq!(Replica::new().staleness(), None);
+    /// assert_eq!(MemoryStore::new().replica().staleness(), Some(Duration::ZERO)); // always
+    /// ```
+    #[must_use]
+    pub fn staleness(&self) -> Option<Duration> {
+        let fresh_as_of = self.inner.freshness.get();
+        fresh_as_of.age(Moment::now(&*self.inner.clock))
     }
 
     /// Declares that nothing can change without the replica.
