@@ -301,10 +301,11 @@ impl Gate {
         }
         let limits = own.into_iter().chain(ceiling).flat_map(RateLimits::iter);
         let replica = &self.inner.replica;
-        let key_buckets = replica.usage_counter(entry).map(|usage_counter| {
-            usage_counter.key_buckets(&entry.account_state, entry.id, replica.clock())
-        });
-        let own = limits.filter_map(|limit| Some(key_buckets?.bucket(limit)));
+        let key_buckets = replica
+            .usage_counter(entry)
+            .map(|usage_counter| usage_counter.key_buckets(entry.id, replica.clock()));
+        let account = &entry.account_state.account;
+        let own = limits.filter_map(|limit| Some(key_buckets?.bucket(limit, account, environment)));
         let mut charge: Option<Charge> = None;
         for bucket in own.chain(shared.iter().cloned()) {
             if bucket.limit().max_burst() < cost {

@@ -291,11 +291,14 @@ pub(crate) struct Budget {
 }
 
 impl Plan {
-    fn of(account: &Account, key_buckets: &KeyBuckets, budget: Option<Budget>) -> Option<Self> {
-        let shared = account.shared_rate_limits.iter();
+    fn of(account: &Account, state: &AccountState, budget: Option<Budget>) -> Option<Self> {
+        let bucket = |limit| {
+            let environment = state.environment;
+            state.key_buckets.bucket(limit, &state.account, environment)
+        };
         let plan = Self {
             rate_limits: account.rate_limits.clone(),
-            shared: shared.map(|limit| key_buckets.bucket(limit)).collect(),
+            shared: account.shared_rate_limits.iter().map(bucket).collect(),
             budget,
         };
         let says_something =
@@ -345,7 +348,7 @@ impl AccountState {
         let epoch = account.map_or(GONE, |account| account.epoch(self.environment));
         let active = account.is_some_and(|account| account.status == AccountStatus::Active);
         let access = account.is_some_and(|account| account.api_access);
-        let plan = account.and_then(|account| Plan::of(account, &self.key_buckets, budget));
+        let plan = account.and_then(|account| Plan::of(account, self, budget));
         let has_plan = plan.is_some();
         self.plan.store(plan.map(Arc::new));
         self.has_plan.store(has_plan, Ordering::Release);

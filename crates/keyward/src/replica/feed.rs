@@ -12,7 +12,6 @@ use crate::credits::CreditOwner;
 use crate::environment::Environment;
 use crate::ids::{AccountId, KeyId};
 use crate::key::digest::DigestBytes;
-use crate::limit::BucketOwner;
 use crate::record::{Account, KeyRecord};
 use crate::replica::cached_key::{AccountState, Budget, CachedKey, Grant};
 use crate::replica::credit_cache::CreditCache;
@@ -136,10 +135,7 @@ impl Feed {
             .iter()
             .find(|account_state| account_state.environment == environment);
         let key_buckets = sibling.map_or_else(
-            || {
-                let owner = BucketOwner::Account(id.clone(), environment);
-                Arc::new(KeyBuckets::new(owner, Arc::clone(clock)))
-            },
+            || Arc::new(KeyBuckets::of_account(Arc::clone(clock))),
             |sibling| Arc::clone(&sibling.key_buckets),
         );
         let account_state =

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 
 use crate::clock::Clock;
+use crate::environment::Environment;
+use crate::ids::{AccountId, KeyId};
 use crate::limit::bucket::nanos;
 use crate::limit::{Bucket, BucketOwner, RateLimit};
 
@@ -14,29 +16,48 @@ use crate::limit::{Bucket, BucketOwner, RateLimit};
 /// A changed limit gets a new, full bucket. An unchanged limit keeps its level, whatever else
 /// changes.
 pub(crate) struct KeyBuckets {
-    owner: BucketOwner,
+    /// The first key of the rotation chain that owns them; `None` if the account does.
+    key: Option<KeyId>,
     clock: Arc<dyn Clock>,
     buckets: ArcSwapOption<Vec<Arc<Bucket>>>,
 }
 
 impl KeyBuckets {
-    pub(crate) fn new(owner: BucketOwner, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn of_account(clock: Arc<dyn Clock>) -> Self {
+        Self::of(None, clock)
+    }
+
+    pub(crate) fn of_key(lineage: KeyId, clock: Arc<dyn Clock>) -> Self {
+        Self::of(Some(lineage), clock)
+    }
+
+    fn of(key: Option<KeyId>, clock: Arc<dyn Clock>) -> Self {
         Self {
-            owner,
+            key,
             clock,
             buckets: ArcSwapOption::empty(),
         }
     }
 
-    /// Returns the bucket of a limit.
-    pub(crate) fn bucket(&self, limit: RateLimit) -> Arc<Bucket> {
+    /// Returns the bucket of a limit. The account and environment are those of the owner; they are
+    /// not kept here because every account in memory has such buckets.
+    pub(crate) fn bucket(
+        &self,
+        limit: RateLimit,
+        account: &AccountId,
+        environment: Environment,
+    ) -> Arc<Bucket> {
         if let Some(buckets) = &*self.buckets.load()
             && let Some(bucket) = find(buckets, limit)
         {
             return bucket;
         }
-        let (owner, clock) = (self.owner.clone(), Arc::clone(&self.clock));
-        let new = Arc::new(Bucket::new(owner, limit, clock));
+        let account = account.clone();
+        let owner = match self.key {
+            Some(key) => BucketOwner::Key(account, environment, key),
+            None => BucketOwner::Account(account, environment),
+        };
+        let new = Arc::new(Bucket::new(owner, limit, Arc::clone(&self.clock)));
         let now = nanos(self.clock.boot());
         self.buckets.rcu(|buckets| {
             let known = buckets.as_deref().map(Vec::as_slice).unwrap_or_default();
@@ -78,7 +99,7 @@ fn find(buckets: &[Arc<Bucket>], limit: RateLimit) -> Option<Arc<Bucket>> {
 impl fmt::Debug for KeyBuckets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyBuckets")
-            .field("owner", &self.owner)
+            .field("key", &self.key)
             .finish_non_exhaustive()
     }
 }
@@ -89,16 +110,14 @@ mod tests {
 
     use super::*;
     use crate::clock::ManualClock;
-    use crate::environment::Environment;
-    use crate::ids::{AccountId, KeyId};
 
     #[test]
     fn limits_that_change_repeatedly_take_bounded_memory() {
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(Duration::from_secs(100)));
         let now = nanos(clock.boot());
         let acme = AccountId::parse("acme").unwrap();
-        let owner = BucketOwner::Key(acme, Environment::LIVE, KeyId::random().unwrap());
-        let key_buckets = KeyBuckets::new(owner, Arc::clone(&clock));
+        let key_buckets = KeyBuckets::of_key(KeyId::random().unwrap(), Arc::clone(&clock));
+        let bucket_of = |limit| key_buckets.bucket(limit, &acme, Environment::LIVE);
         let held = || {
             key_buckets
                 .buckets
@@ -106,17 +125,17 @@ mod tests {
                 .as_ref()
                 .map_or(0, |all| all.len())
         };
-        let used = key_buckets.bucket(RateLimit::per_day(1));
+        let used = bucket_of(RateLimit::per_day(1));
         used.take(1, now).unwrap();
         for count in 1..=200 {
-            let bucket = key_buckets.bucket(RateLimit::per_minute(count));
-            assert!(Arc::ptr_eq(&bucket, &key_buckets.bucket(bucket.limit())));
+            let bucket = bucket_of(RateLimit::per_minute(count));
+            assert!(Arc::ptr_eq(&bucket, &bucket_of(bucket.limit())));
             assert!(held() <= MOST, "{}", held());
         }
         // Full buckets are dropped first.
-        assert!(Arc::ptr_eq(&used, &key_buckets.bucket(used.limit())));
+        assert!(Arc::ptr_eq(&used, &bucket_of(used.limit())));
         for count in 1..=200 {
-            let bucket = key_buckets.bucket(RateLimit::per_hour(count));
+            let bucket = bucket_of(RateLimit::per_hour(count));
             bucket.take(1, now).unwrap();
             assert!(held() <= MOST, "{}", held());
         }

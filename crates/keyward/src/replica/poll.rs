@@ -446,8 +446,7 @@ impl Poll {
         let unused = unused.into_iter().filter(|chained| !chained.is_revoked);
         for Chained { entry, lineage, .. } in used.into_iter().chain(unused) {
             if let Some(usage_counter) = replica.usage_counter(entry) {
-                let (state, clock) = (&entry.account_state, replica.clock());
-                let own = || Arc::clone(usage_counter.key_buckets(state, *lineage, clock));
+                let own = || Arc::clone(usage_counter.key_buckets(*lineage, replica.clock()));
                 usage_counter.share(feed.key_buckets(*lineage, own));
                 if entry.own_credits().is_some() {
                     usage_counter.give_credit_cache(feed.credit_cache(CreditOwner::Key(*lineage)));

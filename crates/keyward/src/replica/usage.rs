@@ -14,8 +14,6 @@ use crate::clock::Clock;
 use crate::ids::KeyId;
 use crate::key::KeyDigest;
 use crate::key::digest::DigestBytes;
-use crate::limit::BucketOwner;
-use crate::replica::cached_key::AccountState;
 use crate::replica::credit_cache::CreditCache;
 use crate::replica::feed::Doubling;
 use crate::replica::key_buckets::KeyBuckets;
@@ -279,16 +277,9 @@ impl UsageCounter {
 
     /// Returns the buckets of the key, creating them if necessary. A rotated key was given those of
     /// its predecessor.
-    pub(crate) fn key_buckets(
-        &self,
-        of: &AccountState,
-        lineage: KeyId,
-        clock: &Arc<dyn Clock>,
-    ) -> &Arc<KeyBuckets> {
-        self.key_buckets.get_or_init(|| {
-            let owner = BucketOwner::Key(of.account.clone(), of.environment, lineage);
-            Arc::new(KeyBuckets::new(owner, Arc::clone(clock)))
-        })
+    pub(crate) fn key_buckets(&self, lineage: KeyId, clock: &Arc<dyn Clock>) -> &Arc<KeyBuckets> {
+        self.key_buckets
+            .get_or_init(|| Arc::new(KeyBuckets::of_key(lineage, Arc::clone(clock))))
     }
 
     /// Returns the current digest of the key, if it was rehashed after its first use.

@@ -13,7 +13,7 @@ use crate::gate::principal::NO_GATE;
 use crate::gate::refund::RefundFlag;
 use crate::ids::{AccountId, KeyId};
 use crate::key::{KeyFormat, KeyKind, Peppers};
-use crate::limit::{BucketOwner, Quota};
+use crate::limit::Quota;
 use crate::record::{Account, KeyRecord, Metadata};
 use crate::replica::cached_key::{AccountState, Budget, CachedKey, Grant};
 use crate::replica::credit_cache::Amount;
@@ -195,8 +195,7 @@ impl TestPrincipal {
         record.created_by = self.created_by;
         record.scopes = Scopes::parse(&self.scopes).unwrap();
         let clock = Arc::new(ManualClock::at(unix_time(now)));
-        let owner = BucketOwner::Account(self.account.clone(), self.environment);
-        let buckets = Arc::new(KeyBuckets::new(owner, clock));
+        let buckets = Arc::new(KeyBuckets::of_account(clock));
         let account_state = AccountState::closed(self.account, self.environment, prefix, buckets);
         if let Some(left) = self.credits {
             let (account, budget) = with_credits(account_state.account.clone(), left);
