@@ -293,13 +293,17 @@ impl CreditCache {
             // The store decides when a refill is due: its clock may be behind, and asking
             // repeatedly would drain the balance.
             spent = self.spend_held(most, epoch, &replica);
-            let stored = self.stored.load(Ordering::Acquire);
-            let left = (stored, self.held.load(Ordering::Acquire));
-            if matches!(
-                (amount, &spent),
-                (Amount::All(_), Err(NotSpent::Ask)) if seen.replace(left) == Some(left)
-            ) {
-                // The store gave nothing more: what is held is for requests that came earlier.
+            let left = (
+                self.stored.load(Ordering::Acquire),
+                parts(self.held.load(Ordering::Acquire)),
+            );
+            let (stored, (_, held)) = left;
+            if matches!((amount, &spent), (Amount::All(_), Err(NotSpent::Ask)))
+                && stored.saturating_add(held.into()) < self.wanted.load(Ordering::Acquire)
+                && seen.replace(left) == Some(left)
+            {
+                // Not all can be paid, and the store gave nothing more: what is held is for requests
+                // that came earlier.
                 return Err(NotSpent::Exhausted);
             }
         }
@@ -880,6 +884,29 @@ mod tests {
         assert_eq!(fetch(2), Err(NotSpent::Exhausted));
         drop(earlier);
         assert_eq!(fetch(1), Ok(1));
+    }
+
+    #[test]
+    fn a_request_whose_credits_return_to_the_store_first_asks_again() {
+        let (replica, credit_cache) = (Replica::new(), credit_cache(0));
+        let mut credits = Credits::new(1000);
+        credits.epoch = 1;
+        let (store, balance) = (Arc::clone(&credit_cache), Mutex::new((credits, 0)));
+        replica.on_demand(move |replica| {
+            let now = replica.clock().boot();
+            for want in replica.take_wanted() {
+                let (credits, answers) = &mut *balance.lock().unwrap();
+                store.take_in(&credits.draw(&want, SystemTime::UNIX_EPOCH), now);
+                *answers += 1;
+                if *answers < 5 {
+                    credits.put_back(&store.take_unspent(true, now).unwrap());
+                }
+            }
+            true
+        });
+        let fetched = Arc::clone(&credit_cache).fetch(Amount::All(1), 1, replica.clone());
+        let spent = crate::testing::block_on(fetched);
+        assert_eq!(spent.map(|spent| spent.amount()), Ok(1));
     }
 
     #[test]
