@@ -27,6 +27,11 @@ GRANT SELECT, INSERT ON keyward.token, keyward.audit TO keyward_service;
 GRANT SELECT ON keyward.revoked_digest, keyward.key_revoked, keyward.tombstone TO keyward_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON keyward.credit, keyward.credit_held,
     keyward.usage, keyward.usage_key, keyward.usage_node, keyward.node TO keyward_service;
+-- Messages and deliveries that are over are deleted in the background, and endpoints after them.
+GRANT SELECT, INSERT, UPDATE, DELETE
+    ON keyward.endpoint, keyward.message, keyward.delivery, keyward.redelivery
+    TO keyward_service;
+GRANT SELECT, INSERT, DELETE ON keyward.attempt TO keyward_service;
 GRANT EXECUTE ON FUNCTION keyward.prune(bigint) TO keyward_service;
 
 GRANT DELETE ON keyward.account, keyward.epoch, keyward.key, keyward.token TO keyward_maintenance;

@@ -19,10 +19,25 @@ const AT_ONCE: usize = 256;
 
 /// Writes a commit in a transaction, which the caller rolls back on failure.
 ///
-/// Rows are locked in the order of their ids, so that few commits deadlock: the accounts that change,
-/// other accounts, the keys. The lines of the audit log come last, because they take a lock that all
-/// commits need.
+/// The lines of the audit log come last, because they take a lock that all commits need.
 pub(crate) async fn write(client: &Client, commit: &Commit) -> Result<(), Error> {
+    write_rows(client, commit).await?;
+    write_lines(client, commit).await
+}
+
+/// Writes the lines of the audit log.
+pub(crate) async fn write_lines(client: &Client, commit: &Commit) -> Result<(), Error> {
+    for entry in &commit.audit {
+        audit::put(client, entry).await?;
+    }
+    Ok(())
+}
+
+/// Writes all but the lines of the audit log.
+///
+/// Rows are locked in the order of their ids, so that few commits deadlock: the accounts that change,
+/// other accounts, the keys.
+pub(crate) async fn write_rows(client: &Client, commit: &Commit) -> Result<(), Error> {
     let Commit {
         accounts,
         keys,
@@ -32,7 +47,7 @@ pub(crate) async fn write(client: &Client, commit: &Commit) -> Result<(), Error>
         active_keys,
         credits,
         token,
-        audit,
+        audit: _,
     } = commit;
     if *first {
         // Waits for accounts that are being created, and keeps others from being created.
@@ -59,9 +74,6 @@ pub(crate) async fn write(client: &Client, commit: &Commit) -> Result<(), Error>
         if active > bound.at_most.into() {
             return Err(StoreError::new(StoreErrorKind::TooManyKeys).into());
         }
-    }
-    for entry in audit {
-        audit::put(client, entry).await?;
     }
     Ok(())
 }
@@ -285,7 +297,7 @@ async fn put_token(client: &Client, token: &CreateToken) -> Result<(), Error> {
 }
 
 /// Fails unless exactly one row was written.
-fn one(written: u64) -> Result<(), Error> {
+pub(crate) fn one(written: u64) -> Result<(), Error> {
     if written == 1 {
         Ok(())
     } else {

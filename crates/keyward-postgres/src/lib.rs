@@ -102,6 +102,14 @@
 //! With the feature `tls`, connections are protected by rustls (`PostgresOptions::tls`). A server on
 //! another machine is refused without it, unless the URL says `sslmode=disable`.
 //!
+//! # Webhooks
+//!
+//! With the feature `webhooks`, [`PostgresStore`] is also a `WebhookStore` of `keyward-webhooks`: endpoints, the
+//! outbox and deliveries are tables beside the keys, and an event is written in the transaction of the
+//! change that it tells of. Senders of any number of processes deliver at once. A claim is a lease on
+//! some deliveries, and no other process gets them before it ends: what a killed process has claimed is
+//! delivered by another one then. The tables are the same without the feature.
+//!
 //! # Tables of its own, in the application's database or another
 //!
 //! Everything is in the schema `keyward`. PostgreSQL 13 or later is needed. An application may run
@@ -113,7 +121,11 @@
 #![expect(clippy::doc_markdown, reason = "PostgreSQL and PgBouncer are names")]
 
 mod audit;
+#[cfg(feature = "webhooks")]
+mod backlog;
 mod calls;
+#[cfg(feature = "webhooks")]
+mod claim;
 mod commit;
 mod connect;
 mod credit;
@@ -131,6 +143,8 @@ mod migration;
 mod options;
 #[cfg(test)]
 mod order;
+#[cfg(feature = "webhooks")]
+mod outbox;
 mod row;
 mod store;
 #[cfg(test)]
@@ -138,6 +152,8 @@ mod suites;
 #[cfg(test)]
 mod typed;
 mod usage;
+#[cfg(feature = "webhooks")]
+mod webhooks;
 mod worker;
 
 pub use crate::migration::{GRANTS, MIGRATIONS};

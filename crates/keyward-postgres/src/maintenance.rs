@@ -239,6 +239,10 @@ async fn erase_some(
     for sql in [
         "UPDATE keyward.tombstone SET account = $2, revoked_for = '' WHERE key IN \
          (SELECT key FROM keyward.tombstone WHERE account = $1 LIMIT $3)",
+        "DELETE FROM keyward.message WHERE account = $1 AND $2 <> '' AND (environment, id) IN \
+         (SELECT environment, id FROM keyward.message WHERE account = $1 LIMIT $3)",
+        "DELETE FROM keyward.endpoint WHERE account = $1 AND $2 <> '' AND number IN \
+         (SELECT number FROM keyward.endpoint WHERE account = $1 LIMIT $3)",
         "DELETE FROM keyward.token WHERE account = $1 AND $2 <> '' AND token IN \
          (SELECT token FROM keyward.token WHERE account = $1 LIMIT $3)",
         "UPDATE keyward.audit SET account = $2, detail = '', reason = '', \

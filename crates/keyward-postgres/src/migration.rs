@@ -15,7 +15,10 @@ use crate::error::{Error, unavailable};
 /// assert_eq!(number, 1);
 /// assert!(sql.contains("CREATE TABLE keyward.key"));
 /// ```
-pub const MIGRATIONS: &[(u32, &str)] = &[(1, include_str!("../migrations/0001_keys.sql"))];
+pub const MIGRATIONS: &[(u32, &str)] = &[
+    (1, include_str!("../migrations/0001_keys.sql")),
+    (2, include_str!("../migrations/0002_webhooks.sql")),
+];
 
 /// The rights that a service needs at run time, as SQL, to be run after the migrations.
 ///

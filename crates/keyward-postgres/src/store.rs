@@ -89,6 +89,44 @@ pub(crate) struct Parts {
     jobs: UnboundedSender<Job>,
     /// A clone of it is held by each call that is under way.
     under_way: mpsc::Sender<()>,
+    #[cfg(feature = "webhooks")]
+    pub(crate) signal: keyward_webhooks::store::OutboxSignal,
+    /// Where the last claim of deliveries ended.
+    #[cfg(feature = "webhooks")]
+    pub(crate) claimed_to: Arc<std::sync::Mutex<crate::claim::Cursor>>,
+    /// Wakes the background work on deliveries.
+    #[cfg(feature = "webhooks")]
+    pub(crate) backlog: Arc<tokio::sync::Notify>,
+}
+
+impl Parts {
+    pub(crate) fn written(&self) -> Written {
+        Written {
+            replica: self.replica.clone(),
+            feed: self.feed.clone(),
+            deadline: self.calls.deadline,
+        }
+    }
+}
+
+/// What is left to do after a commit was written.
+pub(crate) struct Written {
+    replica: Replica,
+    feed: FeedHandle,
+    deadline: Duration,
+}
+
+impl Written {
+    /// Waits until a commit is in force in this process.
+    pub(crate) async fn is_in_force(&self, commit: &Commit) -> Result<(), StoreError> {
+        if let Some(change) = &commit.credits {
+            self.replica.credits_changed(change.owner());
+        }
+        if !commit.accounts.is_empty() || !commit.keys.is_empty() {
+            self.feed.applied(self.deadline).await?;
+        }
+        Ok(())
+    }
 }
 
 /// The settings of a store's tasks.
@@ -130,7 +168,7 @@ impl PostgresStore {
     }
 
     /// Runs work on the store's runtime. It goes on if the future is dropped.
-    fn call<T: Send + 'static>(
+    pub(crate) fn call<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> StoreFuture<'_, T> {
@@ -148,7 +186,7 @@ impl PostgresStore {
     }
 
     /// Runs statements without a transaction.
-    fn read<T: Send + 'static>(
+    pub(crate) fn read<T: Send + 'static>(
         &self,
         read: impl for<'a> FnOnce(&'a tokio_postgres::Client) -> Work<'a, T> + Send + 'static,
     ) -> StoreFuture<'_, T> {
@@ -178,22 +216,14 @@ impl Store for PostgresStore {
 
     fn commit(&self, commit: Commit) -> StoreFuture<'_, ()> {
         let parts = &self.inner.parts;
-        let (calls, feed) = (parts.calls.clone(), parts.feed.clone());
-        let replica = parts.replica.clone();
+        let (calls, written) = (parts.calls.clone(), parts.written());
         self.call(async move {
             let commit = Arc::new(commit);
-            let written = Arc::clone(&commit);
-            let write = calls.write(move |client| {
-                Box::pin(async move { commit::write(client, &written).await })
-            });
+            let whole = Arc::clone(&commit);
+            let write = calls
+                .write(move |client| Box::pin(async move { commit::write(client, &whole).await }));
             write.await?;
-            if let Some(change) = &commit.credits {
-                replica.credits_changed(change.owner());
-            }
-            if !commit.accounts.is_empty() || !commit.keys.is_empty() {
-                feed.applied(calls.deadline).await?;
-            }
-            Ok(())
+            written.is_in_force(&commit).await
         })
     }
 
@@ -447,6 +477,12 @@ async fn run(
     });
     let mut feed = tokio::spawn(feed.run());
     let mut worker = tokio::spawn(worker.run());
+    #[cfg(feature = "webhooks")]
+    let (backlog, backlog_work) = {
+        let wishes = Arc::new(tokio::sync::Notify::new());
+        let work = crate::backlog::run(calls.clone(), Arc::clone(&wishes));
+        (wishes, tokio::spawn(work))
+    };
     let (under_way, mut calls_under_way) = mpsc::channel(1);
     let started = Parts {
         replica,
@@ -455,6 +491,12 @@ async fn run(
         feed: handle,
         jobs: jobs.clone(),
         under_way,
+        #[cfg(feature = "webhooks")]
+        signal: keyward_webhooks::store::OutboxSignal::default(),
+        #[cfg(feature = "webhooks")]
+        claimed_to: Arc::default(),
+        #[cfg(feature = "webhooks")]
+        backlog,
     };
     // If nobody wants the store any more, it ends at once.
     drop(ready.send(Ok(started)));
@@ -470,6 +512,8 @@ async fn run(
         drop(jobs.send(Job::Stop));
         drop(timeout(2 * calls.deadline, worker).await);
     }
+    #[cfg(feature = "webhooks")]
+    backlog_work.abort();
     feed.abort();
     drop(ending);
 }

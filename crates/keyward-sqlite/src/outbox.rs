@@ -1,6 +1,6 @@
 //! The rows of endpoints, messages and deliveries.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ops::Bound;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use keyward_webhooks::send::{
     EndpointUrl, NextStep, WebhookEndpoint,
 };
 use keyward_webhooks::signature::WebhookId;
-use keyward_webhooks::store::{DeliveryClaim, EndpointLimit, Redelivery, WebhookCommit};
+use keyward_webhooks::store::{ClaimRoom, DeliveryClaim, EndpointLimit, Redelivery, WebhookCommit};
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
 use crate::error::failed;
@@ -308,12 +308,12 @@ fn due_rows(
     from: &mut Cursor,
 ) -> rusqlite::Result<Vec<DueRow>> {
     let mut found = Found::new(connection, claim);
-    if found.is_enough() || found.look("ASC")? < LOOK {
+    if found.room.is_enough() || found.look("ASC")? < LOOK {
         return Ok(found.due);
     }
     found.visit_proven(&mut from.proven)?;
     found.visit_any(&mut from.any)?;
-    if !found.is_enough() {
+    if !found.room.is_enough() {
         found.look("DESC")?;
     }
     found.due.sort_by_key(|row| row.due_at);
@@ -324,13 +324,9 @@ fn due_rows(
 struct Found<'a> {
     connection: &'a Connection,
     claim: &'a DeliveryClaim,
-    busy: HashSet<String>,
+    room: ClaimRoom<'a>,
     /// The endpoints examined so far, and whether they are closed.
-    closed: HashMap<String, bool>,
-    /// The number per endpoint; visited endpoints have no more.
-    taken: HashMap<String, usize>,
-    /// The number for endpoints that are not proven.
-    others: usize,
+    closed: HashMap<EndpointId, bool>,
     due: Vec<DueRow>,
 }
 
@@ -339,10 +335,8 @@ impl<'a> Found<'a> {
         Self {
             connection,
             claim,
-            busy: claim.busy.iter().map(EndpointId::to_string).collect(),
+            room: ClaimRoom::new(claim),
             closed: HashMap::new(),
-            taken: HashMap::new(),
-            others: 0,
             due: Vec::new(),
         }
     }
@@ -351,8 +345,8 @@ impl<'a> Found<'a> {
     ///
     /// It is deleted or disabled. Only the examined endpoints are checked, as there may be very
     /// many.
-    fn is_closed(&mut self, endpoint: &str) -> rusqlite::Result<bool> {
-        if let Some(is_closed) = self.closed.get(endpoint) {
+    fn is_closed(&mut self, endpoint: EndpointId) -> rusqlite::Result<bool> {
+        if let Some(is_closed) = self.closed.get(&endpoint) {
             return Ok(*is_closed);
         }
         let is_closed = self
@@ -362,43 +356,14 @@ impl<'a> Found<'a> {
                  OR EXISTS (SELECT 1 FROM keyward_endpoint_switching \
                  JOIN keyward_endpoint ON id = endpoint WHERE endpoint = ?1 AND status <> 'enabled')",
             )?
-            .query_row([endpoint], |row| row.get(0))?;
-        self.closed.insert(endpoint.to_owned(), is_closed);
+            .query_row([endpoint.to_string()], |row| row.get(0))?;
+        self.closed.insert(endpoint, is_closed);
         Ok(is_closed)
     }
 
-    fn is_proven(&self, endpoint: &str) -> bool {
-        self.claim.proven.as_ref().is_none_or(|proven| {
-            EndpointId::parse(endpoint).is_ok_and(|id| proven.endpoints.contains(&id))
-        })
-    }
-
-    /// Returns how many more may go to proven endpoints, and to all others.
-    fn left(&self) -> (usize, usize) {
-        let proven = self.claim.proven.as_ref();
-        let to_proven = match proven {
-            Some(proven) if proven.endpoints.is_empty() => 0,
-            _ if self.claim.each == 0 => 0,
-            _ => self
-                .claim
-                .limit
-                .saturating_sub(self.due.len() - self.others),
-        };
-        let others = proven.map_or(0, |proven| proven.others);
-        (to_proven, others.saturating_sub(self.others))
-    }
-
-    /// Returns whether the search can stop.
-    ///
-    /// Other endpoints get their turn when their deliveries have waited longest.
-    fn is_enough(&self) -> bool {
-        let (to_proven, others) = self.left();
-        to_proven == 0 && (others == 0 || self.due.len() > self.others)
-    }
-
     /// Returns the number of deliveries that this endpoint may still get.
-    fn room(&mut self, endpoint: &str) -> rusqlite::Result<usize> {
-        let room = self.room_if_open(endpoint);
+    fn room(&mut self, endpoint: EndpointId) -> rusqlite::Result<usize> {
+        let room = self.room.of(endpoint);
         Ok(if room > 0 && self.is_closed(endpoint)? {
             0
         } else {
@@ -406,25 +371,8 @@ impl<'a> Found<'a> {
         })
     }
 
-    fn room_if_open(&self, endpoint: &str) -> usize {
-        let taken = self.taken.get(endpoint).copied().unwrap_or(0);
-        let (to_proven, others) = self.left();
-        if self.busy.contains(endpoint) {
-            0
-        } else if self.is_proven(endpoint) {
-            self.claim.each.saturating_sub(taken).min(to_proven)
-        } else if taken == 0 {
-            others.min(1)
-        } else {
-            0
-        }
-    }
-
-    fn take(&mut self, row: DueRow) {
-        if !self.is_proven(&row.endpoint) {
-            self.others += 1;
-        }
-        *self.taken.entry(row.endpoint.clone()).or_default() += 1;
+    fn take(&mut self, endpoint: EndpointId, row: DueRow) {
+        self.room.take(endpoint);
         self.due.push(row);
     }
 
@@ -435,19 +383,22 @@ impl<'a> Found<'a> {
         let mut rows = rows.query([millis(self.claim.now)])?;
         let (is_latest, mut looked) = (order == "DESC", 0);
         while let Some(row) = rows.next()? {
-            if self.is_enough() {
+            if self.room.is_enough() {
                 return Ok(0);
             }
             looked += 1;
-            if self.room(row.get_ref(4)?.as_str()?)? == 0 {
+            let Ok(endpoint) = EndpointId::parse(row.get_ref(4)?.as_str()?) else {
+                continue;
+            };
+            if self.room(endpoint)? == 0 {
                 continue;
             }
             let row = DueRow::of(row)?;
             if is_latest {
                 // Other deliveries may have waited longer than the latest.
-                self.visit(&row.endpoint, &row.account, &row.environment)?;
+                self.visit(endpoint, &row.account, &row.environment)?;
             } else {
-                self.take(row);
+                self.take(endpoint, row);
             }
         }
         Ok(looked)
@@ -465,14 +416,13 @@ impl<'a> Found<'a> {
             "SELECT account, environment FROM keyward_delivery WHERE endpoint = ?1 LIMIT 1",
         )?;
         for id in all.take(VISIT) {
-            if self.left().0 == 0 {
+            if self.room.left().0 == 0 {
                 break;
             }
-            let endpoint = id.to_string();
-            let place = place.query_row([&endpoint], |row| Ok((row.get(0)?, row.get(1)?)));
+            let place = place.query_row([id.to_string()], |row| Ok((row.get(0)?, row.get(1)?)));
             if let Some((account, environment)) = place.optional()? {
                 let (account, environment): (String, String) = (account, environment);
-                self.visit(&endpoint, &account, &environment)?;
+                self.visit(*id, &account, &environment)?;
             }
             *from = Some(*id);
         }
@@ -488,7 +438,7 @@ impl<'a> Found<'a> {
              WHERE endpoint > ?1 ORDER BY endpoint LIMIT 1",
         )?;
         for _ in 0..VISIT {
-            if self.is_enough() || has_turned && *from >= begun {
+            if self.room.is_enough() || has_turned && *from >= begun {
                 break;
             }
             let place = next.query_row([&*from], |row| {
@@ -502,27 +452,35 @@ impl<'a> Found<'a> {
                 from.clear();
                 continue;
             };
-            self.visit(&endpoint, &account, &environment)?;
+            if let Ok(id) = EndpointId::parse(&endpoint) {
+                self.visit(id, &account, &environment)?;
+            }
             *from = endpoint;
         }
         Ok(())
     }
 
     /// Takes what has waited longest for this endpoint, unless it was visited before.
-    fn visit(&mut self, endpoint: &str, account: &str, environment: &str) -> rusqlite::Result<()> {
+    fn visit(
+        &mut self,
+        endpoint: EndpointId,
+        account: &str,
+        environment: &str,
+    ) -> rusqlite::Result<()> {
         let room = self.room(endpoint)?;
-        if room == 0 || self.taken.contains_key(endpoint) {
+        if room == 0 || !self.room.is_untouched(endpoint) {
             return Ok(());
         }
         let most = i64::try_from(room).unwrap_or(i64::MAX);
         let mut rows = self.connection.prepare_cached(&format!(
             "{DUE} AND endpoint = ?2 AND account = ?3 AND environment = ?4 ORDER BY due_at LIMIT ?5"
         ))?;
-        let place = params![millis(self.claim.now), endpoint, account, environment, most];
+        let id = endpoint.to_string();
+        let place = params![millis(self.claim.now), id, account, environment, most];
         for row in rows.query_map(place, DueRow::of)? {
-            self.take(row?);
+            self.take(endpoint, row?);
         }
-        self.taken.insert(endpoint.to_owned(), usize::MAX);
+        self.room.close(endpoint);
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod memory;
 pub(crate) mod outbox;
+pub(crate) mod room;
 pub(crate) mod signal;
 #[expect(
     clippy::module_inception,
@@ -12,6 +13,7 @@ pub(crate) mod store;
 mod tests;
 
 pub use self::memory::MemoryWebhooks;
+pub use self::room::ClaimRoom;
 pub use self::signal::OutboxSignal;
 pub use self::store::{
     DeliveryClaim, EndpointLimit, ProvenEndpoints, Redelivery, WebhookCommit, WebhookStore,

@@ -13,7 +13,7 @@ use crate::send::{
     WebhookEndpoint, WebhookMessage,
 };
 use crate::signature::WebhookId;
-use crate::store::{DeliveryClaim, Redelivery, WebhookCommit};
+use crate::store::{ClaimRoom, DeliveryClaim, Redelivery, WebhookCommit};
 
 /// Endpoints, messages, deliveries and attempts in memory.
 #[derive(Default)]
@@ -222,20 +222,10 @@ impl Outbox {
             })
             .collect();
         due.sort_by_key(|(_, delivery)| delivery.due_at);
-        let mut taken: HashMap<EndpointId, usize> = HashMap::new();
+        let mut room = ClaimRoom::new(claim);
         let mut claimed = Vec::new();
-        let mut to_proven = 0;
         for ((endpoint, message), delivery) in due {
-            let count = taken.entry(*endpoint).or_default();
-            let proven = claim.proven.as_ref();
-            let is_proven = proven.is_none_or(|proven| proven.endpoints.contains(endpoint));
-            let others = proven.map_or(0, |proven| proven.others);
-            let has_room = if is_proven {
-                to_proven < claim.limit && *count < claim.each
-            } else {
-                claimed.len() - to_proven < others && *count == 0
-            };
-            if !has_room {
+            if room.of(*endpoint) == 0 {
                 continue;
             }
             let (endpoint, message) = (self.endpoints.get(endpoint), self.messages.get(message));
@@ -243,8 +233,7 @@ impl Outbox {
                 continue;
             };
             if let Some(due) = DueDelivery::new(message.clone(), endpoint.clone()) {
-                *count += 1;
-                to_proven += usize::from(is_proven);
+                room.take(due.endpoint().id());
                 delivery.attempts = delivery.attempts.saturating_add(1);
                 delivery.due_at = claim.until;
                 claimed.push(due.claimed(delivery.attempts, delivery.failures));
