@@ -168,7 +168,7 @@ const KEEPER: &str = r#"
     [ -e "$folder" ] || "$bin/initdb" -D "$folder" -U keyward -A trust -E UTF8 --locale=C --no-sync \
         >"$folder.log" 2>&1
     start() {
-        "$bin/postgres" -D "$folder" -p "$port" -k "$folder" -c listen_addresses=127.0.0.1 \
+        "$bin/postgres" -D "$folder" -p "$port" -k "$folder" -c listen_addresses=127.0.0.1,127.0.0.11,127.0.0.12,127.0.0.13 \
             -c max_connections=400 -c shared_buffers=64MB -c fsync=off \
             >>"$folder.log" 2>&1 </dev/null &
         server=$!

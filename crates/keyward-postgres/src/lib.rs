@@ -124,6 +124,8 @@ mod audit;
 #[cfg(feature = "webhooks")]
 mod backlog;
 mod calls;
+#[cfg(test)]
+mod checker;
 #[cfg(feature = "webhooks")]
 mod claim;
 mod commit;
