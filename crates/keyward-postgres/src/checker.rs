@@ -48,6 +48,9 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap()
 }
 
+/// The number of a key, and a request with it.
+type Asked = (u32, Arc<TestRequest>);
+
 /// A decision: made after `from` and before `to`.
 #[derive(Clone, Copy)]
 struct Made {
@@ -58,7 +61,8 @@ struct Made {
     outcome: u8,
 }
 
-/// A node: decides about the keys of its input, and writes the decisions to its output.
+/// A node: decides about the keys of its input, and writes the decisions to its output for errors, as
+/// the test harness writes to the other one.
 #[test]
 #[ignore = "the node processes of the checker run it"]
 fn node_process() {
@@ -71,7 +75,7 @@ fn node_process() {
     let gate = gate.max_staleness(STALENESS).refresh_wait(Duration::ZERO);
     let gate = gate.build().unwrap();
     let requirement = Arc::default();
-    let keys: Arc<Mutex<Vec<(u32, Arc<TestRequest>)>>> = Arc::default();
+    let keys: Arc<Mutex<Vec<Asked>>> = Arc::default();
     let known = Arc::clone(&keys);
     thread::spawn(move || {
         for line in BufReader::new(std::io::stdin()).lines() {
@@ -87,7 +91,7 @@ fn node_process() {
         }
         std::process::exit(0);
     });
-    let mut out = std::io::stdout();
+    let mut out = std::io::stderr();
     out.write_all(READY).unwrap();
     loop {
         let round = keys.lock().unwrap().clone();
@@ -106,7 +110,6 @@ fn node_process() {
                 made.extend([outcome, 0, 0, 0]);
             }
             out.write_all(&made).unwrap();
-            out.flush().unwrap();
             thread::sleep(Duration::from_millis(2));
         }
         thread::sleep(Duration::from_millis(1));
@@ -174,11 +177,9 @@ struct Cluster {
 
 fn insert(psql: &mut Psql, id: &str, secret: &ApiKey, hint: &str) -> bool {
     let digest = keyward::Peppers::none().digest(secret);
-    let hex: String = digest
-        .expose_bytes()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let bytes = digest.expose_bytes().iter();
+    let hex: Vec<_> = bytes.map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex.concat();
     let sql = format!(
         "INSERT INTO keyward.key (id, digest_scheme, digest, hint, account, environment, lineage) \
          VALUES ('{id}', 'sha256', '\\x{hex}', '{hint}', 'acme', 'live', '{id}') ON CONFLICT DO NOTHING"
@@ -201,7 +202,8 @@ fn write(url: &str, ledger: &Mutex<Ledger>, revocations: &AtomicU64, is_over: &A
         let taken = {
             let mut ledger = ledger.lock().unwrap();
             let long_ago = micros(now()).saturating_sub(4 * micros(STALENESS));
-            while let Some((_, old)) = ledger.old.pop_front_if(|(at, _)| *at < long_ago) {
+            while let Some(&(_, old)) = ledger.old.front().filter(|(at, _)| *at < long_ago) {
+                ledger.old.pop_front();
                 ledger.asked.retain(|key| *key != old);
                 ledger.tell(&format!("{old} \n"));
             }
@@ -280,7 +282,7 @@ impl Cluster {
             // An address of its own, so that the way to it can be cut.
             url = url.replace("127.0.0.1", &address(node));
         }
-        url += &format!("?application_name=node{node}");
+        let url = format!("{url}?application_name=node{node}");
         let mut child = Command::new(env::current_exe().unwrap())
             .args([
                 "checker::node_process",
@@ -290,7 +292,8 @@ impl Cluster {
             ])
             .env("KEYWARD_CHECKER_NODE", url)
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let mut input = child.stdin.take().unwrap();
@@ -302,7 +305,7 @@ impl Cluster {
                 }
             }
         });
-        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut output = BufReader::new(child.stderr.take().unwrap());
         let made = Arc::clone(&self.made);
         thread::spawn(move || {
             let mut before = Vec::new();
@@ -341,7 +344,7 @@ impl Cluster {
 
     /// Waits until every node answers as a healthy one.
     fn settle(&self) {
-        let began = now();
+        let until = now() + Duration::from_secs(60);
         loop {
             let since = micros(now());
             thread::sleep(Duration::from_millis(300));
@@ -354,10 +357,7 @@ impl Cluster {
             if healthy {
                 return;
             }
-            assert!(
-                now() - began < Duration::from_secs(60),
-                "a node never recovered"
-            );
+            assert!(now() < until, "a node never recovered");
         }
     }
 
@@ -499,13 +499,13 @@ fn no_node_accepts_a_revoked_key_beyond_the_staleness_whatever_fails() {
     if in_namespace {
         let (to, from) = ("daddr", "saddr");
         cluster.run("partition both ways", true, most, |it| {
-            it.cut(&[to, from], |_| ())
+            it.cut(&[to, from], |_| ());
         });
         cluster.run("partition to the server", true, most, |it| {
-            it.cut(&[to], |_| ())
+            it.cut(&[to], |_| ());
         });
         cluster.run("partition from the server", true, most, |it| {
-            it.cut(&[from], |_| ())
+            it.cut(&[from], |_| ());
         });
         cluster.run("ended backends, dead sockets", true, most, |it| {
             it.cut(&[to, from], |it| {

@@ -132,6 +132,11 @@ impl Server {
     /// Sends a signal to all processes of the server.
     pub(crate) fn signal(&self, signal: &str) {
         let pid = self.pid().to_string();
+        if signal != "CONT" {
+            // It would start others after they are listed.
+            let stop = Command::new("kill").args(["-s", "STOP", &pid]).status();
+            assert!(stop.unwrap().success());
+        }
         let others = Command::new("pgrep").args(["-P", &pid]).output().unwrap();
         let others = String::from_utf8(others.stdout).unwrap();
         let mut kill = Command::new("kill");
@@ -168,7 +173,8 @@ const KEEPER: &str = r#"
     [ -e "$folder" ] || "$bin/initdb" -D "$folder" -U keyward -A trust -E UTF8 --locale=C --no-sync \
         >"$folder.log" 2>&1
     start() {
-        "$bin/postgres" -D "$folder" -p "$port" -k "$folder" -c listen_addresses=127.0.0.1,127.0.0.11,127.0.0.12,127.0.0.13 \
+        "$bin/postgres" -D "$folder" -p "$port" -k "$folder" \
+            -c listen_addresses=127.0.0.1,127.0.0.11,127.0.0.12,127.0.0.13 \
             -c max_connections=400 -c shared_buffers=64MB -c fsync=off \
             >>"$folder.log" 2>&1 </dev/null &
         server=$!
